@@ -1,0 +1,204 @@
+"""The command `reseed`. Exit status: 0 done, 2 the user's mistake, 1 anything else.
+
+With --json, one JSON object is the last line of standard output and everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.settings import Settings, quiet
+from tasks.errors import TransientError, UserError
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object last on stdout; all else on stderr."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def commands() -> None:
+    """From label names to a promoted, answering text classifier, and kept good."""
+
+
+@commands.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as train.epochs=3.")
+@click.option("--fresh", is_flag=True, help="Make a new challenger instead of finding the one that is done.")
+@json_option
+def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, as_json: bool) -> None:
+    """Generate, curate, train, evaluate, judge and promote, as the project file CONFIG says."""
+    from tasks.project import load_project
+
+    load_project(config, overrides)  # a mistake in the file is said before anything starts
+    with _output_for(as_json) as finish:
+        from flows.retrain import retrain as flow
+
+        report = flow(config=str(config), overrides=list(overrides), fresh=fresh)
+        from rich.console import Console
+
+        from flows.report import show
+
+        finish(report, lambda: show(report, Console(width=None if sys.stdout.isatty() else 110)))
+
+
+@commands.command()
+@click.argument("name")
+@click.argument("texts", nargs=-1)
+@click.option("--in", "source", type=click.Path(path_type=Path), help="A CSV, JSONL or Parquet file of texts.")
+@click.option("--out", type=click.Path(path_type=Path), help="A new CSV or JSONL file for the answers.")
+@click.option("--text-column", default="text", show_default=True)
+@json_option
+def predict(
+    name: str, texts: tuple[str, ...], source: Path | None, out: Path | None, text_column: str, as_json: bool
+) -> None:
+    """Ask the champion of NAME about TEXTS, a file (--in), or the lines of standard input."""
+    from flows import ask
+
+    with _output_for(as_json) as finish:
+        given = ask.gather(list(texts), source, text_column)
+        champion, answers = ask.champion_answers(Settings.from_environment(), name, given)
+        if out is not None:
+            ask.write(out, given, answers)
+        result = {"model": champion.name, "version": champion.version, "rows": len(answers)}
+        if out is None:
+            result["predictions"] = [{"text": t, **a} for t, a in zip(given.texts, answers, strict=True)]
+        else:
+            result["out"] = str(out)
+        finish(result, lambda: ask.show(given.texts, answers, out))
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@json_option
+def serve(name: str, host: str, port: int, as_json: bool) -> None:
+    """Serve the champion of NAME over HTTP: POST /predict, GET /health, GET /ready."""
+    with _output_for(as_json) as finish:
+        from flows.serve import run
+
+        run(Settings.from_environment(), name, host=host, port=port, announce=finish)
+
+
+@commands.command()
+@click.argument("name", required=False)
+@json_option
+def status(name: str | None, as_json: bool) -> None:
+    """Show the champion of NAME, the one before it, and the last verdicts; of every project without NAME."""
+    from flows import status as status_
+
+    with _output_for(as_json) as finish:
+        found = status_.read(Settings.from_environment(), name)
+        finish(found, lambda: status_.show(found))
+
+
+@commands.command()
+@click.option("--mlflow-port", default=5000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--prefect-port", default=4200, show_default=True, type=click.IntRange(1, 65535))
+@json_option
+def ui(mlflow_port: int, prefect_port: int, as_json: bool) -> None:
+    """Start the MLflow and Prefect UIs on this machine, print their addresses, and stay until Ctrl-C."""
+    from flows import ui as ui_
+
+    with _output_for(as_json) as finish:
+        ui_.run(Settings.from_environment(), mlflow_port=mlflow_port, prefect_port=prefect_port, announce=finish)
+
+
+@commands.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The project file to write; NAME.yaml beside you otherwise."
+)
+@click.option("--text-column", help="Found by its name otherwise: text, or the column with the longest texts.")
+@click.option("--label-column", help="Found by its name otherwise: label, category, class, or the one with few values.")
+@json_option
+def init(data: Path, out: Path | None, text_column: str | None, label_column: str | None, as_json: bool) -> None:
+    """Write a project file for the labelled rows in DATA: CSV, JSONL, Parquet, or a folder per label."""
+    from tasks.init import write_project
+
+    with _output_for(as_json) as finish:
+        made = write_project(data, out, text_column=text_column, label_column=label_column)
+        finish(made, lambda: click.echo(made["message"]))
+
+
+@contextlib.contextmanager
+def _output_for(as_json: bool) -> Iterator[Callable[[dict[str, Any], Callable[[], None]], None]]:
+    """`finish(result, show)` for the body: with --json the result is the last line of stdout, otherwise `show()` is.
+
+    Libraries that print, and what they write to file descriptor 1 from C, go to standard error meanwhile.
+    """
+    quiet()
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+
+    def finish(result: dict[str, Any], show: Callable[[], None]) -> None:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        if as_json:
+            click.echo(json.dumps(result, ensure_ascii=False, default=str))
+        else:
+            show()
+        sys.stdout.flush()
+        os.dup2(2, 1)
+
+    try:
+        yield finish
+    finally:
+        sys.stdout.flush()
+        os.dup2(real, 1)
+        os.close(real)
+
+
+def _sentence(error: BaseException) -> str | None:
+    """What to say of an error whose traceback would help nobody; None for a bug."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in {errno.ENOSPC, errno.EDQUOT}:
+            where = f" ({seen.filename})" if seen.filename else ""
+            return f"the disk is full{where}: free some space, or set RESEED_HOME to another disk; finished stages are kept"
+        if "database or disk is full" in str(seen):
+            return "the disk is full (MLflow's or Prefect's database): free some space; finished stages are kept"
+        seen = seen.__cause__ or seen.__context__
+    return str(error) if isinstance(error, TransientError) else None
+
+
+def main() -> None:
+    """Run the command and exit with its status."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        commands(standalone_mode=False)
+        code = 0
+    except UserError as e:
+        click.echo(f"reseed: {e}", err=True)
+        code = 2
+    except click.ClickException as e:
+        e.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("reseed: stopped; what was finished is kept, and the same command goes on from there", err=True)
+        code = 1
+    except Exception as e:
+        sentence = _sentence(e)
+        if sentence is None:
+            import traceback
+
+            traceback.print_exc()
+            sentence = "this is a bug in reseed; what was finished is kept. Please report the lines above"
+        click.echo(f"reseed: {sentence}", err=True)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

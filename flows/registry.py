@@ -1,0 +1,369 @@
+"""The model registry: register, champion, promote, reconcile. Idempotent, single writer.
+
+MLflow's aliases are last-writer-wins. So a promotion holds a lock (flock beside a SQLite store, an advisory lock on
+PostgreSQL), journals its intent, reads the alias again, stops when it moved since the evaluation, sets `previous` and
+then `champion`, reads back, and closes the journal. A journal that a kill left open is reconciled at the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from flows.settings import Settings
+from tasks import bundle, files
+from tasks.errors import TransientError, UserError
+from tasks.files import CorruptDirectory
+
+CLASSIFIER = Path(__file__).resolve().parent.parent / "mlflow" / "classifier.py"
+LOCK_SECONDS = 120
+
+
+class ChampionMoved(RuntimeError):
+    """The champion is not the one that the challenger was compared with: compare again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One registered version and the digest its bundle must have."""
+
+    name: str
+    version: str
+    digest: str
+    run_id: str
+    tags: dict[str, str]
+
+    @classmethod
+    def of(cls, mv: ModelVersion) -> Version:
+        return cls(mv.name, str(mv.version), mv.tags.get("reseed.bundle", ""), mv.run_id or "", dict(mv.tags))
+
+
+class Registry:
+    """The versions of the projects in one MLflow store."""
+
+    def __init__(self, client: MlflowClient, settings: Settings) -> None:
+        self._client, self._settings = client, settings
+
+    # --- reading
+
+    def alias(self, name: str, alias: str) -> Version | None:
+        """The version that `alias` stands for, or None."""
+        try:
+            return Version.of(self._client.get_model_version_by_alias(name, alias))
+        except MlflowException as e:
+            if e.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise TransientError(f"MLflow at {self._settings.tracking_uri}: {e}") from None
+
+    def champion(self, name: str) -> Version | None:
+        return self.alias(name, "champion")
+
+    def versions(self, name: str) -> list[Version]:
+        """All versions, newest first."""
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = self._client.search_model_versions(f"name='{name}'", max_results=200, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return [Version.of(v) for v in sorted(found, key=lambda v: -int(v.version))]
+
+    def names(self) -> list[str]:
+        return sorted(m.name for m in self._client.search_registered_models(max_results=1000))
+
+    def fetch(self, version: Version) -> Path:
+        """The version's bundle on this machine, verified against its manifest and the registered digest.
+
+        Raises CorruptDirectory when it differs. Nothing of it is loaded here.
+        """
+        target = self._settings.home / "serving" / version.name / (version.digest[:32] or "unknown")
+        if not version.digest:
+            raise CorruptDirectory(f"{version.name} version {version.version} has no reseed.bundle tag: not ours")
+        if target.exists():
+            try:
+                bundle.check(target, digest=version.digest)
+                return target
+            except CorruptDirectory:
+                target.rename(target.with_name(f"{target.name}.corrupt-{time.time_ns()}"))
+        import mlflow.artifacts
+
+        landing = self._settings.home / "work" / "fetch" / f"{version.digest[:16]}-{time.time_ns()}"
+        landing.mkdir(parents=True)
+        try:
+            uri = self._client.get_model_version_download_uri(version.name, version.version)
+            got = Path(
+                mlflow.artifacts.download_artifacts(f"{uri.rstrip('/')}/artifacts/bundle", dst_path=str(landing))
+            )
+            bundle.check(got, digest=version.digest)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):
+                got.rename(target)  # another process may have brought it meanwhile
+        except (MlflowException, FileNotFoundError, NotADirectoryError) as e:
+            raise CorruptDirectory(
+                f"{version.name} version {version.version}: its bundle can't be fetched: {e}"
+            ) from None
+        finally:
+            import shutil
+
+            shutil.rmtree(landing, ignore_errors=True)
+        bundle.check(target, digest=version.digest)
+        return target
+
+    # --- writing
+
+    def register(
+        self, name: str, directory: Path, *, digest: str, run_id: str, labels: list[str], description: str
+    ) -> Version:
+        """The version that holds this bundle: found by its promotion key, or made. It gets the alias `challenger`."""
+        key = promotion_key(name, digest)
+        with self.lock(name):
+            found = next((v for v in self.versions_or_none(name) if v.tags.get("reseed.promotion_key") == key), None)
+            if found is None:
+                tags = {"reseed.promotion_key": key, "reseed.bundle": digest}
+                model_id = self._logged(key, directory, run_id=run_id, labels=labels)
+                with contextlib.suppress(MlflowException):
+                    self._client.create_registered_model(name)
+                model = self._client.get_logged_model(model_id)
+                mv = self._client.create_model_version(
+                    name,
+                    model.artifact_location,
+                    run_id=run_id,
+                    tags=tags,
+                    description=description,
+                    model_id=model_id,
+                )
+                found = Version.of(mv)
+            self._client.set_registered_model_alias(name, "challenger", found.version)
+        return found
+
+    def versions_or_none(self, name: str) -> list[Version]:
+        try:
+            return self.versions(name)
+        except MlflowException:
+            return []
+
+    def _logged(self, key: str, directory: Path, *, run_id: str, labels: list[str]) -> str:
+        """The id of a READY logged model of this key; one that a kill left PENDING is passed over."""
+        import mlflow
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, DataType, Schema
+
+        experiment = self._client.get_run(run_id).info.experiment_id
+        for model in self._client.search_logged_models([experiment]):
+            if model.tags.get("reseed.promotion_key") == key and str(model.status) == "READY":
+                return str(model.model_id)
+        signature = ModelSignature(
+            Schema([ColSpec(DataType.string, "text")]),
+            Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")]),
+        )
+        import pandas as pd
+        import torch
+        import transformers
+
+        with mlflow.start_run(run_id=run_id):
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(CLASSIFIER),
+                artifacts={"bundle": str(directory)},
+                signature=signature,
+                input_example=pd.DataFrame({"text": ["The text to be classified."]}),
+                pip_requirements=[
+                    f"mlflow=={mlflow.__version__}",
+                    f"torch=={torch.__version__.split('+')[0]}",
+                    f"transformers=={transformers.__version__}",
+                    f"pandas=={pd.__version__}",
+                ],
+                metadata={"labels": labels},
+                tags={"reseed.promotion_key": key},
+            )
+        return str(info.model_id)
+
+    def record(self, version: Version, tags: dict[str, str]) -> None:
+        """Write what was judged of a version onto it."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(version.name, version.version, key, value[:5000])
+
+    def promote(
+        self, version: Version, *, expected: Version | None, reason: str, probes: list[str], labels: list[str]
+    ) -> None:
+        """Make `version` the champion in place of `expected`.
+
+        Raises ChampionMoved when another version is champion by now; CorruptDirectory when its files differ from the
+        manifest or a fresh process can't load it and answer.
+        """
+        answers_in_fresh_process(self.fetch(version), version.digest, probes=probes, labels=labels)
+        with self.lock(version.name):
+            self._reconcile(version.name)
+            now = self.champion(version.name)
+            if now is not None and now.version == version.version:
+                return
+            if (now.version if now else None) != (expected.version if expected else None):
+                raise ChampionMoved(
+                    f"{version.name}: version {version.version} was compared with "
+                    f"{f'version {expected.version}' if expected else 'no champion'}, but the champion is now "
+                    f"{f'version {now.version}' if now else 'gone'}"
+                )
+            intent = Intent(version.name, version.version, now.version if now else None, reason, _now())
+            intent.write(self._settings)
+            self._carry_out(intent)
+
+    def reconcile(self, name: str) -> None:
+        """Finish what a killed promotion left open."""
+        if not any(i.state == "open" for i in Intent.all(self._settings, name)):
+            return
+        with self.lock(name):
+            self._reconcile(name)
+
+    def _reconcile(self, name: str) -> None:
+        for intent in Intent.all(self._settings, name):
+            if intent.state != "open":
+                continue
+            now = self.champion(name)
+            if (now.version if now else None) in {intent.old, intent.new}:
+                self._carry_out(intent)  # every step can be done twice
+            else:
+                intent.close(self._settings, "abandoned")  # somebody else moved the alias since
+
+    def _carry_out(self, intent: Intent) -> None:
+        if intent.old is not None:
+            self._client.set_registered_model_alias(intent.name, "previous", intent.old)
+        self._client.set_registered_model_alias(intent.name, "champion", intent.new)
+        back = self.champion(intent.name)
+        if back is None or back.version != intent.new:
+            raise TransientError(f"{intent.name}: the alias champion reads back as {back}, not version {intent.new}")
+        self.record(back, {"reseed.promoted_at": intent.when})
+        intent.close(self._settings, "done")
+
+    # --- the lock
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the registry lock of `name`. It goes with its process; waiting longer than two minutes is a TransientError."""
+        uri = self._settings.tracking_uri
+        if uri.startswith("postgresql"):
+            with _postgres_lock(uri, name):
+                yield
+            return
+        db = self._settings.sqlite
+        path = db.with_suffix(".lock") if db else self._settings.home / "locks" / "registry.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as f:
+            _wait_for(f, path)
+            yield
+
+
+def _wait_for(f: Any, path: Path) -> None:
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise TransientError(
+                    f"the registry lock {path} was held for {LOCK_SECONDS} s by another promotion"
+                ) from None
+            time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _postgres_lock(uri: str, name: str) -> Iterator[None]:
+    import psycopg
+
+    scheme, _, rest = uri.partition("://")
+    key = int.from_bytes(hashlib.sha256(f"reseed:{name}".encode()).digest()[:8], "big", signed=True)
+    try:
+        with psycopg.connect(f"{scheme.split('+')[0]}://{rest}", autocommit=True) as connection:
+            connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+            connection.execute("SELECT pg_advisory_lock(%s)", (key,))
+            yield  # the session's end frees the lock
+    except psycopg.OperationalError as e:
+        raise TransientError(f"PostgreSQL: {e}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A promotion in the journal: from `old` to `new`."""
+
+    name: str
+    new: str
+    old: str | None
+    reason: str
+    when: str
+    state: str = "open"
+
+    def _path(self, settings: Settings) -> Path:
+        return settings.home / "journal" / self.name / f"{self.when.replace(':', '')}-{self.new}.json"
+
+    def write(self, settings: Settings) -> None:
+        files.write_json(self._path(settings), asdict(self))
+
+    def close(self, settings: Settings, state: str) -> None:
+        files.write_json(self._path(settings), asdict(self) | {"state": state})
+
+    @classmethod
+    def all(cls, settings: Settings, name: str) -> list[Intent]:
+        """The journal of a project, oldest first."""
+        return [cls(**files.read_json(p)) for p in sorted((settings.home / "journal" / name).glob("[!.]*.json"))]
+
+
+def promotion_key(name: str, digest: str) -> str:
+    """What makes registering find-or-create: one version a project and bundle."""
+    return hashlib.sha256(f"{name}\0{digest}".encode()).hexdigest()[:32]
+
+
+def answers_in_fresh_process(directory: Path, digest: str, *, probes: list[str], labels: list[str]) -> None:
+    """Return when a new Python process loaded the bundle and answered every probe with one of `labels`.
+
+    Raises CorruptDirectory with what the process said.
+    """
+    command = [sys.executable, "-m", "tasks.predict", "--bundle", str(directory), "--digest", digest]
+    given = "".join(json.dumps(p) + "\n" for p in probes)
+    try:
+        ran = subprocess.run(command, input=given, capture_output=True, text=True, timeout=600, check=False)
+    except subprocess.TimeoutExpired:
+        raise CorruptDirectory(f"{directory}: a fresh process gave no answer within 600 s") from None
+    answers = [json.loads(line) for line in ran.stdout.splitlines()] if ran.returncode == 0 else []
+    if len(answers) != len(probes):
+        raise CorruptDirectory(
+            f"{directory}: a fresh process could not load it and answer: {ran.stderr.strip()[-500:]}"
+        )
+    for a in answers:
+        if a["label"] not in labels or not math.isfinite(a["score"]):
+            raise CorruptDirectory(f"{directory}: a fresh process answered {a['label']!r} with {a['score']}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def need_champion(registry: Registry, name: str) -> Version:
+    """The champion of `name`. Raises UserError, with the nearest name, when there is no such model or champion."""
+    from tasks.errors import nearest
+
+    found = registry.champion(name)
+    if found is None:
+        names = registry.names()
+        if name in names:
+            raise UserError(
+                f"{name!r} has no champion yet: `reseed status {name}` shows why its versions were kept out"
+            )
+        known = f" (known: {', '.join(names)})" if names else " (there is none yet: `reseed retrain CONFIG` makes one)"
+        raise UserError(f"there is no model {name!r}{nearest(name, names)}{known}")
+    return found

@@ -1,0 +1,114 @@
+"""The end of a retrain as one object, and that object as a table for a terminal or for Prefect."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tasks.files import Stage
+from tasks.prepare import Prepared
+
+
+def figures(scored: Stage) -> dict[str, Any]:
+    """Macro-F1 with its interval, and the other summary figures, of one model."""
+    c = scored.counts
+    return {
+        "f1_macro": c["f1_macro"]["value"],
+        "ci_low": c["f1_macro"]["ci_low"],
+        "ci_high": c["f1_macro"]["ci_high"],
+        "rows": c["rows"],
+        "accuracy": c["accuracy"]["value"],
+        "precision_macro": c["precision_macro"]["value"],
+        "recall_macro": c["recall_macro"]["value"],
+        "f1": {label: v["f1"] for label, v in c["labels"].items()},
+    }
+
+
+def data_counts(prepared: Prepared, rounds: list[Stage], curated: Stage) -> dict[str, Any]:
+    """Rows requested, accepted and rejected, in total, by label and by reason."""
+    requested: Counter[str] = Counter()
+    for r in rounds:
+        requested.update(r.counts["requests"])
+    c = curated.counts
+    lost = sum(r.counts["lost"] for r in rounds)
+    return {
+        "requested": {"total": sum(requested.values()), "by_label": dict(requested), "lost": lost},
+        "accepted": {"total": sum(c["accepted"].values()), "by_label": c["accepted"]},
+        "rejected": {
+            "total": sum(c["rejected"].values()),
+            "by_reason": c["rejected"],
+            "by_label": c["rejected_by_label"],
+        },
+        "seed": {"total": sum(c["seed"].values()), "by_label": c["seed"]},
+        "real_set_aside": {
+            "by_reason": prepared.splits.counts["rejected"],
+            "notices": prepared.splits.counts["notices"],
+        },
+    }
+
+
+def tokens(rounds: list[Stage]) -> dict[str, int]:
+    prompt = sum(r.counts["prompt_tokens"] for r in rounds)
+    completion = sum(r.counts["completion_tokens"] for r in rounds)
+    return {"prompt": prompt, "completion": completion, "total": prompt + completion}
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in counts.items()) or "none"
+
+
+def _score(f: dict[str, Any]) -> str:
+    return f"{f['f1_macro']:.3f}  ({f['ci_low']:.3f} to {f['ci_high']:.3f})"
+
+
+def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """The table, a pair a row."""
+    data, model, champion = report["data"], report["model"], report["champion"]
+    lines = [
+        ("rows asked for", str(data["requested"]["total"])),
+        ("accepted", f"{data['accepted']['total']}  ({_counted(data['accepted']['by_label'])})"),
+        ("rejected", f"{data['rejected']['total']}  ({_counted(data['rejected']['by_reason'])})"),
+    ]
+    if data["seed"]["total"]:
+        lines.append(("real rows trained on", f"{data['seed']['total']}  ({_counted(data['seed']['by_label'])})"))
+    if data["real_set_aside"]["by_reason"]:
+        lines.append(("real rows set aside", _counted(data["real_set_aside"]["by_reason"])))
+    lines.append((f"F1 of {model['name']} {model['version']}", _score(report["test"])))
+    if champion and champion["version"] != model["version"]:
+        score = _score(champion) if champion.get("f1_macro") is not None else "could not be scored"
+        lines.append((f"F1 of champion {champion['version']}", score))
+    lines += [(f"F1 of {name.replace('_', ' ')}", _score(f)) for name, f in report["baselines"].items()]
+    lines.append(("verdict", report["verdict"] + ("  (now champion)" if report["promoted"] else "")))
+    lines += [("why", reason) for reason in report["reasons"]]
+    spent = {stage: s for stage, s in report["seconds"].items() if s}
+    lines.append(("seconds", ", ".join(f"{stage} {s:.0f}" for stage, s in spent.items()) or "every stage was found"))
+    lines.append(("MLflow run", report["mlflow_run_id"]))
+    lines.append(("open the UIs", "reseed ui"))
+    lines.append(("ask the model", f'reseed predict {model["name"]} "some text"'))
+    return lines
+
+
+def show(report: dict[str, Any], console: Console) -> None:
+    """The table on a terminal. F1 is macro-F1 on the sealed test rows with its 95% interval."""
+    n, openings = report["test"]["rows"], report["test"]["openings"]
+    title = f"{report['model']['name']}: macro-F1 on {n} sealed real test rows, 95% intervals (opened {openings} times)"
+    table = Table(title=escape(title), show_header=False, title_justify="left", pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows(report):
+        table.add_row(escape(name), escape(value))
+    console.print(table)
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The table as Markdown."""
+
+    def cell(text: str) -> str:
+        return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+    head = f"# {report['model']['name']}: {report['verdict']}\n\n| | |\n|---|---|\n"
+    return head + "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in rows(report)) + "\n"

@@ -1,0 +1,47 @@
+"""Where things are, read once from the environment."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`home` is the workspace (RESEED_HOME, otherwise .reseed here); `tracking_uri` is MLflow's store
+    (MLFLOW_TRACKING_URI, otherwise a SQLite file in the workspace)."""
+
+    home: Path
+    tracking_uri: str
+
+    @classmethod
+    def from_environment(cls) -> Settings:
+        home = Path(os.environ.get("RESEED_HOME") or ".reseed").absolute()
+        return cls(home, os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}")
+
+    @property
+    def sqlite(self) -> Path | None:
+        """The store's file, where the store is SQLite."""
+        return (
+            Path(self.tracking_uri.removeprefix("sqlite:///")) if self.tracking_uri.startswith("sqlite:///") else None
+        )
+
+    @property
+    def artifacts(self) -> Path:
+        """Where a store that is a local file keeps its artifacts."""
+        return self.home / "mlartifacts"
+
+
+def quiet() -> None:
+    """Set what Prefect and MLflow read from the environment when they are imported. What the user set stays."""
+    os.environ.setdefault("PREFECT_RESULTS_DEFAULT_SERIALIZER", "json")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("AWS_RETRY_MODE", "standard")
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "8")

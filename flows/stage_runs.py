@@ -1,0 +1,98 @@
+"""What each stage leaves in MLflow: its figures, tables, pictures and data, in a child run of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flows.tracking import Tracking
+from tasks import files
+from tasks.evaluate.metrics import SUMMARY
+from tasks.files import Stage
+from tasks.judge import Verdict
+from tasks.prepare import Prepared
+from tasks.records import Record, Rejected
+
+
+def _record_rows(path: Path) -> list[dict[str, Any]]:
+    return [_flat(r) for r in files.read_records(path)]
+
+
+def _flat(r: Record) -> dict[str, Any]:
+    return {"id": r.id, "label": r.label, "source": r.source, "topic": r.lineage.get("topic", ""), "text": r.text}
+
+
+def _rejected_rows(path: Path) -> list[dict[str, Any]]:
+    return [
+        {"check": r.check, "reason": r.reason, "value": r.value, "other": r.other, **_flat(r.record)}
+        for r in _sorted(files.read_rejected(path))
+    ]
+
+
+def _sorted(rows: list[Rejected]) -> list[Rejected]:
+    return sorted(rows, key=lambda r: (r.check, str(r.record.label)))
+
+
+def splits(log: Tracking, prepared: Prepared) -> None:
+    s = prepared.splits
+    rows = {f"data.{split}.rows": float(sum(s.counts[split].values())) for split in ("seed", "dev", "test")}
+    rows["data.unlabelled.rows"] = float(s.counts["unlabelled"])
+    tables = {"set_aside": _rejected_rows(s.directory / "rejected.jsonl")}
+    log.stage(s, name="prepare", metrics=rows, tables=tables, dataset=("dev", s.directory / "dev.jsonl"))
+
+
+def generated(log: Tracking, number: int, round_: Stage) -> None:
+    c = round_.counts
+    metrics = {f"generate.{k}": float(c[k]) for k in ("replies", "lost", "prompt_tokens", "completion_tokens")}
+    metrics["generate.requests"] = float(sum(c["requests"].values()))
+    log.stage(round_, name=f"synthesise {number}", metrics=metrics)
+
+
+def curated(log: Tracking, stage: Stage) -> None:
+    c = stage.counts
+    metrics = {f"data.rejected.{check}": float(n) for check, n in c["rejected"].items()}
+    metrics |= {f"data.accepted.{label}": float(n) for label, n in c["accepted"].items()}
+    kept = stage.directory / "kept.jsonl"
+    tables = {"accepted": _record_rows(kept), "rejected": _rejected_rows(stage.directory / "rejected.jsonl")}
+    log.stage(stage, metrics=metrics, tables=tables, dataset=("training", kept))
+
+
+def trained(log: Tracking, stage: Stage) -> str:
+    """The id of the run, to which the model is logged."""
+    c = stage.counts
+    metrics = {
+        "dev.f1_macro": c["dev_f1_macro"],
+        "train.temperature": c["temperature"],
+        "train.steps": float(c["steps"]),
+    }
+    history = [
+        (int(step), name, float(value)) for step, name, value in files.read_json(stage.directory / "history.json")
+    ]
+    return log.stage(stage, metrics=metrics, history=history)
+
+
+def test_metrics(scored: Stage) -> dict[str, float]:
+    """`test.f1_macro`, its interval, and F1 per label."""
+    c = scored.counts
+    found = {f"test.{name}": c[name]["value"] for name in SUMMARY}
+    found |= {f"test.{name}.{end}": c[name][end] for name in SUMMARY for end in ("ci_low", "ci_high")}
+    return found | {f"test.f1.{label}": v["f1"] for label, v in c["labels"].items()}
+
+
+def scored(log: Tracking, who: str, stage: Stage) -> None:
+    pictures = [
+        stage.directory / "confusion.png",
+        stage.directory / "metrics.json",
+        stage.directory / "predictions.jsonl",
+    ]
+    log.stage(stage, name=f"evaluate {who}", metrics=test_metrics(stage), artifacts=pictures)
+
+
+def judged(log: Tracking, verdict: Verdict, challenger: Stage) -> None:
+    """The verdict and the challenger's figures on the parent run, where runs are compared."""
+    log.metrics(test_metrics(challenger))
+    gain = {"gain": verdict.gain, "lower": verdict.lower, "upper": verdict.upper}
+    log.metrics({f"verdict.{k}": v for k, v in gain.items() if v is not None})
+    log.client.log_artifact(log.run_id, str(challenger.directory / "confusion.png"))
+    log.client.log_dict(log.run_id, verdict.to_json(), "verdict.json")
+    log.tag(verdict=verdict.decision, reasons="; ".join(verdict.reasons))

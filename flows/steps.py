@@ -1,0 +1,84 @@
+"""Every stage as a Prefect task: all retry and timeout policies on one page.
+
+A retry helps against what passes by itself: an LLM endpoint, the network, a store. It does not help against the user's
+mistake or a bug, so nothing else is retried. Nothing is cached by Prefect: a stage finds its own directory.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import exponential_backoff
+
+from flows.progress import watched
+from tasks import curate as _curate
+from tasks.errors import TransientError
+from tasks.evaluate import score as _score
+from tasks.prepare import prepare as _prepare
+from tasks.synthesise import synthesise as _synthesise
+from tasks.train.stage import train as _train
+
+MINUTE, HOUR = 60, 3600
+
+
+def may_pass(task: Any, run: Any, state: Any) -> bool:
+    """True when the run failed with a TransientError."""
+    try:
+        state.result()
+    except TransientError:
+        return True
+    except BaseException:  # whatever else it was, another try won't mend it
+        return False
+    return False
+
+
+def step(
+    fn: Callable[..., Any], *, name: str, timeout: float, retries: int = 0, listens: bool = False, **options: Any
+) -> Any:
+    """`fn` as a task. A function that `listens` gets a `report` that shows how far it is."""
+
+    @functools.wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not listens:
+            return fn(*args, **kwargs)
+        with watched(name) as report:
+            return fn(*args, **{**kwargs, "report": report})  # Prefect fills in the default too
+
+    retrying: dict[str, Any] = {}
+    if retries:
+        retrying = {
+            "retries": retries,
+            "retry_delay_seconds": exponential_backoff(backoff_factor=5),
+            "retry_jitter_factor": 0.5,
+            "retry_condition_fn": may_pass,
+        }
+    decorate: Any = task
+    return decorate(
+        run, name=name, timeout_seconds=timeout, cache_policy=NO_CACHE, persist_result=False, **retrying, **options
+    )
+
+
+# reads files, S3 or a hub
+prepare = step(_prepare, name="prepare", timeout=HOUR, retries=3)
+# talks to an LLM; each request has retries of its own, and what was bought is not asked for again
+synthesise = step(
+    _synthesise,
+    name="synthesise",
+    timeout=12 * HOUR,
+    retries=2,
+    listens=True,
+    task_run_name="synthesise round {round_number}",
+)
+curate = step(_curate.curate, name="curate", timeout=2 * HOUR, listens=True)
+train = step(_train, name="train", timeout=24 * HOUR, listens=True)
+score_bundle = step(_score.score_bundle, name="score", timeout=2 * HOUR, task_run_name="score {digest}")
+score_baseline = step(_score.score_baseline, name="baseline", timeout=2 * HOUR, task_run_name="baseline {name}")
+
+
+def store_step(fn: Callable[..., Any], *, name: str) -> Any:
+    """A step that writes to MLflow: safe to do twice, so a passing fault of the store is retried."""
+    return step(fn, name=name, timeout=30 * MINUTE, retries=3)

@@ -1,0 +1,181 @@
+"""One logical MLflow run a retrain, with a child run a stage; both are found again when a retrain is resumed."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run, ViewType
+
+from flows.settings import Settings
+from tasks import files
+from tasks.errors import TransientError
+from tasks.files import Stage
+
+_METRIC_NAME = re.compile(r"[^\w/.\- ]")
+TABLE_ROWS = 2000
+
+
+def connect(settings: Settings) -> MlflowClient:
+    """A client of the store, which is made whole on first use.
+
+    MLflow fills a new SQLite file by a chain of migrations, and a kill within them leaves a file it refuses for ever. So
+    a new store is made beside its place and renamed.
+    """
+    import mlflow
+
+    db = settings.sqlite
+    if db is not None and not db.exists():
+        db.parent.mkdir(parents=True, exist_ok=True)
+        with files.only_one(db.with_suffix(".new.lock"), f"the first start of {db}"):
+            if not db.exists():
+                for left in db.parent.glob(f".{db.name}.*.new*"):
+                    left.unlink()
+                beside = db.with_name(f".{db.name}.{os.getpid()}.new")
+                _fill(beside)
+                beside.rename(db)
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    mlflow.set_registry_uri(settings.tracking_uri)
+    return MlflowClient(settings.tracking_uri, settings.tracking_uri)
+
+
+def _fill(db: Path) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore(f"sqlite:///{db}", str(db.parent / "mlartifacts"))
+    with suppress(AttributeError):
+        store.engine.dispose()
+
+
+def metric_name(*parts: str) -> str:
+    """`split.metric[.slice]` with what MLflow forbids in a name replaced."""
+    return _METRIC_NAME.sub("_", ".".join(parts))
+
+
+@dataclass
+class Tracking:
+    """The parent run of one retrain."""
+
+    client: MlflowClient
+    experiment_id: str
+    run_id: str
+    retrain_id: str
+
+    @classmethod
+    def open(
+        cls,
+        client: MlflowClient,
+        settings: Settings,
+        *,
+        experiment: str,
+        retrain_id: str,
+        name: str,
+        params: dict[str, str],
+    ) -> Tracking:
+        """The run of `retrain_id`, reopened where an earlier try made it."""
+        experiment_id = _experiment(client, settings, experiment)
+        run = _find(client, experiment_id, {"reseed.retrain": retrain_id})
+        if run is None:
+            tags = {"reseed.retrain": retrain_id, "reseed.project": experiment}
+            run = client.create_run(experiment_id, run_name=name, tags=tags)
+            from mlflow.entities import Param
+
+            rows = [Param(k, v[:6000]) for k, v in params.items()]
+            for start in range(0, len(rows), 100):
+                client.log_batch(run.info.run_id, params=rows[start : start + 100])
+        else:
+            client.update_run(run.info.run_id, status="RUNNING")
+        return cls(client, experiment_id, run.info.run_id, retrain_id)
+
+    def close(self, status: str) -> None:
+        """End the parent run: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status)
+
+    def tag(self, **tags: str) -> None:
+        for key, value in tags.items():
+            self.client.set_tag(self.run_id, key, value[:5000])
+
+    def metrics(self, values: dict[str, float], run_id: str | None = None) -> None:
+        self._metrics(run_id or self.run_id, [(0, k, v) for k, v in values.items()])
+
+    def _metrics(self, run_id: str, rows: list[tuple[int, str, float]]) -> None:
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        points = [Metric(metric_name(name), float(value), now, step) for step, name, value in rows]
+        for start in range(0, len(points), 1000):
+            self.client.log_batch(run_id, metrics=points[start : start + 1000])
+
+    def stage(
+        self,
+        stage: Stage,
+        *,
+        name: str | None = None,
+        metrics: dict[str, float] | None = None,
+        history: list[tuple[int, str, float]] | None = None,
+        tables: dict[str, list[dict[str, Any]]] | None = None,
+        artifacts: list[Path] | None = None,
+        dataset: tuple[str, Path] | None = None,
+    ) -> str:
+        """The id of the stage's child run, logged once: an interrupted logging is done again, a finished one is not."""
+        tags = {"mlflow.parentRunId": self.run_id, "reseed.stage": name or stage.name, "reseed.stage_key": stage.key}
+        run = _find(self.client, self.experiment_id, tags)
+        if run is not None and run.info.status == "FINISHED":
+            return str(run.info.run_id)
+        if run is None:
+            run = self.client.create_run(self.experiment_id, run_name=name or stage.name, tags=tags)
+        run_id = str(run.info.run_id)
+        self.client.set_tag(run_id, "reseed.digest", stage.digest)
+        self.metrics({"seconds": stage.seconds, **(metrics or {})}, run_id)
+        self._metrics(run_id, history or [])
+        for title, rows in (tables or {}).items():
+            self._table(run_id, title, rows)
+        for path in artifacts or []:
+            self.client.log_artifact(run_id, str(path))
+        if dataset is not None:
+            self._dataset(run_id, dataset[0], dataset[1], stage.digest)
+        self.client.set_terminated(run_id, "FINISHED")
+        return run_id
+
+    def _table(self, run_id: str, title: str, rows: list[dict[str, Any]]) -> None:
+        import pandas as pd
+
+        if rows:
+            self.client.log_table(run_id, pd.DataFrame(rows[:TABLE_ROWS]), f"{title}.json")
+
+    def _dataset(self, run_id: str, name: str, path: Path, digest: str) -> None:
+        """A dataset under our own digest, which is over all rows (MLflow's is over the first 10,000)."""
+        import mlflow.data
+        import pandas as pd
+        from mlflow.entities import DatasetInput, InputTag
+
+        frame = pd.DataFrame([{"text": r.text, "label": r.label, "source": r.source} for r in files.read_records(path)])
+        data = mlflow.data.from_pandas(frame, source=str(path), name=name, targets="label", digest=digest[:36])
+        entity = data._to_mlflow_entity()
+        self.client.log_inputs(run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", name)])])
+
+
+def _experiment(client: MlflowClient, settings: Settings, name: str) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+    location = str(settings.artifacts / name) if settings.sqlite else None
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _find(client: MlflowClient, experiment_id: str, tags: dict[str, str]) -> Run | None:
+    query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+    try:
+        runs = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, max_results=1)
+    except ConnectionError as e:
+        raise TransientError(f"MLflow can't be reached: {e}") from None
+    return runs[0] if runs else None

@@ -1,0 +1,69 @@
+"""Keep one of each group of texts that are the same, exactly or nearly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.records import Record, Rejected, folded
+
+if TYPE_CHECKING:
+    from tasks.curate.run import Context
+
+PERMUTATIONS = 128
+
+
+def exact(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+    """The first of each folded text. A text under two labels keeps its first label only where that row is real."""
+    first: dict[str, Record] = {}
+    rejected = []
+    for r in records:
+        earlier = first.setdefault(r.id, r)
+        if earlier is r:
+            continue
+        if earlier.label == r.label:
+            rejected.append(Rejected(r, "exact_duplicate", f"the same text as row {earlier.id}", 1.0, earlier.id))
+        else:
+            reason = f"the same text as row {earlier.id}, which is {earlier.label!r}, not {r.label!r}"
+            rejected.append(Rejected(r, "two_labels", reason, 1.0, earlier.id))
+    return list(first.values()), rejected
+
+
+def shingles(text: str, n: int = 3) -> set[bytes]:
+    """The word n-grams of the folded text; a shorter text is one shingle."""
+    words = folded(text).split()
+    if len(words) < n:
+        return {" ".join(words).encode()}
+    return {" ".join(words[i : i + n]).encode() for i in range(len(words) - n + 1)}
+
+
+def near(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+    """The first of each group whose word 3-grams overlap by `curate.near_duplicate` or more.
+
+    Candidates come from MinHash LSH (Broder 1997; the datasketch library), and the similarity that decides is the exact
+    Jaccard similarity of their shingles. A pair just above the threshold can be missed by LSH.
+    """
+    from datasketch import MinHash, MinHashLSH
+
+    threshold = context.settings.near_duplicate
+    if threshold <= 0 or not records:
+        return records, []
+    sets = [shingles(r.text) for r in records]
+    # the bands are chosen below the threshold, so that few true pairs are missed
+    index = MinHashLSH(threshold=max(0.1, threshold - 0.15), num_perm=PERMUTATIONS)
+    hashes = MinHash.bulk(sets, num_perm=PERMUTATIONS, seed=1)
+    kept: list[Record] = []
+    rejected: list[Rejected] = []
+    for i, (r, h) in enumerate(zip(records, hashes, strict=True)):
+        best, at = 0.0, -1
+        for j in index.query(h):
+            similarity = len(sets[i] & sets[j]) / len(sets[i] | sets[j])
+            if similarity > best or (similarity == best and j < at):
+                best, at = similarity, j
+        if at >= 0 and best >= threshold:
+            other = records[at]
+            reason = f"{best:.2f} of its word 3-grams are those of row {other.id} (curate.near_duplicate {threshold})"
+            rejected.append(Rejected(r, "near_duplicate", reason, round(best, 4), other.id))
+        else:
+            index.insert(i, h)
+            kept.append(r)
+    return kept, rejected

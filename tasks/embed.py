@@ -1,0 +1,49 @@
+"""Sentence embeddings from an encoder's checkpoint: mean-pooled, length 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def has_bf16() -> bool:
+    """True where matrix products in bfloat16 run on hardware: recent CUDA devices, AVX512-BF16 and AMX processors."""
+    import torch
+
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def embed(model: Path, texts: list[str], *, max_length: int = 256, batch_size: int = 32) -> np.ndarray:
+    """One row a text, float32, each of Euclidean length 1, in the order of `texts`.
+
+    Texts are batched by length, so that little of the work is padding. Mean pooling over the attention mask: Reimers and
+    Gurevych 2019 (arXiv:1908.10084).
+    """
+    import numpy as np
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
+    encoder = AutoModel.from_pretrained(model, local_files_only=True, trust_remote_code=False, use_safetensors=True)
+    encoder.to(device).eval()
+    found: list[np.ndarray | None] = [None] * len(texts)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = tokenizer(
+                [texts[i] for i in rows], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+            ).to(device)
+            hidden = encoder(**batch).last_hidden_state.float()
+            mask = batch["attention_mask"].unsqueeze(-1)
+            mean = (hidden * mask).sum(1) / mask.sum(1)
+            for i, vector in zip(rows, torch.nn.functional.normalize(mean, dim=1).cpu().numpy(), strict=True):
+                found[i] = vector
+    return np.array(found, dtype=np.float32).reshape(len(texts), -1)

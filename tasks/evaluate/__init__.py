@@ -1,0 +1,1 @@
+"""Scores on the sealed test set, with intervals, beside baselines."""

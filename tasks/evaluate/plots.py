@@ -1,0 +1,29 @@
+"""Pictures of an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def confusion(matrix: list[list[int]], labels: list[str], title: str, path: Path) -> None:
+    """The confusion matrix as a PNG, rows the true label, shaded by the share of the row."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    counts = np.array(matrix, dtype=float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = max(4.0, 0.7 * len(labels) + 2)
+    figure = Figure(figsize=(size, size), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    names = [label if len(label) <= 24 else label[:23] + "…" for label in labels]
+    names = [n.replace("$", r"\$") for n in names]  # a label is text, not mathematics
+    axes.set_xticks(range(len(labels)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(labels)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title)
+    if len(labels) <= 30:
+        for (i, j), n in np.ndenumerate(counts):
+            axes.text(j, i, str(int(n)), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+    figure.savefig(path, dpi=110, format="png")

@@ -1,0 +1,85 @@
+"""The evaluate stage: one directory a model, with its answers on the sealed test rows and its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+from tasks.evaluate import baselines, plots
+from tasks.evaluate.metrics import measure
+from tasks.files import Stage
+from tasks.prepare import open_sealed
+from tasks.project import Project
+from tasks.records import Record
+from tasks.references import digest_of_path, resolve
+
+VERSION = 1
+BASELINES = ("majority", "descriptions", "tfidf_logistic_regression")
+
+Answer = Callable[[list[str]], list[str]]
+
+
+def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, home: Path) -> Stage:
+    """The bundle's answers on the test rows: `predictions.jsonl`, `metrics.json`, `confusion.png`.
+
+    Champion and challenger come through here alike, so a champion is scored again whenever the test rows differ.
+    """
+
+    def answer(texts: list[str]) -> list[str]:
+        from tasks.bundle import Classifier
+
+        return [p.label for p in Classifier.load(bundle, digest=digest).predict(texts)]
+
+    return _score(project, f"bundle {digest[:12]}", answer, sealed=sealed, home=home, inputs={"bundle": digest})
+
+
+def score_baseline(project: Project, name: str, *, curated: Stage, sealed: Stage, beside: Path, home: Path) -> Stage:
+    """A baseline's answers on the test rows, in the same form. `name` is one of BASELINES."""
+    assert name in BASELINES, name
+    inputs = {"baseline": name, "curated": curated.digest}
+    encoder = None
+    if name == "descriptions":
+        encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+        inputs = {"baseline": name, "encoder": digest_of_path(encoder)}  # it reads no training row
+
+    def answer(texts: list[str]) -> list[str]:
+        if encoder is not None:
+            return baselines.descriptions(project.labels, texts, encoder, project.train.max_length)
+        train = files.read_records(curated.directory / "kept.jsonl")
+        if name == "majority":
+            return baselines.majority(train, texts, project.label_names)
+        return baselines.tfidf(train, texts)
+
+    return _score(project, name, answer, sealed=sealed, home=home, inputs=inputs)
+
+
+def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: Path, inputs: dict[str, str]) -> Stage:
+    e = project.evaluate
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        rows: list[Record] = open_sealed(sealed, home=home, by=who)
+        predicted = answer([r.text for r in rows])
+        true = [str(r.label) for r in rows]
+        with (out / "predictions.jsonl").open("w", encoding="utf-8") as f:
+            for r, p in zip(rows, predicted, strict=True):
+                f.write(json.dumps({"id": r.id, "label": r.label, "predicted": p}, ensure_ascii=False) + "\n")
+        found = measure(true, predicted, project.label_names, samples=e.bootstrap, seed=e.seed)
+        files.write_json(out / "metrics.json", found)
+        plots.confusion(found["confusion"], project.label_names, f"{project.name}: {who}", out / "confusion.png")
+        return {"model": who, **{k: v for k, v in found.items() if k != "confusion"}}
+
+    params = {"labels": project.labels, **e.model_dump(mode="json")}
+    if "baseline" in inputs and inputs["baseline"] == "descriptions":
+        params["max_length"] = project.train.max_length
+    return files.stage(
+        home, "evaluate", version=VERSION, params=params, inputs={**inputs, "sealed": sealed.digest}, build=build
+    )
+
+
+def read_predictions(scored: Stage) -> list[dict[str, str]]:
+    """`id`, `label` and `predicted` of every test row, in the test set's order."""
+    with (scored.directory / "predictions.jsonl").open(encoding="utf-8") as f:
+        return [json.loads(line) for line in f]

@@ -1,0 +1,42 @@
+"""A small LLM on this machine: llama.cpp's OpenAI-compatible server on a free loopback port."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from tasks.errors import UserError
+
+SLOT_TOKENS = 1024  # room for a request and its answer
+
+
+@contextlib.contextmanager
+def local_server(model: Path, *, slots: int) -> Iterator[str]:
+    """The base URL (ending in /v1) of a server that answers with the GGUF file `model`; it ends with the body.
+
+    `slots` requests are answered at once. Raises UserError when the file is no GGUF model.
+    """
+    import xllamacpp
+
+    with model.open("rb") as f:
+        if f.read(4) != b"GGUF":
+            raise UserError(f"{model} is not a GGUF model: give generate.model a .gguf file, or set generate.endpoint")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.port = 0
+    params.n_parallel = slots
+    params.n_ctx = slots * SLOT_TOKENS
+    params.warmup = False
+    params.verbosity = 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = cores
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as e:
+        raise UserError(f"{model} can't be loaded by llama.cpp: {e}") from None
+    try:
+        yield f"{server.listening_address}/v1"
+    finally:
+        del server  # its destructor stops the threads and frees the port

@@ -1,0 +1,36 @@
+"""Ask a bundle: `python -m tasks.predict --bundle DIR` answers one JSON line for each line of standard input.
+
+Needs only torch and transformers. The registry runs it in a fresh process to see that a version loads and answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tasks.bundle import Classifier
+from tasks.files import CorruptDirectory
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when every line was answered, 1 when the bundle can't be trusted or loaded."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--digest", help="refuse any other bundle")
+    options = parser.parse_args(arguments)
+    try:
+        classifier = Classifier.load(options.bundle, digest=options.digest)
+    except (CorruptDirectory, OSError, ValueError, KeyError) as e:
+        sys.stderr.write(f"{options.bundle}: {e}\n")
+        return 1
+    texts = [json.loads(line) for line in sys.stdin if line.strip()]
+    for prediction in classifier.predict(texts):
+        sys.stdout.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

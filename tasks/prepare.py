@@ -1,0 +1,243 @@
+"""Read the project's real text and fix its splits: seed, dev, unlabelled, and a sealed test set.
+
+Two directories come out. `splits` may be read by every stage. `sealed` holds the test rows and is opened through
+`open_sealed` alone, which counts each opening. So that training rows can be checked against the test set without
+opening it, `splits` carries its fingerprints: hashes of word n-grams (see tasks/curate/leak.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+from tasks.curate.leak import Fingerprints
+from tasks.errors import UserError, nearest
+from tasks.files import Stage
+from tasks.project import Project
+from tasks.readers import Columns, Row, read_rows
+from tasks.records import Record, Rejected, Source, count_by_check, count_by_label
+from tasks.references import digest_of_path, resolve
+
+VERSION = 1
+FINGERPRINTS = "held_out_fingerprints.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The two directories of a project's real text."""
+
+    splits: Stage
+    sealed: Stage
+
+
+def prepare(project: Project, *, beside: Path, home: Path) -> Prepared:
+    """The splits of the project's data, found or made.
+
+    `beside` is the folder of the project file. Raises UserError for a label that is not the project's, ids that stand
+    twice, a class without test or dev rows, and files that can't be read; TransientError when a store can't be reached.
+    """
+    data = project.data
+    names = ("pool",) if data.pool else ("seed", "dev", "test")
+    paths = {
+        name: resolve(reference, beside=beside, cache=home / "cache")
+        for name in (*names, "unlabelled")
+        if (reference := getattr(data, name))
+    }
+    inputs = {name: digest_of_path(path) for name, path in paths.items()}
+    params = {"labels": project.label_names, "data": data.model_dump(mode="json", exclude=set(paths))}
+    reading = _Reading(project, paths)
+
+    def sealed(out: Path, work: Path) -> dict[str, Any]:
+        files.write_records(out / "test.jsonl", reading.rows["test"])
+        return {"test": count_by_label(reading.rows["test"])}
+
+    def splits(out: Path, work: Path) -> dict[str, Any]:
+        for split in ("seed", "dev", "unlabelled"):
+            files.write_records(out / f"{split}.jsonl", reading.rows[split])
+        files.write_records(out / "rejected.jsonl", reading.rejected)
+        Fingerprints.of([*reading.rows["dev"], *reading.rows["test"]]).save(out / FINGERPRINTS)
+        counts: dict[str, Any] = {split: count_by_label(reading.rows[split]) for split in ("seed", "dev", "test")}
+        return counts | {
+            "unlabelled": len(reading.rows["unlabelled"]),
+            "rejected": count_by_check(reading.rejected),
+            "notices": reading.notices(),
+        }
+
+    common: dict[str, Any] = {"version": VERSION, "params": params, "inputs": inputs}
+    return Prepared(
+        splits=files.stage(home, "splits", build=splits, **common),
+        sealed=files.stage(home, "sealed", build=sealed, **common),
+    )
+
+
+def open_sealed(sealed: Stage, *, home: Path, by: str) -> list[Record]:
+    """The test rows; the opening is counted first. `by` names the model that is to be scored."""
+    looks = home / "looks" / f"{sealed.digest[:32]}.jsonl"
+    files.append_line(looks, {"when": datetime.now(UTC).isoformat(timespec="seconds"), "by": by})
+    return files.read_records(sealed.directory / "test.jsonl")
+
+
+def count_openings(sealed: Stage, *, home: Path) -> int:
+    """How often this test set was opened from this workspace."""
+    return len(files.read_lines(home / "looks" / f"{sealed.digest[:32]}.jsonl"))
+
+
+class _Reading:
+    """The rows of every split, read when first asked for: a found stage reads nothing."""
+
+    def __init__(self, project: Project, paths: dict[str, Path]) -> None:
+        self._project, self._paths = project, paths
+        self._rows: dict[str, list[Record]] | None = None
+        self.rejected: list[Rejected] = []
+        self._ids: dict[str, str] = {}
+
+    @property
+    def rows(self) -> dict[str, list[Record]]:
+        if self._rows is None:
+            self._rows = self._read()
+        return self._rows
+
+    def notices(self) -> list[str]:
+        """One sentence for each kind of row set aside, with its first place."""
+        first: dict[str, Rejected] = {}
+        for r in self.rejected:
+            first.setdefault(r.check, r)
+        counts = count_by_check(self.rejected)
+        return [
+            f"{n} row{'s' * (n != 1)} set aside ({check}); first at {first[check].record.lineage.get('place')}: "
+            f"{first[check].reason}"
+            for check, n in counts.items()
+        ]
+
+    def _read(self) -> dict[str, list[Record]]:
+        rows: dict[str, list[Record]] = {"seed": [], "dev": [], "test": [], "unlabelled": []}
+        if "pool" in self._paths:
+            self._split(self._unique(self._labelled("pool", "seed")), rows)
+        taken: set[str] = set()
+        for name in ("test", "dev", "seed"):  # a text that stands in two files stays in the one read first
+            if name in self._paths:
+                source: Source = name  # type: ignore[assignment]
+                for r in self._unique(self._labelled(name, source)):
+                    if r.id in taken:
+                        self._reject(r, "leak", f"the same text stands in another split (kept there, not in {name})")
+                        continue
+                    taken.add(r.id)
+                    rows[name].append(r)
+        if "unlabelled" in self._paths:
+            held = {r.id for r in (*rows["dev"], *rows["test"])}
+            for r in self._unlabelled():
+                if r.id in held:
+                    self._reject(r, "leak", "the same text stands in dev or test")
+                else:
+                    rows["unlabelled"].append(r)
+        self._complete(rows)
+        if self._project.data.bad_rows == "stop" and self.rejected:
+            raise UserError("; ".join(self.notices()) + "; mend them, or set data.bad_rows to set_aside")
+        return rows
+
+    def _labelled(self, name: str, source: Source) -> Iterator[Record]:
+        data, known = self._project.data, self._project.label_names
+        path = self._paths[name]
+        columns = Columns(data.text_column, data.label_column, data.id_column)
+        unknown: dict[str, list[str]] = defaultdict(list)
+        for row in read_rows(path, columns, encoding=data.encoding):
+            record = self._record(row, source, path)
+            if record is None:
+                continue
+            if record.label in data.ignore_labels:
+                self._reject(record, "ignored_label", f"the label {record.label!r} is in data.ignore_labels")
+            elif record.label not in known:
+                unknown[str(record.label)].append(row.place)
+            else:
+                yield record
+        if unknown:
+            label, places = next(iter(unknown.items()))
+            raise UserError(
+                f"{path}: the label {label!r}{nearest(label, known)} is not in the project; it stands on {len(places)} "
+                f"row{'s' * (len(places) != 1)}, first at {places[0]}. Add it to `labels:` or to data.ignore_labels"
+                + (f" (also unknown: {', '.join(map(repr, list(unknown)[1:6]))})" if len(unknown) > 1 else "")
+            )
+
+    def _unlabelled(self) -> Iterator[Record]:
+        data, path = self._project.data, self._paths["unlabelled"]
+        seen: set[str] = set()
+        for row in read_rows(path, Columns(data.text_column, None, None), encoding=data.encoding):
+            record = self._record(row, "unlabelled", path)
+            if record and record.id in seen:
+                self._reject(record, "exact_duplicate", "the same text stands earlier")
+            elif record:
+                seen.add(record.id)
+                yield record.but(label=None)
+
+    def _record(self, row: Row, source: Source, path: Path) -> Record | None:
+        if row.id is not None:
+            if row.id in self._ids:
+                raise UserError(
+                    f"{path}: the id {row.id!r} stands twice, at {self._ids[row.id]} and {row.place}; ids in "
+                    f"data.id_column ({self._project.data.id_column!r}) must be unique: mend it, or leave id_column out"
+                )
+            self._ids[row.id] = row.place
+        record = Record.of(row.text, row.label, source, place=row.place, **({"id": row.id} if row.id else {}))
+        if row.fault:
+            check = "empty" if row.fault == "empty text" else "encoding" if row.fault.startswith("not ") else "unusable"
+            self._reject(record, check, row.fault)
+            return None
+        return record
+
+    def _unique(self, records: Iterator[Record]) -> list[Record]:
+        """One row a text. A text that stands under two labels is set aside under both."""
+        groups: dict[str, list[Record]] = defaultdict(list)
+        for r in records:
+            groups[r.id].append(r)
+        kept = []
+        for first, *others in groups.values():
+            labels = sorted({str(r.label) for r in (first, *others)})
+            if len(labels) > 1:
+                for r in (first, *others):
+                    other = next(o for o in (first, *others) if o.label != r.label)
+                    reason = f"the same text has the labels {' and '.join(map(repr, labels))}, at {r.lineage['place']} "
+                    self._reject(r, "two_labels", f"{reason}and {other.lineage['place']}", other=other.id)
+                continue
+            kept.append(first)
+            for r in others:
+                self._reject(r, "exact_duplicate", f"the same text stands at {first.lineage['place']}", other=first.id)
+        return kept
+
+    def _split(self, records: list[Record], rows: dict[str, list[Record]]) -> None:
+        """Rows ranked by content hash within their label: test first, then dev, then seed, then the rest."""
+        want = self._project.data.split
+        by_label: dict[str, list[Record]] = defaultdict(list)
+        for r in sorted(records, key=lambda r: r.id):
+            by_label[str(r.label)].append(r)
+        for label in self._project.label_names:
+            ranked = by_label[label]
+            need = want.test + want.dev
+            if len(ranked) < need:
+                raise UserError(
+                    f"{self._paths['pool']}: the label {label!r} has {len(ranked)} usable rows, fewer than data.split "
+                    f"needs (test {want.test} + dev {want.dev}): lower data.split, or add rows"
+                )
+            rest = ranked[need + want.seed :]
+            rows["test"] += [r.but(source="test") for r in ranked[: want.test]]
+            rows["dev"] += [r.but(source="dev") for r in ranked[want.test : need]]
+            rows["seed"] += ranked[need : need + want.seed] + (rest if want.rest == "seed" else [])
+            if want.rest == "unlabelled":  # its labels are thrown away here; the place would tell them
+                rows["unlabelled"] += [Record(r.id, r.text, None, "unlabelled") for r in rest]
+
+    def _complete(self, rows: dict[str, list[Record]]) -> None:
+        for split in ("test", "dev"):
+            have = Counter(r.label for r in rows[split])
+            for label in self._project.label_names:
+                if not have[label]:
+                    raise UserError(
+                        f"{self._paths.get(split, split)}: the label {label!r} has no row in {split}, so its F1 can't be "
+                        f"known: add rows of {label!r}, or remove the label from the project"
+                    )
+
+    def _reject(self, record: Record, check: str, reason: str, other: str | None = None) -> None:
+        self.rejected.append(Rejected(record, check, reason, None, other))

@@ -1,0 +1,12 @@
+"""How a stage says how far it is, without knowing who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+# report(done, total, note): called from any thread, often; it must not raise
+Report = Callable[[int, int, str], None]
+
+
+def silent(done: int, total: int, note: str) -> None:
+    """A listener that says nothing."""

@@ -1,0 +1,193 @@
+"""Strict readers: CSV, JSONL, Parquet, or a folder per label, as rows that know their place.
+
+A row that can't be used is set aside with its place; a file that can't be read is one UserError.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import UserError, nearest
+
+FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row as it was read. `fault` says why it can't be used."""
+
+    text: str
+    label: str | None
+    id: str | None
+    place: str
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns to read; `label` is not required of unlabelled data."""
+
+    text: str = "text"
+    label: str | None = "label"
+    id: str | None = None
+
+
+def read_rows(path: Path, columns: Columns, *, encoding: str = "utf-8") -> Iterator[Row]:
+    """Rows of `path` in its order. Raises UserError naming the file and the place."""
+    if path.is_dir():
+        yield from _folder(path, columns, encoding)
+        return
+    suffix = path.suffix.lower()
+    if suffix in {".csv", ".tsv"}:
+        raw = _csv(path, "\t" if suffix == ".tsv" else None, encoding)
+    elif suffix in {".jsonl", ".ndjson"}:
+        raw = _jsonl(path, encoding)
+    elif suffix == ".parquet":
+        raw = _parquet(path)
+    else:
+        raise UserError(
+            f"{path}: {suffix or 'no suffix'} is not a format read here; use {', '.join(FORMATS)} or a folder"
+        )
+    empty = True
+    for place, fields in raw:
+        if empty:
+            _need(path, columns, list(fields))
+            empty = False
+        yield _row(place, fields, columns)
+    if empty:
+        raise UserError(f"{path} has no rows")
+
+
+def column_names(path: Path, encoding: str = "utf-8") -> list[str]:
+    """The columns of a table."""
+    raw = {".jsonl": _jsonl, ".ndjson": _jsonl}.get(path.suffix.lower())
+    if raw:
+        return list(next(iter(raw(path, encoding)), ("", {}))[1])
+    if path.suffix.lower() == ".parquet":
+        return list(next(iter(_parquet(path)), ("", {}))[1])
+    return list(next(iter(_csv(path, "\t" if path.suffix.lower() == ".tsv" else None, encoding)), ("", {}))[1])
+
+
+def _need(path: Path, columns: Columns, present: list[str]) -> None:
+    for role in ("text", "label", "id"):
+        name = getattr(columns, role)
+        if name is not None and name not in present:
+            raise UserError(
+                f"{path} has no column {name!r}{nearest(name, present)}: it has {', '.join(map(repr, present))}; "
+                f"set data.{role}_column"
+            )
+
+
+def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
+    values: dict[str, str | None] = {}
+    fault = None
+    for role in ("text", "label", "id"):
+        name = getattr(columns, role)
+        value = fields.get(name) if name else None
+        if isinstance(value, bool) or (role == "text" and value is not None and not isinstance(value, str)):
+            fault = f"{role} is {type(value).__name__} {value!r}, not text"
+        elif isinstance(value, (list, dict)):
+            fault = f"{role} is a {type(value).__name__}, not one value"
+        values[role] = None if value is None else str(value)
+    text = values["text"] or ""
+    if fault is None and not text.strip():
+        fault = "empty text"
+    if fault is None and columns.label and not (values["label"] or "").strip():
+        fault = "no label"
+    if fault is None and any("\ud800" <= c <= "\udfff" for c in text):
+        fault = "text holds half a surrogate pair, which no encoder can read"
+    label = values["label"].strip() if values["label"] is not None else None
+    return Row(text.encode("utf-8", "replace").decode(), label, values["id"], place, fault)
+
+
+def _decode(path: Path, data: bytes, encoding: str) -> str:
+    try:
+        return data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+    except UnicodeDecodeError as e:
+        line = data.count(b"\n", 0, e.start) + 1
+        raise UserError(
+            f"{path} is not {encoding}: byte 0x{data[e.start]:02x} on line {line}; "
+            f"save it as UTF-8, or set data.encoding (latin-1, cp1252, utf-16)"
+        ) from None
+
+
+def _csv(path: Path, delimiter: str | None, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = _decode(path, path.read_bytes(), encoding)
+    if "\0" in text:
+        raise UserError(f"{path} holds NUL bytes: it is not a CSV file in {encoding}")
+    header = text.split("\n", 1)[0]
+    delimiter = delimiter or max(",;\t", key=lambda d: (header.count(d), d == ","))
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    try:
+        names = next(reader, [])
+        if len(set(names)) != len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise UserError(f"{path}: the column {twice!r} stands twice in the header; rename one")
+        for values in reader:
+            if not values:
+                continue
+            if len(values) != len(names):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(values)} fields where the header has {len(names)}; "
+                    f"quote texts that hold {delimiter!r} or line breaks"
+                )
+            yield f"{path.name}, line {reader.line_num}", dict(zip(names, values, strict=True))
+    except csv.Error as e:
+        raise UserError(f"{path}, line {reader.line_num}: {e}; check its quotes") from None
+
+
+def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({k for k, _ in pairs}) != len(pairs):
+            raise ValueError("a key stands twice")
+        return dict(pairs)
+
+    def no_constant(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    for number, line in enumerate(_decode(path, path.read_bytes(), encoding).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=once, parse_constant=no_constant)
+        except (ValueError, RecursionError) as e:
+            raise UserError(f"{path}, line {number}: not one JSON object a line ({e})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: {type(row).__name__} where an object is expected")
+        yield f"{path.name}, line {number}", row
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as table:
+            number = 0
+            for batch in table.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path.name}, row {number}", row
+    except (pa.ArrowException, OSError) as e:
+        raise UserError(f"{path} is not a readable Parquet file: {e}") from None
+
+
+def _folder(path: Path, columns: Columns, encoding: str) -> Iterator[Row]:
+    labels = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not labels:
+        raise UserError(f"{path} has no folders: a folder per label is expected, each with a text a file")
+    for folder in labels:
+        for file in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+            place = f"{folder.name}/{file.name}"
+            try:
+                text = file.read_bytes().decode("utf-8-sig" if encoding == "utf-8" else encoding)
+            except UnicodeDecodeError as e:
+                yield Row("", folder.name, None, place, f"not {encoding}: byte 0x{e.object[e.start]:02x} at {e.start}")
+                continue
+            yield _row(place, {columns.text: text, columns.label or "label": folder.name}, columns)

@@ -1,0 +1,93 @@
+"""The train stage: from curated rows to a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks import bundle, files
+from tasks.files import Stage
+from tasks.progress import Report, silent
+from tasks.project import Project, Train
+from tasks.references import digest_of_path, resolve
+from tasks.train.fine_tune import fine_tune
+
+VERSION = 1
+
+
+def write_bundle(
+    out: Path,
+    work: Path,
+    *,
+    labels: dict[str, str],
+    settings: Train,
+    encoder: Path,
+    train: Path,
+    dev: Path,
+    about: dict[str, Any],
+    report: Report,
+) -> dict[str, Any]:
+    """Fine-tune on the records in `train`, write `out/bundle` and `out/history.json`, and return the counts."""
+    rows = files.read_records(train)
+    trained = fine_tune(
+        rows,
+        files.read_records(dev),
+        labels=list(labels),
+        settings=settings,
+        encoder=encoder,
+        work=work,
+        report=report,
+    )
+    about = {
+        **about,
+        "labels": labels,
+        "max_length": settings.max_length,
+        "dev": {"f1_macro": trained.dev_f1_macro},
+        "temperature": trained.temperature,
+        "precision": trained.precision,
+    }
+    digest = bundle.save(trained.model, trained.tokenizer, out / "bundle", about=about)
+    files.write_json(out / "history.json", trained.history)
+    return {
+        "rows": len(rows),
+        "steps": trained.steps,
+        "resumed_from": trained.resumed_from,
+        "dev_f1_macro": trained.dev_f1_macro,
+        "temperature": trained.temperature,
+        "precision": trained.precision,
+        "bundle": digest,
+    }
+
+
+def train(
+    project: Project,
+    *,
+    curated: Stage,
+    splits: Stage,
+    generation: int,
+    beside: Path,
+    home: Path,
+    report: Report = silent,
+) -> Stage:
+    """The challenger: `bundle/` (see tasks/bundle.py) and `history.json`. A killed training goes on from its last
+    whole checkpoint."""
+    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+    settings = project.train.model_copy(update={"seed": project.train.seed + generation})
+    inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
+    about = {"project": project.name, "base_model": project.train.model, "data": inputs}
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        return write_bundle(
+            out,
+            work,
+            labels=project.labels,
+            settings=settings,
+            encoder=encoder,
+            train=curated.directory / "kept.jsonl",
+            dev=splits.directory / "dev.jsonl",
+            about=about,
+            report=report,
+        )
+
+    params = settings.model_dump(mode="json", exclude={"model"}) | {"labels": project.labels}
+    return files.stage(home, "train", version=VERSION, params=params, inputs=inputs, build=build)
