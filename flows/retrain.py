@@ -14,7 +14,7 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 
 from flows import generation as generations
 from flows import report as reports
@@ -188,6 +188,11 @@ def _fill_quota(r: Retrain, prepared: Prepared) -> tuple[list[Stage], Stage]:
         asked.update(count)
     if curated is None:  # nothing is asked for: the seed rows alone
         curated = r.timed(steps.curate(r.project, rounds=[], splits=splits, **common))
+    if not sum(sum(curated.counts[k].values()) for k in ("seed", "accepted")):
+        raise UserError(
+            f"there is no row to train on: {asked.total()} were asked for, none was accepted, and there are no seed rows; "
+            f"set generate.per_label above 0 or give real rows (data.split.seed); set aside: {curated.counts['rejected']}"
+        )
     if lacking:
         short = ", ".join(f"{label} {n}" for label, n in lacking.items())
         say(f"the quota is not full after {asked.total()} of {budget} requests: rows missing: {short}")
@@ -307,7 +312,10 @@ def _description(r: Retrain, challenger: Stage, curated: Stage) -> str:
 
 
 def _say_mistakes_in_a_line() -> None:
-    """Leave the traceback out of what Prefect logs of a mistake or a passing fault: the sentence is enough."""
+    """Leave the traceback out of what Prefect logs of a mistake or a passing fault: the sentence is enough.
+
+    The console does not show it at all where the command says it anyway; a retry that is to come is shown.
+    """
     quiet()
 
     def shorten(record: logging.LogRecord) -> bool:
@@ -316,5 +324,13 @@ def _say_mistakes_in_a_line() -> None:
             record.exc_info, record.exc_text = None, None
         return True
 
+    def said_by_the_command(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        known = "UserError" in text or "TransientError" in text
+        return not known or "will start" in text
+
+    if not deployment.id:
+        for handler in logging.getLogger("prefect").handlers:
+            handler.addFilter(said_by_the_command)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(shorten)

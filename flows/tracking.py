@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,9 @@ class Tracking:
         from mlflow.entities import DatasetInput, InputTag
 
         frame = pd.DataFrame([{"text": r.text, "label": r.label, "source": r.source} for r in files.read_records(path)])
-        data = mlflow.data.from_pandas(frame, source=str(path), name=name, targets="label", digest=digest[:36])
+        with warnings.catch_warnings():  # two of MLflow's own source classes claim a local path
+            warnings.simplefilter("ignore", UserWarning)
+            data = mlflow.data.from_pandas(frame, source=str(path), name=name, targets="label", digest=digest[:36])
         entity = data._to_mlflow_entity()
         self.client.log_inputs(run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", name)])])
 

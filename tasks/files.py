@@ -94,15 +94,17 @@ def read_json(path: Path) -> Any:
 def append_line(path: Path, value: Any) -> None:
     """One JSON line at the end of an append-only file, on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as f:
+    with path.open("ab+") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
+        if f.seek(0, os.SEEK_END) and f.seek(-1, os.SEEK_END) >= 0 and f.read(1) != b"\n":
+            f.write(b"\n")  # a kill tore the last line: this one must not be torn with it
         f.write((json.dumps(value, ensure_ascii=False) + "\n").encode())
         f.flush()
         os.fsync(f.fileno())
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The whole lines of an append-only file; a last line that a kill tore is left out."""
+    """The whole lines of an append-only file; a line that a kill tore is left out."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]

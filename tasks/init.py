@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,26 @@ import yaml
 
 from tasks import files
 from tasks.errors import UserError
-from tasks.project import load_project
-from tasks.readers import Columns, column_names, read_rows
+from tasks.project import FLOAT, load_project
+from tasks.readers import Columns, Row, column_names, read_rows
+from tasks.records import content_id
 
 TEXT_NAMES = ("text", "texts", "content", "body", "message", "sentence", "document", "description", "title")
 LABEL_NAMES = ("label", "labels", "category", "class", "target", "topic", "intent", "tag")
 MOST_LABELS = 200
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotes what the project's loader would read as a number, and escapes the line breaks of Unicode."""
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = '"' if value.splitlines() != [value] else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_implicit_resolver(*FLOAT)
+_Dumper.add_representer(str, _text)
 
 
 def write_project(data: Path, out: Path | None, *, text_column: str | None, label_column: str | None) -> dict[str, Any]:
@@ -30,8 +44,9 @@ def write_project(data: Path, out: Path | None, *, text_column: str | None, labe
     columns = Columns("text", "label") if data.is_dir() else _columns(data, text_column, label_column)
     rows = [r for r in read_rows(data, columns) if not r.fault]
     counts = Counter(str(r.label) for r in rows)
-    _usable(data, columns, counts, len(rows))
-    split = split_for(min(len({r.text for r in rows if r.label == label}) for label in counts))
+    texts = _texts(rows)
+    _usable(data, columns, texts, len(rows))
+    split = split_for(min(texts.values()))
     name = re.sub(r"[^a-z0-9._-]+", "-", data.stem.lower()).strip("-._")[:60] or "my-project"
     path = out or Path(f"{name}.yaml")
     if path.exists():
@@ -51,6 +66,16 @@ def split_for(smallest: int) -> dict[str, int]:
     return {"test": max(1, min(100, smallest // 2)), "dev": max(1, min(20, smallest // 5))}
 
 
+def _texts(rows: list[Row]) -> Counter[str]:
+    """Different texts a label, as `prepare` counts them: one that stands under two labels counts for neither."""
+    labels: dict[str, set[str]] = defaultdict(set)
+    for r in rows:
+        labels[content_id(r.text)].add(str(r.label))
+    counts = Counter({str(r.label): 0 for r in rows})
+    counts.update(next(iter(of)) for of in labels.values() if len(of) == 1)
+    return counts
+
+
 def _usable(data: Path, columns: Columns, counts: Counter[str], rows: int) -> None:
     if len(counts) < 2:
         raise UserError(f"{data} has {len(counts)} label in {columns.label!r}: a classifier needs at least two")
@@ -62,7 +87,7 @@ def _usable(data: Path, columns: Columns, counts: Counter[str], rows: int) -> No
     label, fewest = counts.most_common()[-1]
     if fewest < 4:
         raise UserError(
-            f"{data}: the label {label!r} has {fewest} row{'s' * (fewest != 1)}, and real rows are needed to test and to "
+            f"{data}: the label {label!r} has {fewest} text{'s' * (fewest != 1)}, and real rows are needed to test and to "
             f"watch training: give it at least 4, or drop it"
         )
 
@@ -73,7 +98,7 @@ def _columns(data: Path, text: str | None, label: str | None) -> Columns:
         if given is not None and given not in present:
             raise UserError(f"{data} has no column {given!r}: it has {', '.join(map(repr, present))}")
     lower = {p.lower().strip(): p for p in present}
-    text = text or next((lower[n] for n in TEXT_NAMES if n in lower), None)
+    text = text or next((lower[n] for n in TEXT_NAMES if n in lower and lower[n] != label), None)
     label = label or next((lower[n] for n in LABEL_NAMES if n in lower and lower[n] != text), None)
     if text is None or label is None:
         missing = "text" if text is None else "label"
@@ -85,7 +110,7 @@ def _columns(data: Path, text: str | None, label: str | None) -> Columns:
 
 def _yaml(name: str, data: Path, columns: Columns, counts: Counter[str], split: dict[str, int], path: Path) -> str:
     def dump(value: Any) -> str:
-        return str(yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=1000))
+        return str(yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=1000))
 
     labels = {label: f"texts about {_words(label)}" for label in sorted(counts)}
     reference = _relative(data, path)
@@ -109,5 +134,5 @@ def _words(label: str) -> str:
 
 
 def _relative(data: Path, path: Path) -> str:
-    """The data as seen from the project file."""
-    return Path(os.path.relpath(data.absolute(), path.absolute().parent)).as_posix()
+    """The data as seen from the project file. Folders are resolved: `..` leads out of where a link leads to."""
+    return Path(os.path.relpath(data.parent.resolve() / data.name, path.parent.resolve())).as_posix()

@@ -74,7 +74,8 @@ def decide(
     drawn = macro_f1(y, [a, b], classes=k, samples=samples, seed=seed)
     gains = drawn[:, 0] - drawn[:, 1]
     low, middle, high = np.quantile(gains, [1 - confidence, 0.5, confidence])
-    lower, upper = float(point + low - middle), float(point + high - middle)
+    # rounded: a difference in the order of summation is no gain
+    point, lower, upper = (round(float(v), 12) for v in (point, point + (low - middle), point + (high - middle)))
     if not all(map(math.isfinite, (point, lower, upper))):
         return unsure("the gain is not a number", opponent_name, n)
     said = (
@@ -82,7 +83,7 @@ def decide(
     )
     numbers: dict[str, Any] = {
         "opponent": opponent_name,
-        "gain": float(point),
+        "gain": point,
         "lower": lower,
         "upper": upper,
         "rows": n,

@@ -136,7 +136,8 @@ class _Reading:
                 else:
                     rows["unlabelled"].append(r)
         self._complete(rows)
-        if self._project.data.bad_rows == "stop" and self.rejected:
+        unusable = any(r.check != "ignored_label" for r in self.rejected)
+        if self._project.data.bad_rows == "stop" and unusable:
             raise UserError("; ".join(self.notices()) + "; mend them, or set data.bad_rows to set_aside")
         return rows
 

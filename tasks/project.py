@@ -23,7 +23,7 @@ Positive = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """Strict and frozen: an unknown key or a wrong type is an error, and nothing changes after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Split(Section):
@@ -55,6 +55,15 @@ class Data(Section):
     @classmethod
     def _list(cls, value: Any) -> Any:
         return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("encoding")
+    @classmethod
+    def _codec(cls, value: str) -> str:
+        try:
+            "a".encode(value)
+        except (LookupError, ValueError):  # a NUL in the name is a ValueError
+            raise ValueError("no such encoding: use utf-8, latin-1, cp1252 or utf-16") from None
+        return value
 
     @model_validator(mode="after")
     def _either(self) -> Data:
@@ -226,9 +235,8 @@ class _Loader(yaml.SafeLoader):
     """YAML in which `1e-4` is a number and a key that stands twice is an error."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+FLOAT = "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+_Loader.add_implicit_resolver(*FLOAT)
 
 
 def _mapping(loader: Any, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -236,6 +244,9 @@ def _mapping(loader: Any, node: Any, deep: bool = False) -> dict[Any, Any]:
     for key_node, _ in node.value:
         key = loader.construct_object(key_node, deep=deep)
         line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            wrote = key_node.value if isinstance(key_node, yaml.ScalarNode) else key
+            raise UserError(f"line {line}: the key {wrote!r} is read by YAML as {type(key).__name__}: put it in quotes")
         if key in seen:
             raise UserError(f"line {line}: the key {key!r} stands twice (first on line {seen[key]}); remove one")
         seen[key] = line
@@ -259,7 +270,7 @@ def load_project(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Pro
         raw = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
     except UserError as e:
         raise UserError(f"{path}, {e}") from None
-    except yaml.YAMLError as e:
+    except (yaml.YAMLError, ValueError) as e:  # a date such as 2024-99-99 is a ValueError
         raise UserError(f"{path} is not YAML: {' '.join(str(e).split())}") from None
     if not isinstance(raw, dict):
         raise UserError(
@@ -285,15 +296,25 @@ def _override(raw: dict[str, Any], override: str) -> None:
             raise UserError(f"--set {override}: {name!r} is a value, not a section")
     try:
         section[last] = yaml.load(value, Loader=_Loader) if value.strip() else ""  # noqa: S506
-    except yaml.YAMLError:
+    except UserError as e:
+        raise UserError(f"--set {override}: {e}") from None
+    except (yaml.YAMLError, ValueError):
         section[last] = value
+
+
+# in the words of the file, where Pydantic speaks of Python
+REMEDIES = {
+    "model_type": "write its keys and values below it, or leave it out",
+    "dict_type": "write its keys and values below it",
+    "tuple_type": "write a list, such as [one, two]",
+}
 
 
 def _sentences(path: Path, error: ValidationError) -> list[str]:
     """One sentence a mistake: file, key, value, remedy."""
     lines = []
     for e in error.errors():
-        where = [str(p) for p in e["loc"] if p != "[key]"]
+        where = [str(p) for p in e["loc"]]
         key = ".".join(where)
         if e["type"] == "extra_forbidden":
             known = _keys(where[:-1])
@@ -302,14 +323,12 @@ def _sentences(path: Path, error: ValidationError) -> list[str]:
             lines.append(f"{path}: unknown key {key!r} (value {_short(e['input'])}): {remedy}")
         elif e["type"] == "missing":
             lines.append(f"{path}: {key!r} is missing: add it")
-        elif e["loc"] and e["loc"][-1] == "[key]":
-            lines.append(f"{path}: {key!r} is read by YAML as {type(e['input']).__name__}: put it in quotes")
         elif where[:1] == ["labels"] and len(where) > 1 and e["input"] is None:
             lines.append(
                 f"{path}: the label {where[-1]!r} has no description: write one line of what its texts are about"
             )
         else:
-            message = e["msg"].removeprefix("Value error, ")
+            message = REMEDIES.get(e["type"], e["msg"].removeprefix("Value error, "))
             value = "" if isinstance(e["input"], dict) else f" is {_short(e['input'])}"
             lines.append(f"{path}: {key or 'the file'}{value}: {message[:1].lower() + message[1:]}")
     return lines

@@ -5,7 +5,9 @@ A row that can't be used is set aside with its place; a file that can't be read 
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,19 +44,8 @@ def read_rows(path: Path, columns: Columns, *, encoding: str = "utf-8") -> Itera
     if path.is_dir():
         yield from _folder(path, columns, encoding)
         return
-    suffix = path.suffix.lower()
-    if suffix in {".csv", ".tsv"}:
-        raw = _csv(path, "\t" if suffix == ".tsv" else None, encoding)
-    elif suffix in {".jsonl", ".ndjson"}:
-        raw = _jsonl(path, encoding)
-    elif suffix == ".parquet":
-        raw = _parquet(path)
-    else:
-        raise UserError(
-            f"{path}: {suffix or 'no suffix'} is not a format read here; use {', '.join(FORMATS)} or a folder"
-        )
     empty = True
-    for place, fields in raw:
+    for place, fields in _table(path, encoding):
         if empty:
             _need(path, columns, list(fields))
             empty = False
@@ -64,13 +55,21 @@ def read_rows(path: Path, columns: Columns, *, encoding: str = "utf-8") -> Itera
 
 
 def column_names(path: Path, encoding: str = "utf-8") -> list[str]:
-    """The columns of a table."""
-    raw = {".jsonl": _jsonl, ".ndjson": _jsonl}.get(path.suffix.lower())
-    if raw:
-        return list(next(iter(raw(path, encoding)), ("", {}))[1])
-    if path.suffix.lower() == ".parquet":
-        return list(next(iter(_parquet(path)), ("", {}))[1])
-    return list(next(iter(_csv(path, "\t" if path.suffix.lower() == ".tsv" else None, encoding)), ("", {}))[1])
+    """The columns of a table, from its first row. Raises UserError when it has none."""
+    for _, fields in _table(path, encoding):
+        return list(fields)
+    raise UserError(f"{path} has no rows")
+
+
+def _table(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    suffix = path.suffix.lower()
+    if suffix in {".csv", ".tsv"}:
+        return _csv(path, "\t" if suffix == ".tsv" else None, encoding)
+    if suffix in {".jsonl", ".ndjson"}:
+        return _jsonl(path, encoding)
+    if suffix == ".parquet":
+        return _parquet(path)
+    raise UserError(f"{path}: {suffix or 'no suffix'} is not a format read here; use {', '.join(FORMATS)} or a folder")
 
 
 def _need(path: Path, columns: Columns, present: list[str]) -> None:
@@ -99,15 +98,26 @@ def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
         fault = "empty text"
     if fault is None and columns.label and not (values["label"] or "").strip():
         fault = "no label"
-    if fault is None and any("\ud800" <= c <= "\udfff" for c in text):
-        fault = "text holds half a surrogate pair, which no encoder can read"
+    for role, value in values.items():
+        if value is not None and _whole(value) != value:
+            fault = fault or f"{role} holds half a surrogate pair, which no encoder can read"
+            values[role] = _whole(value)
     label = values["label"].strip() if values["label"] is not None else None
-    return Row(text.encode("utf-8", "replace").decode(), label, values["id"], place, fault)
+    return Row(values["text"] or "", label, values["id"], place, fault)
+
+
+def _whole(text: str) -> str:
+    """`text` with `?` for each half of a surrogate pair, so that it can be written."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _decoded(data: bytes, encoding: str) -> str:
+    return data.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
 
 
 def _decode(path: Path, data: bytes, encoding: str) -> str:
     try:
-        return data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+        return _decoded(data, encoding)
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
         raise UserError(
@@ -123,7 +133,7 @@ def _csv(path: Path, delimiter: str | None, encoding: str) -> Iterator[tuple[str
     header = text.split("\n", 1)[0]
     delimiter = delimiter or max(",;\t", key=lambda d: (header.count(d), d == ","))
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         names = next(reader, [])
         if len(set(names)) != len(names):
@@ -184,10 +194,12 @@ def _folder(path: Path, columns: Columns, encoding: str) -> Iterator[Row]:
         raise UserError(f"{path} has no folders: a folder per label is expected, each with a text a file")
     for folder in labels:
         for file in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-            place = f"{folder.name}/{file.name}"
+            place = _whole(f"{folder.name}/{file.name}")  # a name need not be UTF-8
             try:
-                text = file.read_bytes().decode("utf-8-sig" if encoding == "utf-8" else encoding)
+                text = _decoded(file.read_bytes(), encoding)
             except UnicodeDecodeError as e:
-                yield Row("", folder.name, None, place, f"not {encoding}: byte 0x{e.object[e.start]:02x} at {e.start}")
+                yield Row(
+                    "", _whole(folder.name), None, place, f"not {encoding}: byte 0x{e.object[e.start]:02x} at {e.start}"
+                )
                 continue
             yield _row(place, {columns.text: text, columns.label or "label": folder.name}, columns)

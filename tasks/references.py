@@ -56,7 +56,7 @@ def _package(reference: str, rest: str) -> Path:
 def _s3(reference: str, cache: Path) -> Path:
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
     bucket, _, key = reference.removeprefix("s3://").partition("/")
     if not bucket or not key:
@@ -75,8 +75,8 @@ def _s3(reference: str, cache: Path) -> Path:
         folder = cache / "s3" / hashlib.sha256(repr((bucket, found)).encode()).hexdigest()[:24]
         for name, tag in found:
             inner = name[len(key) :]
-            if ".." in PurePosixPath(inner).parts:
-                raise UserError(f"s3://{bucket}/{name} has '..' in its key: rename the object")
+            if ".." in PurePosixPath(inner).parts or inner.startswith("/"):
+                raise UserError(f"s3://{bucket}/{name} has '..' or '//' in its key: rename the object")
             _s3_object(client, bucket, name, tag, folder.parent, inner, folder)
         return folder
     except ClientError as e:
@@ -84,6 +84,8 @@ def _s3(reference: str, cache: Path) -> Path:
         if code in {"404", "NoSuchKey", "NoSuchBucket", "403", "AccessDenied"}:
             raise UserError(f"{reference!r} can't be read ({code}): check the name and the credentials") from None
         raise TransientError(f"{reference!r}: {e}") from None
+    except (NoCredentialsError, ParamValidationError) as e:
+        raise UserError(f"{reference!r} can't be read: {' '.join(str(e).split())}") from None
     except BotoCoreError as e:
         raise TransientError(f"{reference!r}: {e}") from None
 
@@ -123,17 +125,24 @@ def _hub_data(name: str, cache: Path) -> Path:
         raise UserError(f"'hf:{name}': the hub has no such data set, or it can't be reached from here") from None
     except (ConnectionError, OSError) as e:
         raise TransientError(f"'hf:{name}': the hub can't be reached ({type(e).__name__}); give a local path") from None
+    except ValueError as e:  # an unknown split, a data set with configurations
+        raise UserError(f"'hf:{name}': {' '.join(str(e).split())}; write hf:owner/name:split") from None
     for column, feature in data.features.items():
         if isinstance(feature, ClassLabel):
             names = feature.names
             data = data.cast_column(column, data.features[column]).map(
-                lambda row, c=column, n=names: {c + "__name": n[row[c]]}
+                lambda row, c=column, n=names: {c + "__name": _name(n, row[c])}
             )
             data = data.remove_columns(column).rename_column(column + "__name", column)
     target = cache / "hub-data" / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.jsonl"
     target.parent.mkdir(parents=True, exist_ok=True)
     data.to_json(str(target), force_ascii=False)
     return target
+
+
+def _name(names: list[str], code: int | None) -> str | None:
+    """The class's name; the Hub writes -1 where a row has no label."""
+    return names[code] if code is not None and code >= 0 else None
 
 
 def digest_of_path(path: Path) -> str:

@@ -65,7 +65,7 @@ def to_request(
         tried = asked.get(label, 0)
         rate = max(accepted.get(label, 0) / tried, LEAST_GUESS) if tried >= 10 else FIRST_GUESS
         wanted[label] = math.ceil(n / rate)
-    total = sum(wanted.values())
+    total, budget = sum(wanted.values()), max(budget, 0)
     if total <= budget:
         return wanted
     shared = {label: n * budget // total for label, n in wanted.items()}

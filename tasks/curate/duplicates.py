@@ -14,18 +14,25 @@ PERMUTATIONS = 128
 
 def exact(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
     """The first of each folded text. A text under two labels keeps its first label only where that row is real."""
-    first: dict[str, Record] = {}
-    rejected = []
+    groups: dict[str, list[Record]] = {}
     for r in records:
-        earlier = first.setdefault(r.id, r)
-        if earlier is r:
-            continue
-        if earlier.label == r.label:
-            rejected.append(Rejected(r, "exact_duplicate", f"the same text as row {earlier.id}", 1.0, earlier.id))
+        groups.setdefault(r.id, []).append(r)
+    kept, rejected = [], []
+    for first, *others in groups.values():
+        unlike = next((r for r in others if r.label != first.label), first)
+        if unlike is first or first.source == "seed":
+            kept.append(first)
+            unlike = first
         else:
-            reason = f"the same text as row {earlier.id}, which is {earlier.label!r}, not {r.label!r}"
-            rejected.append(Rejected(r, "two_labels", reason, 1.0, earlier.id))
-    return list(first.values()), rejected
+            others = [first, *others]
+        for r in others:
+            other = unlike if r.label == first.label else first
+            if r.label == other.label:
+                rejected.append(Rejected(r, "exact_duplicate", f"the same text as row {other.id}", 1.0, other.id))
+            else:
+                reason = f"the same text as row {other.id}, which is {other.label!r}, not {r.label!r}"
+                rejected.append(Rejected(r, "two_labels", reason, 1.0, other.id))
+    return kept, rejected
 
 
 def shingles(text: str, n: int = 3) -> set[bytes]:

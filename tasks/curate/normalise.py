@@ -19,9 +19,8 @@ _LINES = re.compile(r"\s*\n\s*")
 
 def clean(text: str) -> str:
     """NFC text without control characters, bold markers, or runs of white space; paragraphs stay lines."""
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n"))
-    text = _EMPHASIS.sub(r"\2", _CONTROL.sub("", text))
-    return _LINES.sub("\n", _SPACES.sub(" ", text)).strip()
+    text = _EMPHASIS.sub(r"\2", _CONTROL.sub("", "\n".join(text.splitlines())))  # before NFC: they part what it joins
+    return _LINES.sub("\n", _SPACES.sub(" ", unicodedata.normalize("NFC", text))).strip()
 
 
 def normalise(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:

@@ -23,7 +23,7 @@ from tasks.references import digest_of_path, resolve
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

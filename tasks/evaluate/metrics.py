@@ -20,8 +20,8 @@ def codes(names: list[str], labels: list[str]) -> np.ndarray:
 def measure(true: list[str], predicted: list[str], labels: list[str], *, samples: int, seed: int) -> dict[str, Any]:
     """Accuracy, macro precision, recall and F1, each with its 95% interval, F1 per label, and the confusion matrix.
 
-    The figures are scikit-learn's; the intervals are percentiles of a stratified bootstrap. A predicted label that is
-    not among `labels` is a mistake.
+    The figures are scikit-learn's; the intervals are percentiles of a stratified bootstrap, widened to
+    hold the figure itself. A predicted label that is not among `labels` is a mistake.
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
@@ -37,6 +37,8 @@ def measure(true: list[str], predicted: list[str], labels: list[str], *, samples
         per_class = bootstrap.precision_recall_f1(m)
         drawn.append(np.column_stack([accuracy, *(v.mean(axis=-1) for v in per_class)]))
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975], axis=0)
+    figures = np.array([point[name] for name in SUMMARY])  # with very few rows a label all resamples can lie below
+    low, high = np.minimum(low, figures), np.maximum(high, figures)
     confusion = np.zeros((len(labels), len(labels) + 1), dtype=int)
     np.add.at(confusion, (y, np.where(z < 0, len(labels), z)), 1)
     return {

@@ -16,7 +16,7 @@ from tasks.project import Project
 from tasks.records import Record
 from tasks.references import digest_of_path, resolve
 
-VERSION = 1
+VERSION = 2
 BASELINES = ("majority", "descriptions", "tfidf_logistic_regression")
 
 Answer = Callable[[list[str]], list[str]]

@@ -162,8 +162,10 @@ class Client:
                 max_tokens=request.max_tokens,
                 seed=request.seed,
             )
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, UnicodeDecodeError):
             raise _BadAnswer("answered something that is not JSON (HTML?)") from None
+        if isinstance(answer, str):  # the client hands on a body whose content type is not JSON
+            raise _BadAnswer("answered something that is not JSON (HTML?)")
         choices = getattr(answer, "choices", None)
         if not isinstance(choices, list):
             raise _BadAnswer("answered JSON that is not a chat completion")
@@ -171,10 +173,11 @@ class Client:
         first = choices[0] if choices else None
         text = getattr(getattr(first, "message", None), "content", None)
         return {
-            "text": text if isinstance(text, str) else None,
+            # half a surrogate pair is legal in JSON, and no file or encoder takes it
+            "text": text.encode("utf-8", "replace").decode() if isinstance(text, str) else None,
             "finish_reason": getattr(first, "finish_reason", None),
-            "prompt_tokens": int(getattr(usage, "prompt_tokens", 0) or 0),
-            "completion_tokens": int(getattr(usage, "completion_tokens", 0) or 0),
+            "prompt_tokens": _count(usage, "prompt_tokens"),
+            "completion_tokens": _count(usage, "completion_tokens"),
         }
 
     def _explained(self, error: openai.APIError) -> Exception:
@@ -230,6 +233,11 @@ def _wait(state: tenacity.RetryCallState) -> float:
         except ValueError:
             pass
     return _backoff(state)
+
+
+def _count(usage: Any, name: str) -> int:
+    n = getattr(usage, name, 0)  # the client doesn't check what it reads
+    return n if isinstance(n, int) else 0
 
 
 def _read_kept(path: Path) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def temperature(logits: np.ndarray, y: np.ndarray) -> float:
-    """The temperature in [0.25, 8] that minimises the log loss of `logits` (rows, labels) on the true labels `y`.
+    """The temperature in [0.5, 8] that minimises the log loss of `logits` (rows, labels) on the true labels `y`.
 
     Temperature scaling: Guo et al. 2017 (arXiv:1706.04599).
     """
@@ -22,7 +22,7 @@ def temperature(logits: np.ndarray, y: np.ndarray) -> float:
     def loss(log_t: float) -> float:
         return float(-log_softmax(logits / np.exp(log_t), axis=1)[rows, y].mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.25), np.log(8)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.5), np.log(8)), method="bounded").x))
 
 
 def fold(model: Any, t: float) -> bool:

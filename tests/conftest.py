@@ -1,0 +1,125 @@
+"""Fixtures: a tiny real encoder, a scripted LLM, a workspace, and Prefect's own test server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# before any library reads them
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    TRANSFORMERS_VERBOSITY="error",
+    TOKENIZERS_PARALLELISM="false",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    PREFECT_LOGGING_LEVEL="WARNING",
+    PREFECT_RESULTS_DEFAULT_SERIALIZER="json",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    OMP_NUM_THREADS="1",
+)
+for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RESEED_HOME", "OPENAI_API_KEY"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.kit.toy import tiny_encoder
+
+    return tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny-bert")
+
+
+@pytest.fixture
+def llm() -> Iterator[Any]:
+    from tests.kit.scripted import Server
+
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow store, made once: its migrations take seconds."""
+    from flows.settings import Settings
+    from flows.tracking import connect
+
+    home = tmp_path_factory.mktemp("store")
+    connect(Settings(home, f"sqlite:///{home / 'mlflow.db'}"))
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def home(tmp_path: Path, mlflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty workspace, named by RESEED_HOME."""
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(mlflow_db, home / "mlflow.db")
+    monkeypatch.setenv("RESEED_HOME", str(home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # mlflow.set_tracking_uri leaves it behind
+    return home
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def reseed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run the command in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        from flows.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["reseed", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capfd.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One Prefect database for all processes: its migrations take seconds too."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture
+def fresh_process(prefect_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `reseed` in a process of its own; `before` is Python that runs first, to arrange a fault."""
+
+    def run(*arguments: str | Path, home: Path, before: str = "", timeout: float = 200) -> subprocess.CompletedProcess[str]:
+        code = f"import sys; sys.argv = {['reseed', *map(str, arguments)]!r}\n{before}\nfrom flows.cli import main; main()"
+        environment = {
+            **os.environ,
+            "RESEED_HOME": str(home),
+            "PREFECT_HOME": str(prefect_home),
+        }
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT, check=False)
+
+    return run
+
+
+def last_json(out: str) -> dict[str, Any]:
+    """The last line of standard output."""
+    found: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    return found

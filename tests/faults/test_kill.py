@@ -1,0 +1,108 @@
+"""kill -9 at the worst moments, then the same command again: it finishes, buys nothing twice, leaves one champion."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import last_json
+from tests.kit import toy
+
+pytestmark = pytest.mark.slow
+
+KILL = "import os, signal\ndef die(): os.kill(os.getpid(), signal.SIGKILL)\n"
+
+AT = {
+    # when the LLM sends its 20th answer
+    "synthesise": KILL
+    + """
+from tasks.llm import client
+real, sent = client.Client._send, []
+def send(self, request):
+    sent.append(request)
+    if len(sent) == 20: die()
+    return real(self, request)
+client.Client._send = send
+""",
+    # when the second checkpoint is being written: its files are there, its manifest is not
+    "train": KILL
+    + """
+from tasks import files
+from tasks.train import fine_tune
+real, sealed = files.seal, []
+def seal(directory, about=None):
+    if directory.name.startswith("checkpoint-"):
+        sealed.append(directory)
+        if len(sealed) == 2: die()
+    return real(directory, about)
+files.seal = seal
+""",
+    # when the registry has `previous` but not yet `champion`, the journal open
+    "promote": KILL
+    + """
+from mlflow import MlflowClient
+real = MlflowClient.set_registered_model_alias
+def alias(self, name, alias, version):
+    if alias == "champion": die()
+    return real(self, name, alias, version)
+MlflowClient.set_registered_model_alias = alias
+""",
+    # when the version is made but nothing else is known of it
+    "register": KILL
+    + """
+from mlflow import MlflowClient
+real = MlflowClient.create_model_version
+def create(self, *a, **k):
+    real(self, *a, **k)
+    die()
+MlflowClient.create_model_version = create
+""",
+}
+
+
+@pytest.mark.parametrize("moment", list(AT))
+def test_killed_and_run_again(
+    moment: str, tmp_path: Path, llm: Any, encoder: Path, home: Path, fresh_process: Callable[..., Any]
+) -> None:
+    config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder)
+    killed = fresh_process("retrain", config, "--json", home=home, before=AT[moment])
+    assert killed.returncode == -9, killed.stderr[-2000:]
+    bought = len(list((home / "cache" / "llm").rglob("[!.]*.json")))
+
+    again = fresh_process("retrain", config, "--json", home=home)
+    assert again.returncode == 0, again.stderr[-3000:]
+    report = last_json(again.stdout)
+    assert report["verdict"] == "promote", report["reasons"]
+    asked = Counter(str(sorted(r.items(), key=str)) for r in llm.requests)
+    cut_off = sum(n - 1 for n in asked.values())
+    assert len(asked) == report["data"]["requested"]["total"]
+    if moment == "synthesise":
+        assert bought > 0 and cut_off <= 4, "only what was in flight (4 at once) may be asked for again"
+    else:
+        assert cut_off == 0, "a finished request was repeated"
+    if moment == "train":
+        history = last_train_counts(home)
+        assert history["resumed_from"] > 0, "training began anew instead of going on from the whole checkpoint"
+
+    from flows.registry import Registry
+    from flows.settings import Settings
+    from flows.tracking import connect
+
+    settings = Settings(home, f"sqlite:///{home / 'mlflow.db'}")
+    registry = Registry(connect(settings), settings)
+    champion = registry.champion("toy")
+    assert champion is not None and champion.version == report["model"]["version"] == "1"
+    assert len(registry.versions("toy")) == 1
+    assert not list(home.rglob("*.tmp")), "a torn write was left behind"
+
+
+def last_train_counts(home: Path) -> dict[str, Any]:
+    from tasks import files
+
+    (manifest,) = (home / "stages" / "train").glob("[!.]*/manifest.json")
+    counts: dict[str, Any] = files.read_json(manifest)["counts"]
+    return counts

