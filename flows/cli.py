@@ -37,9 +37,9 @@ def commands() -> None:
 @json_option
 def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, as_json: bool) -> None:
     """Generate, curate, train, evaluate, judge and promote, as the project file CONFIG says."""
-    from tasks.project import load_project
+    from tasks.project_file import check_references, load_project
 
-    load_project(config, overrides)  # a mistake in the file is said before anything starts
+    check_references(load_project(config, overrides), config)  # a mistake is said before anything starts
     with _output_for(as_json) as finish:
         from flows.retrain import retrain as flow
 

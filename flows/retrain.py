@@ -29,7 +29,8 @@ from tasks.evaluate.score import BASELINES, read_predictions
 from tasks.files import CorruptDirectory, Stage
 from tasks.judge import Verdict
 from tasks.prepare import Prepared, count_openings
-from tasks.project import Project, load_project
+from tasks.project import Project
+from tasks.project_file import check_references, load_project
 from tasks.records import digest_of
 from tasks.synthesise import check_endpoint, missing, request_budget, to_request
 
@@ -71,6 +72,7 @@ def retrain(config: str, overrides: list[str] | None = None, fresh: bool = False
     _say_mistakes_in_a_line()
     settings = Settings.from_environment()
     project = load_project(Path(config), overrides or [])
+    check_references(project, Path(config))
     check_endpoint(project)
     with files.only_one(settings.home / "locks" / f"retrain-{project.name}.lock", f"a retrain of {project.name!r}"):
         generation, judged_before = generations.begin(settings.home, project.name, fresh=fresh)

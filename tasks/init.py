@@ -12,7 +12,7 @@ import yaml
 
 from tasks import files
 from tasks.errors import UserError
-from tasks.project import FLOAT, load_project
+from tasks.project_file import FLOAT, load_project
 from tasks.readers import Columns, Row, column_names, read_rows
 from tasks.records import content_id
 

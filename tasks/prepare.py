@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def prepare(project: Project, *, beside: Path, home: Path) -> Prepared:
     def splits(out: Path, work: Path) -> dict[str, Any]:
         for split in ("seed", "dev", "unlabelled"):
             files.write_records(out / f"{split}.jsonl", reading.rows[split])
-        files.write_records(out / "rejected.jsonl", reading.rejected)
+        files.write_records(out / "rejected.jsonl", _without_test_text(reading))
         Fingerprints.of([*reading.rows["dev"], *reading.rows["test"]]).save(out / FINGERPRINTS)
         counts: dict[str, Any] = {split: count_by_label(reading.rows[split]) for split in ("seed", "dev", "test")}
         return counts | {
@@ -85,6 +85,14 @@ def open_sealed(sealed: Stage, *, home: Path, by: str) -> list[Record]:
 def count_openings(sealed: Stage, *, home: Path) -> int:
     """How often this test set was opened from this workspace."""
     return len(files.read_lines(home / "looks" / f"{sealed.digest[:32]}.jsonl"))
+
+
+def _without_test_text(reading: _Reading) -> list[Rejected]:
+    """The rejected rows; the text of one that repeats a test row stays sealed."""
+    sealed = {r.id for r in reading.rows["test"]}
+    return [
+        replace(r, record=r.record.but(text="", label=None)) if r.record.id in sealed else r for r in reading.rejected
+    ]
 
 
 class _Reading:
@@ -130,9 +138,12 @@ class _Reading:
                     rows[name].append(r)
         if "unlabelled" in self._paths:
             held = {r.id for r in (*rows["dev"], *rows["test"])}
+            known = {r.id for r in rows["unlabelled"]}
             for r in self._unlabelled():
                 if r.id in held:
                     self._reject(r, "leak", "the same text stands in dev or test")
+                elif r.id in known:
+                    self._reject(r, "exact_duplicate", "the same text stands in the pool")
                 else:
                     rows["unlabelled"].append(r)
         self._complete(rows)

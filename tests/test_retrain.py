@@ -35,9 +35,15 @@ def test_first_run_promotes_and_second_finds_everything(config: Path, reseed: Co
     first = last_json(out)
     assert first["verdict"] == "promote" and first["promoted"], first["reasons"]
     assert first["model"] == {"name": "toy", "version": "1", "bundle": first["model"]["bundle"]}
-    assert first["test"]["rows"] == 90 and first["test"]["ci_low"] <= first["test"]["f1_macro"] <= first["test"]["ci_high"]
+    assert (
+        first["test"]["rows"] == 90 and first["test"]["ci_low"] <= first["test"]["f1_macro"] <= first["test"]["ci_high"]
+    )
     assert first["test"]["f1_macro"] > max(b["f1_macro"] for b in first["baselines"].values())
-    assert first["champion"] is None and set(first["baselines"]) == {"majority", "descriptions", "tfidf_logistic_regression"}
+    assert first["champion"] is None and set(first["baselines"]) == {
+        "majority",
+        "descriptions",
+        "tfidf_logistic_regression",
+    }
     assert first["data"]["accepted"]["by_label"] == dict.fromkeys(sorted(toy.LABELS), 12)
     requested, accepted, rejected = (first["data"][k]["total"] for k in ("requested", "accepted", "rejected"))
     assert requested == accepted + rejected == len(llm.requests)
@@ -71,7 +77,15 @@ def test_first_run_promotes_and_second_finds_everything(config: Path, reseed: Co
 
     code, out, _ = reseed("retrain", config)
     assert code == 0
-    for words in ("rows asked for", "accepted", "F1 of toy 1", "F1 of majority", "verdict", "reseed ui", "reseed predict toy"):
+    for words in (
+        "rows asked for",
+        "accepted",
+        "F1 of toy 1",
+        "F1 of majority",
+        "verdict",
+        "reseed ui",
+        "reseed predict toy",
+    ):
         assert words in out
 
 
@@ -94,7 +108,9 @@ def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(con
     moved = last_json(out)
     assert code == 0 and moved["verdict"] == "keep"
     assert moved["test"]["openings"] == 5, "challenger, champion and three baselines each open the new test set once"
-    runs = client().search_runs([client().get_experiment_by_name("toy").experiment_id], "tags.`reseed.stage` = 'evaluate champion 1'")
+    runs = client().search_runs(
+        [client().get_experiment_by_name("toy").experiment_id], "tags.`reseed.stage` = 'evaluate champion 1'"
+    )
     assert len({r.data.tags["reseed.stage_key"] for r in runs}) >= 2
 
     code, out, _ = reseed("status", "toy", "--json")
@@ -110,7 +126,9 @@ def test_a_better_challenger_replaces_the_champion_which_becomes_previous(config
     strong = last_json(out)
     assert code == 0 and strong["verdict"] == "promote", strong["reasons"]
     assert strong["champion"]["version"] == "1" and strong["champion"]["f1_macro"] == weak["test"]["f1_macro"]
-    aliases = {a: str(client().get_model_version_by_alias("toy", a).version) for a in ("champion", "previous", "challenger")}
+    aliases = {
+        a: str(client().get_model_version_by_alias("toy", a).version) for a in ("champion", "previous", "challenger")
+    }
     assert aliases == {"champion": "2", "previous": "1", "challenger": "2"}
 
 

@@ -100,7 +100,9 @@ def _closed(port: int) -> bool:
         return s.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_the_deployment_completes_on_a_worker(tmp_path: Path, llm: Any, encoder: Path, home: Path, prefect_home: Path) -> None:
+def test_the_deployment_completes_on_a_worker(
+    tmp_path: Path, llm: Any, encoder: Path, home: Path, prefect_home: Path
+) -> None:
     """`prefect deploy --all` of this repository's prefect.yaml, then a run of `retrain/bbc-news` with the toy project."""
     config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder)
     port = free_port()
@@ -111,7 +113,13 @@ def test_the_deployment_completes_on_a_worker(tmp_path: Path, llm: Any, encoder:
     def run(*arguments: str) -> str:
         command = [prefect, "--no-prompt", *arguments]
         ran = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, **environment}, cwd=ROOT, timeout=120, check=False
+            command,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+            cwd=ROOT,
+            timeout=120,
+            check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
@@ -153,7 +161,7 @@ def test_the_deployment_completes_on_a_worker(tmp_path: Path, llm: Any, encoder:
 def test_the_schedule_of_the_deployment_is_the_projects() -> None:
     import yaml
 
-    from tasks.project import load_project
+    from tasks.project_file import load_project
 
     (deployment,) = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     schedule = load_project(ROOT / deployment["parameters"]["config"]).schedule
@@ -183,10 +191,17 @@ def test_the_champion_answers_everywhere(tmp_path: Path, llm: Any, encoder: Path
     assert [json.loads(line)["label"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == expected
     assert reseed("predict", "toy", "--in", tmp_path / "out.jsonl", "--out", tmp_path / "out.csv")[0] == 0
     assert [line.split(",")[1] for line in (tmp_path / "out.csv").read_text().splitlines()] == ["label", *expected]
-    assert reseed("predict", "toy", "--in", source, "--out", tmp_path / "out.csv")[0] == 2, "an output is not overwritten"
+    assert reseed("predict", "toy", "--in", source, "--out", tmp_path / "out.csv")[0] == 2, (
+        "an output is not overwritten"
+    )
 
     piped = subprocess.run(
-        [BIN / "reseed", "predict", "toy"], input="\n".join(texts), capture_output=True, text=True, cwd=tmp_path, check=False
+        [BIN / "reseed", "predict", "toy"],
+        input="\n".join(texts),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
     )
     assert piped.returncode == 0, piped.stderr
     assert [line.split("\t")[0] for line in piped.stdout.splitlines()] == expected
@@ -199,13 +214,34 @@ def test_the_champion_answers_everywhere(tmp_path: Path, llm: Any, encoder: Path
         status, body = get(f"{address}/predict", {"texts": texts})
         assert status == 200 and body["version"] == "1"
         assert [p["label"] for p in body["predictions"]] == expected
-        for bad in ({"texts": []}, {"texts": [" "]}, {"text": "x"}, {"texts": ["x"] * 257}, {"texts": ["x" * 100_001]}, {"texts": [1]}):
+        for bad in (
+            {"texts": []},
+            {"texts": [" "]},
+            {"text": "x"},
+            {"texts": ["x"] * 257},
+            {"texts": ["x" * 100_001]},
+            {"texts": [1]},
+        ):
             assert get(f"{address}/predict", bad)[0] == 422, str(bad)[:60]
 
     port = free_port()
     uri = os.environ["MLFLOW_TRACKING_URI"]
-    command = ["models", "serve", "-m", "models:/toy@champion", "--env-manager", "local", "--port", str(port), "--host", "127.0.0.1"]
-    activated = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "MLFLOW_TRACKING_URI": uri}  # it looks for uvicorn there
+    command = [
+        "models",
+        "serve",
+        "-m",
+        "models:/toy@champion",
+        "--env-manager",
+        "local",
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+    ]
+    activated = {
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": uri,
+    }  # it looks for uvicorn there
     with running(BIN / "mlflow", *command, **activated):
         wait_for(lambda: get(f"http://127.0.0.1:{port}/ping")[0] == 200, "mlflow models serve")
         status, body = get(f"http://127.0.0.1:{port}/invocations", {"dataframe_records": [{"text": t} for t in texts]})

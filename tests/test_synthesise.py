@@ -85,8 +85,12 @@ class TestHowMany:
 SEEDS = [Record.of(f"{label} seed {i}", label, "seed") for label in toy.LABELS for i in range(5)]
 
 
-def drawn(p: Project, count: dict[str, int] | None = None, *, round_number: int = 1, generation: int = 0) -> list[Request]:
-    return plan(p, count=count or dict.fromkeys(toy.LABELS, 6), seeds=SEEDS, round_number=round_number, generation=generation)
+def drawn(
+    p: Project, count: dict[str, int] | None = None, *, round_number: int = 1, generation: int = 0
+) -> list[Request]:
+    return plan(
+        p, count=count or dict.fromkeys(toy.LABELS, 6), seeds=SEEDS, round_number=round_number, generation=generation
+    )
 
 
 def keys(requests: list[Request]) -> set[str]:
@@ -207,7 +211,9 @@ class TestParse:
     def test_is_set_aside(self, text: str | None, finish_reason: str, check: str) -> None:
         rejected = read(text, finish_reason)
         assert isinstance(rejected, Rejected) and rejected.check == check, rejected
-        assert rejected.record.text == (text or "") and rejected.record.label == "metal", "what was bought stays readable"
+        assert rejected.record.text == (text or "") and rejected.record.label == "metal", (
+            "what was bought stays readable"
+        )
         assert rejected.record.lineage["request"] == "k" * 64 and rejected.reason
 
     @pytest.mark.parametrize(
@@ -239,7 +245,10 @@ class TestParse:
         kept = read(text, "stop")
         assert isinstance(kept, Record) and kept.text == text
 
-    @given(st.text(st.characters(codec=None, exclude_categories=()), max_size=80), st.sampled_from(["stop", "length", None]))
+    @given(
+        st.text(st.characters(codec=None, exclude_categories=()), max_size=80),
+        st.sampled_from(["stop", "length", None]),
+    )
     @settings(max_examples=200)
     def test_any_text_is_read_and_can_be_written(self, text: str, finish_reason: str | None) -> None:
         found = read(text, finish_reason)

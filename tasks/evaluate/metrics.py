@@ -27,6 +27,8 @@ def measure(true: list[str], predicted: list[str], labels: list[str], *, samples
 
     if not true or len(true) != len(predicted):
         raise ValueError(f"{len(true)} true and {len(predicted)} predicted labels: there must be as many, and some")
+    if strange := set(true) - set(labels):
+        raise ValueError(f"the true label {min(strange)!r} is not among the labels")
     p, r, f, n = precision_recall_fscore_support(true, predicted, labels=labels, average=None, zero_division=0)
     point = dict(zip(SUMMARY, (accuracy_score(true, predicted), p.mean(), r.mean(), f.mean()), strict=True))
     y, z = codes(true, labels), codes(predicted, labels)

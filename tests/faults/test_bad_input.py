@@ -128,7 +128,9 @@ def test_empty_text_and_two_labels_are_set_aside_and_counted(config: Path, resee
     ],
     ids=["401", "404", "400", "429", "500", "html", "other-json", "never", "dropped"],
 )
-def test_endpoint_faults(fault: Any, code: int, words: list[str], config: Path, reseed: Command, llm: Any, home: Path) -> None:
+def test_endpoint_faults(
+    fault: Any, code: int, words: list[str], config: Path, reseed: Command, llm: Any, home: Path
+) -> None:
     llm.faults = [None] * 6  # six good answers first
     llm.always = fault
     got, _, err = reseed("retrain", config)
@@ -213,7 +215,9 @@ class TestAsking:
         assert reseed("retrain", "x", "--frsh")[0] == 2
 
 
-def test_a_slow_endpoint_is_given_up_in_time(config: Path, llm: Any, home: Path, reseed: Command, prefect_server: None) -> None:
+def test_a_slow_endpoint_is_given_up_in_time(
+    config: Path, llm: Any, home: Path, reseed: Command, prefect_server: None
+) -> None:
     llm.always = scripted.hang
     began = time.monotonic()
     assert reseed("retrain", config)[0] == 1

@@ -14,7 +14,24 @@ from typing import Any
 import yaml
 
 LABELS = {"metal": "topic one; topic two", "fruit": "topic three; topic four", "bird": "topic five; topic six"}
-FILLER = ["the", "a", "was", "near", "with", "and", "then", "seen", "again", "by", "old", "new", "very", "two", "of", "it"]
+FILLER = [
+    "the",
+    "a",
+    "was",
+    "near",
+    "with",
+    "and",
+    "then",
+    "seen",
+    "again",
+    "by",
+    "old",
+    "new",
+    "very",
+    "two",
+    "of",
+    "it",
+]
 
 
 def _words(kind: str, which: str, n: int = 40) -> list[str]:
@@ -26,7 +43,9 @@ REAL = {kind: _words(kind, "r") for kind in LABELS}  # what real texts are made 
 
 
 def sentence(words: list[str], rng: random.Random, n: int = 14) -> str:
-    return " ".join(rng.choice(words) if rng.random() < 0.5 else rng.choice(FILLER) for _ in range(n)).capitalize() + "."
+    return (
+        " ".join(rng.choice(words) if rng.random() < 0.5 else rng.choice(FILLER) for _ in range(n)).capitalize() + "."
+    )
 
 
 def tiny_encoder(folder: Path) -> Path:
@@ -37,10 +56,18 @@ def tiny_encoder(folder: Path) -> Path:
     torch.manual_seed(0)
     prompt = "topic one two three four five six : ; . , metal fruit bird".split()
     kinds = [(w, k) for table in (WRITTEN, REAL) for k, ws in table.items() for w in ws]
-    vocabulary = list(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *prompt, *FILLER, *(w for w, _ in kinds)]))
+    vocabulary = list(
+        dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *prompt, *FILLER, *(w for w, _ in kinds)])
+    )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "initializer_range": 0.2}
+    size = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "initializer_range": 0.2,
+    }
     model = BertModel(BertConfig(vocab_size=len(vocabulary), max_position_embeddings=128, **size))
     centres = {k: torch.randn(32) * 0.5 for k in LABELS}
     with torch.no_grad():
@@ -66,7 +93,9 @@ def real_rows(n: int, seed: int = 1) -> list[dict[str, str]]:
     return [{"text": sentence(REAL[k], rng), "label": k} for k in LABELS for _ in range(n)]
 
 
-def project(folder: Path, *, endpoint: str, encoder: Path, rows: int = 50, seed: int = 1, **sections: dict[str, Any]) -> Path:
+def project(
+    folder: Path, *, endpoint: str, encoder: Path, rows: int = 50, seed: int = 1, **sections: dict[str, Any]
+) -> Path:
     """A project file for the toy task, with its data beside it. `sections` are merged into the file's."""
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "rows.csv", real_rows(rows, seed))
@@ -83,7 +112,15 @@ def project(folder: Path, *, endpoint: str, encoder: Path, rows: int = 50, seed:
             "timeout_seconds": 5.0,
             "prompt": "Write a {text_kind} about {topic}.",
         },
-        "train": {"model": str(encoder), "epochs": 3, "learning_rate": 3e-3, "max_length": 32, "batch_size": 8, "patience": 3, "precision": "fp32"},
+        "train": {
+            "model": str(encoder),
+            "epochs": 3,
+            "learning_rate": 3e-3,
+            "max_length": 32,
+            "batch_size": 8,
+            "patience": 3,
+            "precision": "fp32",
+        },
         "evaluate": {"bootstrap": 1000},
     }
     for name, values in sections.items():

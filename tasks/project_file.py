@@ -1,0 +1,144 @@
+"""Read a project file. Every mistake in it is one UserError that names the file, the key, the value and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from tasks.errors import UserError
+from tasks.project import Project
+from tasks.references import resolve
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `1e-4` is a number and a key that stands twice is an error."""
+
+
+FLOAT = "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+_Loader.add_implicit_resolver(*FLOAT)
+
+
+def _mapping(loader: Any, node: Any, deep: bool = False) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=deep)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            wrote = key_node.value if isinstance(key_node, yaml.ScalarNode) else key
+            raise UserError(f"line {line}: the key {wrote!r} is read by YAML as {type(key).__name__}: put it in quotes")
+        if key in seen:
+            raise UserError(f"line {line}: the key {key!r} stands twice (first on line {seen[key]}); remove one")
+        seen[key] = line
+    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=deep))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: _mapping(loader, node, deep=True))
+
+
+def load_project(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Project:
+    """The project in `path` with `section.key=value` overrides applied. Raises UserError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is not there: give the path of a project file, or write one with `reseed init`"
+        ) from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path} can't be read: {e}") from None
+    try:
+        raw = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except UserError as e:
+        raise UserError(f"{path}, {e}") from None
+    except (yaml.YAMLError, ValueError) as e:  # a date such as 2024-99-99 is a ValueError
+        raise UserError(f"{path} is not YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(raw, dict):
+        raise UserError(
+            f"{path} holds {type(raw).__name__}, not keys and values: start with `name:`, `labels:`, `data:`"
+        )
+    for override in overrides:
+        _override(raw, override)
+    try:
+        return Project.model_validate(raw)
+    except ValidationError as e:
+        raise UserError("\n".join(_sentences(path, e))) from None
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override}: write it as section.key=value, such as train.epochs=3")
+    *path, last = key.strip().split(".")
+    section = raw
+    for name in path:
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise UserError(f"--set {override}: {name!r} is a value, not a section")
+    try:
+        section[last] = yaml.load(value, Loader=_Loader) if value.strip() else ""  # noqa: S506
+    except UserError as e:
+        raise UserError(f"--set {override}: {e}") from None
+    except (yaml.YAMLError, ValueError):
+        section[last] = value
+
+
+# in the words of the file, where Pydantic speaks of Python
+REMEDIES = {
+    "model_type": "write its keys and values below it, or leave it out",
+    "dict_type": "write its keys and values below it",
+    "tuple_type": "write a list, such as [one, two]",
+}
+
+
+def _sentences(path: Path, error: ValidationError) -> list[str]:
+    """One sentence a mistake: file, key, value, remedy."""
+    lines = []
+    for e in error.errors():
+        where = [str(p) for p in e["loc"]]
+        key = ".".join(where)
+        if e["type"] == "extra_forbidden":
+            known = _keys(where[:-1])
+            close = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.4)
+            remedy = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
+            lines.append(f"{path}: unknown key {key!r} (value {_short(e['input'])}): {remedy}")
+        elif e["type"] == "missing":
+            lines.append(f"{path}: {key!r} is missing: add it")
+        elif where[:1] == ["labels"] and len(where) > 1 and e["input"] is None:
+            lines.append(
+                f"{path}: the label {where[-1]!r} has no description: write one line of what its texts are about"
+            )
+        else:
+            message = REMEDIES.get(e["type"], e["msg"].removeprefix("Value error, "))
+            value = "" if isinstance(e["input"], dict) else f" is {_short(e['input'])}"
+            lines.append(f"{path}: {key or 'the file'}{value}: {message[:1].lower() + message[1:]}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys(where: list[str]) -> list[str]:
+    model: Any = Project
+    for name in where:
+        field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
+        model = field.annotation if field else None
+    return list(model.model_fields) if hasattr(model, "model_fields") else []
+
+
+def check_references(project: Project, path: Path) -> None:
+    """Raise UserError, naming file, key, value and remedy, for a local path or package that is not there."""
+    d, g = project.data, project.generate
+    named = {f"data.{name}": getattr(d, name) for name in ("pool", "seed", "dev", "test", "unlabelled")}
+    named |= {"train.model": project.train.model, "generate.model": g.model if g.endpoint == "local" else None}
+    for key, reference in named.items():
+        if reference and not reference.startswith(("s3:", "hf:")):
+            try:
+                resolve(reference, beside=path.absolute().parent, cache=path)
+            except UserError as e:
+                raise UserError(f"{path}: {key!r} is {e}") from None

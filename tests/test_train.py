@@ -1,0 +1,421 @@
+"""Fine-tuning on the tiny encoder: it learns, it calibrates, and a run that was stopped ends as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks import files
+from tasks.bundle import Classifier, check
+from tasks.errors import UserError
+from tasks.project import Train
+from tasks.records import Record, Source
+from tasks.train.__main__ import main
+from tasks.train.calibrate import fold, temperature
+from tasks.train.fine_tune import Trained, fine_tune, latest_checkpoint
+from tests.conftest import ROOT
+from tests.kit import toy
+
+BATCHES = 6  # an epoch of the rows below
+
+
+def rows(words: dict[str, list[str]], n: int, source: Source, seed: int = 0) -> list[Record]:
+    rng = random.Random(seed)
+    return [Record.of(toy.sentence(words[k], rng), k, source) for k in toy.LABELS for _ in range(n)]
+
+
+TRAIN, DEV = rows(toy.WRITTEN, 16, "synthetic"), rows(toy.REAL, 6, "dev", seed=1)
+
+
+def chosen(**changes: Any) -> Train:
+    quick = {"epochs": 3, "learning_rate": 3e-3, "max_length": 32, "batch_size": 8, "patience": 3, "precision": "fp32"}
+    return Train(model="tiny", **{**quick, **changes})
+
+
+@pytest.fixture
+def tune(tmp_path: Path, encoder: Path) -> Callable[..., Trained]:
+    def run(work: str = "work", train: list[Record] = TRAIN, dev: list[Record] = DEV, **changes: Any) -> Trained:
+        where = changes.pop("encoder", encoder)
+        return fine_tune(
+            train, dev, labels=list(toy.LABELS), settings=chosen(**changes), encoder=where, work=tmp_path / work
+        )
+
+    return run
+
+
+Tune = Callable[..., Trained]
+
+
+def weights(trained: Trained) -> dict[str, Any]:
+    return dict(trained.model.state_dict())
+
+
+def same(a: Trained, b: Trained) -> bool:
+    import torch
+
+    return weights(a).keys() == weights(b).keys() and all(torch.equal(v, weights(b)[k]) for k, v in weights(a).items())
+
+
+class TestLearning:
+    def test_it_learns_what_carries_over_to_real_words(self, tune: Tune, encoder: Path) -> None:
+        trained = tune()
+        assert trained.dev_f1_macro > 0.9
+        assert (trained.steps, trained.resumed_from, trained.precision) == (3 * BATCHES, 0, "fp32")
+        said = Classifier(trained.model, trained.tokenizer, list(toy.LABELS), 32).predict([r.text for r in TRAIN])
+        assert [p.label for p in said] == [r.label for r in TRAIN]
+
+    def test_the_history_has_every_epoch(self, tune: Tune) -> None:
+        told = tune().history
+        names = {name for _, name, _ in told}
+        assert names == {"train.loss", "train.learning_rate", "dev.loss", "dev.f1_macro"}
+        assert [step for step, name, _ in told if name == "dev.f1_macro"] == [BATCHES, 2 * BATCHES, 3 * BATCHES]
+        losses = [value for _, name, value in told if name == "train.loss"]
+        assert losses[-1] < losses[0]
+
+    def test_the_seed_decides(self, tune: Tune) -> None:
+        first = tune("a")
+        assert same(first, tune("b")) and not same(first, tune("c", seed=1))
+
+    def test_the_best_epoch_is_kept(self, tune: Tune, tmp_path: Path) -> None:
+        """The first epoch learns, and labels that are turned round from then on would unlearn it."""
+        trained = tune(epochs=4, learning_rate=0.3, warmup=0.0)  # far too fast: the epochs differ
+        scores = [value for _, name, value in trained.history if name == "dev.f1_macro"]
+        assert trained.dev_f1_macro == pytest.approx(max(scores)) and len(set(scores)) > 1
+
+    def test_it_stops_when_dev_gets_no_better(self, tune: Tune) -> None:
+        assert tune("slow", epochs=8, learning_rate=1e-9, patience=2).steps == 3 * BATCHES
+        assert tune("longer", epochs=5, learning_rate=1e-9, patience=4).steps == 5 * BATCHES
+
+    def test_long_texts_are_cut_at_max_length(self, tune: Tune) -> None:
+        long = [r.but(text=r.text + " the" * 500) for r in TRAIN]
+        assert tune(train=long, epochs=1).tokenizer.model_max_length == 32
+
+
+class TestRefusals:
+    def test_no_rows(self, tune: Tune) -> None:
+        with pytest.raises(UserError, match="no row to train on"):
+            tune(train=[])
+
+    def test_max_length_beyond_the_encoder(self, tune: Tune) -> None:
+        with pytest.raises(UserError, match="train.max_length is 129.*128"):
+            tune(max_length=129)
+
+    @pytest.mark.parametrize(
+        "what", ["empty", "torn config", "no weights", "torn weights", "pickle", "custom code", "no tokenizer"]
+    )
+    def test_an_encoder_that_is_no_model(self, what: str, tune: Tune, encoder: Path, tmp_path: Path) -> None:
+        bad = tmp_path / "bad"
+        shutil.copytree(encoder, bad)
+        model, config = bad / "model.safetensors", bad / "config.json"
+        if what == "empty":
+            shutil.rmtree(bad)
+            bad.mkdir()
+        elif what == "torn config":
+            config.write_text(config.read_text()[:40])
+        elif what == "no weights":
+            model.unlink()
+        elif what == "torn weights":
+            model.write_bytes(model.read_bytes()[:-1000])
+        elif what == "pickle":
+            import torch
+
+            torch.save({}, bad / "pytorch_model.bin")
+            model.unlink()
+        elif what == "custom code":
+            code = {
+                "auto_map": {"AutoConfig": "own.C", "AutoModelForSequenceClassification": "own.M"},
+                "model_type": "own",
+            }
+            config.write_text(json.dumps({**files.read_json(config), **code}))
+            (bad / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+        else:
+            for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+                (bad / name).unlink(missing_ok=True)
+        with pytest.raises(UserError, match="bad can't be loaded as a classifier"):
+            tune(encoder=bad)
+        assert not (tmp_path / "ran").exists()
+
+    def test_bf16_where_there_is_none(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tasks.train import fine_tune as module
+
+        monkeypatch.setattr(module, "has_bf16", lambda: False)
+        with pytest.raises(UserError, match="train.precision is bf16"):
+            tune(precision="bf16")
+        assert tune("auto", precision="auto", epochs=1).precision == "fp32"
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int, *, sealed: bool = True) -> None:
+    """Stop when the n-th checkpoint is sealed, or when its files lie there and its manifest does not."""
+    real, seen = files.seal, []
+
+    def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
+        seen.append(directory)
+        if len(seen) == checkpoints and not sealed:
+            raise Stopped
+        digest = real(directory, about)
+        if len(seen) == checkpoints:
+            raise Stopped
+        return digest
+
+    monkeypatch.setattr(files, "seal", seal)
+
+
+class TestResuming:
+    @pytest.mark.parametrize(
+        ("stopped", "sealed", "at"), [(1, True, 1), (2, True, 2), (3, True, 3), (2, False, 1), (1, False, 0)]
+    )
+    def test_it_ends_bit_for_bit_as_an_uninterrupted_run(
+        self, stopped: int, sealed: bool, at: int, tune: Tune, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = tune("whole")
+        with monkeypatch.context() as m:
+            stop_after(m, stopped, sealed=sealed)
+            with pytest.raises(Stopped):
+                tune("stopped")
+        resumed = tune("stopped")
+        assert (resumed.resumed_from, resumed.steps) == (at * BATCHES, whole.steps)
+        assert same(resumed, whole) and resumed.temperature == whole.temperature
+        assert resumed.dev_f1_macro == whole.dev_f1_macro
+        assert resumed.history == whole.history
+
+    @pytest.mark.parametrize("stopped", [2, 3])
+    def test_patience_is_not_renewed(self, stopped: int, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as m:
+            stop_after(m, stopped)
+            with pytest.raises(Stopped):
+                tune(epochs=8, learning_rate=1e-9, patience=2)
+        assert tune(epochs=8, learning_rate=1e-9, patience=2).steps == 3 * BATCHES
+
+    @pytest.fixture
+    def stopped(self, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+        """The work folder of a run that was stopped after its second checkpoint."""
+        with monkeypatch.context() as m:
+            stop_after(m, 2)
+            with pytest.raises(Stopped):
+                tune()
+        assert sorted(p.name for p in (tmp_path / "work").glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-6"]
+        return tmp_path / "work"
+
+    @pytest.mark.parametrize("how", ["no manifest", "flipped byte", "cut short", "file missing", "torn manifest"])
+    def test_a_torn_checkpoint_is_removed_and_not_resumed_from(self, how: str, stopped: Path, tune: Tune) -> None:
+        torn = stopped / "checkpoint-12"
+        state = torn / "optimizer.pt"
+        if how == "no manifest":
+            (torn / files.MANIFEST).unlink()
+        elif how == "flipped byte":
+            data = bytearray((torn / "model.safetensors").read_bytes())
+            data[-1] ^= 1
+            (torn / "model.safetensors").write_bytes(data)
+        elif how == "cut short":
+            state.write_bytes(state.read_bytes()[:-1])
+        elif how == "file missing":
+            state.unlink()
+        else:
+            (torn / files.MANIFEST).write_text('{"files": [')
+        assert latest_checkpoint(stopped) == stopped / "checkpoint-6"
+        assert not torn.exists()
+        assert tune().resumed_from == 6
+
+    def test_the_best_weights_are_verified_too(self, stopped: Path, tune: Tune) -> None:
+        """The newest checkpoint names an older one as the best, whose weights the run would end with."""
+        state = files.read_json(stopped / "checkpoint-12" / "trainer_state.json")
+        assert state["best_model_checkpoint"].endswith("checkpoint-6")
+        weights = stopped / "checkpoint-6" / "model.safetensors"
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 0x40
+        weights.write_bytes(data)
+        resumed = tune()
+        assert resumed.resumed_from == 0 and same(resumed, tune("whole"))
+
+    def test_none_is_none(self, tmp_path: Path) -> None:
+        assert latest_checkpoint(tmp_path / "nowhere") is None
+        (tmp_path / "checkpoint-3").mkdir()
+        assert latest_checkpoint(tmp_path) is None and not (tmp_path / "checkpoint-3").exists()
+
+
+class TestCalibration:
+    @staticmethod
+    def loss(logits: np.ndarray, y: np.ndarray, t: float) -> float:
+        from scipy.special import log_softmax
+
+        return float(-log_softmax(logits / t, axis=1)[np.arange(len(y)), y].mean())
+
+    @pytest.mark.parametrize("scale", [0.6, 1.0, 3.0, 6.0])
+    def test_the_temperature_is_that_of_a_grid_search(self, scale: float) -> None:
+        rng = np.random.default_rng(0)
+        honest = rng.normal(size=(2000, 4)) * 2
+        odds = np.exp(honest) / np.exp(honest).sum(1, keepdims=True)
+        y = np.array([rng.choice(4, p=p) for p in odds])
+        logits = honest * scale  # `scale` times too sure of itself
+        grid = np.geomspace(0.5, 8, 2000)
+        best = grid[np.argmin([self.loss(logits, y, t) for t in grid])]
+        assert temperature(logits, y) == pytest.approx(best, rel=0.01)
+        assert temperature(logits, y) == pytest.approx(scale, rel=0.15)
+
+    def test_it_stays_within_its_bounds(self) -> None:
+        y = np.arange(12) % 3
+        right = np.eye(3)[y] * 2
+        assert temperature(right, y) == pytest.approx(0.5, rel=0.01)
+        assert temperature(np.eye(3)[(y + 1) % 3] * 50, y) == pytest.approx(8, rel=0.01)
+
+    def test_folding_divides_the_logits(self, encoder: Path) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=3).eval()
+        torch.nn.init.normal_(model.classifier.bias)
+        ids = torch.arange(10, 40).reshape(3, 10)
+        with torch.inference_mode():
+            before = model(ids).logits
+            assert fold(model, 2.5)
+            after = model(ids).logits
+        assert torch.allclose(after, before / 2.5, atol=1e-6) and not torch.allclose(after, before)
+
+    def test_nothing_to_fold_into_changes_nothing(self, encoder: Path) -> None:
+        import torch
+
+        model = torch.nn.Sequential(torch.nn.Linear(4, 7))
+        model.config = type("Config", (), {"num_labels": 3})()  # type: ignore[assignment]
+        before = model[0].weight.clone()
+        assert not fold(model, 2.0) and torch.equal(model[0].weight, before)
+
+    def test_a_trained_model_answers_with_its_temperature(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tasks.train import fine_tune as module
+
+        fitted = tune("fitted", epochs=1)
+        monkeypatch.setattr(module, "temperature", lambda logits, y: 4.0)
+        other = tune("other", epochs=1)
+        head = "classifier.weight"
+        assert other.temperature == 4.0
+        assert np.allclose(
+            weights(other)[head].numpy() * 4.0, weights(fitted)[head].numpy() * fitted.temperature, rtol=1e-5
+        )
+
+
+def write_data(folder: Path, train: list[Record] = TRAIN, dev: list[Record] = DEV) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, records in (("train", train), ("dev", dev)):
+        lines = [json.dumps({"text": r.text, "label": r.label}) + "\n" for r in records]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return folder
+
+
+# a bare GPU machine: what only flows/ and the other stages need is absent, and `import mlflow` finds our folder
+BARE = f"""
+import importlib.machinery, pathlib, sys
+ABSENT = {{"prefect", "boto3", "botocore", "openai", "tenacity", "datasketch", "matplotlib", "psycopg", "xllamacpp", "fastapi"}}
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        if name in ABSENT:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+        if name == "mlflow":
+            spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [{str(ROOT / "mlflow")!r}]
+            return spec
+sys.meta_path.insert(0, Bare())
+pathlib.Path(__file__).with_name("loaded").touch()
+"""
+
+
+class TestCommand:
+    """python -m tasks.train"""
+
+    @staticmethod
+    def arguments(data: Path, out: Path, encoder: Path, **options: Any) -> list[str]:
+        quick = {"epochs": 3, "learning_rate": 3e-3, "max_length": 32, "batch_size": 8, **options}
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in quick.items()]
+        return ["--data", str(data), "--out", str(out), "--model", str(encoder), *given]
+
+    def test_on_a_bare_machine(self, tmp_path: Path, encoder: Path) -> None:
+        bare = tmp_path / "bare"
+        bare.mkdir()
+        (bare / "sitecustomize.py").write_text(BARE)
+        command = [
+            sys.executable,
+            "-m",
+            "tasks.train",
+            *self.arguments(write_data(tmp_path / "data"), tmp_path / "out", encoder),
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(bare)}
+        ran = subprocess.run(
+            command, capture_output=True, text=True, timeout=200, env=environment, cwd=ROOT, check=False
+        )
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        assert (bare / "loaded").exists() and ran.stdout == "" and "step 18/18" in ran.stderr
+        manifest = files.verify(tmp_path / "out")
+        assert manifest["counts"]["rows"] == len(TRAIN) and manifest["counts"]["dev_f1_macro"] > 0.9
+        assert {p.name for p in tmp_path.iterdir()} == {"bare", "data", "out"}, "scratch files were left beside --out"
+
+        from transformers import pipeline
+
+        folder = tmp_path / "out" / "bundle"
+        about = check(folder, digest=manifest["counts"]["bundle"])
+        assert about["labels"] == dict.fromkeys(sorted(toy.LABELS), "")
+        texts = [r.text for r in DEV]
+        plain = pipeline("text-classification", model=str(folder), tokenizer=str(folder), device="cpu")(texts)
+        ours = Classifier.load(folder).predict(texts)
+        assert [p["label"] for p in plain] == [p.label for p in ours]
+        assert [p["score"] for p in plain] == pytest.approx([p.score for p in ours], abs=1e-5)
+        assert sum(p.label == r.label for p, r in zip(ours, DEV, strict=True)) > 0.9 * len(DEV)
+
+    def two(self, capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str) -> None:
+        """Exit status 2 and one sentence that holds `words`."""
+        assert main(arguments) == 2
+        err = capsys.readouterr().err
+        said = [line for line in err.splitlines() if not line.startswith("step ")]
+        assert len(said) == 1 and all(w in said[0] for w in words), err
+
+    def test_what_a_user_can_get_wrong(self, tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        data, out = tmp_path / "data", tmp_path / "new" / "out"
+        self.two(capsys, self.arguments(data, out, encoder), str(data / "train.jsonl"), "is not there", "dev.jsonl")
+        write_data(data)
+        self.two(capsys, self.arguments(data, out, tmp_path / "none"), "none", "can't be loaded")
+        self.two(capsys, self.arguments(data, out, encoder, max_length=999), "999", "128")
+        self.two(capsys, self.arguments(data, out, encoder, epochs=0), "--epochs", "0")
+        (data / "dev.jsonl").write_text("")
+        self.two(capsys, self.arguments(data, out, encoder), str(data / "dev.jsonl"), "no rows")
+        write_data(data, dev=[*DEV, Record.of("a heavy thing", "stone", "dev")])
+        self.two(capsys, self.arguments(data, out, encoder), "dev.jsonl", "'stone'", "train.jsonl")
+        write_data(data, train=[r for r in TRAIN if r.label == "metal"], dev=[r for r in DEV if r.label == "metal"])
+        self.two(capsys, self.arguments(data, out, encoder), "train.jsonl", "two labels")
+        (data / "train.jsonl").write_text('{"text": "", "label": "metal"}\n')
+        self.two(capsys, self.arguments(data, out, encoder), "train.jsonl", "empty text")
+        assert not out.exists()
+        out.mkdir(parents=True)
+        write_data(data)
+        self.two(capsys, self.arguments(data, out, encoder), str(out), "there already")
+
+    def test_a_stopped_run_goes_on_unless_its_data_changed(
+        self, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data, out = write_data(tmp_path / "data"), tmp_path / "out"
+        arguments = self.arguments(data, out, encoder)
+        with monkeypatch.context() as m:
+            stop_after(m, 1)
+            with pytest.raises(Stopped):
+                main(arguments)
+        assert not out.exists()
+        assert main(arguments) == 0
+        assert files.verify(out)["counts"]["resumed_from"] == BATCHES
+        shutil.rmtree(out)
+        with monkeypatch.context() as m:
+            stop_after(m, 1)
+            with pytest.raises(Stopped):
+                main(arguments)
+        write_data(data, train=rows(toy.WRITTEN, 16, "synthetic", seed=5))
+        assert main(arguments) == 0
+        assert files.verify(out)["counts"]["resumed_from"] == 0, "it went on from the weights of other data"
