@@ -131,6 +131,7 @@ class Registry:
         self, name: str, directory: Path, *, digest: str, run_id: str, labels: list[str], description: str
     ) -> Version:
         """The version that holds this bundle: found by its promotion key, or made. It gets the alias `challenger`."""
+        assert directory.name == "bundle", "MLflow keeps a folder under its own name, and fetch asks for `bundle`"
         key = promotion_key(name, digest)
         with self.lock(name):
             found = next((v for v in self.versions_or_none(name) if v.tags.get("reseed.promotion_key") == key), None)

@@ -88,7 +88,8 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     lines.append(("seconds", ", ".join(f"{stage} {s:.0f}" for stage, s in spent.items()) or "every stage was found"))
     lines.append(("MLflow run", report["mlflow_run_id"]))
     lines.append(("open the UIs", "reseed ui"))
-    lines.append(("ask the model", f'reseed predict {model["name"]} "some text"'))
+    asked = f'reseed predict {model["name"]} "some text"'
+    lines.append(("ask the model", asked if report["promoted"] or champion else "there is no champion to ask yet"))
     return lines
 
 

@@ -54,11 +54,12 @@ class Retrain:
     def home(self) -> Path:
         return self.settings.home
 
-    def timed(self, stage: Stage, name: str | None = None) -> Stage:
+    def timed(self, stage: Stage, name: str | None = None, title: str | None = None) -> Stage:
         """The stage, with what it took in this run counted: nothing when it was found."""
         name = name or stage.name
+        title = title or name
         self.seconds[name] += 0.0 if stage.found else stage.seconds  # type: ignore[assignment]
-        say(f"{name}: found" if stage.found else f"{name}: {stage.seconds:.0f} s")
+        say(f"{title}: found" if stage.found else f"{title}: {stage.seconds:.0f} s")
         return stage
 
 
@@ -204,7 +205,7 @@ def _fill_quota(r: Retrain, prepared: Prepared) -> tuple[list[Stage], Stage]:
 def _scored(r: Retrain, prepared: Prepared, bundle: Path, digest: str, who: str) -> Stage:
     stage: Stage = steps.score_bundle(r.project, bundle, digest=digest, sealed=prepared.sealed, home=r.home)
     stage_runs.scored(r.log, who, stage)
-    return r.timed(stage)
+    return r.timed(stage, title=f"evaluate {who}")
 
 
 def _baseline(r: Retrain, prepared: Prepared, curated: Stage, name: str) -> Stage:
@@ -212,7 +213,7 @@ def _baseline(r: Retrain, prepared: Prepared, curated: Stage, name: str) -> Stag
         r.project, name, curated=curated, sealed=prepared.sealed, beside=r.beside, home=r.home
     )
     stage_runs.scored(r.log, name, stage)
-    return r.timed(stage)
+    return r.timed(stage, title=f"evaluate {name}")
 
 
 def _judge_and_promote(

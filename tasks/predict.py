@@ -12,11 +12,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tasks.bundle import Classifier
+from tasks.errors import UserError
 from tasks.files import CorruptDirectory
 
 
+def _text(number: int, line: str) -> str:
+    try:
+        text = json.loads(line)
+        if isinstance(text, str):
+            text.encode()  # half a surrogate pair can be written in JSON, and no tokenizer reads it
+            return text
+    except ValueError:
+        pass
+    raise UserError(f"line {number} is not a JSON string: {line.strip()[:80]!r}")
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """0 when every line was answered, 1 when the bundle can't be trusted or loaded."""
+    """0 when every line was answered, 1 when the bundle can't be trusted or loaded, 2 when a line is no text."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--digest", help="refuse any other bundle")
@@ -26,7 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (CorruptDirectory, OSError, ValueError, KeyError) as e:
         sys.stderr.write(f"{options.bundle}: {e}\n")
         return 1
-    texts = [json.loads(line) for line in sys.stdin if line.strip()]
+    try:
+        texts = [_text(number, line) for number, line in enumerate(sys.stdin, 1) if line.strip()]
+    except UserError as e:
+        sys.stderr.write(f"{e}\n")
+        return 2
     for prediction in classifier.predict(texts):
         sys.stdout.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
     return 0

@@ -31,11 +31,14 @@ class Trained:
 
 
 def latest_checkpoint(work: Path) -> Path | None:
-    """The newest checkpoint whose files match their manifest; torn ones are removed."""
+    """The newest checkpoint whose files match their manifest, and those of the best one that it names; torn ones are
+    removed."""
     found = sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True)
     for path in found:
         try:
             files.verify(path)
+            best = files.read_json(path / "trainer_state.json")["best_model_checkpoint"]
+            files.verify(work / Path(best or path).name)  # training ends with its weights
             return path
         except files.CorruptDirectory:
             shutil.rmtree(path)
@@ -92,7 +95,8 @@ def fine_tune(
     outcome = trainer.predict(trainer.eval_dataset)
     t = temperature(outcome.predictions.astype("float64"), outcome.label_ids)
     folded = fold(trainer.model, t)
-    past = [(int(h["step"]), k, float(v)) for h in trainer.state.log_history for k, v in h.items() if _is_metric(k)]
+    log = trainer.state.log_history
+    past = sorted((int(h["step"]), k, float(v)) for h in log for k, v in h.items() if _is_metric(k))
     return Trained(
         model=trainer.model,
         tokenizer=tokenizer,
@@ -118,6 +122,7 @@ def _is_metric(name: str) -> bool:
 
 
 def _load(encoder: Path, labels: list[str], settings: Train) -> tuple[Any, Any]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     local = {"local_files_only": True, "trust_remote_code": False}
@@ -132,7 +137,9 @@ def _load(encoder: Path, labels: list[str], settings: Train) -> tuple[Any, Any]:
             ignore_mismatched_sizes=True,
             **local,
         )
-    except (OSError, ValueError, KeyError) as e:
+        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
+            raise ValueError("its tokenizer knows no words")
+    except (OSError, ValueError, KeyError, SafetensorError) as e:
         raise UserError(
             f"train.model {encoder} can't be loaded as a classifier: {' '.join(str(e).split())[:300]}; it must be a "
             f"Hugging Face directory with config.json, model.safetensors and a tokenizer, and no custom code"
@@ -177,6 +184,7 @@ def _arguments(settings: Train, work: Path, precision: str) -> Any:
         load_best_model_at_end=True,
         metric_for_best_model="f1_macro",
         greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,  # or a resumed run has its whole patience again
         bf16=precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         seed=settings.seed,

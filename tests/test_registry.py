@@ -1,0 +1,515 @@
+"""The registry on real stores, SQLite and PostgreSQL: one version a bundle, one champion, whoever is killed or races."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from flows import registry as module
+from flows.registry import ChampionMoved, Intent, Registry, Version, answers_in_fresh_process, need_champion, promotion_key
+from flows.settings import Settings
+from flows.tracking import connect
+from tasks import bundle, files
+from tasks.errors import TransientError, UserError
+from tasks.files import CorruptDirectory
+from tests.kit import toy
+
+LABELS = list(toy.LABELS)
+TOLD: dict[str, Any] = {"probes": ["a text"], "labels": LABELS}
+
+# processes of a race are forked from a clean one that has imported everything: MLflow takes seconds to import
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.test_registry"])
+
+
+@dataclass(frozen=True)
+class Bundle:
+    directory: Path
+    digest: str
+
+
+@pytest.fixture(scope="module")
+def bundles(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
+    """Six bundles that differ."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(0)
+    names, tokenizer = dict(enumerate(LABELS)), AutoTokenizer.from_pretrained(encoder)
+    made = []
+    for i in range(6):
+        model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=3, id2label=names)
+        directory = tmp_path_factory.mktemp(f"bundle{i}") / "bundle"
+        made.append(Bundle(directory, bundle.save(model, tokenizer, directory, about={"labels": toy.LABELS, "max_length": 32})))
+    return made
+
+
+class Postgres:
+    """A PostgreSQL server of its own, on a socket in a temporary folder. It refuses root, so it runs as `postgres`."""
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self._binaries, self._folder = binaries, folder
+        self.run("initdb", "-D", folder / "data", "--auth=trust", "--no-sync", "-U", "postgres")
+        settings = f"-c listen_addresses='' -k {folder} -c fsync=off"
+        self.run("pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", settings, "start")
+        self.run("createdb", "-h", folder, "-U", "postgres", "filled")
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        SqlAlchemyStore(self.uri("filled"), str(folder)).engine.dispose()  # MLflow's migrations, once
+
+    def run(self, program: str, *arguments: str | Path) -> None:
+        command = [str(self._binaries / program), *map(str, arguments)]
+        if os.geteuid() == 0:
+            command = ["runuser", "-u", "postgres", "--", *command]
+        subprocess.run(command, check=True, cwd="/", timeout=60, stdout=subprocess.DEVNULL)
+
+    def uri(self, database: str) -> str:
+        return f"postgresql+psycopg://postgres@/{database}?host={self._folder}"
+
+    def new_store(self) -> str:
+        """The URI of an empty MLflow store."""
+        name = f"store{time.monotonic_ns()}"
+        self.run("createdb", "-h", self._folder, "-U", "postgres", "-T", "filled", name)
+        return self.uri(name)
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "-w", "stop")
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed: no /usr/lib/postgresql/*/bin/initdb")
+    folder = Path(tempfile.mkdtemp(prefix="reseed-pg-"))  # pytest's own folders are closed to other users
+    try:
+        if os.geteuid() == 0:
+            if shutil.which("runuser") is None or "postgres" not in {u.pw_name for u in pwd.getpwall()}:
+                pytest.skip("PostgreSQL refuses root, and there is no runuser or no user postgres")
+            shutil.chown(folder, "postgres")
+        server = Postgres(found[-1].parent, folder)
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Store:
+    """A registry with what its tests ask of it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.client: MlflowClient = connect(settings)
+        self.registry = Registry(self.client, settings)
+        self.experiment = self.client.create_experiment("toy", artifact_location=str(settings.artifacts / "toy"))
+        self.run_id = self.client.create_run(self.experiment).info.run_id
+
+    def register(self, b: Bundle, name: str = "toy") -> Version:
+        told = {"run_id": self.run_id, "labels": LABELS, "description": "of the tests"}
+        return self.registry.register(name, b.directory, digest=b.digest, **told)
+
+    def promote(self, version: Version, expected: Version | None) -> None:
+        self.registry.promote(version, expected=expected, reason="better", **TOLD)
+
+    def aliases(self, name: str = "toy") -> dict[str, str]:
+        return {k: str(v) for k, v in self.client.get_registered_model(name).aliases.items()}
+
+    def journal(self, name: str = "toy") -> list[Intent]:
+        return Intent.all(self.settings, name)
+
+    def stored(self, version: Version) -> Path:
+        """Where the store keeps the version's bundle."""
+        uri = self.client.get_model_version_download_uri(version.name, version.version)
+        return Path(uri.removeprefix("file://")) / "artifacts" / "bundle"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest, home: Path) -> Store:
+    uri = f"sqlite:///{home / 'mlflow.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres").new_store()
+    return Store(Settings(home, uri))
+
+
+@pytest.fixture
+def unasked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The bundles that a fresh process would have been asked to load; TestFreshProcess has the real thing."""
+    asked: list[Path] = []
+    monkeypatch.setattr(module, "answers_in_fresh_process", lambda directory, *_, **__: asked.append(directory))
+    return asked
+
+
+class TestRegistering:
+    def test_twice_is_one_version(self, store: Store, bundles: list[Bundle]) -> None:
+        first, again = store.register(bundles[0]), store.register(bundles[0])
+        assert first == again and first.version == "1" and first.digest == bundles[0].digest
+        assert [v.version for v in store.registry.versions("toy")] == ["1"] and store.registry.names() == ["toy"]
+        assert len(store.client.search_logged_models([store.experiment])) == 1
+        assert first.run_id == store.run_id and store.aliases() == {"challenger": "1"}
+
+    def test_another_bundle_is_another_version_and_the_challenger(self, store: Store, bundles: list[Bundle]) -> None:
+        for i in range(3):
+            assert store.register(bundles[i]).version == str(i + 1)
+            assert store.aliases() == {"challenger": str(i + 1)}
+        assert [v.version for v in store.registry.versions("toy")] == ["3", "2", "1"]
+        assert store.register(bundles[0]).version == "1" and store.aliases() == {"challenger": "1"}
+
+    def test_another_project_has_its_own(self, store: Store, bundles: list[Bundle]) -> None:
+        versions = [store.register(bundles[0], name) for name in ("toy", "other")]
+        assert [(v.name, v.version) for v in versions] == [("toy", "1"), ("other", "1")]
+        assert store.registry.names() == ["other", "toy"]
+
+    def test_a_pending_model_is_passed_over(self, store: Store, bundles: list[Bundle]) -> None:
+        """A kill within log_model leaves one, and it can't be loaded."""
+        tags = {"reseed.promotion_key": promotion_key("toy", bundles[0].digest)}
+        pending = store.client.create_logged_model(store.experiment, name="model", source_run_id=store.run_id, tags=tags)
+        version = store.register(bundles[0])
+        models = {m.model_id: str(m.status) for m in store.client.search_logged_models([store.experiment])}
+        assert models.pop(pending.model_id) == "PENDING" and list(models.values()) == ["READY"]
+        assert store.client.get_model_version("toy", version.version).model_id in models
+        bundle.check(store.registry.fetch(version), digest=bundles[0].digest)
+
+    def test_a_stop_before_the_version_was_made_logs_no_second_model(
+        self, store: Store, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stop(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as m:
+            m.setattr(MlflowClient, "create_model_version", stop)
+            with pytest.raises(KeyboardInterrupt):
+                store.register(bundles[0])
+        assert store.registry.champion("toy") is None
+        assert store.register(bundles[0]).version == "1"
+        assert len(store.client.search_logged_models([store.experiment])) == 1
+
+    def test_the_registered_model_answers_as_a_pyfunc(self, store: Store, bundles: list[Bundle]) -> None:
+        """What `mlflow models serve` loads."""
+        import mlflow.pyfunc
+        import pandas as pd
+
+        store.register(bundles[0])
+        texts = [r["text"] for r in toy.real_rows(3)]
+        told = mlflow.pyfunc.load_model("models:/toy/1").predict(pd.DataFrame({"text": texts}))
+        ours = bundle.Classifier.load(bundles[0].directory).predict(texts)
+        assert list(told["label"]) == [p.label for p in ours]
+        assert list(told["score"]) == pytest.approx([p.score for p in ours], abs=1e-5)
+
+
+@pytest.mark.usefixtures("unasked")
+class TestPromoting:
+    def test_champion_and_previous(self, store: Store, bundles: list[Bundle], unasked: list[Path]) -> None:
+        one, two, three = (store.register(b) for b in bundles[:3])
+        store.promote(one, None)
+        assert store.aliases() == {"challenger": "3", "champion": "1"}
+        store.promote(two, one)
+        assert store.aliases() == {"challenger": "3", "champion": "2", "previous": "1"}
+        store.promote(three, two)
+        assert store.aliases() == {"challenger": "3", "champion": "3", "previous": "2"}
+        assert [(i.old, i.new, i.state) for i in store.journal()] == [(None, "1", "done"), ("1", "2", "done"), ("2", "3", "done")]
+        champion = need_champion(store.registry, "toy")
+        assert champion.version == "3" and champion.tags["reseed.promoted_at"] == store.journal()[-1].when
+        assert [bundle.check(p) is not None and p.name for p in unasked] == [b.digest[:32] for b in bundles[:3]]
+
+    def test_what_is_champion_already_stays(self, store: Store, bundles: list[Bundle]) -> None:
+        one, two = (store.register(b) for b in bundles[:2])
+        store.promote(one, None)
+        store.promote(two, one)
+        store.promote(two, one)
+        assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"} and len(store.journal()) == 2
+
+    def test_it_stops_when_the_alias_moved(self, store: Store, bundles: list[Bundle]) -> None:
+        one, two, three = (store.register(b) for b in bundles[:3])
+        store.promote(one, None)
+        with pytest.raises(ChampionMoved, match="version 2 was compared with no champion, but the champion is now version 1"):
+            store.promote(two, None)
+        store.promote(two, one)
+        with pytest.raises(ChampionMoved, match="version 3 was compared with version 1, but the champion is now version 2"):
+            store.promote(three, one)
+        store.client.delete_registered_model_alias("toy", "champion")
+        with pytest.raises(ChampionMoved, match="the champion is now gone"):
+            store.promote(three, two)
+        assert store.aliases() == {"challenger": "3", "previous": "1"}
+        assert [i.state for i in store.journal()] == ["done", "done"], "nothing was meant, so nothing is in the journal"
+
+    def test_a_tampered_version_is_not_promoted(self, store: Store, bundles: list[Bundle], unasked: list[Path]) -> None:
+        one, two = (store.register(b) for b in bundles[:2])
+        store.promote(one, None)
+        flip(store.stored(two) / "model.safetensors")
+        with pytest.raises(CorruptDirectory, match="differs from its manifest"):
+            store.promote(two, one)
+        assert store.aliases()["champion"] == "1" and len(store.journal()) == len(unasked) == 1
+
+    def test_need_champion_says_what_is_missing(self, store: Store, bundles: list[Bundle]) -> None:
+        with pytest.raises(UserError, match="no model 'toy'.*reseed retrain"):
+            need_champion(store.registry, "toy")
+        version = store.register(bundles[0])
+        with pytest.raises(UserError, match="'toy' has no champion yet"):
+            need_champion(store.registry, "toy")
+        store.promote(version, None)
+        with pytest.raises(UserError, match="no model 'toi' .did you mean 'toy'"):
+            need_champion(store.registry, "toi")
+
+
+@pytest.mark.usefixtures("unasked")
+class TestReconciling:
+    @pytest.fixture
+    def pair(self, store: Store, bundles: list[Bundle]) -> tuple[Version, Version]:
+        """Version 1, which is champion, and 2."""
+        one, two = (store.register(b) for b in bundles[:2])
+        store.promote(one, None)
+        return one, two
+
+    def killed(self, store: Store, old: str | None = "1", new: str = "2") -> None:
+        """Leave the journal as a kill does that falls after the intent was written."""
+        Intent("toy", new, old, "better", "2026-01-02T03:04:05.000006+00:00").write(store.settings)
+
+    def states(self, store: Store) -> dict[str, str]:
+        return {i.new: i.state for i in store.journal()}
+
+    def test_an_open_journal_is_finished(self, store: Store, pair: Any) -> None:
+        self.killed(store)
+        store.registry.reconcile("toy")
+        assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
+        assert self.states(store) == {"1": "done", "2": "done"}
+
+    def test_one_whose_aliases_were_set_is_closed(self, store: Store, pair: Any) -> None:
+        self.killed(store)
+        store.client.set_registered_model_alias("toy", "champion", "2")
+        store.registry.reconcile("toy")
+        assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
+        assert self.states(store) == {"1": "done", "2": "done"}
+
+    @pytest.mark.parametrize("alias", ["previous", "champion"])
+    def test_a_fault_between_the_aliases(
+        self, alias: str, store: Store, pair: tuple[Version, Version], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = MlflowClient.set_registered_model_alias
+
+        def fault(self: MlflowClient, name: str, which: str, version: str) -> None:
+            if which == alias:
+                raise TransientError("the store is gone")
+            real(self, name, which, version)
+
+        with monkeypatch.context() as m:
+            m.setattr(MlflowClient, "set_registered_model_alias", fault)
+            with pytest.raises(TransientError, match="gone"):
+                store.promote(pair[1], pair[0])
+        assert self.states(store)["2"] == "open" and store.aliases()["champion"] == "1"
+        store.registry.reconcile("toy")
+        assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
+
+    def test_it_is_abandoned_when_the_alias_moved_elsewhere(self, store: Store, pair: Any, bundles: list[Bundle]) -> None:
+        self.killed(store)
+        three = store.register(bundles[2])
+        store.client.set_registered_model_alias("toy", "champion", three.version)
+        store.registry.reconcile("toy")
+        assert store.aliases()["champion"] == "3" and self.states(store)["2"] == "abandoned"
+        store.registry.reconcile("toy")
+        assert store.aliases()["champion"] == "3"
+
+    @pytest.mark.parametrize("deleted", ["1", "2"])
+    def test_it_is_abandoned_when_a_version_of_it_was_deleted(self, deleted: str, store: Store, pair: Any) -> None:
+        self.killed(store)
+        if deleted == "1":
+            store.client.set_registered_model_alias("toy", "champion", "2")
+        store.client.delete_model_version("toy", deleted)
+        store.registry.reconcile("toy")
+        assert store.aliases()["champion"] == ("2" if deleted == "1" else "1")
+        assert self.states(store)["2"] == "abandoned"
+
+    def test_a_promotion_reconciles_first(self, store: Store, pair: tuple[Version, Version], bundles: list[Bundle]) -> None:
+        self.killed(store)
+        three = store.register(bundles[2])
+        with pytest.raises(ChampionMoved, match="now version 2"):
+            store.promote(three, pair[0])
+        store.promote(three, pair[1])
+        assert store.aliases() == {"challenger": "3", "champion": "3", "previous": "2"}
+
+    def test_a_torn_write_in_the_journal_is_passed_over(self, store: Store, pair: Any) -> None:
+        (store.settings.home / "journal" / "toy" / ".x.json.1.tmp").write_text('{"name": "to')
+        store.registry.reconcile("toy")
+        assert self.states(store) == {"1": "done"}
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+class TestFetching:
+    def test_the_bundle_is_verified_and_kept(self, store: Store, bundles: list[Bundle]) -> None:
+        version = store.register(bundles[0])
+        got = store.registry.fetch(version)
+        assert bundle.check(got, digest=bundles[0].digest)["max_length"] == 32
+        shutil.rmtree(store.stored(version))
+        assert store.registry.fetch(version) == got, "what lies here is not downloaded again"
+        assert not list((store.settings.home / "work" / "fetch").iterdir())
+
+    def test_a_version_that_is_not_ours_is_refused(self, store: Store, bundles: list[Bundle]) -> None:
+        store.register(bundles[0])
+        store.client.create_model_version("toy", str(bundles[0].directory.parent))
+        foreign = store.registry.versions("toy")[0]
+        assert foreign.version == "2"
+        with pytest.raises(CorruptDirectory, match=r"version 2 has no reseed\.bundle tag"):
+            store.registry.fetch(foreign)
+
+    @pytest.mark.parametrize("how", ["flipped", "added code", "exchanged", "gone"])
+    def test_a_tampered_version_is_refused(self, how: str, store: Store, bundles: list[Bundle]) -> None:
+        version = store.register(bundles[0])
+        stored = store.stored(version)
+        if how == "flipped":
+            flip(stored / "model.safetensors")
+        elif how == "added code":
+            (stored / "modeling.py").write_text("1")
+        else:
+            shutil.rmtree(stored)
+            if how == "exchanged":  # another bundle, whole in itself
+                shutil.copytree(bundles[1].directory, stored)
+        with pytest.raises(CorruptDirectory):
+            store.registry.fetch(version)
+        assert not list((store.settings.home / "serving").rglob("*.safetensors"))
+        assert not list((store.settings.home / "work" / "fetch").iterdir())
+
+    def test_a_copy_that_was_tampered_with_is_fetched_anew(self, store: Store, bundles: list[Bundle]) -> None:
+        version = store.register(bundles[0])
+        got = store.registry.fetch(version)
+        flip(got / "model.safetensors")
+        assert store.registry.fetch(version) == got
+        bundle.check(got, digest=bundles[0].digest)
+        assert len(list(got.parent.glob(f"{got.name}.corrupt-*"))) == 1
+
+
+# --- several processes
+
+
+def hold(settings: Settings, held: Any) -> None:
+    with Registry(connect(settings), settings).lock("toy"):
+        held.set()
+        time.sleep(60)
+
+
+def race(settings: Settings, version: str, start: Any, outcomes: Any) -> None:
+    """Promote `version` until it succeeds, each time in place of the champion that was read before."""
+    module.answers_in_fresh_process = lambda *_, **__: None  # type: ignore[assignment]
+    real = MlflowClient.set_registered_model_alias
+
+    def slowly(self: MlflowClient, name: str, alias: str, number: str) -> None:
+        time.sleep(0.02)  # so that whoever is not locked out falls in between
+        real(self, name, alias, number)
+
+    MlflowClient.set_registered_model_alias = slowly
+    registry = Registry(connect(settings), settings)
+    mine = next(v for v in registry.versions("toy") if v.version == version)
+    expected = registry.champion("toy")
+    start.wait(60)
+    for moved in range(20):
+        try:
+            registry.promote(mine, expected=expected, reason="better", **TOLD)
+        except ChampionMoved:
+            expected = registry.champion("toy")
+        else:
+            outcomes.put((version, expected.version if expected else None, moved))
+            return
+
+
+class TestSeveralProcesses:
+    @pytest.fixture
+    def holder(self, store: Store) -> Iterator[Any]:
+        """A process that holds the lock of `toy`."""
+        held = PROCESSES.Event()
+        process = PROCESSES.Process(target=hold, args=(store.settings, held))
+        process.start()
+        try:
+            assert held.wait(60)
+            yield process
+        finally:
+            process.kill()
+            process.join()
+
+    def test_the_lock_excludes_and_says_who_waits(
+        self, store: Store, holder: Any, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "LOCK_SECONDS", 1)
+        began = time.monotonic()
+        with pytest.raises(TransientError, match="lock"), store.registry.lock("toy"):
+            pytest.fail("two processes hold the lock")
+        assert 0.8 < time.monotonic() - began < 10
+        with pytest.raises(TransientError):
+            store.register(bundles[0])
+        assert store.registry.versions_or_none("toy") == []
+
+    def test_a_killed_holder_frees_the_lock(self, store: Store, holder: Any, bundles: list[Bundle]) -> None:
+        holder.kill()
+        holder.join()
+        began = time.monotonic()
+        assert store.register(bundles[0]).version == "1"
+        assert time.monotonic() - began < 30
+
+    def test_racing_promoters_leave_one_champion(self, store: Store, bundles: list[Bundle]) -> None:
+        versions = [store.register(b).version for b in bundles]
+        n = len(versions)
+        start, outcomes = PROCESSES.Barrier(n), PROCESSES.Queue()
+        racers = [PROCESSES.Process(target=race, args=(store.settings, v, start, outcomes)) for v in versions]
+        for r in racers:
+            r.start()
+        try:
+            for r in racers:
+                r.join(100)
+            assert [r.exitcode for r in racers] == [0] * n
+        finally:
+            for r in racers:
+                r.kill()
+        won = [outcomes.get(timeout=5) for _ in racers]
+        assert sum(moved for _, _, moved in won) >= n - 1, "all had read that there is no champion, and one was right"
+        journal = store.journal()
+        assert [i.state for i in journal] == ["done"] * n
+        assert sorted((i.new, i.old) for i in journal) == sorted((new, old) for new, old, _ in won)
+        assert [i.old for i in journal] == [None, *(i.new for i in journal[:-1])], "each took the place of the one before"
+        assert store.aliases()["champion"] == journal[-1].new and store.aliases()["previous"] == journal[-2].new
+
+
+def test_a_postgres_that_is_down_is_a_passing_fault(home: Path, tmp_path: Path) -> None:
+    settings = Settings(home, f"postgresql+psycopg://postgres@/mlflow?host={tmp_path}")
+    with pytest.raises(TransientError, match="PostgreSQL"), Registry(MlflowClient(), settings).lock("toy"):
+        pytest.fail("a lock without a server")
+
+
+@pytest.mark.slow
+class TestFreshProcess:
+    @pytest.fixture
+    def sqlite(self, home: Path) -> Store:
+        return Store(Settings(home, f"sqlite:///{home / 'mlflow.db'}"))
+
+    def test_a_version_that_loads_and_answers_is_promoted(self, sqlite: Store, bundles: list[Bundle]) -> None:
+        sqlite.promote(sqlite.register(bundles[0]), None)
+        assert sqlite.aliases()["champion"] == "1"
+
+    @pytest.mark.parametrize("how", ["weights of another shape", "a label too many"])
+    def test_one_that_does_not_is_kept_out(self, how: str, sqlite: Store, bundles: list[Bundle], tmp_path: Path) -> None:
+        """The manifest is whole, and still no process can answer with it."""
+        broken = Path(shutil.copytree(bundles[0].directory, tmp_path / "bundle"))
+        told = files.read_json(broken / "config.json")
+        if how == "weights of another shape":
+            told["hidden_size"] = 64
+        else:
+            told["id2label"] = dict.fromkeys(told["id2label"], "stone")
+        (broken / "config.json").write_text(json.dumps(told))
+        version = sqlite.register(Bundle(broken, files.seal(broken)))
+        with pytest.raises(CorruptDirectory, match="fresh process"):
+            sqlite.promote(version, None)
+        assert sqlite.aliases() == {"challenger": "1"} and sqlite.journal() == []
