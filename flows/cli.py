@@ -40,7 +40,9 @@ def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, as_json: bool
     from tasks.project_file import check_references, load_project
 
     check_references(load_project(config, overrides), config)  # a mistake is said before anything starts
-    with _output_for(as_json) as finish:
+    from flows.orphans import watched
+
+    with _output_for(as_json) as finish, watched():
         from flows.retrain import retrain as flow
 
         report = flow(config=str(config), overrides=list(overrides), fresh=fresh)

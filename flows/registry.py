@@ -236,10 +236,11 @@ class Registry:
             if intent.state != "open":
                 continue
             now = self.champion(name)
-            if (now.version if now else None) in {intent.old, intent.new}:
+            there = {None, *(v.version for v in self.versions(name))}
+            if (now.version if now else None) in {intent.old, intent.new} and {intent.old, intent.new} <= there:
                 self._carry_out(intent)  # every step can be done twice
             else:
-                intent.close(self._settings, "abandoned")  # somebody else moved the alias since
+                intent.close(self._settings, "abandoned")  # somebody else moved the alias since, or deleted a version
 
     def _carry_out(self, intent: Intent) -> None:
         if intent.old is not None:

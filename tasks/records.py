@@ -21,6 +21,14 @@ def folded(text: str) -> str:
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip().casefold()
 
 
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
+
+
+def words(text: str) -> list[str]:
+    """What stands between white space; in Chinese and Japanese, which write none, each character."""
+    return _WORD.findall(text)
+
+
 def content_id(text: str) -> str:
     """24 hex digits of the SHA-256 of the folded text."""
     return hashlib.sha256(folded(text).encode()).hexdigest()[:24]

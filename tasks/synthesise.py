@@ -21,7 +21,7 @@ from tasks.files import Stage
 from tasks.llm.client import Client, Reply, Request
 from tasks.progress import Report, silent
 from tasks.project import Generate, Project
-from tasks.records import Record, Rejected, count_by_check, count_by_label
+from tasks.records import Record, Rejected, count_by_check, count_by_label, words
 from tasks.references import digest_of_path, resolve
 
 VERSION = 1
@@ -37,8 +37,10 @@ _PREAMBLE = re.compile(
     r"^\W*(?:sure|certainly|of course|here(?:['’]s| is| are)|okay)\b[^\n]{0,160}?[:!]\s*\n+", re.IGNORECASE
 )
 _HEADING = re.compile(r"^(?:#+ .*|\*{0,2}(?:title|headline|subject)\s*:.*)\n+", re.IGNORECASE)
-_PLACEHOLDER = re.compile(r"\[[A-Z][A-Za-z' /]{1,30}\]|\{[a-z_]+\}|<[a-z_]+>|lorem ipsum", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?。！？][\"'”’)\]]*(?=\s|$)")
+_PLACEHOLDER = re.compile(
+    r"\[[A-Z][A-Za-z' /]{1,30}\]|\{[a-z_]+\}|<(?:name|date|place|city|company|location)>|(?i:lorem ipsum)"
+)
+_SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)|[。！？][”’」』）]*")
 
 
 def subtopics(description: str) -> list[str]:
@@ -140,9 +142,9 @@ def parse(reply: Reply, *, model: str, min_words: int) -> Record | Rejected:
     if reply.finish_reason == "length":
         ends = list(_SENTENCE_END.finditer(text))
         text = text[: ends[-1].end()] if ends else ""
-    words = len(text.split())
-    if words < min_words:
-        return rejected("fragment", f"{words} whole words are fewer than {min_words}", words)
+    n = len(words(text))
+    if n < min_words:
+        return rejected("fragment", f"{n} whole words are fewer than {min_words}", n)
     holes = _PLACEHOLDER.findall(text)
     if holes:
         return rejected("placeholder", f"a template's hole was left: {holes[0]!r}", len(holes))

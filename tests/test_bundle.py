@@ -97,7 +97,9 @@ class TestAnswers:
             assert list(p.scores) == list(toy.LABELS)
 
     def test_it_reads_max_length_tokens_and_no_more(self, classifier: Classifier) -> None:
-        a, b, c = classifier.predict(["the " * 40, "the " * 40 + toy.REAL["metal"][0], toy.REAL["metal"][0] + " the" * 40])
+        a, b, c = classifier.predict(
+            ["the " * 40, "the " * 40 + toy.REAL["metal"][0], toy.REAL["metal"][0] + " the" * 40]
+        )
         assert a.scores == b.scores != c.scores
 
     @pytest.mark.parametrize("odd", ["", " \n", "\x00", "👩‍🔬" * 50, "中文", "x" * 20_000])
@@ -186,7 +188,9 @@ class TestTampered:
 
     @pytest.mark.parametrize("resealed", [False, True], ids=["as it was", "sealed anew"])
     @pytest.mark.parametrize("how", UNSAFE)
-    def test_what_could_run_code_is_refused_whatever_the_manifest_says(self, how: str, resealed: bool, copy: Path) -> None:
+    def test_what_could_run_code_is_refused_whatever_the_manifest_says(
+        self, how: str, resealed: bool, copy: Path
+    ) -> None:
         UNSAFE[how](copy)
         if resealed:
             files.seal(copy)
@@ -219,7 +223,9 @@ class TestCommand:
     """python -m tasks.predict, in this process; the registry's tests run it in its own."""
 
     @pytest.fixture
-    def ask(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def ask(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> Callable[..., tuple[int, str, str]]:
         def run(given: str, *arguments: str | Path) -> tuple[int, str, str]:
             monkeypatch.setattr(sys, "stdin", io.StringIO(given))
             code = predict.main([str(a) for a in arguments])
@@ -229,7 +235,9 @@ class TestCommand:
 
     def test_a_json_line_an_answer(self, ask: Any, saved: tuple[Path, str], classifier: Classifier) -> None:
         asked = [*texts(3), "two\nlines", ""]
-        code, out, _ = ask("".join(json.dumps(t) + "\n" for t in asked) + "\n", "--bundle", saved[0], "--digest", saved[1])
+        code, out, _ = ask(
+            "".join(json.dumps(t) + "\n" for t in asked) + "\n", "--bundle", saved[0], "--digest", saved[1]
+        )
         assert code == 0
         told = [json.loads(line) for line in out.splitlines()]
         assert [t["label"] for t in told] == [p.label for p in classifier.predict(asked)]
@@ -237,7 +245,9 @@ class TestCommand:
             assert set(t) == {"label", "score", "scores"} and t["score"] == max(t["scores"].values())
 
     @pytest.mark.parametrize("how", ["tampered", "another", "nowhere"])
-    def test_a_bundle_that_cannot_be_trusted_is_exit_1(self, how: str, ask: Any, saved: tuple[Path, str], copy: Path) -> None:
+    def test_a_bundle_that_cannot_be_trusted_is_exit_1(
+        self, how: str, ask: Any, saved: tuple[Path, str], copy: Path
+    ) -> None:
         if how != "another":
             flip(copy / "model.safetensors") if how == "tampered" else shutil.rmtree(copy)
         digest = "0" * 64 if how == "another" else saved[1]

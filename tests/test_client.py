@@ -183,7 +183,7 @@ class TestPatience:
 
     def test_the_last_try_ends_it(self, make: Make, llm: Any, waits: list[float]) -> None:
         llm.always = scripted.status(500)
-        with pytest.raises(TransientError, match="status 500.*kept"):
+        with pytest.raises(TransientError, match=r"status 500.*kept"):
             list(make().ask_all([request()]))
         assert len(llm.requests) == 3 and len(waits) == 2
 
@@ -251,7 +251,7 @@ class TestStops:
 
     def test_none_answered_is_an_error_however_few(self, make: Make, llm: Any) -> None:
         llm.always = scripted.html
-        with pytest.raises(TransientError, match="not JSON.*/v1"):
+        with pytest.raises(TransientError, match=r"not JSON.*/v1"):
             list(make(retries=0).ask_all([request()]))
 
     def test_the_same_client_works_again_afterwards(self, make: Make, llm: Any) -> None:

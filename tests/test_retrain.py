@@ -92,19 +92,19 @@ def test_first_run_promotes_and_second_finds_everything(config: Path, reseed: Co
 def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(config: Path, reseed: Command) -> None:
     assert last_json(reseed("retrain", config, "--json")[1])["verdict"] == "promote"
 
-    code, out, err = reseed("retrain", config, "--fresh", "--json")
+    code, out, _ = reseed("retrain", config, "--fresh", "--json")
     equal = last_json(out)
     assert code == 0 and equal["verdict"] in {"keep", "inconclusive"}, equal["reasons"]
     assert equal["generation"] == 1 and equal["champion"]["version"] == "1"
 
-    code, out, err = reseed("retrain", config, "--fresh", "--json", "--set", "train.learning_rate=1e-9")
+    code, out, _ = reseed("retrain", config, "--fresh", "--json", "--set", "train.learning_rate=1e-9")
     worse = last_json(out)
     assert code == 0 and worse["verdict"] == "keep", worse["reasons"]
     assert worse["test"]["f1_macro"] < worse["champion"]["f1_macro"] and worse["model"]["version"] != "1"
     assert champion_version() == "1"
 
     toy.write_csv(config.parent / "rows.csv", toy.real_rows(50, seed=7))  # other real rows: another test set
-    code, out, err = reseed("retrain", config, "--json", "--set", "train.learning_rate=1e-9")
+    code, out, _err = reseed("retrain", config, "--json", "--set", "train.learning_rate=1e-9")
     moved = last_json(out)
     assert code == 0 and moved["verdict"] == "keep"
     assert moved["test"]["openings"] == 5, "challenger, champion and three baselines each open the new test set once"
@@ -122,7 +122,7 @@ def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(con
 def test_a_better_challenger_replaces_the_champion_which_becomes_previous(config: Path, reseed: Command) -> None:
     weak = last_json(reseed("retrain", config, "--json", "--set", "train.learning_rate=1e-3")[1])
     assert weak["verdict"] == "promote", weak["reasons"]
-    code, out, err = reseed("retrain", config, "--fresh", "--json")
+    code, out, _err = reseed("retrain", config, "--fresh", "--json")
     strong = last_json(out)
     assert code == 0 and strong["verdict"] == "promote", strong["reasons"]
     assert strong["champion"]["version"] == "1" and strong["champion"]["f1_macro"] == weak["test"]["f1_macro"]

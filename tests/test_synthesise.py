@@ -344,7 +344,7 @@ class TestStage:
 
     def test_a_refused_key_stops_it(self, round_: Round, llm: scripted.Server) -> None:
         llm.always = scripted.status(401)
-        with pytest.raises(UserError, match="generate.api_key_env"):
+        with pytest.raises(UserError, match=r"generate.api_key_env"):
             round_.run()
         assert len(llm.requests) == 1
 
@@ -387,3 +387,21 @@ def test_a_missing_key_is_told_before_anything_starts(monkeypatch: pytest.Monkey
     check_endpoint(p)
     monkeypatch.delenv("TOY_KEY")
     check_endpoint(project(endpoint="http://127.0.0.1:9/v1", api_key_env="TOY_KEY"))
+
+
+def test_texts_without_spaces_have_words_and_sentences() -> None:
+    """Chinese writes no spaces: a character counts as a word, and a sentence ends with its full stop."""
+    reply = Reply(plan_one(), "k", "股市今天上涨了。银行公布了利润。然后文章被截", "length", 1, 1, True)
+    parsed = parse(reply, model="m", min_words=8)
+    assert isinstance(parsed, Record) and parsed.text == "股市今天上涨了。银行公布了利润。"
+
+
+def test_what_only_looks_like_a_hole_is_kept() -> None:
+    text = "He said it was the largest peice [sic] of news that the town had seen, and then<br>he left."
+    parsed = parse(Reply(plan_one(), "k", text, "stop", 1, 1, True), model="m", min_words=8)
+    assert isinstance(parsed, Record) and parsed.text == text
+
+
+def plan_one() -> Request:
+    tag = {"label": "x", "topic": "t", "style": "s", "seeds": [], "round": 0}
+    return Request((("user", "Write."),), 1.0, 1.0, 10, 0, tag)

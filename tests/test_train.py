@@ -114,7 +114,7 @@ class TestRefusals:
             tune(train=[])
 
     def test_max_length_beyond_the_encoder(self, tune: Tune) -> None:
-        with pytest.raises(UserError, match="train.max_length is 129.*128"):
+        with pytest.raises(UserError, match=r"train.max_length is 129.*128"):
             tune(max_length=129)
 
     @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ class TestRefusals:
         from tasks.train import fine_tune as module
 
         monkeypatch.setattr(module, "has_bf16", lambda: False)
-        with pytest.raises(UserError, match="train.precision is bf16"):
+        with pytest.raises(UserError, match=r"train.precision is bf16"):
             tune(precision="bf16")
         assert tune("auto", precision="auto", epochs=1).precision == "fp32"
 
@@ -198,7 +198,9 @@ class TestResuming:
         assert same(resumed, whole) and resumed.temperature == whole.temperature
         assert resumed.dev_f1_macro == whole.dev_f1_macro
         # not train.loss: the Trainer averages it since it last logged, or since it resumed
-        assert [h for h in resumed.history if h[1] != "train.loss"] == [h for h in whole.history if h[1] != "train.loss"]
+        assert [h for h in resumed.history if h[1] != "train.loss"] == [
+            h for h in whole.history if h[1] != "train.loss"
+        ]
 
     def test_patience_is_not_renewed(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as m:
@@ -237,7 +239,9 @@ class TestResuming:
         assert not torn.exists()
         assert tune().resumed_from == 6
 
-    def test_the_best_weights_are_verified_too(self, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_best_weights_are_verified_too(
+        self, tune: Tune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The newest checkpoint names an older one as the best, whose weights the run would end with."""
         with monkeypatch.context() as m:
             stop_after(m, 2)
@@ -350,6 +354,7 @@ class TestCommand:
         given = [f"--{name.replace('_', '-')}={value}" for name, value in quick.items()]
         return ["--data", str(data), "--out", str(out), "--model", str(encoder), *given]
 
+    @pytest.mark.slow
     def test_on_a_bare_machine(self, tmp_path: Path, encoder: Path) -> None:
         bare = tmp_path / "bare"
         bare.mkdir()

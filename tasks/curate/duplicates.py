@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.records import Record, Rejected, folded
+from tasks.records import Record, Rejected, folded, words
 
 if TYPE_CHECKING:
     from tasks.curate.run import Context
@@ -37,10 +37,10 @@ def exact(records: list[Record], context: Context) -> tuple[list[Record], list[R
 
 def shingles(text: str, n: int = 3) -> set[bytes]:
     """The word n-grams of the folded text; a shorter text is one shingle."""
-    words = folded(text).split()
-    if len(words) < n:
-        return {" ".join(words).encode()}
-    return {" ".join(words[i : i + n]).encode() for i in range(len(words) - n + 1)}
+    found = words(folded(text))
+    if len(found) < n:
+        return {" ".join(found).encode()}
+    return {" ".join(found[i : i + n]).encode() for i in range(len(found) - n + 1)}
 
 
 def near(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.records import Record, Rejected, folded
+from tasks.records import Record, Rejected, folded, words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,10 +29,10 @@ def _hash(text: str) -> int:
 
 def hashed_ngrams(text: str) -> set[int]:
     """64-bit hashes of the word 4-grams of the folded text; a shorter text gives one, of the whole."""
-    words = folded(text).split()
-    if len(words) < WORDS:
-        return {_hash(" ".join(words))}
-    return {_hash(" ".join(words[i : i + WORDS])) for i in range(len(words) - WORDS + 1)}
+    found = words(folded(text))
+    if len(found) < WORDS:
+        return {_hash(" ".join(found))}
+    return {_hash(" ".join(found[i : i + WORDS])) for i in range(len(found) - WORDS + 1)}
 
 
 @dataclass(frozen=True)

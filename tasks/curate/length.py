@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.records import Record, Rejected
+from tasks.records import Record, Rejected, words
 
 if TYPE_CHECKING:
     from tasks.curate.run import Context
@@ -15,7 +15,7 @@ def length(records: list[Record], context: Context) -> tuple[list[Record], list[
     least, most = context.settings.min_words, context.settings.max_words
     kept, rejected = [], []
     for r in records:
-        n = len(r.text.split())
+        n = len(words(r.text))
         if r.source == "seed" or least <= n <= most:
             kept.append(r)
         elif n < least:

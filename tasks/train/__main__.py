@@ -42,7 +42,9 @@ def _settings(model: Path, options: dict[str, Any]) -> Train:
 
 def _need_labels(data: Path, labels: list[str], dev: list[Record]) -> None:
     if len(labels) < 2:
-        raise UserError(f"{data / 'train.jsonl'} has only the label {labels[0]!r}: a classifier needs at least two labels")
+        raise UserError(
+            f"{data / 'train.jsonl'} has only the label {labels[0]!r}: a classifier needs at least two labels"
+        )
     odd = next((r for r in dev if r.label not in labels), None)
     if odd is not None:
         raise UserError(

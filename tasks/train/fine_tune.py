@@ -144,8 +144,9 @@ def _load(encoder: Path, labels: list[str], settings: Train) -> tuple[Any, Any]:
             f"train.model {encoder} can't be loaded as a classifier: {' '.join(str(e).split())[:300]}; it must be a "
             f"Hugging Face directory with config.json, model.safetensors and a tokenizer, and no custom code"
         ) from None
-    room = getattr(model.config, "max_position_embeddings", None)
-    if room and settings.max_length > room:
+    # the tokenizer's figure is the lower one where some positions are padding's (RoBERTa: 512 of 514)
+    room = min(getattr(model.config, "max_position_embeddings", None) or 2**31, int(tokenizer.model_max_length))
+    if settings.max_length > room:
         raise UserError(
             f"train.max_length is {settings.max_length}, but {encoder} reads at most {room} tokens: lower it"
         )

@@ -98,6 +98,29 @@ def test_killed_and_run_again(
     assert champion is not None and champion.version == report["model"]["version"] == "1"
     assert len(registry.versions("toy")) == 1
     assert not list(home.rglob("*.tmp")), "a torn write was left behind"
+    assert not servers_of(home), "Prefect's temporary server outlived the process that was killed"
+
+
+def servers_of(home: Path) -> list[int]:
+    """Processes that carry this workspace in their environment, ten seconds on."""
+    import time
+
+    import psutil
+
+    def alive() -> list[int]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("RESEED_HOME") == str(home) and process.status() != "zombie":
+                    found.append(process.pid)
+            except psutil.Error:
+                continue
+        return found
+
+    until = time.monotonic() + 10
+    while alive() and time.monotonic() < until:
+        time.sleep(0.2)
+    return alive()
 
 
 def last_train_counts(home: Path) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Server(ThreadingHTTPServer):
         self.on_request: Callable[[int], None] | None = None
         self.delay = 0.0
         self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def url(self) -> str:

@@ -54,7 +54,7 @@ def tiny_encoder(folder: Path) -> Path:
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     torch.manual_seed(0)
-    prompt = "topic one two three four five six : ; . , metal fruit bird".split()
+    prompt = ["topic", "one", "two", "three", "four", "five", "six", ":", ";", ".", ",", "metal", "fruit", "bird"]
     kinds = [(w, k) for table in (WRITTEN, REAL) for k, ws in table.items() for w in ws]
     vocabulary = list(
         dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *prompt, *FILLER, *(w for w, _ in kinds)])
