@@ -100,14 +100,12 @@ def _closed(port: int) -> bool:
         return s.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_the_deployment_completes_on_a_worker(
-    tmp_path: Path, llm: Any, encoder: Path, home: Path, prefect_home: Path
-) -> None:
+def test_the_deployment_completes_on_a_worker(tmp_path: Path, llm: Any, encoder: Path, home: Path) -> None:
     """`prefect deploy --all` of this repository's prefect.yaml, then a run of `retrain/bbc-news` with the toy project."""
     config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder)
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
-    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(prefect_home), "RESEED_HOME": str(home)}
+    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect"), "RESEED_HOME": str(home)}
     prefect = str(BIN / "prefect")
 
     def run(*arguments: str) -> str:

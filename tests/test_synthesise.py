@@ -15,7 +15,7 @@ from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.client import Reply, Request
 from tasks.project import Project
-from tasks.records import Record, Rejected
+from tasks.records import Record, Rejected, words
 from tasks.synthesise import check_endpoint, missing, parse, plan, request_budget, subtopics, synthesise, to_request
 from tests.kit import scripted, toy
 
@@ -255,7 +255,7 @@ class TestParse:
         record = found if isinstance(found, Record) else found.record
         assert record.text.encode() is not None
         if isinstance(found, Record):
-            assert len(found.text.split()) >= 4
+            assert len(words(found.text)) >= 4
 
 
 class Round:
