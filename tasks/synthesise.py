@@ -202,7 +202,9 @@ def synthesise(
             for reply in client.ask_all(requests):
                 replies.append(reply)
                 report(len(replies), len(requests), "replies")
-        replies.sort(key=lambda r: r.key)  # the order of arrival must not matter
+        replies.sort(
+            key=lambda r: r.request.key("local", model)
+        )  # neither arrival nor the endpoint's address may matter
         parsed = [parse(r, model=g.model, min_words=project.curate.min_words) for r in replies]
         rows = [p for p in parsed if isinstance(p, Record)]
         rejected = [p for p in parsed if isinstance(p, Rejected)]
