@@ -14,8 +14,6 @@ import uuid
 from collections.abc import Iterator
 
 OWNER = "RESEED_OWNER"  # inherited by every child, and how the watcher knows them
-
-
 _watchers: list[subprocess.Popen[bytes]] = []
 
 

@@ -320,20 +320,21 @@ def _say_mistakes_in_a_line() -> None:
     The console does not show it at all where the command says it anyway; a retry that is to come is shown.
     """
     quiet()
-
-    def shorten(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, (UserError, TransientError)):
-            record.exc_info, record.exc_text = None, None
-        return True
-
-    def said_by_the_command(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        known = "UserError" in text or "TransientError" in text
-        return not known or "will start" in text
-
     if not deployment.id:
         for handler in logging.getLogger("prefect").handlers:
-            handler.addFilter(said_by_the_command)
+            handler.addFilter(_not_said_by_the_command)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(shorten)
+        logging.getLogger(name).addFilter(_shortened)
+
+
+def _shortened(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (UserError, TransientError)):
+        record.exc_info, record.exc_text = None, None
+    return True
+
+
+def _not_said_by_the_command(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    known = "UserError" in text or "TransientError" in text
+    return not known or "will start" in text

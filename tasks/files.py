@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -241,11 +241,6 @@ def stage(
     shutil.rmtree(work, ignore_errors=True)
     m = verify(target)
     return Stage(name, str(target), key, m["digest"], m["counts"], m["seconds"])
-
-
-def as_found(result: Stage) -> Stage:
-    """The same result, marked as found."""
-    return replace(result, found=True)
 
 
 @contextlib.contextmanager

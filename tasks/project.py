@@ -6,12 +6,14 @@ import re
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tasks.records import digest_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+# strict models take no list for a tuple, and YAML has only lists
+Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
 
 class Section(BaseModel):
@@ -42,13 +44,8 @@ class Data(Section):
     label_column: str = Field("label", description="the column of labels, in a table")
     id_column: str | None = Field(None, description="a column of ids that must be unique")
     encoding: str = Field("utf-8", description="of CSV, JSONL and text files: latin-1, cp1252, utf-16")
-    ignore_labels: tuple[str, ...] = Field((), description="labels in the data that are not the project's: set aside")
+    ignore_labels: Texts = Field((), description="labels in the data that are not the project's: set aside")
     bad_rows: Literal["set_aside", "stop"] = Field("set_aside", description="what an unusable row does")
-
-    @field_validator("ignore_labels", mode="before")
-    @classmethod
-    def _list(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("encoding")
     @classmethod
@@ -81,7 +78,7 @@ class Generate(Section):
     max_requests: int | None = Field(None, ge=1, description="over all labels; without it three for each row asked for")
     max_rounds: Positive = Field(6, description="rounds of asking for what is missing")
     text_kind: str = Field("short text", description="what the LLM is asked to write: a news story, a support ticket")
-    styles: tuple[str, ...] = Field(
+    styles: Texts = Field(
         ("a quote", "figures and dates", "the background", "what happens next", "names of people and places"),
         description="one is drawn for each request, to vary the texts",
     )
@@ -94,11 +91,6 @@ class Generate(Section):
     timeout_seconds: float = Field(120.0, gt=0, description="for one request, its retries counted apart")
     retries: int = Field(4, ge=0, le=20, description="more tries for a request that met a passing fault")
     seed: int = Field(0, description="of the requests; `--fresh` takes others")
-
-    @field_validator("styles", mode="before")
-    @classmethod
-    def _list(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @field_validator("styles")
     @classmethod

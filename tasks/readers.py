@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError, nearest
+from tasks.records import whole
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
@@ -99,16 +100,11 @@ def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
     if fault is None and columns.label and not (values["label"] or "").strip():
         fault = "no label"
     for role, value in values.items():
-        if value is not None and _whole(value) != value:
+        if value is not None and whole(value) != value:
             fault = fault or f"{role} holds half a surrogate pair, which no encoder can read"
-            values[role] = _whole(value)
+            values[role] = whole(value)
     label = values["label"].strip() if values["label"] is not None else None
     return Row(values["text"] or "", label, values["id"], place, fault)
-
-
-def _whole(text: str) -> str:
-    """`text` with `?` for each half of a surrogate pair, so that it can be written."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _decoded(data: bytes, encoding: str) -> str:
@@ -194,12 +190,12 @@ def _folder(path: Path, columns: Columns, encoding: str) -> Iterator[Row]:
         raise UserError(f"{path} has no folders: a folder per label is expected, each with a text a file")
     for folder in labels:
         for file in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-            place = _whole(f"{folder.name}/{file.name}")  # a name need not be UTF-8
+            place = whole(f"{folder.name}/{file.name}")  # a name need not be UTF-8
             try:
                 text = _decoded(file.read_bytes(), encoding)
             except UnicodeDecodeError as e:
                 yield Row(
-                    "", _whole(folder.name), None, place, f"not {encoding}: byte 0x{e.object[e.start]:02x} at {e.start}"
+                    "", whole(folder.name), None, place, f"not {encoding}: byte 0x{e.object[e.start]:02x} at {e.start}"
                 )
                 continue
             yield _row(place, {columns.text: text, columns.label or "label": folder.name}, columns)

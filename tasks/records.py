@@ -29,6 +29,17 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
+def ngrams(text: str, n: int) -> set[str]:
+    """The word n-grams of the folded text; a shorter text is one n-gram."""
+    found = words(folded(text))
+    return {" ".join(found[i : i + n]) for i in range(max(1, len(found) - n + 1))}
+
+
+def whole(text: str) -> str:
+    """`text` with `?` for each half of a surrogate pair, which JSON allows and no file or encoder takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def content_id(text: str) -> str:
     """24 hex digits of the SHA-256 of the folded text."""
     return hashlib.sha256(folded(text).encode()).hexdigest()[:24]

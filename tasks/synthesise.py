@@ -21,7 +21,7 @@ from tasks.files import Stage
 from tasks.llm.client import Client, Reply, Request
 from tasks.progress import Report, silent
 from tasks.project import Generate, Project
-from tasks.records import Record, Rejected, count_by_check, count_by_label, words
+from tasks.records import Record, Rejected, count_by_check, count_by_label, whole, words
 from tasks.references import digest_of_path, resolve
 
 VERSION = 1
@@ -71,7 +71,8 @@ def to_request(
     if total <= budget:
         return wanted
     shared = {label: n * budget // total for label, n in wanted.items()}
-    for label in list(shared)[: budget - sum(shared.values())]:
+    by_remainder = sorted(wanted, key=lambda label: -(wanted[label] * budget % total))
+    for label in by_remainder[: budget - sum(shared.values())]:
         shared[label] += 1
     return {label: n for label, n in shared.items() if n}
 
@@ -129,7 +130,7 @@ def parse(reply: Reply, *, model: str, min_words: int) -> Record | Rejected:
         "request": reply.key,
         "tokens": [reply.prompt_tokens, reply.completion_tokens],
     }
-    raw = (reply.text or "").encode("utf-8", "replace").decode()
+    raw = whole(reply.text or "")
 
     def rejected(check: str, reason: str, value: float | None = None) -> Rejected:
         return Rejected(Record.of(raw, tag["label"], "synthetic", **lineage), check, reason, value)
@@ -202,9 +203,8 @@ def synthesise(
             for reply in client.ask_all(requests):
                 replies.append(reply)
                 report(len(replies), len(requests), "replies")
-        replies.sort(
-            key=lambda r: r.request.key("local", model)
-        )  # neither arrival nor the endpoint's address may matter
+        # neither the order of arrival nor the endpoint's address may matter
+        replies.sort(key=lambda r: r.request.key("local", model))
         parsed = [parse(r, model=g.model, min_words=project.curate.min_words) for r in replies]
         rows = [p for p in parsed if isinstance(p, Record)]
         rejected = [p for p in parsed if isinstance(p, Rejected)]

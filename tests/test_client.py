@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,6 @@ from tasks.llm.client import FAILURES_IN_A_ROW, RETRY_AFTER_CAP, Client, Request
 from tests.kit import scripted
 
 Make = Callable[..., Client]
-
-
-@pytest.fixture
-def llm() -> Iterator[scripted.Server]:
-    """The scripted server, which nobody waits for when it closes."""
-    server = scripted.Server()
-    yield server
-    threading.Thread(target=server.__exit__, daemon=True).start()
 
 
 @pytest.fixture

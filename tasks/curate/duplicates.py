@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.records import Record, Rejected, folded, words
+from tasks.records import Record, Rejected, ngrams
 
 if TYPE_CHECKING:
     from tasks.curate.run import Context
@@ -37,10 +37,7 @@ def exact(records: list[Record], context: Context) -> tuple[list[Record], list[R
 
 def shingles(text: str, n: int = 3) -> set[bytes]:
     """The word n-grams of the folded text; a shorter text is one shingle."""
-    found = words(folded(text))
-    if len(found) < n:
-        return {" ".join(found).encode()}
-    return {" ".join(found[i : i + n]).encode() for i in range(len(found) - n + 1)}
+    return {gram.encode() for gram in ngrams(text, n)}
 
 
 def near(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:

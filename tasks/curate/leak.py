@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.records import Record, Rejected, folded, words
+from tasks.records import Record, Rejected, ngrams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,10 +29,7 @@ def _hash(text: str) -> int:
 
 def hashed_ngrams(text: str) -> set[int]:
     """64-bit hashes of the word 4-grams of the folded text; a shorter text gives one, of the whole."""
-    found = words(folded(text))
-    if len(found) < WORDS:
-        return {_hash(" ".join(found))}
-    return {_hash(" ".join(found[i : i + WORDS])) for i in range(len(found) - WORDS + 1)}
+    return {_hash(gram) for gram in ngrams(text, WORDS)}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import tenacity
 
 from tasks import files
 from tasks.errors import TransientError, UserError
-from tasks.records import digest_of
+from tasks.records import digest_of, whole
 
 RETRY_AFTER_CAP = 30.0
 FAILURES_IN_A_ROW = 5  # requests, each with all its retries, that end the round
@@ -173,8 +173,7 @@ class Client:
         first = choices[0] if choices else None
         text = getattr(getattr(first, "message", None), "content", None)
         return {
-            # half a surrogate pair is legal in JSON, and no file or encoder takes it
-            "text": text.encode("utf-8", "replace").decode() if isinstance(text, str) else None,
+            "text": whole(text) if isinstance(text, str) else None,
             "finish_reason": getattr(first, "finish_reason", None),
             "prompt_tokens": _count(usage, "prompt_tokens"),
             "completion_tokens": _count(usage, "completion_tokens"),

@@ -78,7 +78,6 @@ def fine_tune(
     set_seed(settings.seed)
     model, tokenizer = _load(encoder, labels, settings)
     precision = _precision(settings)
-    history: list[tuple[int, str, float]] = []
     trainer = _trainer_class()(
         model=model,
         args=_arguments(settings, work, precision),
@@ -87,7 +86,7 @@ def fine_tune(
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         compute_metrics=_f1(len(labels)),
-        callbacks=[EarlyStoppingCallback(settings.patience), _reporting(report, history)],
+        callbacks=[EarlyStoppingCallback(settings.patience), _reporting(report)],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     checkpoint = latest_checkpoint(work)
@@ -96,7 +95,7 @@ def fine_tune(
     t = temperature(outcome.predictions.astype("float64"), outcome.label_ids)
     folded = fold(trainer.model, t)
     log = trainer.state.log_history
-    past = sorted((int(h["step"]), k, float(v)) for h in log for k, v in h.items() if _is_metric(k))
+    past = sorted((int(h["step"]), k, float(v)) for h in log for k, v in h.items() if k in _METRICS)
     return Trained(
         model=trainer.model,
         tokenizer=tokenizer,
@@ -115,10 +114,6 @@ _METRICS = {
     "eval_loss": "dev.loss",
     "eval_f1_macro": "dev.f1_macro",
 }
-
-
-def _is_metric(name: str) -> bool:
-    return name in _METRICS
 
 
 def _load(encoder: Path, labels: list[str], settings: Train) -> tuple[Any, Any]:
@@ -232,7 +227,7 @@ def _trainer_class() -> Any:
     return SealingTrainer
 
 
-def _reporting(report: Report, history: list[tuple[int, str, float]]) -> Any:
+def _reporting(report: Report) -> Any:
     from transformers import TrainerCallback
 
     class Reporting(TrainerCallback):
