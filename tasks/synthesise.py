@@ -51,8 +51,8 @@ def subtopics(description: str) -> list[str]:
 
 def missing(project: Project, accepted: dict[str, int]) -> dict[str, int]:
     """Rows that each label still lacks of its quota; labels that have it are left out."""
-    quota = project.generate.per_label
-    return {label: n for label in project.label_names if (n := quota - accepted.get(label, 0)) > 0}
+    quota = project.generate.quota(project.label_names, {})
+    return {label: n for label in project.label_names if (n := quota[label] - accepted.get(label, 0)) > 0}
 
 
 def to_request(
@@ -79,7 +79,7 @@ def to_request(
 
 def request_budget(generate: Generate, labels: int) -> int:
     """Requests that one retrain may make."""
-    return generate.max_requests or 3 * generate.per_label * labels
+    return generate.budget.requests or 10 * sum(generate.quota([str(i) for i in range(labels)], {}).values())
 
 
 def plan(
@@ -174,10 +174,10 @@ def synthesise(
     # the name in cache keys: a local model is known by its content, wherever it lies
     model = digest_of_path(weights)[:24] if weights else g.model
     params = g.model_dump(
-        mode="json", exclude={"concurrency", "timeout_seconds", "retries", "api_key_env", "per_label"}
+        mode="json", exclude={"concurrency", "timeout_seconds", "retries", "api_key_env", "per_label", "budget", "usd"}
     )
     params |= {"count": count, "round": round_number, "generation": generation, "labels": project.labels}
-    params |= {"min_words": project.curate.min_words, "max_requests": None, "max_rounds": None}
+    params |= {"min_words": project.curate.min_words, "max_rounds": None}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         seeds = files.read_records(splits.directory / "seed.jsonl") if g.examples else []

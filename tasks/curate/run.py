@@ -54,13 +54,15 @@ def run_checks(records: list[Record], context: Context, report: Report = silent)
     return records, rejected
 
 
-def surplus(records: list[Record], quota: int) -> tuple[list[Record], list[Rejected]]:
+def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record], list[Rejected]]:
     """At most `quota` synthetic rows a label, the first ones; the rest is set aside as surplus."""
     kept, rejected = [], []
     have: Counter[str | None] = Counter()
     for r in records:
-        if r.source == "synthetic" and have[r.label] >= quota:
-            rejected.append(Rejected(r, "surplus", f"{r.label!r} has its {quota} rows (generate.per_label)"))
+        if r.source == "synthetic" and have[r.label] >= quota[str(r.label)]:
+            rejected.append(
+                Rejected(r, "surplus", f"{r.label!r} has its {quota[str(r.label)]} rows (generate.per_label)")
+            )
         else:
             have[r.label] += r.source == "synthetic"
             kept.append(r)
@@ -72,7 +74,7 @@ def curate(
 ) -> Stage:
     """The training rows: `kept.jsonl` (seed rows first), and `rejected.jsonl` with what generation and the checks set aside."""
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
-    quota = project.generate.per_label
+    quota = project.generate.quota(project.label_names, {})
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         from tasks.embed import embed

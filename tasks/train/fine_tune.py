@@ -75,7 +75,7 @@ def fine_tune(
         )
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    set_seed(settings.seed)
+    set_seed(settings.seeds[0])
     model, tokenizer = _load(encoder, labels, settings)
     precision = _precision(settings)
     trainer = _trainer_class()(
@@ -183,8 +183,8 @@ def _arguments(settings: Train, work: Path, precision: str) -> Any:
         restore_callback_states_from_checkpoint=True,  # or a resumed run has its whole patience again
         bf16=precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
-        seed=settings.seed,
-        data_seed=settings.seed,
+        seed=settings.seeds[0],
+        data_seed=settings.seeds[0],
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",

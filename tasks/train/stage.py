@@ -65,14 +65,15 @@ def train(
     curated: Stage,
     splits: Stage,
     generation: int,
+    number: int = 0,
     beside: Path,
     home: Path,
     report: Report = silent,
 ) -> Stage:
     """The challenger: `bundle/` (see tasks/bundle.py) and `history.json`. A killed training goes on from its last
-    whole checkpoint."""
+    whole checkpoint. `number` picks one of `train.seeds`."""
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
-    settings = project.train.model_copy(update={"seed": project.train.seed + generation})
+    settings = project.train.model_copy(update={"seeds": (project.train.seeds[number] + 1000 * generation,)})
     inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     about = {"project": project.name, "base_model": project.train.model, "data": inputs}
 

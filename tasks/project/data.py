@@ -1,0 +1,52 @@
+"""Where a project's real text comes from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from tasks.project.base import Positive, Section, Texts
+
+
+class Split(Section):
+    """How a pool is split: rows a label, fixed by content hash."""
+
+    seed: int = Field(0, ge=0, description="rows a label that may be shown to the LLM and trained on")
+    dev: Positive = Field(20, description="rows a label for early stopping and calibration")
+    test: Positive = Field(100, description="rows a label, sealed for evaluation")
+    rest: Literal["unlabelled", "seed", "drop"] = Field("unlabelled", description="what the other rows become")
+
+
+class Data(Section):
+    """Where real text comes from: one `pool` to split, or `dev` and `test` (and `seed`, `unlabelled`) apart."""
+
+    pool: str | None = Field(None, description="labelled rows to be split by `split`")
+    split: Split = Field(Split(), description="how the pool is split")
+    seed: str | None = Field(None, description="labelled rows that may be shown to the LLM and trained on")
+    dev: str | None = Field(None, description="labelled rows for early stopping and calibration")
+    test: str | None = Field(None, description="labelled rows, sealed for evaluation")
+    unlabelled: str | None = Field(None, description="text without labels")
+    text_column: str = Field("text", description="the column of texts, in a table")
+    label_column: str = Field("label", description="the column of labels, in a table")
+    id_column: str | None = Field(None, description="a column of ids that must be unique")
+    encoding: str = Field("utf-8", description="of CSV, JSONL and text files: latin-1, cp1252, utf-16")
+    ignore_labels: Texts = Field((), description="labels in the data that are not the project's: set aside")
+    bad_rows: Literal["set_aside", "stop"] = Field("set_aside", description="what an unusable row does")
+
+    @field_validator("encoding")
+    @classmethod
+    def _codec(cls, value: str) -> str:
+        try:
+            "a".encode(value)
+        except (LookupError, ValueError):  # a NUL in the name is a ValueError
+            raise ValueError("no such encoding: use utf-8, latin-1, cp1252 or utf-16") from None
+        return value
+
+    @model_validator(mode="after")
+    def _either(self) -> Data:
+        if self.pool and (self.seed or self.dev or self.test):
+            raise ValueError("give data.pool, which is split, or data.seed, dev and test apart, not both")
+        if not self.pool and not (self.dev and self.test):
+            raise ValueError("give data.pool, or both data.dev and data.test")
+        return self
