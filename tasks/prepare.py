@@ -20,7 +20,7 @@ from tasks.errors import UserError, nearest
 from tasks.files import Stage
 from tasks.project import Project
 from tasks.readers import Columns, Row, read_rows
-from tasks.records import Record, Rejected, Source, count_by_check, count_by_label
+from tasks.records import Record, Rejected, Source, content_id, count_by_check, count_by_label
 from tasks.references import digest_of_path, resolve
 
 VERSION = 1
@@ -42,10 +42,9 @@ def prepare(project: Project, *, beside: Path, home: Path) -> Prepared:
     twice, a class without test or dev rows, and files that can't be read; TransientError when a store can't be reached.
     """
     data = project.data
-    names = ("pool",) if data.pool else ("seed", "dev", "test")
     paths = {
         name: resolve(reference, beside=beside, cache=home / "cache")
-        for name in (*names, "unlabelled")
+        for name in ("pool", "seed", "dev", "test", "unlabelled")
         if (reference := getattr(data, name))
     }
     inputs = {name: digest_of_path(path) for name, path in paths.items()}
@@ -124,25 +123,17 @@ class _Reading:
 
     def _read(self) -> dict[str, list[Record]]:
         rows: dict[str, list[Record]] = {"seed": [], "dev": [], "test": [], "unlabelled": []}
-        if "pool" in self._paths:
-            self._split(self._unique(self._labelled("pool", "seed")), rows)
-        taken: set[str] = set()
         for name in ("test", "dev", "seed"):  # a text that stands in two files stays in the one read first
             if name in self._paths:
                 source: Source = name  # type: ignore[assignment]
-                for r in self._unique(self._labelled(name, source)):
-                    if r.id in taken:
-                        self._reject(r, "leak", f"the same text stands in another split (kept there, not in {name})")
-                        continue
-                    taken.add(r.id)
-                    rows[name].append(r)
+                rows[name] = self._elsewhere(self._unique(self._labelled(name, source)), rows)
+        if "pool" in self._paths:
+            self._split(self._elsewhere(self._unique(self._labelled("pool", "seed")), rows), rows)
         if "unlabelled" in self._paths:
-            held = {r.id for r in (*rows["dev"], *rows["test"])}
             known = {r.id for r in rows["unlabelled"]}
-            for r in self._unlabelled():
-                if r.id in held:
-                    self._reject(r, "leak", "the same text stands in dev or test")
-                elif r.id in known:
+            held = {"test": rows["test"], "dev": rows["dev"]}
+            for r in self._elsewhere(list(self._unlabelled()), held):
+                if r.id in known:
                     self._reject(r, "exact_duplicate", "the same text stands in the pool")
                 else:
                     rows["unlabelled"].append(r)
@@ -152,10 +143,25 @@ class _Reading:
             raise UserError("; ".join(self.notices()) + "; mend them, or set data.bad_rows to set_aside")
         return rows
 
+    def _elsewhere(self, records: list[Record], taken: dict[str, list[Record]]) -> list[Record]:
+        """The records whose text and group stand in none of the splits `taken`; the others are set aside as leaks."""
+        ids = {r.id: split for split, rows in taken.items() for r in rows}
+        groups = {g: split for split, rows in taken.items() for r in rows if (g := r.lineage.get("group"))}
+        kept = []
+        for r in records:
+            group = r.lineage.get("group")
+            if r.id in ids:
+                self._reject(r, "leak", f"the same text stands in {ids[r.id]} and is kept there")
+            elif group in groups:
+                self._reject(r, "leak", f"its group {group!r} stands in {groups[group]}")
+            else:
+                kept.append(r)
+        return kept
+
     def _labelled(self, name: str, source: Source) -> Iterator[Record]:
         data, known = self._project.data, self._project.label_names
         path = self._paths[name]
-        columns = Columns(data.text_column, data.label_column, data.id_column)
+        columns = Columns(data.text_column, data.label_column, data.id_column, data.group_column)
         unknown: dict[str, list[str]] = defaultdict(list)
         for row in read_rows(path, columns, encoding=data.encoding):
             record = self._record(row, source, path)
@@ -178,7 +184,7 @@ class _Reading:
     def _unlabelled(self) -> Iterator[Record]:
         data, path = self._project.data, self._paths["unlabelled"]
         seen: set[str] = set()
-        for row in read_rows(path, Columns(data.text_column, None, None), encoding=data.encoding):
+        for row in read_rows(path, Columns(data.text_column, None, None, data.group_column), encoding=data.encoding):
             record = self._record(row, "unlabelled", path)
             if record and record.id in seen:
                 self._reject(record, "exact_duplicate", "the same text stands earlier")
@@ -194,7 +200,8 @@ class _Reading:
                     f"data.id_column ({self._project.data.id_column!r}) must be unique: mend it, or leave id_column out"
                 )
             self._ids[row.id] = row.place
-        record = Record.of(row.text, row.label, source, place=row.place, **({"id": row.id} if row.id else {}))
+        named = {"id": row.id, "group": row.group}
+        record = Record.of(row.text, row.label, source, place=row.place, **{k: v for k, v in named.items() if v})
         if row.fault:
             check = "empty" if row.fault == "empty text" else "encoding" if row.fault.startswith("not ") else "unusable"
             self._reject(record, check, row.fault)
@@ -221,25 +228,39 @@ class _Reading:
         return kept
 
     def _split(self, records: list[Record], rows: dict[str, list[Record]]) -> None:
-        """Rows ranked by content hash within their label: test first, then dev, then seed, then the rest."""
-        want = self._project.data.split
-        by_label: dict[str, list[Record]] = defaultdict(list)
-        for r in sorted(records, key=lambda r: r.id):
-            by_label[str(r.label)].append(r)
+        """Groups (without data.group_column, rows) ranked by content hash: each goes, whole, to the first of test, dev
+        and seed in which one of its labels lacks rows, or else to the rest.
+        """
+        split, labels = self._project.data.split, self._project.label_names
+        want = {"test": 0 if "test" in self._paths else split.test, "dev": split.dev, "seed": split.seed}
+        have: dict[str, Counter[str | None]] = {name: Counter() for name in want}
+        groups: dict[str, list[Record]] = defaultdict(list)
+        for r in sorted(records, key=lambda r: (labels.index(str(r.label)), r.id)):
+            group = r.lineage.get("group")
+            groups[content_id(group) if group else r.id].append(r)
+        parts: dict[str, list[Record]] = {name: [] for name in (*want, "rest")}
+        for _, members in sorted(groups.items()):
+            short = (name for name, n in want.items() if any(have[name][r.label] < n for r in members))
+            name = next(short, "rest")
+            parts[name] += members
+            have.get(name, Counter()).update(r.label for r in members)
+        self._enough(want, have, records)
+        for part in parts.values():
+            part.sort(key=lambda r: labels.index(str(r.label)))
+        rows["test"] += [r.but(source="test") for r in parts["test"]]
+        rows["dev"] += [r.but(source="dev") for r in parts["dev"]]
+        rows["seed"] += parts["seed"] + (parts["rest"] if split.rest == "seed" else [])
+        if split.rest == "unlabelled":  # its labels are thrown away here; the place would tell them
+            rows["unlabelled"] += [Record(r.id, r.text, None, "unlabelled") for r in parts["rest"]]
+
+    def _enough(self, want: dict[str, int], have: dict[str, Counter[str | None]], records: list[Record]) -> None:
+        usable = Counter(r.label for r in records)
         for label in self._project.label_names:
-            ranked = by_label[label]
-            need = want.test + want.dev
-            if len(ranked) < need:
+            if any(have[name][label] < want[name] for name in ("test", "dev")):
                 raise UserError(
-                    f"{self._paths['pool']}: the label {label!r} has {len(ranked)} usable rows, fewer than data.split "
-                    f"needs (test {want.test} + dev {want.dev}): lower data.split, or add rows"
+                    f"{self._paths['pool']}: the label {label!r} has {usable[label]} usable rows, fewer than data.split "
+                    f"needs (test {want['test']} + dev {want['dev']}): lower data.split, or add rows"
                 )
-            rest = ranked[need + want.seed :]
-            rows["test"] += [r.but(source="test") for r in ranked[: want.test]]
-            rows["dev"] += [r.but(source="dev") for r in ranked[want.test : need]]
-            rows["seed"] += ranked[need : need + want.seed] + (rest if want.rest == "seed" else [])
-            if want.rest == "unlabelled":  # its labels are thrown away here; the place would tell them
-                rows["unlabelled"] += [Record(r.id, r.text, None, "unlabelled") for r in rest]
 
     def _complete(self, rows: dict[str, list[Record]]) -> None:
         for split in ("test", "dev"):

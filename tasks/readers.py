@@ -1,4 +1,4 @@
-"""Strict readers: CSV, JSONL, Parquet, or a folder per label, as rows that know their place.
+"""Strict readers: CSV, JSONL, Parquet, Orange's .tab, or a folder per label, as rows that know their place.
 
 A row that can't be used is set aside with its place; a file that can't be read is one UserError.
 """
@@ -17,7 +17,10 @@ from typing import Any
 from tasks.errors import UserError, nearest
 from tasks.records import whole
 
-FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+FORMATS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")
+ROLES = ("text", "label", "id", "group")
+ORANGE_TYPES = {"", "c", "continuous", "d", "discrete", "s", "string", "t", "time", "m", "meta"}
+ORANGE_FLAGS = {"", "class", "c", "meta", "m", "ignore", "i", "skip", "weight", "w"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +32,17 @@ class Row:
     id: str | None
     place: str
     fault: str | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns to read; `label` is not required of unlabelled data."""
+    """The columns to read. Unlabelled data has `label` None, and `group` where it happens to be there."""
 
     text: str = "text"
     label: str | None = "label"
     id: str | None = None
+    group: str | None = None
 
 
 def read_rows(path: Path, columns: Columns, *, encoding: str = "utf-8") -> Iterator[Row]:
@@ -66,6 +71,8 @@ def _table(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     suffix = path.suffix.lower()
     if suffix in {".csv", ".tsv"}:
         return _csv(path, "\t" if suffix == ".tsv" else None, encoding)
+    if suffix == ".tab":
+        return _orange(path, encoding)
     if suffix in {".jsonl", ".ndjson"}:
         return _jsonl(path, encoding)
     if suffix == ".parquet":
@@ -74,9 +81,10 @@ def _table(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _need(path: Path, columns: Columns, present: list[str]) -> None:
-    for role in ("text", "label", "id"):
+    for role in ROLES:
         name = getattr(columns, role)
-        if name is not None and name not in present:
+        optional = role == "group" and columns.label is None
+        if name is not None and name not in present and not optional:
             raise UserError(
                 f"{path} has no column {name!r}{nearest(name, present)}: it has {', '.join(map(repr, present))}; "
                 f"set data.{role}_column"
@@ -86,7 +94,7 @@ def _need(path: Path, columns: Columns, present: list[str]) -> None:
 def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
     values: dict[str, str | None] = {}
     fault = None
-    for role in ("text", "label", "id"):
+    for role in ROLES:
         name = getattr(columns, role)
         value = fields.get(name) if name else None
         if isinstance(value, bool) or (role == "text" and value is not None and not isinstance(value, str)):
@@ -104,7 +112,7 @@ def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
             fault = fault or f"{role} holds half a surrogate pair, which no encoder can read"
             values[role] = whole(value)
     label = values["label"].strip() if values["label"] is not None else None
-    return Row(values["text"] or "", label, values["id"], place, fault)
+    return Row(values["text"] or "", label, values["id"], place, fault, (values["group"] or "").strip() or None)
 
 
 def _decoded(data: bytes, encoding: str) -> str:
@@ -148,6 +156,28 @@ def _csv(path: Path, delimiter: str | None, encoding: str) -> Iterator[tuple[str
         raise UserError(f"{path}, line {reader.line_num}: {e}; check its quotes") from None
 
 
+def _orange(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A table with tabs whose first three lines are names, types and flags: the data mining suite Orange writes it.
+
+    The column flagged `class` is also to be had as `label`. Without those lines it is a table with one header line.
+    """
+    rows = _csv(path, "\t", encoding)
+    types, flags = next(rows, None), next(rows, None)
+    if types is None or flags is None or not _describes(types[1], flags[1]):
+        yield from (row for row in (types, flags) if row is not None)
+        yield from rows
+        return
+    named = next((name for name, flag in flags[1].items() if flag in {"class", "c"}), None)
+    for place, fields in rows:
+        yield place, ({"label": fields[named]} if named else {}) | fields
+
+
+def _describes(types: dict[str, Any], flags: dict[str, Any]) -> bool:
+    """Whether these two lines are types and flags; flags may hold `key=value` too."""
+    marked = (f.partition(" ")[0] in ORANGE_FLAGS or "=" in f for f in flags.values())
+    return any(types.values()) and set(types.values()) <= ORANGE_TYPES and all(marked)
+
+
 def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len({k for k, _ in pairs}) != len(pairs):
@@ -185,6 +215,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _folder(path: Path, columns: Columns, encoding: str) -> Iterator[Row]:
+    if columns.group and columns.label:
+        raise UserError(f"{path} is a folder, which has no column {columns.group!r}: leave data.group_column out")
     labels = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not labels:
         raise UserError(f"{path} has no folders: a folder per label is expected, each with a text a file")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasks import files
 from tasks.errors import UserError
@@ -232,6 +235,76 @@ def test_unlabelled_text_without_held_out_rows_and_repeats(tmp_path: Path) -> No
     p = prepared(tmp_path, table, unlabelled="more.csv", split={**SPLIT, "rest": "drop"})
     assert texts(p, "unlabelled") == {"something new"}
     assert p.splits.counts["rejected"] == {"leak": 1, "exact_duplicate": 1, "empty": 1}
+
+
+def test_a_pool_with_a_test_file_apart(tmp_path: Path) -> None:
+    table, apart = rows(fruit=9, metal=9), rows(fruit=12, metal=11)[9:12] + rows(metal=11)[9:]
+    write(tmp_path / "test.csv", [*apart, table[0], table[12]])
+    p = prepared(tmp_path, table, test="test.csv")  # split.test is 3
+    assert texts(p, "test") == {r["text"] for r in [*apart, table[0], table[12]]}
+    assert p.sealed.counts == {"test": {"fruit": 4, "metal": 3}}
+    assert p.splits.counts["dev"] == {"fruit": 2, "metal": 2} and p.splits.counts["seed"] == {"fruit": 1, "metal": 1}
+    assert p.splits.counts["rejected"] == {"leak": 2} and p.splits.counts["unlabelled"] == 18 - 2 - 4 - 2
+    assert not any(texts(p, "test") & texts(p, split) for split in ("seed", "dev", "unlabelled"))
+    assert all(r.record.text == "" and "stands in test" in r.reason for r in rejected(p))
+
+
+def test_a_pool_too_small_beside_a_test_file(tmp_path: Path) -> None:
+    write(tmp_path / "test.csv", rows(fruit=9, metal=9)[8:10])
+    with pytest.raises(UserError, match=r"'metal' has 1 usable rows, fewer than data\.split needs \(test 0 \+ dev 2\)"):
+        prepared(tmp_path, rows(fruit=3, metal=2), test="test.csv")
+
+
+GROUPED = st.lists(
+    st.tuples(st.sampled_from(["fruit", "metal"]), st.one_of(st.none(), st.integers(0, 7))), min_size=1, max_size=40
+)
+
+
+@given(kinds=GROUPED, rest=st.sampled_from(["unlabelled", "seed", "drop"]))
+@settings(max_examples=60, deadline=None)
+def test_no_group_straddles_and_nothing_is_lost(kinds: list[tuple[str, int | None]], rest: str) -> None:
+    table: list[dict[str, Any]] = [
+        {"text": text("row", i), "label": kind, "by": by} for i, (kind, by) in enumerate(kinds)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        split = {"seed": 1, "dev": 1, "test": 2, "rest": rest}
+        try:
+            p = prepared(Path(folder), table, group_column="by", split=split)
+        except UserError as e:
+            assert "fewer than data.split needs" in str(e)
+            return
+        where = {r.text: split for split in ("test", "dev", "seed", "unlabelled") for r in read(p, split)}
+    assert rest == "drop" or len(where) == len(table)
+    by_group: dict[int, set[str]] = {}
+    for row in table:
+        if row["by"] is not None:
+            by_group.setdefault(row["by"], set()).add(where.get(row["text"], "dropped"))
+    assert [g for g, splits in by_group.items() if len(splits) > 1] == []
+    for name, n in {"test": 2, "dev": 1}.items():
+        found = Counter(row["label"] for row in table if where.get(row["text"]) == name)
+        assert min(found["fruit"], found["metal"]) >= n
+
+
+def test_groups_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    table = [{**row, "by": f"author {i % 11}"} for i, row in enumerate(rows(fruit=20, metal=20))]
+    p = prepared(tmp_path, table, group_column="by")
+    q = prepared(tmp_path, random.Random(5).sample(table, len(table)), home="other", group_column="by")
+    for split in ("test", "dev", "seed", "unlabelled"):
+        assert [r.id for r in read(p, split)] == [r.id for r in read(q, split)]
+    assert all(r.lineage["group"].startswith("author") for r in read(p, "test"))
+    assert all(r.lineage == {} for r in read(p, "unlabelled"))
+
+
+def test_groups_hold_over_files_that_are_given_apart(tmp_path: Path) -> None:
+    table = [{**row, "by": f"author {i}"} for i, row in enumerate(rows(fruit=9, metal=9))]
+    write(tmp_path / "test.jsonl", table[:2] + table[9:11])
+    held = {**table[5], "text": "by an author of the test rows", "by": "author 1"}
+    write(tmp_path / "more.jsonl", [{**held, "text": "unlabelled, by the same"}, {"text": "by nobody"}])
+    p = prepared(
+        tmp_path, [*table[2:9], *table[11:], held], test="test.jsonl", unlabelled="more.jsonl", group_column="by"
+    )
+    assert [(r.check, "'author 1' stands in test" in r.reason) for r in rejected(p)] == [("leak", True)] * 2
+    assert "by nobody" in texts(p, "unlabelled")
 
 
 def test_a_reference_that_is_not_there(tmp_path: Path) -> None:

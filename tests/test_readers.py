@@ -197,6 +197,50 @@ def test_parquet_that_can_not_be_read(tmp_path: Path) -> None:
     assert "no rows" in refused(path)
 
 
+ORANGE = "Category\tText\nd\tstring\nclass\t\n\n"
+
+
+def test_a_table_of_orange_has_three_header_lines(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, ORANGE + "a\tone\nb\ttwo, three\n", "rows.tab")
+    for label in ("Category", "label"):  # by its name, or by its flag
+        rows = read(path, text="Text", label=label)
+        assert [(r.text, r.label, r.fault) for r in rows] == [("one", "a", None), ("two, three", "b", None)]
+        assert rows[0].place == "rows.tab, line 5"
+    assert [r.label for r in read(path, text="Text", label=None)] == [None, None]
+    assert "has no column 'text'" in refused(path) and "'Category', 'Text'" in refused(path)
+
+
+@pytest.mark.parametrize("third", ["class\t", "class\tmeta", "c\tm", "class\tmeta hidden=True", "\t"])
+def test_types_and_flags_are_no_rows(tmp_path: Path, third: str) -> None:
+    path = csv_file(tmp_path, f"label\ttext\ndiscrete\ts\n{third}\nx\tone\n", "rows.tab")
+    assert [(r.text, r.label) for r in read(path)] == [("one", "x")]
+
+
+@pytest.mark.parametrize("lines", ["x\tone\ny\ttwo\n", "d\tstring\ny\ttwo\n", "\t\n\t\n", "x\tone\n"])
+def test_a_tab_file_without_types_and_flags_has_one_header_line(tmp_path: Path, lines: str) -> None:
+    path = csv_file(tmp_path, "label\ttext\n" + lines, "rows.tab")
+    want = [tuple(line.split("\t")) for line in lines.splitlines()]
+    assert [(r.label, r.text) for r in read(path)] == want
+
+
+def test_a_table_of_orange_without_rows(tmp_path: Path) -> None:
+    assert "no rows" in refused(csv_file(tmp_path, ORANGE, "rows.tab"))
+
+
+def test_groups_are_read(tmp_path: Path) -> None:
+    lines = ({"text": "x", "label": "a", "by": 7}, {"text": "y", "label": "a"}, {"text": "z", "label": "a", "by": " "})
+    path = csv_file(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "rows.jsonl")
+    assert [(r.group, r.fault) for r in read(path, group="by")] == [("7", None), (None, None), (None, None)]
+    assert "set data.group_column" in refused(path, group="from")
+    assert [r.group for r in read(path, label=None, group="from")] == [None] * 3  # unlabelled text may have none
+
+
+def test_a_folder_has_no_groups(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.txt").write_text("x")
+    assert "leave data.group_column out" in refused(tmp_path, group="by")
+
+
 def test_a_folder_a_label(tmp_path: Path) -> None:
     for name, data in {
         "b/1.txt": b"\xef\xbb\xbfbee",

@@ -10,16 +10,16 @@ from tasks.project.base import Positive, Section, Texts
 
 
 class Split(Section):
-    """How a pool is split: rows a label, fixed by content hash."""
+    """How a pool is split: rows a label, fixed by content hash; of whole groups where `data.group_column` is set."""
 
     seed: int = Field(0, ge=0, description="rows a label that may be shown to the LLM and trained on")
     dev: Positive = Field(20, description="rows a label for early stopping and calibration")
-    test: Positive = Field(100, description="rows a label, sealed for evaluation")
+    test: Positive = Field(100, description="rows a label, sealed for evaluation; not used where `data.test` is given")
     rest: Literal["unlabelled", "seed", "drop"] = Field("unlabelled", description="what the other rows become")
 
 
 class Data(Section):
-    """Where real text comes from: one `pool` to split, or `dev` and `test` (and `seed`, `unlabelled`) apart."""
+    """Where real text comes from: one `pool` to split, `test` apart or not; or `dev` and `test` (and `seed`) apart."""
 
     pool: str | None = Field(None, description="labelled rows to be split by `split`")
     split: Split = Field(Split(), description="how the pool is split")
@@ -30,6 +30,9 @@ class Data(Section):
     text_column: str = Field("text", description="the column of texts, in a table")
     label_column: str = Field("label", description="the column of labels, in a table")
     id_column: str | None = Field(None, description="a column of ids that must be unique")
+    group_column: str | None = Field(
+        None, description="rows that share its value (an author, a thread, a question) never stand in two splits"
+    )
     encoding: str = Field("utf-8", description="of CSV, JSONL and text files: latin-1, cp1252, utf-16")
     ignore_labels: Texts = Field((), description="labels in the data that are not the project's: set aside")
     bad_rows: Literal["set_aside", "stop"] = Field("set_aside", description="what an unusable row does")
@@ -45,7 +48,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _either(self) -> Data:
-        if self.pool and (self.seed or self.dev or self.test):
+        if self.pool and (self.seed or self.dev):
             raise ValueError("give data.pool, which is split, or data.seed, dev and test apart, not both")
         if not self.pool and not (self.dev and self.test):
             raise ValueError("give data.pool, or both data.dev and data.test")
