@@ -133,6 +133,48 @@ def init(data: Path, out: Path | None, text_column: str | None, label_column: st
         finish(made, lambda: click.echo(made["message"]))
 
 
+@commands.command()
+@click.argument("given", metavar="CONFIG_OR_NAME")
+@click.option("--by", help="Who decides; the user of this machine otherwise.")
+@click.option(
+    "--export", "out", type=click.Path(path_type=Path), help="Write the rows that wait to a CSV or JSONL file."
+)
+@click.option("--import", "source", type=click.Path(path_type=Path), help="Read the decisions written into that file.")
+@click.option("--status", "only_status", is_flag=True, help="Say how many rows were looked at and how many wait.")
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Of the page; a free one otherwise.")
+@click.option("--no-open", is_flag=True, help="Print the page's address, and open no browser.")
+@click.option("--curated", type=click.Path(path_type=Path), help="Another curate stage's directory than the last.")
+@click.option("--splits", type=click.Path(path_type=Path), help="The splits' directory that belongs to --curated.")
+@json_option
+def review(
+    given: str,
+    by: str | None,
+    out: Path | None,
+    source: Path | None,
+    only_status: bool,
+    port: int,
+    no_open: bool,
+    curated: Path | None,
+    splits: Path | None,
+    as_json: bool,
+) -> None:
+    """Look at the doubtful rows of a project, in the browser or in a spreadsheet, and decide about them."""
+    if sum((out is not None, source is not None, only_status)) > 1:
+        raise UserError("give one of --export, --import and --status")
+    with _output_for(as_json) as finish:
+        from flows import review as review_
+
+        sitting = review_.sit_down(Settings.from_environment(), given, by=by, curated=curated, splits=splits)
+        if out is None and source is None and not only_status:
+            review_.run(sitting, port=port, show=not no_open, announce=finish)
+            return
+        if out is not None:
+            result = review_.export(sitting, out)
+        else:
+            result = review_.take(sitting, source) if source is not None else sitting.status()
+        finish(result, lambda: review_.show(result))
+
+
 @contextlib.contextmanager
 def _output_for(as_json: bool) -> Iterator[Callable[[dict[str, Any], Callable[[], None]], None]]:
     """`finish(result, show)` for the body: with --json the result is the last line of stdout, otherwise `show()` is.

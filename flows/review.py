@@ -1,0 +1,186 @@
+"""A person's look at doubtful rows: where they come from, the page, the files, and the pause of a retrain that waits for it."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.progress import watched
+from flows.settings import Settings
+from tasks import files
+from tasks.errors import UserError, nearest
+from tasks.project import Project
+from tasks.project_file import load_project
+from tasks.records import Record
+from tasks.references import resolve
+from tasks.review import Decision, Decisions, Doubt, looked_at, table
+from tasks.review.queue import ranked_stage, read_ranked, waiting
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """One project's ranked rows and its decisions, as a person sits down to look."""
+
+    project: Project
+    ranked: list[Doubt]
+    decided: Decisions
+
+    @property
+    def rows(self) -> dict[str, Record]:
+        return {d.id: d.record for d in self.ranked}
+
+    def queue(self) -> list[Doubt]:
+        """The doubtful rows and the decided ones, by rank."""
+        return waiting(self.ranked, self.decided.current())
+
+    def status(self) -> dict[str, Any]:
+        """How far the person is: rows in the queue, looked at, waiting, and what the project asks for."""
+        current = self.decided.current()
+        rows = waiting(self.ranked, current)
+        seen = looked_at(current, rows)
+        required = self.project.review.required
+        return {
+            "project": self.project.name,
+            "queue": len(rows),
+            "looked_at": seen,
+            "waiting": len(rows) - seen,
+            "required": required,
+            "missing": max(0, min(required, len(rows)) - seen),
+            "decisions": str(self.decided.path),
+        }
+
+
+def decisions_file(home: Path, name: str) -> Path:
+    """Where the decisions about a project's rows are kept."""
+    return home / "reviews" / f"{name}.jsonl"
+
+
+def record_place(home: Path, name: str, *, curated: Path, splits: Path, config: Path) -> None:
+    """Note the directories that `reseed review NAME` shows: those of the last retrain."""
+    places = {"curated": str(curated), "splits": str(splits), "config": str(config.absolute())}
+    files.write_json(_place(home, name), places)
+
+
+def _place(home: Path, name: str) -> Path:
+    return home / "projects" / f"{name}.review.json"
+
+
+def sit_down(
+    settings: Settings, given: str, *, by: str | None = None, curated: Path | None = None, splits: Path | None = None
+) -> Sitting:
+    """The sitting for a project file or the name of a project that was retrained here.
+
+    Raises UserError when there is no such project, or nothing was curated yet.
+    """
+    if (curated is None) != (splits is None):
+        raise UserError("give --curated and --splits together: the rows of one, and the dev rows that belong to them")
+    config = _config(settings.home, given)
+    project = load_project(config)
+    if curated is None or splits is None:
+        curated, splits = _last(settings.home, project)
+    for directory, need in ((curated, "kept.jsonl"), (splits, "dev.jsonl")):
+        if not (directory / need).exists():
+            raise UserError(f"{directory} has no {need}: give the directories of a curate stage and of its splits")
+    ranked = _rank(project, curated=curated, splits=splits, beside=config.absolute().parent, home=settings.home)
+    return Sitting(project, ranked, Decisions(decisions_file(settings.home, project.name), by=_who(by)))
+
+
+def _rank(project: Project, *, curated: Path, splits: Path, beside: Path, home: Path) -> list[Doubt]:
+    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+    with watched("review") as report:
+        stage = ranked_stage(project, curated=curated, splits=splits, encoder=encoder, home=home, report=report)
+    return read_ranked(stage)
+
+
+def _who(by: str | None) -> str:
+    if by is None:
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):  # a container whose user has no name
+            return "unknown"
+    if not by.strip() or len(by) > 100:
+        raise UserError(f"--by {by[:20]!r}: give a name of 1 to 100 characters")
+    return by.strip()
+
+
+def _config(home: Path, given: str) -> Path:
+    """The project file of a path or of a name."""
+    if given.endswith((".yaml", ".yml")) or Path(given).is_file():
+        return Path(given)
+    known = sorted(p.name.removesuffix(".review.json") for p in (home / "projects").glob("*.review.json"))
+    if given not in known:
+        raise UserError(
+            f"no project {given!r} was retrained in {home}{nearest(given, known)}: give its project file, such as "
+            f"configs/{given}.yaml"
+        )
+    return Path(files.read_json(_place(home, given))["config"])
+
+
+def _last(home: Path, project: Project) -> tuple[Path, Path]:
+    """The curated rows and the splits of the project's last retrain; without a note of it, the newest that fit."""
+    place = _place(home, project.name)
+    if place.exists():
+        noted = files.read_json(place)
+        if Path(noted["curated"]).exists() and Path(noted["splits"]).exists():
+            return Path(noted["curated"]), Path(noted["splits"])
+    stages = home / "stages"
+    splits = {m["digest"]: p for p, m in _manifests(stages / "splits") if m["params"]["labels"] == project.label_names}
+    for path, manifest in _manifests(stages / "curate"):
+        if manifest["inputs"]["splits"] in splits:
+            return path, splits[manifest["inputs"]["splits"]]
+    raise UserError(
+        f"nothing of {project.name!r} was curated in {home} yet: run `reseed retrain` first, or give --curated and --splits"
+    )
+
+
+def _manifests(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The whole directories of a kind of stage with their manifests, the newest first."""
+    found = [p for p in folder.glob("[!.]*") if p.suffix == "" and (p / files.MANIFEST).exists()]
+    return [
+        (p, files.read_json(p / files.MANIFEST)) for p in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)
+    ]
+
+
+def run(sitting: Sitting, *, port: int, show: bool, announce: Callable[..., None]) -> None:
+    """Serve the page on loopback until Ctrl-C, and open it in the browser where `show`."""
+    from flows.review_page import serve
+
+    def said(address: str) -> None:
+        status = sitting.status()
+        announce({**status, "address": address}, lambda: _print_address(status, address))
+
+    serve(sitting, port=port, show=show, ready=said)
+
+
+def export(sitting: Sitting, out: Path) -> dict[str, Any]:
+    """Write the rows that wait to a CSV or JSONL file."""
+    current = sitting.decided.current()
+    rows = [d for d in sitting.queue() if d.id not in current]
+    table.write(out, rows)
+    return {**sitting.status(), "exported": len(rows), "out": str(out)}
+
+
+def take(sitting: Sitting, source: Path) -> dict[str, Any]:
+    """Read the decisions written into an exported file."""
+    made: list[Decision] = table.take(source, sitting.rows, sitting.project.label_names, sitting.decided)
+    return {**sitting.status(), "imported": len(made)}
+
+
+def show(result: dict[str, Any]) -> None:
+    """The status, and what was done, in two lines."""
+    if "exported" in result:
+        click.echo(f"{result['exported']} rows written to {result['out']}; fill in `decision`, then --import it")
+    if "imported" in result:
+        click.echo(f"{result['imported']} decisions imported")
+    asked = f"; review.required asks for {result['missing']} more" if result["missing"] else ""
+    click.echo(f"{result['project']}: {result['looked_at']} rows looked at, {result['waiting']} wait{asked}")
+
+
+def _print_address(status: dict[str, Any], address: str) -> None:
+    show(status)
+    click.echo(f"the page is at {address}  (this machine only; Ctrl-C ends it)")

@@ -1,0 +1,226 @@
+"""The queue of doubtful rows: which rows a person should look at first, and what there is to know of each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import files
+from tasks.curate.leak import Fingerprints
+from tasks.files import Stage
+from tasks.progress import Report, silent
+from tasks.project import Project
+from tasks.records import Record, Rejected
+from tasks.review.decisions import CHECK, Decision
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERSION = 1
+Pairs = tuple[tuple[str, float], ...]  # (id, cosine similarity) of other rows, the most similar first
+# set aside because of the label, which a person can judge; the other checks judge the text
+CHECKS = frozenset({"off_label", "label_noise", "two_labels", "borderline", CHECK})
+NEIGHBOURS = 5  # training rows shown beside a row
+LIKE = 0.6  # least cosine similarity of a row that a decision may be applied to as well
+MOST_LIKE = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A row, and why it is in the queue.
+
+    `opinion` is the probe's label for it with its `probability`; `own` is the probability of the row's own label.
+    `margin` (of the best other label over its own), `loss` (-log own) and `influence` (on the dev loss) rank it, each
+    from 1 for the most doubtful; `rank` is their mean. `near` are (id, cosine similarity) of the nearest training rows,
+    `like` of the rows with its label that are close enough to be decided with it.
+    """
+
+    record: Record
+    check: str | None
+    reason: str
+    opinion: str
+    probability: float
+    own: float
+    margin: float
+    loss: float
+    influence: float
+    ranks: dict[str, float]
+    rank: float
+    near: Pairs
+    like: Pairs
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def doubtful(self) -> bool:
+        """True for a row that a check set aside, or of whose own label the probe is less than half sure."""
+        return (self.check is not None and self.check != CHECK) or self.own < 0.5
+
+    def why(self) -> str:
+        """One sentence: what speaks against the row's label."""
+        if self.check:
+            return f"set aside as {self.check}: {self.reason}"
+        said = f"the probe says {self.opinion!r} ({self.probability:.2f}) and gives its own label {self.own:.2f}"
+        return said if self.opinion != self.record.label else f"the probe gives its own label only {self.own:.2f}"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Doubt:
+        pairs = {k: tuple((i, s) for i, s in row[k]) for k in ("near", "like")}
+        return cls(**row | pairs | {"record": Record.from_json(row["record"])})
+
+
+def queue(
+    project: Project, *, curated: Path, splits: Path, encoder: Path, decisions: dict[str, Decision]
+) -> list[Doubt]:
+    """The doubtful rows and the decided ones, the most doubtful first. `curated` and `splits` are stages' directories."""
+    return waiting(rank(project, curated=curated, splits=splits, encoder=encoder), decisions)
+
+
+def waiting(ranked: list[Doubt], decisions: dict[str, Decision]) -> list[Doubt]:
+    """Of the ranked rows, those that are doubtful or decided: a decision can always be seen and undone."""
+    return [d for d in ranked if d.doubtful or d.id in decisions]
+
+
+def looked_at(decisions: dict[str, Decision], queue: list[Doubt]) -> int:
+    """How many rows of the queue a person decided."""
+    return sum(d.id in decisions for d in queue)
+
+
+def candidates(
+    project: Project, *, curated: Path, splits: Path
+) -> tuple[list[Record], list[tuple[Record, Rejected | None]]]:
+    """(dev rows, what may be shown): the training rows and those set aside for their label, one row a text.
+
+    A row of dev is never shown, nor one that repeats held-out text as far as `curate.leak` allows: what was set aside
+    before the check for leaks has not been through it.
+    """
+    files.verify(curated)
+    files.verify(splits)
+    dev = files.read_records(splits / "dev.jsonl")
+    rejected = files.read_rejected(curated / "rejected.jsonl")
+    held_out = Fingerprints.load(splits / "held_out_fingerprints.npz")
+    hidden = {d.id for d in dev} | set(held_out.ids) | {r.record.id for r in rejected if r.check == "leak"}
+    limit = project.curate.leak
+    found: dict[str, tuple[Record, Rejected | None]] = {}
+    for r in files.read_records(curated / "kept.jsonl"):
+        found.setdefault(r.id, (r, None))
+    for row in rejected:
+        if row.check in CHECKS and row.record.text.strip() and row.record.label in project.labels:
+            share = held_out.closest(row.record.text)[0]
+            if not (share > 0 and share >= limit):
+                found.setdefault(row.record.id, (row.record, row))
+    shown = [(r, row) for r, row in found.values() if r.id not in hidden and r.source not in ("dev", "test")]
+    return dev, shown
+
+
+def rank(project: Project, *, curated: Path, splits: Path, encoder: Path, report: Report = silent) -> list[Doubt]:
+    """Every row that may be shown, the most doubtful first: by the mean of its ranks in margin, loss and influence.
+
+    Raises UserError when the probe has too few rows, CorruptDirectory when a directory differs from its manifest.
+    """
+    import numpy as np
+
+    from tasks.embed import embed
+    from tasks.review.probe import opinions
+
+    dev, shown = candidates(project, curated=curated, splits=splits)
+    report(0, 2, "reading the texts")
+    vectors = embed(encoder, [r.text for r in (*(r for r, _ in shown), *dev)], max_length=project.train.max_length)
+    x, dev_x = vectors[: len(shown)], vectors[len(shown) :]
+    report(1, 2, "asking the probe")
+    labels = [str(r.label) for r, _ in shown]
+    trained_on = np.array([row is None for _, row in shown])
+    found = opinions(x, labels, trained_on, dev=dev_x, dev_labels=[str(d.label) for d in dev])
+    rows = _ranked(shown, labels, found.labels, found.probabilities, found.influence, _close(x, shown, labels))
+    report(2, 2, "done")
+    return rows
+
+
+def _ranked(
+    shown: list[tuple[Record, Rejected | None]],
+    labels: list[str],
+    names: list[str],
+    p: np.ndarray,
+    influence: np.ndarray,
+    close: list[tuple[Pairs, Pairs]],
+) -> list[Doubt]:
+    import numpy as np
+    from scipy.stats import rankdata
+
+    from tasks.review.probe import LEAST
+
+    at = np.array([names.index(label) if label in names else -1 for label in labels])
+    own = np.where(at >= 0, p[np.arange(len(p)), at], 0.0)
+    others = p.copy()
+    others[np.arange(len(p))[at >= 0], at[at >= 0]] = -1.0
+    measures = {"margin": others.max(1) - own, "loss": -np.log(np.clip(own, LEAST, 1)), "influence": influence}
+    ranks = {name: rankdata(-values) for name, values in measures.items()}
+    mean = np.mean(list(ranks.values()), axis=0)
+    rows = []
+    for i in sorted(range(len(shown)), key=lambda i: (mean[i], shown[i][0].id)):
+        record, row = shown[i]
+        rows.append(
+            Doubt(
+                record,
+                row.check if row else None,
+                row.reason if row else "",
+                names[int(p[i].argmax())],
+                round(float(p[i].max()), 4),
+                round(float(own[i]), 4),
+                **{name: round(float(values[i]), 4) for name, values in measures.items()},
+                ranks={name: float(values[i]) for name, values in ranks.items()},
+                rank=round(float(mean[i]), 1),
+                near=close[i][0],
+                like=close[i][1],
+            )
+        )
+    return rows
+
+
+def _close(x: np.ndarray, shown: list[tuple[Record, Rejected | None]], labels: list[str]) -> list[tuple[Pairs, Pairs]]:
+    """For each row its nearest training rows, and the rows like it, both as (id, cosine similarity)."""
+    import numpy as np
+
+    names = np.array(labels)
+    outside = np.array([row is not None for _, row in shown])
+    found = []
+    for i in range(len(x)):  # a row at a time: the whole matrix of a large set would not fit
+        similar = x @ x[i]
+        similar[i] = -2.0
+        trained = np.where(outside, -2.0, similar)
+        alike = np.where(names == labels[i], similar, -2.0)
+        near = [int(j) for j in np.argsort(-trained, kind="stable")[:NEIGHBOURS] if trained[j] > -2]
+        like = [int(j) for j in np.argsort(-alike, kind="stable")[:MOST_LIKE] if alike[j] >= LIKE]
+        pairs = [tuple((shown[j][0].id, round(float(similar[j]), 4)) for j in group) for group in (near, like)]
+        found.append((pairs[0], pairs[1]))
+    return found
+
+
+def ranked_stage(
+    project: Project, *, curated: Path, splits: Path, encoder: Path, home: Path, report: Report = silent
+) -> Stage:
+    """`rank` as a stage's directory: `rows.jsonl`, found when the same rows were ranked before."""
+    from tasks.references import digest_of_path
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        rows = rank(project, curated=curated, splits=splits, encoder=encoder, report=report)
+        with (out / "rows.jsonl").open("w", encoding="utf-8") as f:
+            f.writelines(json.dumps(d.to_json(), ensure_ascii=False) + "\n" for d in rows)
+        return {"rows": len(rows), "doubtful": sum(d.doubtful for d in rows)}
+
+    inputs = {"curated": files.verify(curated)["digest"], "splits": files.verify(splits)["digest"]}
+    inputs["encoder"] = digest_of_path(encoder)
+    params = {"labels": project.label_names, "max_length": project.train.max_length, "leak": project.curate.leak}
+    return files.stage(home, "review", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def read_ranked(stage: Stage) -> list[Doubt]:
+    with (stage.directory / "rows.jsonl").open(encoding="utf-8") as f:
+        return [Doubt.from_json(json.loads(line)) for line in f]
