@@ -1,0 +1,96 @@
+"""The rows of one retrain's data as its stages left them. The sealed test set is not among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+from tasks.files import Stage
+from tasks.records import Record, Rejected
+
+# a row set aside by these repeats a held-out row or holds personal data: its text is never shown
+WITHHELD = frozenset({"leak", "personal_data"})
+
+
+def stage_at(directory: Path) -> Stage:
+    """The stage that was published in `directory`, verified. Raises CorruptDirectory."""
+    m = files.verify(directory)
+    key = str(m.get("key", directory.name))
+    name = str(m.get("stage", directory.parent.name))
+    return Stage(name, str(directory), key, m["digest"], m.get("counts", {}), m.get("seconds", 0.0), found=True)
+
+
+def generated(record: Record) -> bool:
+    """True for a row that an LLM wrote, also after a person has looked at it."""
+    return record.source == "synthetic" or "request" in record.lineage
+
+
+def withheld(rejected: Rejected) -> bool:
+    """True where the row's text may not be shown."""
+    return rejected.check in WITHHELD
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Every row of the stages, by what happened to it."""
+
+    rounds: list[Stage]
+    written: list[Record]  # rows read from replies, as they came
+    unread: list[Rejected]  # replies that held no usable row
+    kept: list[Record]  # what curation kept: seed, synthetic, reviewed
+    set_aside: list[Rejected]  # by the checks of curation, in their order
+    trained_on: list[Record]  # of those, with harvested rows where there are any
+    dev: list[Record]
+    seed: list[Record]
+    unlabelled: list[Record]
+    counts: dict[str, Any]  # of curation
+
+    @property
+    def accepted(self) -> list[Record]:
+        """The kept rows that an LLM wrote."""
+        return [r for r in self.kept if generated(r)]
+
+    @property
+    def harvested(self) -> list[Record]:
+        """Unlabelled real rows that were given a label."""
+        return [r for r in self.trained_on if r.source == "harvested"]
+
+    @property
+    def real(self) -> list[Record]:
+        """Real rows whose label is known."""
+        return [*self.dev, *self.seed]
+
+
+def gather(*, rounds: list[Stage], curated: Stage, harvested: Stage | None, splits: Stage) -> Gathered:
+    """The rows of these stages. `dev`, `seed` and `unlabelled` are all that is read of the splits."""
+    written = [r for s in rounds for r in _records(s.directory / "rows.jsonl")]
+    unread = [r for s in rounds for r in _rejected(s.directory / "rejected.jsonl")]
+    before = {_identity(r) for r in unread}
+    kept = _records(curated.directory / "kept.jsonl")
+    return Gathered(
+        rounds=rounds,
+        written=written,
+        unread=unread,
+        kept=kept,
+        set_aside=[r for r in _rejected(curated.directory / "rejected.jsonl") if _identity(r) not in before],
+        trained_on=_records(harvested.directory / "kept.jsonl") if harvested else kept,
+        dev=_records(splits.directory / "dev.jsonl"),
+        seed=_records(splits.directory / "seed.jsonl"),
+        unlabelled=_records(splits.directory / "unlabelled.jsonl"),
+        counts=curated.counts,
+    )
+
+
+def _identity(r: Rejected) -> tuple[str, str, str]:
+    """What tells a reply that curation hands on, already set aside, from a row that curation set aside."""
+    return r.check, r.record.id, str(r.record.lineage.get("request"))
+
+
+def _records(path: Path) -> list[Record]:
+    return files.read_records(path) if path.exists() else []
+
+
+def _rejected(path: Path) -> list[Rejected]:
+    return files.read_rejected(path) if path.exists() else []

@@ -1,0 +1,43 @@
+"""Rows to look at: accepted ones of each label, and some that each check set aside."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from tasks.data_report.distance import by_id
+from tasks.data_report.rows import Gathered, withheld
+from tasks.records import Record, Rejected
+
+EACH = 5
+CHARACTERS = 700  # of a text
+
+
+def samples(g: Gathered, labels: list[str]) -> dict[str, Any]:
+    """{accepted: {label: [row]}, rejected: {check: [row]}}, five each, the first by id.
+
+    A row that holds personal data or repeats a held-out row is named, never shown.
+    """
+    accepted = {label: [_row(r) for r in by_id([r for r in g.accepted if r.label == label], EACH)] for label in labels}
+    groups: dict[str, list[Rejected]] = defaultdict(list)
+    for r in [*g.unread, *g.set_aside]:
+        groups[r.check].append(r)
+    rejected = {
+        check: [_set_aside(r) for r in sorted(rows, key=lambda r: (r.record.id, r.reason))[:EACH]]
+        for check, rows in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
+    }
+    return {"accepted": accepted, "rejected": rejected}
+
+
+def _row(r: Record) -> dict[str, Any]:
+    lineage = {k: r.lineage[k] for k in ("topic", "style", "generator", "round") if k in r.lineage}
+    return {"id": r.id, "label": str(r.label), "source": r.source, "text": _short(r.text), "lineage": lineage}
+
+
+def _set_aside(r: Rejected) -> dict[str, Any]:
+    text = None if withheld(r) else _short(r.record.text)
+    return _row(r.record) | {"text": text, "reason": r.reason, "value": r.value, "other": r.other}
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= CHARACTERS else text[:CHARACTERS].rstrip() + " …"
