@@ -1,0 +1,220 @@
+"""Budgets that are never passed: an upper bound is set aside before each try, and what it really cost is booked after.
+
+The book is an append-only file, a line when a try is reserved and a line when it is settled, so a restarted run knows
+what was spent. A try that was reserved and never settled (its process was killed) counts with its upper bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+from tasks.llm.request import Request
+from tasks.llm.wire import Answer
+from tasks.project import Budget, Endpoint, Price
+
+BATCH_PRICE = 0.5  # of the price of a request that is answered at once
+_SLACK = 1e-9  # dollars: sums of fractions are not exact
+
+
+class BudgetSpent(Exception):
+    """Nothing more fits; the sentence says into which limit."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was used so far, over all endpoints; `measured` is False where a part of it is an upper estimate."""
+
+    requests: int = 0
+    tokens: int = 0
+    usd: float = 0.0
+    measured: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What is set aside for one try of a request."""
+
+    key: str
+    n: int
+    tokens: int
+    usd: float
+
+
+class Ledger:
+    """The spending of one challenger over all its generators; safe to share between threads and event loops.
+
+    The file `path` belongs to one process at a time.
+    """
+
+    def __init__(self, path: Path, limits: Budget) -> None:
+        self._path, self._limits = path, limits
+        self._lock = threading.Lock()
+        self._tries: Counter[str] = Counter()
+        self._open: dict[tuple[str, int], Hold] = {}  # in flight now
+        self._orphans: dict[str, Hold] = {}  # reserved by a process that was killed
+        self._settled = Spent()
+        self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._read()
+
+    def _read(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        reserved: dict[tuple[str, int], Hold] = {}
+        settled: dict[tuple[str, int], dict[str, Any]] = {}
+        for line in files.read_lines(self._path):
+            try:
+                key, n, tokens, usd = str(line["key"]), int(line["try"]), int(line["tokens"]), float(line["usd"])
+            except (KeyError, TypeError, ValueError):
+                continue  # not a line of ours
+            if line.get("settled"):
+                settled[key, n] = line
+            else:
+                reserved[key, n] = Hold(key, n, tokens, usd)
+        for (key, n), line in settled.items():
+            self._book(int(line["tokens"]), float(line["usd"]), measured=bool(line.get("measured")))
+            self._tries[key] = max(self._tries[key], n)
+        for (key, n), hold in reserved.items():
+            self._tries[key] = max(self._tries[key], n)
+            if (key, n) not in settled:
+                if hold.key in self._orphans:  # of two, the later may have been answered
+                    earlier = self._orphans[key]
+                    self._book(earlier.tokens, earlier.usd, measured=False)
+                self._orphans[key] = hold
+        with self._path.open("ab+") as f:
+            if f.tell() and f.seek(-1, 2) >= 0 and f.read(1) != b"\n":
+                f.write(b"\n")  # a kill tore the last line
+
+    def _book(self, tokens: int, usd: float, *, measured: bool) -> None:
+        s = self._settled
+        self._settled = Spent(s.requests + 1, s.tokens + tokens, s.usd + usd, s.measured and measured)
+
+    @property
+    def spent(self) -> Spent:
+        """What is settled, and what killed processes had reserved; without what is in flight."""
+        with self._lock:
+            return self._with(self._orphans.values(), measured=not self._orphans)
+
+    def _with(self, holds: Any, *, measured: bool = True) -> Spent:
+        s, holds = self._settled, list(holds)
+        tokens, usd = sum(h.tokens for h in holds), math.fsum(h.usd for h in holds)
+        return Spent(s.requests + len(holds), s.tokens + tokens, s.usd + usd, s.measured and measured)
+
+    def reserve(self, key: str, *, tokens: int, usd: float) -> Hold | None:
+        """Set aside at most so much for one more try of the request `key`; None when it does not fit just now.
+
+        Raises BudgetSpent when nothing is in flight whose end could make room.
+        """
+        with self._lock:
+            limits, used = self._limits, self._with([*self._orphans.values(), *self._open.values()])
+            full = (
+                (limits.requests is not None and used.requests + 1 > limits.requests and "requests")
+                or (limits.tokens is not None and used.tokens + tokens > limits.tokens and "tokens")
+                or (limits.usd is not None and used.usd + usd > limits.usd + _SLACK and "usd")
+            )
+            if full:
+                if self._open:
+                    return None
+                raise BudgetSpent(self._sentence(full, used, {"requests": 1, "tokens": tokens, "usd": usd}[full]))
+            self._tries[key] += 1
+            hold = Hold(key, self._tries[key], tokens, usd)
+            self._open[key, hold.n] = hold
+            # not forced to the disk: it outlives this process all the same, and every settled line forces it
+            with self._path.open("ab") as f:
+                f.write((json.dumps({"key": key, "try": hold.n, "tokens": tokens, "usd": usd}) + "\n").encode())
+            return hold
+
+    def _sentence(self, name: str, used: Spent, need: float) -> str:
+        limit = getattr(self._limits, name)
+        told = f"{used.requests:,} requests, {used.tokens:,} tokens and ${used.usd:.4f}"
+        least = f"${need:.6f}" if name == "usd" else f"{need:,}"
+        return (
+            f"generate.budget.{name} is spent: {told} are used, and the next try needs up to {least} of {name} "
+            f"within the limit of {limit:,}; what was bought is kept"
+        )
+
+    async def admitted(self, key: str, *, tokens: int, usd: float) -> Hold:
+        """`reserve`, after waiting for tries in flight to settle where that can make room. Raises BudgetSpent."""
+        event = asyncio.Event()
+        waiting = (asyncio.get_running_loop(), event)
+        with self._lock:
+            self._waiting.add(waiting)
+        try:
+            while (hold := self.reserve(key, tokens=tokens, usd=usd)) is None:
+                await event.wait()
+                event.clear()
+            return hold
+        finally:
+            with self._lock:
+                self._waiting.discard(waiting)
+
+    def settle(self, hold: Hold, *, tokens: int, usd: float, measured: bool = True) -> None:
+        """Book what the try really used in place of what was set aside for it; on the disk when this returns."""
+        with self._lock:
+            if self._orphans.get(hold.key) is hold:
+                del self._orphans[hold.key]
+            elif self._open.pop((hold.key, hold.n), None) is None:
+                return  # it is settled
+            self._book(tokens, usd, measured=measured)
+            waiting = list(self._waiting)
+        line = {"key": hold.key, "try": hold.n, "settled": True, "tokens": tokens, "usd": usd, "measured": measured}
+        files.append_line(self._path, line)
+        for loop, event in waiting:
+            with contextlib.suppress(RuntimeError):  # its loop was closed
+                loop.call_soon_threadsafe(event.set)
+
+    def orphan(self, key: str) -> Hold | None:
+        """What a killed process had set aside for this request and never settled."""
+        return self._orphans.get(key)
+
+
+def cost(price: Price, *, prompt: int, completion: int, batch: bool = False) -> float:
+    """Dollars for so many tokens."""
+    return (prompt * price.input + completion * price.output) / 1e6 * (BATCH_PRICE if batch else 1.0)
+
+
+def priced(answer: Answer, request: Request, endpoint: Endpoint, *, batch: bool = False) -> dict[str, Any]:
+    """The answer as the cache keeps it. Where the server told no usage, the most that it can have been."""
+    measured = answer.prompt_tokens is not None and answer.completion_tokens is not None
+    prompt = answer.prompt_tokens if answer.prompt_tokens is not None else request.most_prompt_tokens()
+    written = min(len((answer.text or "").encode()), request.max_tokens)
+    completion = answer.completion_tokens if answer.completion_tokens is not None else written
+    return {
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "usd": cost(endpoint.usd, prompt=prompt, completion=completion, batch=batch),
+        "measured": measured,
+    }
+
+
+def estimate(requests: Sequence[Request], endpoint: Endpoint, acceptance: float = 1.0) -> dict[str, Any]:
+    """What the requests are likely to use before any is sent: requests, prompt and written tokens, dollars.
+
+    `acceptance` is the share of replies that become rows, where the requests are one for each row wanted: the others
+    are asked for again. Prompts count a token for four bytes, replies their `max_tokens`; `estimated` says so.
+    """
+    again = 1 / min(max(acceptance, 0.01), 1.0)
+    n = math.ceil(len(requests) * again)
+    prompt = math.ceil(sum(r.likely_prompt_tokens() for r in requests) * again)
+    completion = math.ceil(sum(r.max_tokens for r in requests) * again)
+    usd = cost(endpoint.usd, prompt=prompt, completion=completion, batch=endpoint.batch)
+    return {
+        "requests": n,
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "usd": round(usd, 6),
+        "estimated": True,
+    }
