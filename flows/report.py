@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.filling import Filled
+from flows.mixing import Trained
+from tasks import files
 from tasks.files import Stage
 from tasks.prepare import Prepared
 
@@ -28,13 +31,11 @@ def figures(scored: Stage) -> dict[str, Any]:
     }
 
 
-def data_counts(prepared: Prepared, rounds: list[Stage], curated: Stage) -> dict[str, Any]:
+def data_counts(prepared: Prepared, filled: Filled, trained: Trained) -> dict[str, Any]:
     """Rows requested, accepted and rejected, in total, by label and by reason."""
-    requested: Counter[str] = Counter()
-    for r in rounds:
-        requested.update(r.counts["requests"])
-    c = curated.counts
-    lost = sum(r.counts["lost"] for r in rounds)
+    c, requested = filled.rows.counts, filled.asked
+    lost = sum(r.counts["lost"] for r in filled.rounds)
+    harvested = trained.harvested.counts["harvested"] if trained.harvested else {}
     return {
         "requested": {"total": sum(requested.values()), "by_label": dict(requested), "lost": lost},
         "accepted": {"total": sum(c["accepted"].values()), "by_label": c["accepted"]},
@@ -43,12 +44,33 @@ def data_counts(prepared: Prepared, rounds: list[Stage], curated: Stage) -> dict
             "by_reason": c["rejected"],
             "by_label": c["rejected_by_label"],
         },
+        "harvested": {"total": sum(harvested.values()), "by_label": harvested},
+        "generators": _by_generator(filled),
+        "given_up": filled.given_up,
+        "ended": filled.ended,
+        "topics_proposed": filled.topics,
         "seed": {"total": sum(c["seed"].values()), "by_label": c["seed"]},
         "real_set_aside": {
             "by_reason": prepared.splits.counts["rejected"],
             "notices": prepared.splits.counts["notices"],
         },
     }
+
+
+def _by_generator(filled: Filled) -> dict[str, Any]:
+    """Requests, rows accepted and cost of each generator."""
+    kept = Counter(
+        str(row.lineage.get("generator")) for row in files.read_records(filled.rows.directory / "kept.jsonl")
+    )
+    found: dict[str, dict[str, Any]] = {}
+    for r in filled.rounds:
+        for name, c in r.counts["generators"].items():
+            own = found.setdefault(name, {"requests": 0, "rows": 0, "tokens": 0, "usd": 0.0, "accepted": kept[name]})
+            own["requests"] += c["requests"]
+            own["rows"] += c["rows"]
+            own["tokens"] += c["prompt_tokens"] + c["completion_tokens"]
+            own["usd"] = round(own["usd"] + c["usd"], 9)
+    return found
 
 
 def tokens(rounds: list[Stage]) -> dict[str, int]:
@@ -73,6 +95,9 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("accepted", f"{data['accepted']['total']}  ({_counted(data['accepted']['by_label'])})"),
         ("rejected", f"{data['rejected']['total']}  ({_counted(data['rejected']['by_reason'])})"),
     ]
+    if data["harvested"]["total"]:
+        counted = _counted(data["harvested"]["by_label"])
+        lines.append(("harvested real rows", f"{data['harvested']['total']}  ({counted})"))
     if data["seed"]["total"]:
         lines.append(("real rows trained on", f"{data['seed']['total']}  ({_counted(data['seed']['by_label'])})"))
     if data["real_set_aside"]["by_reason"]:
@@ -82,6 +107,9 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         score = _score(champion) if champion.get("f1_macro") is not None else "could not be scored"
         lines.append((f"F1 of champion {champion['version']}", score))
     lines += [(f"F1 of {name.replace('_', ' ')}", _score(f)) for name, f in report["baselines"].items()]
+    lines += [(f"gain by {name}", value) for name, value in _gains(report["lift"])]
+    if report["cost"]["usd"]:
+        lines.append(("cost", _cost(report["cost"])))
     lines.append(("verdict", report["verdict"] + ("  (now champion)" if report["promoted"] else "")))
     lines += [("why", reason) for reason in report["reasons"]]
     spent = {stage: s for stage, s in report["seconds"].items() if s}
@@ -91,6 +119,20 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     asked = f'reseed predict {model["name"]} "some text"'
     lines.append(("ask the model", asked if report["promoted"] or champion else "there is no champion to ask yet"))
     return lines
+
+
+def _gains(lift: dict[str, Any] | None) -> list[tuple[str, str]]:
+    how = "" if not lift or lift["how"] == "full" else ", linear heads"
+    return [
+        (f"{s['by']} rows", f"{s['value']:+.3f}  ({s['ci_low']:+.3f} to {s['ci_high']:+.3f}{how}; over {s['from']})")
+        for s in (lift or {}).get("lifts", [])
+    ]
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    a_row = cost["usd_per_accepted_row"]
+    how = "measured" if cost["measured"] else "estimated"
+    return f"${cost['usd']:.4f} {how}" + (f", ${a_row:.6f} an accepted row" if a_row is not None else "")
 
 
 def show(report: dict[str, Any], console: Console) -> None:

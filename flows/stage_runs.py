@@ -44,8 +44,35 @@ def splits(log: Tracking, prepared: Prepared) -> None:
 def generated(log: Tracking, number: int, round_: Stage) -> None:
     c = round_.counts
     metrics = {f"generate.{k}": float(c[k]) for k in ("replies", "lost", "prompt_tokens", "completion_tokens")}
-    metrics["generate.requests"] = float(sum(c["requests"].values()))
+    metrics |= {f"generate.{k}": float(c[k]) for k in ("requests", "usd")}
     log.stage(round_, name=f"synthesise {number}", metrics=metrics)
+
+
+def proposed(log: Tracking, stage: Stage, topics: dict[str, list[str]]) -> None:
+    rows = [{"label": label, "topic": topic} for label, found in topics.items() for topic in found]
+    log.stage(stage, tables={"topics": rows})
+
+
+def studied(log: Tracking, stage: Stage, number: int) -> None:
+    c = stage.counts
+    metrics = {"dev.f1_macro": c["dev_f1_macro"], "dev.missed": float(c["missed"])}
+    log.stage(stage, name=f"study {number}", metrics=metrics, tables={"confused": c["confused"]})
+
+
+def harvested(log: Tracking, number: int, stage: Stage) -> None:
+    c, kept = stage.counts, stage.directory / "kept.jsonl"
+    metrics = {"harvest.looked_at": float(c["looked_at"]), "harvest.added": float(c["added"])}
+    metrics |= {f"data.harvested.{label}": float(n) for label, n in c["harvested"].items()}
+    added = [_flat(r) | {"score": r.lineage["score"]} for r in files.read_records(kept) if r.source == "harvested"]
+    log.stage(stage, name=f"harvest {number}", metrics=metrics, tables={"harvested": added}, dataset=("training", kept))
+
+
+def lifted(log: Tracking, stage: Stage) -> None:
+    """The gains on the stage's run and, where runs are compared, on the parent."""
+    metrics = {f"lift.{s['by']}": s["value"] for s in stage.counts["lifts"]}
+    metrics |= {f"lift.{s['by']}.{end}": s[end] for s in stage.counts["lifts"] for end in ("ci_low", "ci_high")}
+    log.stage(stage, metrics=metrics, artifacts=[stage.directory / "lift.json"])
+    log.metrics(metrics)
 
 
 def curated(log: Tracking, stage: Stage) -> None:
@@ -57,7 +84,7 @@ def curated(log: Tracking, stage: Stage) -> None:
     log.stage(stage, metrics=metrics, tables=tables, dataset=("training", kept))
 
 
-def trained(log: Tracking, stage: Stage) -> str:
+def trained(log: Tracking, stage: Stage, name: str = "train") -> str:
     """The id of the run, to which the model is logged."""
     c = stage.counts
     metrics = {
@@ -68,7 +95,7 @@ def trained(log: Tracking, stage: Stage) -> str:
     history = [
         (int(step), name, float(value)) for step, name, value in files.read_json(stage.directory / "history.json")
     ]
-    return log.stage(stage, metrics=metrics, history=history)
+    return log.stage(stage, name=name, metrics=metrics, history=history)
 
 
 def test_metrics(scored: Stage) -> dict[str, float]:

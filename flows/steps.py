@@ -16,10 +16,15 @@ from prefect.tasks import exponential_backoff
 
 from flows.progress import watched
 from tasks import curate as _curate
+from tasks import harvest as _harvest
+from tasks import lift as _lift
+from tasks import mix as _mix
 from tasks.errors import TransientError
 from tasks.evaluate import score as _score
 from tasks.prepare import prepare as _prepare
-from tasks.synthesise import synthesise as _synthesise
+from tasks.synthesise.propose import propose as _propose
+from tasks.synthesise.stage import synthesise as _synthesise
+from tasks.synthesise.study import study as _study
 from tasks.train.stage import train as _train
 
 MINUTE, HOUR = 60, 3600
@@ -73,8 +78,15 @@ synthesise = step(
     listens=True,
     task_run_name="synthesise round {round_number}",
 )
+propose = step(_propose, name="propose", timeout=HOUR, retries=2)
+study = step(_study, name="study", timeout=HOUR)
 curate = step(_curate.curate, name="curate", timeout=2 * HOUR, listens=True)
 train = step(_train, name="train", timeout=24 * HOUR, listens=True)
+mix = step(_mix.mix, name="mix", timeout=HOUR, task_run_name="mix {name}")
+choose = step(_mix.quick_choice, name="choose", timeout=2 * HOUR)
+harvest = step(_harvest.harvest, name="harvest", timeout=6 * HOUR, listens=True, task_run_name="harvest {number}")
+quick_lift = step(_lift.quick_lift, name="lift", timeout=2 * HOUR)
+full_lift = step(_lift.full_lift, name="lift", timeout=HOUR)
 score_bundle = step(_score.score_bundle, name="score", timeout=2 * HOUR, task_run_name="score {digest}")
 score_baseline = step(_score.score_baseline, name="baseline", timeout=2 * HOUR, task_run_name="baseline {name}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,14 @@ from hypothesis import strategies as st
 from tasks import files
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
-from tasks.llm.client import Reply, Request
+from tasks.llm.request import Reply, Request
 from tasks.project import Project
 from tasks.records import Record, Rejected, words
-from tasks.synthesise import check_endpoint, missing, parse, plan, request_budget, subtopics, synthesise, to_request
+from tasks.synthesise.parse import parse
+from tasks.synthesise.plan import Focus, plan, subtopics
+from tasks.synthesise.propose import read_list
+from tasks.synthesise.quota import hopeless, missing, portions, request_budget, to_request
+from tasks.synthesise.stage import check_endpoint, synthesise
 from tests.kit import scripted, toy
 
 
@@ -48,10 +54,10 @@ TRIED = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 300), max_size
 
 class TestHowMany:
     def test_missing_leaves_out_what_has_its_quota(self) -> None:
-        p = project(per_label=12)
-        assert missing(p, {"metal": 12, "fruit": 3, "bird": 40}) == {"fruit": 9}
-        assert missing(p, {}) == dict.fromkeys(toy.LABELS, 12)
-        assert missing(project(per_label=0), {}) == {}
+        quota = dict.fromkeys(toy.LABELS, 12)
+        assert missing(quota, {"metal": 12, "fruit": 3, "bird": 40}) == {"fruit": 9}
+        assert missing(quota, {}) == quota
+        assert missing(dict.fromkeys(toy.LABELS, 0), {}) == {}
 
     @given(lacking=LACKING, asked=TRIED, accepted=TRIED, budget=st.integers(-20, 4000))
     def test_never_past_the_budget_nor_for_what_lacks_nothing(
@@ -62,7 +68,7 @@ class TestHowMany:
         assert set(n) <= set(lacking) and all(v > 0 for v in n.values())
         unbounded = to_request(lacking, asked=asked, accepted=accepted, budget=10**9)
         assert set(unbounded) == set(lacking), "with room, every lacking label is asked for"
-        assert all(v <= 5 * lacking[k] + 1 for k, v in unbounded.items())
+        assert all(v <= 20 * lacking[k] + 1 for k, v in unbounded.items())
         total = sum(unbounded.values())
         if total > budget > 0:
             assert sum(n.values()) == budget, "a budget too small is spent whole"
@@ -75,11 +81,32 @@ class TestHowMany:
         few = to_request({"a": 19}, asked={"a": 9}, accepted={"a": 3}, budget=1000)
         assert few == {"a": 20}, "nine tries tell too little"
         assert to_request({"a": 19}, asked={"a": 10}, accepted={"a": 5}, budget=1000) == {"a": 38}
-        assert to_request({"a": 10}, asked={"a": 50}, accepted={}, budget=1000) == {"a": 50}
+        assert to_request({"a": 10}, asked={"a": 50}, accepted={}, budget=1000) == {"a": 150}, "up to 200 tries"
+        assert to_request({"a": 10}, asked={"a": 100}, accepted={"a": 10}, budget=1000) == {"a": 100}
+
+    def test_a_label_is_given_up_after_200_rows_with_under_5_percent(self) -> None:
+        assert hopeless("a", asked={"a": 199}, accepted={}) is None
+        assert hopeless("a", asked={"a": 200}, accepted={"a": 10}) is None
+        assert "accepted 9 of 200" in str(hopeless("a", asked={"a": 200}, accepted={"a": 9}))
+
+    @given(TRIED, st.integers(0, 5))
+    def test_portions_grow_to_the_whole(self, quota: dict[str, int], rounds: int) -> None:
+        parts = portions(quota, rounds)
+        assert len(parts) == rounds + 1 and parts[-1] == quota
+        assert all(a[k] <= b[k] for a, b in itertools.pairwise(parts) for k in quota)
+
+    def test_a_quota_by_label_and_a_balanced_one(self) -> None:
+        names = list(toy.LABELS)
+        assert project(per_label={"metal": 5}).generate.quota(names, {}) == {"metal": 5, "fruit": 0, "bird": 0}
+        balanced = project(per_label=10, balance=True).generate
+        assert balanced.quota(names, {"metal": 4, "fruit": 30}) == {"metal": 26, "fruit": 0, "bird": 30}
+        assert balanced.quota(names, {"metal": 4}) == {"metal": 6, "fruit": 10, "bird": 10}
 
     def test_the_budget_of_a_retrain(self) -> None:
-        assert request_budget(project(per_label=12).generate, 3) == 108
-        assert request_budget(project(per_label=12, max_requests=7).generate, 3) == 7
+        quota = dict.fromkeys(toy.LABELS, 12)
+        assert request_budget(project().generate, quota) == 360
+        assert request_budget(project(format="json", rows_per_reply=5).generate, quota) == 72
+        assert request_budget(project(budget={"requests": 7}).generate, quota) == 7
 
 
 SEEDS = [Record.of(f"{label} seed {i}", label, "seed") for label in toy.LABELS for i in range(5)]
@@ -145,14 +172,20 @@ class TestPlan:
         assert (request.temperature, request.top_p, request.max_tokens) == (0.3, 0.4, 17)
 
 
-def reply(text: str | None, finish_reason: str | None = "stop") -> Reply:
-    tag = {"label": "metal", "topic": "topic one", "style": "a quote", "seeds": ["s1"], "round": 2}
-    request = Request((("user", "prompt"),), 1.0, 0.9, 50, 7, tag)
-    return Reply(request, "k" * 64, text, finish_reason, 10, 20, bought=True)
+def reply(text: str | None, finish_reason: str | None = "stop", *, rows: int = 1, schema: str | None = None) -> Reply:
+    tag = {"label": "metal", "topic": "topic one", "style": "a quote", "seeds": ["s1"], "round": 2, "generator": "m"}
+    tag |= {"rows": rows, "prompt": "Write of it."}
+    request = Request((("user", "prompt"),), 1.0, 0.9, 50, 7, schema=schema, tag=tag)
+    return Reply(request, "k" * 64, text, finish_reason, 10, 20, usd=0.5, measured=True, bought=True)
 
 
 def read(text: str | None, finish_reason: str | None = "stop") -> Record | Rejected:
-    return parse(reply(text, finish_reason), model="m", min_words=4)
+    (row,) = parse(reply(text, finish_reason), min_words=4)
+    return row
+
+
+def read_json(text: str | None, finish_reason: str = "stop", rows: int = 3) -> list[Record | Rejected]:
+    return parse(reply(text, finish_reason, rows=rows, schema="{}"), min_words=4)
 
 
 class TestParse:
@@ -182,8 +215,11 @@ class TestParse:
             "seeds": ["s1"],
             "round": 2,
             "generator": "m",
+            "prompt": "Write of it.",
             "request": "k" * 64,
-            "tokens": [10, 20],
+            "tokens": [10.0, 20.0],
+            "usd": 0.5,
+            "measured": True,
         }
 
     @pytest.mark.parametrize(
@@ -206,6 +242,7 @@ class TestParse:
             ("The mill in {city} sold iron on Monday.", "stop", "placeholder"),
             ("The mill in <city> sold iron on Monday.", "stop", "placeholder"),
             ("Lorem ipsum dolor sit amet and so on.", "stop", "placeholder"),
+            ("The mill sold iron on Monday again.<|im_end|>", "stop", "chat_markup"),
         ],
     )
     def test_is_set_aside(self, text: str | None, finish_reason: str, check: str) -> None:
@@ -258,6 +295,139 @@ class TestParse:
             assert len(words(found.text)) >= 4
 
 
+GOOD = "The price of iron rose again on Monday."
+
+
+def rows_json(*rows: Any) -> str:
+    return json.dumps({"rows": list(rows)})
+
+
+class TestJson:
+    def test_several_rows_share_the_cost(self) -> None:
+        rows = read_json(rows_json({"text": GOOD, "label": "metal"}, {"text": GOOD + " Twice.", "label": "metal"}))
+        assert [r.text for r in rows if isinstance(r, Record)] == [GOOD, GOOD + " Twice."]
+        assert [(r.lineage["tokens"], r.lineage["usd"], r.lineage["row"]) for r in rows if isinstance(r, Record)] == [
+            ([5.0, 10.0], 0.25, 0),
+            ([5.0, 10.0], 0.25, 1),
+        ]
+
+    def test_a_code_fence_is_wrapping(self) -> None:
+        (row,) = read_json("```json\n" + rows_json({"text": GOOD, "label": "metal"}) + "\n```")
+        assert isinstance(row, Record) and row.text == GOOD
+
+    @pytest.mark.parametrize(
+        ("text", "finish_reason", "check"),
+        [
+            (None, "stop", "empty_reply"),
+            ("", "stop", "empty_reply"),
+            ("I'm sorry, I can't do that.", "stop", "refusal"),
+            (rows_json({"text": GOOD, "label": "metal"}), "content_filter", "refusal"),
+            (rows_json({"text": GOOD, "label": "metal"})[:-9], "length", "truncated"),
+            (rows_json({"text": GOOD, "label": "metal"}), "length", "truncated"),
+            (rows_json({"text": GOOD, "label": "metal"})[:-9], "stop", "broken_json"),
+            ("Here you are: " + rows_json({"text": GOOD, "label": "metal"}), "stop", "broken_json"),
+            ("<html><body>Welcome</body></html>", "stop", "broken_json"),
+            ("[" * 100_000, "stop", "broken_json"),
+            ('{"rows": [{"text": NaN, "label": "metal"}]}', "stop", "broken_json"),
+            (json.dumps([{"text": GOOD, "label": "metal"}]), "stop", "wrong_shape"),
+            (json.dumps({"row": []}), "stop", "wrong_shape"),
+            (json.dumps({"rows": [], "more": 1}), "stop", "wrong_shape"),
+            (json.dumps({"rows": {"text": GOOD, "label": "metal"}}), "stop", "wrong_shape"),
+            (rows_json(), "stop", "empty_reply"),
+            (rows_json(GOOD), "stop", "wrong_shape"),
+            (rows_json({"text": GOOD}), "stop", "wrong_shape"),
+            (rows_json({"text": [GOOD], "label": "metal"}), "stop", "wrong_shape"),
+            (rows_json({"text": GOOD, "label": "metal", "why": "so"}), "stop", "wrong_shape"),
+            (rows_json({"text": GOOD, "label": "fruit"}), "stop", "mislabelled"),
+            (rows_json({"text": GOOD, "label": "Metal"}), "stop", "mislabelled"),
+            (rows_json({"text": GOOD, "label": "no such"}), "stop", "mislabelled"),
+            (rows_json({"text": "  ", "label": "metal"}), "stop", "empty_reply"),
+            (rows_json({"text": "I cannot help you with that.", "label": "metal"}), "stop", "refusal"),
+            (rows_json({"text": "Iron rose.", "label": "metal"}), "stop", "fragment"),
+            (rows_json({"text": "The mill of [Company Name] sold iron.", "label": "metal"}), "stop", "placeholder"),
+            (f'{{"rows": [{{"text": "{GOOD}", "label": "fruit", "label": "metal"}}]}}', "stop", "duplicate_key"),
+            (f'{{"rows": [], "rows": [{{"text": "{GOOD}", "label": "metal"}}]}}', "stop", "duplicate_key"),
+        ],
+    )
+    def test_is_set_aside_and_never_mended_into_a_label(self, text: str | None, finish_reason: str, check: str) -> None:
+        (row,) = read_json(text, finish_reason)
+        assert isinstance(row, Rejected) and row.check == check, row
+        assert row.record.label == "metal" and row.reason and row.record.text.encode() is not None
+
+    def test_more_rows_than_asked_for_are_set_aside(self) -> None:
+        rows = read_json(rows_json(*({"text": f"{GOOD} {i}", "label": "metal"} for i in range(5))))
+        assert [type(r) for r in rows] == [Record] * 3 + [Rejected] * 2
+        assert {r.check for r in rows[3:] if isinstance(r, Rejected)} == {"unasked"}
+
+    def test_the_requests_ask_for_so_many_rows_and_name_the_labels(self) -> None:
+        requests = drawn(project(format="json", rows_per_reply=4), {"metal": 10})
+        assert sorted(r.tag["rows"] for r in requests) == [2, 4, 4]
+        for r in requests:
+            enum = json.loads(str(r.schema))["properties"]["rows"]["items"]["properties"]["label"]["enum"]
+            assert enum == list(toy.LABELS) and f"Write {r.tag['rows']} of them" in r.messages[-1][1]
+            assert r.max_tokens == 110 * r.tag["rows"]
+
+
+class TestDiversity:
+    def test_attributes_are_drawn_by_label(self) -> None:
+        chosen = {"length": ["short", "long"], "point_of_view": {"metal": ["a smith"]}}
+        requests = drawn(project(attributes=chosen), dict.fromkeys(toy.LABELS, 20))
+        for r in requests:
+            assert f"Length: {r.tag['length']}." in r.messages[-1][1] and r.tag["length"] in {"short", "long"}
+            assert ("Point of view: a smith." in r.messages[-1][1]) == (r.tag["label"] == "metal")
+        assert {r.tag["length"] for r in requests} == {"short", "long"}
+
+    def test_borderline_requests_name_another_label_topic(self) -> None:
+        requests = drawn(project(borderline=0.5), dict.fromkeys(toy.LABELS, 40))
+        near = [r for r in requests if "near" in r.tag]
+        assert 0.3 < len(near) / len(requests) < 0.7
+        for r in near:
+            assert r.tag["near"] != r.tag["label"]
+            assert any(f"touches on {t}" in r.messages[-1][1] for t in subtopics(toy.LABELS[r.tag["near"]]))
+        assert not any("near" in r.tag for r in drawn(project()))
+
+    def test_focus_asks_for_missed_topics_and_confused_labels(self) -> None:
+        focus = Focus({"metal": ["topic two"]}, {"metal": ["fruit"]})
+        requests = plan(project(), count={"metal": 40, "bird": 8}, seeds=[], round_number=2, generation=0, focus=focus)
+        metal = [r for r in requests if r.tag["label"] == "metal"]
+        assert {r.tag["topic"] for r in metal} == {"topic two"}
+        near = [r.tag.get("near") for r in metal]
+        assert set(near) == {None, "fruit"} and 8 < near.count("fruit") < 32
+        assert {r.tag["topic"] for r in requests if r.tag["label"] == "bird"} == {"topic five", "topic six"}
+
+    def test_proposed_topics_join_the_descriptions(self) -> None:
+        more = {"metal": ["topic nine"]}
+        requests = plan(project(), count={"metal": 9}, seeds=[], round_number=1, generation=0, more_topics=more)
+        assert Counter(r.tag["topic"] for r in requests) == {"topic one": 3, "topic two": 3, "topic nine": 3}
+
+    def test_a_list_is_read_and_talk_is_not(self) -> None:
+        said = (
+            "Sure! Here are some:\n1. Steel mills\n2) **Gold mines**\n- topic one\n3. Steel mills.\nI hope this helps."
+        )
+        assert read_list(said, known=["Topic one"]) == ["Steel mills", "Gold mines"]
+        assert read_list("I cannot.", known=[]) == [] and read_list("1. " + "word " * 30, known=[]) == []
+
+    @given(shares=st.lists(st.integers(1, 9), min_size=2, max_size=4), n=st.integers(40, 200))
+    @settings(max_examples=30)
+    def test_generators_have_their_shares_of_every_label(self, shares: list[int], n: int) -> None:
+        generators = [{"name": f"g{i}", "share": float(s), "model": f"m{i}"} for i, s in enumerate(shares)]
+        requests = drawn(project(generators=generators), {"metal": n, "bird": n})
+        for label in ("metal", "bird"):
+            have = Counter(r.tag["generator"] for r in requests if r.tag["label"] == label)
+            for i, s in enumerate(shares):
+                assert abs(have[f"g{i}"] - n * s / sum(shares)) < 4
+
+    def test_one_changed_description_changes_only_its_label(self) -> None:
+        """So that editing it asks only for its own rows again."""
+        before = drawn(project())
+        labels = toy.LABELS | {"metal": "other things"}
+        p = project().model_copy(update={"labels": labels})
+        after = drawn(p)
+        for label in ("fruit", "bird"):
+            own = [keys([r for r in rs if r.tag["label"] == label]) for rs in (before, after)]
+            assert own[0] == own[1]
+
+
 class Round:
     """One round of a project, on a scripted endpoint."""
 
@@ -295,7 +465,11 @@ class TestStage:
             words = set(r.text.lower().strip(".").split()) - set(toy.FILLER)
             assert words <= set(toy.WRITTEN[str(r.label)]), "each reply belongs to the label that it was asked for"
         counts = stage.counts
-        assert counts["requests"] == dict.fromkeys(toy.LABELS, 4) and sum(counts["rows"].values()) == 10
+        assert (
+            counts["asked"] == dict.fromkeys(toy.LABELS, 4)
+            and counts["requests"] == 12
+            and sum(counts["rows"].values()) == 10
+        )
         assert counts["rejected"] == {"refusal": 1, "empty_reply": 1}
         assert (counts["replies"], counts["lost"], counts["bought"]) == (12, 0, 12)
         assert (counts["prompt_tokens"], counts["completion_tokens"]) == (120, 240)
@@ -330,7 +504,7 @@ class TestStage:
         stages = round_.home / "home" / "stages" / "synthesise"
         assert not list(stages.glob("*")), "a half round must not be published, nor left behind"
         sent = len(llm.requests)
-        assert sent == 5 + 5
+        assert 5 < sent <= 12
         llm.always = None
         stage = round_.run()
         assert len(llm.requests) == sent + 7 and stage.counts["bought"] == 7 and stage.counts["replies"] == 12
@@ -391,17 +565,17 @@ def test_a_missing_key_is_told_before_anything_starts(monkeypatch: pytest.Monkey
 
 def test_texts_without_spaces_have_words_and_sentences() -> None:
     """Chinese writes no spaces: a character counts as a word, and a sentence ends with its full stop."""
-    reply = Reply(plan_one(), "k", "股市今天上涨了。银行公布了利润。然后文章被截", "length", 1, 1, True)
-    parsed = parse(reply, model="m", min_words=8)
+    reply = Reply(plan_one(), "k", "股市今天上涨了。银行公布了利润。然后文章被截", "length", 1, 1, 0.0, True, True)
+    (parsed,) = parse(reply, min_words=8)
     assert isinstance(parsed, Record) and parsed.text == "股市今天上涨了。银行公布了利润。"
 
 
 def test_what_only_looks_like_a_hole_is_kept() -> None:
     text = "He said it was the largest peice [sic] of news that the town had seen, and then<br>he left."
-    parsed = parse(Reply(plan_one(), "k", text, "stop", 1, 1, True), model="m", min_words=8)
+    (parsed,) = parse(Reply(plan_one(), "k", text, "stop", 1, 1, 0.0, True, True), min_words=8)
     assert isinstance(parsed, Record) and parsed.text == text
 
 
 def plan_one() -> Request:
-    tag = {"label": "x", "topic": "t", "style": "s", "seeds": [], "round": 0}
-    return Request((("user", "Write."),), 1.0, 1.0, 10, 0, tag)
+    tag = {"label": "x", "topic": "t", "style": "s", "seeds": [], "round": 0, "rows": 1}
+    return Request((("user", "Write."),), 1.0, 1.0, 10, 0, tag=tag)

@@ -1,0 +1,134 @@
+"""Score, judge and promote: the second half of a retrain."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows import report as reports
+from flows import stage_runs, steps
+from flows.context import Retrain
+from flows.progress import say
+from flows.registry import ChampionMoved, Version
+from tasks import files, judge
+from tasks.errors import TransientError
+from tasks.evaluate.score import read_predictions
+from tasks.files import CorruptDirectory, Stage
+from tasks.judge import Verdict
+
+COMPARISONS = 3  # tries to judge against a champion that keeps moving
+
+
+def scored(r: Retrain, bundle: Path, digest: str, who: str) -> Stage:
+    stage: Stage = steps.score_bundle(r.project, bundle, digest=digest, sealed=r.prepared.sealed, home=r.home)
+    stage_runs.scored(r.log, who, stage)
+    return r.timed(stage, title=f"evaluate {who}")
+
+
+def baseline(r: Retrain, curated: Stage, name: str) -> Stage:
+    stage: Stage = steps.score_baseline(r.project, name, curated=curated, sealed=r.prepared.sealed, **r.places)
+    stage_runs.scored(r.log, name, stage)
+    return r.timed(stage, title=f"evaluate {name}")
+
+
+def judge_and_promote(
+    r: Retrain, version: Version, challenger: Stage, baselines: dict[str, Stage]
+) -> tuple[Verdict, dict[str, Any] | None, bool]:
+    """The verdict against the champion of this moment, the champion's figures, and whether it was replaced."""
+    promote = steps.store_step(r.registry.promote, name="promote")
+    for _ in range(COMPARISONS):
+        champion = r.registry.champion(r.project.name)
+        if champion is not None and champion.version == version.version:
+            return (
+                _already(r, champion),
+                {"version": champion.version, **reports.figures(challenger)},
+                not r.judged_before,
+            )
+        verdict, figures = _judge(r, champion, challenger, baselines)
+        _record(r, version, verdict, challenger)
+        if verdict.decision != "promote":
+            return verdict, figures, False
+        probes = [d.text for d in files.read_records(r.prepared.splits.directory / "dev.jsonl")[:3]]
+        reason = "; ".join(verdict.reasons)
+        try:
+            promote(version, expected=champion, reason=reason, probes=probes, labels=r.project.label_names)
+            return verdict, figures, True
+        except ChampionMoved as e:
+            say(f"{e}: comparing again")
+        except CorruptDirectory as e:
+            verdict = judge.unsure(f"not promoted: {e}", verdict.opponent, verdict.rows)
+            _record(r, version, verdict, challenger)
+            return verdict, figures, False
+    raise TransientError(f"{r.project.name}: the champion moved during each of {COMPARISONS} comparisons; run it again")
+
+
+def _judge(
+    r: Retrain, champion: Version | None, challenger: Stage, baselines: dict[str, Stage]
+) -> tuple[Verdict, dict[str, Any] | None]:
+    """Against the champion, scored again on the same rows; where there is none, against the best baseline."""
+    p = r.project
+    if champion is None:
+        name = max(baselines, key=lambda b: baselines[b].counts["f1_macro"]["value"])
+        opponent, title, figures = baselines[name], f"the best baseline ({name.replace('_', ' ')})", None
+    else:
+        title = f"champion version {champion.version}"
+        try:
+            directory = r.registry.fetch(champion)
+            opponent = scored(r, directory, champion.digest, f"champion {champion.version}")
+        except CorruptDirectory as e:
+            return judge.unsure(f"{title} can't be scored again: {e}", title), {
+                "version": champion.version,
+                "f1_macro": None,
+            }
+        figures = {"version": champion.version, **reports.figures(opponent)}
+    answers, theirs = read_predictions(challenger), read_predictions(opponent)
+    verdict = judge.decide(
+        [a["label"] for a in answers],
+        [a["predicted"] for a in answers],
+        [b["predicted"] for b in theirs],
+        labels=p.label_names,
+        opponent_name=title,
+        min_gain=p.promote.min_gain,
+        confidence=p.promote.confidence,
+        samples=p.evaluate.bootstrap,
+        seed=p.evaluate.seed,
+    )
+    return verdict, figures
+
+
+def _already(r: Retrain, champion: Version) -> Verdict:
+    """The verdict on a challenger that is the champion: the recorded one when this retrain is resumed, keep otherwise."""
+    when = champion.tags.get("reseed.promoted_at", "an earlier time")[:19]
+    if not r.judged_before and champion.tags.get("reseed.verdict") == "promote":
+        reasons = champion.tags.get("reseed.reasons", "")
+        return Verdict("promote", (reasons, f"version {champion.version} was promoted at {when}, before a restart"), "")
+    reason = f"version {champion.version} is the champion already, since {when}; `reseed retrain --fresh` makes a new challenger"
+    return Verdict("keep", (reason,), f"champion version {champion.version}")
+
+
+def _record(r: Retrain, version: Version, verdict: Verdict, challenger: Stage) -> None:
+    f1 = challenger.counts["f1_macro"]
+    r.registry.record(
+        version,
+        {
+            "reseed.verdict": verdict.decision,
+            "reseed.reasons": "; ".join(verdict.reasons),
+            "reseed.judged_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "reseed.test.f1_macro": f"{f1['value']:.4f}",
+            "reseed.run": r.log.run_id,
+        },
+    )
+
+
+def description(r: Retrain, challenger: Stage, rows: Stage) -> str:
+    """The registered version in a sentence: what it was trained on and how it scores."""
+    f1 = challenger.counts["f1_macro"]
+    sources = Counter(row.source for row in files.read_records(rows.directory / "kept.jsonl"))
+    trained_on = ", ".join(f"{n} {'real' if source == 'seed' else source}" for source, n in sorted(sources.items()))
+    return (
+        f"{r.project.train.model} fine-tuned on {trained_on} rows; macro-F1 {f1['value']:.3f} "
+        f"({f1['ci_low']:.3f} to {f1['ci_high']:.3f}) on {challenger.counts['rows']} "
+        f"sealed real rows. Labels: {', '.join(r.project.label_names)}."
+    )

@@ -1,0 +1,122 @@
+"""Which rows the challenger is trained on, and what the made-up and the harvested ones gain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from flows import stage_runs, steps
+from flows.context import Retrain
+from flows.judging import scored
+from flows.progress import say
+from tasks import files
+from tasks.evaluate.score import read_predictions
+from tasks.files import Stage
+from tasks.mix import WITH_HARVESTED, WITH_SYNTHETIC, best, possible
+
+
+@dataclass
+class Trained:
+    """The challenger, the rows it was trained on, and the mixes that it is compared with."""
+
+    model: Stage
+    run_id: str
+    rows: Stage
+    mixes: dict[str, Stage]
+    chosen: str
+    harvested: Stage | None = None
+    undone: dict[str, Any] | None = None
+
+
+def train_best_mix(r: Retrain, curated: Stage) -> Trained:
+    """The model of the mix that is best on dev; harvested rows are kept only while they don't lower dev F1."""
+    rows = files.read_records(curated.directory / "kept.jsonl")
+    mixes = {name: steps.mix(name, curated=curated, home=r.home) for name in possible(r.project, rows)}
+    chosen = _choose(r, mixes)
+    model = train(r, mixes[chosen])
+    done = Trained(model, stage_runs.trained(r.log, model), mixes[chosen], mixes, chosen)
+    for number in range(1, r.project.harvest.rounds + 1):
+        if not r.prepared.splits.counts["unlabelled"] or not _harvest(r, done, number):
+            break
+    if done.harvested:
+        done.mixes[WITH_HARVESTED] = done.harvested
+    return done
+
+
+def train(r: Retrain, rows: Stage, number: int = 0) -> Stage:
+    stage: Stage = steps.train(
+        r.project, curated=rows, splits=r.prepared.splits, generation=r.generation, number=number, **r.places
+    )
+    return r.timed(stage)
+
+
+def _choose(r: Retrain, mixes: dict[str, Stage]) -> str:
+    how = r.project.evaluate.lift
+    if len(mixes) == 1 or how == "off":
+        return WITH_SYNTHETIC
+    if how == "quick":
+        stage = r.timed(steps.choose(r.project, mixes, splits=r.prepared.splits, **r.places), title="choose the mix")
+        dev = stage.counts["dev"]
+    else:
+        seeds = range(len(r.project.train.seeds))
+        dev = {name: mean(train(r, rows, n).counts["dev_f1_macro"] for n in seeds) for name, rows in mixes.items()}
+    chosen = best(dev)
+    said = ", ".join(f"{name} {f1:.3f}" for name, f1 in dev.items())
+    say(f"  dev F1 by rows ({'linear heads' if how == 'quick' else 'fine-tuned'}): {said}; trained on: {chosen}")
+    return chosen
+
+
+def _harvest(r: Retrain, done: Trained, number: int) -> bool:
+    """Whether another round may follow: this one added rows and dev F1 did not fall."""
+    harvested: Stage = steps.harvest(
+        r.project,
+        training=done.mixes[done.chosen],
+        current=done.rows,
+        trained=done.model,
+        splits=r.prepared.splits,
+        number=number,
+        **r.places,
+    )
+    r.timed(harvested, title=f"harvest {number}")
+    stage_runs.harvested(r.log, number, harvested)
+    added, looked = harvested.counts["added"], harvested.counts["looked_at"]
+    say(f"  {added} of {looked} unlabelled rows are labelled with confidence and agreement")
+    if not added:
+        return False
+    model = train(r, harvested)
+    before, after = done.model.counts["dev_f1_macro"], model.counts["dev_f1_macro"]
+    run_id = stage_runs.trained(r.log, model, f"train after harvest {number}")
+    if after < before:
+        say(f"  harvest {number} is undone: dev F1 would fall from {before:.3f} to {after:.3f}")
+        done.undone = {"number": number, "dev_before": before, "dev_after": after}
+        return False
+    done.model, done.run_id, done.rows, done.harvested = model, run_id, harvested, harvested
+    return True
+
+
+def lift(r: Retrain, done: Trained, descriptions: Stage) -> dict[str, Any] | None:
+    """What synthetic and harvested rows gain on the test rows, or None where `evaluate.lift` is off or nothing is compared."""
+    how, sealed = r.project.evaluate.lift, r.prepared.sealed
+    if how == "off":
+        return None
+    if how == "quick":
+        said = [a["predicted"] for a in read_predictions(descriptions)]
+        stage = steps.quick_lift(r.project, done.mixes, reference=said, sealed=sealed, **r.places)
+    else:
+        scores = {
+            name: [_score(r, rows, n, name) for n in range(len(r.project.train.seeds))]
+            for name, rows in done.mixes.items()
+        }
+        stage = steps.full_lift(r.project, {"label descriptions": [descriptions], **scores}, home=r.home)
+    r.timed(stage)
+    stage_runs.lifted(r.log, stage)
+    for step in stage.counts["lifts"]:
+        low, high = step["ci_low"], step["ci_high"]
+        say(f"  {step['by']} rows: macro-F1 {step['value']:+.3f} ({low:+.3f} to {high:+.3f}) over {step['from']}")
+    return {**stage.counts, "trained_on": done.chosen, "undone": done.undone}
+
+
+def _score(r: Retrain, rows: Stage, number: int, name: str) -> Stage:
+    model = train(r, rows, number)
+    return scored(r, model.directory / "bundle", model.counts["bundle"], f"{name}, seed {number + 1}")

@@ -1,0 +1,43 @@
+"""The generation prompt as versioned text in MLflow's prompt registry."""
+
+from __future__ import annotations
+
+import re
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from flows.context import Retrain
+from tasks.project import Project
+
+_FIELD = re.compile(r"\{(\w+)\}")
+
+
+def template(project: Project) -> str:
+    """The project's prompt with MLflow's double braces round its fields."""
+    return _FIELD.sub(r"{{\1}}", project.generate.prompt)
+
+
+def register(client: MlflowClient, project: Project) -> str:
+    """`NAME/VERSION` of the project's prompt: the registered version with the same text, or a new one."""
+    name, text = f"{project.name}-generate", template(project)
+    version = 1
+    while True:  # versions count up from 1; few, and read one by one as the store gives no search by text
+        try:
+            found = client.get_prompt_version(name, str(version))
+        except MlflowException:
+            found = None
+        if found is None:
+            break
+        if found.template == text:
+            return f"{name}/{version}"
+        version += 1
+    made = client.register_prompt(name=name, template=text, commit_message="from the project file")
+    return f"{name}/{made.version}"
+
+
+def record(r: Retrain) -> str:
+    """The prompt's version, noted on the run."""
+    version = register(r.log.client, r.project)
+    r.log.tag(prompt=version)
+    return version

@@ -1,0 +1,158 @@
+"""Add real unlabelled text to the training rows, under the labels that the model trained so far gives it.
+
+Self-training with two judges: a row is taken when the calibrated model is confident and a linear probe on frozen embeddings
+agrees (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998). Each label gets its estimated
+share of the unlabelled text, so that easy labels don't crowd out the others.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import files
+from tasks.curate.duplicates import near
+from tasks.curate.leak import Fingerprints, leak
+from tasks.files import Stage
+from tasks.prepare import FINGERPRINTS
+from tasks.progress import Report, silent
+from tasks.project import Harvest, Project
+from tasks.records import Record, Rejected, count_by_check, count_by_label
+from tasks.references import digest_of_path, resolve
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERSION = 1
+MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
+
+
+def quotas(
+    proportions: dict[str, float], candidates: dict[str, int], *, rows: int, settings: Harvest
+) -> dict[str, int]:
+    """Rows a label to take: its share of `harvest.share` of the `rows`, under `harvest.per_label` and what there is.
+
+    Where a cap cuts one label, the others are cut in proportion, but not below half of what they could have.
+    """
+    wanted = {k: p * settings.share * rows for k, p in proportions.items()}
+    capped = {k: min(w, settings.per_label, candidates.get(k, 0)) for k, w in wanted.items()}
+    fits = min((capped[k] / w for k, w in wanted.items() if w > 0), default=0.0)
+    return {k: int(max(min(w * fits, capped[k]), capped[k] / 2)) for k, w in wanted.items()}
+
+
+def take(
+    rows: list[Record], p: np.ndarray, opinion: list[str], *, labels: list[str], settings: Harvest, number: int
+) -> tuple[list[Record], dict[str, Any]]:
+    """The rows taken, most confident first within their label, and the figures behind the choice.
+
+    `p` are calibrated probabilities, shape (rows, labels); `opinion` is the probe's label of each row.
+    """
+    best = p.argmax(axis=1)
+    proportions = {label: float(share) for label, share in zip(labels, p.mean(axis=0), strict=True)}
+    by_label: dict[str, list[int]] = {label: [] for label in labels}
+    for i, k in enumerate(best):
+        if p[i, k] >= settings.confidence and opinion[i] == labels[k]:
+            by_label[labels[k]].append(i)
+    found = {label: len(own) for label, own in by_label.items()}
+    quota = quotas(proportions, found, rows=len(rows), settings=settings)
+    taken = []
+    for label, own in by_label.items():
+        own.sort(key=lambda i: (-float(p[i].max()), rows[i].id))
+        taken += [
+            rows[i].but(
+                label=label,
+                source="harvested",
+                lineage=rows[i].lineage | {"score": round(float(p[i].max()), 4), "harvest": number},
+            )
+            for i in own[: quota[label]]
+        ]
+    return taken, {"proportions": {k: round(v, 4) for k, v in proportions.items()}, "confident": found, "quota": quota}
+
+
+def harvest(
+    project: Project,
+    *,
+    training: Stage,
+    current: Stage,
+    trained: Stage,
+    splits: Stage,
+    number: int,
+    beside: Path,
+    home: Path,
+    report: Report = silent,
+) -> Stage:
+    """`kept.jsonl`: the rows of `training` and what harvest `number` adds; `rejected.jsonl`: what the checks set aside.
+
+    `trained` is the model so far and `current` the rows it was trained on; the labels of earlier harvests are given anew.
+    """
+    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        base = files.read_records(training.directory / "kept.jsonl")
+        own = {r.id for r in base}
+        rows = [r for r in files.read_records(splits.directory / "unlabelled.jsonl") if r.id not in own]
+        rows = sorted(rows, key=lambda r: r.id)[:MOST_LOOKED_AT]
+        held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
+        told: dict[str, Any] = {}
+        taken: list[Record] = []
+        rejected: list[Rejected] = []
+        if rows:
+            learned = files.read_records(current.directory / "kept.jsonl")
+            p, opinion = _opinions(project, encoder, trained.directory / "bundle", learned, rows, report)
+            taken, told = take(rows, p, opinion, labels=project.label_names, settings=project.harvest, number=number)
+            taken, rejected = _checked(project, taken, base, held_out)
+        files.write_records(out / "kept.jsonl", [*base, *taken])
+        files.write_records(out / "rejected.jsonl", rejected)
+        return {
+            "looked_at": len(rows),
+            "harvested": count_by_label(taken),
+            "added": len(taken),
+            "rejected": count_by_check(rejected),
+            **told,
+        }
+
+    inputs = {"training": training.digest, "current": current.digest, "bundle": trained.counts["bundle"]}
+    inputs |= {"splits": splits.digest, "encoder": digest_of_path(encoder)}
+    params = project.harvest.model_dump(mode="json", exclude={"rounds"}) | {"labels": project.label_names}
+    params |= {"number": number, "leak": project.curate.leak, "near_duplicate": project.curate.near_duplicate}
+    params |= {"max_length": project.train.max_length}
+    return files.stage(home, "harvest", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def _opinions(
+    project: Project, encoder: Path, bundle: Path, learned: list[Record], rows: list[Record], report: Report
+) -> tuple[np.ndarray, list[str]]:
+    """The model's calibrated probabilities of each row, and the probe's label."""
+    import torch
+
+    from tasks.bundle import Classifier
+    from tasks.embed import embed, has_bf16
+    from tasks.probe import fit_probe
+
+    texts = [r.text for r in rows]
+    length = project.train.max_length
+    report(0, 3, "the model")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
+        p = Classifier.load(bundle).probabilities(texts)
+    report(1, 3, "the probe")
+    probe = fit_probe(embed(encoder, [r.text for r in learned], max_length=length), [str(r.label) for r in learned])
+    report(2, 3, "the probe")
+    return p, [str(k) for k in probe.predict(embed(encoder, texts, max_length=length))]
+
+
+def _checked(
+    project: Project, taken: list[Record], base: list[Record], held_out: Fingerprints
+) -> tuple[list[Record], list[Rejected]]:
+    """What is left of the rows taken without leaks of dev and test, and without repeats of training rows."""
+    from tasks.curate import Context
+
+    context = Context(project.curate, held_out, _no_embedding)
+    kept, leaks = leak(taken, context)
+    together, repeats = near([*base, *kept], context)
+    fresh = {r.id for r in together}
+    return [r for r in kept if r.id in fresh], leaks + [r for r in repeats if r.record.source == "harvested"]
+
+
+def _no_embedding(texts: list[str]) -> np.ndarray:
+    raise AssertionError("these checks read no embeddings")

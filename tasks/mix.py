@@ -1,0 +1,107 @@
+"""Mixes of training rows: with and without what was made up, so that what it gains is known."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+from tasks.files import Stage
+from tasks.project import Project
+from tasks.records import Record, count_by_label
+from tasks.references import digest_of_path, resolve
+
+VERSION = 1
+REAL, WITH_SYNTHETIC, WITH_HARVESTED, WITHOUT = "real rows alone", "with synthetic", "with harvested", "without "
+
+
+def is_real(row: Record) -> bool:
+    """Whether a training row is real text under a label that people gave."""
+    was = row.lineage.get("reviewed", {}).get("source") if row.source == "reviewed" else row.source
+    return was == "seed"
+
+
+def of_rows(name: str, rows: list[Record]) -> list[Record]:
+    """The rows of the mix `name`."""
+    if name == REAL:
+        return [r for r in rows if is_real(r)]
+    if name.startswith(WITHOUT):
+        return [r for r in rows if r.lineage.get("generator") != name.removeprefix(WITHOUT)]
+    assert name == WITH_SYNTHETIC, name
+    return rows
+
+
+def possible(project: Project, rows: list[Record]) -> list[str]:
+    """The mixes of curated rows that have every label, the smallest first: real alone, all; and without each of several generators."""
+    names = [REAL, WITH_SYNTHETIC]
+    generators = list(project.generate.sources())
+    if len(generators) > 1:
+        names += [WITHOUT + name for name in generators]
+    found = []
+    for name in names:
+        mixed = of_rows(name, rows)
+        have = Counter(r.label for r in mixed)
+        if all(have[label] for label in project.label_names) and (name == WITH_SYNTHETIC or len(mixed) < len(rows)):
+            found.append(name)
+    return found or [WITH_SYNTHETIC]
+
+
+def mix(name: str, *, curated: Stage, home: Path) -> Stage:
+    """`kept.jsonl`: the curated rows of one mix. The whole is the curated directory itself."""
+    if name == WITH_SYNTHETIC:
+        return curated
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        rows = of_rows(name, files.read_records(curated.directory / "kept.jsonl"))
+        files.write_records(out / "kept.jsonl", rows)
+        return {"rows": count_by_label(rows)}
+
+    return files.stage(
+        home, "mix", version=VERSION, params={"mix": name}, inputs={"curated": curated.digest}, build=build
+    )
+
+
+def quick_choice(project: Project, mixes: dict[str, Stage], *, splits: Stage, beside: Path, home: Path) -> Stage:
+    """Counts `dev`: macro-F1 on dev of a linear head on frozen embeddings, trained on each mix."""
+    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        from sklearn.metrics import f1_score
+
+        dev = files.read_records(splits.directory / "dev.jsonl")
+        true = [str(r.label) for r in dev]
+        answers = heads(project, encoder, mixes, [r.text for r in dev])
+        scores = {
+            name: float(f1_score(true, said, labels=project.label_names, average="macro", zero_division=0.0))
+            for name, said in answers.items()
+        }
+        files.write_json(out / "dev.json", scores)
+        return {"dev": scores}
+
+    inputs = {"splits": splits.digest, "encoder": digest_of_path(encoder)}
+    inputs |= {f"mix {name}": stage.digest for name, stage in mixes.items()}
+    params = {"labels": project.label_names, "max_length": project.train.max_length}
+    return files.stage(home, "choose", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def heads(project: Project, encoder: Path, mixes: dict[str, Stage], texts: list[str]) -> dict[str, list[str]]:
+    """Each mix's answers to `texts`, by a linear head on frozen embeddings. Every text is embedded once."""
+    from tasks.embed import embed
+    from tasks.probe import fit_probe
+
+    rows = {name: files.read_records(stage.directory / "kept.jsonl") for name, stage in mixes.items()}
+    unique = {r.id: r.text for own in rows.values() for r in own}
+    x = embed(encoder, list(unique.values()), max_length=project.train.max_length)
+    at = {row_id: i for i, row_id in enumerate(unique)}
+    asked = embed(encoder, texts, max_length=project.train.max_length)
+    found = {}
+    for name, own in rows.items():
+        probe = fit_probe(x[[at[r.id] for r in own]], [str(r.label) for r in own])
+        found[name] = [str(label) for label in probe.predict(asked)]
+    return found
+
+
+def best(scores: dict[str, float]) -> str:
+    """The mix with the best score; the one with more rows where they tie (the later one)."""
+    return max(scores, key=lambda name: (scores[name], list(scores).index(name)))

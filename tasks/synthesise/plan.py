@@ -1,0 +1,154 @@
+"""Requests to LLMs from the labels' descriptions.
+
+Each request draws one subtopic of its label's description, one style and one value of each attribute, so that the texts
+differ (attribute-conditioned prompts: Yu et al. 2023, "Large Language Model as Attributed Training Data Generator",
+arXiv:2306.15895). Seed rows are shown in random rotation. A share of the requests asks for texts near another label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tasks.llm.request import Request
+from tasks.project import Generate, Project
+from tasks.records import Record
+
+GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill every share evenly from the first request on
+SHOWN_CHARACTERS = 600  # of a seed row
+FOCUS_NEAR = 0.5  # of the requests for a label that is confused with another
+
+
+@dataclass(frozen=True)
+class Focus:
+    """What the dev set says is hard: subtopics of missed rows, and labels that are mistaken for each other."""
+
+    topics: dict[str, list[str]] = field(default_factory=dict)
+    near: dict[str, list[str]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def subtopics(description: str) -> list[str]:
+    """The parts of a description: at `;` where it has one, otherwise at `,`."""
+    parts = [p.strip(" .") for p in description.split(";" if ";" in description else ",")]
+    return [p for p in parts if p] or [description]
+
+
+def plan(
+    project: Project,
+    *,
+    count: dict[str, int],
+    seeds: list[Record],
+    round_number: int,
+    generation: int,
+    more_topics: dict[str, list[str]] | None = None,
+    focus: Focus | None = None,
+) -> list[Request]:
+    """Requests of one round for `count` rows a label, the labels interleaved; the same arguments give the same requests.
+
+    A request's tag holds its label, generator, rows asked for, and what was drawn.
+    """
+    g = project.generate
+    requests = []
+    for label, rows in count.items():
+        topics = subtopics(project.labels[label]) + (more_topics or {}).get(label, [])
+        topics = (focus.topics.get(label) if focus else None) or topics
+        examples = [r for r in seeds if r.label == label]
+        for i in range(math.ceil(rows / g.rows_per_reply)):
+            name = f"{g.seed}/{generation}/{round_number}/{label}/{i}"
+            rng = random.Random(hashlib.sha256(name.encode()).digest())  # noqa: S311
+            asked = min(g.rows_per_reply, rows - i * g.rows_per_reply)
+            drawn = {"label": label, "topic": topics[i % len(topics)], "style": rng.choice(g.styles)}
+            requests.append(_request(project, drawn, rng, examples=examples, number=i, rows=asked, focus=focus))
+            requests[-1].tag["round"] = round_number
+    random.Random(f"{g.seed}/{generation}/{round_number}").shuffle(requests)  # noqa: S311
+    return requests
+
+
+def _request(
+    project: Project,
+    drawn: dict[str, Any],
+    rng: random.Random,
+    *,
+    examples: list[Record],
+    number: int,
+    rows: int,
+    focus: Focus | None,
+) -> Request:
+    g, label = project.generate, str(drawn["label"])
+    prompt = g.prompt.format(text_kind=g.text_kind, description=project.labels[label], **drawn)
+    shown = rng.sample(examples, min(g.examples, len(examples)))
+    seed = rng.randrange(2**31)
+    attributes = {name: rng.choice(_values(v, label)) for name, v in g.attributes.items() if _values(v, label)}
+    prompt += "".join(f" {name.replace('_', ' ').capitalize()}: {value}." for name, value in attributes.items())
+    near = _near(project, label, rng, focus)
+    if near:
+        topic = rng.choice(subtopics(project.labels[near]))
+        prompt += f" It also touches on {topic}, but it is clearly about {drawn['topic']}."
+    schema = None
+    if g.format == "json":
+        schema = row_schema(project.label_names)
+        prompt += (
+            f"\n\nWrite {rows} of them, each different, as JSON: an object whose key `rows` holds a list of objects with "
+            f"`text` and `label`. The label is the one of these that the text is about: {', '.join(project.label_names)}."
+        )
+    tag = {**drawn, **attributes, "rows": rows, "prompt": prompt, "seeds": [r.id for r in shown]}
+    tag |= {"near": near} if near else {}
+    name, endpoint = _generator(g, number)
+    tag["generator"] = name
+    if shown:
+        texts = "\n\n".join(" ".join(r.text.split())[:SHOWN_CHARACTERS] for r in shown)
+        prompt = f"Examples:\n\n{texts}\n\n{prompt} Write it anew: do not repeat the examples."
+    return Request(
+        (("user", prompt),),
+        endpoint.temperature,
+        endpoint.top_p,
+        endpoint.max_tokens * rows,
+        seed,
+        schema=schema,
+        tag=tag,
+    )
+
+
+def _values(values: Any, label: str) -> tuple[str, ...]:
+    return values.get(label, ()) if isinstance(values, dict) else values
+
+
+def _near(project: Project, label: str, rng: random.Random, focus: Focus | None) -> str | None:
+    """The label that this text is to lie close to, if any."""
+    confused = focus.near.get(label) if focus else None
+    if confused:
+        return rng.choice(confused) if rng.random() < FOCUS_NEAR else None
+    if rng.random() < project.generate.borderline:
+        return rng.choice([other for other in project.label_names if other != label])
+    return None
+
+
+def _generator(g: Generate, number: int) -> tuple[str, Any]:
+    """The generator of a label's request `number`: every prefix of the requests keeps the shares."""
+    at, total = (number + 1) * GOLDEN % 1.0, 0.0
+    sources = g.sources()
+    for name, (share, endpoint) in sources.items():
+        total += share
+        if at < total:
+            return name, endpoint
+    return name, endpoint
+
+
+def row_schema(labels: list[str]) -> str:
+    """The JSON schema of a reply with several rows, as canonical JSON text."""
+    row = {
+        "type": "object",
+        "properties": {"text": {"type": "string"}, "label": {"type": "string", "enum": labels}},
+        "required": ["text", "label"],
+        "additionalProperties": False,
+    }
+    rows = {"type": "array", "items": row}
+    whole = {"type": "object", "properties": {"rows": rows}, "required": ["rows"], "additionalProperties": False}
+    return json.dumps(whole, sort_keys=True, ensure_ascii=False)

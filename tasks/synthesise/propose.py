@@ -1,0 +1,69 @@
+"""Ask the LLM once for more subtopics of each label."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+from tasks.files import Stage
+from tasks.llm.request import Request
+from tasks.project import Project
+from tasks.records import digest_of, folded, whole, words
+from tasks.synthesise.plan import subtopics
+from tasks.synthesise.stage import ask, open_ledger, sources
+
+VERSION = 1
+ASKED = 12  # subtopics a label
+MOST_WORDS = 12  # of one subtopic: a longer line is talk
+_BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,2}[.):])\s*")
+
+
+def read_list(text: str, *, known: list[str]) -> list[str]:
+    """The items of a list, a line each, without bullets, the known ones, and lines that are talk."""
+    found: list[str] = []
+    seen = {folded(k) for k in known}
+    for line in text.splitlines():
+        item = whole(_BULLET.sub("", line)).strip(" .*\"'")
+        listed = bool(_BULLET.match(line))
+        if listed and 1 <= len(words(item)) <= MOST_WORDS and not item.endswith(":") and folded(item) not in seen:
+            seen.add(folded(item))
+            found.append(item)
+    return found[:ASKED]
+
+
+def propose(project: Project, *, generation: int, beside: Path, home: Path) -> Stage:
+    """`topics.json`: more subtopics for each label, proposed by the first generator. A label whose reply holds no list has none."""
+    source = next(iter(sources(project, beside=beside, home=home).values()))
+    g = project.generate
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        requests = [
+            Request(
+                (("user", _question(g.text_kind, label, line)),),
+                0.7,
+                0.95,
+                200,
+                g.seed,
+                tag={"label": label, "line": line},
+            )
+            for label, line in project.labels.items()
+        ]
+        replies, _ = ask(source, requests, ledger=open_ledger(project, generation=generation, home=home), home=home)
+        topics = {
+            r.request.tag["label"]: read_list(r.text or "", known=subtopics(r.request.tag["line"])) for r in replies
+        }
+        files.write_json(out / "topics.json", topics)
+        return {"topics": {label: len(found) for label, found in topics.items()}}
+
+    params = {"labels": project.labels, "text_kind": g.text_kind, "seed": g.seed, "generation": generation}
+    inputs = {"source": digest_of(source.identity())}
+    return files.stage(home, "propose", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def _question(kind: str, label: str, line: str) -> str:
+    return (
+        f"List {ASKED} different specific subtopics that a {kind} in the category {label!r} ({line}) could be about. "
+        "Write one on each line, numbered, a few words each, nothing else."
+    )

@@ -1,0 +1,84 @@
+"""What the dev set says is still hard, so that the next round asks for more of it. The test set is never looked at.
+
+No dev text goes into a prompt: what is passed on are labels that are mistaken for each other, and the subtopics of the
+project's own descriptions that lie nearest to the missed rows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+from tasks.files import Stage
+from tasks.project import Project
+from tasks.references import digest_of_path, resolve
+from tasks.synthesise.plan import Focus, subtopics
+
+VERSION = 1
+MOST_NEAR = 2  # labels that one label is confused with
+
+
+def study(
+    project: Project,
+    *,
+    curated: Stage,
+    splits: Stage,
+    beside: Path,
+    home: Path,
+    more_topics: dict[str, list[str]] | None = None,
+) -> Stage:
+    """`focus.json` (see plan.Focus) from a linear probe on the kept rows, asked about the dev rows."""
+    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+    topics = {label: subtopics(line) + (more_topics or {}).get(label, []) for label, line in project.labels.items()}
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        from sklearn.metrics import f1_score
+
+        from tasks.embed import embed
+        from tasks.probe import fit_probe
+
+        kept = files.read_records(curated.directory / "kept.jsonl")
+        dev = files.read_records(splits.directory / "dev.jsonl")
+        length = project.train.max_length
+        probe = fit_probe(embed(encoder, [r.text for r in kept], max_length=length), [str(r.label) for r in kept])
+        x = embed(encoder, [r.text for r in dev], max_length=length)
+        predicted = [str(p) for p in probe.predict(x)]
+        true = [str(r.label) for r in dev]
+        missed = [i for i, (t, p) in enumerate(zip(true, predicted, strict=True)) if t != p]
+        confused = Counter((true[i], predicted[i]) for i in missed)
+        focus = Focus(
+            topics={
+                label: _nearest(x[[i for i in missed if true[i] == label]], own, embed(encoder, own, max_length=length))
+                for label, own in topics.items()
+                if any(true[i] == label for i in missed)
+            },
+            near={label: _confused_with(label, confused) for label in topics if _confused_with(label, confused)},
+        )
+        files.write_json(out / "focus.json", focus.to_json())
+        f1 = f1_score(true, predicted, labels=project.label_names, average="macro", zero_division=0.0)
+        pairs = [{"true": t, "predicted": p, "rows": n} for (t, p), n in confused.most_common()]
+        return {"dev_f1_macro": float(f1), "missed": len(missed), "confused": pairs}
+
+    inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
+    params = {"topics": topics, "max_length": project.train.max_length, "labels": project.label_names}
+    return files.stage(home, "study", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def read_focus(stage: Stage) -> Focus:
+    return Focus(**files.read_json(stage.directory / "focus.json"))
+
+
+def _nearest(missed: Any, topics: list[str], vectors: Any) -> list[str]:
+    """The subtopic nearest to each missed row, most frequent first, each once."""
+    found = Counter(int(i) for i in (missed @ vectors.T).argmax(axis=1))
+    return [topics[i] for i, _ in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _confused_with(label: str, confused: Counter[tuple[str, str]]) -> list[str]:
+    both: Counter[str] = Counter()
+    for (true, predicted), n in confused.items():
+        if label in (true, predicted):
+            both[predicted if true == label else true] += n
+    return [other for other, _ in sorted(both.items(), key=lambda item: (-item[1], item[0]))[:MOST_NEAR]]

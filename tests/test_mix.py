@@ -1,0 +1,137 @@
+"""Mixes, lifts and harvests: what is added is known, measured, and taken back when it hurts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks import files
+from tasks.files import Stage
+from tasks.harvest import quotas, take
+from tasks.lift import compare, steps_of
+from tasks.mix import REAL, WITH_SYNTHETIC, best, is_real, mix, possible
+from tasks.project import Harvest, Project
+from tasks.records import Record
+from tests.kit import toy
+
+LABELS = list(toy.LABELS)
+
+
+def project(**generate: Any) -> Project:
+    return Project.model_validate(
+        {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}, "generate": generate}
+    )
+
+
+def row(label: str, source: Any, n: int, **lineage: Any) -> Record:
+    return Record.of(f"{label} {source} {n}", label, source, **lineage)
+
+
+REAL_ROWS = [row(label, "seed", n) for label in LABELS for n in range(2)]
+MADE = [row(label, "synthetic", n, generator="ab"[n % 2]) for label in LABELS for n in range(4)]
+
+
+class TestMixes:
+    def test_without_real_rows_there_is_nothing_to_choose(self) -> None:
+        assert possible(project(), MADE) == [WITH_SYNTHETIC]
+
+    def test_real_rows_alone_need_every_label(self) -> None:
+        assert possible(project(), REAL_ROWS + MADE) == [REAL, WITH_SYNTHETIC]
+        assert possible(project(), REAL_ROWS[:-2] + MADE) == [WITH_SYNTHETIC]
+        assert possible(project(), REAL_ROWS) == [WITH_SYNTHETIC], "nothing was made up"
+
+    def test_several_generators_are_left_out_in_turn(self, tmp_path: Path) -> None:
+        two = [{"name": "a"}, {"name": "b"}]
+        names = possible(project(generators=two), MADE)
+        assert names == [WITH_SYNTHETIC, "without a", "without b"]
+        files.write_records(tmp_path / "c" / "kept.jsonl", MADE)
+        curated = Stage("curate", str(tmp_path / "c"), "k", "d", {}, 0.0)
+        rows = files.read_records(mix("without a", curated=curated, home=tmp_path).directory / "kept.jsonl")
+        assert rows == [r for r in MADE if r.lineage["generator"] == "b"]
+        assert mix(WITH_SYNTHETIC, curated=curated, home=tmp_path) is curated
+
+    def test_a_reviewed_row_is_real_when_it_was(self) -> None:
+        assert is_real(row("metal", "reviewed", 1, reviewed={"source": "seed"}))
+        assert not is_real(row("metal", "reviewed", 1, reviewed={"source": "synthetic"}))
+
+    def test_the_best_on_dev_wins_and_more_rows_win_a_tie(self) -> None:
+        assert best({REAL: 0.9, WITH_SYNTHETIC: 0.8}) == REAL
+        assert best({REAL: 0.8, WITH_SYNTHETIC: 0.8}) == WITH_SYNTHETIC
+
+
+class TestLift:
+    TRUE: tuple[str, ...] = tuple(LABELS * 40)
+
+    def said(self, right: float, seed: int) -> list[str]:
+        rng = np.random.default_rng(seed)
+        return [t if rng.random() < right else LABELS[(LABELS.index(t) + 1) % 3] for t in self.TRUE]
+
+    def test_differences_have_intervals_that_hold_them(self) -> None:
+        answers = {REAL: [self.said(0.6, 1)], WITH_SYNTHETIC: [self.said(0.9, 2)]}
+        found = compare(list(self.TRUE), answers, labels=LABELS, samples=500, seed=0)
+        (lift,) = found["lifts"]
+        assert lift["by"] == "synthetic" and lift["ci_low"] < lift["value"] < lift["ci_high"]
+        assert lift["ci_low"] > 0 and lift["value"] == pytest.approx(
+            found["mixes"][WITH_SYNTHETIC]["value"] - found["mixes"][REAL]["value"]
+        )
+
+    def test_the_same_answers_gain_nothing(self) -> None:
+        same = self.said(0.8, 3)
+        (lift,) = compare(list(self.TRUE), {REAL: [same], WITH_SYNTHETIC: [same]}, labels=LABELS, samples=200, seed=0)[
+            "lifts"
+        ]
+        assert lift["value"] == lift["ci_low"] == lift["ci_high"] == 0
+
+    def test_seeds_are_averaged_and_their_spread_is_told(self) -> None:
+        answers = {WITH_SYNTHETIC: [self.said(0.9, s) for s in range(3)]}
+        told = compare(list(self.TRUE), answers, labels=LABELS, samples=200, seed=0)["mixes"][WITH_SYNTHETIC]
+        assert told["seeds"] == 3 and 0 < told["spread"] < 0.1
+
+    def test_what_is_compared_with_what(self) -> None:
+        assert [s[0] for s in steps_of([REAL, WITH_SYNTHETIC, "with harvested", "without a"])] == [
+            "synthetic",
+            "harvested",
+            "generator a",
+        ]
+        assert steps_of(["label descriptions", WITH_SYNTHETIC])[0][1] == "label descriptions"
+
+
+SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(lambda v: [x / sum(v) for x in v])
+
+
+class TestHarvest:
+    @given(shares=SHARES, have=st.lists(st.integers(0, 500), min_size=3, max_size=3), rows=st.integers(1, 2000))
+    @settings(max_examples=200)
+    def test_no_cap_is_passed(self, shares: list[float], have: list[int], rows: int) -> None:
+        h = Harvest(per_label=100, share=0.5)
+        candidates = dict(zip(LABELS, have, strict=True))
+        q = quotas(dict(zip(LABELS, shares, strict=True)), candidates, rows=rows, settings=h)
+        for label, share in zip(LABELS, shares, strict=True):
+            assert 0 <= q[label] <= min(100, candidates[label]) and q[label] <= share * 0.5 * rows
+
+    def test_equal_labels_are_taken_equally(self) -> None:
+        third = dict.fromkeys(LABELS, 1 / 3)
+        assert quotas(third, dict.fromkeys(LABELS, 400), rows=900, settings=Harvest(per_label=100)) == dict.fromkeys(
+            LABELS, 100
+        )
+
+    def test_only_confident_and_agreed_rows_the_surest_first(self) -> None:
+        rows = [Record.of(f"text {i}", None, "unlabelled") for i in range(60)]
+        p = np.full((60, 3), 0.05)
+        for i in range(60):
+            p[i, i % 3] = 0.7 + 0.2 * (i / 60)
+        p /= p.sum(axis=1, keepdims=True)
+        opinion = [LABELS[i % 3] for i in range(60)]
+        opinion[57] = LABELS[1]  # the probe disagrees on one of the surest
+        h = Harvest(confidence=0.85, share=1.0, per_label=5)
+        taken, told = take(rows, p, opinion, labels=LABELS, settings=h, number=1)
+        assert {r.source for r in taken} == {"harvested"} and rows[57].id not in {r.id for r in taken}
+        for label in LABELS:
+            scores = [r.lineage["score"] for r in taken if r.label == label]
+            assert 0 < len(scores) <= 5 and scores == sorted(scores, reverse=True) and min(scores) >= 0.85
+        assert sum(told["proportions"].values()) == pytest.approx(1, abs=0.001)
