@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from flows.progress import watched
+from flows.progress import say
 from flows.settings import Settings
 from tasks import files
 from tasks.errors import UserError, nearest
@@ -92,9 +92,13 @@ def sit_down(
 
 def _rank(project: Project, *, curated: Path, splits: Path, beside: Path, home: Path) -> list[Doubt]:
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
-    with watched("review") as report:
-        stage = ranked_stage(project, curated=curated, splits=splits, encoder=encoder, home=home, report=report)
+    stage = ranked_stage(project, curated=curated, splits=splits, encoder=encoder, home=home, report=_tell)
     return read_ranked(stage)
+
+
+def _tell(done: int, total: int, note: str) -> None:
+    if done == 0:
+        say("the rows are being ranked, which takes a minute the first time")
 
 
 def _who(by: str | None) -> str:

@@ -12,7 +12,14 @@ from nicegui import ui
 from flows.review_page import PAST, Desk, Like, excerpt, history
 from tasks.review import Doubt, looked_at
 
-KEYS = [("a", "accept"), ("r", "reject"), ("1–9", "relabel"), ("l", "the like"), ("u", "undo"), ("j k", "move")]
+KEYS = [
+    ("a", "accept"),
+    ("r", "reject"),
+    ("1–9", "relabel"),
+    ("l", "apply to the like"),
+    ("u", "undo"),
+    ("j k", "move"),
+]
 
 # a key goes out with the version of the page on which it was pressed
 SCRIPT = """<script>
@@ -39,7 +46,8 @@ body { background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, "
 .track { flex: 1; height: 6px; border-radius: 3px; background: var(--line); overflow: hidden; }
 .fill { height: 100%; background: var(--accent); transition: width .15s; }
 .body { display: grid; grid-template-columns: minmax(0, 1fr) 400px; gap: 20px; padding: 20px 28px; min-height: 0; }
-.side { display: flex; flex-direction: column; gap: 20px; min-height: 0; overflow: auto; }
+.side .card { padding: 13px 20px; }
+.side { display: flex; flex-direction: column; gap: 14px; min-height: 0; overflow: auto; }
 .card { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 18px 22px; }
 .main { display: flex; flex-direction: column; min-height: 0; gap: 14px; }
 .head { display: flex; align-items: center; gap: 10px; flex-wrap: wrap; }
@@ -53,13 +61,16 @@ body { background: var(--ground); color: var(--ink); font: 15px/1.5 system-ui, "
 .measures { display: grid; grid-template-columns: repeat(3, 1fr); gap: 10px; }
 .measure { background: var(--ground); border-radius: 8px; padding: 6px 12px; }
 .measure b { font-variant-numeric: tabular-nums; }
-.title { font-size: 12px; letter-spacing: .06em; text-transform: uppercase; color: var(--soft); margin-bottom: 8px; }
-.near { padding: 7px 0; border-top: 1px solid var(--line); }
+.title { font-size: 12px; letter-spacing: .06em; text-transform: uppercase; color: var(--soft); margin-bottom: 4px; }
+.near { padding: 5px 0; border-top: 1px solid var(--line); }
 .near:first-of-type { border-top: 0; }
-.near .head { gap: 8px; font-size: 13px; }
-.near .quote { font-size: 13px; color: var(--soft); display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical;
-  overflow: hidden; overflow-wrap: anywhere; unicode-bidi: plaintext; }
-.pair { display: grid; grid-template-columns: 120px minmax(0, 1fr); gap: 10px; font-size: 13px; padding: 2px 0; }
+.near .head { gap: 8px; font-size: 12px; line-height: 1.4; }
+.near .head .chip { padding: 0 9px; }
+.near .quote { font-size: 12.5px; line-height: 1.4; margin-top: 2px; color: var(--soft); display: -webkit-box;
+  -webkit-line-clamp: 2; -webkit-box-orient: vertical; overflow: hidden; overflow-wrap: anywhere;
+  unicode-bidi: plaintext; }
+.pair { display: grid; grid-template-columns: 120px minmax(0, 1fr); gap: 10px; font-size: 12.5px; line-height: 1.4;
+  padding: 1px 0; }
 .pair > :first-child { color: var(--soft); overflow: hidden; text-overflow: ellipsis; }
 .pair > :last-child { overflow-wrap: anywhere; }
 .foot { background: var(--paper); border-top: 1px solid var(--line); padding: 10px 28px; display: flex; flex-direction: column;

@@ -1,0 +1,96 @@
+"""A curated directory with doubtful rows, and its splits, as a retrain would leave them: for the tests of review."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks import files
+from tasks.curate.leak import Fingerprints
+from tasks.project import Project
+from tasks.project_file import load_project
+from tasks.records import Record, Rejected
+from tests.kit import toy
+
+XSS = (
+    "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> </script>{{ 7*7 }} "
+    '<iframe srcdoc="<script>parent.hacked = 3</script>"></iframe> javascript:alert(1)'
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where it all is. `wrong` are the rows whose label is not their text's, `hidden` those that no one may see."""
+
+    project: Project
+    config: Path
+    splits: Path
+    curated: Path
+    kept: list[Record]
+    wrong: set[str]
+    hidden: set[str]
+
+
+def row(kind: str, seed: int, label: str | None = None, prefix: str = "") -> Record:
+    """A generated row of these words, labelled as such or otherwise."""
+    text = prefix + toy.sentence(toy.WRITTEN[kind], random.Random(f"{kind}{seed}"))
+    lineage = {"topic": toy.LABELS[kind].split(";")[0], "style": "plain", "round": 0, "generator": "scripted"}
+    return Record.of(text, label or kind, "synthetic", **lineage)
+
+
+def real(kind: str, seed: int, source: str) -> Record:
+    text = toy.sentence(toy.REAL[kind], random.Random(f"{source}{kind}{seed}"))
+    return Record.of(text, kind, source)  # type: ignore[arg-type]
+
+
+def place(
+    folder: Path,
+    encoder: Path,
+    *,
+    kept: list[Record] | None = None,
+    rejected: list[Rejected] | None = None,
+    test: list[Record] | None = None,
+    required: int = 0,
+) -> Place:
+    """The project, its splits and its curated rows below `folder`. Of the rows given by default, five are mislabelled."""
+    config = toy.project(
+        folder / "project", endpoint="http://127.0.0.1:9/v1", encoder=encoder, review={"required": required}
+    )
+    project = load_project(config)
+    dev = [real(kind, i, "dev") for kind in toy.LABELS for i in range(6)]
+    test = test or [real(kind, i, "test") for kind in toy.LABELS for i in range(6)]
+    wrong = [row("metal", 100, "fruit"), row("bird", 101, "metal", XSS + " "), row("fruit", 102, "bird")]
+    aside = [row("metal", 103, "bird"), row("bird", 104, "fruit")]
+    leaked, short, twice = row("metal", 200), row("bird", 201), test[0].but(source="synthetic", label="bird")
+    if kept is None:
+        kept = [row(kind, i) for kind in toy.LABELS for i in range(14)] + wrong
+    if rejected is None:
+        rejected = [Rejected(r, "off_label", f"the probe does not see {r.label!r}", 0.1) for r in aside]
+        rejected += [Rejected(leaked, "leak", "0.90 of it", 0.9, test[0].id), Rejected(short, "length", "short")]
+        rejected += [Rejected(twice, "two_labels", "the same text under two labels", 1.0, twice.id)]
+        rejected += [Rejected(dev[0], "off_label", "a dev row that strayed in", 0.1)]
+
+    def split(out: Path, work: Path) -> dict[str, int]:
+        for name, rows in (("seed", []), ("dev", dev), ("unlabelled", [])):
+            files.write_records(out / f"{name}.jsonl", rows)
+        files.write_records(out / "rejected.jsonl", [])
+        Fingerprints.of([*dev, *test]).save(out / "held_out_fingerprints.npz")
+        return {"dev": len(dev)}
+
+    def curate(out: Path, work: Path) -> dict[str, int]:
+        files.write_records(out / "kept.jsonl", kept)
+        files.write_records(out / "rejected.jsonl", rejected)
+        return {"kept": len(kept)}
+
+    splits = files.stage(folder, "splits", version=1, params={"labels": project.label_names}, inputs={}, build=split)
+    made = files.stage(folder, "curate", version=1, params={}, inputs={"splits": splits.digest}, build=curate)
+    return Place(
+        project,
+        config,
+        splits.directory,
+        made.directory,
+        kept,
+        {r.id for r in (*wrong, *aside)},
+        {r.id for r in (*dev, *test, leaked, short, twice)},
+    )
