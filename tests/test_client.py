@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
-import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.errors import TransientError, UserError
-from tasks.llm.client import FAILURES_IN_A_ROW, RETRY_AFTER_CAP, Client, Request
+from tasks.llm.budget import Ledger
+from tasks.llm.client import Client, Reply, Request
+from tasks.llm.pace import Pace, Window
+from tasks.llm.run import FIRST_FAILURES, RETRY_AFTER_CAP
+from tasks.project import Budget, Endpoint, Price
 from tests.kit import scripted
 
 Make = Callable[..., Client]
@@ -26,27 +35,49 @@ def waits() -> list[float]:
 
 
 @pytest.fixture
-def make(tmp_path: Path, llm: Any, waits: list[float]) -> Make:
-    def client(**changes: Any) -> Client:
-        settings: dict[str, Any] = {
-            "base_url": llm.url,
-            "api_key": "k",
-            "name": "scripted",
-            "model": "scripted",
-            "cache": tmp_path / "cache",
-            "timeout": 5.0,
-            "retries": 2,
-            "concurrency": 1,
-            "sleep": waits.append,
-        }
-        return Client(**{**settings, **changes})
+def make(tmp_path: Path, llm: scripted.Server, waits: list[float]) -> Iterator[Make]:
+    """A client of the scripted server, one request at once; keys of the endpoint or of the client may differ."""
+    with ExitStack() as stack:
 
-    return client
+        async def no_wait(seconds: float) -> None:
+            waits.append(seconds)
+
+        def client(**changes: Any) -> Client:
+            of_client: dict[str, Any] = {
+                "url": llm.url,
+                "key": "k",
+                "name": "scripted",
+                "model": "scripted",
+                "cache": tmp_path / "cache",
+                "ledger": Ledger(tmp_path / "ledger.jsonl", Budget()),
+                "sleep": no_wait,
+            }
+            mine = {name: changes.pop(name) for name in list(changes) if name in of_client}
+            settings = {
+                "endpoint": llm.url,
+                "model": "scripted",
+                "timeout_seconds": 5.0,
+                "retries": 2,
+                "concurrency": 1,
+            }
+            return stack.enter_context(Client(Endpoint(**settings | changes), **of_client | mine))
+
+        yield client
 
 
 def request(i: int = 0, **changes: Any) -> Request:
-    values: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "max_tokens": 50, "seed": i, "tag": i}
+    values: dict[str, Any] = {
+        "temperature": 1.0,
+        "top_p": 0.9,
+        "max_tokens": 50,
+        "seed": i,
+        "tag": {"label": "one", "i": i},
+    }
     return Request((("user", f"about topic one, take {i}"),), **{**values, **changes})
+
+
+def numbers(replies: Iterable[Reply]) -> list[int]:
+    return sorted(r.request.tag["i"] for r in replies)
 
 
 def raw_bytes(h: Any, body: bytes, promised: int | None = None) -> None:
@@ -72,7 +103,9 @@ class TestCache:
         assert {r.key: (r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens) for r in first} == {
             r.key: (r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens) for r in again
         }
-        assert [r.request.tag for r in again] == ["other", 0], "the tag travels and is no part of the key"
+        assert [r.request.tag for r in again] == ["other", {"label": "one", "i": 0}], (
+            "the tag travels and is no part of the key"
+        )
         assert (first[0].prompt_tokens, first[0].completion_tokens) == (10, 20)
 
     def test_whatever_changes_the_answer_is_another_key(self, make: Make, llm: Any) -> None:
@@ -84,6 +117,8 @@ class TestCache:
             request(0, top_p=0.5),
             request(0, max_tokens=51),
             request(1, seed=0),  # another prompt
+            request(0, attempt=1),
+            request(0, schema='{"type":"object"}'),
         ]
         list(make().ask_all(others))
         list(make(model="another").ask_all([base]))
@@ -93,13 +128,21 @@ class TestCache:
     def test_the_address_is_no_part_of_the_key(self, make: Make, llm: Any) -> None:
         """A local server has another port each time."""
         list(make().ask_all([request()]))
-        (reply,) = make(base_url="http://127.0.0.1:9/v1").ask_all([request()])
+        (reply,) = make(url="http://127.0.0.1:9/v1").ask_all([request()])
         assert not reply.bought and len(llm.requests) == 1
 
     @pytest.mark.parametrize(
         "garbage",
-        [b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"text": "x"}'],
-        ids=["empty", "torn", "binary", "list", "null", "short"],
+        [
+            b"",
+            b"{",
+            b"\xff\xfe",
+            b"[]",
+            b"null",
+            b'{"text": "x"}',
+            b'{"text":"x","finish_reason":"stop","prompt_tokens":1,"completion_tokens":1}',
+        ],
+        ids=["empty", "torn", "binary", "list", "null", "short", "of-another-version"],
     )
     def test_a_garbage_file_is_asked_anew(self, garbage: bytes, make: Make, llm: Any, tmp_path: Path) -> None:
         (first,) = make().ask_all([request()])
@@ -120,20 +163,47 @@ class TestCache:
         assert not again.bought and again.text == text
 
     def test_what_was_bought_is_kept_when_the_caller_stops(self, make: Make, llm: Any, tmp_path: Path) -> None:
-        replies = make().ask_all(map(request, range(20)))
-        next(replies)
+        ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
+        client = make(ledger=ledger)
+        replies = client.ask_all(map(request, range(200)))
+        first = next(replies)
         replies.close()
-        assert 1 <= len(llm.requests) <= 2
-        assert len(kept(tmp_path)) == len(llm.requests)
+        assert len(llm.requests) < 10, "nothing is bought far ahead of a caller who does not come"
+        assert first.key in {p.stem for p in kept(tmp_path)}
+        assert len(llm.requests) - len(kept(tmp_path)) <= 1, "all but what was on its way"
+        assert 0 <= ledger.spent.requests - len(llm.requests) <= 1
+
+    def test_the_caller_may_stop_while_a_request_hangs(self, make: Make, llm: Any) -> None:
+        llm.faults = [None]
+        llm.always = scripted.hang
+        replies = make(timeout_seconds=25.0).ask_all(map(request, range(5)))
+        next(replies)
+        began = time.monotonic()
+        replies.close()
+        assert time.monotonic() - began < 10
+
+    def test_a_request_asked_twice_at_once_is_bought_once(self, make: Make, llm: Any) -> None:
+        llm.delay = 0.05
+        replies = list(make(concurrency=4).ask_all([request(0), request(0), request(1), request(0, tag="again")]))
+        assert len(llm.requests) == 2 and sorted(r.bought for r in replies) == [False, False, True, True]
+        assert len({r.text for r in replies if r.request.seed == 0}) == 1
 
 
 class TestPatience:
-    def test_retry_after_is_honoured_up_to_the_cap(self, make: Make, llm: Any, waits: list[float]) -> None:
-        llm.faults = [scripted.status(429, retry_after="7"), scripted.status(429, retry_after="900")]
+    def test_retry_after_is_honoured(self, make: Make, llm: Any, waits: list[float]) -> None:
+        llm.faults = [scripted.status(429, retry_after="7"), scripted.status(503, retry_after="0.5")]
         (reply,) = make().ask_all([request()])
-        assert reply.bought and waits == [7.0, RETRY_AFTER_CAP] and len(llm.requests) == 3
+        assert reply.bought and waits == [7.0, 0.5] and len(llm.requests) == 3
 
-    @pytest.mark.parametrize("header", ["soon", "Wed, 21 Oct 2026 07:28:00 GMT", "-5", "nan", "inf"])
+    def test_retry_after_may_be_a_date(self, make: Make, llm: Any, waits: list[float]) -> None:
+        def busy(h: Any) -> None:
+            h.send(429, {}, retry_after=formatdate(time.time() + 9, usegmt=True))
+
+        llm.faults = [busy, scripted.status(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT")]
+        assert len(list(make().ask_all([request()]))) == 1
+        assert 8 <= waits[0] <= 10 and waits[1] == 0
+
+    @pytest.mark.parametrize("header", ["soon", "Wed, 99 Oct 2026 07:28:00 GMT", "-5", "nan", "inf", ""])
     def test_an_odd_retry_after_is_a_wait_within_the_cap(
         self, header: str, make: Make, llm: Any, waits: list[float]
     ) -> None:
@@ -170,7 +240,7 @@ class TestPatience:
 
     def test_a_silent_endpoint_is_given_up_after_the_timeout(self, make: Make, llm: Any) -> None:
         llm.faults = [lambda h: time.sleep(1.5)]
-        (reply,) = make(timeout=0.3).ask_all([request()])
+        (reply,) = make(timeout_seconds=0.3).ask_all([request()])
         assert reply.text and len(llm.requests) == 2
 
     def test_the_last_try_ends_it(self, make: Make, llm: Any, waits: list[float]) -> None:
@@ -199,16 +269,13 @@ class TestStops:
             list(make().ask_all(map(request, range(20))))
         assert len(llm.requests) == 1 and not waits
 
-    def test_five_failing_requests_in_a_row_end_the_round(self, make: Make, llm: Any, tmp_path: Path) -> None:
-        llm.faults = [None, None]
+    def test_five_failing_requests_at_the_start_end_the_run(self, make: Make, llm: Any) -> None:
         llm.always = scripted.status(500)
-        replies = []
+        client = make(retries=1)
         with pytest.raises(TransientError, match="status 500"):
-            for reply in make(retries=1).ask_all(map(request, range(40))):
-                replies.append(reply)
-        assert len(replies) == len(kept(tmp_path)) == 2
+            list(client.ask_all(map(request, range(40))))
         sent = len(llm.requests)
-        assert sent == 2 + FAILURES_IN_A_ROW * 2
+        assert sent == FIRST_FAILURES * 2
         time.sleep(0.2)
         assert len(llm.requests) == sent
 
@@ -218,7 +285,7 @@ class TestStops:
         began = time.monotonic()
         with pytest.raises(TransientError):
             list(make(retries=0, concurrency=4, sleep=None).ask_all(map(request, range(40))))
-        assert len(llm.requests) <= FAILURES_IN_A_ROW + 4 and time.monotonic() - began < 10
+        assert len(llm.requests) <= FIRST_FAILURES + 4 and time.monotonic() - began < 10
 
     def test_a_waiting_retry_is_woken_by_the_end(self, make: Make, llm: Any) -> None:
         def two_faces(h: Any) -> None:  # the first waits 20 s for its retry, the second is refused
@@ -232,14 +299,43 @@ class TestStops:
 
     def test_one_lost_request_leaves_no_reply_and_no_error(self, make: Make, llm: Any) -> None:
         llm.faults = [None, None, scripted.status(500), scripted.status(500), scripted.status(500)]
-        replies = list(make().ask_all(map(request, range(10))))
-        assert sorted(r.request.tag for r in replies) == [0, 1, 3, 4, 5, 6, 7, 8, 9]
+        client = make()
+        replies = list(client.ask_all(map(request, range(10))))
+        assert numbers(replies) == [0, 1, 3, 4, 5, 6, 7, 8, 9]
         assert len(llm.requests) == 9 + 3
+        assert client.outcome.lost == {"one": 1} and client.outcome.stopped is None
 
-    def test_failures_apart_do_not_add_up(self, make: Make, llm: Any) -> None:
-        llm.faults = [scripted.status(500), None] * (FAILURES_IN_A_ROW + 1)
-        replies = list(make(retries=0).ask_all(map(request, range(2 * FAILURES_IN_A_ROW + 2))))
-        assert len(replies) == FAILURES_IN_A_ROW + 1
+    def test_the_breaker_ends_a_run_in_which_over_half_fail(self, make: Make, llm: Any, tmp_path: Path) -> None:
+        llm.faults = [None] * 4
+        llm.always = scripted.status(500)
+        client = make(retries=1)
+        replies = list(client.ask_all(map(request, range(40))))
+        assert numbers(replies) == [0, 1, 2, 3] and len(kept(tmp_path)) == 4
+        assert len(llm.requests) == 4 + 6 * 2, "six of ten"
+        assert client.outcome.lost == {"one": 36}
+        assert client.outcome.stopped and "6 of the last 10" in client.outcome.stopped
+
+    def test_the_breaker_looks_at_the_last_twenty(self, make: Make, llm: Any) -> None:
+        llm.faults = [None] * 30
+        llm.always = scripted.status(500)
+        client = make(retries=0)
+        assert len(list(client.ask_all(map(request, range(80))))) == 30
+        assert len(llm.requests) == 30 + 11 and "11 of the last 20" in str(client.outcome.stopped)
+
+    def test_half_failing_goes_on(self, make: Make, llm: Any) -> None:
+        llm.faults = [None, scripted.status(500)] * 20
+        client = make(retries=0)
+        assert len(list(client.ask_all(map(request, range(40))))) == 20
+        assert client.outcome.stopped is None and client.outcome.lost == {"one": 20}
+
+    def test_an_endpoint_that_went_away_does_not_hide_behind_the_cache(self, make: Make, llm: Any) -> None:
+        list(make().ask_all(map(request, range(8))))
+        llm.always = scripted.status(500)
+        replies = []
+        with pytest.raises(TransientError):
+            for reply in make(retries=0).ask_all(map(request, range(40))):
+                replies.append(reply)
+        assert numbers(replies) == list(range(8)) and len(llm.requests) == 8 + FIRST_FAILURES
 
     def test_none_answered_is_an_error_however_few(self, make: Make, llm: Any) -> None:
         llm.always = scripted.html
@@ -280,28 +376,17 @@ class TestOddReplies:
     @pytest.mark.parametrize(
         "usage", [None, {}, {"prompt_tokens": None, "completion_tokens": "many"}], ids=["null", "empty", "words"]
     )
-    def test_tokens_that_are_not_told_are_none(self, usage: Any, make: Make, llm: Any) -> None:
-        llm.faults = [scripted.raw(json.dumps({**scripted.completion("x"), "usage": usage}))]
-        (reply,) = make().ask_all([request()])
-        assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("x", 0, 0)
-
-
-def test_never_more_than_concurrency_in_flight(make: Make, llm: Any) -> None:
-    lock, now, peak = threading.Lock(), 0, 0
-
-    def slow(h: Any) -> None:
-        nonlocal now, peak
-        with lock:
-            now += 1
-            peak = max(peak, now)
-        time.sleep(0.05)
-        with lock:
-            now -= 1
-        h.send(200, scripted.completion("a text"))
-
-    llm.always = slow
-    assert len(list(make(concurrency=3).ask_all(map(request, range(18))))) == 18
-    assert peak == 3
+    def test_tokens_that_are_not_told_are_estimated_from_above(
+        self, usage: Any, make: Make, llm: Any, tmp_path: Path
+    ) -> None:
+        text = "a text of some words"
+        llm.faults = [scripted.raw(json.dumps({**scripted.completion(text), "usage": usage}))]
+        ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
+        (reply,) = make(ledger=ledger, usd=Price(input=1.0, output=2.0)).ask_all([request()])
+        assert reply.text == text and not reply.measured
+        assert reply.prompt_tokens > len("about topic one, take 0") and reply.completion_tokens == len(text)
+        assert reply.usd == pytest.approx((reply.prompt_tokens + 2 * reply.completion_tokens) / 1e6)
+        assert ledger.spent.tokens == reply.prompt_tokens + reply.completion_tokens and not ledger.spent.measured
 
 
 def test_what_is_sent(make: Make, llm: Any) -> None:
@@ -310,3 +395,216 @@ def test_what_is_sent(make: Make, llm: Any) -> None:
     assert body["model"] == "m" and body["messages"] == [{"role": "user", "content": "about topic one, take 5"}]
     assert (body["temperature"], body["top_p"], body["max_tokens"], body["seed"]) == (1.0, 0.9, 50, 5)
     assert "tag" not in body
+    assert "response_format" not in body
+
+
+def test_a_schema_is_sent_as_the_response_format(make: Make, llm: Any) -> None:
+    list(make().ask_all([request(schema='{"type":"object"}')]))
+    assert llm.requests[0]["response_format"] == {
+        "type": "json_schema",
+        "json_schema": {"name": "reply", "strict": True, "schema": {"type": "object"}},
+    }
+
+
+class TestConcurrency:
+    def test_it_rises_to_the_limit_and_no_further(self, make: Make, llm: Any) -> None:
+        llm.delay = 0.03
+        assert len(list(make(concurrency=9).ask_all(map(request, range(120))))) == 120
+        assert 4 < llm.peak <= 9
+
+    def test_it_starts_low(self, make: Make, llm: Any) -> None:
+        llm.delay = 0.1
+        assert len(list(make(concurrency=64).ask_all(map(request, range(4))))) == 4
+        list(make(concurrency=64).ask_all(map(request, range(10, 17))))
+        assert llm.peak == 4
+
+    def test_the_local_server_has_a_slot_for_each_at_once(self, make: Make, llm: Any) -> None:
+        llm.delay = 0.2
+        assert len(list(make(endpoint="local", concurrency=7).ask_all(map(request, range(7))))) == 7
+        assert llm.peak == 7
+
+    def test_it_stays_near_what_the_endpoint_bears(self, make: Make, llm: Any) -> None:
+        """An endpoint that refuses what is above six at once."""
+        at_once: list[int] = []
+
+        def six(h: Any) -> None:
+            at_once.append(llm.now)
+            time.sleep(0.02)
+            h.send(429, {}, retry_after="0") if at_once[-1] > 6 else h.send(200, scripted.completion("a text"))
+
+        llm.always = six
+        replies = list(make(concurrency=64, retries=20).ask_all(map(request, range(200))))
+        assert len(replies) == 200
+        late = at_once[len(at_once) // 2 :]
+        assert sum(late) / len(late) < 12, "without the decrease, 64 would be in flight"
+        assert llm.peak < 64 and max(late) >= 4
+
+    def test_it_doubles_then_rises_by_one_to_the_limit(self) -> None:
+        window, now, sizes = Window(24), 0.0, []
+        for i in range(20):
+            now += 1.0
+            for _ in range(window.size):
+                window.answered(10, sent=now - 1.0, now=now)
+            if i == 1:
+                window.faltered(sent=now, now=now)
+            sizes.append(window.size)
+        assert sizes == [8, 8, *range(9, 25), 24, 24]
+
+    def test_one_fault_of_many_in_flight_halves_it_once(self) -> None:
+        window = Window(64, first=32)
+        for _ in range(32):
+            window.faltered(sent=1.0, now=2.0)
+        assert window.size == 16
+        window.faltered(sent=2.5, now=3.0)
+        assert window.size == 8
+
+    def test_it_rises_while_the_throughput_does_and_steps_back_when_it_falls(self) -> None:
+        """A server that writes 10 tokens a second for each of up to 12 requests, and falters beyond."""
+        window, now, sizes = Window(64), 0.0, []
+        for _ in range(60):
+            n = window.size
+            seconds = 1.0 if n <= 12 else (n / 12) ** 2
+            now += seconds
+            for _ in range(n):
+                window.answered(10, sent=now - seconds, now=now)
+            sizes.append(window.size)
+        assert sizes[1] == 16 and 8 <= sum(sizes[20:]) / 40 <= 20, sizes
+
+    @given(st.lists(st.tuples(st.booleans(), st.integers(0, 500), st.floats(0, 5)), max_size=300), st.integers(1, 64))
+    def test_it_is_always_between_one_and_the_limit(self, events: list[tuple[bool, int, float]], most: int) -> None:
+        window, now = Window(most), 0.0
+        for good, tokens, seconds in events:
+            now += seconds
+            window.answered(tokens, sent=now - seconds, now=now) if good else window.faltered(sent=now - 1, now=now)
+            assert 1 <= window.size <= most
+
+
+class TestParking:
+    """Retry-After above the cap sets a label behind the others."""
+
+    @staticmethod
+    def of(label: str, n: int) -> list[Request]:
+        return [request(i, tag={"label": label, "i": i}, temperature=0.1 * len(label)) for i in range(n)]
+
+    @staticmethod
+    def busy_for(label: str, seconds: str, times: int) -> Any:
+        left = [times]
+
+        def answer(h: Any) -> None:
+            if h.server.requests[-1]["temperature"] == pytest.approx(0.1 * len(label)) and left[0]:
+                left[0] -= 1
+                h.send(429, {}, retry_after=seconds)
+            else:
+                h.send(200, scripted.completion("a text of a label"))
+
+        return answer
+
+    def test_its_requests_come_after_the_others(self, make: Make, llm: Any, waits: list[float]) -> None:
+        llm.always = self.busy_for("ab", "90", times=1)
+        client = make()
+        replies = list(client.ask_all([*self.of("ab", 4), *self.of("abc", 4)]))
+        assert [r.request.label for r in replies] == ["abc"] * 4 + ["ab"] * 4
+        assert len(waits) == 1 and 80 < waits[0] <= 90 and len(llm.requests) == 9
+        assert client.outcome.lost == {} and client.outcome.parked == {}
+
+    def test_beyond_the_deadline_it_is_lost_with_the_reason(self, make: Make, llm: Any, waits: list[float]) -> None:
+        llm.always = self.busy_for("ab", "900", times=10**6)
+        client = make(deadline_seconds=600.0)
+        replies = list(client.ask_all([*self.of("ab", 4), *self.of("abc", 4)]))
+        assert Counter(r.request.label for r in replies) == {"abc": 4} and waits == []
+        assert client.outcome.lost == {"ab": 4} and list(client.outcome.parked) == ["ab"]
+        assert "900" in client.outcome.parked["ab"] and "600" in client.outcome.parked["ab"]
+        assert len(llm.requests) == 5, "one told that the others need not be tried"
+        assert client.outcome.stopped is None
+
+    def test_waits_add_up_to_the_deadline(self, make: Make, llm: Any, waits: list[float]) -> None:
+        llm.always = self.busy_for("ab", "200", times=10**6)
+        client = make(deadline_seconds=700.0, retries=20)
+        replies = list(client.ask_all([*self.of("ab", 50), *self.of("abc", 4)]))
+        assert Counter(r.request.label for r in replies) == {"abc": 4} and client.outcome.lost == {"ab": 50}
+        assert len(waits) == 3 and "800" in client.outcome.parked["ab"]
+
+    def test_a_date_counts_too_and_no_label_is_a_label(self, make: Make, llm: Any, waits: list[float]) -> None:
+        llm.faults = [lambda h: h.send(429, {}, retry_after=formatdate(time.time() + 120, usegmt=True))]
+        client = make()
+        assert len(list(client.ask_all([request(i, tag=None) for i in range(3)]))) == 3
+        assert len(waits) == 1 and 110 < waits[0] <= 121 and client.outcome.lost == {}
+
+    def test_nothing_answered_is_an_error(self, make: Make, llm: Any) -> None:
+        llm.always = scripted.status(429, retry_after="3600")
+        client = make()
+        with pytest.raises(TransientError, match="rate limit"):
+            list(client.ask_all(self.of("ab", 3)))
+        assert client.outcome.lost == {"ab": 3} and len(llm.requests) == 1
+
+
+class TestDeadline:
+    def test_a_wait_that_would_outlast_it_is_not_begun(self, make: Make, llm: Any, waits: list[float]) -> None:
+        llm.faults = [None, scripted.status(429, retry_after="20")]
+        client = make(deadline_seconds=10.0)
+        replies = list(client.ask_all(map(request, range(3))))
+        assert numbers(replies) == [0, 2] and waits == [] and client.outcome.lost == {"one": 1}
+
+    def test_it_ends_a_request_with_all_its_tries(self, make: Make, llm: Any) -> None:
+        slow: list[float] = []
+
+        def drip(h: Any) -> None:  # a byte now and then: no single read takes long
+            slow.append(time.monotonic())
+            h.send_response(200)
+            h.send_header("content-length", "400")
+            h.end_headers()
+            for _ in range(60):
+                h.wfile.write(b" ")
+                h.wfile.flush()
+                time.sleep(0.05)
+
+        llm.faults = [None]
+        llm.always = drip
+        client = make(timeout_seconds=0.3, deadline_seconds=3.0, retries=20)
+        began = time.monotonic()
+        replies = list(client.ask_all([request(0), request(1)]))
+        assert numbers(replies) == [0] and client.outcome.lost == {"one": 1}
+        assert 2 <= len(slow) <= 6 and time.monotonic() - began < 10
+
+
+class TestRates:
+    """A minute lasts a second here; the limiter's arithmetic is the same."""
+
+    @staticmethod
+    def admitted(n: int, size: int = 50, **limits: float) -> list[float]:
+        async def times() -> list[float]:
+            pace, loop = Pace(Endpoint(**limits), minute=1.0), asyncio.get_running_loop()
+            began, found = loop.time(), []
+
+            async def one(i: int) -> None:
+                await pace.admit(request(i, max_tokens=size))
+                found.append(loop.time() - began)
+
+            await asyncio.gather(*map(one, range(n)))
+            return found
+
+        return asyncio.run(times())
+
+    def test_requests_a_minute(self) -> None:
+        times = self.admitted(60, requests_per_minute=40)
+        assert times[-1] >= 59 / 40 * 0.99
+        assert all(b - a >= 0.99 for a, b in zip(times, times[40:], strict=False)), "41 in less than a minute"
+
+    def test_tokens_a_minute(self) -> None:
+        each = request(0).most_prompt_tokens() + 50
+        times = self.admitted(30, tokens_per_minute=20 * each)
+        assert all(b - a >= 0.99 * 0.95 for a, b in zip(times, times[20:], strict=False))
+
+    def test_a_request_larger_than_the_limit_waits_but_passes(self) -> None:
+        (seconds,) = self.admitted(1, size=1000, tokens_per_minute=800)
+        assert seconds >= 1.0
+
+    def test_replies_teach_how_large_prompts_are(self) -> None:
+        pace = Pace(Endpoint(tokens_per_minute=600))
+        pace.learn(request(), 20)
+        assert 0 < pace._share < 0.2
+
+    def test_the_client_keeps_them(self, make: Make, llm: Any) -> None:
+        began = time.monotonic()
+        assert len(list(make(requests_per_minute=600, concurrency=8).ask_all(map(request, range(12))))) == 12
+        assert time.monotonic() - began >= 11 * 0.1

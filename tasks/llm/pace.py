@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiolimiter import AsyncLimiter
 
 from tasks.llm.request import Request
 from tasks.project import Endpoint
 
 FIRST = 4  # requests at once before anything is known
-_NOT_LESS = 0.95  # of the throughput of the round before: noise, not a fall
+_NOISE = 0.8  # of the best throughput: rounds are short, and replies differ in length
 
 
 class Window:
@@ -26,7 +28,8 @@ class Window:
         self._began: float | None = None
         self._replies = 0
         self._tokens = 0
-        self._rate = 0.0
+        self._best = 0.0  # tokens a second, and the size that had them
+        self._best_size = 0
         self._halved = float("-inf")
 
     def answered(self, tokens: int, *, sent: float, now: float) -> None:
@@ -38,12 +41,13 @@ class Window:
         if self._replies < self.size:
             return
         rate = self._tokens / max(now - self._began, 1e-6)
-        if rate >= _NOT_LESS * self._rate:
+        fell = rate < _NOISE * self._best
+        if rate > self._best or (fell and self.size <= self._best_size):  # at this size once more: it became slower
+            self._best, self._best_size = rate, self.size
+        if not fell:
             self.size = min(self._most, self.size * 2 if self._starting else self.size + 1)
-        else:
-            self._starting = False
-            self.size = max(1, self.size - 1)
-        self._rate = rate
+        elif self.size > self._best_size:
+            self._starting, self.size = False, self._best_size
         self._round(now)
 
     def faltered(self, *, sent: float, now: float) -> None:
@@ -52,7 +56,7 @@ class Window:
             return
         self._starting, self._halved = False, now
         self.size = max(1, self.size // 2)
-        self._rate = 0.0
+        self._best = 0.0
         self._round(now)
 
     def _round(self, now: float) -> None:
@@ -68,17 +72,19 @@ class Pace:
         # a full bucket and what runs in during a minute are together the limit
         self._chunk = tpm / 61 if tpm else 0.0
         self._tokens = AsyncLimiter(self._chunk, minute / 60) if tpm else None
+        self._turn = asyncio.Lock()  # one after the other, or shares of many would add up to a burst
         self._share = 0.0  # largest share of prompt tokens to their bound that was seen
 
     async def admit(self, request: Request) -> None:
         """Wait until the limits let this request through."""
-        if self._tokens:
-            left = request.most_prompt_tokens() * (self._share or 1.0) + request.max_tokens
-            while left > 0:
-                await self._tokens.acquire(min(left, self._chunk))
-                left -= self._chunk
-        if self._requests:
-            await self._requests.acquire()
+        async with self._turn:
+            if self._tokens:
+                left = request.most_prompt_tokens() * (self._share or 1.0) + request.max_tokens
+                while left > 0:
+                    await self._tokens.acquire(min(left, self._chunk))
+                    left -= self._chunk
+            if self._requests:
+                await self._requests.acquire()
 
     def learn(self, request: Request, prompt_tokens: int) -> None:
         """Note how many tokens the prompt really had."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.requests.append(body)
             fault = self.server.faults.pop(0) if self.server.faults else self.server.always
             number = len(self.server.requests)
+            self.server.now += 1
+            self.server.peak = max(self.server.peak, self.server.now)
         time.sleep(self.server.delay)
         if self.server.on_request:
             self.server.on_request(number)
@@ -40,6 +43,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.send(200, completion(answer(body)))
         except (BrokenPipeError, ConnectionResetError):
             pass
+        finally:
+            with self.server.lock:
+                self.server.now -= 1
 
     def send(self, status: int, body: Any, *, kind: str = "application/json", **headers: str) -> None:
         data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
@@ -51,12 +57,17 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """`requests` holds every body received; `faults` are used up first, then `always` (None: a good answer)."""
+    """`requests` holds every body received; `faults` are used up first, then `always` (None: a good answer).
+
+    `now` requests are being handled, and `peak` is the most that ever were at once.
+    """
 
     daemon_threads = True
+    request_queue_size = 256
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, handler: type[Handler] = Handler) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.now = self.peak = 0
         self.requests: list[dict[str, Any]] = []
         self.faults: list[Fault | None] = []
         self.always: Fault | None = None
@@ -68,6 +79,11 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that hangs up is no error here."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*_)
 
     def __exit__(self, *_: Any) -> None:
         self.shutdown()
