@@ -491,7 +491,7 @@ class TestParking:
         left = [times]
 
         def answer(h: Any) -> None:
-            if h.server.requests[-1]["temperature"] == pytest.approx(0.1 * len(label)) and left[0]:
+            if h.body["temperature"] == pytest.approx(0.1 * len(label)) and left[0]:
                 left[0] -= 1
                 h.send(429, {}, retry_after=seconds)
             else:

@@ -72,6 +72,7 @@ class Pace:
         # a full bucket and what runs in during a minute are together the limit
         self._chunk = tpm / 61 if tpm else 0.0
         self._tokens = AsyncLimiter(self._chunk, minute / 60) if tpm else None
+        self.excess = 0  # tokens of a chat template above the margin that prompts are given
         self._turn = asyncio.Lock()  # one after the other, or shares of many would add up to a burst
         self._share = 0.0  # largest share of prompt tokens to their bound that was seen
 
@@ -88,4 +89,5 @@ class Pace:
 
     def learn(self, request: Request, prompt_tokens: int) -> None:
         """Note how many tokens the prompt really had."""
+        self.excess = max(self.excess, prompt_tokens - request.most_prompt_tokens())
         self._share = max(self._share, prompt_tokens / request.most_prompt_tokens())

@@ -267,7 +267,7 @@ class Run:
         """One try, with its reservation before and its settlement after, whatever happens."""
         request, loop = ask.request, asyncio.get_running_loop()
         await self.c.pace.admit(request)
-        prompt, completion = request.most_prompt_tokens(), request.max_tokens
+        prompt, completion = request.most_prompt_tokens() + self.c.pace.excess, request.max_tokens
         usd = cost(self.c.endpoint.usd, prompt=prompt, completion=completion)
         hold = await self.c.ledger.admitted(ask.key, tokens=prompt + completion, usd=usd)
         sent, task = loop.time(), asyncio.current_task()

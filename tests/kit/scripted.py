@@ -21,6 +21,7 @@ Fault = Callable[["Handler"], None]
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Server
+    body: Any
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -28,6 +29,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with self.server.lock:
+            self.body = body
             self.server.requests.append(body)
             fault = self.server.faults.pop(0) if self.server.faults else self.server.always
             number = len(self.server.requests)
