@@ -175,6 +175,27 @@ def review(
         finish(result, lambda: review_.show(result))
 
 
+@commands.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--explain", "row", metavar="ROW", help="Tell a row's whole story: its id, the start of it, or some text."
+)
+@click.option("--curated", type=click.Path(path_type=Path), help="Another curate stage's directory than the last.")
+@json_option
+def curate(config: Path, row: str | None, curated: Path | None, as_json: bool) -> None:
+    """Show where the rows of the last retrain of CONFIG went, or tell the whole story of one of them."""
+    with _output_for(as_json) as finish:
+        from flows import explain
+
+        settings = Settings.from_environment()
+        if row is None:
+            found = explain.summary(settings, config, curated)
+            finish(found, lambda: explain.show_summary(found, explain.console()))
+        else:
+            story = explain.tell(settings, config, row, curated)
+            finish(story, lambda: explain.show_story(story, explain.console()))
+
+
 @contextlib.contextmanager
 def _output_for(as_json: bool) -> Iterator[Callable[[dict[str, Any], Callable[[], None]], None]]:
     """`finish(result, show)` for the body: with --json the result is the last line of stdout, otherwise `show()` is.

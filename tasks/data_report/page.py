@@ -21,12 +21,13 @@ def render(figures: dict[str, Any]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(title=_title, n=_number, share=_share, usd=_usd, width=_width, fixed=_fixed)
+    environment.filters.update(title=title, n=_number, share=_share, usd=_usd, width=_width, fixed=_fixed)
     source = resources.files("tasks.data_report").joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(f=figures, said=_told(figures["distance"]["test"]))
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
+    """What a step or check is called."""
     return TITLES.get(name, name.replace("_", " "))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks import files
+from tasks.curate.leak import Fingerprints
+from tasks.errors import UserError
 from tasks.files import Stage
+from tasks.prepare import FINGERPRINTS
 from tasks.records import Record, Rejected
 
 # a row set aside by these repeats a held-out row or holds personal data: its text is never shown
@@ -27,9 +31,26 @@ def generated(record: Record) -> bool:
     return record.source == "synthetic" or "request" in record.lineage
 
 
-def withheld(rejected: Rejected) -> bool:
-    """True where the row's text may not be shown."""
-    return rejected.check in WITHHELD
+def withheld(set_aside: list[Rejected], splits: Path, *, leak: float) -> Callable[[str, str], bool]:
+    """`hidden(id, text)`: True for a text that may not be shown, as it holds personal data or repeats held-out text.
+
+    Held-out text is known by the hashes of its n-grams. A row that was set aside before the check for leaks, or never came
+    to it, is looked up here; `leak` is that check's limit (`curate.leak`). Raises UserError for an older version's hashes.
+    """
+    named = {r.record.id for r in set_aside if r.check in WITHHELD}
+    path = splits / FINGERPRINTS
+    try:
+        held_out = Fingerprints.load(path) if path.exists() else None
+    except KeyError:
+        raise UserError(f"{path} was made by an older version: run `reseed retrain`, which makes it anew") from None
+
+    def hidden(row: str, text: str) -> bool:
+        if row in named:
+            return True
+        share = held_out.closest(text)[0] if held_out and text else 0.0
+        return share > 0 and share >= leak
+
+    return hidden
 
 
 @dataclass(frozen=True, slots=True)

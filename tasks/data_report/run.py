@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from tasks.data_report.distance import by_id, pairs, telling_words, two_sample
 from tasks.data_report.diversity import diversity
 from tasks.data_report.funnel import balance, funnel, rejected_by_check
 from tasks.data_report.page import render
-from tasks.data_report.rows import Gathered, gather
+from tasks.data_report.rows import Gathered, gather, withheld
 from tasks.data_report.samples import samples
 from tasks.files import Stage
 from tasks.progress import Report, silent
@@ -48,7 +49,13 @@ def data_report(
         from tasks.embed import embed
 
         g = gather(rounds=rounds, curated=curated, harvested=harvested, splits=splits)
-        found = figures(g, project=project, embed=lambda texts: embed(encoder, texts, max_length=length), report=report)
+        found = figures(
+            g,
+            project=project,
+            hidden=withheld(g.set_aside, splits.directory, leak=project.curate.leak),
+            embed=lambda texts: embed(encoder, texts, max_length=length),
+            report=report,
+        )
         found["read"] = inputs
         files.write_json(out / "figures.json", found)
         files.write_bytes(out / "report.html", render(found).encode())
@@ -64,12 +71,19 @@ def data_report(
     inputs = {f"round-{i}": r.digest for i, r in enumerate(rounds)}
     inputs |= {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     inputs |= {"harvested": harvested.digest} if harvested else {}
-    params = {"name": project.name, "labels": project.labels, "max_length": length}
+    params = {"name": project.name, "labels": project.labels, "max_length": length, "leak": project.curate.leak}
     return files.stage(home, "data_report", version=VERSION, params=params, inputs=inputs, build=build)
 
 
-def figures(g: Gathered, *, project: Project, embed: Any, report: Report = silent) -> dict[str, Any]:
-    """Everything the page shows, as JSON. `embed(texts)` gives one row a text, each of length 1."""
+def figures(
+    g: Gathered,
+    *,
+    project: Project,
+    hidden: Callable[[str, str], bool],
+    embed: Callable[[list[str]], np.ndarray],
+    report: Report = silent,
+) -> dict[str, Any]:
+    """Everything the page shows, as JSON. `embed(texts)` gives one row a text, each of length 1; `hidden` texts stay so."""
     labels = project.label_names
     report(0, 4, "counting")
     found: dict[str, Any] = {
@@ -80,7 +94,7 @@ def figures(g: Gathered, *, project: Project, embed: Any, report: Report = silen
         "balance": balance(g, labels),
         "cost": cost(g, labels),
         "drawn": drawn(g),
-        "samples": samples(g, labels),
+        "samples": samples(g, labels, hidden=hidden),
     }
     made, real = pairs(g.accepted, g.real, g.unlabelled)
     report(1, 4, "reading the texts")
@@ -102,7 +116,7 @@ def _sample(g: Gathered) -> list[Record]:
     return [*by_id(g.accepted, MOST_ROWS // 4), *by_id(g.real, MOST_ROWS // 4)]
 
 
-def _vectors(rows: list[Record], embed: Any) -> dict[str, np.ndarray]:
+def _vectors(rows: list[Record], embed: Callable[[list[str]], np.ndarray]) -> dict[str, np.ndarray]:
     texts = {r.id: r.text for r in rows}
     return dict(zip(texts, embed(list(texts.values())), strict=True)) if texts else {}
 

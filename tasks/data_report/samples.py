@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from tasks.data_report.distance import by_id
-from tasks.data_report.rows import Gathered, withheld
+from tasks.data_report.rows import Gathered
 from tasks.records import Record, Rejected
 
 EACH = 5
 CHARACTERS = 700  # of a text
 
 
-def samples(g: Gathered, labels: list[str]) -> dict[str, Any]:
+def samples(g: Gathered, labels: list[str], *, hidden: Callable[[str, str], bool]) -> dict[str, Any]:
     """{accepted: {label: [row]}, rejected: {check: [row]}}, five each, the first by id.
 
-    A row that holds personal data or repeats a held-out row is named, never shown.
+    A row that is `hidden` (see rows.withheld) is named, never shown.
     """
     accepted = {label: [_row(r) for r in by_id([r for r in g.accepted if r.label == label], EACH)] for label in labels}
     groups: dict[str, list[Rejected]] = defaultdict(list)
     for r in [*g.unread, *g.set_aside]:
         groups[r.check].append(r)
     rejected = {
-        check: [_set_aside(r) for r in sorted(rows, key=lambda r: (r.record.id, r.reason))[:EACH]]
+        check: [_set_aside(r, hidden) for r in sorted(rows, key=lambda r: (r.record.id, r.reason))[:EACH]]
         for check, rows in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     }
     return {"accepted": accepted, "rejected": rejected}
@@ -34,8 +35,8 @@ def _row(r: Record) -> dict[str, Any]:
     return {"id": r.id, "label": str(r.label), "source": r.source, "text": _short(r.text), "lineage": lineage}
 
 
-def _set_aside(r: Rejected) -> dict[str, Any]:
-    text = None if withheld(r) else _short(r.record.text)
+def _set_aside(r: Rejected, hidden: Callable[[str, str], bool]) -> dict[str, Any]:
+    text = None if hidden(r.record.id, r.record.text) else _short(r.record.text)
     return _row(r.record) | {"text": text, "reason": r.reason, "value": r.value, "other": r.other}
 
 
