@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from prefect.input import RunInput
 
 from flows.progress import say
 from flows.settings import Settings
@@ -20,6 +21,15 @@ from tasks.records import Record
 from tasks.references import resolve
 from tasks.review import Decision, Decisions, Doubt, looked_at, table
 from tasks.review.queue import ranked_stage, read_ranked, waiting
+
+WAIT_SECONDS = 30 * 24 * 3600  # a suspended flow run fails after them
+
+
+class Looked(RunInput):
+    """What a person answers to a suspended retrain."""
+
+    by: str = ""
+    go_on_without: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,13 +70,8 @@ def decisions_file(home: Path, name: str) -> Path:
     return home / "reviews" / f"{name}.jsonl"
 
 
-def record_place(home: Path, name: str, *, curated: Path, splits: Path, config: Path) -> None:
-    """Note the directories that `reseed review NAME` shows: those of the last retrain."""
-    places = {"curated": str(curated), "splits": str(splits), "config": str(config.absolute())}
-    files.write_json(_place(home, name), places)
-
-
 def _place(home: Path, name: str) -> Path:
+    """Where a retrain notes its project file and the directories that it curated and split."""
     return home / "projects" / f"{name}.review.json"
 
 
@@ -88,6 +93,41 @@ def sit_down(
             raise UserError(f"{directory} has no {need}: give the directories of a curate stage and of its splits")
     ranked = _rank(project, curated=curated, splits=splits, beside=config.absolute().parent, home=settings.home)
     return Sitting(project, ranked, Decisions(decisions_file(settings.home, project.name), by=_who(by)))
+
+
+def wait_for_review(project: Project, *, curated: Path, splits: Path, config: Path, home: Path) -> int:
+    """How many doubtful rows of `curated` were looked at, once they are as many as `review.required` asks for.
+
+    Where fewer are doubtful, all of them are enough. In a run of a deployment the flow is suspended until somebody
+    resumes it with a Looked, and again while too few were looked at; its process ends meanwhile, and the run starts
+    anew from the beginning, where finished stages are found. Elsewhere it raises UserError. Call it in the flow itself:
+    a task can't suspend.
+    """
+    from prefect import suspend_flow_run
+    from prefect.runtime import deployment
+
+    if not project.review.required:
+        return 0
+    ranked = _rank(project, curated=curated, splits=splits, beside=config.absolute().parent, home=home)
+    sitting = Sitting(project, ranked, Decisions(decisions_file(home, project.name), by="retrain"))
+    asked = 0
+    while (status := sitting.status())["missing"]:
+        seen, needed = status["looked_at"], status["looked_at"] + status["missing"]
+        said = f"{needed} rows must be looked at (review.required), {seen} are: run `reseed review {project.name}`"
+        if deployment.id is None:
+            raise UserError(f"{said}, then this command again")
+        say(f"{said}, then resume this flow run")
+        # the key is stable: a pause that was resumed gives its answer at once when the run starts anew
+        answer = suspend_flow_run(
+            wait_for_input=Looked.with_initial_data(description=f"{said}, then resume."),
+            key=f"review-{asked}",
+            timeout=WAIT_SECONDS,
+        )
+        if answer.go_on_without:
+            say(f"{answer.by or 'somebody'} goes on with {seen} of {needed} rows looked at")
+            break
+        asked += 1
+    return int(status["looked_at"])
 
 
 def _rank(project: Project, *, curated: Path, splits: Path, beside: Path, home: Path) -> list[Doubt]:

@@ -122,7 +122,7 @@ class Desk:
     def _choice(self, key: str) -> tuple[str, str | None] | None:
         if key in ("a", "r"):
             return ("accept" if key == "a" else "reject", None)
-        if key.isdecimal() and 1 <= int(key) <= len(self.labels):  # beyond 9 by the button alone
+        if key.isascii() and key.isdecimal() and 1 <= int(key) <= len(self.labels):  # beyond 9 by the button alone
             return ("relabel", self.labels[int(key) - 1])
         return None
 
@@ -218,6 +218,7 @@ def serve(sitting: Sitting, *, port: int, show: bool, ready: Callable[[str], Non
         server = uvicorn.Server(
             uvicorn.Config(application(sitting, token=token, port=port), log_level="warning", access_log=False)
         )
+        s.listen(128)  # a browser that is faster than the server's start waits, and is not refused
         ready(address)
         with tempfile.TemporaryDirectory(prefix="reseed-review-") as folder:
             if show:

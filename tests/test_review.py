@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,15 +18,17 @@ from hypothesis import strategies as st
 
 from tasks import files
 from tasks.errors import UserError
+from tasks.project import Review
 from tasks.records import Record, Rejected
 from tasks.review import Decision, Decisions, apply, looked_at, queue, rank, table
 from tasks.review.decisions import decisions, lines
 from tasks.review.probe import fitted, influence
-from tasks.review.queue import ranked_stage, read_ranked
+from tasks.review.queue import ranked_stage, read_ranked, waiting
 from tests.conftest import ROOT, Command, last_json
 from tests.kit import toy
 from tests.kit.review import Place, place, row
 from tests.kit.rows import record
+from tests.test_servers import BIN, free_port, get, running, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -433,13 +436,12 @@ def test_the_command_exports_imports_and_says_how_far_one_is(
 
 
 def test_a_name_finds_what_its_last_retrain_curated(where: Place, home: Path, reseed: Command) -> None:
-    from flows.review import record_place
-
     code, _, err = reseed("review", "toy", "--status")
     assert code == 2 and "no project 'toy' was retrained" in err and "configs/toy.yaml" in err
     code, _, err = reseed("review", where.config, "--status")
     assert code == 2 and "nothing of 'toy' was curated" in err
-    record_place(home, "toy", curated=where.curated, splits=where.splits, config=where.config)
+    places = {"curated": str(where.curated), "splits": str(where.splits), "config": str(where.config)}
+    files.write_json(home / "projects" / "toy.review.json", places)
     code, out, err = reseed("review", "toy", "--status", "--json")
     assert code == 0 and last_json(out)["project"] == "toy", err
 
@@ -460,3 +462,128 @@ def test_without_a_note_the_newest_directory_that_fits_is_taken(where: Place, ho
     from flows.review import _last
 
     assert _last(home, where.project) == (newer, home / "stages" / "splits" / where.splits.name)
+
+
+# --- a retrain that waits
+
+
+def wait(where: Place, home: Path, required: int) -> int:
+    from flows.review import wait_for_review
+
+    project = where.project.model_copy(update={"review": Review(required=required)})
+    return wait_for_review(project, curated=where.curated, splits=where.splits, config=where.config, home=home)
+
+
+def test_a_retrain_from_the_command_line_stops_until_enough_was_looked_at(where: Place, home: Path) -> None:
+    assert wait(where, home, 0) == 0 and not (home / "stages").exists(), "nothing is ranked where nothing is required"
+    with pytest.raises(UserError) as e:
+        wait(where, home, 2)
+    assert str(e.value) == (
+        "2 rows must be looked at (review.required), 0 are: run `reseed review toy`, then this command again"
+    )
+    rows = read_ranked(ranked_stage_of(where, home))
+    found = waiting(rows, {})
+    decided = Decisions(home / "reviews" / "toy.jsonl", by="ana")
+    decided.decide([found[0].record], "accept")
+    with pytest.raises(UserError, match=r"2 rows must be looked at .* 1 are"):
+        wait(where, home, 2)
+    decided.decide([found[1].record], "reject")
+    assert wait(where, home, 2) == 2
+    decided.undo()
+    with pytest.raises(UserError, match="1 are"):
+        wait(where, home, 2)
+    with pytest.raises(UserError, match=f"{len(found)} rows must be looked at"):
+        wait(where, home, 10_000)
+    decided.decide([d.record for d in found[1:]], "accept")
+    assert wait(where, home, 10_000) == len(found), "where fewer rows are doubtful, all of them are enough"
+
+
+def ranked_stage_of(where: Place, home: Path) -> files.Stage:
+    (directory,) = (home / "stages" / "review").glob("[!.]*")
+    m = files.verify(directory)
+    return files.Stage("review", str(directory), m["key"], m["digest"], m["counts"], m["seconds"])
+
+
+FLOW = """
+from pathlib import Path
+from prefect import flow
+from flows.review import wait_for_review
+from tasks.project_file import load_project
+
+@flow(name="waits")
+def waits(config: str, curated: str, splits: str, home: str) -> int:
+    with (Path(home) / "starts").open("a") as f:
+        f.write("x")
+    project = load_project(Path(config))
+    return wait_for_review(
+        project, curated=Path(curated), splits=Path(splits), config=Path(config), home=Path(home)
+    )
+
+if __name__ == "__main__":
+    waits.serve(name="toy", pause_on_shutdown=False)
+"""
+
+
+@pytest.mark.slow
+def test_a_deployments_run_is_suspended_until_a_person_looked(tmp_path: Path, encoder: Path, home: Path) -> None:
+    """A Prefect server, a served deployment, and a run that ends its process while it waits."""
+    where = place(tmp_path / "place", encoder, required=2)
+    script = tmp_path / "waits.py"
+    script.write_text(FLOW)
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
+    rows = rank(where.project, curated=where.curated, splits=where.splits, encoder=encoder)
+    decided = Decisions(home / "reviews" / "toy.jsonl", by="ana")
+    with running(BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment):
+        wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
+        with running(sys.executable, str(script), **environment):
+            found = wait_for(lambda: _deployment(api), "the deployment")
+            parameters = {k: str(getattr(where, k)) for k in ("config", "curated", "splits")} | {"home": str(home)}
+            _, run = get(f"{api}/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+            address = f"{api}/flow_runs/{run['id']}"
+
+            def state(name: str) -> None:
+                def there() -> bool:
+                    now = get(address)[1]["state"]
+                    assert now["type"] not in {"FAILED", "CRASHED"}, now["message"]
+                    return bool(now["name"] == name)
+
+                wait_for(there, f"the state {name}", 120)
+
+            def question(number: int) -> str:
+                """What the pause of that number asks; the state is set before the question is stored."""
+                asked = {"prefix": f"suspended-review-{number}-description"}
+                return str(wait_for(lambda: get(f"{address}/input/filter", asked)[1], "the question")[0]["value"])
+
+            def resume(**answer: Any) -> Any:
+                return get(f"{address}/resume", {"run_input": answer})[1]
+
+            state("Suspended")
+            assert (home / "starts").read_text() == "x"
+            assert "2 rows must be looked at (review.required), 0 are" in question(0)
+            refused = resume(go_on_without="perhaps")
+            assert refused["status"] == "REJECT" and get(address)[1]["state"]["name"] == "Suspended", "typed input"
+            decided.decide([rows[0].record], "accept")
+            assert resume(by="ana")["status"] == "ACCEPT"  # too early: one of two
+            wait_for(lambda: (home / "starts").read_text() == "xx", "the run to start anew")
+            state("Suspended")
+            assert "1 are" in question(1)
+            decided.decide([rows[1].record], "reject")
+            assert resume(by="ana")["status"] == "ACCEPT"
+            state("Completed")
+            assert (home / "starts").read_text() == "xxx"
+
+            decided.undo()
+            _, run = get(f"{api}/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+            address = f"{api}/flow_runs/{run['id']}"
+            state("Suspended")
+            assert "1 are" in question(0)
+            assert resume(by="ana", go_on_without=True)["status"] == "ACCEPT"
+            state("Completed")
+
+
+def _deployment(api: str) -> Any:
+    status, found = get(f"{api}/deployments/name/waits/toy")
+    return found if status == 200 else None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSION = 1
 Pairs = tuple[tuple[str, float], ...]  # (id, cosine similarity) of other rows, the most similar first
 # set aside because of the label, which a person can judge; the other checks judge the text
-CHECKS = frozenset({"off_label", "label_noise", "two_labels", "borderline", CHECK})
+CHECKS = frozenset({"off_label", "label_noise", "two_labels", CHECK})
 NEIGHBOURS = 5  # training rows shown beside a row
 LIKE = 0.6  # least cosine similarity of a row that a decision may be applied to as well
 MOST_LIKE = 12
