@@ -88,13 +88,15 @@ class Ledger:
         for (key, n), hold in reserved.items():
             self._tries[key] = max(self._tries[key], n)
             if (key, n) not in settled:
-                if hold.key in self._orphans:  # of two, the later may have been answered
-                    earlier = self._orphans[key]
-                    self._book(earlier.tokens, earlier.usd, measured=False)
-                self._orphans[key] = hold
+                self._orphan(hold)
         with self._path.open("ab+") as f:
             if f.tell() and f.seek(-1, 2) >= 0 and f.read(1) != b"\n":
                 f.write(b"\n")  # a kill tore the last line
+
+    def _orphan(self, hold: Hold) -> None:
+        if earlier := self._orphans.get(hold.key):  # of two, the later may have been answered
+            self._book(earlier.tokens, earlier.usd, measured=False)
+        self._orphans[hold.key] = hold
 
     def _book(self, tokens: int, usd: float, *, measured: bool) -> None:
         s = self._settled
@@ -111,10 +113,10 @@ class Ledger:
         tokens, usd = sum(h.tokens for h in holds), math.fsum(h.usd for h in holds)
         return Spent(s.requests + len(holds), s.tokens + tokens, s.usd + usd, s.measured and measured)
 
-    def reserve(self, key: str, *, tokens: int, usd: float) -> Hold | None:
+    def reserve(self, key: str, *, tokens: int, usd: float, wait: bool = True) -> Hold | None:
         """Set aside at most so much for one more try of the request `key`; None when it does not fit just now.
 
-        Raises BudgetSpent when nothing is in flight whose end could make room.
+        Raises BudgetSpent when nothing is in flight whose end could make room, or when there is no use in waiting.
         """
         with self._lock:
             limits, used = self._limits, self._with([*self._orphans.values(), *self._open.values()])
@@ -124,7 +126,7 @@ class Ledger:
                 or (limits.usd is not None and used.usd + usd > limits.usd + _SLACK and "usd")
             )
             if full:
-                if self._open:
+                if self._open and wait:
                     return None
                 raise BudgetSpent(self._sentence(full, used, {"requests": 1, "tokens": tokens, "usd": usd}[full]))
             self._tries[key] += 1
@@ -167,15 +169,26 @@ class Ledger:
             elif self._open.pop((hold.key, hold.n), None) is None:
                 return  # it is settled
             self._book(tokens, usd, measured=measured)
-            waiting = list(self._waiting)
         line = {"key": hold.key, "try": hold.n, "settled": True, "tokens": tokens, "usd": usd, "measured": measured}
         files.append_line(self._path, line)
+        self._wake()
+
+    def abandon(self, hold: Hold) -> None:
+        """Leave it set aside, but let nobody wait for it: its answer is fetched by a later run."""
+        with self._lock:
+            if self._open.pop((hold.key, hold.n), None):
+                self._orphan(hold)
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
+            waiting = list(self._waiting)
         for loop, event in waiting:
             with contextlib.suppress(RuntimeError):  # its loop was closed
                 loop.call_soon_threadsafe(event.set)
 
     def orphan(self, key: str) -> Hold | None:
-        """What a killed process had set aside for this request and never settled."""
+        """What a run that ended early had set aside for this request and never settled."""
         return self._orphans.get(key)
 
 
@@ -184,19 +197,18 @@ def cost(price: Price, *, prompt: int, completion: int, batch: bool = False) -> 
     return (prompt * price.input + completion * price.output) / 1e6 * (BATCH_PRICE if batch else 1.0)
 
 
-def priced(answer: Answer, request: Request, endpoint: Endpoint, *, batch: bool = False) -> dict[str, Any]:
-    """The answer as the cache keeps it. Where the server told no usage, the most that it can have been."""
-    measured = answer.prompt_tokens is not None and answer.completion_tokens is not None
-    prompt = answer.prompt_tokens if answer.prompt_tokens is not None else request.most_prompt_tokens()
-    written = min(len((answer.text or "").encode()), request.max_tokens)
-    completion = answer.completion_tokens if answer.completion_tokens is not None else written
+def priced(answer: Answer, price: Price, *, prompt: int, completion: int, batch: bool = False) -> dict[str, Any]:
+    """The answer as the cache keeps it. Where the server told no usage, at most `prompt` and `completion` tokens."""
+    told, written = answer.prompt_tokens, answer.completion_tokens
+    prompt = prompt if told is None else told
+    completion = min(len((answer.text or "").encode()), completion) if written is None else written
     return {
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
-        "usd": cost(endpoint.usd, prompt=prompt, completion=completion, batch=batch),
-        "measured": measured,
+        "usd": cost(price, prompt=prompt, completion=completion, batch=batch),
+        "measured": told is not None and written is not None,
     }
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import openai
 
+from tasks.llm.batch import BatchRun
 from tasks.llm.budget import Ledger
+from tasks.llm.context import Context, Sleep
 from tasks.llm.pace import FIRST, Pace, Window
 from tasks.llm.request import Cache, Outcome, Reply, Request
-from tasks.llm.run import Context, Run, Sleep
+from tasks.llm.run import Run
 from tasks.project import Endpoint
 
 __all__ = ["Client", "Outcome", "Reply", "Request"]
@@ -99,7 +101,8 @@ class Client:
         self._outcome = Outcome({}, {})
         replies: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
         waiting = iter(requests)
-        run = Run(self._context, emit=replies.put, unread=replies.qsize)
+        kind = BatchRun if self._context.endpoint.batch else Run
+        run = kind(self._context, emit=replies.put, unread=replies.qsize)
 
         future: concurrent.futures.Future[None] = concurrent.futures.Future()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,39 +14,14 @@ import tenacity
 
 from tasks.errors import TransientError, UserError
 from tasks.llm import wire
-from tasks.llm.budget import BudgetSpent, Hold, Ledger, cost, priced
-from tasks.llm.pace import Pace, Window
+from tasks.llm.budget import BudgetSpent, cost, priced
+from tasks.llm.context import RETRY_AFTER_CAP, Context, wait_for
 from tasks.llm.parking import Parking
-from tasks.llm.request import Cache, Outcome, Reply, Request
-from tasks.project import Endpoint
+from tasks.llm.request import Outcome, Reply, Request
 
-RETRY_AFTER_CAP = 30.0  # seconds; an endpoint that asks for more has its label parked
 FIRST_FAILURES = 5  # requests, each with all its tries, that end a run in which none was answered
 WATCHED = 20  # finished requests that the breaker looks at
 LEAST_WATCHED = 10
-
-Sleep = Callable[[float], Awaitable[None]]
-_backoff = tenacity.wait_exponential_jitter(initial=0.5, max=RETRY_AFTER_CAP, jitter=0.5)
-
-
-@dataclass(frozen=True)
-class Context:
-    """Whom to ask and with what: what the runs of one client share."""
-
-    api: openai.AsyncOpenAI
-    endpoint: Endpoint
-    url: str
-    name: str
-    model: str
-    cache: Cache
-    ledger: Ledger
-    window: Window
-    pace: Pace
-    disk: Executor
-    sleep: Sleep
-
-    def explained(self, error: BaseException) -> Exception:
-        return wire.explained(error, url=self.url, model=self.model, timeout=self.endpoint.timeout_seconds)
 
 
 @dataclass(slots=True)
@@ -152,21 +126,14 @@ class Run:
             label = ask.request.label
             if ask.key in self._twins:
                 self._twins[ask.key].append(ask)
-            elif (kept := self.c.cache.find(ask.key)) is not None:
-                self._found(ask, kept)
+            elif (kept := self.c.found(ask.key)) is not None:
+                self._hand_out(ask, kept, bought=False)
             elif label in self._parking.asks:
                 self._parking.asks[label].append(ask)
             elif label not in self._parking.closed:
                 self._twins[ask.key] = []
                 return ask
         return None
-
-    def _found(self, ask: _Ask, kept: dict[str, Any]) -> None:
-        orphan = self.c.ledger.orphan(ask.key)
-        if orphan:  # it was bought just before a kill, and not booked
-            tokens = kept["prompt_tokens"] + kept["completion_tokens"]
-            self.c.ledger.settle(orphan, tokens=tokens, usd=kept["usd"], measured=kept["measured"])
-        self._hand_out(ask, kept, bought=False)
 
     def _hand_out(self, ask: _Ask, kept: dict[str, Any], *, bought: bool) -> None:
         self._replied[ask.request.label] += 1
@@ -236,7 +203,7 @@ class Run:
     async def _tried(self, ask: _Ask) -> dict[str, Any]:
         retrying = tenacity.AsyncRetrying(
             stop=lambda state: self._no_more(ask, state),
-            wait=self._wait,
+            wait=wait_for,
             retry=tenacity.retry_if_exception(wire.may_pass),
             reraise=True,
             sleep=self.c.sleep,
@@ -259,10 +226,6 @@ class Run:
         # where the wait would outlast the deadline there is no use in waiting
         return last or now + state.upcoming_sleep > (ask.began or now) + self.c.endpoint.deadline_seconds
 
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        wanted = wire.retry_after(state.outcome.exception() if state.outcome else None, now=time.time())
-        return _backoff(state) if wanted is None else min(wanted, RETRY_AFTER_CAP)
-
     async def _try(self, ask: _Ask, deadline: asyncio.Timeout) -> dict[str, Any]:
         """One try, with its reservation before and its settlement after, whatever happens."""
         request, loop = ask.request, asyncio.get_running_loop()
@@ -279,8 +242,8 @@ class Run:
         try:
             answer = await self._sent(request)
             deadline.reschedule(None)  # what is paid for is kept
-            kept = priced(answer, request, self.c.endpoint)
-            await self._on_disk(self._keep, ask.key, kept, hold)
+            kept = priced(answer, self.c.endpoint.usd, prompt=prompt, completion=completion)
+            await self._on_disk(self.c.keep, ask.key, kept, hold)
         except BaseException as e:
             charged = wire.may_have_cost(e)
             tokens, usd = (hold.tokens, hold.usd) if charged else (0, 0.0)
@@ -301,11 +264,6 @@ class Run:
                 return await wire.send(self.c.api, wire.body_of(request, self.c.model))
         except TimeoutError:
             raise wire.NoAnswer from None
-
-    def _keep(self, key: str, kept: dict[str, Any], hold: Hold) -> None:
-        self.c.cache.keep(key, kept)  # first: an answer that is paid for must not be lost by a kill between the two
-        tokens = kept["prompt_tokens"] + kept["completion_tokens"]
-        self.c.ledger.settle(hold, tokens=tokens, usd=kept["usd"], measured=kept["measured"])
 
     async def _on_disk(self, work: Callable[..., None], *args: Any, **values: Any) -> None:
         """`work` in a thread, to its end even when this request is cancelled meanwhile."""
