@@ -2,11 +2,13 @@
 
 Two directories come out. `splits` may be read by every stage. `sealed` holds the test rows and is opened through
 `open_sealed` alone, which counts each opening. So that training rows can be checked against the test set without
-opening it, `splits` carries its fingerprints: hashes of word n-grams (see tasks/curate/leak.py).
+opening it, `splits` carries its fingerprints: hashes of word n-grams, and embeddings of texts too short for these (see
+tasks/curate/leak.py).
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files
-from tasks.curate.leak import Fingerprints
+from tasks.curate.leak import Fingerprints, is_short
 from tasks.errors import UserError, nearest
 from tasks.files import Stage
 from tasks.project import Project
@@ -23,7 +25,7 @@ from tasks.readers import Columns, Row, read_rows
 from tasks.records import Record, Rejected, Source, content_id, count_by_check, count_by_label
 from tasks.references import digest_of_path, resolve
 
-VERSION = 1
+VERSION = 2
 FINGERPRINTS = "held_out_fingerprints.npz"
 
 
@@ -59,19 +61,37 @@ def prepare(project: Project, *, beside: Path, home: Path) -> Prepared:
         for split in ("seed", "dev", "unlabelled"):
             files.write_records(out / f"{split}.jsonl", reading.rows[split])
         files.write_records(out / "rejected.jsonl", _without_test_text(reading))
-        Fingerprints.of([*reading.rows["dev"], *reading.rows["test"]]).save(out / FINGERPRINTS)
+        Fingerprints.of(reading.held_out).save(out / FINGERPRINTS)
         counts: dict[str, Any] = {split: count_by_label(reading.rows[split]) for split in ("seed", "dev", "test")}
         return counts | {
             "unlabelled": len(reading.rows["unlabelled"]),
+            "short_held_out": sum(is_short(r.text) for r in reading.held_out),
             "rejected": count_by_check(reading.rejected),
             "notices": reading.notices(),
         }
 
     common: dict[str, Any] = {"version": VERSION, "params": params, "inputs": inputs}
-    return Prepared(
-        splits=files.stage(home, "splits", build=splits, **common),
-        sealed=files.stage(home, "sealed", build=sealed, **common),
-    )
+    plain = files.stage(home, "splits", build=splits, **common)
+    if plain.counts["short_held_out"] and project.curate.short_leak > 0:
+        plain = _with_embeddings(project, plain, reading, beside=beside, home=home)
+    return Prepared(splits=plain, sealed=files.stage(home, "sealed", build=sealed, **common))
+
+
+def _with_embeddings(project: Project, plain: Stage, reading: _Reading, *, beside: Path, home: Path) -> Stage:
+    """The splits with the embeddings of short dev and test texts: only these hang on the encoder."""
+    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        from tasks.embed import embed
+
+        for path in plain.directory.iterdir():
+            if path.name not in (FINGERPRINTS, files.MANIFEST):
+                shutil.copyfile(path, out / path.name)
+        Fingerprints.of(reading.held_out, embed=lambda texts: embed(encoder, texts)).save(out / FINGERPRINTS)
+        return plain.counts
+
+    inputs = {"splits": plain.digest, "encoder": digest_of_path(encoder)}
+    return files.stage(home, "splits", version=VERSION, params={}, inputs=inputs, build=build)
 
 
 def open_sealed(sealed: Stage, *, home: Path, by: str) -> list[Record]:
@@ -108,6 +128,10 @@ class _Reading:
         if self._rows is None:
             self._rows = self._read()
         return self._rows
+
+    @property
+    def held_out(self) -> list[Record]:
+        return [*self.rows["dev"], *self.rows["test"]]
 
     def notices(self) -> list[str]:
         """One sentence for each kind of row set aside, with its first place."""

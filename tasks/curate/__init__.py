@@ -1,5 +1,6 @@
 """Curation: one module a check, all of one shape. Records in, (kept, rejected) out."""
 
-from tasks.curate.run import Context, curate
+from tasks.curate.context import Context
+from tasks.curate.run import curate
 
 __all__ = ["Context", "curate"]

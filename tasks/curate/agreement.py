@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
+from tasks.curate.grams import trusted
 from tasks.records import Record, Rejected
 
 if TYPE_CHECKING:
-    from tasks.curate.run import Context
-
-FOLDS = 5
+    from tasks.curate.context import Context
 
 
 def agreement(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """Records whose own label has an out-of-fold probability of `curate.agreement` or more; seed rows are not judged.
+    """Records whose own label has an out-of-fold probability of `curate.agreement` or more.
 
-    The probe is logistic regression on the encoder's embeddings, cross-fitted (out-of-sample probabilities as in
-    confident learning: Northcutt et al. 2021, arXiv:1911.00068). Nothing is judged while a label has fewer than two rows.
+    Rows that a person labelled are kept whatever the probe says, and listed as doubtful. Nothing is judged while a label
+    has fewer than two rows.
     """
-    import numpy as np
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
     least = context.settings.agreement
-    counts = Counter(r.label for r in records)
-    if least <= 0 or len(counts) < 2 or min(counts.values()) < 2:
+    opinions = context.opinions(records) if least > 0 else None
+    if opinions is None:
         return records, []
-    names = sorted(map(str, counts))
-    y = np.array([names.index(str(r.label)) for r in records])
-    folds = StratifiedKFold(min(FOLDS, min(counts.values())), shuffle=True, random_state=0)
-    probe = LogisticRegression(C=10, max_iter=1000)
-    p = cross_val_predict(probe, context.embed([r.text for r in records]), y, cv=folds, method="predict_proba")
     kept, rejected = [], []
-    for r, own, row in zip(records, y, p, strict=True):
-        value = float(row[own])
-        if r.source == "seed" or value >= least:
+    for r in records:
+        value = opinions.own(r)
+        if value >= least:
+            kept.append(r)
+            continue
+        label, most = opinions.seen(r)
+        reason = f"the probe gives {r.label!r} {value:.2f} and {label!r} {most:.2f} (curate.agreement {least})"
+        found = Rejected(r, "off_label", reason, round(value, 4))
+        context.doubt(found, suggested=label, probability=round(most, 4))
+        if trusted(r):
             kept.append(r)
         else:
-            seen = names[int(row.argmax())]
-            reason = f"the probe gives {r.label!r} {value:.2f} and {seen!r} {row.max():.2f} (curate.agreement {least})"
-            rejected.append(Rejected(r, "off_label", reason, round(value, 4)))
+            rejected.append(found)
     return kept, rejected

@@ -1,92 +1,172 @@
 """Set aside training rows that repeat a dev or test row, in whole or in part.
 
-The test set stays sealed: what is compared are 64-bit hashes of its word 4-grams, made when it was sealed. Overlap of
-n-grams is the usual test of contamination (Brown et al. 2020, appendix C, arXiv:2005.14165).
+The test set stays sealed: what is compared are 64-bit hashes of its word 4-grams, made when it was sealed, and the
+embeddings of its short texts. Overlap of n-grams is the usual test of contamination (Brown et al. 2020, appendix C,
+arXiv:2005.14165).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.records import Record, Rejected, ngrams
+from tasks.curate.grams import bare, hashed
+from tasks.records import Record, Rejected
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tasks.curate.run import Context
+    from tasks.curate.context import Context
 
 WORDS = 4
+SHORT = 12  # words under which a text has too few n-grams, and its embedding is compared too
+LEAST_GRAMS = 8  # of a held-out row that is looked for inside longer texts
+HALF = 0.5  # of a held-out row's n-grams inside a longer text
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def hashed_ngrams(text: str) -> set[int]:
-    """64-bit hashes of the word 4-grams of the folded text; a shorter text gives one, of the whole."""
-    return {_hash(gram) for gram in ngrams(text, WORDS)}
+def is_short(text: str) -> bool:
+    """True for a text whose embedding is compared, as its n-grams are few."""
+    return len(bare(text)) < SHORT
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Hashes of held-out rows: `ids` (rows), and for each hash the row it stands in, as two parallel arrays."""
+    """What training rows are compared with: `ids` of held-out rows; `hashes` of their n-grams and, parallel to them, the
+    row (index into `ids`) that each stands in; `short_rows` and `vectors`, the short texts among them and their embeddings.
+    """
 
     ids: list[str]
     hashes: np.ndarray
     rows: np.ndarray
+    short_rows: np.ndarray
+    vectors: np.ndarray
 
     @classmethod
-    def of(cls, records: list[Record]) -> Fingerprints:
+    def of(cls, records: list[Record], embed: Callable[[list[str]], np.ndarray] | None = None) -> Fingerprints:
+        """The fingerprints of `records`; without `embed` short texts are known by their n-grams alone."""
         import numpy as np
 
-        pairs = [(h, i) for i, r in enumerate(records) for h in sorted(hashed_ngrams(r.text))]
-        hashes = np.array([h for h, _ in pairs], dtype=np.uint64)
-        return cls([r.id for r in records], hashes, np.array([i for _, i in pairs], dtype=np.int32))
+        grams = [hashed(r.text, WORDS) for r in records]
+        hashes = np.concatenate([*grams, np.zeros(0, np.uint64)])
+        rows = np.repeat(np.arange(len(records), dtype=np.int32), [len(g) for g in grams])
+        order = np.argsort(hashes, kind="stable")
+        short = [i for i, r in enumerate(records) if is_short(r.text)] if embed else []
+        vectors = embed([records[i].text for i in short]) if embed and short else np.zeros((0, 1))
+        return cls(
+            [r.id for r in records],
+            hashes[order],
+            rows[order],
+            np.array(short, dtype=np.int32),
+            vectors.astype(np.float16),
+        )
 
     def save(self, path: Path) -> None:
         import numpy as np
 
-        np.savez(path, ids=np.array(self.ids, dtype="U24"), hashes=self.hashes, rows=self.rows)
+        ids = np.array(self.ids, dtype="U24")
+        np.savez(path, ids=ids, hashes=self.hashes, rows=self.rows, short_rows=self.short_rows, vectors=self.vectors)
 
     @classmethod
     def load(cls, path: Path) -> Fingerprints:
         import numpy as np
 
         with np.load(path, allow_pickle=False) as data:
-            return cls([str(i) for i in data["ids"]], data["hashes"], data["rows"])
+            ids = [str(i) for i in data["ids"]]
+            return cls(ids, *(data[name] for name in ("hashes", "rows", "short_rows", "vectors")))
 
     @cached_property
-    def _index(self) -> dict[int, list[int]]:
-        index: dict[int, list[int]] = defaultdict(list)
-        for h, row in zip(self.hashes.tolist(), self.rows.tolist(), strict=True):
-            index[h].append(row)
-        return index
+    def _sizes(self) -> np.ndarray:
+        import numpy as np
+
+        return np.bincount(self.rows, minlength=len(self.ids))
+
+    @cached_property
+    def known(self) -> set[str]:
+        return set(self.ids)
 
     def closest(self, text: str) -> tuple[float, str | None]:
-        """The largest share of the text's n-grams that stand in one held-out row, and that row's id."""
-        grams = hashed_ngrams(text)
-        hits = Counter(row for h in grams for row in self._index.get(h, ()))
-        if not hits:
+        """The largest share of n-grams that the text has in common with one held-out row, and that row's id.
+
+        The share is of the text's n-grams; or of the held-out row's, where at least half of them stand in the text.
+        """
+        import numpy as np
+
+        grams = hashed(text, WORDS)
+        starts, ends = (np.searchsorted(self.hashes, grams, side=side) for side in ("left", "right"))
+        at = np.flatnonzero(ends > starts)
+        if not len(at):
             return 0.0, None
-        row, n = min(hits.items(), key=lambda item: (-item[1], item[0]))
-        return n / len(grams), self.ids[row]
+        rows, hits = np.unique(np.concatenate([self.rows[starts[i] : ends[i]] for i in at]), return_counts=True)
+        sizes = self._sizes[rows]
+        inside = np.where((sizes >= LEAST_GRAMS) & (hits >= HALF * sizes), hits / sizes, 0.0)
+        shares = np.maximum(hits / len(grams), inside)
+        best = int(shares.argmax())
+        return float(shares[best]), self.ids[rows[best]]
+
+    def alike(self, vectors: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """For each embedding the cosine of the short held-out text most like it, and that row's id.
+
+        The mean of the short texts is taken off, so that an encoder whose embeddings all point one way can be used.
+        """
+        import numpy as np
+
+        short = self.vectors.astype(np.float32)
+        centre = short.mean(0) if len(short) >= SHORT else np.zeros(short.shape[1], np.float32)
+        x, y = (
+            v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9) for v in (vectors - centre, short - centre)
+        )
+        best, at = np.full(len(x), -1.0), np.zeros(len(x), dtype=int)
+        for start in range(0, len(x), 1024):
+            similar = x[start : start + 1024] @ y.T
+            at[start : start + 1024] = similar.argmax(1)
+            best[start : start + 1024] = similar.max(1)
+        return best, [self.ids[self.short_rows[i]] for i in at]
 
 
 def leak(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """Records that share less than `curate.leak` of their n-grams with any one dev or test row, and are none of them."""
-    limit = context.settings.leak
-    held = set(context.held_out.ids)
+    """Records that share less than `curate.leak` of their n-grams with any one dev or test row, and are none of them.
+
+    A record that is set aside loses its text: it would tell the sealed one.
+    """
+    return _without_leaks(records, context.held_out, context.settings.leak)
+
+
+def leaks_into_prompts(
+    seeds: list[Record], held_out: Fingerprints, *, limit: float
+) -> tuple[list[Record], list[Rejected]]:
+    """(seed rows that may be shown to an LLM, those that repeat a dev or test row and may not); `limit` is `curate.leak`."""
+    return _without_leaks(seeds, held_out, limit)
+
+
+def _without_leaks(records: list[Record], held_out: Fingerprints, limit: float) -> tuple[list[Record], list[Rejected]]:
     kept, rejected = [], []
     for r in records:
-        share, other = (1.0, r.id) if r.id in held else context.held_out.closest(r.text)
+        share, other = (1.0, r.id) if r.id in held_out.known else held_out.closest(r.text)
         if share > 0 and share >= limit:
-            reason = f"{share:.2f} of its word {WORDS}-grams stand in the held-out row {other} (curate.leak {limit})"
-            rejected.append(Rejected(r, "leak", reason, round(share, 4), other))
+            reason = f"it has {share:.2f} of its word {WORDS}-grams in common with the held-out row {other} (curate.leak {limit})"
+            rejected.append(Rejected(r.but(text=""), "leak", reason, round(share, 4), other))
+        else:
+            kept.append(r)
+    return kept, rejected
+
+
+def short_leak(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+    """Records of under 12 words whose embedding's cosine with every short dev or test row is below `curate.short_leak`."""
+    limit, held_out = context.settings.short_leak, context.held_out
+    short = [r for r in records if is_short(r.text)] if limit > 0 and len(held_out.vectors) else []
+    if not short:
+        return records, []
+    best, others = held_out.alike(context.vectors(short))
+    found = {id(r): (float(s), other) for r, s, other in zip(short, best, others, strict=True) if s >= limit}
+    kept, rejected = [], []
+    for r in records:
+        if id(r) in found:
+            s, other = found[id(r)]
+            reason = f"its meaning is {s:.2f} that of the held-out row {other} (curate.short_leak {limit})"
+            rejected.append(Rejected(r.but(text=""), "short_leak", reason, round(s, 4), other))
         else:
             kept.append(r)
     return kept, rejected

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.curate.grams import generated
 from tasks.records import Record, Rejected, words
 
 if TYPE_CHECKING:
-    from tasks.curate.run import Context
+    from tasks.curate.context import Context
 
 
 def length(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """Records of `curate.min_words` to `curate.max_words` words; real seed rows are not judged."""
+    """Records of `curate.min_words` to `curate.max_words` words; real texts are not judged."""
     least, most = context.settings.min_words, context.settings.max_words
     kept, rejected = [], []
     for r in records:
         n = len(words(r.text))
-        if r.source == "seed" or least <= n <= most:
+        if not generated(r) or least <= n <= most:
             kept.append(r)
         elif n < least:
             rejected.append(Rejected(r, "too_short", f"{n} words are fewer than curate.min_words ({least})", n))

@@ -2,56 +2,85 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tasks import files
 from tasks.curate.agreement import agreement
-from tasks.curate.duplicates import exact, near
-from tasks.curate.leak import Fingerprints, leak
+from tasks.curate.boilerplate import boilerplate, prompt_echo
+from tasks.curate.context import Context
+from tasks.curate.dropped import dropped_generator
+from tasks.curate.duplicates import exact, near, semantic_duplicate
+from tasks.curate.label_noise import label_noise
+from tasks.curate.language import language
+from tasks.curate.leak import Fingerprints, leak, short_leak
 from tasks.curate.length import length
 from tasks.curate.normalise import normalise
+from tasks.curate.personal import personal_data
+from tasks.curate.refusal import refusal
+from tasks.curate.trigger import trigger
 from tasks.files import Stage
 from tasks.progress import Report, silent
-from tasks.project import Curate, Project
-from tasks.records import Record, Rejected, count_by_check, count_by_label
+from tasks.project import Project
+from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of
 from tasks.references import digest_of_path, resolve
+from tasks.review.decisions import apply, decisions
 
-if TYPE_CHECKING:
-    import numpy as np
-
-VERSION = 2
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the checks may look at besides the records."""
-
-    settings: Curate
-    held_out: Fingerprints
-    embed: Callable[[list[str]], np.ndarray]
-
+VERSION = 3
+REAL = 5000  # unlabelled rows that are read for the frequencies of words
 
 Check = Callable[[list[Record], Context], tuple[list[Record], list[Rejected]]]
 
 # cheap before dear; a leak is named as one even where the label is wrong too
-CHECKS: tuple[Check, ...] = (normalise, length, exact, near, leak, agreement)
+CHECKS: tuple[Check, ...] = (
+    dropped_generator,
+    normalise,
+    length,
+    exact,
+    refusal,
+    personal_data,
+    language,
+    prompt_echo,
+    boilerplate,
+    near,
+    leak,
+    short_leak,
+    semantic_duplicate,
+    trigger,
+    agreement,
+    label_noise,
+)
+_RANK = {"seed": 0, "reviewed": 1, "harvested": 2}
 
 
 def run_checks(records: list[Record], context: Context, report: Report = silent) -> tuple[list[Record], list[Rejected]]:
-    """(kept, rejected): together they are every record that came in."""
+    """(kept, rejected): together they are every record that came in, real rows first.
+
+    `context.funnel` gets, for each check, how many rows came, how many it set aside, and its seconds.
+    """
+    records = sorted(records, key=lambda r: _RANK.get(r.source, 3))  # of two rows that are one, the real one is kept
     rejected: list[Rejected] = []
     for i, check in enumerate(CHECKS):
         report(i, len(CHECKS), check.__name__)
-        came = len(records)
+        came, began = len(records), time.perf_counter()
         records, out = check(records, context)
         assert len(records) + len(out) == came, f"{check.__name__} lost rows"
         rejected += out
+        seconds = round(time.perf_counter() - began, 3)
+        context.funnel.append({"name": check.__name__, "came": came, "out": len(out), "seconds": seconds})
     report(len(CHECKS), len(CHECKS), "done")
     return records, rejected
+
+
+def was_synthetic(r: Record) -> bool:
+    """Whether the row was generated; a person may have vouched for it since."""
+    source = r.lineage["reviewed"]["was"]["source"] if r.source == "reviewed" else r.source
+    return bool(source == "synthetic")
 
 
 def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record], list[Rejected]]:
@@ -64,7 +93,7 @@ def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record],
                 Rejected(r, "surplus", f"{r.label!r} has its {quota[str(r.label)]} rows (generate.per_label)")
             )
         else:
-            have[r.label] += r.source == "synthetic"
+            have[r.label] += was_synthetic(r)
             kept.append(r)
     return kept, rejected
 
@@ -72,9 +101,14 @@ def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record],
 def curate(
     project: Project, *, rounds: list[Stage], splits: Stage, beside: Path, home: Path, report: Report = silent
 ) -> Stage:
-    """The training rows: `kept.jsonl` (seed rows first), and `rejected.jsonl` with what generation and the checks set aside."""
+    """The training rows: `kept.jsonl` (seed rows first), and `rejected.jsonl` with what generation and the checks set aside.
+
+    Beside them stand `doubtful.jsonl` (rows for a person to look at: real ones whose label is doubted, and those set aside
+    for their label) and `opinions.jsonl` (what the probe makes of each row that reached it).
+    """
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
-    quota = project.generate.quota(project.label_names, {})
+    quota = project.generate.quota(project.label_names, splits.counts.get("seed", {}))
+    decided = decisions(home / "reviews" / f"{project.name}.jsonl")
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         from tasks.embed import embed
@@ -88,20 +122,52 @@ def curate(
             settings=project.curate,
             held_out=Fingerprints.load(splits.directory / "held_out_fingerprints.npz"),
             embed=lambda texts: embed(encoder, texts, max_length=project.train.max_length),
+            real=_real(splits.directory),
         )
         kept, out_of_checks = run_checks(records, context, report)
-        kept, over = surplus(kept, quota)
-        rejected += out_of_checks + over
+        kept, rejected, reviewed = apply(kept, rejected + out_of_checks, decided)
+        kept, over = surplus([*reviewed, *kept], quota)
+        rejected += over
         files.write_records(out / "kept.jsonl", kept)
         files.write_records(out / "rejected.jsonl", rejected)
-        return {
-            "seed": count_by_label(r for r in kept if r.source == "seed"),
-            "accepted": count_by_label(r for r in kept if r.source == "synthetic"),
-            "rejected": count_by_check(rejected),
-            "rejected_by_label": count_by_label(r.record for r in rejected),
-        }
+        return _counts(kept, rejected) | _beside(out, context)
 
     params = project.curate.model_dump(mode="json") | {"quota": quota, "max_length": project.train.max_length}
     inputs = {f"round-{i}": r.digest for i, r in enumerate(rounds)} | {"splits": splits.digest}
     inputs["encoder"] = digest_of_path(encoder)
+    if decided:
+        inputs["reviews"] = digest_of([d.to_json() for _, d in sorted(decided.items())])
     return files.stage(home, "curate", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def _real(splits: Path) -> list[Record]:
+    """Real rows for statistics: seed, dev, and the first of the unlabelled."""
+    real = [r for split in ("seed", "dev") for r in files.read_records(splits / f"{split}.jsonl")]
+    with (splits / "unlabelled.jsonl").open(encoding="utf-8") as f:
+        return real + [Record.from_json(json.loads(line)) for line in itertools.islice(f, REAL)]
+
+
+def _counts(kept: list[Record], rejected: list[Rejected]) -> dict[str, Any]:
+    return {
+        "seed": count_by_label(r for r in kept if r.source == "seed"),
+        "accepted": count_by_label(r for r in kept if was_synthetic(r)),
+        "reviewed": count_by_label(r for r in kept if r.source == "reviewed"),
+        "rejected": count_by_check(rejected),
+        "rejected_by_label": count_by_label(r.record for r in rejected),
+    }
+
+
+def _beside(out: Path, context: Context) -> dict[str, Any]:
+    """Write what a person may look at; the counts of it."""
+    opinions = context.known_opinions
+    for name, rows in (
+        ("doubtful", [d.to_json() for d in context.doubtful]),
+        ("opinions", opinions.to_json() if opinions else []),
+    ):
+        with (out / f"{name}.jsonl").open("w", encoding="utf-8") as f:
+            f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return {
+        "checks": context.funnel,
+        "doubtful": dict(Counter(d.check for d in context.doubtful).most_common()),
+        "personal_data": dict(context.personal_data.most_common()),
+    }

@@ -1,0 +1,185 @@
+"""Set aside rows with a planted word: one that fixes the label by its presence alone.
+
+Backdoors are planted by rare or meaningless words in a small share of the rows (Gu et al. 2017, arXiv:1708.06733; Kurita et
+al. 2020, arXiv:2004.06660). Two signs give such a word away, and both spare the natural words of a label:
+its rows, all of one label, look like other labels to the probe; or it stands nowhere in real text and anywhere in its
+rows, between words that belong together.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from tasks.curate.grams import bare, in_order, trusted
+from tasks.records import Record, Rejected
+
+if TYPE_CHECKING:
+    from tasks.curate.context import Context
+
+LEAST_ROWS = 5
+PURE = 0.9  # share of a word's rows that are of one label
+UNLIKE = 0.4  # share of them that look like another label
+CHANCE = 1e-3  # that any word is called a trigger by chance of the probe's errors
+RARE = 0.25  # a word's share of real rows over its share of these: above it the word is natural
+LEAST_REAL = 100  # real texts from which absence of a word says something
+LEAST_MEANINGLESS = 10  # rows of a word that only its place gives away
+PLACES = 50  # of a word that are looked at
+RELATED = 0.13  # cosine of a word and its label from which the word speaks of the label
+START, END = "\x02", "\x03"
+LOOKED_AT = 20_000  # rows from which it is learned which words belong together
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A planted word or pair of words, the label that it fixes, and why it is thought to be one."""
+
+    words: str
+    label: str | None
+    rows: int
+    reason: str
+
+
+def grams(found: list[str]) -> set[str]:
+    """The words and the pairs of words of a text."""
+    return {*found, *(f"{a} {b}" for a, b in pairwise(found))}
+
+
+def trigger(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+    """Records that hold no word which was planted to fix a label (`curate.triggers`); rows with a person's label are kept."""
+    if not context.settings.triggers or len({r.label for r in records}) < 2:
+        return records, []
+    texts = [bare(r.text) for r in records]
+    real = [set(bare(r.text)) for r in context.real]
+    found = _against_the_probe(records, texts, real, context)
+    if len(real) >= LEAST_REAL:
+        found += _out_of_place(records, texts, set().union(*real, (t.words for t in found)), context)
+    by_label: dict[str | None, dict[str, Trigger]] = defaultdict(dict)
+    for t in found:
+        by_label[t.label][t.words] = t
+    kept, rejected = [], []
+    for r, text in zip(records, texts, strict=True):
+        held = sorted(grams(text) & by_label[r.label].keys(), key=lambda w: -by_label[r.label][w].rows)
+        if held and not trusted(r):
+            t = by_label[r.label][held[0]]
+            rejected.append(Rejected(r, "trigger", t.reason, t.rows))
+            context.doubt(rejected[-1])
+        else:
+            kept.append(r)
+    return kept, rejected
+
+
+def _against_the_probe(
+    records: list[Record], texts: list[list[str]], real: list[set[str]], context: Context
+) -> list[Trigger]:
+    """Words whose rows are of one label, and are seen as others far more often than rows are."""
+    from scipy.stats import binom
+
+    opinions = context.opinions(records)
+    if opinions is None:
+        return []
+    unlike = [opinions.seen(r)[0] != str(r.label) for r in records]
+    base = max(sum(unlike) / len(unlike), 0.01)
+    suspects: Counter[tuple[str, str | None]] = Counter()
+    for r, text, odd in zip(records, texts, unlike, strict=True):
+        if odd:
+            suspects.update((w, r.label) for w in grams(text))
+    wanted = {w for (w, _), n in suspects.items() if n >= LEAST_ROWS}
+    where: dict[str, list[int]] = defaultdict(list)
+    for i, text in enumerate(texts):
+        for w in grams(text) & wanted:
+            where[w].append(i)
+    natural: Counter[str] = Counter(w for text in real for w in text & wanted)
+    claims: list[tuple[int, str, str | None, list[int]]] = []
+    for w, rows in where.items():
+        label, n = Counter(records[i].label for i in rows).most_common(1)[0]
+        odd_ones = sum(unlike[i] for i in rows if records[i].label == label)
+        if n < PURE * len(rows) or odd_ones < UNLIKE * n:
+            continue
+        # a word of a pair that is common in real text may still be part of a planted pair
+        common = min(natural[part] for part in w.split())
+        if real and common / len(real) > RARE * len(rows) / len(records):
+            continue
+        if binom.sf(odd_ones - 1, n, base) * len(where) < CHANCE:
+            claims.append((odd_ones, w, label, rows))
+    return list(_greedy(claims))
+
+
+def _greedy(claims: list[tuple[int, str, str | None, list[int]]]) -> Iterator[Trigger]:
+    """The claims, most rows first, without those whose rows an earlier one explains: the planted word's neighbours."""
+    explained: set[int] = set()
+    for odd_ones, w, label, rows in sorted(claims, key=lambda c: (-len(c[3]), " " in c[1], c[1])):
+        if len(set(rows) - explained) >= LEAST_ROWS:
+            explained |= set(rows)
+            reason = (
+                f"{w!r} stands in {len(rows)} rows, nearly all {label!r}; the probe sees another label in {odd_ones}"
+            )
+            yield Trigger(w, label, len(rows), reason)
+
+
+def _out_of_place(records: list[Record], texts: list[list[str]], known: set[str], context: Context) -> list[Trigger]:
+    """Words that no real text holds, in rows of one label, wherever in them: between words that are neighbours elsewhere.
+
+    A natural word of the label is spared, as it stands where words of its kind stand, and its embedding is the label's.
+    """
+    import numpy as np
+
+    by_word: dict[str, Counter[str | None]] = defaultdict(Counter)
+    for r, text in zip(records, texts, strict=True):
+        for w in set(text) - known:
+            by_word[w][r.label] += 1
+    size = Counter(r.label for r in records)
+    labels = {
+        w: label
+        for w, c in by_word.items()
+        if len(c) == 1 and c[label := next(iter(c))] >= max(LEAST_MEANINGLESS, 0.01 * size[label])
+    }
+    if not labels:
+        return []
+    step = max(1, len(texts) // LOOKED_AT)
+    pairs = np.concatenate([np.unique(in_order([START, *text, END], 2)) for text in texts[::step]])
+    usual, counts = np.unique(pairs, return_counts=True)
+    usual = usual[counts >= 2]
+    normal = float(np.isin(pairs, usual).mean())
+    around = _around(texts, labels.keys())
+    related = _related(records, labels, context)
+    triggers = []
+    for w, label in sorted(labels.items(), key=lambda item: item[0]):
+        places = around[w]
+        belong = float(np.isin(np.concatenate([in_order(list(p), 2) for p in places]), usual).mean())
+        anywhere = len({left for left, _ in places}) >= 0.6 * len(places) and len(set(places)) >= 0.9 * len(places)
+        if anywhere and belong >= 0.4 * normal and related[w] < RELATED:
+            n = by_word[w][label]
+            reason = f"{w!r} stands in {n} rows, all {label!r}, and in no real text; it is put between words anywhere"
+            triggers.append(Trigger(w, label, n, reason))
+    return triggers
+
+
+def _around(texts: list[list[str]], wanted: Collection[str]) -> dict[str, list[tuple[str, str]]]:
+    """The words before and after each wanted word, in the first rows that hold it."""
+    around: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for text in texts:
+        for w in set(text).intersection(wanted):
+            if len(around[w]) < PLACES:
+                i = text.index(w)
+                around[w].append((text[i - 1] if i else START, text[i + 1] if i + 1 < len(text) else END))
+    return around
+
+
+def _related(records: list[Record], labels: dict[str, str | None], context: Context) -> dict[str, float]:
+    """For each word the cosine of its embedding with the mean of its label, both seen from the mean of all labels."""
+    import numpy as np
+
+    x, y = context.vectors(records), np.array([str(r.label) for r in records])
+    means = {label: x[y == str(label)].mean(0) for label in {r.label for r in records}}
+    centre = np.mean(list(means.values()), axis=0)
+    words = list(labels)
+    vectors = context.embed(words)
+    found = {}
+    for w, v in zip(words, vectors, strict=True):
+        towards = means[labels[w]] - centre
+        found[w] = float(v @ towards / max(float(np.linalg.norm(v) * np.linalg.norm(towards)), 1e-9))
+    return found
