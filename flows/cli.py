@@ -54,6 +54,32 @@ def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, as_json: bool
 
 
 @commands.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print what it is likely to cost, send nothing, and stop.")
+@json_option
+def generate(config: Path, overrides: tuple[str, ...], only_plan: bool, as_json: bool) -> None:
+    """Generate and curate the rows of CONFIG without training on them; `reseed retrain` goes on from there."""
+    from tasks.project_file import check_references, load_project
+
+    check_references(load_project(config, overrides), config)
+    from rich.console import Console
+
+    from flows.orphans import watched
+
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    with _output_for(as_json) as finish, watched():
+        from flows import generate as flow
+
+        if only_plan:
+            plan = flow.planned(config, overrides)
+            finish(plan, lambda: flow.show_plan(plan, console))
+        else:
+            found = flow.generate(config=str(config), overrides=list(overrides))
+            finish(found, lambda: flow.show_rows(found, console))
+
+
+@commands.command()
 @click.argument("name")
 @click.argument("texts", nargs=-1)
 @click.option("--in", "source", type=click.Path(path_type=Path), help="A CSV, JSONL or Parquet file of texts.")

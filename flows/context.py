@@ -28,6 +28,7 @@ class Retrain:
     log: Tracking
     prepared: Prepared
     seconds: Counter[str] = field(default_factory=Counter)
+    judged: bool = False  # there is a verdict, and the promotion where there was one
 
     @property
     def home(self) -> Path:

@@ -45,7 +45,7 @@ def data_counts(prepared: Prepared, filled: Filled, trained: Trained) -> dict[st
             "by_label": c["rejected_by_label"],
         },
         "harvested": {"total": sum(harvested.values()), "by_label": harvested},
-        "generators": _by_generator(filled),
+        "generators": by_generator(filled),
         "given_up": filled.given_up,
         "ended": filled.ended,
         "topics_proposed": filled.topics,
@@ -57,7 +57,7 @@ def data_counts(prepared: Prepared, filled: Filled, trained: Trained) -> dict[st
     }
 
 
-def _by_generator(filled: Filled) -> dict[str, Any]:
+def by_generator(filled: Filled) -> dict[str, Any]:
     """Requests, rows accepted and cost of each generator."""
     kept = Counter(
         str(row.lineage.get("generator")) for row in files.read_records(filled.rows.directory / "kept.jsonl")
@@ -109,7 +109,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [(f"F1 of {name.replace('_', ' ')}", _score(f)) for name, f in report["baselines"].items()]
     lines += [(f"gain by {name}", value) for name, value in _gains(report["lift"])]
     if report["cost"]["usd"]:
-        lines.append(("cost", _cost(report["cost"])))
+        lines.append(("cost", cost_line(report["cost"])))
     lines.append(("verdict", report["verdict"] + ("  (now champion)" if report["promoted"] else "")))
     lines += [("why", reason) for reason in report["reasons"]]
     spent = {stage: s for stage, s in report["seconds"].items() if s}
@@ -129,7 +129,7 @@ def _gains(lift: dict[str, Any] | None) -> list[tuple[str, str]]:
     ]
 
 
-def _cost(cost: dict[str, Any]) -> str:
+def cost_line(cost: dict[str, Any]) -> str:
     a_row = cost["usd_per_accepted_row"]
     how = "measured" if cost["measured"] else "estimated"
     return f"${cost['usd']:.4f} {how}" + (f", ${a_row:.6f} an accepted row" if a_row is not None else "")

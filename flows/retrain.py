@@ -5,69 +5,37 @@ reseed retrain configs/bbc-news.yaml        or, as a deployment,        prefect 
 
 from __future__ import annotations
 
-import logging
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 
-from flows import generation as generations
+from flows import data_report, stage_runs, steps
 from flows import report as reports
-from flows import stage_runs, steps
 from flows.context import Retrain
-from flows.filling import cost, fill_quota
+from flows.filling import Filled, cost, fill_quota
 from flows.judging import baseline, description, judge_and_promote, scored
 from flows.mixing import lift, train_best_mix
+from flows.opening import opened, run_name
 from flows.progress import say
 from flows.prompts import record as record_prompt
-from flows.registry import Registry
-from flows.settings import Settings, quiet
-from flows.tracking import Tracking, connect
+from flows.review import wait_for_review
 from tasks import files
-from tasks.errors import TransientError, UserError
 from tasks.evaluate.score import BASELINES
-from tasks.prepare import Prepared, count_openings
-from tasks.project import Project
-from tasks.project_file import check_references, load_project
-from tasks.records import digest_of
-from tasks.synthesise.stage import check_endpoint
+from tasks.files import Stage
+from tasks.prepare import count_openings
 
 
-def _run_name() -> str:
-    return f"{Path(str(flow_run.parameters.get('config', ''))).stem} {datetime.now(UTC):%Y-%m-%d %H:%M}"
-
-
-@flow(name="retrain", flow_run_name=_run_name, timeout_seconds=48 * 3600)
+@flow(name="retrain", flow_run_name=run_name, timeout_seconds=48 * 3600)
 def retrain(config: str, overrides: list[str] | None = None, fresh: bool = False) -> dict[str, Any]:
     """The report (flows/report.py) of a retrain of the project file `config`. `fresh` makes a new challenger."""
-    _say_mistakes_in_a_line()
-    settings = Settings.from_environment()
-    project = load_project(Path(config), overrides or [])
-    check_references(project, Path(config))
-    check_endpoint(project)
-    with files.only_one(settings.home / "locks" / f"retrain-{project.name}.lock", f"a retrain of {project.name!r}"):
-        generation, judged_before = generations.begin(settings.home, project.name, fresh=fresh)
-        client = connect(settings)
-        registry = Registry(client, settings)
-        registry.reconcile(project.name)
-        log = _open_run(project, settings, config=config, generation=generation)
-        try:
-            prepared: Prepared = steps.prepare(project, beside=Path(config).absolute().parent, home=settings.home)
-            report = _story(
-                Retrain(project, Path(config).absolute(), settings, generation, judged_before, registry, log, prepared)
-            )
-        except BaseException as e:
-            log.tag(failure=f"{type(e).__name__}: {e}")
-            log.close("FAILED" if isinstance(e, Exception) else "KILLED")
-            raise
-        log.close("FINISHED")
-        generations.judged(settings.home, project.name, generation)
+    with opened(config, overrides, fresh=fresh) as r:
+        report = _story(r)
+        r.judged = True
     create_markdown_artifact(
         reports.markdown(report),
-        key=f"{project.name.replace('.', '-').replace('_', '-')}-retrain",
+        key=f"{r.project.name.replace('.', '-').replace('_', '-')}-retrain",
         description="retrain",
     )
     return report
@@ -81,9 +49,17 @@ def _story(r: Retrain) -> dict[str, Any]:
     record_prompt(r)
 
     filled = fill_quota(r)
+    _note_places(r, filled, None)
+    if wait_for_review(
+        r.project, curated=filled.rows.directory, splits=r.prepared.splits.directory, config=r.config, home=r.home
+    ):
+        filled = fill_quota(r)  # with what the person decided
     stage_runs.curated(r.log, filled.rows)
+    _note_places(r, filled, None)
 
     trained = train_best_mix(r, filled.rows)
+    _note_places(r, filled, trained.harvested)
+    _report_of_data(r, filled, trained.harvested)
     challenger = scored(r, trained.model.directory / "bundle", trained.model.counts["bundle"], "challenger")
     baselines = {name: baseline(r, filled.rows, name) for name in BASELINES}
     gains = lift(r, trained, baselines["descriptions"])
@@ -128,39 +104,26 @@ def _story(r: Retrain) -> dict[str, Any]:
     }
 
 
-def _open_run(project: Project, settings: Settings, *, config: str, generation: int) -> Tracking:
-    identity = digest_of({"project": project.digest, "generation": generation})[:32]
-    return Tracking.open(
-        connect(settings),
-        settings,
-        experiment=project.name,
-        retrain_id=identity,
-        name=f"{datetime.now(UTC):%Y-%m-%d} {Path(project.train.model).parts[0].split(':')[-1]} #{generation}",
-        params=project.parameters() | {"generation": str(generation), "config": config},
+def _note_places(r: Retrain, filled: Filled, harvested: Stage | None) -> None:
+    """Where `reseed review` and `reseed curate` find the rows of the last retrain."""
+    places = {
+        "curated": filled.rows.path,
+        "splits": r.prepared.splits.path,
+        "rounds": [s.path for s in filled.rounds],
+        "harvested": harvested.path if harvested else None,
+        "config": str(r.config),
+    }
+    files.write_json(r.home / "projects" / f"{r.project.name}.review.json", places)
+
+
+def _report_of_data(r: Retrain, filled: Filled, harvested: Stage | None) -> None:
+    """The page about the rows, in MLflow."""
+    stage = steps.data_report(
+        r.project,
+        rounds=filled.rounds,
+        curated=filled.rows,
+        harvested=harvested,
+        splits=r.prepared.splits,
+        **r.places,
     )
-
-
-def _say_mistakes_in_a_line() -> None:
-    """Leave the traceback out of what Prefect logs of a mistake or a passing fault: the sentence is enough.
-
-    The console does not show it at all where the command says it anyway; a retry that is to come is shown.
-    """
-    quiet()
-    if not deployment.id:
-        for handler in logging.getLogger("prefect").handlers:
-            handler.addFilter(_not_said_by_the_command)
-    for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(_shortened)
-
-
-def _shortened(record: logging.LogRecord) -> bool:
-    error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, (UserError, TransientError)):
-        record.exc_info, record.exc_text = None, None
-    return True
-
-
-def _not_said_by_the_command(record: logging.LogRecord) -> bool:
-    text = record.getMessage()
-    known = "UserError" in text or "TransientError" in text
-    return not known or "will start" in text
+    data_report.log(r.log, r.timed(stage, title="data report"))

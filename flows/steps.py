@@ -19,6 +19,8 @@ from tasks import curate as _curate
 from tasks import harvest as _harvest
 from tasks import lift as _lift
 from tasks import mix as _mix
+from tasks.by_model import ask_models as _ask_models
+from tasks.data_report.run import data_report as _data_report
 from tasks.errors import TransientError
 from tasks.evaluate import score as _score
 from tasks.prepare import prepare as _prepare
@@ -69,6 +71,8 @@ def step(
 
 # reads files, S3 or a hub
 prepare = step(_prepare, name="prepare", timeout=HOUR, retries=3)
+# talks to several LLMs
+ask_models = step(_ask_models, name="ask models", timeout=12 * HOUR, retries=2, listens=True)
 # talks to an LLM; each request has retries of its own, and what was bought is not asked for again
 synthesise = step(
     _synthesise,
@@ -85,6 +89,7 @@ train = step(_train, name="train", timeout=24 * HOUR, listens=True)
 mix = step(_mix.mix, name="mix", timeout=HOUR, task_run_name="mix {name}")
 choose = step(_mix.quick_choice, name="choose", timeout=2 * HOUR)
 harvest = step(_harvest.harvest, name="harvest", timeout=6 * HOUR, listens=True, task_run_name="harvest {number}")
+data_report = step(_data_report, name="data report", timeout=HOUR)
 quick_lift = step(_lift.quick_lift, name="lift", timeout=2 * HOUR)
 full_lift = step(_lift.full_lift, name="lift", timeout=HOUR)
 score_bundle = step(_score.score_bundle, name="score", timeout=2 * HOUR, task_run_name="score {digest}")

@@ -18,7 +18,7 @@ REAL, WITH_SYNTHETIC, WITH_HARVESTED, WITHOUT = "real rows alone", "with synthet
 
 def is_real(row: Record) -> bool:
     """Whether a training row is real text under a label that people gave."""
-    was = row.lineage.get("reviewed", {}).get("source") if row.source == "reviewed" else row.source
+    was = row.lineage["reviewed"]["was"]["source"] if row.source == "reviewed" else row.source
     return was == "seed"
 
 

@@ -56,8 +56,8 @@ class TestMixes:
         assert mix(WITH_SYNTHETIC, curated=curated, home=tmp_path) is curated
 
     def test_a_reviewed_row_is_real_when_it_was(self) -> None:
-        assert is_real(row("metal", "reviewed", 1, reviewed={"source": "seed"}))
-        assert not is_real(row("metal", "reviewed", 1, reviewed={"source": "synthetic"}))
+        assert is_real(row("metal", "reviewed", 1, reviewed={"was": {"source": "seed"}}))
+        assert not is_real(row("metal", "reviewed", 1, reviewed={"was": {"source": "synthetic"}}))
 
     def test_the_best_on_dev_wins_and_more_rows_win_a_tie(self) -> None:
         assert best({REAL: 0.9, WITH_SYNTHETIC: 0.8}) == REAL

@@ -1,0 +1,104 @@
+"""Open a retrain: its project, its lock, its MLflow run and its real text; close the run whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prefect.runtime import deployment, flow_run
+
+from flows import generation as generations
+from flows import steps
+from flows.context import Retrain
+from flows.registry import Registry
+from flows.settings import Settings, quiet
+from flows.tracking import Tracking, connect
+from tasks import files
+from tasks.by_model import with_answers
+from tasks.errors import TransientError, UserError
+from tasks.prepare import Prepared
+from tasks.project import Project
+from tasks.project_file import check_references, load_project
+from tasks.records import digest_of
+from tasks.synthesise.stage import check_endpoint
+
+
+def run_name() -> str:
+    """The flow run's name: project file and time."""
+    return f"{Path(str(flow_run.parameters.get('config', ''))).stem} {datetime.now(UTC):%Y-%m-%d %H:%M}"
+
+
+@contextlib.contextmanager
+def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = False) -> Iterator[Retrain]:
+    """What every part of a retrain needs. One at a time a project; `fresh` begins a new challenger where the last was judged."""
+    _say_mistakes_in_a_line()
+    settings = Settings.from_environment()
+    project = load_project(Path(config), overrides or [])
+    check_references(project, Path(config))
+    check_endpoint(project)
+    with files.only_one(settings.home / "locks" / f"retrain-{project.name}.lock", f"a retrain of {project.name!r}"):
+        generation, judged_before = generations.begin(settings.home, project.name, fresh=fresh)
+        registry = Registry(connect(settings), settings)
+        registry.reconcile(project.name)
+        log = _open_run(project, settings, config=config, generation=generation)
+        try:
+            prepared = _prepare(project, Path(config).absolute().parent, settings.home)
+            r = Retrain(project, Path(config).absolute(), settings, generation, judged_before, registry, log, prepared)
+            yield r
+        except BaseException as e:
+            log.tag(failure=f"{type(e).__name__}: {e}")
+            log.close("FAILED" if isinstance(e, Exception) else "KILLED")
+            raise
+        log.close("FINISHED")
+        if r.judged:
+            generations.judged(settings.home, project.name, generation)
+
+
+def _prepare(project: Project, beside: Path, home: Path) -> Prepared:
+    """The splits of the project's real text: where the label is the model that wrote it, of the models' answers."""
+    places = {"beside": beside, "home": home}
+    if project.generate.mode == "by_model":
+        project = with_answers(project, steps.ask_models(project, **places))
+    prepared: Prepared = steps.prepare(project, **places)
+    return prepared
+
+
+def _open_run(project: Project, settings: Settings, *, config: str, generation: int) -> Tracking:
+    identity = digest_of({"project": project.digest, "generation": generation})[:32]
+    return Tracking.open(
+        connect(settings),
+        settings,
+        experiment=project.name,
+        retrain_id=identity,
+        name=f"{datetime.now(UTC):%Y-%m-%d} {Path(project.train.model).parts[0].split(':')[-1]} #{generation}",
+        params=project.parameters() | {"generation": str(generation), "config": config},
+    )
+
+
+def _say_mistakes_in_a_line() -> None:
+    """Leave the traceback out of what Prefect logs of a mistake or a passing fault: the sentence is enough.
+
+    The console does not show it at all where the command says it anyway; a retry that is to come is shown.
+    """
+    quiet()
+    if not deployment.id:
+        for handler in logging.getLogger("prefect").handlers:
+            handler.addFilter(_not_said_by_the_command)
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_shortened)
+
+
+def _shortened(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (UserError, TransientError)):
+        record.exc_info, record.exc_text = None, None
+    return True
+
+
+def _not_said_by_the_command(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    known = "UserError" in text or "TransientError" in text
+    return not known or "will start" in text
