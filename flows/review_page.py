@@ -137,11 +137,8 @@ class Desk:
 
     def _open_like(self, row: Doubt) -> None:
         known = {d.id: d for d in self.sitting.ranked}
-        rows = [known[i] for i, _ in row.like if i in known and i not in self.current]
-        if rows:
-            self.like = Like([row, *rows])
-        else:
-            self.message = "no row that waits is like this one"
+        # alone it is listed too: the next key is meant to be asked about, not to decide
+        self.like = Like([row, *(known[i] for i, _ in row.like if i in known and i not in self.current)])
 
     def _decide(self, rows: list[Doubt], choice: tuple[str, str | None]) -> None:
         made = self.sitting.decided.decide([d.record for d in rows], *choice)
@@ -168,22 +165,23 @@ class Desk:
 
 
 PAST = {"accept": "accepted", "relabel": "relabelled", "reject": "rejected"}
-SHOWN_LAST = {"request", "seeds", "tokens", "reviewed"}
+HIDDEN = {"request", "seeds", "tokens", "reviewed"}  # of use to programs; what was reviewed stands in the decisions
 
 
 def history(row: Doubt, sitting: Sitting) -> list[tuple[str, str]]:
-    """Where the row comes from and what happened to it, as (what, value), the values cut to 200 characters."""
-    found: list[tuple[str, Any]] = [("source", row.record.source)]
-    found += [(k, v) for k, v in row.record.lineage.items() if k not in SHOWN_LAST and v not in (None, "", [], {})]
-    if row.check:
-        found.append((f"set aside ({row.check})", row.reason))
+    """Where the row comes from and what happened to it, as (what, value): the latest decision first, values cut to 200 characters."""
+    found: list[tuple[str, Any]] = []
     past = lines(sitting.decided.path)
     undone = {d.undoes for d in past}
-    for d in past:
+    for d in reversed(past):
         if d.id == row.id and d.decision != "undo":
-            new = f" {d.label_before} → {d.label_after}" if d.decision == "relabel" else ""
+            new = f", {d.label_before} → {d.label_after}" if d.decision == "relabel" else ""
             back = " (taken back)" if d.key in undone else ""
             found.append((d.when[:16].replace("T", " "), f"{PAST[d.decision]} by {d.by}{new}{back}"))
+    if row.check:
+        found.append((f"set aside ({row.check})", row.reason))
+    found.append(("source", row.record.source))
+    found += [(k, v) for k, v in row.record.lineage.items() if k not in HIDDEN and v not in (None, "", [], {})]
     return [(k, text if len(text := str(v)) <= 200 else text[:199] + "…") for k, v in found]
 
 

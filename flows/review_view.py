@@ -203,13 +203,17 @@ class View:
 
     def _like(self, like: Like) -> None:
         with ui.element("section").classes("card panel"):
-            text(f"These {len(like.rows)} rows are alike", "name")
+            alone = len(like.rows) == 1
+            text("No row that waits is like this one" if alone else f"These {len(like.rows)} rows are alike", "name")
             if like.choice:
                 kind, label = like.choice
                 verb = f"relabelled as {label}" if label else PAST[kind]
-                text(f"All of them will be {verb}: Enter does it, Esc leaves them as they are.", "why plan")
+                text(
+                    f"{'It' if alone else 'All of them'} will be {verb}: Enter does it, Esc leaves everything as it is.",
+                    "why plan",
+                )
             else:
-                text("Choose what to do with all of them: a, r or a number. Esc leaves them as they are.", "soft plan")
+                text("Choose what to do: a, r or a number. Esc leaves everything as it is.", "soft plan")
             similar = dict(like.rows[0].like)
             for d in like.rows:
                 note = f"{similar[d.id]:.2f} alike" if d.id in similar else "this row"

@@ -42,7 +42,7 @@ def ranked(where: Place, encoder: Path) -> list:
 
 def test_wrong_labels_come_first_and_every_row_says_why(where: Place, encoder: Path) -> None:
     rows = ranked(where, encoder)
-    assert {d.id for d in rows[:5]} == where.wrong, [d.why() for d in rows[:6]]
+    assert {d.id for d in rows[:6]} == where.wrong, [d.why() for d in rows[:7]]
     for d in rows:
         assert d.loss == pytest.approx(-np.log(max(d.own, 1e-6)), abs=0.02) or d.own < 0.01
         assert d.rank == pytest.approx(sum(d.ranks.values()) / 3, abs=0.1) and set(d.ranks) == {
@@ -53,10 +53,13 @@ def test_wrong_labels_come_first_and_every_row_says_why(where: Place, encoder: P
         assert d.id not in dict(d.near) and len(d.near) == 5 and d.id not in dict(d.like)
         assert [s for _, s in d.near] == sorted((s for _, s in d.near), reverse=True)
     by_id = {d.id: d for d in rows}
-    for d in rows[:5]:
+    for d in rows[:6]:
         assert d.opinion != d.record.label and d.margin > 0 and d.influence > 0
         assert d.opinion in d.why() or d.check == "off_label"
-    assert all(by_id[i].record.label == d.record.label for d in rows for i, _ in d.like)
+    pairs = [(by_id[i], d, s) for d in rows for i, s in d.like]
+    assert all((a.record.label, a.opinion) == (b.record.label, b.opinion) and s >= 0.6 for a, b, s in pairs)
+    twin, other = (row("metal", i, "fruit").id for i in (100, 105))
+    assert [i for i, _ in by_id[twin].like] == [other] and [i for i, _ in by_id[other].like] == [twin]
     assert [d.rank for d in rows] == sorted(d.rank for d in rows)
 
 

@@ -67,8 +67,8 @@ def test_a_decision_from_another_page_is_seen_by_this_one(desk: Desk) -> None:
 
 
 def test_the_like_are_listed_before_they_are_decided(desk: Desk) -> None:
-    row = desk.row
-    assert row is not None and row.like
+    desk.at = next(i for i, d in enumerate(desk.queue) if d.like)
+    row = desk.queue[desk.at]
     desk.press("l", 0)
     assert desk.like is not None
     listed = [d.id for d in desk.like.rows]
@@ -84,6 +84,15 @@ def test_the_like_are_listed_before_they_are_decided(desk: Desk) -> None:
     assert {d.id: d.label_after for d in desk.current.values()} == dict.fromkeys(listed, "fruit")
     desk.press("u", desk.version)
     assert desk.current == {}
+
+
+def test_a_row_that_nothing_is_like_is_asked_about_too(desk: Desk) -> None:
+    desk.at = next(i for i, d in enumerate(desk.queue) if not d.like)
+    desk.press("l", desk.version)
+    desk.press("2", desk.version)
+    assert desk.like is not None and len(desk.like.rows) == 1 and not desk.sitting.decided.current()
+    desk.press("Enter", desk.version)
+    assert len(desk.sitting.decided.current()) == 1
 
 
 def test_history_tells_origin_checks_and_decisions(desk: Desk) -> None:
@@ -304,6 +313,9 @@ def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
 
 def test_applying_to_the_like_is_shown_first_and_undone_at_once(opened: Callable[[], Page], home: Path) -> None:
     p = opened()
+    while not p.page.query_selector_all(".panel .near:nth-of-type(4)"):  # title, plan, this row, one like it
+        p.press("Escape", "j", "l")
+    p.press("Escape")
     text = p.row
     p.press("l")
     listed = p.page.query_selector_all(".panel .near")

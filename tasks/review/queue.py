@@ -18,7 +18,7 @@ from tasks.review.decisions import CHECK, Decision
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
+VERSION = 2
 Pairs = tuple[tuple[str, float], ...]  # (id, cosine similarity) of other rows, the most similar first
 # set aside because of the label, which a person can judge; the other checks judge the text
 CHECKS = frozenset({"off_label", "label_noise", "two_labels", CHECK})
@@ -34,7 +34,7 @@ class Doubt:
     `opinion` is the probe's label for it with its `probability`; `own` is the probability of the row's own label.
     `margin` (of the best other label over its own), `loss` (-log own) and `influence` (on the dev loss) rank it, each
     from 1 for the most doubtful; `rank` is their mean. `near` are (id, cosine similarity) of the nearest training rows,
-    `like` of the rows with its label that are close enough to be decided with it.
+    `like` of the rows with its label and opinion that are close enough to be decided with it.
     """
 
     record: Record
@@ -138,7 +138,9 @@ def rank(project: Project, *, curated: Path, splits: Path, encoder: Path, report
     labels = [str(r.label) for r, _ in shown]
     trained_on = np.array([row is None for _, row in shown])
     found = opinions(x, labels, trained_on, dev=dev_x, dev_labels=[str(d.label) for d in dev])
-    rows = _ranked(shown, labels, found.labels, found.probabilities, found.influence, _close(x, shown, labels))
+    said = [found.labels[i] for i in found.probabilities.argmax(1)]
+    close = _close(x, shown, [*zip(labels, said, strict=True)])
+    rows = _ranked(shown, labels, found.labels, found.probabilities, found.influence, close)
     report(2, 2, "done")
     return rows
 
@@ -184,18 +186,25 @@ def _ranked(
     return rows
 
 
-def _close(x: np.ndarray, shown: list[tuple[Record, Rejected | None]], labels: list[str]) -> list[tuple[Pairs, Pairs]]:
-    """For each row its nearest training rows, and the rows like it, both as (id, cosine similarity)."""
+def _close(
+    x: np.ndarray, shown: list[tuple[Record, Rejected | None]], kinds: list[tuple[str, str]]
+) -> list[tuple[Pairs, Pairs]]:
+    """For each row its nearest training rows, and the rows like it, both as (id, cosine similarity).
+
+    `kinds` are each row's label and the probe's: only rows of one kind are like each other, as a decision that is right
+    about one need not be right about a near row of which the probe thinks otherwise.
+    """
     import numpy as np
 
-    names = np.array(labels)
+    codes = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
+    names = np.array([codes[kind] for kind in kinds])
     outside = np.array([row is not None for _, row in shown])
     found = []
     for i in range(len(x)):  # a row at a time: the whole matrix of a large set would not fit
         similar = x @ x[i]
         similar[i] = -2.0
         trained = np.where(outside, -2.0, similar)
-        alike = np.where(names == labels[i], similar, -2.0)
+        alike = np.where(names == names[i], similar, -2.0)
         near = [int(j) for j in np.argsort(-trained, kind="stable")[:NEIGHBOURS] if trained[j] > -2]
         like = [int(j) for j in np.argsort(-alike, kind="stable")[:MOST_LIKE] if alike[j] >= LIKE]
         pairs = [tuple((shown[j][0].id, round(float(similar[j]), 4)) for j in group) for group in (near, like)]

@@ -53,7 +53,7 @@ def place(
     test: list[Record] | None = None,
     required: int = 0,
 ) -> Place:
-    """The project, its splits and its curated rows below `folder`. Of the rows given by default, five are mislabelled."""
+    """The project, its splits and its curated rows below `folder`. Of the rows given by default, six are mislabelled."""
     config = toy.project(
         folder / "project", endpoint="http://127.0.0.1:9/v1", encoder=encoder, review={"required": required}
     )
@@ -61,6 +61,7 @@ def place(
     dev = [real(kind, i, "dev") for kind in toy.LABELS for i in range(6)]
     test = test or [real(kind, i, "test") for kind in toy.LABELS for i in range(6)]
     wrong = [row("metal", 100, "fruit"), row("bird", 101, "metal", XSS + " "), row("fruit", 102, "bird")]
+    wrong.append(row("metal", 105, "fruit"))  # as the first
     aside = [row("metal", 103, "bird"), row("bird", 104, "fruit")]
     leaked, short, twice = row("metal", 200), row("bird", 201), test[0].but(source="synthetic", label="bird")
     if kept is None:
