@@ -223,6 +223,8 @@ def test_two_samples_of_different_distributions_are_told_apart() -> None:
     assert found and found["auc"] > 0.9 and found["accuracy"] > 0.8 and found["p"] < 1e-6
     assert found["rows"] == [80, 80] and found["held_out"] == 80
     assert two_sample(rng.normal(size=(9, 6)), rng.normal(size=(9, 6))) is None
+    apart = two_sample(*(rng.normal(size=(400, 2)).astype(np.float32) + shift for shift in (0, 9)))
+    assert apart and 0 < apart["p"] < 1e-60
 
 
 def test_pairs_are_balanced_and_matched_by_label_where_it_is_known() -> None:

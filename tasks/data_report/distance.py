@@ -69,7 +69,7 @@ def two_sample(synthetic: np.ndarray, real: np.ndarray) -> dict[str, Any] | None
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     scores = cross_val_predict(probe, x, y, cv=folds, method="decision_function")
     x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.5, stratify=y, random_state=0)
-    held = probe.fit(x_train, y_train).decision_function(x_test)
+    held = probe.fit(x_train, y_train).decision_function(x_test).astype(np.float64)  # a float32 p ends at 1e-38
     p = mannwhitneyu(held[y_test == 1], held[y_test == 0], alternative="greater").pvalue
     return {
         "rows": [len(synthetic), len(real)],
