@@ -10,25 +10,16 @@ from typing import Any
 
 from tasks import files
 from tasks.data_report.cost import attributes
-from tasks.data_report.rows import Gathered, gather, stage_at, withheld
+from tasks.data_report.rows import RUN_BY, Gathered, gather, stage_at, withheld
 from tasks.errors import UserError
+from tasks.files import Stage
+from tasks.project import Curate
 from tasks.records import Record, Rejected, folded
 from tasks.review.decisions import lines
 
 LISTED = 5  # rows in the sentence about an ambiguous ROW
 _KEY = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{4,24}")  # or the start of one
-
-# a row may be set aside under another name than that of the check that ran
-RUN_BY = {
-    "empty": "normalise",
-    "exact_duplicate": "exact",
-    "near_duplicate": "near",
-    "off_label": "agreement",
-    "too_long": "length",
-    "too_short": "length",
-    "two_labels": "exact",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +103,10 @@ def _manifests(home: Path, name: str) -> Iterator[tuple[str, Path]]:
     return ((m["digest"], d) for d, m in _stages(home, name))
 
 
-def explain(row: str, *, places: Places, home: Path, name: str, leak: float) -> Story:
+def explain(row: str, *, places: Places, home: Path, name: str, settings: Curate) -> Story:
     """The story of the row that `row` names: an id, the start of one, or a piece of the text.
 
-    `name` is the project's, `leak` its curate.leak. Raises UserError when no row, or more than one, is meant;
+    `name` is the project's, `settings` its section `curate`. Raises UserError when no row, or more than one, is meant;
     CorruptDirectory when a stage's directory differs from its manifest.
     """
     curated = stage_at(places.curated)
@@ -125,7 +116,7 @@ def explain(row: str, *, places: Places, home: Path, name: str, leak: float) -> 
         harvested=stage_at(places.harvested) if places.harvested else None,
         splits=stage_at(places.splits),
     )
-    hidden = withheld(g.set_aside, places.splits, leak=leak)
+    hidden = withheld(g.set_aside, places.splits, settings=settings)
     entry, twins = _find(row, g, hidden)
     r, out = entry.record, entry.rejected
     raw = next((w for w in g.written if _Entry(w).origin == entry.origin), r) if entry.origin[0] else r
@@ -143,7 +134,7 @@ def explain(row: str, *, places: Places, home: Path, name: str, leak: float) -> 
         asked=_asked(r, g, places),
         reply=_reply(r, raw, g, hidden, home=home, shown=shown),
         steps=_steps(entry, g),
-        opinion=_opinion(r.id, home=home, digest=curated.digest),
+        opinion=_opinion(r.id, curated=curated, home=home),
         decisions=_decisions(r.id, home / "reviews" / f"{name}.jsonl"),
         trained_on=None if out else _trained_on(r, g, places, home),
         harvested={k: r.lineage.get(k) for k in ("score", "harvest")} if r.source == "harvested" else None,
@@ -274,23 +265,25 @@ def _steps(entry: _Entry, g: Gathered) -> list[dict[str, Any]]:
     read = [{"check": "reply", **passed}] if "request" in entry.record.lineage else []
     if entry.record.source == "harvested":
         return []
-    ran = [str(c["name"]) for c in g.counts.get("checks", [])]
     # an older stage does not say which checks ran: those that set something aside did
-    names = ran or list(dict.fromkeys(RUN_BY.get(r.check, r.check) for r in g.set_aside))
+    names = g.checks or list(dict.fromkeys(RUN_BY.get(r.check, r.check) for r in g.set_aside))
     if stopped:
         own = out.check if out.check in names else RUN_BY.get(out.check)  # type: ignore[union-attr]
         names = names[: names.index(own)] if own in names else []
     return read + [{"check": name, **passed} for name in names] + ([stopped] if stopped else [])
 
 
-def _opinion(row: str, *, home: Path, digest: str) -> dict[str, Any] | None:
-    """What the probe thinks of the row, where the rows of this curation were ranked for review."""
+def _opinion(row: str, *, curated: Stage, home: Path) -> dict[str, Any] | None:
+    """What the probe makes of the row, out of fold, and its rank of doubt where the rows were ranked for review."""
+    said = [line for line in files.read_lines(curated.directory / "opinions.jsonl") if line["id"] == row]
+    found = {k: said[-1][k] for k in ("label", "probability", "own")} if said else {}
     for directory, manifest in _stages(home, "review"):
-        if manifest["inputs"].get("curated") == digest:
+        if manifest["inputs"].get("curated") == curated.digest:
             for line in files.read_lines(directory / "rows.jsonl"):
                 if line["record"]["id"] == row:
-                    return {k: line[k] for k in ("opinion", "probability", "own", "margin", "influence", "rank")}
-    return None
+                    own = {"label": line["opinion"], "probability": line["probability"], "own": line["own"]}
+                    return own | found | {"rank": line["rank"]}
+    return found | {"rank": None} if found else None
 
 
 def _decisions(row: str, path: Path) -> list[dict[str, Any]]:

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from tasks.errors import TransientError, UserError
 from tasks.llm.budget import Ledger
 from tasks.llm.client import Client, Reply, Request
-from tasks.llm.pace import Pace, Window
 from tasks.llm.context import RETRY_AFTER_CAP
+from tasks.llm.pace import Pace, Window
 from tasks.llm.run import FIRST_FAILURES
 from tasks.project import Budget, Endpoint, Price
 from tests.kit import scripted

@@ -157,6 +157,15 @@ def test_the_checks_stand_in_the_order_in_which_they_ran_and_seed_rows_are_in_no
     ]
 
 
+def test_what_a_person_set_aside_comes_after_the_checks_that_ran_before(tmp_path: Path) -> None:
+    rows = [generated(text("fruit", i), request=i) for i in range(4)]
+    names = ("reviewed_out", "off_label", "too_short", "surplus")
+    out = [Rejected(r, name, "x") for r, name in zip(rows, names, strict=True)]
+    g = gather(**Data(tmp_path, written=rows, kept=[], set_aside=out, checks=["length", "agreement"]).stages)
+    steps = [s["step"] for s in funnel(g, ["fruit"])]
+    assert steps[3:] == ["too_short", "off_label", "reviewed_out", "surplus", "accepted"]
+
+
 def test_several_rows_of_one_reply_are_one_reply() -> None:
     g = gathered(written=[generated(text("fruit", i), request=i // 3, row=i % 3) for i in range(6)])
     assert [(s["step"], s["total"]) for s in funnel(g, ["fruit"])][1:3] == [("replies", 2), ("texts", 6)]

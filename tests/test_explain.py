@@ -14,6 +14,7 @@ from tasks.errors import UserError
 from tasks.explain import Story, explain, locate
 from tasks.files import CorruptDirectory
 from tasks.prepare import FINGERPRINTS
+from tasks.project import Curate
 from tasks.records import Record, Rejected, content_id
 from tasks.review.decisions import Decisions
 from tests.conftest import Command, last_json
@@ -74,7 +75,7 @@ def data(tmp_path: Path) -> Data:
 
 
 def story(row: str, data: Data) -> Story:
-    return explain(row, places=data.places, home=data.home, name="toy", leak=0.3)
+    return explain(row, places=data.places, home=data.home, name="toy", settings=Curate(personal_data="set_aside"))
 
 
 def checked(s: Story) -> list[tuple[str, bool]]:
@@ -141,6 +142,16 @@ def test_a_row_set_aside_before_the_check_for_leaks_is_held_against_the_held_out
     out = [Rejected(row, "too_short", "3 words are fewer than 8", 3)]
     data = Data(tmp_path, written=[row], kept=[], set_aside=out, test=[sealed])
     assert story(row.id, data).text is None
+
+
+def test_personal_data_in_a_row_that_never_came_to_its_check_is_not_shown(tmp_path: Path) -> None:
+    broken = generated("Sorry, write to jane.doe@example.org", request=1)
+    cached(tmp_path, 1, broken.text)
+    data = Data(tmp_path, written=[], kept=[], unread=[Rejected(broken, "refusal", "the model declined")])
+    s = story(broken.id, data)
+    assert s.text is None and s.reply and s.reply["text"] is None
+    noted = explain(broken.id, places=data.places, home=data.home, name="toy", settings=Curate())  # it is only counted
+    assert noted.text == broken.text
 
 
 def test_a_hidden_text_is_not_listed(tmp_path: Path) -> None:
@@ -326,4 +337,13 @@ def test_the_probes_opinion_is_told_where_the_rows_were_ranked(data: Data) -> No
 
     made(data.home, "review", rows={"rows.jsonl": [Line()]}, inputs={"curated": data.curated.digest})
     s = story(row.id, data)
-    assert s.opinion and (s.opinion["opinion"], s.opinion["own"]) == ("metal", 0.2)
+    assert s.opinion == {"label": "metal", "probability": 0.7, "own": 0.2, "rank": 3.5}
+
+
+def test_the_opinion_of_the_curation_itself(data: Data) -> None:
+    row = next(r for r in files.read_records(data.curated.directory / "kept.jsonl") if "pear" in r.text)
+    said = {"id": row.id, "own": 0.25, "label": "metal", "probability": 0.6}
+    files.write_bytes(data.curated.directory / "opinions.jsonl", (json.dumps(said) + "\n").encode())
+    about = files.read_json(data.curated.directory / files.MANIFEST)
+    files.seal(data.curated.directory, {k: about[k] for k in ("stage", "key", "inputs", "counts", "seconds")})
+    assert story(row.id, data).opinion == {"label": "metal", "probability": 0.6, "own": 0.25, "rank": None}

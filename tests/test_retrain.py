@@ -107,7 +107,9 @@ def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(con
     code, out, _err = reseed("retrain", config, "--json", "--set", "train.learning_rate=1e-9")
     moved = last_json(out)
     assert code == 0 and moved["verdict"] == "keep"
-    assert moved["test"]["openings"] == 5, "challenger, champion and three baselines each open the new test set once"
+    assert moved["test"]["openings"] == 6, (
+        "challenger, champion, three baselines and the lift each open the new test set once"
+    )
     runs = client().search_runs(
         [client().get_experiment_by_name("toy").experiment_id], "tags.`reseed.stage` = 'evaluate champion 1'"
     )

@@ -95,6 +95,27 @@ def test_a_row_set_aside_for_its_label_that_repeats_most_of_a_test_row_is_hidden
     assert nearly.id in {d.id for d in ranked(lenient, encoder)}, "the limit is curate.leak's"
 
 
+def test_a_short_row_that_means_what_a_test_row_says_is_hidden(tmp_path: Path, encoder: Path) -> None:
+    secret = record("mewaa mewab mewac near mewad", "metal", "test")
+    says = record("Mewab mewaa mewac mewad near", "bird")
+    other = record("frwaa frwab frwac near frwad", "bird")
+    p = place(tmp_path, encoder, test=[secret], rejected=[Rejected(r, "two_labels", "x") for r in (says, other)])
+    shown = {d.id for d in ranked(p, encoder)}
+    assert says.id not in shown and other.id in shown
+
+
+def test_splits_of_an_older_version_are_a_sentence(tmp_path: Path, encoder: Path) -> None:
+    p = place(tmp_path, encoder)
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("dev.jsonl", "seed.jsonl"):
+        (old / name).write_bytes((p.splits / name).read_bytes())
+    np.savez(old / "held_out_fingerprints.npz", ids=np.array(["x"]), hashes=np.zeros(1), rows=np.zeros(1))
+    files.seal(old)
+    with pytest.raises(UserError, match="older version"):
+        rank(p.project, curated=p.curated, splits=old, encoder=encoder)
+
+
 def test_a_tampered_directory_is_refused(tmp_path: Path, encoder: Path) -> None:
     p = place(tmp_path, encoder)
     with (p.curated / "kept.jsonl").open("a") as f:
@@ -268,8 +289,9 @@ def test_the_persons_label_wins_over_one_that_changed_meanwhile() -> None:
 
 def test_no_decision_brings_back_what_repeats_held_out_text() -> None:
     leaked = record("a text that stands in test", "metal")
-    rejected = [Rejected(leaked, "leak", "1.00 of it", 1.0, "x")]
-    assert apply([], rejected, {leaked.id: made(leaked, "accept", "metal")}) == ([], rejected, [])
+    for check in ("leak", "short_leak"):
+        rejected = [Rejected(leaked, check, "1.00 of it", 1.0, "x")]
+        assert apply([], rejected, {leaked.id: made(leaked, "accept", "metal")}) == ([], rejected, [])
 
 
 rows_of = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["metal", "fruit"])), max_size=8)

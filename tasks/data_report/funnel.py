@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from tasks.data_report.rows import Gathered, generated
+from tasks.data_report.rows import RUN_BY, Gathered, generated
 from tasks.records import Record, Rejected
 
 PERSON = "person"  # what a person's decisions moved between labels, or took back from a check
@@ -28,7 +28,7 @@ def funnel(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:
     left = Counter(texts)
     steps.append(_step("texts", "row", left, None))
     made = [r for r in g.set_aside if generated(r.record)]
-    for check, out in [*_by_check(g.unread), *_by_check(made)]:
+    for check, out in [*_by_check(g.unread), *_in_order(_by_check(made), g.checks)]:
         left = Counter({label: left[label] - out[label] for label in {*left, *out}})
         steps.append(_step(check, "check", left, out))
     accepted = Counter(str(r.label) for r in g.accepted)
@@ -63,6 +63,16 @@ def _by_check(rejected: list[Rejected]) -> list[tuple[str, Counter[str]]]:
     for r in rejected:
         found.setdefault(r.check, Counter())[str(r.record.label)] += 1
     return list(found.items())
+
+
+def _in_order(found: list[tuple[str, Counter[str]]], ran: list[str]) -> list[tuple[str, Counter[str]]]:
+    """The checks as they ran: what a person set aside, and the surplus, come after them."""
+
+    def at(check: str) -> int:
+        name = check if check in ran else RUN_BY.get(check, check)
+        return ran.index(name) if name in ran else len(ran)
+
+    return sorted(found, key=lambda item: at(item[0]))
 
 
 def rejected_by_check(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:

@@ -9,13 +9,26 @@ from typing import Any
 
 from tasks import files
 from tasks.curate.leak import Fingerprints
+from tasks.curate.personal import kinds
 from tasks.errors import UserError
 from tasks.files import Stage
 from tasks.prepare import FINGERPRINTS
+from tasks.project import Curate
 from tasks.records import Record, Rejected
 
 # a row set aside by these repeats a held-out row or holds personal data: its text is never shown
-WITHHELD = frozenset({"leak", "personal_data"})
+WITHHELD = frozenset({"leak", "short_leak", "personal_data"})
+
+# a row may be set aside under another name than that of the check that ran
+RUN_BY = {
+    "empty": "normalise",
+    "exact_duplicate": "exact",
+    "near_duplicate": "near",
+    "off_label": "agreement",
+    "too_long": "length",
+    "too_short": "length",
+    "two_labels": "exact",
+}
 
 
 def stage_at(directory: Path) -> Stage:
@@ -31,13 +44,14 @@ def generated(record: Record) -> bool:
     return record.source == "synthetic" or "request" in record.lineage
 
 
-def withheld(set_aside: list[Rejected], splits: Path, *, leak: float) -> Callable[[str, str], bool]:
+def withheld(set_aside: list[Rejected], splits: Path, *, settings: Curate) -> Callable[[str, str], bool]:
     """`hidden(id, text)`: True for a text that may not be shown, as it holds personal data or repeats held-out text.
 
-    Held-out text is known by the hashes of its n-grams. A row that was set aside before the check for leaks, or never came
-    to it, is looked up here; `leak` is that check's limit (`curate.leak`). Raises UserError for an older version's hashes.
+    Held-out text is known by the hashes of its n-grams. A row that was set aside before those checks, or never came to
+    them, is looked at here, by the same `settings`. Raises UserError for an older version's hashes.
     """
     named = {r.record.id for r in set_aside if r.check in WITHHELD}
+    named_only = settings.personal_data == "set_aside"
     path = splits / FINGERPRINTS
     try:
         held_out = Fingerprints.load(path) if path.exists() else None
@@ -48,7 +62,7 @@ def withheld(set_aside: list[Rejected], splits: Path, *, leak: float) -> Callabl
         if row in named:
             return True
         share = held_out.closest(text)[0] if held_out and text else 0.0
-        return share > 0 and share >= leak
+        return (share > 0 and share >= settings.leak) or (named_only and any(kinds(text)))
 
     return hidden
 
@@ -67,6 +81,11 @@ class Gathered:
     seed: list[Record]
     unlabelled: list[Record]
     counts: dict[str, Any]  # of curation
+
+    @property
+    def checks(self) -> list[str]:
+        """The checks of curation that ran, in their order; none where an older stage does not say it."""
+        return [str(c["name"]) for c in self.counts.get("checks", [])]
 
     @property
     def accepted(self) -> list[Record]:

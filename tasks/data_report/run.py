@@ -52,7 +52,7 @@ def data_report(
         found = figures(
             g,
             project=project,
-            hidden=withheld(g.set_aside, splits.directory, leak=project.curate.leak),
+            hidden=withheld(g.set_aside, splits.directory, settings=project.curate),
             embed=lambda texts: embed(encoder, texts, max_length=length),
             report=report,
         )
@@ -71,7 +71,8 @@ def data_report(
     inputs = {f"round-{i}": r.digest for i, r in enumerate(rounds)}
     inputs |= {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     inputs |= {"harvested": harvested.digest} if harvested else {}
-    params = {"name": project.name, "labels": project.labels, "max_length": length, "leak": project.curate.leak}
+    params = {"name": project.name, "labels": project.labels, "max_length": length}
+    params["hidden"] = {"leak": project.curate.leak, "personal_data": project.curate.personal_data}
     return files.stage(home, "data_report", version=VERSION, params=params, inputs=inputs, build=build)
 
 
@@ -91,6 +92,7 @@ def figures(
         "labels": labels,
         "funnel": funnel(g, labels),
         "rejected": rejected_by_check(g, labels),
+        "noted": {k: g.counts.get(k) or {} for k in ("personal_data", "doubtful")},
         "balance": balance(g, labels),
         "cost": cost(g, labels),
         "drawn": drawn(g),

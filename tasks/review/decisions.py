@@ -20,6 +20,7 @@ from tasks.records import Record, Rejected
 Choice = Literal["accept", "relabel", "reject"]
 CHOICES: tuple[str, ...] = get_args(Choice)
 CHECK = "reviewed_out"
+LEAKS = frozenset({"leak", "short_leak"})  # checks that set aside what repeats held-out text
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +153,10 @@ def apply(
 
     Together they are every row that came in. An accepted or relabelled row becomes one of source `reviewed` with the
     person's label, whatever label it has meanwhile, also when a check had set it aside; a rejected row is set aside as
-    `reviewed_out`. A row set aside as `leak` stays there: it repeats held-out text, which no decision changes. Where one
+    `reviewed_out`. A row set aside as a leak stays there: it repeats held-out text, which no decision changes. Where one
     text stands in several rows, one is decided and the others are its exact duplicates.
     """
-    leaked = {r.record.id for r in rejected if r.check == "leak"}
+    leaked = {r.record.id for r in rejected if r.check in LEAKS}
     kept: list[Record] = []
     out: list[Rejected] = []
     reviewed: dict[str, Record] = {}

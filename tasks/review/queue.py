@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import files
-from tasks.curate.leak import Fingerprints
+from tasks.curate.leak import Fingerprints, is_short
+from tasks.errors import UserError
 from tasks.files import Stage
 from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record, Rejected
-from tasks.review.decisions import CHECK, Decision
+from tasks.review.decisions import CHECK, LEAKS, Decision
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 2
+VERSION = 3
 Pairs = tuple[tuple[str, float], ...]  # (id, cosine similarity) of other rows, the most similar first
 # set aside because of the label, which a person can judge; the other checks judge the text
 CHECKS = frozenset({"off_label", "label_noise", "two_labels", CHECK})
@@ -94,19 +95,16 @@ def looked_at(decisions: dict[str, Decision], queue: list[Doubt]) -> int:
 
 
 def candidates(
-    project: Project, *, curated: Path, splits: Path
+    project: Project, *, curated: Path, splits: Path, held_out: Fingerprints
 ) -> tuple[list[Record], list[tuple[Record, Rejected | None]]]:
     """(dev rows, what may be shown): the training rows and those set aside for their label, one row a text.
 
     A row of dev is never shown, nor one that repeats held-out text as far as `curate.leak` allows: what was set aside
     before the check for leaks has not been through it.
     """
-    files.verify(curated)
-    files.verify(splits)
     dev = files.read_records(splits / "dev.jsonl")
     rejected = files.read_rejected(curated / "rejected.jsonl")
-    held_out = Fingerprints.load(splits / "held_out_fingerprints.npz")
-    hidden = {d.id for d in dev} | set(held_out.ids) | {r.record.id for r in rejected if r.check == "leak"}
+    hidden = {d.id for d in dev} | set(held_out.ids) | {r.record.id for r in rejected if r.check in LEAKS}
     limit = project.curate.leak
     found: dict[str, tuple[Record, Rejected | None]] = {}
     for r in files.read_records(curated / "kept.jsonl"):
@@ -130,10 +128,15 @@ def rank(project: Project, *, curated: Path, splits: Path, encoder: Path, report
     from tasks.embed import embed
     from tasks.review.probe import opinions
 
-    dev, shown = candidates(project, curated=curated, splits=splits)
+    files.verify(curated)
+    files.verify(splits)
+    held_out = _fingerprints(splits)
+    dev, shown = candidates(project, curated=curated, splits=splits, held_out=held_out)
     report(0, 2, "reading the texts")
     vectors = embed(encoder, [r.text for r in (*(r for r, _ in shown), *dev)], max_length=project.train.max_length)
     x, dev_x = vectors[: len(shown)], vectors[len(shown) :]
+    repeats = _repeats(shown, x, held_out, project.curate.short_leak)
+    shown, x = [pair for pair, hidden in zip(shown, repeats, strict=True) if not hidden], x[~repeats]
     report(1, 2, "asking the probe")
     labels = [str(r.label) for r, _ in shown]
     trained_on = np.array([row is None for _, row in shown])
@@ -143,6 +146,27 @@ def rank(project: Project, *, curated: Path, splits: Path, encoder: Path, report
     rows = _ranked(shown, labels, found.labels, found.probabilities, found.influence, close)
     report(2, 2, "done")
     return rows
+
+
+def _fingerprints(splits: Path) -> Fingerprints:
+    try:
+        return Fingerprints.load(splits / "held_out_fingerprints.npz")
+    except KeyError:
+        raise UserError(f"{splits} was made by an older version: run `reseed retrain` again, then review") from None
+
+
+def _repeats(
+    shown: list[tuple[Record, Rejected | None]], x: np.ndarray, held_out: Fingerprints, limit: float
+) -> np.ndarray:
+    """Which rows (n, bool) are short, were set aside before the check for leaks, and mean what a held-out row says."""
+    import numpy as np
+
+    short = np.array([row is not None and is_short(r.text) for r, row in shown], dtype=bool)
+    if limit > 0 and short.any() and len(held_out.vectors):
+        best, _ = held_out.alike(x[short])
+        short[short] = best >= limit
+        return short
+    return np.zeros(len(shown), dtype=bool)
 
 
 def _ranked(
@@ -227,6 +251,7 @@ def ranked_stage(
     inputs = {"curated": files.verify(curated)["digest"], "splits": files.verify(splits)["digest"]}
     inputs["encoder"] = digest_of_path(encoder)
     params = {"labels": project.label_names, "max_length": project.train.max_length, "leak": project.curate.leak}
+    params["short_leak"] = project.curate.short_leak
     return files.stage(home, "review", version=VERSION, params=params, inputs=inputs, build=build)
 
 

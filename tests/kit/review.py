@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tasks import files
 from tasks.curate.leak import Fingerprints
+from tasks.embed import embed
 from tasks.project import Project
 from tasks.project_file import load_project
 from tasks.records import Record, Rejected
@@ -76,7 +77,9 @@ def place(
         for name, rows in (("seed", []), ("dev", dev), ("unlabelled", [])):
             files.write_records(out / f"{name}.jsonl", rows)
         files.write_records(out / "rejected.jsonl", [])
-        Fingerprints.of([*dev, *test]).save(out / "held_out_fingerprints.npz")
+        Fingerprints.of([*dev, *test], embed=lambda texts: embed(encoder, texts)).save(
+            out / "held_out_fingerprints.npz"
+        )
         return {"dev": len(dev)}
 
     def curate(out: Path, work: Path) -> dict[str, int]:
