@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tasks.curate.grams import bare, covered, generated, hashed, in_order
@@ -75,10 +76,15 @@ def prompt_echo(records: list[Record], context: Context) -> tuple[list[Record], 
     return kept, rejected
 
 
+@lru_cache(maxsize=4096)
+def _prompt(prompt: str) -> np.ndarray:
+    return hashed(prompt, WORDS)
+
+
 def _echo(r: Record, shown: dict[str, str], limit: float) -> Rejected | None:
     import numpy as np
 
-    text, prompt = bare(r.text), hashed(str(r.lineage.get("prompt") or ""), WORDS)
+    text, prompt = bare(r.text), _prompt(str(r.lineage.get("prompt") or ""))
     if len(prompt) > 1:
         share = covered(text, prompt, WORDS)
         whole = float(np.isin(prompt, in_order(text, WORDS)).mean())
