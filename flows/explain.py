@@ -46,7 +46,7 @@ def tell(settings: Settings, config: Path, row: str, curated: Path | None) -> di
     """The story of ROW as JSON (tasks/explain.py)."""
     project = load_project(config)
     places = places_of(settings, project, curated)
-    return explain(row, places=places, home=settings.home, name=project.name, leak=project.curate.leak).to_json()
+    return explain(row, places=places, home=settings.home, name=project.name, settings=project.curate).to_json()
 
 
 def summary(settings: Settings, config: Path, curated: Path | None) -> dict[str, Any]:
@@ -117,7 +117,8 @@ def lines(story: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(("the other row", f"{about}: {other['text'] or 'its text is not shown'}"))
     found += [("the same text", f"set aside once more: {t['reason']}") for t in story["same_text"]]
     if o := story["opinion"]:
-        said = f"{o['opinion']} ({o['probability']:.2f}); its own label {o['own']:.2f}; rank {o['rank']:g} of doubt"
+        said = f"{o['label']} ({o['probability']:.2f}); its own label {o['own']:.2f}"
+        said += f"; rank {o['rank']:g} of doubt" if o["rank"] is not None else ""
         found.append(("the probe says", said))
     found += [("a person", _decision(d)) for d in story["decisions"]]
     if h := story["harvested"]:
