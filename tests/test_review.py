@@ -27,7 +27,7 @@ from tasks.review.queue import ranked_stage, read_ranked, waiting
 from tests.conftest import ROOT, Command, last_json
 from tests.kit import toy
 from tests.kit.review import Place, place, row
-from tests.kit.rows import record
+from tests.kit.rows import record, text
 from tests.test_servers import BIN, free_port, get, running, wait_for
 
 
@@ -85,8 +85,8 @@ def test_held_out_rows_are_never_shown(where: Place, encoder: Path) -> None:
 
 
 def test_a_row_set_aside_for_its_label_that_repeats_most_of_a_test_row_is_hidden(tmp_path: Path, encoder: Path) -> None:
-    secret = record("one two three four five six seven eight nine ten", "metal", "test")
-    nearly = record(secret.text + " eleven", "bird")
+    secret = record(text("secret", 0, 16), "metal", "test")
+    nearly = record(" ".join(secret.text.split()[:12]) + " and something else", "bird")
     p = place(tmp_path, encoder, test=[secret], rejected=[Rejected(nearly, "two_labels", "x", 1.0, None)])
     assert nearly.id not in {d.id for d in ranked(p, encoder)}
     lenient = replace(
