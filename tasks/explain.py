@@ -116,7 +116,8 @@ def explain(row: str, *, places: Places, home: Path, name: str, settings: Curate
         harvested=stage_at(places.harvested) if places.harvested else None,
         splits=stage_at(places.splits),
     )
-    hidden = withheld(g.set_aside, places.splits, settings=settings)
+    personal = settings.personal_data == "set_aside"  # otherwise it is counted only, and stands in the training rows
+    hidden = withheld(g.set_aside, places.splits, leak=settings.leak, personal=personal)
     entry, twins = _find(row, g, hidden)
     r, out = entry.record, entry.rejected
     raw = next((w for w in g.written if _Entry(w).origin == entry.origin), r) if entry.origin[0] else r

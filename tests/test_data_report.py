@@ -347,6 +347,15 @@ def test_hidden_rows_are_named_and_not_shown() -> None:
     assert "secret" in shown(g, project({"pool": "x"}))
 
 
+def test_an_accepted_row_with_personal_data_is_no_sample(tmp_path: Path, encoder: Path) -> None:
+    rows = [generated(f"write to ann{i}@example.org {text('fruit', i)}", "bird", request=i) for i in range(9)]
+    rows.append(generated("nothing private here", "bird", request=9))
+    data = Data(tmp_path, written=rows, kept=rows[1:], set_aside=[Rejected(rows[0], "too_short", "2 words")])
+    made_ = data_report(toy_project(encoder), **data.stages, beside=tmp_path, home=tmp_path)
+    html = (made_.directory / "report.html").read_text()
+    assert "example.org" not in html and "nothing private here" in html and "2 words" in html
+
+
 # the stage
 
 

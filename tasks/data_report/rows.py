@@ -13,7 +13,6 @@ from tasks.curate.personal import kinds
 from tasks.errors import UserError
 from tasks.files import Stage
 from tasks.prepare import FINGERPRINTS
-from tasks.project import Curate
 from tasks.records import Record, Rejected
 
 # a row set aside by these repeats a held-out row or holds personal data: its text is never shown
@@ -44,14 +43,14 @@ def generated(record: Record) -> bool:
     return record.source == "synthetic" or "request" in record.lineage
 
 
-def withheld(set_aside: list[Rejected], splits: Path, *, settings: Curate) -> Callable[[str, str], bool]:
+def withheld(set_aside: list[Rejected], splits: Path, *, leak: float, personal: bool) -> Callable[[str, str], bool]:
     """`hidden(id, text)`: True for a text that may not be shown, as it holds personal data or repeats held-out text.
 
     Held-out text is known by the hashes of its n-grams. A row that was set aside before those checks, or never came to
-    them, is looked at here, by the same `settings`. Raises UserError for an older version's hashes.
+    them, is looked at here: `leak` is the limit (`curate.leak`), `personal` says whether personal data is looked for.
+    Raises UserError for an older version's hashes.
     """
     named = {r.record.id for r in set_aside if r.check in WITHHELD}
-    named_only = settings.personal_data == "set_aside"
     path = splits / FINGERPRINTS
     try:
         held_out = Fingerprints.load(path) if path.exists() else None
@@ -62,7 +61,7 @@ def withheld(set_aside: list[Rejected], splits: Path, *, settings: Curate) -> Ca
         if row in named:
             return True
         share = held_out.closest(text)[0] if held_out and text else 0.0
-        return (share > 0 and share >= settings.leak) or (named_only and any(kinds(text)))
+        return (share > 0 and share >= leak) or (personal and any(kinds(text)))
 
     return hidden
 

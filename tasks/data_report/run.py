@@ -23,7 +23,7 @@ from tasks.references import digest_of_path, resolve
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
+VERSION = 2
 MOST_ROWS = 2000  # embedded in all
 
 
@@ -52,7 +52,7 @@ def data_report(
         found = figures(
             g,
             project=project,
-            hidden=withheld(g.set_aside, splits.directory, settings=project.curate),
+            hidden=withheld(g.set_aside, splits.directory, leak=project.curate.leak, personal=True),
             embed=lambda texts: embed(encoder, texts, max_length=length),
             report=report,
         )
@@ -71,8 +71,7 @@ def data_report(
     inputs = {f"round-{i}": r.digest for i, r in enumerate(rounds)}
     inputs |= {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     inputs |= {"harvested": harvested.digest} if harvested else {}
-    params = {"name": project.name, "labels": project.labels, "max_length": length}
-    params["hidden"] = {"leak": project.curate.leak, "personal_data": project.curate.personal_data}
+    params = {"name": project.name, "labels": project.labels, "max_length": length, "leak": project.curate.leak}
     return files.stage(home, "data_report", version=VERSION, params=params, inputs=inputs, build=build)
 
 

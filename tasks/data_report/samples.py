@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +18,10 @@ CHARACTERS = 700  # of a text
 def samples(g: Gathered, labels: list[str], *, hidden: Callable[[str, str], bool]) -> dict[str, Any]:
     """{accepted: {label: [row]}, rejected: {check: [row]}}, five each, the first by id.
 
-    A row that is `hidden` (see rows.withheld) is named, never shown.
+    A row that is `hidden` (see rows.withheld) is never shown: of accepted ones others are, of those set aside only the
+    reason is.
     """
-    accepted = {label: [_row(r) for r in by_id([r for r in g.accepted if r.label == label], EACH)] for label in labels}
+    accepted = {label: _shown([r for r in g.accepted if r.label == label], hidden) for label in labels}
     groups: dict[str, list[Rejected]] = defaultdict(list)
     for r in [*g.unread, *g.set_aside]:
         groups[r.check].append(r)
@@ -28,6 +30,11 @@ def samples(g: Gathered, labels: list[str], *, hidden: Callable[[str, str], bool
         for check, rows in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     }
     return {"accepted": accepted, "rejected": rejected}
+
+
+def _shown(rows: list[Record], hidden: Callable[[str, str], bool]) -> list[dict[str, Any]]:
+    found = (r for r in by_id(rows, len(rows)) if not hidden(r.id, r.text))
+    return [_row(r) for r in itertools.islice(found, EACH)]
 
 
 def _row(r: Record) -> dict[str, Any]:
