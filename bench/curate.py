@@ -73,7 +73,7 @@ def make(n: int, seed: int = 0) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     while len(rows) < n:
         label = rng.choice(sorted(told))
-        length, parts = rng.randint(60, 100), []
+        length, parts = rng.randint(60, 100), list[str]()
         while len(parts) < length:
             parts += rng.choice(told[label]).split()
         parts = [rng.choice(words[label]) if rng.random() < 1 / 6 else w for w in parts[:length]]
