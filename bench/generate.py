@@ -10,8 +10,8 @@ nothing about the server (it starts with 4 requests at once), has its cache and 
 against a scripted server that takes 50 ms, which shows what the client itself takes.
 
 Part two needs a Python of its own that holds `distilabel[openai]` and `requests`: its GenerateTextClassificationData asks the
-same model on the same server. A row of distilabel's counts as accepted when it parsed into `input_text` and `label`, and passes
-Reseed's own curation too (`curated`); Reseed's rows are planned from a project's descriptions and go through the same checks.
+same model on the same server, right after Reseed did. `parsed` are rows with a text and one of the project's labels, `curated` those
+that pass Reseed's checks too, whoever wrote them. Seconds are of asking and reading; `seconds_with_checks` adds the checks.
 """
 
 from __future__ import annotations
@@ -30,13 +30,19 @@ from typing import Any
 
 import httpx
 
+from tasks.curate.context import Context
+from tasks.curate.leak import Fingerprints
+from tasks.curate.run import run_checks
+from tasks.embed import embed
 from tasks.llm.budget import Ledger
 from tasks.llm.client import Client, Request
 from tasks.llm.local import local_server
 from tasks.llm.wire import body_of
 from tasks.project import Budget, Endpoint, Project
 from tasks.project_file import load_project
+from tasks.records import Record, whole
 from tasks.references import resolve
+from tasks.synthesise.parse import parse
 from tasks.synthesise.plan import plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +51,7 @@ SCRIPTED = (
     "s = Server(); s.delay = float(sys.argv[1]); print(s.url, flush=True); sys.stdin.read()"
 )
 TARGET = 0.90
+PEER_TOKENS = 300  # room for the JSON object with three texts that distilabel asks for
 
 Arm = Callable[[str, list[Request]], tuple[int, int]]  # (url, requests) -> replies, written tokens
 
@@ -125,6 +132,69 @@ def scripted(project: Project, *, rows: int, pairs: int, concurrency: int, delay
     return found | {"delay_seconds": delay, "concurrency": concurrency, "ideal_replies_per_second": concurrency / delay}
 
 
+def reseed_rows(url: str, project: Project, *, rows: int, slots: int, encoder: Path) -> dict[str, Any]:
+    """Rows that pass every check, and the seconds for asking, reading and checking them."""
+    each = -(-rows // len(project.labels))
+    requests = requests_of(project, each=each, generation=77)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as home:
+        endpoint = Endpoint(endpoint=url, model="m", concurrency=slots)
+        ledger = Ledger(Path(home) / "ledger.jsonl", Budget())
+        with Client(
+            endpoint, url=url, key="none", name="bench", model="m", cache=Path(home) / "cache", ledger=ledger
+        ) as client:
+            replies = list(client.ask_all(requests))
+    parsed = [row for reply in replies for row in parse(reply, min_words=project.curate.min_words)]
+    records = [row for row in parsed if isinstance(row, Record)]
+    asked = time.perf_counter() - began
+    kept = curated(records, project, encoder)
+    seconds = time.perf_counter() - began
+    return told(len(requests), len(records), kept, asked) | {"seconds_with_checks": round(seconds, 2)}
+
+
+def distilabel_rows(url: str, project: Project, *, rows: int, python: Path, encoder: Path) -> dict[str, Any]:
+    """Rows that distilabel parsed with one of the project's labels, and those of them that pass Reseed's checks too."""
+    labels = "; ".join(f"{label} ({line})" for label, line in project.labels.items())
+    task = f"Classify a {project.generate.text_kind} as one of: {labels}."
+    command = [python, ROOT / "bench" / "peer_distilabel.py", url, str(rows), task, str(PEER_TOKENS)]
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=550)
+    if run.returncode:
+        raise SystemExit(f"{python} can't run distilabel: {run.stderr.strip()[-400:]}")
+    answer = json.loads(run.stdout.strip().splitlines()[-1])
+    known = {label.casefold(): label for label in project.labels}
+    records = [
+        Record.of(whole(row["input_text"]), known[row["label"].strip().casefold()], "synthetic")
+        for row in answer["rows"]
+        if isinstance(row["input_text"], str)
+        and isinstance(row["label"], str)
+        and row["label"].strip().casefold() in known
+    ]
+    parsed = sum(isinstance(row["input_text"], str) and bool(row["label"]) for row in answer["rows"])
+    found = told(rows, len(records), curated(records, project, encoder), answer["seconds"])
+    return found | {"parsed_with_any_label": parsed}
+
+
+def curated(records: list[Record], project: Project, encoder: Path) -> int:
+    """How many pass the project's checks; there is no real text to compare with."""
+    context = Context(
+        settings=project.curate,
+        held_out=Fingerprints.of([]),
+        embed=lambda texts: embed(encoder, texts, max_length=project.train.max_length),
+    )
+    return len(run_checks(records, context)[0])
+
+
+def told(asked: int, parsed: int, kept: int, seconds: float) -> dict[str, Any]:
+    return {
+        "asked": asked,
+        "parsed": parsed,
+        "curated": kept,
+        "seconds": round(seconds, 2),
+        "parsed_per_second": round(parsed / seconds, 3),
+        "curated_per_second": round(kept / seconds, 3),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--project", type=Path, default=ROOT / "configs" / "bbc-news.yaml")
@@ -143,6 +213,15 @@ def main() -> None:
     print(f"against {weights.name} with {options.slots} slots:", flush=True)
     with local_server(weights, slots=options.slots) as url:
         found["local"] = side_by_side(url, project, rows=options.rows, pairs=options.pairs, concurrency=options.slots)
+        if options.peer_python:
+            encoder = resolve(project.train.model, beside=options.project.parent, cache=ROOT, kind="model")
+            rows = {"rows": options.peer_rows, "encoder": encoder}
+            found["rows"] = {
+                "reseed": reseed_rows(url, project, slots=options.slots, **rows),
+                "distilabel": distilabel_rows(url, project, python=options.peer_python, **rows),
+            }
+        else:
+            print("rows a second beside distilabel: left out, as --peer-python was not given", flush=True)
     found["target"], found["reached"] = TARGET, found["local"]["ratio"] >= TARGET
     print(json.dumps(found) if options.json else json.dumps(found, indent=1))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from prefect.exceptions import Pause
 from prefect.runtime import deployment, flow_run
 
 from flows import generation as generations
@@ -48,6 +49,9 @@ def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = Fal
             prepared = _prepare(project, Path(config).absolute().parent, settings.home)
             r = Retrain(project, Path(config).absolute(), settings, generation, judged_before, registry, log, prepared)
             yield r
+        except Pause:  # a person is waited for: neither failed nor killed
+            log.close("SCHEDULED")
+            raise
         except BaseException as e:
             log.tag(failure=f"{type(e).__name__}: {e}")
             log.close("FAILED" if isinstance(e, Exception) else "KILLED")

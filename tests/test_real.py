@@ -13,7 +13,7 @@ from tasks.llm.local import local_server
 from tasks.prepare import prepare
 from tasks.project_file import load_project
 from tasks.references import resolve
-from tasks.synthesise import synthesise
+from tasks.synthesise.stage import synthesise
 from tasks.train.stage import train
 from tests.conftest import ROOT
 

@@ -84,7 +84,7 @@ class TestLearning:
 
     def test_the_seed_decides(self, tune: Tune) -> None:
         first = tune("a")
-        assert same(first, tune("b")) and not same(first, tune("c", seed=1))
+        assert same(first, tune("b")) and not same(first, tune("c", seeds=(1,)))
 
     def test_the_best_epoch_is_kept(self, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         from safetensors.numpy import load_file

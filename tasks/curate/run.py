@@ -126,6 +126,9 @@ def curate(
         )
         kept, out_of_checks = run_checks(records, context, report)
         kept, rejected, reviewed = apply(kept, rejected + out_of_checks, decided)
+        for check in (leak, short_leak):  # a row that a check took before these may have been vouched for
+            reviewed, leaks = check(reviewed, context)
+            rejected += leaks
         kept, over = surplus([*reviewed, *kept], quota)
         rejected += over
         files.write_records(out / "kept.jsonl", kept)
