@@ -24,7 +24,7 @@ class Curate(Section):
         0.5, description="share of a text that stands in its generator's templates, its prompt or an example shown"
     )
     language: str = Field("auto", description="auto: that of most real rows; off; or a code such as en")
-    near_duplicate: Share = Field(0.7, description="Jaccard similarity of word 3-grams from which two rows are one")
+    near_duplicate: Share = Field(0.5, description="Jaccard similarity of word 3-grams from which two rows are one")
     leak: Share = Field(0.3, description="share of a row's word 4-grams that stand in one dev or test row")
     short_leak: Share = Field(0.95, description="cosine from which a text under 12 words repeats a dev or test row")
     semantic_duplicate: Share = Field(
