@@ -281,11 +281,17 @@ class TestCalibration:
         assert temperature(logits, y) == pytest.approx(best, rel=0.01)
         assert temperature(logits, y) == pytest.approx(scale, rel=0.15)
 
+    def test_what_is_always_right_is_as_sure_as_its_rows_allow(self) -> None:
+        y = np.arange(12) % 3
+        for scale in (0.5, 2, 10):
+            right = np.eye(3)[y] * scale
+            best = scale / np.log(13 / (1 / 2))  # softmax gives 13/14 there
+            assert temperature(right, y) == pytest.approx(best, rel=0.01)
+
     def test_it_stays_within_its_bounds(self) -> None:
         y = np.arange(12) % 3
-        right = np.eye(3)[y] * 2
-        assert temperature(right, y) == pytest.approx(0.5, rel=0.01)
-        assert temperature(np.eye(3)[(y + 1) % 3] * 50, y) == pytest.approx(8, rel=0.01)
+        assert temperature(np.eye(3)[y] * 1e-3, y) == pytest.approx(0.05, rel=0.01)
+        assert temperature(np.eye(3)[(y + 1) % 3] * 500, y) == pytest.approx(20, rel=0.01)
 
     def test_folding_divides_the_logits(self, encoder: Path) -> None:
         import torch

@@ -9,20 +9,23 @@ if TYPE_CHECKING:
 
 
 def temperature(logits: np.ndarray, y: np.ndarray) -> float:
-    """The temperature in [0.5, 8] that minimises the log loss of `logits` (rows, labels) on the true labels `y`.
+    """The temperature in [0.05, 20] that minimises the log loss of `logits` (rows, labels) on the true labels `y`.
 
-    Temperature scaling: Guo et al. 2017 (arXiv:1706.04599).
+    Temperature scaling: Guo et al. 2017 (arXiv:1706.04599). The targets are (rows + 1) / (rows + 2) in place of 1, as in
+    Platt 1999: a model that is right on every row is not taken to be right for ever.
     """
     import numpy as np
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
-    rows = np.arange(len(y))
+    n, labels = logits.shape
+    target = np.full((n, labels), 1 / (n + 2) / max(1, labels - 1))
+    target[np.arange(n), y] = (n + 1) / (n + 2)
 
     def loss(log_t: float) -> float:
-        return float(-log_softmax(logits / np.exp(log_t), axis=1)[rows, y].mean())
+        return -float((target * log_softmax(logits / np.exp(log_t), axis=1)).sum(axis=1).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.5), np.log(8)), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
 def fold(model: Any, t: float) -> bool:

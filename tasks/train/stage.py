@@ -12,7 +12,7 @@ from tasks.project import Project, Train
 from tasks.references import digest_of_path, resolve
 from tasks.train.fine_tune import fine_tune
 
-VERSION = 1
+VERSION = 2
 
 
 def write_bundle(
