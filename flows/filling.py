@@ -109,6 +109,8 @@ def _ask(r: Retrain, done: Filled, count: dict[str, int], focus: Focus | None) -
     stage_runs.generated(r.log, len(done.rounds), stage)
     for label, why in stage.counts["parked"].items():
         say(f"  {label}: {why}")
+    if hidden := stage.counts["seeds_not_shown"]:
+        say(f"  {hidden} seed rows repeat dev or test text and are not shown to the LLM (curate.leak)")
     if not stage.found and stage.counts["stopped"]:
         done.ended = stage.counts["stopped"]
     elif not stage.counts["replies"]:

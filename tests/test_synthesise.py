@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import files
+from tasks.curate.leak import Fingerprints
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.request import Reply, Request
+from tasks.prepare import FINGERPRINTS
 from tasks.project import Project
 from tasks.records import Record, Rejected, words
 from tasks.synthesise.parse import parse
@@ -435,6 +437,7 @@ class Round:
         self.home, self.llm = home, llm
         seeds = home / "splits"
         files.write_records(seeds / "seed.jsonl", SEEDS)
+        Fingerprints.of([]).save(seeds / FINGERPRINTS)
         self.splits = Stage("prepare", str(seeds), "k", "splits-digest", {}, 0.0)
 
     def run(self, n: int = 4, *, round_number: int = 1, **generate: Any) -> Stage:
@@ -536,6 +539,16 @@ class TestStage:
         round_.run(1, api_key_env="TOY_KEY")
         assert set(sent) == {"Bearer sk-very-secret"}
         assert not [p for p in round_.home.rglob("*") if p.is_file() and b"very-secret" in p.read_bytes()]
+
+    def test_a_seed_row_that_repeats_a_held_out_one_is_not_shown(self, round_: Round, llm: scripted.Server) -> None:
+        open_, sealed = SEEDS[1], SEEDS[0]
+        round_.run(30, examples=2)
+        assert sealed.text in str(llm.requests) and open_.text in str(llm.requests)
+        llm.requests.clear()
+        Fingerprints.of([sealed.but(text=sealed.text.upper() + "!")]).save(round_.splits.directory / FINGERPRINTS)
+        stage = round_.run(30, examples=2, seed=1)
+        assert stage.counts["seeds_not_shown"] == 1
+        assert sealed.text not in str(llm.requests) and open_.text in str(llm.requests)
 
     def test_progress_is_told(self, round_: Round, llm: scripted.Server) -> None:
         told: list[tuple[int, int]] = []

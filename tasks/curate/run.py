@@ -25,6 +25,7 @@ from tasks.curate.personal import personal_data
 from tasks.curate.refusal import refusal
 from tasks.curate.trigger import trigger
 from tasks.files import Stage
+from tasks.prepare import FINGERPRINTS
 from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of
@@ -120,7 +121,7 @@ def curate(
             rejected += files.read_rejected(r.directory / "rejected.jsonl")
         context = Context(
             settings=project.curate,
-            held_out=Fingerprints.load(splits.directory / "held_out_fingerprints.npz"),
+            held_out=Fingerprints.load(splits.directory / FINGERPRINTS),
             embed=lambda texts: embed(encoder, texts, max_length=project.train.max_length),
             real=_real(splits.directory),
         )

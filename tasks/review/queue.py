@@ -11,6 +11,7 @@ from tasks import files
 from tasks.curate.leak import Fingerprints, is_short
 from tasks.errors import UserError
 from tasks.files import Stage
+from tasks.prepare import FINGERPRINTS
 from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record, Rejected
@@ -150,7 +151,7 @@ def rank(project: Project, *, curated: Path, splits: Path, encoder: Path, report
 
 def _fingerprints(splits: Path) -> Fingerprints:
     try:
-        return Fingerprints.load(splits / "held_out_fingerprints.npz")
+        return Fingerprints.load(splits / FINGERPRINTS)
     except KeyError:
         raise UserError(f"{splits} was made by an older version: run `reseed retrain` again, then review") from None
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files
+from tasks.curate.leak import Fingerprints, leaks_into_prompts
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.budget import Ledger
 from tasks.llm.client import Client
 from tasks.llm.request import Outcome, Reply, Request
+from tasks.prepare import FINGERPRINTS
 from tasks.progress import Report, silent
 from tasks.project import Endpoint, Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of
@@ -22,7 +24,7 @@ from tasks.references import digest_of_path, resolve
 from tasks.synthesise.parse import parse
 from tasks.synthesise.plan import Focus, plan
 
-VERSION = 2
+VERSION = 3
 # what does not change the texts that come back
 NOT_IN_KEY = {
     "api_key_env",
@@ -133,12 +135,14 @@ def synthesise(
     by_name = sources(project, beside=beside, home=home)
     params = g.model_dump(mode="json", exclude=NOT_IN_KEY)
     params |= {"count": count, "round": round_number, "generation": generation, "labels": project.labels}
-    params |= {"min_words": project.curate.min_words, "more_topics": more_topics or {}}
+    params |= {"min_words": project.curate.min_words, "leak": project.curate.leak, "more_topics": more_topics or {}}
     params |= {"focus": focus.to_json() if focus else None}
     params |= {"generators": [source.identity() for source in by_name.values()]}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         seeds = files.read_records(splits.directory / "seed.jsonl") if g.examples else []
+        held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
+        seeds, not_shown = leaks_into_prompts(seeds, held_out, limit=project.curate.leak)
         requests = plan(
             project,
             count=count,
@@ -173,6 +177,7 @@ def synthesise(
             "asked": dict(count),
             "rows": count_by_label(rows),
             "rejected": count_by_check(rejected),
+            "seeds_not_shown": len(not_shown),
             "generators": told,
             **_total(told),
         }
