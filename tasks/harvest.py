@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import files
 from tasks.curate.duplicates import near
-from tasks.curate.leak import Fingerprints, leak
+from tasks.curate.leak import FINGERPRINTS, Fingerprints, leak
 from tasks.files import Stage
-from tasks.prepare import FINGERPRINTS
 from tasks.progress import Report, silent
 from tasks.project import Harvest, Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label

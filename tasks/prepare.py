@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files
-from tasks.curate.leak import Fingerprints, is_short
+from tasks.curate.leak import FINGERPRINTS, Fingerprints, is_short
 from tasks.errors import UserError, nearest
 from tasks.files import Stage
 from tasks.project import Project
@@ -26,7 +26,6 @@ from tasks.records import Record, Rejected, Source, content_id, count_by_check, 
 from tasks.references import digest_of_path, resolve
 
 VERSION = 2
-FINGERPRINTS = "held_out_fingerprints.npz"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from tasks import files
 from tasks.errors import UserError
 from tasks.explain import Story, explain, locate
 from tasks.files import CorruptDirectory
-from tasks.prepare import FINGERPRINTS
 from tasks.project import Curate
 from tasks.records import Record, Rejected, content_id
 from tasks.review.decisions import Decisions

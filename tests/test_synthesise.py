@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import files
-from tasks.curate.leak import Fingerprints
+from tasks.curate.leak import FINGERPRINTS, Fingerprints
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.request import Reply, Request
-from tasks.prepare import FINGERPRINTS
 from tasks.project import Project
 from tasks.records import Record, Rejected, words
 from tasks.synthesise.parse import parse

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tasks.curate.context import Context
 
+FINGERPRINTS = "held_out_fingerprints.npz"  # their file, beside the splits
 WORDS = 4
 SHORT = 12  # words under which a text has too few n-grams, and its embedding is compared too
 LEAST_GRAMS = 8  # of a held-out row that is looked for inside longer texts

@@ -18,14 +18,13 @@ from tasks.curate.dropped import dropped_generator
 from tasks.curate.duplicates import exact, near, semantic_duplicate
 from tasks.curate.label_noise import label_noise
 from tasks.curate.language import language
-from tasks.curate.leak import Fingerprints, leak, short_leak
+from tasks.curate.leak import FINGERPRINTS, Fingerprints, leak, short_leak
 from tasks.curate.length import length
 from tasks.curate.normalise import normalise
 from tasks.curate.personal import personal_data
 from tasks.curate.refusal import refusal
 from tasks.curate.trigger import trigger
 from tasks.files import Stage
-from tasks.prepare import FINGERPRINTS
 from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files
-from tasks.curate.leak import Fingerprints
+from tasks.curate.leak import FINGERPRINTS, Fingerprints
 from tasks.curate.personal import kinds
 from tasks.errors import UserError
 from tasks.files import Stage
-from tasks.prepare import FINGERPRINTS
 from tasks.records import Record, Rejected
 
 # a row set aside by these repeats a held-out row or holds personal data: its text is never shown

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import files
-from tasks.curate.leak import Fingerprints, is_short
+from tasks.curate.leak import FINGERPRINTS, Fingerprints, is_short
 from tasks.errors import UserError
 from tasks.files import Stage
-from tasks.prepare import FINGERPRINTS
 from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record, Rejected

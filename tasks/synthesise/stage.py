@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files
-from tasks.curate.leak import Fingerprints, leaks_into_prompts
+from tasks.curate.leak import FINGERPRINTS, Fingerprints, leaks_into_prompts
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.budget import Ledger
 from tasks.llm.client import Client
 from tasks.llm.request import Outcome, Reply, Request
-from tasks.prepare import FINGERPRINTS
 from tasks.progress import Report, silent
 from tasks.project import Endpoint, Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of

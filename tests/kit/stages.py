@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files
-from tasks.curate.leak import Fingerprints
+from tasks.curate.leak import FINGERPRINTS, Fingerprints
 from tasks.explain import Places
 from tasks.files import Stage
-from tasks.prepare import FINGERPRINTS
 from tasks.records import Record, Rejected, count_by_label
 from tests.kit.rows import record
 
