@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tasks import files
+from tasks.curate.leak import FINGERPRINTS
 from tasks.errors import UserError
 from tasks.explain import Story, explain, locate
 from tasks.files import CorruptDirectory
