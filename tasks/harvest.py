@@ -1,8 +1,9 @@
 """Add real unlabelled text to the training rows, under the labels that the model trained so far gives it.
 
-Self-training with two judges: a row is taken when the calibrated model is confident and a linear probe on frozen embeddings
-agrees (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998). Each label gets its estimated
-share of the unlabelled text, so that easy labels don't crowd out the others.
+Self-training with two judges: a row is taken when the model and a linear probe on frozen embeddings see the same label and
+are confident together (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998); both are calibrated
+on dev. Among confident rows chance decides, not confidence: the surest rows are the ones that teach nothing new. Each label
+gets its estimated share of the unlabelled text, so that easy labels don't crowd out the others.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tasks.references import digest_of_path, resolve
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
+VERSION = 2
 MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
 
 
@@ -40,28 +41,31 @@ def quotas(
 
 
 def take(
-    rows: list[Record], p: np.ndarray, opinion: list[str], *, labels: list[str], settings: Harvest, number: int
+    rows: list[Record], p: np.ndarray, q: np.ndarray, *, labels: list[str], settings: Harvest, number: int
 ) -> tuple[list[Record], dict[str, Any]]:
-    """The rows taken, most confident first within their label, and the figures behind the choice.
+    """The rows taken, in the order of their ids (content hashes, so by chance), and the figures behind the choice.
 
-    `p` are calibrated probabilities, shape (rows, labels); `opinion` is the probe's label of each row.
+    `p` and `q` are the calibrated probabilities of the model and of the probe, each of shape (rows, labels). A row's score
+    is their geometric mean for its label, and none where they see different labels.
     """
+    import numpy as np
+
     best = p.argmax(axis=1)
+    at = np.arange(len(rows))
+    scores = np.where(best == q.argmax(axis=1), np.sqrt(p[at, best] * q[at, best]), 0.0)
     proportions = {label: float(share) for label, share in zip(labels, p.mean(axis=0), strict=True)}
-    by_label: dict[str, list[int]] = {label: [] for label in labels}
-    for i, k in enumerate(best):
-        if p[i, k] >= settings.confidence and opinion[i] == labels[k]:
-            by_label[labels[k]].append(i)
+    sure = scores >= max(settings.confidence, 1e-9)
+    by_label = {label: [int(i) for i in np.flatnonzero(sure & (best == k))] for k, label in enumerate(labels)}
     found = {label: len(own) for label, own in by_label.items()}
     quota = quotas(proportions, found, rows=len(rows), settings=settings)
     taken = []
     for label, own in by_label.items():
-        own.sort(key=lambda i: (-float(p[i].max()), rows[i].id))
+        own.sort(key=lambda i: rows[i].id)
         taken += [
             rows[i].but(
                 label=label,
                 source="harvested",
-                lineage=rows[i].lineage | {"score": round(float(p[i].max()), 4), "harvest": number},
+                lineage=rows[i].lineage | {"score": round(float(scores[i]), 4), "harvest": number},
             )
             for i in own[: quota[label]]
         ]
@@ -97,8 +101,9 @@ def harvest(
         rejected: list[Rejected] = []
         if rows:
             learned = files.read_records(current.directory / "kept.jsonl")
-            p, opinion = _opinions(project, encoder, trained.directory / "bundle", learned, rows, report)
-            taken, told = take(rows, p, opinion, labels=project.label_names, settings=project.harvest, number=number)
+            dev = files.read_records(splits.directory / "dev.jsonl")
+            p, q = _opinions(project, encoder, trained.directory / "bundle", learned, dev, rows, report)
+            taken, told = take(rows, p, q, labels=project.label_names, settings=project.harvest, number=number)
             taken, rejected = _checked(project, taken, base, held_out)
         files.write_records(out / "kept.jsonl", [*base, *taken])
         files.write_records(out / "rejected.jsonl", rejected)
@@ -119,25 +124,46 @@ def harvest(
 
 
 def _opinions(
-    project: Project, encoder: Path, bundle: Path, learned: list[Record], rows: list[Record], report: Report
-) -> tuple[np.ndarray, list[str]]:
-    """The model's calibrated probabilities of each row, and the probe's label."""
+    project: Project,
+    encoder: Path,
+    bundle: Path,
+    learned: list[Record],
+    dev: list[Record],
+    rows: list[Record],
+    report: Report,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Calibrated probabilities of each row, shape (rows, labels): the model's and the probe's."""
+    import numpy as np
     import torch
+    from scipy.special import softmax
 
     from tasks.bundle import Classifier
     from tasks.embed import embed, has_bf16
     from tasks.probe import fit_probe
+    from tasks.train.calibrate import temperature
 
-    texts = [r.text for r in rows]
-    length = project.train.max_length
+    labels = project.label_names
+
+    def embedded(records: list[Record]) -> np.ndarray:
+        return embed(encoder, [r.text for r in records], max_length=project.train.max_length)
+
     report(0, 3, "the model")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
-        p = Classifier.load(bundle).probabilities(texts)
+        p = Classifier.load(bundle).probabilities([r.text for r in rows])
     report(1, 3, "the probe")
-    probe = fit_probe(embed(encoder, [r.text for r in learned], max_length=length), [str(r.label) for r in learned])
+    probe = fit_probe(embedded(learned), [str(r.label) for r in learned])
     report(2, 3, "the probe")
-    return p, [str(k) for k in probe.predict(embed(encoder, texts, max_length=length))]
+    columns = [labels.index(str(k)) for k in probe.classes_]
+
+    def seen(records: list[Record]) -> np.ndarray:
+        """Log-probabilities; a label that the probe has not learned is not seen."""
+        found = np.full((len(records), len(labels)), 1e-12)
+        found[:, columns] = np.maximum(probe.predict_proba(embedded(records)), 1e-12)
+        return np.log(found)
+
+    t = temperature(seen(dev), np.array([labels.index(str(r.label)) for r in dev])) if dev else 1.0
+    return p, softmax(seen(rows) / t, axis=1)
 
 
 def _checked(
