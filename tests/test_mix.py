@@ -120,18 +120,28 @@ class TestHarvest:
             LABELS, 100
         )
 
-    def test_only_confident_and_agreed_rows_the_surest_first(self) -> None:
+    def test_only_rows_of_which_both_are_confident(self) -> None:
         rows = [Record.of(f"text {i}", None, "unlabelled") for i in range(60)]
         p = np.full((60, 3), 0.05)
         for i in range(60):
             p[i, i % 3] = 0.7 + 0.2 * (i / 60)
         p /= p.sum(axis=1, keepdims=True)
-        opinion = [LABELS[i % 3] for i in range(60)]
-        opinion[57] = LABELS[1]  # the probe disagrees on one of the surest
-        h = Harvest(confidence=0.85, share=1.0, per_label=5)
-        taken, told = take(rows, p, opinion, labels=LABELS, settings=h, number=1)
-        assert {r.source for r in taken} == {"harvested"} and rows[57].id not in {r.id for r in taken}
+        q = p.copy()
+        q[57] = p[58]  # the probe sees another label in one of the surest
+        q[54] = [0.4, 0.3, 0.3]  # and is not sure of one
+        h = Harvest(confidence=0.85, share=1.0, per_label=50)
+        taken, told = take(rows, p, q, labels=LABELS, settings=h, number=1)
+        out = {r.id for r in taken}
+        sure = {r.id for i, r in enumerate(rows) if p[i].max() >= 0.85}
+        assert out <= sure - {rows[57].id, rows[54].id} and len(out) >= 9
+        assert {r.source for r in taken} == {"harvested"}
+        assert all(
+            r.lineage["score"] >= 0.85
+            and rows.index(r.but(label=None, source="unlabelled", lineage={})) % 3 == LABELS.index(str(r.label))
+            for r in taken
+        )
+        few, _ = take(rows, p, q, labels=LABELS, settings=Harvest(confidence=0.85, share=1.0, per_label=2), number=1)
         for label in LABELS:
-            scores = [r.lineage["score"] for r in taken if r.label == label]
-            assert 0 < len(scores) <= 5 and scores == sorted(scores, reverse=True) and min(scores) >= 0.85
+            own = [r.id for r in taken if r.label == label]
+            assert [r.id for r in few if r.label == label] == sorted(own)[:2], "chance, not confidence, decides"
         assert sum(told["proportions"].values()) == pytest.approx(1, abs=0.001)

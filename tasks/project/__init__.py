@@ -44,7 +44,10 @@ class Harvest(Section):
     rounds: int = Field(
         1, ge=0, le=5, description="of labelling, adding and training again; 0 leaves unlabelled text alone"
     )
-    confidence: Share = Field(0.8, description="least geometric mean of the calibrated probabilities of model and probe, which see the same label")
+    confidence: Share = Field(
+        0.8,
+        description="least geometric mean of the calibrated probabilities of model and probe, which see the same label",
+    )
     share: Share = Field(0.6, description="of the unlabelled rows, added at most; in the labels' estimated proportions")
     per_label: Positive = Field(150, description="rows a label, added at most")
 
