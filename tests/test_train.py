@@ -22,7 +22,8 @@ from tasks.project import Train
 from tasks.records import Record, Source
 from tasks.train.__main__ import main
 from tasks.train.calibrate import fold, temperature
-from tasks.train.fine_tune import Trained, fine_tune, latest_checkpoint
+from tasks.train.fine_tune import Trained, fine_tune
+from tasks.train.resume import latest_checkpoint
 from tests.conftest import ROOT
 from tests.kit import toy
 
@@ -77,7 +78,7 @@ class TestLearning:
     def test_the_history_has_every_epoch(self, tune: Tune) -> None:
         told = tune().history
         names = {name for _, name, _ in told}
-        assert names == {"train.loss", "train.learning_rate", "dev.loss", "dev.f1_macro"}
+        assert names == {"train.loss", "train.learning_rate", "train.grad_norm", "dev.loss", "dev.f1_macro"}
         assert [step for step, name, _ in told if name == "dev.f1_macro"] == [BATCHES, 2 * BATCHES, 3 * BATCHES]
         losses = [value for _, name, value in told if name == "train.loss"]
         assert losses[-1] < losses[0]
@@ -153,7 +154,7 @@ class TestRefusals:
         assert not (tmp_path / "ran").exists()
 
     def test_bf16_where_there_is_none(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
-        from tasks.train import fine_tune as module
+        from tasks.train import arguments as module
 
         monkeypatch.setattr(module, "has_bf16", lambda: False)
         with pytest.raises(UserError, match=r"train.precision is bf16"):
