@@ -98,7 +98,9 @@ class Train(Section):
                 raise ValueError(f"{what}_strategy is steps, but {what}_steps is not given: set it")
             if by != "steps" and steps is not None:
                 raise ValueError(f"{what}_steps is {steps:g}, but {what}_strategy is {by}: set that to steps")
-        if self.eval_strategy == "no" and (self.load_best_model_at_end or self.patience or self.save_strategy == "best"):
+        if self.eval_strategy == "no" and (
+            self.load_best_model_at_end or self.patience or self.save_strategy == "best"
+        ):
             raise ValueError(
                 "eval_strategy is no, so nothing says which model is best: set load_best_model_at_end to false, "
                 "patience to 0 and save_strategy to epoch, steps or no"

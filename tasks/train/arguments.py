@@ -63,7 +63,9 @@ def training_arguments(settings: Train, *, work: Path, attempt: Attempt) -> Any:
     for name in given:
         if name not in known:
             key = {v: k for k, v in OURS.items()}.get(name, OURS.get(name, name))
-            raise UserError(f"train.{key} needs {name}, which transformers {transformers.__version__} does not know: {UPDATE}")
+            raise UserError(
+                f"train.{key} needs {name}, which transformers {transformers.__version__} does not know: {UPDATE}"
+            )
     _check_curve(settings)
     _check_optimiser(settings)
     try:
@@ -101,7 +103,15 @@ def _given(settings: Train, work: Path, attempt: Attempt) -> dict[str, Any]:
         "report_to": "none",
         **_saving(settings),
     }
-    same = ("max_steps", "learning_rate", "weight_decay", "lr_scheduler_type", "optim", "max_grad_norm", "logging_steps")
+    same = (
+        "max_steps",
+        "learning_rate",
+        "weight_decay",
+        "lr_scheduler_type",
+        "optim",
+        "max_grad_norm",
+        "logging_steps",
+    )
     given |= {name: getattr(settings, name) for name in (*same, "torch_compile", "metric_for_best_model")}
     if settings.gradient_checkpointing:
         given |= {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}

@@ -34,6 +34,8 @@ def load(encoder: Path, labels: list[str], *, settings: Train) -> tuple[Any, Any
             raise ValueError("its tokenizer knows no words")
         if tokenizer.pad_token_id is None:
             raise ValueError("its tokenizer has no padding token, so texts can't be batched")
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         raise UserError(
             f"train.model {encoder} can't be loaded as a classifier: {' '.join(str(e).split())[:300]}; {REMEDY}"
@@ -83,9 +85,11 @@ def _set_dropout(config: Any, settings: Train) -> None:
         value = getattr(settings, key)
         if value is None:
             continue
-        there = [n for n in names if hasattr(config, n)]
+        there = [n for n in names if hasattr(config, n) or (n == "cls_dropout" and "deberta" in config.model_type)]
         if not there:
-            raise UserError(f"train.{key} is {value}, but a {config.model_type} model has no such setting: leave it out")
+            raise UserError(
+                f"train.{key} is {value}, but a {config.model_type} model has no such setting: leave it out"
+            )
         for name in there:
             setattr(config, name, value)
 

@@ -37,7 +37,9 @@ def freeze(model: Any, *, settings: Train) -> None:
         return
     layers = _layers(model, "freeze_layers") if settings.freeze_layers else count_layers(model)
     if settings.freeze_layers > layers:
-        raise UserError(f"train.freeze_layers is {settings.freeze_layers}, but the encoder has {layers} layers: lower it")
+        raise UserError(
+            f"train.freeze_layers is {settings.freeze_layers}, but the encoder has {layers} layers: lower it"
+        )
     for name, parameter in model.named_parameters():
         if depth(name, base=model.base_model_prefix, layers=layers) <= settings.freeze_layers:
             parameter.requires_grad_(False)
@@ -58,7 +60,8 @@ def groups(model: Any, *, decayed: set[str], settings: Train) -> list[dict[str, 
     Layer-wise learning-rate decay as in ELECTRA (Clark et al. 2020, arXiv:2003.10555). `decayed` are the parameters that
     weight decay applies to. Frozen ones are left out.
     """
-    layers, found = _layers(model, "layer_decay"), {}
+    layers = _layers(model, "layer_decay")
+    found: dict[tuple[int, bool], list[Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             key = (layers + 1 - depth(name, base=model.base_model_prefix, layers=layers), name not in decayed)

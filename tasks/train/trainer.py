@@ -48,6 +48,7 @@ def trainer_class() -> Any:
         """`settings` and `asked` are set on it after it is made. `compute_loss_func` is one of losses.py."""
 
         settings: Train
+        optimizer: Any
         asked = Asked()
         epoch_over = False  # set by `saving`
         _owed = False  # a checkpoint that waits for the epoch's evaluation
@@ -73,10 +74,9 @@ def trainer_class() -> Any:
             labels, weights = inputs.pop("labels"), inputs.pop("weight", None)
             outputs = model(**inputs)
             losses = self.compute_loss_func(outputs.logits, labels, weights)
-            if num_items_in_batch is None:
-                loss = losses.mean()
-            else:  # gradients are averaged over processes, so their number is put back
-                loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+            rows = len(losses) * self.accelerator.num_processes if num_items_in_batch is None else num_items_in_batch
+            # gradients are averaged over processes: their number is put back
+            loss = losses.sum() / rows * self.accelerator.num_processes
             return (loss, outputs) if return_outputs else loss
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
