@@ -95,9 +95,16 @@ def command(folder: Path, encoder: Path, out: str, **options: Any) -> list[str]:
     return ["--data", str(folder / "data"), "--out", str(folder / out), "--model", str(encoder), *given]
 
 
-def ran(arguments: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
-    where = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(ROOT), **more}}
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=250, check=False, **where)  # type: ignore[call-overload,no-any-return]
+def ran(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment) as process:
+        try:
+            out, err = process.communicate(timeout=250)
+        except BaseException:
+            process.terminate()  # torchrun then ends its workers, which a kill would leave behind
+            raise
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 @pytest.mark.slow

@@ -69,11 +69,15 @@ def training_arguments(settings: Train, *, work: Path, attempt: Attempt) -> Any:
     _check_curve(settings)
     _check_optimiser(settings)
     try:
-        return TrainingArguments(**given)
+        made = TrainingArguments(**given)
     except (ValueError, TypeError) as e:
         raise UserError(
             f"the train settings don't fit transformers {transformers.__version__}: {' '.join(str(e).split())[:300]}"
         ) from None
+    made._n_gpu = min(
+        made._n_gpu, 1
+    )  # one process drives one device: Trainer would else multiply the batch by all it sees
+    return made
 
 
 UPDATE = "install the version that requirements.lock names, or leave it out"
