@@ -46,9 +46,11 @@ def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = Fal
         registry.reconcile(project.name)
         log = _open_run(project, settings, config=config, generation=generation)
         try:
-            prepared = _prepare(project, Path(config).absolute().parent, settings.home)
-            r = Retrain(project, Path(config).absolute(), settings, generation, judged_before, registry, log, prepared)
-            yield r
+            with log.machine_watched():
+                prepared = _prepare(project, Path(config).absolute().parent, settings.home)
+                place = Path(config).absolute()
+                r = Retrain(project, place, settings, generation, judged_before, registry, log, prepared)
+                yield r
         except Pause:  # a person is waited for: neither failed nor killed
             log.close("SCHEDULED")
             raise

@@ -91,11 +91,14 @@ def trained(log: Tracking, stage: Stage, name: str = "train") -> str:
         "dev.f1_macro": c["dev_f1_macro"],
         "train.temperature": c["temperature"],
         "train.steps": float(c["steps"]),
+        "train.rows_at_once": float(c["rows_at_once"]),
+        "train.fallbacks": float(len(c["notes"])),
     }
     history = [
         (int(step), name, float(value)) for step, name, value in files.read_json(stage.directory / "history.json")
     ]
-    return log.stage(stage, name=name, metrics=metrics, history=history)
+    pictures = [p for p in [stage.directory / "curves.png"] if p.exists()]
+    return log.stage(stage, name=name, metrics=metrics, history=history, artifacts=pictures)
 
 
 def test_metrics(scored: Stage) -> dict[str, float]:

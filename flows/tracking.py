@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,18 @@ class Tracking:
     def close(self, status: str) -> None:
         """End the parent run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.run_id, status)
+
+    @contextmanager
+    def machine_watched(self) -> Iterator[None]:
+        """The machine's CPU, memory, disk, network and GPU on the parent run while the body runs, as `system/...`."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.client.tracking_uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
 
     def tag(self, **tags: str) -> None:
         for key, value in tags.items():

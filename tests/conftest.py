@@ -40,6 +40,14 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def tune(tmp_path: Path, encoder: Path) -> Callable[..., Any]:
+    """A quick training of the tiny encoder on the toy task, see tests/kit/training.py."""
+    from tests.kit.training import tuner
+
+    return tuner(tmp_path, encoder)
+
+
+@pytest.fixture
 def llm() -> Iterator[Any]:
     from tests.kit.scripted import Server
 

@@ -29,7 +29,10 @@ def champion_version() -> str:
     return str(client().get_model_version_by_alias("toy", "champion").version)
 
 
-def test_first_run_promotes_and_second_finds_everything(config: Path, reseed: Command, llm: Any) -> None:
+def test_first_run_promotes_and_second_finds_everything(
+    config: Path, reseed: Command, llm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     code, out, err = reseed("retrain", config, "--json")
     assert code == 0, err
     first = last_json(out)
@@ -63,6 +66,12 @@ def test_first_run_promotes_and_second_finds_everything(config: Path, reseed: Co
     assert "accepted.json" in files and ("rejected.json" in files) == bool(rejected)
     assert len(stages["curate"].inputs.dataset_inputs[0].dataset.digest) == 36
     assert "confusion.png" in {f.path for f in client().list_artifacts(stages["evaluate challenger"].info.run_id)}
+    trained = stages["train"].info.run_id
+    assert "curves.png" in {f.path for f in client().list_artifacts(trained)}
+    for name in ("train.loss", "train.learning_rate", "train.grad_norm", "dev.f1_macro"):
+        steps = [m.step for m in client().get_metric_history(trained, name)]
+        assert len(set(steps)) == len(steps) >= 2, name
+    assert any(k.startswith("system/cpu") for k in told.data.metrics)
     version = client().get_model_version_by_alias("toy", "champion")
     assert str(version.version) == "1" and "macro-F1" in version.description
     assert client().get_run(version.run_id).info.run_name in {"train", "train after harvest 1"}

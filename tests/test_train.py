@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,52 +16,13 @@ import pytest
 from tasks import files
 from tasks.bundle import Classifier, check
 from tasks.errors import UserError
-from tasks.project import Train
-from tasks.records import Record, Source
+from tasks.records import Record
 from tasks.train.__main__ import main
 from tasks.train.calibrate import fold, temperature
-from tasks.train.fine_tune import Trained, fine_tune, latest_checkpoint
+from tasks.train.resume import latest_checkpoint
 from tests.conftest import ROOT
 from tests.kit import toy
-
-BATCHES = 6  # an epoch of the rows below
-
-
-def rows(words: dict[str, list[str]], n: int, source: Source, seed: int = 0) -> list[Record]:
-    rng = random.Random(seed)
-    return [Record.of(toy.sentence(words[k], rng), k, source) for k in toy.LABELS for _ in range(n)]
-
-
-TRAIN, DEV = rows(toy.WRITTEN, 16, "synthetic"), rows(toy.REAL, 6, "dev", seed=1)
-
-
-def chosen(**changes: Any) -> Train:
-    quick = {"epochs": 3, "learning_rate": 3e-3, "max_length": 32, "batch_size": 8, "patience": 3, "precision": "fp32"}
-    return Train(model="tiny", **{**quick, **changes})
-
-
-@pytest.fixture
-def tune(tmp_path: Path, encoder: Path) -> Callable[..., Trained]:
-    def run(work: str = "work", train: list[Record] = TRAIN, dev: list[Record] = DEV, **changes: Any) -> Trained:
-        where = changes.pop("encoder", encoder)
-        return fine_tune(
-            train, dev, labels=list(toy.LABELS), settings=chosen(**changes), encoder=where, work=tmp_path / work
-        )
-
-    return run
-
-
-Tune = Callable[..., Trained]
-
-
-def weights(trained: Trained) -> dict[str, Any]:
-    return dict(trained.model.state_dict())
-
-
-def same(a: Trained, b: Trained) -> bool:
-    import torch
-
-    return weights(a).keys() == weights(b).keys() and all(torch.equal(v, weights(b)[k]) for k, v in weights(a).items())
+from tests.kit.training import BATCHES, DEV, TRAIN, Stopped, Tune, rows, same, stop_after, weights, write_data
 
 
 class TestLearning:
@@ -77,7 +36,7 @@ class TestLearning:
     def test_the_history_has_every_epoch(self, tune: Tune) -> None:
         told = tune().history
         names = {name for _, name, _ in told}
-        assert names == {"train.loss", "train.learning_rate", "dev.loss", "dev.f1_macro"}
+        assert names == {"train.loss", "train.learning_rate", "train.grad_norm", "dev.loss", "dev.f1_macro"}
         assert [step for step, name, _ in told if name == "dev.f1_macro"] == [BATCHES, 2 * BATCHES, 3 * BATCHES]
         losses = [value for _, name, value in told if name == "train.loss"]
         assert losses[-1] < losses[0]
@@ -153,32 +112,12 @@ class TestRefusals:
         assert not (tmp_path / "ran").exists()
 
     def test_bf16_where_there_is_none(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
-        from tasks.train import fine_tune as module
+        from tasks.train import arguments as module
 
         monkeypatch.setattr(module, "has_bf16", lambda: False)
         with pytest.raises(UserError, match=r"train.precision is bf16"):
             tune(precision="bf16")
         assert tune("auto", precision="auto", epochs=1).precision == "fp32"
-
-
-class Stopped(Exception):
-    pass
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int, *, sealed: bool = True) -> None:
-    """Stop when the n-th checkpoint is sealed, or when its files lie there and its manifest does not."""
-    real, seen = files.seal, []
-
-    def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
-        seen.append(directory)
-        if len(seen) == checkpoints and not sealed:
-            raise Stopped
-        digest = real(directory, about)
-        if len(seen) == checkpoints:
-            raise Stopped
-        return digest
-
-    monkeypatch.setattr(files, "seal", seal)
 
 
 class TestResuming:
@@ -327,14 +266,6 @@ class TestCalibration:
         )
 
 
-def write_data(folder: Path, train: list[Record] = TRAIN, dev: list[Record] = DEV) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, records in (("train", train), ("dev", dev)):
-        lines = [json.dumps({"text": r.text, "label": r.label}) + "\n" for r in records]
-        (folder / f"{name}.jsonl").write_text("".join(lines))
-    return folder
-
-
 # a bare GPU machine: what only flows/ and the other stages need is absent, and `import mlflow` finds our folder
 BARE = f"""
 import pathlib, sys
@@ -404,7 +335,7 @@ class TestCommand:
         data, out = tmp_path / "data", tmp_path / "new" / "out"
         self.two(capsys, self.arguments(data, out, encoder), str(data / "train.jsonl"), "is not there", "dev.jsonl")
         write_data(data)
-        self.two(capsys, self.arguments(data, out, tmp_path / "none"), "none", "can't be loaded")
+        self.two(capsys, self.arguments(data, out, tmp_path / "none"), "none", "is not there")
         self.two(capsys, self.arguments(data, out, encoder, max_length=999), "999", "128")
         self.two(capsys, self.arguments(data, out, encoder, epochs=0), "--epochs", "0")
         (data / "dev.jsonl").write_text("")

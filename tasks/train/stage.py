@@ -10,9 +10,10 @@ from tasks.files import Stage
 from tasks.progress import Report, silent
 from tasks.project import Project, Train
 from tasks.references import digest_of_path, resolve
+from tasks.train.curves import draw
 from tasks.train.fine_tune import fine_tune
 
-VERSION = 2
+VERSION = 3
 
 
 def write_bundle(
@@ -27,7 +28,8 @@ def write_bundle(
     about: dict[str, Any],
     report: Report,
 ) -> dict[str, Any]:
-    """Fine-tune on the records in `train`, write `out/bundle` and `out/history.json`, and return the counts."""
+    """Fine-tune on the records in `train`, write `out/bundle`, `out/history.json` and `out/curves.png` (where matplotlib is), and
+    return the counts."""
     rows = files.read_records(train)
     trained = fine_tune(
         rows,
@@ -45,9 +47,11 @@ def write_bundle(
         "dev": {"f1_macro": trained.dev_f1_macro},
         "temperature": trained.temperature,
         "precision": trained.precision,
+        "notes": list(trained.attempt.notes),
     }
     digest = bundle.save(trained.model, trained.tokenizer, out / "bundle", about=about)
     files.write_json(out / "history.json", trained.history)
+    draw(trained.history, out / "curves.png")
     return {
         "rows": len(rows),
         "steps": trained.steps,
@@ -55,6 +59,9 @@ def write_bundle(
         "dev_f1_macro": trained.dev_f1_macro,
         "temperature": trained.temperature,
         "precision": trained.precision,
+        "rows_at_once": trained.attempt.batch_size,
+        "accumulation": trained.attempt.accumulation,
+        "notes": list(trained.attempt.notes),
         "bundle": digest,
     }
 
@@ -70,8 +77,8 @@ def train(
     home: Path,
     report: Report = silent,
 ) -> Stage:
-    """The challenger: `bundle/` (see tasks/bundle.py) and `history.json`. A killed training goes on from its last
-    whole checkpoint. `number` picks one of `train.seeds`."""
+    """The challenger: `bundle/` (see tasks/bundle.py), `history.json` and `curves.png`. A killed training goes on from
+    its last whole checkpoint. `number` picks one of `train.seeds`."""
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
     settings = project.train.model_copy(update={"seeds": (project.train.seeds[number] + 1000 * generation,)})
     inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}

@@ -1,0 +1,197 @@
+"""The project's settings as transformers' TrainingArguments. What the installed transformers does not know is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+from tasks.embed import has_bf16
+from tasks.errors import UserError, nearest
+from tasks.project.train import Train
+from tasks.train.resume import Attempt
+
+# fields that a key of ours sets, and the key
+OURS = {
+    "num_train_epochs": "epochs",
+    "warmup_steps": "warmup",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "label_smoothing_factor": "label_smoothing",
+    "bf16": "precision",
+    "fp16": "precision",
+    "activation_checkpointing": "gradient_checkpointing",
+    "seed": "seeds",
+}
+# fields that where a stage writes, whom it tells and how it resumes rest on, or that would send the model away
+FIXED = {
+    "output_dir", "report_to", "use_cpu", "disable_tqdm", "greater_is_better", "train_sampling_strategy",
+    "length_column_name", "restore_callback_states_from_checkpoint", "remove_unused_columns", "logging_nan_inf_filter",
+    "enable_jit_checkpoint", "auto_find_batch_size", "ignore_data_skip", "save_only_model", "push_to_hub", "deepspeed",
+    "fsdp", "prediction_loss_only", "batch_eval_metrics", "resume_from_checkpoint", "do_train", "do_eval", "do_predict",
+}  # fmt: skip
+
+
+def precision_of(settings: Train) -> str:
+    """fp32, bf16 or fp16. Raises UserError for what this machine does not have."""
+    import torch
+
+    if settings.precision == "bf16" and not has_bf16():
+        raise UserError("train.precision is bf16, which this processor does not have: use auto or fp32")
+    if settings.precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("train.precision is fp16, which needs a CUDA device: use auto or fp32")
+    if settings.precision == "auto":
+        return "bf16" if has_bf16() else "fp32"
+    return settings.precision
+
+
+def training_arguments(settings: Train, *, work: Path, attempt: Attempt) -> Any:
+    """TrainingArguments that write to `work`.
+
+    Raises UserError where the installed transformers does not know a setting, or the settings contradict each other.
+    """
+    import transformers
+    from transformers import TrainingArguments
+
+    given = _given(settings, work, attempt)
+    known = {f.name for f in dataclasses.fields(TrainingArguments)}
+    for name in settings.arguments:
+        _allow(name, given, known)
+    given |= settings.arguments
+    for name in given:
+        if name not in known:
+            key = {v: k for k, v in OURS.items()}.get(name, OURS.get(name, name))
+            raise UserError(
+                f"train.{key} needs {name}, which transformers {transformers.__version__} does not know: {UPDATE}"
+            )
+    _check_curve(settings)
+    _check_optimiser(settings)
+    try:
+        made = TrainingArguments(**given)
+    except (ValueError, TypeError) as e:
+        raise UserError(
+            f"the train settings don't fit transformers {transformers.__version__}: {' '.join(str(e).split())[:300]}"
+        ) from None
+    made._n_gpu = min(
+        made._n_gpu, 1
+    )  # one process drives one device: Trainer would else multiply the batch by all it sees
+    return made
+
+
+UPDATE = "install the version that requirements.lock names, or leave it out"
+
+
+def _given(settings: Train, work: Path, attempt: Attempt) -> dict[str, Any]:
+    import torch
+
+    given: dict[str, Any] = {
+        "output_dir": str(work),
+        "num_train_epochs": settings.epochs,
+        "per_device_train_batch_size": attempt.batch_size // processes(),
+        "per_device_eval_batch_size": max(1, attempt.eval_batch_size // processes()),
+        "gradient_accumulation_steps": attempt.accumulation,
+        "warmup_steps": settings.warmup,  # below 1 it is a share of all steps
+        "lr_scheduler_kwargs": dict(settings.lr_scheduler_kwargs),
+        "bf16": attempt.precision == "bf16",
+        "fp16": attempt.precision == "fp16",
+        "greater_is_better": settings.metric_for_best_model != "loss",
+        "restore_callback_states_from_checkpoint": True,  # or a resumed run has its whole patience again
+        "logging_nan_inf_filter": False,  # a loss that is no number stops the run: see trainer.py
+        "use_cpu": not torch.cuda.is_available(),
+        "seed": settings.seeds[0],
+        "data_seed": settings.seeds[0] if settings.data_seed is None else settings.data_seed,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "disable_tqdm": True,
+        "report_to": "none",
+        **_saving(settings),
+    }
+    same = (
+        "max_steps",
+        "learning_rate",
+        "weight_decay",
+        "lr_scheduler_type",
+        "optim",
+        "max_grad_norm",
+        "logging_steps",
+    )
+    given |= {name: getattr(settings, name) for name in (*same, "torch_compile", "metric_for_best_model")}
+    if settings.gradient_checkpointing:
+        given |= {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
+    return given
+
+
+def _saving(settings: Train) -> dict[str, Any]:
+    """When to evaluate and save. To end with the best weights every look at dev is saved; trainer.py adds the rest."""
+    best = settings.load_best_model_at_end and settings.save_strategy != "best"
+    given: dict[str, Any] = {
+        "eval_strategy": settings.eval_strategy,
+        "save_strategy": settings.eval_strategy if best else settings.save_strategy,
+        "load_best_model_at_end": settings.load_best_model_at_end,
+    }
+    save_steps = settings.eval_steps if best else settings.save_steps
+    steps = {"eval_steps": settings.eval_steps, "save_steps": save_steps}
+    return given | {name: value for name, value in steps.items() if value is not None}
+
+
+def processes() -> int:
+    """The number of processes that train together, as torchrun says it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def check_batch(settings: Train) -> None:
+    """Raises UserError when the batch can't be shared out evenly: all processes take the same number of rows."""
+    if settings.batch_size % processes():
+        raise UserError(
+            f"train.batch_size is {settings.batch_size}, but {processes()} processes share it: give a multiple of that"
+        )
+
+
+def _allow(name: str, given: dict[str, Any], known: set[str]) -> None:
+    import transformers
+
+    where = f"train.arguments names {name!r}"
+    if name in OURS or name in Train.model_fields:
+        raise UserError(f"{where}, which is train.{OURS.get(name, name)}: set that")
+    if name in FIXED or name in given or name.startswith(("hub_", "fsdp", "trackio")):
+        raise UserError(f"{where}, which can't be chosen: take it out")
+    if name not in known:
+        raise UserError(
+            f"{where}{nearest(name, sorted(known))}, which transformers {transformers.__version__} does not know: take it out"
+        )
+
+
+def _check_curve(settings: Train) -> None:
+    from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION as CURVES
+
+    names = [str(c.value) for c in CURVES]
+    if settings.lr_scheduler_type not in names:
+        _unknown("lr_scheduler_type", settings.lr_scheduler_type, names)
+    make = next(f for c, f in CURVES.items() if c.value == settings.lr_scheduler_type)
+    takes = inspect.signature(make).parameters
+    loose = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    own = [n for n in takes if n not in {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}]
+    for name in settings.lr_scheduler_kwargs:
+        if name not in own and not loose:
+            raise UserError(
+                f"train.lr_scheduler_kwargs names {name!r}{nearest(name, own)}, which {settings.lr_scheduler_type} does "
+                f"not take: it takes {', '.join(own) or 'nothing'}"
+            )
+
+
+def _check_optimiser(settings: Train) -> None:
+    from transformers.training_args import OptimizerNames
+
+    names = [str(o.value) for o in OptimizerNames]
+    if settings.optim not in names:
+        _unknown("optim", settings.optim, names)
+
+
+def _unknown(key: str, value: str, names: list[str]) -> None:
+    import transformers
+
+    raise UserError(
+        f"train.{key} is {value!r}{nearest(value, names)}, which transformers {transformers.__version__} does not know: "
+        f"it knows {', '.join(names)}"
+    )

@@ -1,0 +1,86 @@
+"""Small trainings: the toy task's rows, quick settings, and ways to stop one and to compare two."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import files
+from tasks.project import Train
+from tasks.records import Record, Source
+from tasks.train.fine_tune import Trained, fine_tune
+from tests.kit import toy
+
+BATCHES = 6  # an epoch of the rows below
+
+Tune = Callable[..., Trained]
+
+
+def rows(words: dict[str, list[str]], n: int, source: Source, seed: int = 0) -> list[Record]:
+    rng = random.Random(seed)
+    return [Record.of(toy.sentence(words[k], rng), k, source) for k in toy.LABELS for _ in range(n)]
+
+
+TRAIN, DEV = rows(toy.WRITTEN, 16, "synthetic"), rows(toy.REAL, 6, "dev", seed=1)
+
+
+def chosen(**changes: Any) -> Train:
+    quick = {"epochs": 3, "learning_rate": 3e-3, "max_length": 32, "batch_size": 8, "patience": 3, "precision": "fp32"}
+    return Train(model="tiny", **{**quick, **changes})
+
+
+def tuner(folder: Path, encoder: Path) -> Tune:
+    """Trains in a folder of that name: `tune("work", epochs=1)`."""
+
+    def run(work: str = "work", train: list[Record] = TRAIN, dev: list[Record] = DEV, **changes: Any) -> Trained:
+        where = changes.pop("encoder", encoder)
+        return fine_tune(
+            train, dev, labels=list(toy.LABELS), settings=chosen(**changes), encoder=where, work=folder / work
+        )
+
+    return run
+
+
+def weights(trained: Trained) -> dict[str, Any]:
+    return dict(trained.model.state_dict())
+
+
+def same(a: Trained, b: Trained) -> bool:
+    """Every weight is the same, bit for bit."""
+    import torch
+
+    return weights(a).keys() == weights(b).keys() and all(torch.equal(v, weights(b)[k]) for k, v in weights(a).items())
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int, *, sealed: bool = True) -> None:
+    """Stop when the n-th checkpoint is sealed, or when its files lie there and its manifest does not."""
+    real, seen = files.seal, []
+
+    def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
+        seen.append(directory)
+        if len(seen) == checkpoints and not sealed:
+            raise Stopped
+        digest = real(directory, about)
+        if len(seen) == checkpoints:
+            raise Stopped
+        return digest
+
+    monkeypatch.setattr(files, "seal", seal)
+
+
+def write_data(folder: Path, train: list[Record] = TRAIN, dev: list[Record] = DEV) -> Path:
+    """train.jsonl and dev.jsonl, as `python -m tasks.train` reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, records in (("train", train), ("dev", dev)):
+        lines = [json.dumps({"text": r.text, "label": r.label}) + "\n" for r in records]
+        (folder / f"{name}.jsonl").write_text("".join(lines))
+    return folder

@@ -1,0 +1,134 @@
+"""Tiny random models of each family, from configs alone: they train, are saved, and answer; what can't is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import bundle
+from tasks.bundle import Classifier
+from tasks.errors import UserError
+from tasks.train.load import load
+from tasks.train.optimiser import count_layers
+from tests.kit import toy
+from tests.kit.training import DEV, Tune, chosen
+
+SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "BERT": ("Bert", SIZE),
+    "MiniLM": ("Bert", {**SIZE, "hidden_size": 12, "num_hidden_layers": 3}),
+    "RoBERTa": ("Roberta", {**SIZE, "type_vocab_size": 1, "max_position_embeddings": 66}),
+    "DistilBERT": ("DistilBert", {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2}),
+    "DeBERTa-v3": (
+        "DebertaV2",
+        {**SIZE, "relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+        | {"pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0},
+    ),
+    "ModernBERT": ("ModernBert", {**SIZE, "global_attn_every_n_layers": 2, "local_attention": 8}),
+}
+
+
+def tokenizer(folder: Path, kind: str, **options: Any) -> int:
+    """Writes a word-level tokenizer of the toy task's words; the number of its words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = [w for table in (toy.WRITTEN, toy.REAL) for ws in table.values() for w in ws]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {w: i for i, w in enumerate([*special, ".", *toy.FILLER, *words])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    inputs = ["input_ids", "attention_mask"]
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, model_input_names=inputs, **{**names, "mask_token": "[MASK]", **options}
+    ).save_pretrained(folder)
+    return len(vocabulary)
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Callable[..., Path]:
+    def make(name: str, **options: Any) -> Path:
+        import torch
+        import transformers
+
+        kind, size = FAMILIES[name]
+        folder = tmp_path / name
+        words = tokenizer(folder, kind, **options)
+        torch.manual_seed(0)
+        ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+        config = getattr(transformers, f"{kind}Config")(vocab_size=words, **ids, **size)
+        getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_every_family_trains_and_answers(
+    name: str, family: Callable[..., Path], tune: Tune, tmp_path: Path, encoder: Path
+) -> None:
+    import torch
+
+    trained = tune(encoder=family(name), epochs=1, layer_decay=0.8, freeze_layers=1, classifier_dropout=0.2)
+    assert count_layers(trained.model) == (3 if name == "MiniLM" else 2)
+    still = [n for n, p in trained.model.named_parameters() if not p.requires_grad]
+    assert any("embeddings" in n for n in still) and any(".0." in n for n in still)
+    assert not any(".1." in n or "classifier" in n for n in still)
+    assert 0.2 in [m.p for m in trained.model.modules() if isinstance(m, torch.nn.Dropout)] or name == "ModernBERT"
+    about = {"labels": toy.LABELS, "max_length": 32}
+    bundle.save(trained.model, trained.tokenizer, tmp_path / "bundle", about=about)
+    said = Classifier.load(tmp_path / "bundle").predict([r.text for r in DEV])
+    assert len(said) == len(DEV) and all(set(p.scores) == set(toy.LABELS) for p in said)
+
+
+class TestRefusals:
+    @staticmethod
+    def refused(folder: Path, *words: str, **changes: Any) -> None:
+        with pytest.raises(UserError) as e:
+            load(folder, list(toy.LABELS), settings=chosen(**changes))
+        assert all(w in str(e.value) for w in words) and "\n" not in str(e.value), str(e.value)
+
+    @staticmethod
+    def reconfigured(folder: Path, **changes: Any) -> Path:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+        return folder
+
+    def test_a_type_without_a_classification_head(self, family: Callable[..., Path]) -> None:
+        folder = self.reconfigured(family("BERT"), model_type="clip")
+        self.refused(folder, "can't be loaded as a classifier", "no classification head for its type 'clip'")
+
+    def test_a_type_that_is_not_known(self, family: Callable[..., Path]) -> None:
+        folder = self.reconfigured(family("BERT"), model_type="newbert")
+        self.refused(folder, "does not know its type 'newbert'")
+
+    def test_code_of_its_own_is_not_run(self, family: Callable[..., Path], tmp_path: Path) -> None:
+        folder = family("BERT")
+        names = {"AutoConfig": "own.C", "AutoModelForSequenceClassification": "own.M"}
+        (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+        self.refused(self.reconfigured(folder, auto_map=names, model_type="own"), "'own'", "auto_map", "never run")
+        model, _ = load(
+            self.reconfigured(folder, model_type="bert"), list(toy.LABELS), settings=chosen()
+        )  # transformers' own class
+        assert type(model).__module__.startswith("transformers.") and not hasattr(model.config, "auto_map")
+        assert not (tmp_path / "ran").exists()
+
+    def test_a_tokenizer_that_cannot_pad(self, family: Callable[..., Path]) -> None:
+        self.refused(family("BERT", pad_token=None), "no padding token")
+
+    def test_a_dropout_that_the_family_has_not(self, tmp_path: Path) -> None:
+        from transformers import GPT2Config
+
+        GPT2Config().save_pretrained(tmp_path)
+        self.refused(tmp_path, "train.dropout is 0.1, but a gpt2 model has no such setting: leave it out", dropout=0.1)
+
+    def test_roberta_has_fewer_positions_than_it_says(self, family: Callable[..., Path]) -> None:
+        """Its positions count from the padding's number on, and this tokenizer does not know."""
+        load(family("RoBERTa"), list(toy.LABELS), settings=chosen(max_length=65))
+        self.refused(family("RoBERTa"), "train.max_length is 66", "at most 65 tokens", max_length=66)
