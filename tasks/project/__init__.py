@@ -63,7 +63,10 @@ class Train(Section):
     )
     epochs: int = Field(4, ge=1, description="at most")
     learning_rate: float = Field(5e-5, gt=0, description="at its height, after the warm-up")
-    batch_size: Positive = Field(16, description="rows a step")
+    batch_size: Positive = Field(16, description="rows a step, on average")
+    tokens_per_step: Positive | None = Field(
+        None, description="tokens a step, about; null: as many as batch_size rows have on average"
+    )
     max_length: int = Field(256, ge=8, description="tokens read of a text, in training and in answering")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW")
     warmup: Share = Field(0.1, description="share of the steps")

@@ -13,7 +13,9 @@ from tasks.errors import UserError
 from tasks.progress import Report, silent
 from tasks.project import Train
 from tasks.records import Record
+from tasks.train.batches import batched
 from tasks.train.calibrate import fold, temperature
+from tasks.train.data import tokenised
 
 
 @dataclass(frozen=True)
@@ -78,20 +80,28 @@ def fine_tune(
     set_seed(settings.seeds[0])
     model, tokenizer = _load(encoder, labels, settings)
     precision = _precision(settings)
-    trainer = _trainer_class()(
+    how: dict[str, Any] = {
+        "labels": labels,
+        "tokenizer": tokenizer,
+        "max_length": settings.max_length,
+        "work": work,
+    }
+    trainer = batched(_trainer_class())(
         model=model,
         args=_arguments(settings, work, precision),
-        train_dataset=_dataset(train, labels, tokenizer, settings.max_length),
-        eval_dataset=_dataset(dev, labels, tokenizer, settings.max_length),
+        train_dataset=tokenised(train, **how),
+        eval_dataset=tokenised(dev, **how),
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         compute_metrics=_f1(len(labels)),
         callbacks=[EarlyStoppingCallback(settings.patience), _reporting(report)],
     )
+    trainer.tokens_per_step = settings.tokens_per_step
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     checkpoint = latest_checkpoint(work)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     outcome = trainer.predict(trainer.eval_dataset)
+    trainer.unpack()
     t = temperature(outcome.predictions.astype("float64"), outcome.label_ids)
     folded = fold(trainer.model, t)
     log = trainer.state.log_history
@@ -149,16 +159,6 @@ def _load(encoder: Path, labels: list[str], settings: Train) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _dataset(records: list[Record], labels: list[str], tokenizer: Any, max_length: int) -> Any:
-    from datasets import Dataset
-
-    encoded = tokenizer([r.text for r in records], truncation=True, max_length=max_length)
-    rows = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
-    rows["labels"] = [labels.index(str(r.label)) for r in records]
-    rows["length"] = [len(ids) for ids in encoded["input_ids"]]
-    return Dataset.from_dict(rows)
-
-
 def _arguments(settings: Train, work: Path, precision: str) -> Any:
     import torch
     from transformers import TrainingArguments
@@ -172,8 +172,8 @@ def _arguments(settings: Train, work: Path, precision: str) -> Any:
         weight_decay=settings.weight_decay,
         warmup_steps=settings.warmup,  # below 1 it is a share of all steps
         label_smoothing_factor=settings.label_smoothing,
-        train_sampling_strategy="group_by_length",
-        length_column_name="length",
+        optim="adamw_torch_fused",
+        logging_nan_inf_filter=False,  # it waits for each step's loss
         eval_strategy="epoch",
         save_strategy="epoch",
         logging_steps=5,
