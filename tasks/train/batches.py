@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class TokenBatches:
     """A batch sampler: an epoch's rows in batches of about `tokens` tokens, or of as many as `rows` rows have on average.
 
-    Every row is in one batch of one process; all processes and all epochs have the same number of batches. A batch has at
-    most `most` tokens. The order is a function of the seed and the epoch alone, so that a run which resumes in mid-epoch
-    skips what it has seen and goes on with what it has not.
+    Every row is in one batch of one process, or in more where there are fewer rows than processes need; all processes and
+    all epochs have the same number of batches. A batch has at most `most` tokens. The order is a function of the seed and
+    the epoch alone, so that a run which resumes in mid-epoch skips what it has seen and goes on with what it has not.
 
     Rows are drawn at random; `grouped`, for batches that are padded, sorts them by length within 50 batches, as
     transformers' LengthGroupedSampler does. Where a batch is shorter than the longest row, rows are counted in place of
@@ -68,8 +68,8 @@ class TokenBatches:
         order = rng.permutation(len(self.lengths))
         if self.grouped:
             order = self._by_length(order)
-        if len(order) < self.processes:  # else a process would wait for ever for the others' gradients
-            order = np.resize(order, self.processes)
+        if len(order) < self.steps * self.processes:  # a process without a batch would keep the others waiting
+            order = np.resize(order, self.steps * self.processes)
         starts = self._cut(self.lengths[order])
         turns = rng.permutation(self.steps) if self.grouped else np.arange(self.steps)
         for turn in turns:

@@ -15,7 +15,7 @@ from tasks.project import Train
 from tasks.records import Record
 from tasks.train.batches import batched
 from tasks.train.calibrate import fold, temperature
-from tasks.train.data import tokenised
+from tasks.train.data import RecordFile, tokenised
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def _precision(settings: Train) -> str:
 
 
 def fine_tune(
-    train: list[Record],
-    dev: list[Record],
+    train: list[Record] | RecordFile,
+    dev: list[Record] | RecordFile,
     *,
     labels: list[str],
     settings: Train,

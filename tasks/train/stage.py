@@ -10,9 +10,10 @@ from tasks.files import Stage
 from tasks.progress import Report, silent
 from tasks.project import Project, Train
 from tasks.references import digest_of_path, resolve
+from tasks.train.data import RecordFile
 from tasks.train.fine_tune import fine_tune
 
-VERSION = 2
+VERSION = 3
 
 
 def write_bundle(
@@ -28,10 +29,10 @@ def write_bundle(
     report: Report,
 ) -> dict[str, Any]:
     """Fine-tune on the records in `train`, write `out/bundle` and `out/history.json`, and return the counts."""
-    rows = files.read_records(train)
+    rows = RecordFile(train)
     trained = fine_tune(
         rows,
-        files.read_records(dev),
+        RecordFile(dev),
         labels=list(labels),
         settings=settings,
         encoder=encoder,
