@@ -24,7 +24,10 @@ class Train(Section):
     learning_rate: float = Field(5e-5, gt=0, description="at its height, after the warm-up")
     lr_scheduler_type: str = Field("linear", description="the curve of the learning rate, any that transformers has")
     lr_scheduler_kwargs: dict[str, Value] = Field({}, description="what the curve takes, such as num_cycles")
-    batch_size: Positive = Field(16, description="rows a forward pass, on all processes together")
+    batch_size: Positive = Field(16, description="rows a forward pass, on average, on all processes together")
+    tokens_per_step: Positive | None = Field(
+        None, description="tokens a step, about; null: as many as batch_size rows have on average"
+    )
     eval_batch_size: Positive | None = Field(None, description="rows a step of evaluation; null: twice batch_size")
     gradient_accumulation_steps: Positive = Field(1, description="forward passes an optimiser step")
     max_length: int = Field(256, ge=8, description="tokens read of a text, in training and in answering")

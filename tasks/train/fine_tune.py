@@ -12,7 +12,9 @@ from tasks.progress import Report, silent
 from tasks.project.train import Train
 from tasks.records import Record
 from tasks.train.arguments import check_batch, precision_of, processes, training_arguments
+from tasks.train.batches import batched
 from tasks.train.calibrate import fold, temperature
+from tasks.train.data import RecordFile, tokenised
 from tasks.train.load import load
 from tasks.train.losses import loss_of, row_weights
 from tasks.train.optimiser import freeze
@@ -45,8 +47,8 @@ class Trained:
 class _Task:
     """What every attempt is given."""
 
-    train: list[Record]
-    dev: list[Record]
+    train: list[Record] | RecordFile
+    dev: list[Record] | RecordFile
     labels: list[str]
     settings: Train
     encoder: Path
@@ -55,8 +57,8 @@ class _Task:
 
 
 def fine_tune(
-    train: list[Record],
-    dev: list[Record],
+    train: list[Record] | RecordFile,
+    dev: list[Record] | RecordFile,
     *,
     labels: list[str],
     settings: Train,
@@ -119,6 +121,7 @@ def _attempt(task: _Task, attempt: Attempt, asked: Asked) -> Trained:
         checkpoint = latest_checkpoint(task.work)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     outcome = trainer.predict(trainer.eval_dataset)
+    trainer.unpack()
     t = temperature(outcome.predictions.astype("float64"), outcome.label_ids)
     folded = fold(trainer.model, t)
     return Trained(
@@ -137,19 +140,28 @@ def _trainer(task: _Task, model: Any, tokenizer: Any, arguments: Any) -> Any:
     import transformers
     from transformers import DataCollatorWithPadding, EarlyStoppingCallback
 
-    settings, length = task.settings, task.settings.max_length
+    settings = task.settings
+    how: dict[str, Any] = {
+        "labels": task.labels,
+        "tokenizer": tokenizer,
+        "max_length": settings.max_length,
+        "work": task.work,
+    }
     weights = row_weights(task.train, settings=settings)
-    trainer = trainer_class()(
+    with arguments.main_process_first(local=False):  # it writes, the others find
+        train, dev = tokenised(task.train, weights=weights, **how), tokenised(task.dev, **how)
+    trainer = batched(trainer_class())(
         model=model,
         args=arguments,
-        train_dataset=_dataset(task.train, task.labels, tokenizer, length, weights),
-        eval_dataset=_dataset(task.dev, task.labels, tokenizer, length),
+        train_dataset=train,
+        eval_dataset=dev,
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         compute_loss_func=loss_of(settings),
         compute_metrics=_f1(len(task.labels)),
     )
     trainer.settings = settings
+    trainer.tokens_per_step = settings.tokens_per_step
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     trainer.add_callback(saving(trainer))
     if settings.patience:
@@ -171,20 +183,6 @@ _METRICS = {
 def _history(log: list[dict[str, float]]) -> list[tuple[int, str, float]]:
     past = sorted((int(h["step"]), k, float(v)) for h in log for k, v in h.items() if k in _METRICS)
     return [(step, _METRICS[k], v) for step, k, v in past if v == v and abs(v) != float("inf")]
-
-
-def _dataset(
-    records: list[Record], labels: list[str], tokenizer: Any, max_length: int, weights: list[float] | None = None
-) -> Any:
-    from datasets import Dataset
-
-    encoded = tokenizer([r.text for r in records], truncation=True, max_length=max_length)
-    rows = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
-    rows["labels"] = [labels.index(str(r.label)) for r in records]
-    rows["length"] = [len(ids) for ids in encoded["input_ids"]]
-    if weights is not None:
-        rows["weight"] = weights
-    return Dataset.from_dict(rows)
 
 
 def _f1(labels: int) -> Any:

@@ -11,6 +11,7 @@ from tasks.progress import Report, silent
 from tasks.project import Project, Train
 from tasks.references import digest_of_path, resolve
 from tasks.train.curves import draw
+from tasks.train.data import RecordFile
 from tasks.train.fine_tune import fine_tune
 
 VERSION = 3
@@ -30,10 +31,10 @@ def write_bundle(
 ) -> dict[str, Any]:
     """Fine-tune on the records in `train`, write `out/bundle`, `out/history.json` and `out/curves.png` (where matplotlib is), and
     return the counts."""
-    rows = files.read_records(train)
+    rows = RecordFile(train)
     trained = fine_tune(
         rows,
-        files.read_records(dev),
+        RecordFile(dev),
         labels=list(labels),
         settings=settings,
         encoder=encoder,

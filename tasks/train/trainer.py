@@ -13,32 +13,6 @@ from tasks.train.optimiser import groups
 from tasks.train.resume import Asked, NotFinite, Terminated, seal_and_rotate
 
 
-def sampler_class() -> Any:
-    from torch.utils.data import Sampler
-
-    class ByLength(Sampler):  # type: ignore[type-arg]
-        """Rows of like length together, in an order that only the seed and the epoch decide: a run that resumes in
-        mid-epoch finds it again."""
-
-        def __init__(self, lengths: list[int], *, rows: int, seed: int) -> None:
-            self.lengths, self.rows, self.seed, self.epoch = lengths, rows, seed, 0
-
-        def set_epoch(self, epoch: int) -> None:
-            self.epoch = epoch
-
-        def __len__(self) -> int:
-            return len(self.lengths)
-
-        def __iter__(self) -> Any:
-            import torch
-            from transformers.trainer_pt_utils import get_length_grouped_indices
-
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
-            return iter(get_length_grouped_indices(self.lengths, self.rows, generator=generator))
-
-    return ByLength
-
-
 def trainer_class() -> Any:
     """The class, made here because importing transformers takes seconds."""
     import torch
@@ -55,10 +29,6 @@ def trainer_class() -> Any:
         _bad: Any = None
 
         # rows
-
-        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            return sampler_class()(list(self.train_dataset["length"]), rows=rows, seed=self.args.data_seed)
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()

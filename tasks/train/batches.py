@@ -1,0 +1,173 @@
+"""Which rows make a step: as many tokens in each, the same rows for the same seed and epoch, a share for each process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tasks.errors import UserError
+from tasks.train.packing import FAMILIES, PackingCollator, pack, packs
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class TokenBatches:
+    """A batch sampler: an epoch's rows in batches of about `tokens` tokens, or of as many as `rows` rows have on average.
+
+    Every row is in one batch of one process, or in more where there are fewer rows than processes need; all processes and
+    all epochs have the same number of batches. A batch has at most `most` tokens. The order is a function of the seed and
+    the epoch alone, so that a run which resumes in mid-epoch skips what it has seen and goes on with what it has not.
+
+    Rows are drawn at random; `grouped`, for batches that are padded, sorts them by length within 50 batches, as
+    transformers' LengthGroupedSampler does. Where a batch is shorter than the longest row, rows are counted in place of
+    tokens. Raises UserError when `tokens` is less than the longest row.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        *,
+        rows: int,
+        tokens: int | None = None,
+        seed: int = 0,
+        processes: int = 1,
+        process: int = 0,
+        grouped: bool = False,
+    ) -> None:
+        import numpy as np
+
+        self.lengths = np.asarray(lengths, dtype=np.int64)
+        self.seed, self.epoch, self.grouped = seed, 0, grouped
+        self.processes, self.process = processes, process
+        total, longest = int(self.lengths.sum()), int(self.lengths.max())
+        if tokens is not None and tokens < longest:
+            raise UserError(
+                f"train.tokens_per_step leaves {tokens} tokens a batch, but a row has {longest}: give more, or lower "
+                f"train.max_length"
+            )
+        wanted = len(self.lengths) / rows if tokens is None else total / tokens
+        self.steps = math.ceil(wanted / processes)
+        parts = self.steps * processes
+        self.by_rows = total / parts < longest
+        self.most = (
+            longest * math.ceil(len(self.lengths) / parts) if self.by_rows else math.ceil(total / parts) + longest
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        import numpy as np
+
+        rng = np.random.default_rng([self.seed % 2**64, self.epoch])
+        order = rng.permutation(len(self.lengths))
+        if self.grouped:
+            order = self._by_length(order)
+        if len(order) < self.steps * self.processes:  # a process without a batch would keep the others waiting
+            order = np.resize(order, self.steps * self.processes)
+        starts = self._cut(self.lengths[order])
+        turns = rng.permutation(self.steps) if self.grouped else np.arange(self.steps)
+        for turn in turns:
+            part = turn * self.processes + self.process
+            yield order[starts[part] : starts[part + 1]].tolist()
+
+    def _by_length(self, order: np.ndarray) -> np.ndarray:
+        """The order, sorted by length within windows of 50 steps: up, then down, so that neighbours are of like length."""
+        import numpy as np
+
+        window = math.ceil(50 * len(order) / self.steps)
+        pieces = []
+        for i, start in enumerate(range(0, len(order), window)):
+            piece = order[start : start + window]
+            piece = piece[np.argsort(self.lengths[piece], kind="stable")]
+            pieces.append(piece[::-1] if i % 2 else piece)
+        return np.concatenate(pieces)
+
+    def _cut(self, lengths: np.ndarray) -> np.ndarray:
+        """Where each part starts, and the end: a row belongs to the part that its middle token falls into.
+
+        The middles of neighbours are no further apart than the longest row, so no part is empty that is longer.
+        """
+        import numpy as np
+
+        weights = np.ones(len(lengths), dtype=np.int64) if self.by_rows else lengths
+        parts = self.steps * self.processes
+        ends = np.cumsum(weights)
+        part = (2 * ends - weights) * parts // (2 * ends[-1])  # whole numbers: no rounding
+        return np.searchsorted(part, np.arange(parts + 1))
+
+
+def batched(trainer: Any) -> Any:
+    """The Trainer class with batches of TokenBatches, packed where the model can (`packing` says so), padded otherwise.
+
+    Its datasets are those of tasks/train/data.py. `tokens_per_step` is set on it after it is made, and `unpack()` gives
+    the model back as it was. Dev rows are sorted by length. On CUDA, packed batches have a constant number of tokens.
+    """
+
+    class Batched(trainer):  # type: ignore[misc]
+        tokens_per_step: int | None = None
+
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.unpack: Any = lambda: None
+            half = self.args.bf16 or self.args.fp16
+            self.packing = packs(self.model, device=self.args.device.type, half=half)
+            if self.packing:
+                self.unpack = pack(self.model)
+                config = self.model.config
+                self.data_collator = PackingCollator(FAMILIES[config.model_type](config), int(config.pad_token_id or 0))
+
+        def get_train_dataloader(self) -> Any:
+            from accelerate.data_loader import prepare_data_loader
+            from torch.utils.data import DataLoader
+
+            args, processes = self.args, self.args.world_size
+            asked = self.tokens_per_step
+            sampler = TokenBatches(
+                lengths_of(self.train_dataset),
+                rows=args.per_device_train_batch_size,
+                tokens=asked and asked // (processes * args.gradient_accumulation_steps),
+                seed=args.seed if args.data_seed is None else args.data_seed,
+                processes=processes,
+                process=args.process_index,
+                grouped=not self.packing,
+            )
+            loader = DataLoader(
+                self._remove_unused_columns(self.train_dataset, description="training"),
+                batch_sampler=sampler,  # type: ignore[arg-type]
+                collate_fn=self._constant(sampler) if self.packing else self.data_collator,
+                num_workers=args.dataloader_num_workers,
+                pin_memory=args.dataloader_pin_memory,
+                persistent_workers=args.dataloader_persistent_workers,
+            )
+            # the sampler hands out shares itself: to accelerate this is one process
+            return prepare_data_loader(loader, device=args.device, num_processes=1, process_index=0, put_on_device=True)
+
+        def _constant(self, sampler: TokenBatches) -> PackingCollator:
+            collator: PackingCollator = self.data_collator
+            if self.args.device.type != "cuda":
+                return collator
+            longest = int(sampler.lengths.max())
+            tokens = -(-sampler.most // 64) * 64
+            documents = tokens // int(sampler.lengths.min()) + 2
+            return PackingCollator(collator.first, collator.pad, tokens=tokens, documents=documents, longest=longest)
+
+        def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+            import numpy as np
+
+            return np.argsort(-lengths_of(eval_dataset), kind="stable").tolist()
+
+    return Batched
+
+
+def lengths_of(dataset: Any) -> np.ndarray:
+    """The tokens of each row of a dataset of tasks/train/data.py, from the lists' offsets: the ids stay on the disk."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    return np.asarray(pc.list_value_length(dataset.data.column("input_ids")), dtype=np.int64)

@@ -1,0 +1,103 @@
+"""Rows as token ids on the disk: tokenised once, read as a stream, memory-mapped, so that memory does not grow with rows."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.records import Record
+
+AT_ONCE = 1000  # rows a tokeniser gets, which shares them out among its threads
+
+
+class RecordFile:
+    """The records of a JSON Lines file, read anew by each loop over it; its length is the number of lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as f:
+            self._rows = sum(1 for _ in f)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __iter__(self) -> Iterator[Record]:
+        with self.path.open(encoding="utf-8") as f:
+            for line in f:
+                yield Record.from_json(json.loads(line))
+
+
+def tokenised(
+    records: Iterable[Record],
+    *,
+    labels: list[str],
+    tokenizer: Any,
+    max_length: int,
+    work: Path,
+    weights: list[float] | None = None,
+) -> Any:
+    """A datasets.Dataset of `input_ids` (int32), `labels` (the place in `labels`) and, where given, `weight`.
+
+    It lies in `work` as an Arrow file named by what went in, and is found there when a run resumes. `records` is looped
+    over twice. Masks and token types are not stored: they are all ones and all zeros.
+    """
+    from datasets import Dataset
+
+    path = work / f"rows-{_digest(records, labels, tokenizer, max_length, weights)[:24]}.arrow"
+    if not path.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        _write(beside, records, labels, tokenizer, max_length, weights)
+        beside.replace(path)
+    return Dataset.from_file(str(path))
+
+
+def _digest(records: Iterable[Record], labels: list[str], tokenizer: Any, *more: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    about = [labels, backend.to_str() if backend is not None else repr(tokenizer), *more]
+    found = hashlib.sha256(json.dumps(about).encode())
+    for r in records:
+        found.update(json.dumps([r.text, r.label]).encode())
+    return found.hexdigest()
+
+
+def _write(
+    path: Path,
+    records: Iterable[Record],
+    labels: list[str],
+    tokenizer: Any,
+    max_length: int,
+    weights: list[float] | None,
+) -> None:
+    import pyarrow as pa
+
+    place = {label: i for i, label in enumerate(labels)}
+    fields = [("input_ids", pa.list_(pa.int32())), ("labels", pa.int64())]
+    schema = pa.schema(fields + ([("weight", pa.float32())] if weights is not None else []))
+    rows = iter(records)
+    with path.open("wb") as f:
+        with pa.ipc.new_stream(f, schema) as stream:
+            for start in itertools.count(0, AT_ONCE):
+                batch = list(itertools.islice(rows, AT_ONCE))
+                if not batch:
+                    break
+                ids = tokenizer(
+                    [r.text for r in batch],
+                    truncation=True,
+                    max_length=max_length,
+                    return_attention_mask=False,
+                    return_token_type_ids=False,
+                )["input_ids"]
+                columns: list[Any] = [ids, [place[str(r.label)] for r in batch]]
+                if weights is not None:
+                    columns.append(weights[start : start + len(batch)])
+                stream.write(
+                    pa.record_batch([pa.array(c, t.type) for c, t in zip(columns, schema, strict=True)], schema)
+                )
+        f.flush()
+        os.fsync(f.fileno())
