@@ -188,6 +188,7 @@ class Registry:
                     f"mlflow=={mlflow.__version__}",
                     f"torch=={torch.__version__.split('+')[0]}",
                     f"transformers=={transformers.__version__}",
+                    "onnxruntime>=1.31",
                     f"pandas=={pd.__version__}",
                 ],
                 metadata={"labels": labels},

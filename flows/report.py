@@ -13,6 +13,7 @@ from flows.filling import Filled
 from flows.mixing import Trained
 from tasks import files
 from tasks.files import Stage
+from tasks.inference.choose import line as answers_by
 from tasks.prepare import Prepared
 
 
@@ -108,6 +109,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append((f"F1 of champion {champion['version']}", score))
     lines += [(f"F1 of {name.replace('_', ' ')}", _score(f)) for name, f in report["baselines"].items()]
     lines += [(f"gain by {name}", value) for name, value in _gains(report["lift"])]
+    lines.append(("answers by", answers_by(report["inference"])))
     if report["cost"]["usd"]:
         lines.append(("cost", cost_line(report["cost"])))
     lines.append(("verdict", report["verdict"] + ("  (now champion)" if report["promoted"] else "")))

@@ -60,14 +60,16 @@ def _story(r: Retrain) -> dict[str, Any]:
     trained = train_best_mix(r, filled.rows)
     _note_places(r, filled, trained.harvested)
     _report_of_data(r, filled, trained.harvested)
-    challenger = scored(r, trained.model.directory / "bundle", trained.model.counts["bundle"], "challenger")
+    exported = r.timed(steps.export(r.project, trained=trained.model, splits=r.prepared.splits, home=r.home))
+    stage_runs.exported(r.log, exported)
+    challenger = scored(r, exported.directory / "bundle", exported.counts["bundle"], "challenger")
     baselines = {name: baseline(r, filled.rows, name) for name in BASELINES}
     gains = lift(r, trained, baselines["descriptions"])
 
     version = steps.store_step(r.registry.register, name="register")(
         r.project.name,
-        trained.model.directory / "bundle",
-        digest=trained.model.counts["bundle"],
+        exported.directory / "bundle",
+        digest=exported.counts["bundle"],
         run_id=trained.run_id,
         labels=r.project.label_names,
         description=description(r, challenger, trained.rows),
@@ -93,6 +95,7 @@ def _story(r: Retrain) -> dict[str, Any]:
         "champion": champion,
         "baselines": {name: reports.figures(b) for name, b in baselines.items()},
         "lift": gains,
+        "inference": exported.counts["inference"],
         "data": data,
         "seconds": {name: round(s, 1) for name, s in r.seconds.items()},
         "tokens": spent,

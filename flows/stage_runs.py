@@ -101,6 +101,15 @@ def trained(log: Tracking, stage: Stage, name: str = "train") -> str:
     return log.stage(stage, name=name, metrics=metrics, history=history, artifacts=pictures)
 
 
+def exported(log: Tracking, stage: Stage) -> None:
+    """What each backend measured, on the stage's run; what was chosen, on the parent."""
+    found = stage.counts["inference"]
+    metrics = {f"predict.{k}.{name}": v for name, m in found["measured"].items() for k, v in m.items()}
+    log.stage(stage, metrics=metrics)
+    log.metrics({f"predict.{k}": v for k, v in found["measured"][found["backend"]].items()})
+    log.tag(backend=found["backend"])
+
+
 def test_metrics(scored: Stage) -> dict[str, float]:
     """`test.f1_macro`, its interval, and F1 per label."""
     c = scored.counts

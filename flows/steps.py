@@ -23,6 +23,7 @@ from tasks.by_model import ask_models as _ask_models
 from tasks.data_report.run import data_report as _data_report
 from tasks.errors import TransientError
 from tasks.evaluate import score as _score
+from tasks.inference.choose import exported as _exported
 from tasks.prepare import prepare as _prepare
 from tasks.synthesise.propose import propose as _propose
 from tasks.synthesise.stage import synthesise as _synthesise
@@ -86,6 +87,7 @@ propose = step(_propose, name="propose", timeout=HOUR, retries=2)
 study = step(_study, name="study", timeout=HOUR)
 curate = step(_curate.curate, name="curate", timeout=2 * HOUR, listens=True)
 train = step(_train, name="train", timeout=24 * HOUR, listens=True)
+export = step(_exported, name="export", timeout=HOUR, listens=True)
 mix = step(_mix.mix, name="mix", timeout=HOUR, task_run_name="mix {name}")
 choose = step(_mix.quick_choice, name="choose", timeout=2 * HOUR)
 harvest = step(_harvest.harvest, name="harvest", timeout=6 * HOUR, listens=True, task_run_name="harvest {number}")

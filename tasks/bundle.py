@@ -5,6 +5,7 @@ The temperature is folded into the head, so any Hugging Face tool sees calibrate
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,11 @@ from tasks.files import CorruptDirectory
 if TYPE_CHECKING:
     import numpy as np
 
+    from tasks.inference.backends import Backend
+
 ABOUT = "reseed.json"
-ALLOWED = {".safetensors", ".json", ".txt", ".model", ".md"}  # .model: a SentencePiece vocabulary
+# .model: a SentencePiece vocabulary; .onnx, .data: a graph, and its weights where they are large
+ALLOWED = {".safetensors", ".json", ".txt", ".model", ".md", ".onnx", ".data"}
 
 
 class UnsafeBundle(CorruptDirectory):
@@ -62,46 +66,42 @@ def check(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
 
 
 class Classifier:
-    """A loaded bundle. Not safe to share between threads while loading; answering is."""
+    """A loaded bundle. Not safe to share between threads while loading; answering is, with ONNX Runtime."""
 
-    def __init__(self, model: Any, tokenizer: Any, labels: list[str], max_length: int) -> None:
-        import torch
+    def __init__(
+        self, model: Any, tokenizer: Any, labels: list[str], max_length: int, *, backend: Backend | None = None
+    ) -> None:
+        from tasks.inference.backends import Torch
 
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model, self._tokenizer = model.to(self._device).eval(), tokenizer
-        self.labels, self._max_length = labels, max_length
+        self.backend = backend or Torch(model, tokenizer)
+        self._tokenizer, self.labels, self._max_length = tokenizer, labels, max_length
 
     @classmethod
     def load(cls, directory: Path, *, digest: str | None = None) -> Classifier:
-        """The verified classifier in `directory`. Raises what `check` raises."""
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        """The verified classifier in `directory`, with the backend that its `reseed.json` names, or torch where it names
+        none or onnxruntime is missing. Raises what `check` raises."""
+        from transformers import AutoConfig, AutoTokenizer
 
         about = check(directory, digest=digest)
         local = {"local_files_only": True, "trust_remote_code": False}
-        model = AutoModelForSequenceClassification.from_pretrained(directory, use_safetensors=True, **local)
+        config = AutoConfig.from_pretrained(directory, **local)
         tokenizer = AutoTokenizer.from_pretrained(directory, **local)
-        labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-        return cls(model, tokenizer, labels, int(about["max_length"]))
+        labels = [config.id2label[i] for i in range(config.num_labels)]
+        backend = _backend(directory, about.get("inference", {}), tokenizer, len(labels))
+        return cls(None, tokenizer, labels, int(about["max_length"]), backend=backend)
 
-    def probabilities(self, texts: list[str], *, batch_size: int = 32) -> np.ndarray:
-        """Shape (texts, labels), float32, rows sum to 1; batched by length, in the order of `texts`."""
-        import numpy as np
-        import torch
+    def through(self, backend: Backend) -> Classifier:
+        """The same classifier with another backend."""
+        return Classifier(None, self._tokenizer, self.labels, self._max_length, backend=backend)
 
-        found = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                batch = self._tokenizer(
-                    [texts[i] for i in rows],
-                    truncation=True,
-                    max_length=self._max_length,
-                    padding=True,
-                    return_tensors="pt",
-                ).to(self._device)
-                found[rows] = torch.softmax(self._model(**batch).logits.float(), dim=-1).cpu().numpy()
-        return found
+    def probabilities(self, texts: list[str]) -> np.ndarray:
+        """Shape (texts, labels), float32, rows sum to 1, in the order of `texts`; no row depends on another."""
+        if not texts:
+            import numpy as np
+
+            return np.zeros((0, len(self.labels)), dtype=np.float32)
+        encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length)
+        return self.backend.probabilities(dict(encoded))
 
     def predict(self, texts: list[str]) -> list[Prediction]:
         """One prediction a text, in their order."""
@@ -111,3 +111,23 @@ class Classifier:
             scores = {label: round(float(p), 6) for label, p in zip(self.labels, row, strict=True)}
             predictions.append(Prediction(self.labels[best], scores[self.labels[best]], scores))
         return predictions
+
+
+def _backend(directory: Path, chosen: dict[str, Any], tokenizer: Any, labels: int) -> Backend:
+    from transformers import AutoModelForSequenceClassification
+
+    from tasks.inference.backends import BATCH_TOKENS, Onnx, Torch
+    from tasks.inference.export import FILES
+
+    name, threads = chosen.get("backend", "torch"), int(chosen.get("threads", 0))
+    if name in FILES:
+        try:
+            return Onnx(directory / FILES[name], name=name, labels=labels, threads=threads)
+        except ImportError:
+            sys.stderr.write(
+                f"onnxruntime is not installed, so torch answers in place of {name}: slower; pip install onnxruntime\n"
+            )
+    model = AutoModelForSequenceClassification.from_pretrained(
+        directory, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
+    return Torch(model, tokenizer, batch_tokens=int(chosen.get("batch_tokens", BATCH_TOKENS)), threads=threads)

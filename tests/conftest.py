@@ -56,6 +56,43 @@ def llm() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
+    """A bundle of the tiny encoder, which nobody trained."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from tasks import bundle
+    from tests.kit import toy
+
+    torch.manual_seed(0)
+    names = dict(enumerate(toy.LABELS))
+    model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=len(names), id2label=names)
+    directory = tmp_path_factory.mktemp("saved") / "bundle"
+    about = {"labels": toy.LABELS, "max_length": 32}
+    bundle.save(model, AutoTokenizer.from_pretrained(encoder), directory, about=about)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def graphs(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Its graphs, by backend: exporting takes seconds."""
+    from tasks.inference.export import export
+
+    return export(small_bundle, tmp_path_factory.mktemp("graphs"), kinds=["onnx", "onnx-int8"])
+
+
+@pytest.fixture(scope="session")
+def backends(small_bundle: Path, graphs: dict[str, Path]) -> dict[str, Any]:
+    """Its classifiers, by backend."""
+    from tasks.bundle import Classifier
+    from tasks.inference.backends import Onnx
+
+    plain = Classifier.load(small_bundle)
+    made = {k: plain.through(Onnx(p, name=k, labels=len(plain.labels), threads=2)) for k, p in graphs.items()}
+    return {"torch": plain, **made}
+
+
+@pytest.fixture(scope="session")
 def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh MLflow store, made once: its migrations take seconds."""
     from flows.settings import Settings

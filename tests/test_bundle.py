@@ -86,9 +86,9 @@ class TestAnswers:
 
     def test_the_order_is_that_of_the_texts_and_rows_sum_to_one(self, classifier: Classifier) -> None:
         asked = texts(70, seed=2)
-        p = classifier.probabilities(asked, batch_size=8)
+        p = classifier.probabilities(asked)
         assert p.shape == (70, 3) and p.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
-        assert p[::-1] == pytest.approx(classifier.probabilities(asked[::-1], batch_size=8), abs=1e-5)
+        assert p[::-1] == pytest.approx(classifier.probabilities(asked[::-1]), abs=1e-5)
         assert len({tuple(row.round(4)) for row in p}) > 60, "the texts get scores of their own"
 
     def test_the_label_is_the_most_probable(self, classifier: Classifier) -> None:

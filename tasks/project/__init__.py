@@ -13,6 +13,7 @@ from tasks.project.base import Positive, Section, Share, Texts
 from tasks.project.curate import Curate
 from tasks.project.data import Data, Split
 from tasks.project.generate import Budget, Endpoint, Generate, Generator, Price
+from tasks.project.predict import Predict
 from tasks.project.train import Train
 from tasks.records import digest_of
 
@@ -26,6 +27,7 @@ __all__ = [
     "Generator",
     "Harvest",
     "Positive",
+    "Predict",
     "Price",
     "Project",
     "Promote",
@@ -111,6 +113,7 @@ class Project(Section):
     review: Review = Review()
     harvest: Harvest = Harvest()
     train: Train = Train()
+    predict: Predict = Predict()
     evaluate: Evaluate = Evaluate()
     promote: Promote = Promote()
     schedule: Schedule = Schedule()

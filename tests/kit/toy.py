@@ -121,6 +121,7 @@ def project(
             "patience": 3,
             "precision": "fp32",
         },
+        "predict": {"backend": "torch"},  # an export takes seconds; tests/test_export.py has it
         "evaluate": {"bootstrap": 1000},
     }
     for name, values in sections.items():

@@ -1,0 +1,151 @@
+"""What is exported answers as the weights do; what is chosen is the fastest that agrees; a kill leaves no half bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from tasks import bundle, files
+from tasks.bundle import Classifier
+from tasks.errors import UserError
+from tasks.inference import choose as choosing
+from tasks.inference.choose import choose, compare, pick
+from tasks.inference.export import CannotExport, export
+from tasks.inference.int8 import quantise_columns
+from tasks.project import Predict
+from tests.test_predict import some_texts
+
+TEXTS = some_texts(40, 3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(arrays.arrays(np.float32, (7, 5), elements=st.floats(-100, 100, width=32)))
+def test_a_quantised_weight_is_within_half_a_step(weight: np.ndarray) -> None:
+    whole, scale = quantise_columns(weight)
+    assert whole.dtype == np.int8 and scale.shape == (5,)
+    assert (np.abs(whole * scale - weight) <= scale * 0.5001 + 1e-6).all()
+
+
+def test_the_graphs_answer_as_the_weights(backends: dict[str, Classifier]) -> None:
+    reference = backends["torch"].probabilities(TEXTS)
+    assert np.abs(backends["onnx"].probabilities(TEXTS) - reference).max() < 1e-4
+    told = compare(backends["onnx-int8"].probabilities(TEXTS), reference)
+    assert told["agreement"] >= 0.9 and 0 < told["largest_difference"] < 0.1
+
+
+def measured(**rates: tuple[float, float]) -> dict[str, dict[str, float]]:
+    return {
+        name.replace("_", "-"): {"texts_per_second": r, "agreement": a, "largest_difference": 0.0}
+        for name, (r, a) in rates.items()
+    }
+
+
+class TestPick:
+    def test_the_fastest_that_agrees(self) -> None:
+        m = measured(torch=(10, 1.0), onnx=(20, 1.0), onnx_int8=(50, 0.99))
+        name, why = pick(m, settings=Predict())
+        assert name == "onnx" and "onnx-int8 agrees on 99.00% only" in why
+        assert pick(m, settings=Predict(agreement=0.99))[0] == "onnx-int8"
+
+    def test_torch_where_nothing_else_is_faster(self) -> None:
+        assert pick(measured(torch=(10, 1.0), onnx=(9, 1.0)), settings=Predict())[0] == "torch"
+
+    def test_what_is_asked_for_is_taken(self) -> None:
+        m = measured(torch=(10, 1.0), onnx_int8=(5, 0.5))
+        assert pick(m, settings=Predict(backend="onnx-int8"))[0] == "onnx-int8"
+
+
+class TestChoose:
+    @pytest.mark.parametrize("backend", ["torch", "onnx-int8"])
+    def test_the_bundle_holds_the_chosen_graph_and_its_measurements(
+        self,
+        backend: Any,
+        small_bundle: Path,
+        tmp_path: Path,
+    ) -> None:
+        found = choose(small_bundle, tmp_path / "out", settings=Predict(backend=backend, threads=1), texts=TEXTS)
+        about = bundle.check(tmp_path / "out")
+        assert about["inference"] == found and about["max_length"] == 32
+        assert set(found["measured"]) == {"torch", backend}
+        graphs_there = {p.name for p in (tmp_path / "out").glob("*.onnx*")}
+        assert graphs_there == ({"model-int8.onnx"} if backend == "onnx-int8" else set())
+        loaded = Classifier.load(tmp_path / "out")
+        assert loaded.backend.name == backend
+        agreeing = compare(loaded.probabilities(TEXTS), Classifier.load(small_bundle).probabilities(TEXTS))
+        assert agreeing["agreement"] == found["measured"][backend]["agreement"]
+
+    def test_a_model_that_cannot_be_exported_answers_through_torch_or_says_why(
+        self,
+        small_bundle: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("tasks.inference.export._missing", lambda: ["onnxscript"])
+        found = choose(small_bundle, tmp_path / "auto", settings=Predict(), texts=TEXTS)
+        assert found["backend"] == "torch" and "onnxscript not installed" in found["why"]
+        with pytest.raises(
+            UserError, match=r"predict\.backend is onnx: onnxscript not installed: pip install onnxscript"
+        ):
+            choose(small_bundle, tmp_path / "onnx", settings=Predict(backend="onnx"), texts=TEXTS)
+
+    def test_no_dev_text_is_the_users_mistake(self, small_bundle: Path, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"data\.dev"):
+            choose(small_bundle, tmp_path / "out", settings=Predict(backend="torch"), texts=[])
+
+
+def test_an_unknown_architecture_is_one_sentence(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(bundle: Path) -> None:
+        raise RuntimeError("no such\nop")
+
+    monkeypatch.setattr("tasks.inference.export._graph", fails)
+    with pytest.raises(CannotExport, match=r"transformers\.exporters: RuntimeError: no such op"):
+        export(small_bundle, tmp_path, kinds=["onnx"])
+
+
+def test_a_kill_in_the_export_costs_only_the_export(
+    small_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is killed half way leaves the trained bundle whole, and no bundle under the export's key."""
+    from tasks.project_file import load_project
+    from tasks.records import Record
+    from tests.kit import toy
+
+    config = toy.project(tmp_path / "p", endpoint="http://127.0.0.1:9/v1", encoder=small_bundle)
+    project = load_project(config)
+
+    def copy(out: Path, work: Path) -> dict[str, Any]:
+        import shutil
+
+        shutil.copytree(small_bundle, out / "bundle")
+        return {"bundle": files.read_json(small_bundle / files.MANIFEST)["digest"]}
+
+    def split(out: Path, work: Path) -> dict[str, Any]:
+        files.write_records(out / "dev.jsonl", [Record.of(t, "fruit", "dev") for t in TEXTS])  # type: ignore[arg-type]
+        return {}
+
+    trained = files.stage(tmp_path, "train", version=1, params={}, inputs={}, build=copy)
+    splits = files.stage(tmp_path, "splits", version=1, params={}, inputs={}, build=split)
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(choosing, "measure", killed)
+        with pytest.raises(KeyboardInterrupt):
+            choosing.exported(project, trained=trained, splits=splits, home=tmp_path)
+    assert not list((tmp_path / "stages" / "export").glob("[!.]*"))
+    bundle.check(trained.directory / "bundle", digest=trained.counts["bundle"])
+    done = choosing.exported(project, trained=trained, splits=splits, home=tmp_path)
+    again = choosing.exported(project, trained=trained, splits=splits, home=tmp_path)
+    bundle.check(done.directory / "bundle", digest=done.counts["bundle"])
+    assert again.found and again.counts == done.counts
