@@ -9,13 +9,16 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from tasks.errors import nearest
+from tasks.project.adapt import Adapt
 from tasks.project.base import Integers, Positive, Section, Share, Texts
 from tasks.project.curate import Curate
 from tasks.project.data import Data, Split
 from tasks.project.generate import Budget, Endpoint, Generate, Generator, Price
+from tasks.project.tune import Space, Tune
 from tasks.records import digest_of
 
 __all__ = [
+    "Adapt",
     "Budget",
     "Curate",
     "Data",
@@ -32,9 +35,11 @@ __all__ = [
     "Schedule",
     "Section",
     "Share",
+    "Space",
     "Split",
     "Texts",
     "Train",
+    "Tune",
 ]
 
 
@@ -136,7 +141,9 @@ class Project(Section):
     curate: Curate = Curate()
     review: Review = Review()
     harvest: Harvest = Harvest()
+    adapt: Adapt = Adapt()
     train: Train = Train()
+    tune: Tune = Tune()
     evaluate: Evaluate = Evaluate()
     promote: Promote = Promote()
     schedule: Schedule = Schedule()
@@ -168,6 +175,11 @@ class Project(Section):
                     raise ValueError(
                         f"{key} names {label!r}{nearest(label, list(self.labels))}, which is not in labels: add it there"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _tunable(self) -> Project:
+        self.tune.check(self.train)
         return self
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,12 @@ def fine_tune(
     encoder: Path,
     work: Path,
     report: Report = silent,
+    on_epoch: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """The encoder in `encoder` with a classification head over `labels`, best on dev by macro-F1, calibrated on dev.
 
-    Resumes from the newest whole checkpoint in `work`. Raises UserError when the checkpoint can't classify or there are
-    no rows to train on.
+    Resumes from the newest whole checkpoint in `work`. `on_epoch(epoch, dev F1)` may end it by raising. Raises UserError
+    when the checkpoint can't classify or there are no rows to train on.
     """
     import transformers
     from transformers import DataCollatorWithPadding, EarlyStoppingCallback, set_seed
@@ -86,7 +88,7 @@ def fine_tune(
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
         compute_metrics=_f1(len(labels)),
-        callbacks=[EarlyStoppingCallback(settings.patience), _reporting(report)],
+        callbacks=[EarlyStoppingCallback(settings.patience), _reporting(report, on_epoch)],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     checkpoint = latest_checkpoint(work)
@@ -227,7 +229,7 @@ def _trainer_class() -> Any:
     return SealingTrainer
 
 
-def _reporting(report: Report) -> Any:
+def _reporting(report: Report, on_epoch: Callable[[int, float], None] | None = None) -> Any:
     from transformers import TrainerCallback
 
     class Reporting(TrainerCallback):
@@ -241,5 +243,7 @@ def _reporting(report: Report) -> Any:
                 if logs and name in logs:
                     label = "dev F1" if name == "eval_f1_macro" else "loss"
                     self.note = f"{label} {logs[name]:.3f}"
+            if on_epoch and logs and "eval_f1_macro" in logs:
+                on_epoch(round(state.epoch), logs["eval_f1_macro"])
 
     return Reporting()
