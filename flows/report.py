@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from flows.filling import Filled
-from flows.mixing import Trained
 from flows.seeds import line as seeds_line
 from tasks import files
 from tasks.files import Stage
 from tasks.prepare import Prepared
+
+if TYPE_CHECKING:
+    from flows.mixing import Trained
 
 
 def figures(scored: Stage) -> dict[str, Any]:

@@ -80,7 +80,9 @@ class Kitchen:
         def build(out: Path, work: Path) -> dict[str, Any]:
             return {"bundle": bundle.save(net, tokenizer, out / "bundle", about=about)}
 
-        return files.stage(self.home, "train", version=1, params={"s": seed, "n": noise, "t": t}, inputs={}, build=build)
+        return files.stage(
+            self.home, "train", version=1, params={"s": seed, "n": noise, "t": t}, inputs={}, build=build
+        )
 
     def cook(self, *models: Stage) -> Stage:
         return soup(self.project, list(models), splits=self.splits, home=self.home)
@@ -129,7 +131,9 @@ def test_equal_models_make_no_soup(kitchen: Kitchen) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_a_retrain_over_three_seeds(tmp_path: Path, llm: Any, encoder: Path, home: Path, reseed: Callable[..., Any]) -> None:
+def test_a_retrain_over_three_seeds(
+    tmp_path: Path, llm: Any, encoder: Path, home: Path, reseed: Callable[..., Any]
+) -> None:
     """Each seed is a run of its own, mean and spread are told, and what is registered is what was chosen on dev."""
     from mlflow import MlflowClient
 
@@ -138,7 +142,12 @@ def test_a_retrain_over_three_seeds(tmp_path: Path, llm: Any, encoder: Path, hom
 
     train = {"seeds": [0, 1, 2], "epochs": 1, "learning_rate": 2e-3}
     config = toy.project(
-        tmp_path / "project", endpoint=llm.url, encoder=encoder, train=train, harvest={"rounds": 0}, evaluate={"lift": "off"}
+        tmp_path / "project",
+        endpoint=llm.url,
+        encoder=encoder,
+        train=train,
+        harvest={"rounds": 0},
+        evaluate={"lift": "off"},
     )
     code, out, err = reseed("retrain", config, "--json")
     assert code == 0, err

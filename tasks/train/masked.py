@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks import files
 from tasks.embed import has_bf16
 from tasks.errors import UserError
 from tasks.progress import Report, silent
 from tasks.project import Adapt, Project
-from tasks.train.fine_tune import _reporting, _trainer_class, latest_checkpoint
+from tasks.records import digest_of
 
 
 @dataclass
@@ -30,11 +33,25 @@ class Masked:
         rows = self.tokenizer(texts, **names)
         return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
 
-    def masker(self, share: float, **options: Any) -> Any:
-        """A collator that masks `share` of the tokens: of these 80% by the mask, 10% by another word, 10% not, as in BERT."""
+    def masker(self, settings: Adapt, **options: Any) -> Callable[[list[dict[str, Any]]], Any]:
+        """A collator that masks `mask_share` of the tokens: of these 80% by the mask, 10% by another word, 10% not, as in BERT.
+
+        The masks hang on the seed and on which texts stand together in what order: so they change from epoch to epoch, and
+        a training that was stopped within an epoch draws those it would have drawn.
+        """
+        import torch
         from transformers import DataCollatorForLanguageModeling
 
-        return DataCollatorForLanguageModeling(self.tokenizer, mlm=True, mlm_probability=share, **options)
+        collator = DataCollatorForLanguageModeling(
+            self.tokenizer, mlm=True, mlm_probability=settings.mask_share, seed=settings.seed, **options
+        )
+
+        def masked(rows: list[dict[str, Any]]) -> Any:
+            drawn = digest_of([settings.seed, [list(r["input_ids"]) for r in rows]])
+            collator.generator = torch.Generator().manual_seed(int(drawn[:15], 16))
+            return collator(rows)
+
+        return masked
 
     def perplexity(self, texts: list[str], settings: Adapt, batch_size: int = 32) -> float:
         """exp of the mean loss over the masked tokens of `texts`: the same masks at each call, every one a mask token.
@@ -46,7 +63,7 @@ class Masked:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(device).eval()
-        masker = self.masker(settings.mask_share, mask_replace_prob=1.0, random_replace_prob=0.0, seed=settings.seed)
+        masker = self.masker(settings, mask_replace_prob=1.0, random_replace_prob=0.0)
         rows, loss, tokens = self.encoded(texts), 0.0, 0
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=self.bf16):
             for start in range(0, len(rows), batch_size):
@@ -107,7 +124,7 @@ def warm_head(masked: Masked, texts: list[str], settings: Adapt, *, report: Repo
     set_seed(settings.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     masked.model.to(device).train()
-    rows, masker, own = masked.encoded(texts), masked.masker(settings.mask_share), masked.head()
+    rows, masker, own = masked.encoded(texts), masked.masker(settings), masked.head()
     frozen = [p for p in masked.model.base_model.parameters() if p.requires_grad]
     for p in frozen:
         p.requires_grad_(False)
@@ -158,19 +175,63 @@ def train_masked(
         disable_tqdm=True,
         report_to="none",
     )
-    trainer = _trainer_class()(
+    trainer = _sealing_trainer()(
         model=masked.model,
         args=arguments,
         train_dataset=masked.encoded(texts),
-        data_collator=masked.masker(settings.mask_share),
+        data_collator=masked.masker(settings),
         processing_class=masked.tokenizer,
         callbacks=[_reporting(report)],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
-    checkpoint = latest_checkpoint(work)
+    checkpoint = _whole_checkpoint(work)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     resumed = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
     return trainer.state.global_step, resumed, trainer.state.log_history
+
+
+def _whole_checkpoint(work: Path) -> Path | None:
+    """The newest checkpoint whose files match their manifest; torn ones are removed."""
+    for path in sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True):
+        try:
+            files.verify(path)
+            return path
+        except files.CorruptDirectory:
+            shutil.rmtree(path)
+    return None
+
+
+def _sealing_trainer() -> Any:
+    from transformers import Trainer
+
+    class SealingTrainer(Trainer):
+        """Trainer whose checkpoint counts once its manifest is written; only then are older ones removed."""
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            super()._save_checkpoint(model, trial)
+            newest = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            files.seal(newest)
+            for old in newest.parent.glob("checkpoint-*"):
+                if old != newest:
+                    shutil.rmtree(old)
+
+    return SealingTrainer
+
+
+def _reporting(report: Report) -> Any:
+    from transformers import TrainerCallback
+
+    class Reporting(TrainerCallback):
+        note = ""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            report(state.global_step, state.max_steps, self.note)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                self.note = f"loss {logs['loss']:.3f}"
+
+    return Reporting()
 
 
 def history_of(log: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
