@@ -16,6 +16,7 @@ from tasks.bundle import Classifier
 from tasks.files import Stage
 from tasks.project import Project
 from tasks.records import Record
+from tasks.references import digest_of_path
 from tasks.train.calibrate import fold
 from tasks.train.soup import greedy, soup
 from tests.kit import toy
@@ -131,7 +132,7 @@ def test_equal_models_make_no_soup(kitchen: Kitchen) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-def test_a_retrain_over_three_seeds(
+def test_a_retrain_over_three_seeds_of_an_adapted_encoder(
     tmp_path: Path, llm: Any, encoder: Path, home: Path, reseed: Callable[..., Any]
 ) -> None:
     """Each seed is a run of its own, mean and spread are told, and what is registered is what was chosen on dev."""
@@ -147,6 +148,7 @@ def test_a_retrain_over_three_seeds(
         encoder=encoder,
         train=train,
         harvest={"rounds": 0},
+        adapt={"epochs": 1, "head_steps": 20},
         evaluate={"lift": "off"},
     )
     code, out, err = reseed("retrain", config, "--json")
@@ -162,7 +164,13 @@ def test_a_retrain_over_three_seeds(
     assert run.data.metrics["dev.f1_macro.spread"] == pytest.approx(told["spread"])
     children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     names = {c.info.run_name: c for c in children}
-    assert {"train", "train seed 1", "train seed 2", "soup"} <= set(names)
+    assert {"adapt", "train", "train seed 1", "train seed 2", "soup"} <= set(names)
+    perplexity = found["adapted"]["perplexity"]
+    assert names["adapt"].data.metrics["adapt.perplexity.after"] == pytest.approx(perplexity["after"])
+    assert "held-out unlabelled texts" in err and "no head for masked words" in err
+    made = {p.parent.name: files.read_json(p) for p in (home / "stages" / "train").glob("*/manifest.json")}
+    adapted = digest_of_path(next((home / "stages" / "adapt").glob("*/encoder")))
+    assert len(made) == 3 and {m["inputs"]["encoder"] for m in made.values()} == {adapted}
     best = told["dev_f1_macro"].index(max(told["dev_f1_macro"]))
     chosen = "soup" if told["soup"]["won"] else ["train", "train seed 1", "train seed 2"][best]
     version = client.get_model_version("toy", found["model"]["version"])

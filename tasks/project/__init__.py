@@ -79,7 +79,9 @@ class Train(Section):
     patience: Positive = Field(2, description="epochs without a better dev F1 before training stops")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto: bf16 where the processor has it")
     seeds: Integers = Field(
-        (0,), description="of the head and of the order of rows; the first is the challenger's; `--fresh` takes others"
+        (0,),
+        description="of the head and of the order of rows; of several, the best on dev or their soup is the challenger; "
+        "`--fresh` takes others",
     )
 
     @field_validator("seeds")
