@@ -133,7 +133,7 @@ class TestSpace:
             ({"epochs": [0, 3]}, r"tune.space.epochs holds 0"),
             ({"batch_size": []}, "give the values to choose from, or null"),
             ({"others": {"learning_rat": [1.0]}}, r"names 'learning_rat', which is no key of train"),
-            ({"others": {"precision": ["fp16"]}}, r"tune.space.precision holds 'fp16'"),
+            ({"others": {"precision": ["fp8"]}}, r"tune.space.precision holds 'fp8'"),
             ({"others": {"seeds": [1]}}, "'seeds' is no setting to search"),
             ({"others": {"epochs": [1]}}, "'epochs' has a key of its own"),
         ],
