@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files
-from tasks.curate.leak import Fingerprints, leak
+from tasks.curate.leak import FINGERPRINTS, Fingerprints, leak
 from tasks.embed import has_bf16
 from tasks.errors import UserError
 from tasks.files import Stage
-from tasks.prepare import FINGERPRINTS
 from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record
