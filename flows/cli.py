@@ -80,6 +80,27 @@ def generate(config: Path, overrides: tuple[str, ...], only_plan: bool, as_json:
 
 
 @commands.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as tune.trials=40.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the settings found are written.")
+@json_option
+def tune(config: Path, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Search for better settings of CONFIG's `train`, on dev alone; they are printed as a piece of a project file."""
+    from tasks.project_file import check_references, load_project
+
+    check_references(load_project(config, overrides), config)
+    from flows.orphans import watched
+
+    with _output_for(as_json) as finish, watched():
+        from flows import tune as flow
+
+        found = flow.tune(config=str(config), overrides=list(overrides), out=str(out) if out else None)
+        from rich.console import Console
+
+        finish(found, lambda: flow.show(found, Console(width=None if sys.stdout.isatty() else 110)))
+
+
+@commands.command()
 @click.argument("name")
 @click.argument("texts", nargs=-1)
 @click.option("--in", "source", type=click.Path(path_type=Path), help="A CSV, JSONL or Parquet file of texts.")

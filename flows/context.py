@@ -28,6 +28,7 @@ class Retrain:
     log: Tracking
     prepared: Prepared
     seconds: Counter[str] = field(default_factory=Counter)
+    adapted: Stage | None = None  # the encoder that is fine-tuned, where it is not the project's own
     judged: bool = False  # there is a verdict, and the promotion where there was one
 
     @property

@@ -10,7 +10,9 @@ from flows import stage_runs, steps
 from flows.context import Retrain
 from flows.judging import scored
 from flows.progress import say
+from flows.seeds import best_of_seeds, train
 from tasks import files
+from tasks.adapt import told
 from tasks.evaluate.score import read_predictions
 from tasks.files import Stage
 from tasks.mix import WITH_HARVESTED, WITH_SYNTHETIC, best, possible
@@ -27,13 +29,15 @@ class Trained:
     chosen: str
     harvested: Stage | None = None
     undone: dict[str, Any] | None = None
+    seeds: dict[str, Any] | None = None
 
 
 def train_best_mix(r: Retrain, curated: Stage) -> Trained:
     """The model of the mix that is best on dev; harvested rows are kept only while they don't lower dev F1."""
+    r.adapted = adapt(r, curated)
     rows = files.read_records(curated.directory / "kept.jsonl")
     mixes = {name: steps.mix(name, curated=curated, home=r.home) for name in possible(r.project, rows)}
-    chosen = _choose(r, mixes)
+    chosen = choose(r, mixes)
     model = train(r, mixes[chosen])
     done = Trained(model, stage_runs.trained(r.log, model), mixes[chosen], mixes, chosen)
     for number in range(1, r.project.harvest.rounds + 1):
@@ -41,17 +45,23 @@ def train_best_mix(r: Retrain, curated: Stage) -> Trained:
             break
     if done.harvested:
         done.mixes[WITH_HARVESTED] = done.harvested
+    done.model, done.run_id, done.seeds = best_of_seeds(r, done.rows, done.model, done.run_id)
     return done
 
 
-def train(r: Retrain, rows: Stage, number: int = 0) -> Stage:
-    stage: Stage = steps.train(
-        r.project, curated=rows, splits=r.prepared.splits, generation=r.generation, number=number, **r.places
-    )
-    return r.timed(stage)
+def adapt(r: Retrain, curated: Stage) -> Stage | None:
+    """The encoder adapted to the project's text, or None where `adapt.epochs` is 0."""
+    if not r.project.adapt.epochs:
+        return None
+    stage: Stage = r.timed(steps.adapt(r.project, curated=curated, splits=r.prepared.splits, **r.places))
+    stage_runs.adapted(r.log, stage)
+    for said in told(stage):
+        say(f"  {said}")
+    return stage
 
 
-def _choose(r: Retrain, mixes: dict[str, Stage]) -> str:
+def choose(r: Retrain, mixes: dict[str, Stage]) -> str:
+    """The name of the mix that is best on dev."""
     how = r.project.evaluate.lift
     if len(mixes) == 1 or how == "off":
         return WITH_SYNTHETIC

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from flows.filling import Filled
-from flows.mixing import Trained
+from flows.seeds import line as seeds_line
 from tasks import files
 from tasks.files import Stage
 from tasks.inference.choose import line as answers_by
 from tasks.prepare import Prepared
+
+if TYPE_CHECKING:
+    from flows.mixing import Trained
 
 
 def figures(scored: Stage) -> dict[str, Any]:
@@ -103,6 +106,8 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("real rows trained on", f"{data['seed']['total']}  ({_counted(data['seed']['by_label'])})"))
     if data["real_set_aside"]["by_reason"]:
         lines.append(("real rows set aside", _counted(data["real_set_aside"]["by_reason"])))
+    if report["seeds"]:
+        lines.append(("dev F1", seeds_line(report["seeds"])))
     lines.append((f"F1 of {model['name']} {model['version']}", _score(report["test"])))
     if champion and champion["version"] != model["version"]:
         score = _score(champion) if champion.get("f1_macro") is not None else "could not be scored"

@@ -96,6 +96,8 @@ def _story(r: Retrain) -> dict[str, Any]:
         "baselines": {name: reports.figures(b) for name, b in baselines.items()},
         "lift": gains,
         "inference": exported.counts["inference"],
+        "seeds": trained.seeds,
+        "adapted": r.adapted.counts if r.adapted else None,
         "data": data,
         "seconds": {name: round(s, 1) for name, s in r.seconds.items()},
         "tokens": spent,

@@ -110,6 +110,21 @@ def exported(log: Tracking, stage: Stage) -> None:
     log.tag(backend=found["backend"])
 
 
+def souped(log: Tracking, stage: Stage) -> str:
+    """The id of the run, to which the model is logged where the soup won."""
+    c = stage.counts
+    metrics = {"dev.f1_macro": c["dev_f1_macro"], "soup.members": float(len(c["members"])), "soup.won": float(c["won"])}
+    return log.stage(stage, metrics=metrics, artifacts=[stage.directory / "soup.json"])
+
+
+def adapted(log: Tracking, stage: Stage) -> None:
+    c = stage.counts
+    metrics = {f"adapt.perplexity.{when}": c["perplexity"][when] for when in ("before", "after")}
+    metrics |= {"adapt.rows": float(c["rows"]), "adapt.steps": float(c["steps"])}
+    history = [(int(at), name, float(v)) for at, name, v in files.read_json(stage.directory / "history.json")]
+    log.stage(stage, metrics=metrics, history=history, artifacts=[stage.directory / "adapt.json"])
+
+
 def test_metrics(scored: Stage) -> dict[str, float]:
     """`test.f1_macro`, its interval, and F1 per label."""
     c = scored.counts

@@ -15,6 +15,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from flows.progress import watched
+from tasks import adapt as _adapt
 from tasks import curate as _curate
 from tasks import harvest as _harvest
 from tasks import lift as _lift
@@ -28,7 +29,9 @@ from tasks.prepare import prepare as _prepare
 from tasks.synthesise.propose import propose as _propose
 from tasks.synthesise.stage import synthesise as _synthesise
 from tasks.synthesise.study import study as _study
+from tasks.train.soup import soup as _soup
 from tasks.train.stage import train as _train
+from tasks.tune import trial as _trial
 
 MINUTE, HOUR = 60, 3600
 
@@ -88,6 +91,9 @@ study = step(_study, name="study", timeout=HOUR)
 curate = step(_curate.curate, name="curate", timeout=2 * HOUR, listens=True)
 train = step(_train, name="train", timeout=24 * HOUR, listens=True)
 export = step(_exported, name="export", timeout=HOUR, listens=True)
+soup = step(_soup, name="soup", timeout=HOUR, listens=True)
+adapt = step(_adapt.adapt, name="adapt", timeout=24 * HOUR, listens=True)
+trial = step(_trial, name="trial", timeout=24 * HOUR, listens=True)
 mix = step(_mix.mix, name="mix", timeout=HOUR, task_run_name="mix {name}")
 choose = step(_mix.quick_choice, name="choose", timeout=2 * HOUR)
 harvest = step(_harvest.harvest, name="harvest", timeout=6 * HOUR, listens=True, task_run_name="harvest {number}")

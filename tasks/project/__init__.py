@@ -9,15 +9,18 @@ from zoneinfo import ZoneInfo
 from pydantic import Field, field_validator, model_validator
 
 from tasks.errors import nearest
+from tasks.project.adapt import Adapt
 from tasks.project.base import Positive, Section, Share, Texts
 from tasks.project.curate import Curate
 from tasks.project.data import Data, Split
 from tasks.project.generate import Budget, Endpoint, Generate, Generator, Price
 from tasks.project.predict import Predict
 from tasks.project.train import Train
+from tasks.project.tune import Space, Tune
 from tasks.records import digest_of
 
 __all__ = [
+    "Adapt",
     "Budget",
     "Curate",
     "Data",
@@ -35,9 +38,11 @@ __all__ = [
     "Schedule",
     "Section",
     "Share",
+    "Space",
     "Split",
     "Texts",
     "Train",
+    "Tune",
 ]
 
 
@@ -112,8 +117,10 @@ class Project(Section):
     curate: Curate = Curate()
     review: Review = Review()
     harvest: Harvest = Harvest()
+    adapt: Adapt = Adapt()
     train: Train = Train()
     predict: Predict = Predict()
+    tune: Tune = Tune()
     evaluate: Evaluate = Evaluate()
     promote: Promote = Promote()
     schedule: Schedule = Schedule()
@@ -146,6 +153,11 @@ class Project(Section):
                         f"{key} names {label!r}{nearest(label, list(self.labels))}, which is not in labels: add it there"
                     )
         self.train.check_labels(list(self.labels))
+        return self
+
+    @model_validator(mode="after")
+    def _tunable(self) -> Project:
+        self.tune.check(self.train)
         return self
 
     @model_validator(mode="after")

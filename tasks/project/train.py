@@ -67,7 +67,9 @@ class Train(Section):
     torch_compile: bool = Field(False, description="compile the model: minutes at first, faster steps after")
     gradient_checkpointing: bool = Field(False, description="less memory, about a fifth slower")
     seeds: Integers = Field(
-        (0,), description="of the head and of the order of rows; the first is the challenger's; `--fresh` takes others"
+        (0,),
+        description="of the head and of the order of rows; of several, the best on dev or their soup is the challenger; "
+        "`--fresh` takes others",
     )
     data_seed: int | None = Field(None, description="of the order of rows alone; null: that of seeds")
     arguments: dict[str, Value] = Field({}, description="any other field of transformers' TrainingArguments")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class _Task:
     encoder: Path
     work: Path
     report: Report
+    on_epoch: Callable[[int, float], None] | None
 
 
 def fine_tune(
@@ -65,12 +67,14 @@ def fine_tune(
     encoder: Path,
     work: Path,
     report: Report = silent,
+    on_epoch: Callable[[int, float], None] | None = None,
 ) -> Trained:
     """The encoder in `encoder` with a classification head over `labels`, best on dev by macro-F1, calibrated on dev.
 
     Resumes from the newest whole checkpoint in `work`. A loss that is no number is tried once more from there in fp32;
     where memory runs out, fewer rows are taken at a time and as many a step. Raises UserError when the checkpoint can't
     classify, the settings don't fit, there are no rows to train on, or nothing of that helped.
+    `on_epoch(epoch, dev F1)` may end it by raising.
     """
     import transformers
 
@@ -81,7 +85,7 @@ def fine_tune(
     check_batch(settings)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    task = _Task(train, dev, labels, settings, encoder, work, report)
+    task = _Task(train, dev, labels, settings, encoder, work, report, on_epoch)
     attempt = Attempt.first(settings, precision=precision_of(settings), work=work)
     with sigterm_noted() as asked:
         while True:
@@ -167,7 +171,7 @@ def _trainer(task: _Task, model: Any, tokenizer: Any, arguments: Any) -> Any:
     if settings.patience:
         trainer.add_callback(EarlyStoppingCallback(settings.patience, settings.min_improvement))
     if trainer.is_world_process_zero():
-        trainer.add_callback(reporting(task.report))
+        trainer.add_callback(reporting(task.report, task.on_epoch))
     return trainer
 
 

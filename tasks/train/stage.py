@@ -74,13 +74,16 @@ def train(
     splits: Stage,
     generation: int,
     number: int = 0,
+    adapted: Stage | None = None,
     beside: Path,
     home: Path,
     report: Report = silent,
 ) -> Stage:
     """The challenger: `bundle/` (see tasks/bundle.py), `history.json` and `curves.png`. A killed training goes on from
-    its last whole checkpoint. `number` picks one of `train.seeds`."""
-    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+    its last whole checkpoint. `number` picks one of `train.seeds`; `adapted` is the adapt stage whose encoder stands in
+    for `train.model`."""
+    own = adapted.directory / "encoder" if adapted else None
+    encoder = own or resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
     settings = project.train.model_copy(update={"seeds": (project.train.seeds[number] + 1000 * generation,)})
     inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     about = {"project": project.name, "base_model": project.train.model, "data": inputs}

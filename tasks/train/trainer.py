@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,8 @@ def saving(trainer: Any) -> Any:
     return Saving()
 
 
-def reporting(report: Report) -> Any:
-    """A callback that says how far the training is."""
+def reporting(report: Report, on_epoch: Callable[[int, float], None] | None = None) -> Any:
+    """A callback that says how far the training is; `on_epoch(epoch, dev F1)` is told each look at dev."""
     from transformers import TrainerCallback
 
     class Reporting(TrainerCallback):
@@ -158,5 +159,7 @@ def reporting(report: Report) -> Any:
                 if logs and name in logs:
                     label = "dev F1" if name == "eval_f1_macro" else "loss"
                     self.note = f"{label} {logs[name]:.3f}"
+            if on_epoch and logs and "eval_f1_macro" in logs:
+                on_epoch(round(state.epoch), logs["eval_f1_macro"])
 
     return Reporting()

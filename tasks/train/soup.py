@@ -1,0 +1,126 @@
+"""A greedy soup: the mean of several fine-tuned models' weights, where that beats each of them on dev.
+
+Model soups: Wortsman et al. 2022 (arXiv:2203.05482), Recipe 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks import bundle, files
+from tasks.files import Stage
+from tasks.progress import Report, silent
+from tasks.project import Project
+from tasks.train.calibrate import fold, temperature
+
+VERSION = 1
+
+
+def greedy(singles: list[float], score_of: Callable[[list[int]], float]) -> tuple[list[int], float]:
+    """(members, score) of the greedy soup: from the best single on, each next best is kept where the score does not fall.
+
+    `score_of(members)` is the score of the mean of these models. Equal singles are tried in their order.
+    """
+    first, *others = sorted(range(len(singles)), key=lambda i: (-singles[i], i))
+    members, best = [first], singles[first]
+    for i in others:
+        score = score_of([*members, i])
+        if score >= best:
+            members, best = [*members, i], score
+    return members, best
+
+
+def soup(project: Project, models: list[Stage], *, splits: Stage, home: Path, report: Report = silent) -> Stage:
+    """`soup.json`, and `bundle/` where the soup of the `models` (train stages of one recipe) has a strictly higher dev
+    macro-F1 than the best of them: counts `won`, `members`, `dev_f1_macro`, `singles`.
+
+    Every score is computed here, in float32, so that they compare. The members' own temperatures are taken out before
+    their weights are averaged, and the soup gets one of its own. The models' heads start at different places, which the
+    paper's do not: that a soup loses is common.
+    """
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        cook = _Cook(project, models, splits, report)
+        singles = [cook.score([i]) for i in range(len(models))]
+        members, best = greedy(singles, cook.score)
+        told: dict[str, Any] = {
+            "won": len(members) > 1 and best > max(singles),
+            "members": sorted(members),
+            "dev_f1_macro": best,
+            "singles": singles,
+        }
+        if told["won"]:
+            told |= cook.serve(members, out / "bundle", told)
+        files.write_json(out / "soup.json", told)
+        return told
+
+    inputs = {f"model {i}": str(m.counts["bundle"]) for i, m in enumerate(models)} | {"splits": splits.digest}
+    return files.stage(home, "soup", version=VERSION, params={}, inputs=inputs, build=build)
+
+
+class _Cook:
+    """The models' weights without their temperatures, and one network to put means of them into."""
+
+    def __init__(self, project: Project, models: list[Stage], splits: Stage, report: Report) -> None:
+        dev = files.read_records(splits.directory / "dev.jsonl")
+        self._texts, self._labels = [r.text for r in dev], project.label_names
+        self._y = [self._labels.index(str(r.label)) for r in dev]
+        self._about: dict[str, Any] = {}
+        self._bundles = [m.directory / "bundle" for m in models]
+        self._weights = [self._raw(path) for path in self._bundles]
+        self._report, self._scored = report, 0
+
+    def _raw(self, path: Path) -> dict[str, Any]:
+        """Weights as they were before calibration; the last model read stays as the network to fill."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        self._about = bundle.check(path)
+        local = {"local_files_only": True, "trust_remote_code": False}
+        self._model = AutoModelForSequenceClassification.from_pretrained(path, use_safetensors=True, **local)
+        self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
+        fold(self._model, 1 / float(self._about["temperature"]))
+        return {k: v.detach().clone() for k, v in self._model.state_dict().items()}
+
+    def _fill(self, members: list[int]) -> None:
+        import torch
+
+        first = self._weights[members[0]]
+        mean = {
+            k: torch.stack([self._weights[i][k].double() for i in members]).mean(0).to(v.dtype)
+            if v.is_floating_point()
+            else v
+            for k, v in first.items()
+        }
+        self._model.load_state_dict(mean)
+
+    def _logits(self) -> Any:
+        """Shape (dev rows, labels), float64, up to a constant a row."""
+        import numpy as np
+
+        model = bundle.Classifier(self._model, self._tokenizer, self._labels, int(self._about["max_length"]))
+        return np.log(np.maximum(model.probabilities(self._texts), 1e-30).astype("float64"))
+
+    def score(self, members: list[int]) -> float:
+        """Macro-F1 on dev of the mean of these models."""
+        from sklearn.metrics import f1_score
+
+        self._fill(members)
+        said = self._logits().argmax(axis=1)
+        self._scored += 1
+        self._report(self._scored, 2 * len(self._weights) - 1, f"of {len(members)}")
+        names = list(range(len(self._labels)))
+        return float(f1_score(self._y, said, labels=names, average="macro", zero_division=0))
+
+    def serve(self, members: list[int], directory: Path, told: dict[str, Any]) -> dict[str, Any]:
+        """Write the soup's bundle, calibrated on dev; its digest and temperature."""
+        import numpy as np
+
+        self._fill(members)
+        t = temperature(self._logits(), np.array(self._y))
+        t = t if fold(self._model, t) else 1.0
+        origin = {"bundles": [files.verify(self._bundles[i])["digest"] for i in sorted(members)]}
+        about = self._about | {"temperature": t, "dev": {"f1_macro": told["dev_f1_macro"]}, "soup": origin}
+        digest = bundle.save(self._model, self._tokenizer, directory, about=about)
+        return {"bundle": digest, "temperature": t}
