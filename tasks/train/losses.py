@@ -6,9 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from torch import Tensor
+
+    from tasks.train.data import RecordFile
 
     Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -44,7 +46,7 @@ def loss_of(settings: Train) -> Loss:
     return loss
 
 
-def row_weights(records: Collection[Record], *, settings: Train) -> list[float] | None:
+def row_weights(records: list[Record] | RecordFile, *, settings: Train) -> list[float] | None:
     """A weight a row, 1 on average; None where all are alike.
 
     The weight of its label times that of its source, divided by their mean over the rows, so that the learning rate keeps
