@@ -100,7 +100,7 @@ def ran(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     pipe = subprocess.PIPE
     with subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment) as process:
         try:
-            out, err = process.communicate(timeout=250)
+            out, err = process.communicate(timeout=800)
         except BaseException:
             process.terminate()  # torchrun then ends its workers, which a kill would leave behind
             raise
@@ -108,6 +108,7 @@ def ran(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1700)
 @pytest.mark.parametrize(("how", "at"), [("SIGTERM", 8), ("SIGKILL", 7)])
 def test_a_process_that_is_killed_goes_on(how: str, at: int, tmp_path: Path, encoder: Path) -> None:
     write_data(tmp_path / "data")
@@ -127,6 +128,7 @@ def test_a_process_that_is_killed_goes_on(how: str, at: int, tmp_path: Path, enc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1700)
 def test_two_processes_learn_what_one_does(tmp_path: Path, encoder: Path) -> None:
     """Without dropout, of which each process draws its own. The last step of an epoch has as many rows as the others."""
     write_data(tmp_path / "data")
