@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.train.attention import Dropout, _Documents, dropped
+from tasks.train.attention import documents_class, dropout_class, dropped
 from tasks.train.packing import FAMILIES, PackingCollator, pack, packs
 
 SMALL = {
@@ -136,7 +136,7 @@ class TestExact:
         torch.manual_seed(0)
         q, k, v, seen = (torch.randn(2, 11, 4, dtype=torch.float64, requires_grad=i < 3) for i in range(4))
         torch.manual_seed(1)
-        out = _Documents.apply(q, k, v, [4, 7], 0.5, 3, 0.25)
+        out = documents_class().apply(q, k, v, [4, 7], 0.5, 3, 0.25)
         found = torch.autograd.grad((out * seen).sum(), (q, k, v))
         torch.manual_seed(1)
         pieces, start = [], 0
@@ -193,7 +193,7 @@ class TestDropout:
     @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
     def test_as_many_as_asked_for_and_the_mean_stays(self, p: float) -> None:
         torch.manual_seed(0)
-        layer, ones = Dropout(p), torch.ones(1001, 333)
+        layer, ones = dropout_class()(p), torch.ones(1001, 333)
         out = layer.train()(ones)
         spread = 5 * (p * (1 - p) / ones.numel()) ** 0.5
         assert (out == 0).float().mean().item() == pytest.approx(p, abs=spread + 1 / 65536)

@@ -9,9 +9,11 @@ of 80 to 256 tokens, 1.6 times the tokens a second of padded batches that are gr
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 NAME = "reseed_packed"
 
@@ -67,74 +69,89 @@ def attend(
         ends, longest = cu_seq_lens_q, int(max_length_q or query.shape[2])
         return varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=window)[None], None
     lengths = cu_seq_lens_q.diff().tolist()
-    found = _Documents.apply(query[0], key[0], value[0], lengths, scale, sliding_window, dropout)
+    found = documents_class().apply(query[0], key[0], value[0], lengths, scale, sliding_window, dropout)
     return found.transpose(0, 1)[None].contiguous(), None
 
 
 def dropped(shape: torch.Size, p: float) -> torch.Tensor:
     """A boolean tensor, true with the probability `p` in steps of 1/65536, from torch's own generator."""
+    import torch
+
     n = shape.numel()
     drawn = torch.empty((n + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     return (drawn[:n] < round(p * 65536) - 32768).view(shape)
 
 
-class Dropout(torch.nn.Module):
-    """torch.nn.Dropout on the CPU, with its bits drawn four at a time."""
+@functools.cache
+def dropout_class() -> Any:
+    """The class, made here because importing torch takes seconds."""
+    import torch
 
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
+    class Dropout(torch.nn.Module):
+        """torch.nn.Dropout on the CPU, with its bits drawn four at a time."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.training or not self.p:
-            return x
-        return x.masked_fill(dropped(x.shape, self.p), 0).mul(1 / (1 - self.p))
+        def __init__(self, p: float) -> None:
+            super().__init__()
+            self.p = p
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.training or not self.p:
+                return x
+            return x.masked_fill(dropped(x.shape, self.p), 0).mul(1 / (1 - self.p))
+
+    return Dropout
 
 
-class _Documents(torch.autograd.Function):
-    """softmax(q k' scale) v by document, with dropout of the softmax. Tensors are (heads, tokens, size)."""
+@functools.cache
+def documents_class() -> Any:
+    import torch
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        lengths: list[int],
-        scale: float,
-        window: int | None,
-        p: float,
-    ) -> torch.Tensor:
-        # both factors belong to small tensors here, not to the squares
-        q, k, v = (q * scale).contiguous(), k.contiguous(), (v / (1 - p)).contiguous()
-        out, squares, start = torch.empty_like(v), [], 0
-        for n in lengths:
-            here = slice(start, start + n)
-            scores = torch.bmm(q[:, here], k[:, here].mT)
-            if window is not None and n > window:
-                at = torch.arange(n)
-                scores.masked_fill_((at[:, None] - at).abs() >= window, -torch.inf)
-            weights = torch.softmax(scores, -1)
-            gone = dropped(weights.shape, p) if p else None
-            out[:, here] = torch.bmm(weights if gone is None else weights.masked_fill(gone, 0), v[:, here])
-            squares.append((here, weights, gone))
-            start += n
-        ctx.save_for_backward(q, k, v)
-        ctx.squares, ctx.scale, ctx.p = squares, scale, p
-        return out
+    class Documents(torch.autograd.Function):
+        """softmax(q k' scale) v by document, with dropout of the softmax. Tensors are (heads, tokens, size)."""
 
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
-        q, k, v = ctx.saved_tensors
-        grad = grad.contiguous()
-        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for here, weights, gone in ctx.squares:
-            g = grad[:, here]
-            dv[:, here] = torch.bmm((weights if gone is None else weights.masked_fill(gone, 0)).mT, g)
-            dw = torch.bmm(g, v[:, here].mT)
-            if gone is not None:
-                dw.masked_fill_(gone, 0)
-            ds = torch._softmax_backward_data(dw, weights, -1, weights.dtype)
-            dq[:, here] = torch.bmm(ds, k[:, here])
-            dk[:, here] = torch.bmm(ds.mT, q[:, here])
-        return dq.mul_(ctx.scale), dk, dv.div_(1 - ctx.p), None, None, None, None
+        @staticmethod
+        def forward(
+            ctx: Any,
+            q: torch.Tensor,
+            k: torch.Tensor,
+            v: torch.Tensor,
+            lengths: list[int],
+            scale: float,
+            window: int | None,
+            p: float,
+        ) -> torch.Tensor:
+            # both factors belong to small tensors here, not to the squares
+            q, k, v = (q * scale).contiguous(), k.contiguous(), (v / (1 - p)).contiguous()
+            out, squares, start = torch.empty_like(v), [], 0
+            for n in lengths:
+                here = slice(start, start + n)
+                scores = torch.bmm(q[:, here], k[:, here].mT)
+                if window is not None and n > window:
+                    at = torch.arange(n)
+                    scores.masked_fill_((at[:, None] - at).abs() >= window, -torch.inf)
+                weights = torch.softmax(scores, -1)
+                gone = dropped(weights.shape, p) if p else None
+                out[:, here] = torch.bmm(weights if gone is None else weights.masked_fill(gone, 0), v[:, here])
+                squares.append((here, weights, gone))
+                start += n
+            ctx.save_for_backward(q, k, v)
+            ctx.squares, ctx.scale, ctx.p = squares, scale, p
+            return out
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+            q, k, v = ctx.saved_tensors
+            grad = grad.contiguous()
+            dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+            for here, weights, gone in ctx.squares:
+                g = grad[:, here]
+                dv[:, here] = torch.bmm((weights if gone is None else weights.masked_fill(gone, 0)).mT, g)
+                dw = torch.bmm(g, v[:, here].mT)
+                if gone is not None:
+                    dw.masked_fill_(gone, 0)
+                ds = torch._softmax_backward_data(dw, weights, -1, weights.dtype)
+                dq[:, here] = torch.bmm(ds, k[:, here])
+                dk[:, here] = torch.bmm(ds.mT, q[:, here])
+            return dq.mul_(ctx.scale), dk, dv.div_(1 - ctx.p), None, None, None, None
+
+    return Documents

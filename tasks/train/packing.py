@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.train.attention import NAME, dropout_class, register
+
 # the position of a document's first token; all of these hand position ids and keyword arguments down to their attention
 FAMILIES: dict[str, Callable[[Any], int]] = {
     "bert": lambda config: 0,
@@ -42,8 +44,6 @@ def pack(model: Any) -> Callable[[], None]:
     """
     import torch
 
-    from tasks.train.attention import NAME, Dropout, register  # which imports torch
-
     register()
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
@@ -53,7 +53,7 @@ def pack(model: Any) -> Callable[[], None]:
             for name, child in list(parent.named_children()):
                 if type(child) is torch.nn.Dropout:
                     swapped.append((parent, name, child))
-                    setattr(parent, name, Dropout(child.p).train(child.training))
+                    setattr(parent, name, dropout_class()(child.p).train(child.training))
     hook = model.base_model.register_forward_hook(_by_document, with_kwargs=True)
 
     def undo() -> None:
