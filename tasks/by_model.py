@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +18,8 @@ from tasks import files
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.budget import Ledger
-from tasks.llm.client import Client
 from tasks.llm.request import Request
+from tasks.llm.sources import Source, client_of, sources
 from tasks.progress import Report, silent
 from tasks.project import Endpoint, Project
 from tasks.readers import FORMATS, Columns, read_rows
@@ -40,15 +37,6 @@ _MARK = re.compile(
 _NEXT = re.compile(r"^\s*(?:Question|Answer|Q|A|User|Assistant)\s*:", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One model to ask: its settings, and for a local one its weights. `id` stands for it in keys of the cache."""
-
-    endpoint: Endpoint
-    weights: Path | None
-    id: str
-
-
 def ask_models(project: Project, *, home: Path, beside: Path, report: Report = silent) -> Stage:
     """Every generator's answers to every question, found or asked for: `pool.jsonl` with text, label and question.
 
@@ -59,11 +47,11 @@ def ask_models(project: Project, *, home: Path, beside: Path, report: Report = s
     g, data = project.generate, project.data
     assert g.questions is not None, "the project file was checked"
     path = resolve(g.questions, beside=beside, cache=home / "cache")
-    models = {name: _model(e, beside=beside, home=home) for name, (_, e) in g.sources().items()}
+    models = sources(project, beside=beside, home=home)
     # the questions' column and encoding are the data's: there is no other data
     questions = read_questions(path, column=data.text_column, encoding=data.encoding)
     sampling = {
-        name: {"model": m.id, **m.endpoint.model_dump(include={"temperature", "top_p", "max_tokens"})}
+        name: {"model": m.model, **m.endpoint.model_dump(include={"temperature", "top_p", "max_tokens"})}
         for name, m in models.items()
     }
     params = {"models": sampling, "answer_words": g.answer_words, "seed": g.seed, "labels": project.label_names}
@@ -114,13 +102,6 @@ def read_questions(path: Path, *, column: str = "text", encoding: str = "utf-8")
     return list(once.values())
 
 
-def _model(endpoint: Endpoint, *, beside: Path, home: Path) -> Model:
-    if endpoint.endpoint != "local":
-        return Model(endpoint, None, endpoint.model)
-    weights = resolve(endpoint.model, beside=beside, cache=home / "cache", kind="model")
-    return Model(endpoint, weights, digest_of_path(weights)[:24])
-
-
 def _request(question: str, *, label: str, endpoint: Endpoint, seed: int) -> Request:
     drawn = int.from_bytes(hashlib.sha256(f"{seed}/{question}".encode()).digest()[:4]) % 2**31
     return Request(
@@ -133,25 +114,16 @@ def _request(question: str, *, label: str, endpoint: Endpoint, seed: int) -> Req
     )
 
 
-def _ask(model: Model, requests: list[Request], *, home: Path, ledger: Ledger, report: Report) -> dict[str, str]:
+def _ask(source: Source, requests: list[Request], *, home: Path, ledger: Ledger, report: Report) -> dict[str, str]:
     """What the model wrote for each question; a question without a reply is not there."""
-    e = model.endpoint
-    with ExitStack() as stack:
-        url, key = e.endpoint, os.environ.get(e.api_key_env, "") or "none"
-        if model.weights:
-            from tasks.llm.local import local_server
-
-            url, key = stack.enter_context(local_server(model.weights, slots=e.concurrency)), "none"
-        cache = home / "cache" / "llm"
-        client = stack.enter_context(
-            Client(e, url=url, key=key, name=e.endpoint, model=model.id, cache=cache, ledger=ledger)
-        )
+    with client_of(source, ledger=ledger, home=home) as client:
         found: dict[str, str] = {}
         for reply in client.ask_all(requests):
             found[reply.request.tag["question"]] = whole(reply.text or "")
             report(len(found), len(requests), f"answers of {reply.request.label}")
-        if stopped := client.outcome.stopped:  # some of the answers would make another data set
-            raise (UserError if "generate.budget" in stopped else TransientError)(stopped)
+        outcome = client.outcome
+    if outcome.stopped:  # some of the answers would make another data set
+        raise (UserError if outcome.over_budget else TransientError)(outcome.stopped)
     return found
 
 

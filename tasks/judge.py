@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tasks.evaluate.bootstrap import macro_f1
-from tasks.evaluate.metrics import codes
+from tasks.evaluate.metrics import codes, f1_macro
 
 Decision = Literal["promote", "keep", "inconclusive"]
 
@@ -70,7 +70,8 @@ def decide(
         return unsure(f"{what}: macro-F1 is not known", opponent_name, n)
     a, b = codes(challenger, labels), codes(opponent, labels)
     k = len(labels)
-    point = _point(y, a, k) - _point(y, b, k)
+    names = list(range(k))
+    point = f1_macro(y, a, names) - f1_macro(y, b, names)
     drawn = macro_f1(y, [a, b], classes=k, samples=samples, seed=seed)
     gains = drawn[:, 0] - drawn[:, 1]
     low, middle, high = np.quantile(gains, [1 - confidence, 0.5, confidence])
@@ -97,12 +98,6 @@ def decide(
     return Verdict(
         "inconclusive", (f"{said}: promote.min_gain {min_gain} lies between; {advice}",), **numbers, more_rows=more
     )
-
-
-def _point(y: np.ndarray, predicted: np.ndarray, classes: int) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(y, predicted, labels=list(range(classes)), average="macro", zero_division=0))
 
 
 def _more_rows(n: int, distance: float, deviation: float, confidence: float) -> int | None:

@@ -35,12 +35,12 @@ def compare(
     import numpy as np
 
     from tasks.evaluate.bootstrap import macro_f1
-    from tasks.evaluate.metrics import codes
+    from tasks.evaluate.metrics import codes, f1_macro
 
     y = codes(true, labels)
     models = [(name, codes(said, labels)) for name, own in answers.items() for said in own]
     drawn = macro_f1(y, [m for _, m in models], classes=len(labels), samples=samples, seed=seed)
-    seen = np.array([_macro_f1(y, m, len(labels)) for _, m in models])
+    seen = np.array([f1_macro(y, m, list(range(len(labels)))) for _, m in models])
     of = {name: [i for i, (n, _) in enumerate(models) if n == name] for name in answers}
 
     def told(values: np.ndarray, point: float) -> dict[str, float]:
@@ -63,12 +63,6 @@ def compare(
         for what, a, b in steps_of(list(answers))
     ]
     return {"mixes": mixes, "lifts": lifts}
-
-
-def _macro_f1(y: Any, predicted: Any, classes: int) -> float:
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(y, predicted, labels=list(range(classes)), average="macro", zero_division=0.0))
 
 
 def quick_lift(

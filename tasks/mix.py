@@ -16,16 +16,10 @@ VERSION = 1
 REAL, WITH_SYNTHETIC, WITH_HARVESTED, WITHOUT = "real rows alone", "with synthetic", "with harvested", "without "
 
 
-def is_real(row: Record) -> bool:
-    """Whether a training row is real text under a label that people gave."""
-    was = row.lineage["reviewed"]["was"]["source"] if row.source == "reviewed" else row.source
-    return was == "seed"
-
-
 def of_rows(name: str, rows: list[Record]) -> list[Record]:
     """The rows of the mix `name`."""
     if name == REAL:
-        return [r for r in rows if is_real(r)]
+        return [r for r in rows if r.origin == "seed"]
     if name.startswith(WITHOUT):
         return [r for r in rows if r.lineage.get("generator") != name.removeprefix(WITHOUT)]
     assert name == WITH_SYNTHETIC, name
@@ -67,15 +61,12 @@ def quick_choice(project: Project, mixes: dict[str, Stage], *, splits: Stage, be
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        from sklearn.metrics import f1_score
+        from tasks.evaluate.metrics import f1_macro
 
         dev = files.read_records(splits.directory / "dev.jsonl")
         true = [str(r.label) for r in dev]
         answers = heads(project, encoder, mixes, [r.text for r in dev])
-        scores = {
-            name: float(f1_score(true, said, labels=project.label_names, average="macro", zero_division=0.0))
-            for name, said in answers.items()
-        }
+        scores = {name: f1_macro(true, said, project.label_names) for name, said in answers.items()}
         files.write_json(out / "dev.json", scores)
         return {"dev": scores}
 

@@ -60,6 +60,12 @@ class Record:
         """A record whose id is its content's hash."""
         return cls(content_id(text), text, label, source, lineage)
 
+    @property
+    def origin(self) -> Source:
+        """Its source; of a reviewed row, the source that it had before."""
+        was: Source = self.lineage["reviewed"]["was"]["source"] if self.source == "reviewed" else self.source
+        return was
+
     def but(self, **changes: Any) -> Record:
         """This record with some fields replaced."""
         return replace(self, **changes)

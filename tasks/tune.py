@@ -16,7 +16,6 @@ import yaml
 from tasks import files
 from tasks.errors import UserError
 from tasks.files import Stage
-from tasks.mix import is_real
 from tasks.progress import Report, silent
 from tasks.project import Project, Train
 from tasks.records import Record, digest_of
@@ -163,7 +162,7 @@ def folds(rows: list[Record], n: int) -> list[tuple[list[Record], list[Record]]]
         return [(rows, [])]
     by_label: dict[str | None, list[Record]] = defaultdict(list)
     for r in sorted(rows, key=lambda r: r.id):
-        if is_real(r):
+        if r.origin == "seed":
             by_label[r.label].append(r)
     fewest = min((len(by_label[label]) for label in {r.label for r in rows}), default=0)
     if fewest < n:

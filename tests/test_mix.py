@@ -14,7 +14,7 @@ from tasks import files
 from tasks.files import Stage
 from tasks.harvest import quotas, take
 from tasks.lift import compare, steps_of
-from tasks.mix import REAL, WITH_SYNTHETIC, best, is_real, mix, possible
+from tasks.mix import REAL, WITH_SYNTHETIC, best, mix, possible
 from tasks.project import Harvest, Project
 from tasks.records import Record
 from tests.kit import toy
@@ -56,8 +56,8 @@ class TestMixes:
         assert mix(WITH_SYNTHETIC, curated=curated, home=tmp_path) is curated
 
     def test_a_reviewed_row_is_real_when_it_was(self) -> None:
-        assert is_real(row("metal", "reviewed", 1, reviewed={"was": {"source": "seed"}}))
-        assert not is_real(row("metal", "reviewed", 1, reviewed={"was": {"source": "synthetic"}}))
+        assert row("metal", "reviewed", 1, reviewed={"was": {"source": "seed"}}).origin == "seed"
+        assert row("metal", "reviewed", 1, reviewed={"was": {"source": "synthetic"}}).origin != "seed"
 
     def test_the_best_on_dev_wins_and_more_rows_win_a_tie(self) -> None:
         assert best({REAL: 0.9, WITH_SYNTHETIC: 0.8}) == REAL

@@ -212,7 +212,7 @@ def test_the_shipped_project_loads_and_its_parameters_are_dotted() -> None:
     p = load_project(ROOT / "configs" / "bbc-news.yaml")
     parameters = p.parameters()
     assert p.label_names == ["business", "entertainment", "politics", "sports", "tech"]
-    assert parameters["train.learning_rate"] == "5e-05" and parameters["data.split.test"] == "100"
+    assert parameters["train.learning_rate"] == "0.0001" and parameters["data.split.test"] == "100"
     assert parameters["labels"] == str(p.label_names)
     assert {k for k in parameters if "." not in k} == {"name", "labels"}
     assert all(isinstance(v, str) and not v.startswith("{'") for v in parameters.values())

@@ -77,12 +77,6 @@ def run_checks(records: list[Record], context: Context, report: Report = silent)
     return records, rejected
 
 
-def was_synthetic(r: Record) -> bool:
-    """Whether the row was generated; a person may have vouched for it since."""
-    source = r.lineage["reviewed"]["was"]["source"] if r.source == "reviewed" else r.source
-    return bool(source == "synthetic")
-
-
 def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record], list[Rejected]]:
     """At most `quota` synthetic rows a label, the first ones; the rest is set aside as surplus."""
     kept, rejected = [], []
@@ -93,7 +87,7 @@ def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record],
                 Rejected(r, "surplus", f"{r.label!r} has its {quota[str(r.label)]} rows (generate.per_label)")
             )
         else:
-            have[r.label] += was_synthetic(r)
+            have[r.label] += r.origin == "synthetic"
             kept.append(r)
     return kept, rejected
 
@@ -153,7 +147,7 @@ def _real(splits: Path) -> list[Record]:
 def _counts(kept: list[Record], rejected: list[Rejected]) -> dict[str, Any]:
     return {
         "seed": count_by_label(r for r in kept if r.source == "seed"),
-        "accepted": count_by_label(r for r in kept if was_synthetic(r)),
+        "accepted": count_by_label(r for r in kept if r.origin == "synthetic"),
         "reviewed": count_by_label(r for r in kept if r.source == "reviewed"),
         "rejected": count_by_check(rejected),
         "rejected_by_label": count_by_label(r.record for r in rejected),

@@ -17,6 +17,13 @@ def codes(names: list[str], labels: list[str]) -> np.ndarray:
     return np.array([index.get(n, -1) for n in names], dtype=np.int64)
 
 
+def f1_macro(true: Any, predicted: Any, labels: list[Any]) -> float:
+    """scikit-learn's macro-F1 over `labels`; a label without a row or an answer counts as 0."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(true, predicted, labels=labels, average="macro", zero_division=0.0))
+
+
 def measure(true: list[str], predicted: list[str], labels: list[str], *, samples: int, seed: int) -> dict[str, Any]:
     """Accuracy, macro precision, recall and F1, each with its 95% interval, F1 per label, and the confusion matrix.
 

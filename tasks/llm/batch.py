@@ -54,7 +54,7 @@ class BatchRun:
     @property
     def outcome(self) -> Outcome:
         lost = {label: n for label, taken in self._taken.items() if (n := taken - self._replied[label])}
-        return Outcome(dict(sorted(lost.items())), {}, self._stopped)
+        return Outcome(dict(sorted(lost.items())), {}, self._stopped, over_budget=self._stopped is not None)
 
     async def over(self, waiting: Iterator[Request]) -> None:
         """Ask them all. Raises UserError for what no retry mends, TransientError when nothing was answered."""

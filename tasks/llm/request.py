@@ -80,12 +80,13 @@ class Outcome:
     """What a run of requests left open: how many of each label have no reply, and why.
 
     `lost` counts them for whatever reason; `parked` has a sentence for each label that the endpoint put off for too
-    long; `stopped` says why the run ended early.
+    long; `stopped` says why the run ended early, `over_budget` whether that was a limit of the budget.
     """
 
     lost: dict[str, int]
     parked: dict[str, str]
     stopped: str | None = None
+    over_budget: bool = False
 
 
 class Cache:

@@ -59,6 +59,7 @@ class Run:
         self._last: Exception | None = None
         self._fatal: BaseException | None = None
         self._stopped: str | None = None
+        self._over_budget = False
 
     def wake(self) -> None:
         """Look again for something to do: a reply was taken."""
@@ -67,7 +68,7 @@ class Run:
     @property
     def outcome(self) -> Outcome:
         lost = {label: n for label, taken in self._taken.items() if (n := taken - self._replied[label])}
-        return Outcome(dict(sorted(lost.items())), dict(self._parking.closed), self._stopped)
+        return Outcome(dict(sorted(lost.items())), dict(self._parking.closed), self._stopped, self._over_budget)
 
     async def over(self, waiting: Iterator[Request]) -> None:
         """Ask them all. Raises UserError for what no retry mends, TransientError when nothing was answered."""
@@ -154,7 +155,7 @@ class Run:
         except _PutOff:
             self._parking.asks[ask.request.label] += [ask, *self._twins.pop(ask.key)]
         except BudgetSpent as e:
-            self._stop(str(e))
+            self._stop(str(e), over_budget=True)
         except TimeoutError:
             self._failed(
                 TransientError(
@@ -186,9 +187,10 @@ class Run:
         if len(self._finished) >= LEAST_WATCHED and 2 * failed > len(self._finished):
             self._stop(f"{failed} of the last {len(self._finished)} requests failed with all their tries: {error}")
 
-    def _stop(self, why: str) -> None:
+    def _stop(self, why: str, *, over_budget: bool = False) -> None:
         """Send nothing more; what is on its way is waited for, as it may be billed."""
-        self._stopped = self._stopped or why
+        if not self._stopped:
+            self._stopped, self._over_budget = why, over_budget
         current = asyncio.current_task()
         for task in self._running:
             if task is not current and task not in self._sending:

@@ -9,10 +9,11 @@ from typing import Any
 from tasks import files
 from tasks.files import Stage
 from tasks.llm.request import Request
+from tasks.llm.sources import sources
 from tasks.project import Project
 from tasks.records import digest_of, folded, whole, words
 from tasks.synthesise.plan import subtopics
-from tasks.synthesise.stage import ask, open_ledger, sources
+from tasks.synthesise.stage import ask, open_ledger
 
 VERSION = 1
 ASKED = 12  # subtopics a label

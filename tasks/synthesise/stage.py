@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,11 @@ from tasks.curate.leak import FINGERPRINTS, Fingerprints, leaks_into_prompts
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.budget import Ledger
-from tasks.llm.client import Client
 from tasks.llm.request import Outcome, Reply, Request
+from tasks.llm.sources import Source, client_of, sources
 from tasks.progress import Report, silent
-from tasks.project import Endpoint, Project
+from tasks.project import Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of
-from tasks.references import digest_of_path, resolve
 from tasks.synthesise.parse import parse
 from tasks.synthesise.plan import Focus, plan
 
@@ -49,33 +46,6 @@ NOT_IN_KEY = {
 }
 
 
-@dataclass(frozen=True)
-class Source:
-    """One generator: its share, its settings, and the name that cache keys know its model by."""
-
-    name: str
-    share: float
-    endpoint: Endpoint
-    weights: Path | None  # of a local model
-    model: str
-
-    def identity(self) -> dict[str, Any]:
-        """What decides its texts, wherever it answers."""
-        e = self.endpoint
-        sampling = {"temperature": e.temperature, "top_p": e.top_p, "max_tokens": e.max_tokens}
-        return {"name": self.name, "share": self.share, "endpoint": e.endpoint, "model": self.model, **sampling}
-
-
-def sources(project: Project, *, beside: Path, home: Path) -> dict[str, Source]:
-    """The project's generators by name. A local model is known by its content, wherever it lies."""
-    found = {}
-    for name, (share, e) in project.generate.sources().items():
-        local = e.endpoint == "local"
-        weights = resolve(e.model, beside=beside, cache=home / "cache", kind="model") if local else None
-        found[name] = Source(name, share, e, weights, digest_of_path(weights)[:24] if weights else e.model)
-    return found
-
-
 def open_ledger(project: Project, *, generation: int, home: Path) -> Ledger:
     """What this challenger has cost so far. A new limit goes on with the same ledger; other requests have another."""
     about = {
@@ -90,24 +60,13 @@ def ask(
     source: Source, requests: list[Request], *, ledger: Ledger, home: Path, report: Report = silent
 ) -> tuple[list[Reply], Outcome]:
     """Every reply of one generator, in an order that neither arrival nor the endpoint's address decides."""
-    e = source.endpoint
-    with ExitStack() as stack:
-        url, key = e.endpoint, os.environ.get(e.api_key_env, "") or "none"
-        if source.weights:
-            from tasks.llm.local import local_server
-
-            url, key = stack.enter_context(local_server(source.weights, slots=e.concurrency)), "none"
-        client = stack.enter_context(
-            Client(
-                e, url=url, key=key, name=e.endpoint, model=source.model, cache=home / "cache" / "llm", ledger=ledger
-            )
-        )
+    with client_of(source, ledger=ledger, home=home) as client:
         replies = []
         for reply in client.ask_all(requests):
             replies.append(reply)
             report(len(replies), len(requests), "replies")
         outcome = client.outcome
-    if outcome.stopped and "generate.budget" not in outcome.stopped:  # the endpoint falters: worth another try later
+    if outcome.stopped and not outcome.over_budget:  # the endpoint falters: worth another try later
         raise TransientError(f"{outcome.stopped}; what was bought is kept")
     return sorted(replies, key=lambda r: r.request.key("local", source.model)), outcome
 

@@ -34,9 +34,8 @@ def study(
     topics = {label: subtopics(line) + (more_topics or {}).get(label, []) for label, line in project.labels.items()}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        from sklearn.metrics import f1_score
-
         from tasks.embed import embed
+        from tasks.evaluate.metrics import f1_macro
         from tasks.probe import fit_probe
 
         kept = files.read_records(curated.directory / "kept.jsonl")
@@ -57,9 +56,9 @@ def study(
             near={label: _confused_with(label, confused) for label in topics if _confused_with(label, confused)},
         )
         files.write_json(out / "focus.json", focus.to_json())
-        f1 = f1_score(true, predicted, labels=project.label_names, average="macro", zero_division=0.0)
+        f1 = f1_macro(true, predicted, project.label_names)
         pairs = [{"true": t, "predicted": p, "rows": n} for (t, p), n in confused.most_common()]
-        return {"dev_f1_macro": float(f1), "missed": len(missed), "confused": pairs}
+        return {"dev_f1_macro": f1, "missed": len(missed), "confused": pairs}
 
     inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     params = {"topics": topics, "max_length": project.train.max_length, "labels": project.label_names}

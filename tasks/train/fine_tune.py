@@ -190,13 +190,10 @@ def _history(log: list[dict[str, float]]) -> list[tuple[int, str, float]]:
 
 
 def _f1(labels: int) -> Any:
-    from sklearn.metrics import f1_score
+    from tasks.evaluate.metrics import f1_macro
 
     def compute(outcome: Any) -> dict[str, float]:
         predicted = outcome.predictions.argmax(axis=-1)
-        names = list(range(labels))
-        return {
-            "f1_macro": float(f1_score(outcome.label_ids, predicted, labels=names, average="macro", zero_division=0))
-        }
+        return {"f1_macro": f1_macro(outcome.label_ids, predicted, list(range(labels)))}
 
     return compute

@@ -104,14 +104,13 @@ class _Cook:
 
     def score(self, members: list[int]) -> float:
         """Macro-F1 on dev of the mean of these models."""
-        from sklearn.metrics import f1_score
+        from tasks.evaluate.metrics import f1_macro
 
         self._fill(members)
         said = self._logits().argmax(axis=1)
         self._scored += 1
         self._report(self._scored, 2 * len(self._weights) - 1, f"of {len(members)}")
-        names = list(range(len(self._labels)))
-        return float(f1_score(self._y, said, labels=names, average="macro", zero_division=0))
+        return f1_macro(self._y, said, list(range(len(self._labels))))
 
     def serve(self, members: list[int], directory: Path, told: dict[str, Any]) -> dict[str, Any]:
         """Write the soup's bundle, calibrated on dev; its digest and temperature."""
