@@ -152,6 +152,62 @@ def status(name: str | None, as_json: bool) -> None:
 
 
 @commands.command()
+@click.argument("name")
+@click.argument("version")
+@click.option("--reason", required=True, help="Why, for the history.")
+@click.option("--by", help="Who; this machine's user otherwise.")
+@json_option
+def promote(name: str, version: str, reason: str, by: str | None, as_json: bool) -> None:
+    """Make VERSION the champion of NAME by hand; it must load and answer, its verdict is not asked."""
+    from flows import hand
+
+    with _output_for(as_json) as finish:
+        done = hand.promote(Settings.from_environment(), name, version, reason=reason, by=by)
+        finish(done, lambda: click.echo(f"{name}: version {done['version']} is the champion"))
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--reason", required=True, help="Why, for the history.")
+@click.option("--by", help="Who; this machine's user otherwise.")
+@json_option
+def rollback(name: str, reason: str, by: str | None, as_json: bool) -> None:
+    """Make the champion of NAME that was before the champion again."""
+    from flows import hand
+
+    with _output_for(as_json) as finish:
+        done = hand.rollback(Settings.from_environment(), name, reason=reason, by=by)
+        said = f"{name}: version {done['version']} is the champion again, in place of version {done['before']}"
+        finish(done, lambda: click.echo(said))
+
+
+@commands.command()
+@click.argument("name")
+@json_option
+def history(name: str, as_json: bool) -> None:
+    """Every promotion of NAME: when, which version, by whom and why; and whether the aliases are as it says."""
+    from flows import hand
+
+    with _output_for(as_json) as finish:
+        found = hand.history(Settings.from_environment(), name)
+        finish(found, lambda: hand.show_history(found))
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--keep", default=5, show_default=True, type=click.IntRange(1), help="Newest versions that stay.")
+@click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
+@json_option
+def prune(name: str, keep: int, yes: bool, as_json: bool) -> None:
+    """Remove old versions of NAME that were never champion, with their files."""
+    from flows import hand
+
+    with _output_for(as_json) as finish:
+        found = hand.prune(Settings.from_environment(), name, keep=keep, really=yes)
+        finish(found, lambda: hand.show_pruned(found))
+
+
+@commands.command()
 @click.option("--mlflow-port", default=5000, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--prefect-port", default=4200, show_default=True, type=click.IntRange(1, 65535))
 @json_option

@@ -40,13 +40,14 @@ def judge_and_promote(
     promote = steps.store_step(r.registry.promote, name="promote")
     for _ in range(COMPARISONS):
         champion = r.registry.champion(r.project.name)
+        opponent = champion or r.registry.standing(r.project.name)
         if champion is not None and champion.version == version.version:
             return (
                 _already(r, champion),
                 {"version": champion.version, **reports.figures(challenger)},
                 not r.judged_before,
             )
-        verdict, figures = _judge(r, champion, challenger, baselines)
+        verdict, figures = _judge(r, opponent, challenger, baselines)
         _record(r, version, verdict, challenger)
         if verdict.decision != "promote":
             return verdict, figures, False

@@ -8,30 +8,30 @@ then `champion`, reads back, and closes the journal. A journal that a kill left 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from flows import journal
+from flows.journal import Entry, Intent, Kind
+from flows.locking import registry_lock
 from flows.settings import Settings
-from tasks import bundle, files
+from tasks import bundle
 from tasks.errors import TransientError, UserError
 from tasks.files import CorruptDirectory
 
 CLASSIFIER = Path(__file__).resolve().parent.parent / "mlflow" / "classifier.py"
-LOCK_SECONDS = 120
 
 
 class ChampionMoved(RuntimeError):
@@ -69,6 +69,10 @@ class Registry:
             if e.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 return None
             raise TransientError(f"MLflow at {self._settings.tracking_uri}: {e}") from None
+
+    def aliases(self, name: str) -> dict[str, str]:
+        """Each alias of `name` and the version it stands for."""
+        return {k: str(v) for k, v in self._client.get_registered_model(name).aliases.items()}
 
     def champion(self, name: str) -> Version | None:
         return self.alias(name, "champion")
@@ -119,8 +123,6 @@ class Registry:
                 f"{version.name} version {version.version}: its bundle can't be fetched: {e}"
             ) from None
         finally:
-            import shutil
-
             shutil.rmtree(landing, ignore_errors=True)
         bundle.check(target, digest=version.digest)
         return target
@@ -196,13 +198,38 @@ class Registry:
             )
         return str(info.model_id)
 
+    def delete(self, version: Version) -> None:
+        """Take a version out of the registry, its logged model and its files. Call it under the lock.
+
+        Raises UserError for one that an alias stands for: the champion is not deleted.
+        """
+        names = [a for a, v in self.aliases(version.name).items() if v == version.version]
+        if names:
+            raise UserError(f"version {version.version} of {version.name!r} is its {names[0]}, and stays")
+        mv = self._client.get_model_version(version.name, version.version)
+        model_id = getattr(mv, "model_id", None)
+        place = str(mv.source or "").removeprefix("file://")
+        self._client.delete_model_version(version.name, version.version)
+        if model_id:
+            self._client.delete_logged_model(model_id)
+        if Path(place).is_absolute() and Path(place).is_relative_to(self._settings.artifacts):
+            shutil.rmtree(place, ignore_errors=True)
+
     def record(self, version: Version, tags: dict[str, str]) -> None:
         """Write what was judged of a version onto it."""
         for key, value in tags.items():
             self._client.set_model_version_tag(version.name, version.version, key, value[:5000])
 
     def promote(
-        self, version: Version, *, expected: Version | None, reason: str, probes: list[str], labels: list[str]
+        self,
+        version: Version,
+        *,
+        expected: Version | None,
+        reason: str,
+        probes: list[str],
+        labels: list[str],
+        kind: Kind = "verdict",
+        who: str = "",
     ) -> None:
         """Make `version` the champion in place of `expected`.
 
@@ -221,9 +248,25 @@ class Registry:
                     f"{f'version {expected.version}' if expected else 'no champion'}, but the champion is now "
                     f"{f'version {now.version}' if now else 'gone'}"
                 )
-            intent = Intent(version.name, version.version, now.version if now else None, reason, _now())
+            old = now.version if now else None
+            intent = Intent(version.name, version.version, old, reason, _now(), kind=kind, who=who)
             intent.write(self._settings)
             self._carry_out(intent)
+
+    def history(self, name: str) -> list[Entry]:
+        """The promotions of `name`, oldest first."""
+        return journal.read_history(self._client, name)
+
+    def standing(self, name: str) -> Version | None:
+        """What a challenger has to beat: the champion, or where its alias was deleted the version promoted last that is there.
+
+        A champion whose alias is gone was not beaten by anything.
+        """
+        champion = self.champion(name)
+        if champion is not None:
+            return champion
+        there = {v.version: v for v in self.versions_or_none(name)}
+        return next((there[row.version] for row in reversed(self.history(name)) if row.version in there), None)
 
     def reconcile(self, name: str) -> None:
         """Finish what a killed promotion left open."""
@@ -250,80 +293,16 @@ class Registry:
         back = self.champion(intent.name)
         if back is None or back.version != intent.new:
             raise TransientError(f"{intent.name}: the alias champion reads back as {back}, not version {intent.new}")
+        tags = back.tags
+        evidence = tags.get("reseed.evidence", "")
+        journal.note(
+            self._client, intent, bundle=back.digest, verdict=tags.get("reseed.verdict", ""), evidence=evidence
+        )
         self.record(back, {"reseed.promoted_at": intent.when})
         intent.close(self._settings, "done")
 
-    # --- the lock
-
-    @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold the registry lock of `name`. It goes with its process; waiting longer than two minutes is a TransientError."""
-        uri = self._settings.tracking_uri
-        if uri.startswith("postgresql"):
-            with _postgres_lock(uri, name):
-                yield
-            return
-        db = self._settings.sqlite
-        path = db.with_suffix(".lock") if db else self._settings.home / "locks" / "registry.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as f:
-            _wait_for(f, path)
-            yield
-
-
-def _wait_for(f: Any, path: Path) -> None:
-    until = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise TransientError(
-                    f"the registry lock {path} was held for {LOCK_SECONDS} s by another promotion"
-                ) from None
-            time.sleep(0.05)
-
-
-@contextlib.contextmanager
-def _postgres_lock(uri: str, name: str) -> Iterator[None]:
-    import psycopg
-
-    scheme, _, rest = uri.partition("://")
-    key = int.from_bytes(hashlib.sha256(f"reseed:{name}".encode()).digest()[:8], "big", signed=True)
-    try:
-        with psycopg.connect(f"{scheme.split('+')[0]}://{rest}", autocommit=True) as connection:
-            connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
-            connection.execute("SELECT pg_advisory_lock(%s)", (key,))
-            yield  # the session's end frees the lock
-    except psycopg.OperationalError as e:
-        raise TransientError(f"PostgreSQL: {e}") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """A promotion in the journal: from `old` to `new`."""
-
-    name: str
-    new: str
-    old: str | None
-    reason: str
-    when: str
-    state: str = "open"
-
-    def _path(self, settings: Settings) -> Path:
-        return settings.home / "journal" / self.name / f"{self.when.replace(':', '')}-{self.new}.json"
-
-    def write(self, settings: Settings) -> None:
-        files.write_json(self._path(settings), asdict(self))
-
-    def close(self, settings: Settings, state: str) -> None:
-        files.write_json(self._path(settings), asdict(self) | {"state": state})
-
-    @classmethod
-    def all(cls, settings: Settings, name: str) -> list[Intent]:
-        """The journal of a project, oldest first."""
-        return [cls(**files.read_json(p)) for p in sorted((settings.home / "journal" / name).glob("[!.]*.json"))]
+    def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
+        return registry_lock(self._settings, name)
 
 
 def promotion_key(name: str, digest: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import click
 from prefect.input import RunInput
 
+from flows.hand import person
 from flows.progress import say
 from flows.settings import Settings
 from tasks import files
@@ -92,7 +92,7 @@ def sit_down(
         if not (directory / need).exists():
             raise UserError(f"{directory} has no {need}: give the directories of a curate stage and of its splits")
     ranked = _rank(project, curated=curated, splits=splits, beside=config.absolute().parent, home=settings.home)
-    return Sitting(project, ranked, Decisions(decisions_file(settings.home, project.name), by=_who(by)))
+    return Sitting(project, ranked, Decisions(decisions_file(settings.home, project.name), by=person(by)))
 
 
 def wait_for_review(project: Project, *, curated: Path, splits: Path, config: Path, home: Path) -> int:
@@ -139,17 +139,6 @@ def _rank(project: Project, *, curated: Path, splits: Path, beside: Path, home: 
 def _tell(done: int, total: int, note: str) -> None:
     if done == 0:
         say("the rows are being ranked, which takes a minute the first time")
-
-
-def _who(by: str | None) -> str:
-    if by is None:
-        try:
-            return getpass.getuser()
-        except (KeyError, OSError):  # a container whose user has no name
-            return "unknown"
-    if not by.strip() or len(by) > 100:
-        raise UserError(f"--by {by[:20]!r}: give a name of 1 to 100 characters")
-    return by.strip()
 
 
 def _config(home: Path, given: str) -> Path:

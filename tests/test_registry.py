@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from flows import hand, locking
 from flows import registry as module
-from flows.registry import ChampionMoved, Intent, Registry, Version, need_champion, promotion_key
+from flows.journal import Intent
+from flows.registry import ChampionMoved, Registry, Version, need_champion, promotion_key
 from flows.settings import Settings
 from flows.tracking import connect
 from tasks import bundle, files
@@ -473,7 +475,7 @@ class TestSeveralProcesses:
     def test_the_lock_excludes_and_says_who_waits(
         self, store: Store, holder: Any, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "LOCK_SECONDS", 1)
+        monkeypatch.setattr(locking, "LOCK_SECONDS", 1)
         began = time.monotonic()
         with pytest.raises(TransientError, match="lock"), store.registry.lock("toy"):
             pytest.fail("two processes hold the lock")
@@ -543,3 +545,122 @@ class TestFreshProcess:
         with pytest.raises(CorruptDirectory, match="fresh process"):
             sqlite.promote(version, None)
         assert sqlite.aliases() == {"challenger": "1"} and sqlite.journal() == []
+
+
+@pytest.mark.usefixtures("unasked")
+class TestHistory:
+    @pytest.fixture
+    def three(self, store: Store, bundles: list[Bundle]) -> list[Version]:
+        """Versions 1 to 3; each but the last was champion once, 2 is it."""
+        found = [store.register(b) for b in bundles[:3]]
+        store.promote(found[0], None)
+        store.promote(found[1], found[0])
+        return found
+
+    def test_a_row_a_promotion(self, store: Store, three: list[Version]) -> None:
+        store.promote(three[1], three[0])  # it is champion already: nothing happens, and nothing is written
+        told = hand.rollback(store.settings, "toy", reason="it answers worse", by="ada")
+        assert told["version"] == "1" and store.aliases() == {"challenger": "3", "champion": "1", "previous": "2"}
+        found = hand.history(store.settings, "toy")
+        rows = [(r["number"], r["version"], r["before"], r["kind"], r["who"], r["reason"]) for r in found["history"]]
+        assert rows == [
+            (1, "1", None, "verdict", "", "better"),
+            (2, "2", "1", "verdict", "", "better"),
+            (3, "1", "2", "rollback", "ada", "it answers worse"),
+        ]
+        assert [r["bundle"] for r in found["history"]] == [three[i].digest for i in (0, 1, 0)]
+        assert found["odd"] == [] and found["champion"] == "1"
+
+    def test_a_rollback_goes_forth_again_and_gives_the_same_files(self, store: Store, three: list[Version]) -> None:
+        before = bundle.check(store.registry.fetch(three[1]), digest=three[1].digest)
+        for _ in range(2):
+            hand.rollback(store.settings, "toy", reason="back")
+        assert store.aliases()["champion"] == "2"
+        assert bundle.check(store.registry.fetch(need_champion(store.registry, "toy"))) == before
+
+    def test_by_hand(self, store: Store, three: list[Version]) -> None:
+        assert hand.promote(store.settings, "toy", "3", reason="the board wants it", by="ada")["before"] == "2"
+        assert store.aliases()["champion"] == "3" and store.registry.history("toy")[-1].kind == "by hand"
+        with pytest.raises(UserError, match="version 3 of 'toy' is the champion already"):
+            hand.promote(store.settings, "toy", "3", reason="again")
+        with pytest.raises(UserError, match=r"'toy' has no version '9' \(there are: 1, 2, 3\)"):
+            hand.promote(store.settings, "toy", "9", reason="why not")
+        with pytest.raises(UserError, match="--reason is empty"):
+            hand.promote(store.settings, "toy", "1", reason="  ")
+        with pytest.raises(UserError, match=r"no model 'toi'.*did you mean 'toy'"):
+            hand.promote(store.settings, "toi", "1", reason="why not")
+
+    def test_a_tampered_version_is_not_gone_back_to(self, store: Store, three: list[Version]) -> None:
+        shutil.rmtree(store.settings.home / "serving")  # what this machine fetched and checked before
+        flip(store.stored(three[0]) / "model.safetensors")
+        with pytest.raises(UserError, match=r"version 1 of 'toy' can't be the champion: .*differs from its manifest"):
+            hand.rollback(store.settings, "toy", reason="back")
+        assert store.aliases()["champion"] == "2"
+
+    def test_the_first_champion_has_nothing_before_it(self, store: Store, bundles: list[Bundle]) -> None:
+        store.promote(store.register(bundles[0]), None)
+        with pytest.raises(UserError, match="no version to go back to"):
+            hand.rollback(store.settings, "toy", reason="back")
+
+    def test_an_alias_that_was_moved_or_deleted_is_seen(self, store: Store, three: list[Version]) -> None:
+        store.client.set_registered_model_alias("toy", "champion", "3")
+        assert "is version 3, but version 2 was promoted last" in hand.history(store.settings, "toy")["odd"][0]
+        store.client.delete_registered_model_alias("toy", "champion")
+        assert "is gone, but version 2 was promoted last" in hand.history(store.settings, "toy")["odd"][0]
+        standing = store.registry.standing("toy")
+        assert standing is not None and standing.version == "2", "a champion without its alias was not beaten"
+
+    @pytest.mark.parametrize("how", ["changed", "taken away"])
+    def test_a_row_that_was_tampered_with_is_seen(self, how: str, store: Store, three: list[Version]) -> None:
+        store.promote(three[2], three[1])
+        key = "reseed.history.000002"
+        if how == "changed":
+            row = json.loads(store.client.get_registered_model("toy").tags[key])
+            store.client.set_registered_model_tag("toy", key, json.dumps(row | {"who": "nobody"}))
+            said = "row 3 does not follow on row 2"
+        else:
+            store.client.delete_registered_model_tag("toy", key)
+            said = "before row 3 a row is missing"
+        assert any(said in sentence for sentence in hand.history(store.settings, "toy")["odd"])
+
+    def test_a_kill_before_the_row_was_written(
+        self, store: Store, three: list[Version], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fault(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as m:
+            m.setattr(MlflowClient, "set_registered_model_tag", fault)
+            with pytest.raises(KeyboardInterrupt):
+                store.promote(three[2], three[1])
+        assert store.aliases()["champion"] == "3" and len(store.registry.history("toy")) == 2
+        for _ in range(2):
+            store.registry.reconcile("toy")
+        assert [r.version for r in store.registry.history("toy")] == ["1", "2", "3"]
+        assert hand.history(store.settings, "toy")["odd"] == []
+
+
+@pytest.mark.usefixtures("unasked")
+class TestPruning:
+    def test_champions_their_history_and_the_newest_stay(self, store: Store, bundles: list[Bundle]) -> None:
+        versions = [store.register(b) for b in bundles]
+        store.promote(versions[0], None)
+        store.promote(versions[3], versions[0])
+        places = {v.version: store.stored(v) for v in versions}
+        planned = hand.prune(store.settings, "toy", keep=1, really=False)
+        assert planned["would_remove"] == ["5", "3", "2"] and planned["kept"] == ["6", "4", "1"]
+        assert len(store.registry.versions("toy")) == 6, "without --yes nothing goes"
+        assert hand.prune(store.settings, "toy", keep=1, really=True)["removed"] == ["5", "3", "2"]
+        assert [v.version for v in store.registry.versions("toy")] == ["6", "4", "1"]
+        assert {v for v, place in places.items() if place.exists()} == {"6", "4", "1"}
+        for v in store.registry.versions("toy"):
+            bundle.check(store.registry.fetch(v), digest=v.digest)
+        assert hand.prune(store.settings, "toy", keep=1, really=True)["removed"] == []
+
+    def test_the_champion_is_not_deleted(self, store: Store, bundles: list[Bundle]) -> None:
+        one, two = (store.register(b) for b in bundles[:2])
+        store.promote(one, None)
+        with pytest.raises(UserError, match="version 1 of 'toy' is its champion, and stays"):
+            store.registry.delete(one)
+        with pytest.raises(UserError, match="version 2 of 'toy' is its challenger, and stays"):
+            store.registry.delete(two)

@@ -1,0 +1,162 @@
+"""What a person does to the registry: promote by hand, roll back, look at the history, clear away what nobody needs."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows import journal
+from flows.registry import Registry, Version, need_champion
+from flows.settings import Settings
+from flows.tracking import connect
+from tasks import bundle, files
+from tasks.errors import UserError
+from tasks.files import CorruptDirectory
+
+PROBES = ["A short text.", "Another one, a little longer, with a comma.", "1"]  # any text must get an answer
+WITH_WEIGHTS = ("train", "export", "soup")  # stages that hold a bundle
+
+
+def person(by: str | None = None) -> str:
+    """Who does it: the name given, otherwise this machine's user. Raises UserError for a name without a letter."""
+    if by is None:
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError):  # a container whose user has no name
+            return "unknown"
+    if not by.strip() or len(by) > 100:
+        raise UserError(f"--by {by[:20]!r}: give a name of 1 to 100 characters")
+    return by.strip()
+
+
+def promote(settings: Settings, name: str, version: str, *, reason: str, by: str | None = None) -> dict[str, Any]:
+    """Make a registered version the champion because a person says so; its verdict stays as it is."""
+    registry = _registry(settings, name)
+    found = {v.version: v for v in registry.versions(name)}
+    if version not in found:
+        known = ", ".join(sorted(found, key=int)) or "none"
+        raise UserError(f"{name!r} has no version {version!r} (there are: {known}); `reseed status {name}` shows them")
+    return _move(registry, found[version], kind="by hand", reason=_said(reason), by=by)
+
+
+def rollback(settings: Settings, name: str, *, reason: str, by: str | None = None) -> dict[str, Any]:
+    """Make the version that was champion before the champion again. Raises UserError when there is none."""
+    registry = _registry(settings, name)
+    champion = need_champion(registry, name)
+    before = registry.alias(name, "previous")
+    if before is None or before.version == champion.version:
+        raise UserError(
+            f"{name!r} has no version to go back to: version {champion.version} is the first champion. "
+            f"`reseed promote {name} VERSION --reason ...` takes any other"
+        )
+    return _move(registry, before, kind="rollback", reason=_said(reason), by=by)
+
+
+def _move(registry: Registry, to: Version, *, kind: journal.Kind, reason: str, by: str | None) -> dict[str, Any]:
+    champion = registry.champion(to.name)
+    if champion is not None and champion.version == to.version:
+        raise UserError(f"version {to.version} of {to.name!r} is the champion already")
+    try:
+        labels = list(bundle.check(registry.fetch(to), digest=to.digest)["labels"])
+        registry.promote(to, expected=champion, reason=reason, probes=PROBES, labels=labels, kind=kind, who=person(by))
+    except CorruptDirectory as e:
+        raise UserError(f"version {to.version} of {to.name!r} can't be the champion: {e}") from None
+    return {"model": to.name, "version": to.version, "before": champion.version if champion else None, "reason": reason}
+
+
+def history(settings: Settings, name: str) -> dict[str, Any]:
+    """Every promotion of `name`, oldest first, and what is not as the history says."""
+    registry = _registry(settings, name)
+    rows = registry.history(name)
+    champion = registry.champion(name)
+    odd = journal.broken_links(rows)
+    last = rows[-1].version if rows else None
+    now = champion.version if champion else None
+    if now != last:
+        said = f"version {now}" if now else "gone"
+        odd.append(f"the alias champion is {said}, but version {last} was promoted last: it was moved without Reseed")
+    return {"model": name, "champion": now, "history": [asdict(r) for r in rows], "odd": odd}
+
+
+def show_history(found: dict[str, Any]) -> None:
+    click.echo(f"{found['model']}: champion {found['champion'] or 'none'}")
+    for row in found["history"]:
+        came = f"version {row['version']}" + (f" after {row['before']}" if row["before"] else "")
+        click.echo(
+            f"  {row['number']:>3}  {row['when'][:19]}  {came:<24} {row['kind']:<8} {row['who']:<12} {row['reason']}"
+        )
+    for sentence in found["odd"]:
+        click.echo(f"  look: {sentence}")
+
+
+def prune(settings: Settings, name: str, *, keep: int, really: bool) -> dict[str, Any]:
+    """What stands in the way of nobody: versions that are not among the newest `keep`, not under an alias and were
+    never champion, with their files; removed where `really`.
+    """
+    registry = _registry(settings, name)
+    with registry.lock(name):  # no promotion meanwhile, so a champion is never among them
+        versions = registry.versions(name)
+        stay = {v.version for v in versions[:keep]} | set(registry.aliases(name).values())
+        stay |= {row.version for row in registry.history(name)}
+        kept = [v for v in versions if v.version in stay]
+        gone = [v for v in versions if v.version not in stay]
+        needed = {v.digest for v in kept}
+        directories = [d for v in gone if v.digest not in needed for d in _directories(settings, v)]
+        size = sum(_size(d) for d in directories)
+        if really:
+            for v in gone:
+                registry.delete(v)
+            for d in directories:
+                shutil.rmtree(d, ignore_errors=True)
+    return {
+        "model": name,
+        "kept": [v.version for v in kept],
+        "removed" if really else "would_remove": [v.version for v in gone],
+        "mib": round(size / 2**20, 1),
+    }
+
+
+def show_pruned(found: dict[str, Any]) -> None:
+    done = "removed" in found
+    gone = found["removed"] if done else found["would_remove"]
+    what = f"versions {', '.join(sorted(gone, key=int))} and {found['mib']} MiB of files" if gone else "nothing"
+    kept = ", ".join(sorted(found["kept"], key=int)) or "none"
+    click.echo(f"{found['model']}: {what} {'removed' if done else 'would go; --yes removes it'}; kept: {kept}")
+
+
+def _directories(settings: Settings, version: Version) -> list[Path]:
+    """Where this workspace holds the version's bundle: in stages, and as it was fetched."""
+    found = [settings.home / "serving" / version.name / version.digest[:32]]
+    for stage in WITH_WEIGHTS:
+        for manifest in (settings.home / "stages" / stage).glob(f"*/{files.MANIFEST}"):
+            if files.read_json(manifest).get("counts", {}).get("bundle") == version.digest:
+                found.append(manifest.parent)
+    return [d for d in found if d.exists()]
+
+
+def _size(directory: Path) -> int:
+    return sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
+
+
+def _registry(settings: Settings, name: str) -> Registry:
+    """The registry, with what a kill left open finished. Raises UserError when there is no model of this name."""
+    from tasks.errors import nearest
+
+    registry = Registry(connect(settings), settings)
+    names = registry.names()
+    if name not in names:
+        known = f" (known: {', '.join(names)})" if names else " (there is none yet: `reseed retrain CONFIG` makes one)"
+        raise UserError(f"there is no model {name!r}{nearest(name, names)}{known}")
+    registry.reconcile(name)
+    return registry
+
+
+def _said(reason: str) -> str:
+    if not reason.strip():
+        raise UserError("--reason is empty: say why, for whoever reads the history")
+    return reason.strip()

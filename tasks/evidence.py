@@ -1,0 +1,92 @@
+"""What a verdict rests on, kept whole: both models' answers, the settings, and the verdict that follows from them.
+
+Anyone who has the directory can come to the verdict again, byte for byte: it is decided from these files alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tasks import files, judge
+from tasks.evaluate import bootstrap, metrics
+from tasks.files import Stage
+from tasks.judge import Verdict
+
+VERSION = 1
+VERDICT, SETTINGS, SIDES = "verdict.json", "settings.json", ("challenger", "opponent")
+
+
+def judged(challenger: Stage, opponent: Stage, *, settings: dict[str, Any], home: Path) -> Stage:
+    """The stage `verdict` on two evaluations of the same test rows; its counts are the verdict.
+
+    `settings` are the keyword arguments of tasks.judge.decide.
+    """
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        for name, scored in zip(SIDES, (challenger, opponent), strict=True):
+            shutil.copyfile(scored.directory / "predictions.jsonl", out / f"{name}.jsonl")
+        files.write_json(out / SETTINGS, {"decide": settings, "code": code()})
+        verdict = decide(out)
+        (out / VERDICT).write_bytes(_bytes(verdict))
+        return verdict.to_json()
+
+    inputs = {"challenger": challenger.digest, "opponent": opponent.digest}
+    params = {"decide": settings, "code": code()}
+    return files.stage(home, "verdict", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def decide(directory: Path) -> Verdict:
+    """The verdict that follows from the evidence in `directory`."""
+    mine, theirs = (_answers(directory / f"{name}.jsonl") for name in SIDES)
+    if [(a["id"], a["label"]) for a in mine] != [(a["id"], a["label"]) for a in theirs]:
+        return judge.unsure("the two models did not answer the same rows", "the opponent", len(mine))
+    settings = files.read_json(directory / SETTINGS)["decide"]
+    true, a, b = [r["label"] for r in mine], [r["predicted"] for r in mine], [r["predicted"] for r in theirs]
+    return judge.decide(true, a, b, **settings)
+
+
+def verify(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
+    """Whether the evidence is as it was sealed, and leads to the recorded verdict again, byte for byte.
+
+    The result has `same`, both verdicts where they differ, and `code`: whether this code is the one that judged. Raises
+    CorruptDirectory when a file differs from the manifest, or the directory from `digest`.
+    """
+    manifest = files.verify(directory)
+    if digest is not None and manifest["digest"] != digest:
+        raise files.CorruptDirectory(f"{directory} is not the evidence that was recorded: {manifest['digest'][:12]}")
+    recorded, again = (directory / VERDICT).read_bytes(), _bytes(decide(directory))
+    then = files.read_json(directory / SETTINGS)["code"]
+    found = {
+        "same": recorded == again,
+        "verdict": json.loads(recorded)["decision"],
+        "reasons": json.loads(recorded)["reasons"],
+        "rows": json.loads(recorded)["rows"],
+        "evidence": manifest["digest"],
+        "code": "the same" if then == code() else f"other: judged by {then['reseed']}, {then['judge'][:12]}",
+    }
+    return found if found["same"] else found | {"recorded": json.loads(recorded), "again": json.loads(again)}
+
+
+def code() -> dict[str, str]:
+    """What decides: the version of Reseed, and the digest of the modules whose arithmetic it is."""
+    import importlib.metadata
+
+    try:
+        version = importlib.metadata.version("reseed")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed"
+    said = b"".join(Path(str(m.__file__)).read_bytes() for m in (judge, bootstrap, metrics))
+    return {"reseed": version, "judge": hashlib.sha256(said).hexdigest()}
+
+
+def _answers(path: Path) -> list[dict[str, Any]]:
+    with path.open(encoding="utf-8") as f:
+        return [json.loads(line) for line in f]
+
+
+def _bytes(verdict: Verdict) -> bytes:
+    return json.dumps(verdict.to_json(), ensure_ascii=False, sort_keys=True, indent=1).encode()
