@@ -8,6 +8,7 @@ gets its estimated share of the unlabelled text, so that easy labels don't crowd
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,10 @@ from tasks import files
 from tasks.curate.duplicates import near
 from tasks.curate.leak import FINGERPRINTS, Fingerprints, leak
 from tasks.files import Stage
+from tasks.labels import codes, known, probabilities
 from tasks.progress import Report, silent
 from tasks.project import Harvest, Project
-from tasks.records import Record, Rejected, count_by_check, count_by_label
+from tasks.records import NO_LABEL, Record, Rejected, count_by_check, count_by_label
 from tasks.references import digest_of_path, resolve
 
 if TYPE_CHECKING:
@@ -38,6 +40,37 @@ def quotas(
     capped = {k: min(w, settings.per_label, candidates.get(k, 0)) for k, w in wanted.items()}
     fits = min((capped[k] / w for k, w in wanted.items() if w > 0), default=0.0)
     return {k: int(max(min(w * fits, capped[k]), capped[k] / 2)) for k, w in wanted.items()}
+
+
+def take_sets(
+    rows: list[Record], p: np.ndarray, q: np.ndarray, *, labels: list[str], settings: Harvest, number: int
+) -> tuple[list[Record], dict[str, Any]]:
+    """As `take`, for label sets: a row's score is the least, over its labels, of the geometric mean of what model and probe make
+    of its being given or not, and none where they decide differently about one of them.
+
+    A row is taken while one of its labels lacks rows, those without a label by a share of their own.
+    """
+    import numpy as np
+
+    given = p >= 0.5
+    sure = np.sqrt(np.where(given, p, 1 - p) * np.where(q >= 0.5, q, 1 - q))
+    scores = np.where((given == (q >= 0.5)).all(axis=1), sure.min(axis=1), 0.0)
+    own = [tuple(sorted(labels[k] for k in np.flatnonzero(row))) or (NO_LABEL,) for row in given]
+    shares = [*p.mean(axis=0), (~given).all(axis=1).mean()]
+    proportions = {label: float(share) for label, share in zip([*labels, NO_LABEL], shares, strict=True)}
+    confident = [i for i in range(len(rows)) if scores[i] >= max(settings.confidence, 1e-9)]
+    counts = Counter(label for i in confident for label in own[i])
+    found = {label: counts[label] for label in proportions}
+    quota = quotas(proportions, found, rows=len(rows), settings=settings)
+    have: Counter[str] = Counter()
+    taken = []
+    for i in sorted(confident, key=lambda i: rows[i].id):
+        if any(have[label] < quota[label] for label in own[i]):
+            have.update(own[i])
+            lineage = rows[i].lineage | {"score": round(float(scores[i]), 4), "harvest": number}
+            label = tuple(k for k in own[i] if k != NO_LABEL)
+            taken.append(rows[i].but(label=label, source="harvested", lineage=lineage))
+    return taken, {"proportions": {k: round(v, 4) for k, v in proportions.items()}, "confident": found, "quota": quota}
 
 
 def take(
@@ -103,7 +136,8 @@ def harvest(
             learned = files.read_records(current.directory / "kept.jsonl")
             dev = files.read_records(splits.directory / "dev.jsonl")
             p, q = _opinions(project, encoder, trained.directory / "bundle", learned, dev, rows, report)
-            taken, told = take(rows, p, q, labels=project.label_names, settings=project.harvest, number=number)
+            choose = take_sets if project.multi_label else take
+            taken, told = choose(rows, p, q, labels=project.label_names, settings=project.harvest, number=number)
             taken, rejected = _checked(project, taken, base, held_out)
         files.write_records(out / "kept.jsonl", [*base, *taken])
         files.write_records(out / "rejected.jsonl", rejected)
@@ -135,12 +169,11 @@ def _opinions(
     """Calibrated probabilities of each row, shape (rows, labels): the model's and the probe's."""
     import numpy as np
     import torch
-    from scipy.special import softmax
 
     from tasks.bundle import Classifier
     from tasks.embed import embed, has_bf16
     from tasks.probe import fit_probe
-    from tasks.train.calibrate import temperature
+    from tasks.train.calibrate import Calibration
 
     labels = project.label_names
 
@@ -152,18 +185,19 @@ def _opinions(
     with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
         p = Classifier.load(bundle).probabilities([r.text for r in rows])
     report(1, 3, "the probe")
-    probe = fit_probe(embedded(learned), [str(r.label) for r in learned])
+    probe = fit_probe(embedded(learned), [known(r) for r in learned])
     report(2, 3, "the probe")
     columns = [labels.index(str(k)) for k in probe.classes_]
 
     def seen(records: list[Record]) -> np.ndarray:
-        """Log-probabilities; a label that the probe has not learned is not seen."""
+        """Log-probabilities, of label sets log-odds; a label that the probe has not learned is not seen."""
         found = np.full((len(records), len(labels)), 1e-12)
         found[:, columns] = np.maximum(probe.predict_proba(embedded(records)), 1e-12)
-        return np.log(found)
+        return np.log(found) - np.log(np.maximum(1 - found, 1e-12)) if several else np.log(found)
 
-    t = temperature(seen(dev), np.array([labels.index(str(r.label)) for r in dev])) if dev else 1.0
-    return p, softmax(seen(rows) / t, axis=1)
+    several = project.multi_label
+    fitted = Calibration.fitted(seen(dev), codes([known(r) for r in dev], labels)) if dev else Calibration()
+    return p, probabilities(fitted.applied(seen(rows)), multi_label=several)
 
 
 def _checked(
