@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.records import Label, Record
+from tasks.records import Label, Record, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,14 @@ def known(record: Record) -> Label:
     """The label, or label set, of a record that must have one."""
     assert record.label is not None, record.id
     return record.label
+
+
+def as_asked(answer: Label, *, multi_label: bool) -> Label:
+    """The answer of a model that may be of the other kind: a label as a set of one, a set of one as a label. Another set is no
+    label, so as one it is wrong."""
+    if multi_label == isinstance(answer, tuple):
+        return answer
+    return (answer,) if isinstance(answer, str) else shown(answer)
 
 
 def probabilities(logits: np.ndarray, *, multi_label: bool) -> np.ndarray:

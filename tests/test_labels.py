@@ -15,7 +15,7 @@ from tasks import files
 from tasks.evaluate import baselines, bootstrap, plots
 from tasks.evaluate.metrics import f1_macro, measure
 from tasks.judge import decide
-from tasks.labels import codes, decided, named, probabilities, strange
+from tasks.labels import as_asked, codes, decided, named, probabilities, strange
 from tasks.lift import compare
 from tasks.probe import fit_probe
 from tasks.records import Record, Rejected, count_by_label, shown
@@ -69,6 +69,11 @@ class TestCodes:
     def test_what_is_strange(self) -> None:
         assert strange(["a", "d"], NAMES) == {"d"} and strange([("a", "d"), ()], NAMES) == {"d"}
         assert codes([("a", "d")], NAMES).tolist() == [[1, 0, 0]]
+
+    def test_a_model_of_the_other_kind_is_compared(self) -> None:
+        assert as_asked("a", multi_label=True) == ("a",) and as_asked(("a", "b"), multi_label=True) == ("a", "b")
+        assert as_asked(("a",), multi_label=False) == "a" and as_asked("b", multi_label=False) == "b"
+        assert as_asked(("a", "b"), multi_label=False) not in NAMES
 
     def test_scores_decide(self) -> None:
         logits = np.array([[2.0, 0.0, -1.0], [-3.0, -2.0, -1.0]])

@@ -11,7 +11,7 @@ from tasks import files
 from tasks.evaluate import baselines, plots
 from tasks.evaluate.metrics import measure
 from tasks.files import Stage
-from tasks.labels import known
+from tasks.labels import as_asked, known
 from tasks.prepare import open_sealed
 from tasks.project import Project
 from tasks.records import Label, Record
@@ -32,7 +32,9 @@ def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, 
     def answer(texts: list[str]) -> list[Label]:
         from tasks.bundle import Classifier
 
-        return [p.answer for p in Classifier.load(bundle, digest=digest).predict(texts)]
+        # a champion may be from before the project had several labels a text
+        several = project.multi_label
+        return [as_asked(p.answer, multi_label=several) for p in Classifier.load(bundle, digest=digest).predict(texts)]
 
     return _score(project, f"bundle {digest[:12]}", answer, sealed=sealed, home=home, inputs={"bundle": digest})
 
