@@ -58,9 +58,7 @@ def threshold(logits: np.ndarray, y: np.ndarray) -> float:
 
     order = np.argsort(-logits, kind="stable")
     z, hits = logits[order], np.cumsum(y[order])
-    at = np.append(
-        np.flatnonzero(z[:-1] > z[1:]), len(z) - 1
-    )  # the last row given, for each cut between different logits
+    at = np.append(np.flatnonzero(z[:-1] > z[1:]), len(z) - 1)  # the last row given, for each cut
     cuts = np.append((z[at[:-1]] + z[at[:-1] + 1]) / 2, z[-1] - 1.0)
     given = at + 1
     inside = int((z >= 0).sum())

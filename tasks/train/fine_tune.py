@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
+from tasks.evaluate.metrics import f1_macro
 from tasks.progress import Report, silent
 from tasks.project.train import Train
 from tasks.records import Record
@@ -139,12 +140,15 @@ def _attempt(task: _Task, attempt: Attempt, asked: Asked) -> Trained:
     outcome = trainer.predict(trainer.eval_dataset)
     trainer.unpack()
     fitted = Calibration.fitted(outcome.predictions.astype("float64"), outcome.label_ids)
-    calibration = fitted if fitted.fold(trainer.model) else Calibration()
+    folded = fitted.fold(trainer.model)
+    f1 = float(outcome.metrics["test_f1_macro"])
+    if task.multi_label and not folded:  # the thresholds of the looks at dev are not the model's
+        f1 = f1_macro(outcome.label_ids, (outcome.predictions >= 0).astype(int), task.labels)
     return Trained(
         model=trainer.model,
         tokenizer=tokenizer,
-        dev_f1_macro=float(outcome.metrics["test_f1_macro"]),
-        calibration=calibration,
+        dev_f1_macro=f1,
+        calibration=fitted if folded else Calibration(),
         steps=trainer.state.global_step,
         resumed_from=int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0,
         attempt=attempt,
@@ -204,8 +208,6 @@ def _history(log: list[dict[str, float]]) -> list[tuple[int, str, float]]:
 
 
 def _f1(labels: int) -> Any:
-    from tasks.evaluate.metrics import f1_macro
-
     def compute(outcome: Any) -> dict[str, float]:
         predicted = outcome.predictions.argmax(axis=-1)
         if outcome.label_ids.ndim == 2:  # what the thresholds that go into the head will make of it
