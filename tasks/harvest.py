@@ -48,7 +48,8 @@ def take_sets(
     """As `take`, for label sets: a row's score is the least, over its labels, of the geometric mean of what model and probe make
     of its being given or not, and none where they decide differently about one of them.
 
-    A row is taken while one of its labels lacks rows, those without a label by a share of their own.
+    A row is taken while one of its labels lacks rows and none has `harvest.per_label`; those without a label by a share of
+    their own.
     """
     import numpy as np
 
@@ -65,7 +66,8 @@ def take_sets(
     have: Counter[str] = Counter()
     taken = []
     for i in sorted(confident, key=lambda i: rows[i].id):
-        if any(have[label] < quota[label] for label in own[i]):
+        full = any(have[label] >= settings.per_label for label in own[i])
+        if not full and any(have[label] < quota[label] for label in own[i]):
             have.update(own[i])
             lineage = rows[i].lineage | {"score": round(float(scores[i]), 4), "harvest": number}
             label = tuple(k for k in own[i] if k != NO_LABEL)
