@@ -1,9 +1,10 @@
 """Add real unlabelled text to the training rows, under the labels that the model trained so far gives it.
 
 Self-training with two judges: a row is taken when the model and a linear probe on frozen embeddings see the same label and
-are confident together (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998); both are calibrated
-on dev. Among confident rows chance decides, not confidence: the surest rows are the ones that teach nothing new. Each label
-gets its estimated share of the unlabelled text, so that easy labels don't crowd out the others.
+are confident together (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998). Both are calibrated
+on dev, and the probe has learned from the unlabelled text too. Among confident rows chance decides, not confidence: the
+surest rows are the ones that teach nothing new. Each label gets its estimated share of the unlabelled text, so that easy
+labels don't crowd out the others.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tasks import files
 from tasks.curate.duplicates import near
 from tasks.curate.leak import FINGERPRINTS, Fingerprints, leak
 from tasks.files import Stage
-from tasks.labels import codes, known, probabilities
+from tasks.labels import known
 from tasks.progress import Report, silent
 from tasks.project import Harvest, Project
 from tasks.records import NO_LABEL, Record, Rejected, count_by_check, count_by_label
@@ -25,7 +26,8 @@ from tasks.references import digest_of_path, resolve
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 2
+VERSION = 3
+READ = 256  # tokens of a text that the probe reads at least: embedding is cheap beside training
 MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
 
 
@@ -169,37 +171,34 @@ def _opinions(
     report: Report,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities of each row, shape (rows, labels): the model's and the probe's."""
-    import numpy as np
     import torch
 
     from tasks.bundle import Classifier
     from tasks.embed import embed, has_bf16
-    from tasks.probe import fit_probe
-    from tasks.train.calibrate import Calibration
+    from tasks.probe import self_trained
 
     labels = project.label_names
 
     def embedded(records: list[Record]) -> np.ndarray:
-        return embed(encoder, [r.text for r in records], max_length=project.train.max_length)
+        return embed(encoder, [r.text for r in records], max_length=max(project.train.max_length, READ))
 
     report(0, 3, "the model")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
         p = Classifier.load(bundle).probabilities([r.text for r in rows])
     report(1, 3, "the probe")
-    probe = fit_probe(embedded(learned), [known(r) for r in learned])
+    x = embedded(rows)
     report(2, 3, "the probe")
-    columns = [labels.index(str(k)) for k in probe.classes_]
-
-    def seen(records: list[Record]) -> np.ndarray:
-        """Log-probabilities, of label sets log-odds; a label that the probe has not learned is not seen."""
-        found = np.full((len(records), len(labels)), 1e-12)
-        found[:, columns] = np.maximum(probe.predict_proba(embedded(records)), 1e-12)
-        return np.log(found) - np.log(np.maximum(1 - found, 1e-12)) if several else np.log(found)
-
-    several = project.multi_label
-    fitted = Calibration.fitted(seen(dev), codes([known(r) for r in dev], labels)) if dev else Calibration()
-    return p, probabilities(fitted.applied(seen(rows)), multi_label=several)
+    judge = self_trained(
+        embedded(learned),
+        [known(r) for r in learned],
+        x,
+        x_dev=embedded(dev),
+        y_dev=[known(r) for r in dev],
+        labels=labels,
+        confidence=project.harvest.confidence,
+    )
+    return p, judge(x)
 
 
 def _checked(

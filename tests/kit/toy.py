@@ -134,8 +134,8 @@ def project(
         },
         "train": {
             "model": str(encoder),
-            "epochs": 3,
-            "learning_rate": 3e-3,
+            "epochs": 4,
+            "learning_rate": 1e-2,
             "max_length": 32,
             "batch_size": 8,
             "patience": 3,
