@@ -18,6 +18,7 @@ from flows.tracking import connect
 from tasks import files
 from tasks.errors import UserError
 from tasks.readers import Columns, read_rows
+from tasks.records import NO_LABEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def load_champion(settings: Settings, name: str) -> tuple[Version, Path]:
 
 
 def champion_answers(settings: Settings, name: str, given: Given) -> tuple[Version, list[dict[str, Any]]]:
-    """The champion, and label, score and scores for each text."""
+    """The champion, and label, score and scores for each text; labels and scores where it is a multi-label model."""
     champion, directory = load_champion(settings, name)
     from tasks.bundle import Classifier
 
@@ -70,7 +71,10 @@ def champion_answers(settings: Settings, name: str, given: Given) -> tuple[Versi
 
 
 def write(out: Path, given: Given, answers: list[dict[str, Any]]) -> None:
-    """CSV (text, label, score; a cell that a spreadsheet would run is quoted with ') or JSONL (with every score)."""
+    """CSV (text, label, score; a cell that a spreadsheet would run is quoted with ') or JSONL (with every score).
+
+    Of a multi-label model the CSV has the labels as a JSON list, as data is read, and a score a label.
+    """
     if out.exists():
         raise UserError(f"{out} is there already: give --out a new file")
     if out.suffix == ".jsonl":
@@ -79,8 +83,13 @@ def write(out: Path, given: Given, answers: list[dict[str, Any]]) -> None:
     elif out.suffix == ".csv":
         text = io.StringIO()
         table = csv.writer(text)
-        table.writerow(["text", "label", "score"])
-        table.writerows([_cell(t), _cell(a["label"]), a["score"]] for t, a in zip(given.texts, answers, strict=True))
+        if answers and "labels" in answers[0]:
+            table.writerow(["text", "labels", *(_cell(f"score {label}") for label in answers[0]["scores"])])
+            rows = [[json.dumps(a["labels"], ensure_ascii=False), *a["scores"].values()] for a in answers]
+        else:
+            table.writerow(["text", "label", "score"])
+            rows = [[_cell(a["label"]), a["score"]] for a in answers]
+        table.writerows([_cell(t), *row] for t, row in zip(given.texts, rows, strict=True))
         files.write_bytes(out, text.getvalue().encode())
     else:
         raise UserError(f"--out {out}: {out.suffix or 'no suffix'} is not written here; use .csv or .jsonl")
@@ -91,10 +100,16 @@ def _cell(text: str) -> str:
 
 
 def show(texts: list[str], answers: list[dict[str, Any]], out: Path | None) -> None:
-    """A line a text: label, score, text."""
+    """A line a text: label, score, text; of a multi-label model the labels with their scores, text."""
     if out is not None:
         click.echo(f"{len(answers)} answers written to {out}")
         return
     for text, a in zip(texts, answers, strict=True):
         shown = " ".join(text.split())
-        click.echo(f"{a['label']}\t{a['score']:.3f}\t{shown if len(shown) <= 100 else shown[:99] + '…'}")
+        click.echo(f"{_said(a)}\t{shown if len(shown) <= 100 else shown[:99] + '…'}")
+
+
+def _said(answer: dict[str, Any]) -> str:
+    if "labels" not in answer:
+        return f"{answer['label']}\t{answer['score']:.3f}"
+    return ", ".join(f"{label} {answer['scores'][label]:.3f}" for label in answer["labels"]) or NO_LABEL

@@ -39,6 +39,12 @@ class Filled:
     def accepted(self) -> dict[str, int]:
         return self.curated.counts["accepted"] if self.curated else {}
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows `seed`, `accepted` and `rejected`: of label sets no sum over labels, as a row counts for each of its own."""
+        c = self.rows.counts
+        return c.get("rows") or {what: sum(c[what].values()) for what in ("seed", "accepted", "rejected")}
+
 
 def fill_quota(r: Retrain) -> Filled:
     """Every label's quota of accepted rows, or the reason why not. What dev says is hard is asked for in later portions."""
@@ -120,12 +126,15 @@ def _ask(r: Retrain, done: Filled, count: dict[str, int], focus: Focus | None) -
 
 def _curate(r: Retrain, done: Filled) -> Stage:
     curated: Stage = steps.curate(r.project, rounds=done.rounds, splits=r.prepared.splits, **r.places)
+    if len(done.rounds) <= 1:
+        for why in curated.counts.get("skipped", {}).values():
+            say(f"  {why}")
     return r.timed(curated)
 
 
 def _say_what_is_missing(done: Filled, quota: dict[str, int]) -> None:
     c = done.rows.counts
-    if not sum(sum(c[k].values()) for k in ("seed", "accepted")):
+    if not done.sizes["seed"] + done.sizes["accepted"]:
         raise UserError(
             f"there is no row to train on: {done.asked.total()} were asked for, none was accepted, and there are no seed rows"
             f"{'; ' + done.ended if done.ended else ''}; set generate.per_label above 0 or give real rows (data.split.seed); "
@@ -143,7 +152,7 @@ def _say_what_is_missing(done: Filled, quota: dict[str, int]) -> None:
 def cost(r: Retrain, done: Filled) -> dict[str, Any]:
     """Requests, tokens and dollars of this challenger, and per accepted row; `measured` is false where any was estimated."""
     spent = open_ledger(r.project, generation=r.generation, home=r.home).spent
-    rows = sum(done.accepted.values())
+    rows = done.sizes["accepted"]
     tokens = sum(s.counts["prompt_tokens"] + s.counts["completion_tokens"] for s in done.rounds)
     usd = sum(s.counts["usd"] for s in done.rounds)
     return {

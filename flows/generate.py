@@ -81,6 +81,7 @@ def generate(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
             "requested": dict(filled.asked),
             "accepted": filled.accepted,
             "rejected": c["rejected"],
+            "sizes": filled.sizes,
             "generators": reports.by_generator(filled),
             "given_up": filled.given_up,
             "ended": filled.ended,
@@ -117,8 +118,8 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
     rejected = ", ".join(f"{n} {check}" for check, n in found["rejected"].items())
     lines = {
         "rows asked for": str(sum(found["requested"].values())),
-        "accepted": f"{sum(found['accepted'].values())}  ({accepted})",
-        "rejected": f"{sum(found['rejected'].values())}  ({rejected or 'none'})",
+        "accepted": f"{found['sizes']['accepted']}  ({accepted})",
+        "rejected": f"{found['sizes']['rejected']}  ({rejected or 'none'})",
         "rows": found["rows"],
     }
     if found["cost"]["usd"]:

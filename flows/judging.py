@@ -28,7 +28,9 @@ def scored(r: Retrain, bundle: Path, digest: str, who: str) -> Stage:
 
 
 def baseline(r: Retrain, curated: Stage, name: str) -> Stage:
-    stage: Stage = steps.score_baseline(r.project, name, curated=curated, sealed=r.prepared.sealed, **r.places)
+    stage: Stage = steps.score_baseline(
+        r.project, name, curated=curated, splits=r.prepared.splits, sealed=r.prepared.sealed, **r.places
+    )
     stage_runs.scored(r.log, name, stage)
     return r.timed(stage, title=f"evaluate {name}")
 

@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -27,9 +28,10 @@ from flows import journal
 from flows.journal import Entry, Intent, Kind
 from flows.locking import registry_lock
 from flows.settings import Settings
-from tasks import bundle
+from tasks import bundle, files
 from tasks.errors import TransientError, UserError
 from tasks.files import CorruptDirectory
+from tasks.labels import PROBLEM
 
 CLASSIFIER = Path(__file__).resolve().parent.parent / "mlflow" / "classifier.py"
 
@@ -164,17 +166,11 @@ class Registry:
     def _logged(self, key: str, directory: Path, *, run_id: str, labels: list[str]) -> str:
         """The id of a READY logged model of this key; one that a kill left PENDING is passed over."""
         import mlflow
-        from mlflow.models import ModelSignature
-        from mlflow.types import ColSpec, DataType, Schema
 
         experiment = self._client.get_run(run_id).info.experiment_id
         for model in self._client.search_logged_models([experiment]):
             if model.tags.get("reseed.promotion_key") == key and str(model.status) == "READY":
                 return str(model.model_id)
-        signature = ModelSignature(
-            Schema([ColSpec(DataType.string, "text")]),
-            Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")]),
-        )
         import pandas as pd
         import torch
         import transformers
@@ -184,7 +180,7 @@ class Registry:
                 name="model",
                 python_model=str(CLASSIFIER),
                 artifacts={"bundle": str(directory)},
-                signature=signature,
+                signature=_signature(directory),
                 input_example=pd.DataFrame({"text": ["The text to be classified."]}),
                 pip_requirements=[
                     f"mlflow=={mlflow.__version__}",
@@ -305,6 +301,21 @@ class Registry:
         return registry_lock(self._settings, name)
 
 
+def _signature(directory: Path) -> Any:
+    """`text` in; `label` and `score` out, or of a multi-label bundle `labels` and `scores` by label."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array, Map
+
+    many = files.read_json(directory / "config.json").get("problem_type") == PROBLEM
+    out = (
+        [ColSpec(Array(DataType.string), "labels"), ColSpec(Map(DataType.double), "scores")]
+        if many
+        else [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")]
+    )
+    return ModelSignature(Schema([ColSpec(DataType.string, "text")]), Schema(out))
+
+
 def promotion_key(name: str, digest: str) -> str:
     """What makes registering find-or-create: one version a project and bundle."""
     return hashlib.sha256(f"{name}\0{digest}".encode()).hexdigest()[:32]
@@ -327,8 +338,9 @@ def answers_in_fresh_process(directory: Path, digest: str, *, probes: list[str],
             f"{directory}: a fresh process could not load it and answer: {ran.stderr.strip()[-500:]}"
         )
     for a in answers:
-        if a["label"] not in labels or not math.isfinite(a["score"]):
-            raise CorruptDirectory(f"{directory}: a fresh process answered {a['label']!r} with {a['score']}")
+        said = a["labels"] if "labels" in a else [a["label"]]
+        if not set(said) <= set(labels) or not all(map(math.isfinite, a["scores"].values())):
+            raise CorruptDirectory(f"{directory}: a fresh process answered {said!r} with {a['scores']}")
 
 
 def _now() -> str:

@@ -12,6 +12,8 @@ from rich.table import Table
 from flows.filling import Filled
 from flows.seeds import line as seeds_line
 from tasks import files
+from tasks.evaluate import label_sets
+from tasks.evaluate.metrics import SUMMARY
 from tasks.files import Stage
 from tasks.inference.choose import line as answers_by
 from tasks.prepare import Prepared
@@ -28,9 +30,7 @@ def figures(scored: Stage) -> dict[str, Any]:
         "ci_low": c["f1_macro"]["ci_low"],
         "ci_high": c["f1_macro"]["ci_high"],
         "rows": c["rows"],
-        "accuracy": c["accuracy"]["value"],
-        "precision_macro": c["precision_macro"]["value"],
-        "recall_macro": c["recall_macro"]["value"],
+        **{name: c[name]["value"] for name in (*SUMMARY, *label_sets.SUMMARY) if name in c},
         "f1": {label: v["f1"] for label, v in c["labels"].items()},
     }
 
@@ -38,22 +38,27 @@ def figures(scored: Stage) -> dict[str, Any]:
 def data_counts(prepared: Prepared, filled: Filled, trained: Trained) -> dict[str, Any]:
     """Rows requested, accepted and rejected, in total, by label and by reason."""
     c, requested = filled.rows.counts, filled.asked
+    sizes = filled.sizes
     lost = sum(r.counts["lost"] for r in filled.rounds)
     harvested = trained.harvested.counts["harvested"] if trained.harvested else {}
     return {
         "requested": {"total": sum(requested.values()), "by_label": dict(requested), "lost": lost},
-        "accepted": {"total": sum(c["accepted"].values()), "by_label": c["accepted"]},
+        "accepted": {"total": sizes["accepted"], "by_label": c["accepted"]},
         "rejected": {
-            "total": sum(c["rejected"].values()),
+            "total": sizes["rejected"],
             "by_reason": c["rejected"],
             "by_label": c["rejected_by_label"],
         },
-        "harvested": {"total": sum(harvested.values()), "by_label": harvested},
+        "checks_skipped": c.get("skipped", {}),
+        "harvested": {
+            "total": trained.harvested.counts["added"] if trained.harvested else 0,
+            "by_label": harvested,
+        },
         "generators": by_generator(filled),
         "given_up": filled.given_up,
         "ended": filled.ended,
         "topics_proposed": filled.topics,
-        "seed": {"total": sum(c["seed"].values()), "by_label": c["seed"]},
+        "seed": {"total": sizes["seed"], "by_label": c["seed"]},
         "real_set_aside": {
             "by_reason": prepared.splits.counts["rejected"],
             "notices": prepared.splits.counts["notices"],
@@ -99,6 +104,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("accepted", f"{data['accepted']['total']}  ({_counted(data['accepted']['by_label'])})"),
         ("rejected", f"{data['rejected']['total']}  ({_counted(data['rejected']['by_reason'])})"),
     ]
+    lines += [("check skipped", why) for why in data["checks_skipped"].values()]
     if data["harvested"]["total"]:
         counted = _counted(data["harvested"]["by_label"])
         lines.append(("harvested real rows", f"{data['harvested']['total']}  ({counted})"))

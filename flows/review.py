@@ -86,6 +86,11 @@ def sit_down(
         raise UserError("give --curated and --splits together: the rows of one, and the dev rows that belong to them")
     config = _config(settings.home, given)
     project = load_project(config)
+    if project.multi_label:
+        raise UserError(
+            f"{project.name!r} is a multi-label project, and review decides about one label a text: mend the rows in the data, "
+            f"or look at doubtful.jsonl of the curate stage"
+        )
     if curated is None or splits is None:
         curated, splits = _last(settings.home, project)
     for directory, need in ((curated, "kept.jsonl"), (splits, "dev.jsonl")):

@@ -40,12 +40,19 @@ class Answer(BaseModel):
     scores: dict[str, float]
 
 
+class LabelSetAnswer(BaseModel):
+    """Of a multi-label model: the labels whose probability is one half or more, and every label's own."""
+
+    labels: list[str]
+    scores: dict[str, float]
+
+
 class Answers(BaseModel):
     """Answers in the order of the texts, and who gave them."""
 
     model: str
     version: str
-    predictions: list[Answer]
+    predictions: list[Answer] | list[LabelSetAnswer]
 
 
 def application(champion: Version, directory: Path) -> FastAPI:
@@ -83,8 +90,8 @@ def application(champion: Version, directory: Path) -> FastAPI:
             raise HTTPException(422, "a text is empty: leave it out")
         with asking:
             found = loaded[0].predict(question.texts)
-        answers = [Answer(**asdict(p)) for p in found]
-        return Answers(model=champion.name, version=champion.version, predictions=answers)
+        about = {"model": champion.name, "version": champion.version}
+        return Answers.model_validate({**about, "predictions": [asdict(p) for p in found]})
 
     return app
 

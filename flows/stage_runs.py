@@ -7,11 +7,10 @@ from typing import Any
 
 from flows.tracking import Tracking
 from tasks import files
-from tasks.evaluate.metrics import SUMMARY
 from tasks.files import Stage
 from tasks.judge import Verdict
 from tasks.prepare import Prepared
-from tasks.records import Record, Rejected
+from tasks.records import Record, Rejected, shown
 
 
 def _record_rows(path: Path) -> list[dict[str, Any]]:
@@ -19,7 +18,8 @@ def _record_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _flat(r: Record) -> dict[str, Any]:
-    return {"id": r.id, "label": r.label, "source": r.source, "topic": r.lineage.get("topic", ""), "text": r.text}
+    label = None if r.label is None else shown(r.label)
+    return {"id": r.id, "label": label, "source": r.source, "topic": r.lineage.get("topic", ""), "text": r.text}
 
 
 def _rejected_rows(path: Path) -> list[dict[str, Any]]:
@@ -30,12 +30,13 @@ def _rejected_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _sorted(rows: list[Rejected]) -> list[Rejected]:
-    return sorted(rows, key=lambda r: (r.check, str(r.record.label)))
+    return sorted(rows, key=lambda r: (r.check, shown(r.record.label)))
 
 
 def splits(log: Tracking, prepared: Prepared) -> None:
     s = prepared.splits
-    rows = {f"data.{split}.rows": float(sum(s.counts[split].values())) for split in ("seed", "dev", "test")}
+    sizes = s.counts.get("rows") or {split: sum(s.counts[split].values()) for split in ("seed", "dev", "test")}
+    rows = {f"data.{split}.rows": float(n) for split, n in sizes.items()}
     rows["data.unlabelled.rows"] = float(s.counts["unlabelled"])
     tables = {"set_aside": _rejected_rows(s.directory / "rejected.jsonl")}
     log.stage(s, name="prepare", metrics=rows, tables=tables, dataset=("dev", s.directory / "dev.jsonl"))
@@ -89,11 +90,15 @@ def trained(log: Tracking, stage: Stage, name: str = "train") -> str:
     c = stage.counts
     metrics = {
         "dev.f1_macro": c["dev_f1_macro"],
-        "train.temperature": c["temperature"],
         "train.steps": float(c["steps"]),
         "train.rows_at_once": float(c["rows_at_once"]),
         "train.fallbacks": float(len(c["notes"])),
     }
+    for name in ("temperature", "shift"):  # of label sets, one a label
+        value = c.get(name, {})
+        metrics |= (
+            {f"train.{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {f"train.{name}": value}
+        )
     history = [
         (int(step), name, float(value)) for step, name, value in files.read_json(stage.directory / "history.json")
     ]
@@ -128,18 +133,20 @@ def adapted(log: Tracking, stage: Stage) -> None:
 def test_metrics(scored: Stage) -> dict[str, float]:
     """`test.f1_macro`, its interval, and F1 per label."""
     c = scored.counts
-    found = {f"test.{name}": c[name]["value"] for name in SUMMARY}
-    found |= {f"test.{name}.{end}": c[name][end] for name in SUMMARY for end in ("ci_low", "ci_high")}
+    names = [name for name, v in c.items() if name != "labels" and isinstance(v, dict) and "ci_low" in v]
+    found = {f"test.{name}": c[name]["value"] for name in names}
+    found |= {f"test.{name}.{end}": c[name][end] for name in names for end in ("ci_low", "ci_high")}
     return found | {f"test.f1.{label}": v["f1"] for label, v in c["labels"].items()}
 
 
 def scored(log: Tracking, who: str, stage: Stage) -> None:
-    pictures = [
-        stage.directory / "confusion.png",
-        stage.directory / "metrics.json",
-        stage.directory / "predictions.jsonl",
-    ]
-    log.stage(stage, name=f"evaluate {who}", metrics=test_metrics(stage), artifacts=pictures)
+    found = [*_pictures(stage), stage.directory / "metrics.json", stage.directory / "predictions.jsonl"]
+    log.stage(stage, name=f"evaluate {who}", metrics=test_metrics(stage), artifacts=found)
+
+
+def _pictures(scored: Stage) -> list[Path]:
+    """The confusion matrix, or of label sets the bars by label."""
+    return sorted(scored.directory.glob("*.png"))
 
 
 def judged(log: Tracking, verdict: Verdict, challenger: Stage) -> None:
@@ -147,6 +154,7 @@ def judged(log: Tracking, verdict: Verdict, challenger: Stage) -> None:
     log.metrics(test_metrics(challenger))
     gain = {"gain": verdict.gain, "lower": verdict.lower, "upper": verdict.upper}
     log.metrics({f"verdict.{k}": v for k, v in gain.items() if v is not None})
-    log.client.log_artifact(log.run_id, str(challenger.directory / "confusion.png"))
+    for picture in _pictures(challenger):
+        log.client.log_artifact(log.run_id, str(picture))
     log.client.log_dict(log.run_id, verdict.to_json(), "verdict.json")
     log.tag(verdict=verdict.decision, reasons="; ".join(verdict.reasons))

@@ -18,6 +18,7 @@ from flows.settings import Settings
 from tasks import files
 from tasks.errors import TransientError
 from tasks.files import Stage
+from tasks.records import shown
 
 _METRIC_NAME = re.compile(r"[^\w/.\- ]")
 TABLE_ROWS = 2000
@@ -170,7 +171,9 @@ class Tracking:
         import pandas as pd
         from mlflow.entities import DatasetInput, InputTag
 
-        frame = pd.DataFrame([{"text": r.text, "label": r.label, "source": r.source} for r in files.read_records(path)])
+        frame = pd.DataFrame(
+            [{"text": r.text, "label": shown(r.label), "source": r.source} for r in files.read_records(path)]
+        )
         with warnings.catch_warnings():  # two of MLflow's own source classes claim a local path
             warnings.simplefilter("ignore", UserWarning)
             data = mlflow.data.from_pandas(frame, source=str(path), name=name, targets="label", digest=digest[:36])

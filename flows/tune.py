@@ -171,7 +171,8 @@ def _result(r: Retrain, study: Any, runs: _Runs, out: Path) -> dict[str, Any]:
     if best is None:
         return result
     settings = search.settings_of(best, r.project)
-    rows = sum(r.prepared.splits.counts["dev"].values())
+    counts = r.prepared.splits.counts
+    rows = counts["rows"]["dev"] if "rows" in counts else sum(counts["dev"].values())
     said = [
         f"{study.study_name}, trial {best.number} of {len(states)}: dev F1 {best.value:.4f}"
         + (f"; the project's own settings {own.value:.4f}" if own else ""),

@@ -1,4 +1,4 @@
-"""The registered model as an MLflow pyfunc: `text` in, `label` and `score` out.
+"""The registered model as an MLflow pyfunc: `text` in, `label` and `score` out; of a multi-label model `labels` and `scores`.
 
 Logged as code ("models from code") beside the bundle, so it stands alone: it imports nothing of this repository, and
 what serves it needs only torch and transformers, and onnxruntime for a bundle
@@ -16,11 +16,12 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-Answer = Callable[[Any], Any]  # an encoded text in, its probabilities out
+Answer = Callable[[Any], Any]  # an encoded text in, its logits (labels,), float64, out
 
 
 class Classifier(PythonModel):
-    """Answers with the most probable label of each text and its calibrated probability."""
+    """Answers with the most probable label of each text and its calibrated probability; a multi-label model with the labels
+    whose own probability is one half or more, and every label's probability."""
 
     def load_context(self, context: Any) -> None:
         from transformers import AutoConfig, AutoTokenizer
@@ -29,18 +30,28 @@ class Classifier(PythonModel):
         _verify(directory)
         local = {"local_files_only": True, "trust_remote_code": False}
         self._tokenizer = AutoTokenizer.from_pretrained(directory, **local)
-        self._names = AutoConfig.from_pretrained(directory, **local).id2label
+        config = AutoConfig.from_pretrained(directory, **local)
+        self._names, self._many = config.id2label, config.problem_type == "multi_label_classification"
         about = json.loads((directory / "reseed.json").read_text(encoding="utf-8"))
         self._length = int(about["max_length"])
-        self._answer = _graph(directory, about.get("inference", {})) or _weights(directory)
+        self._logits = _graph(directory, about.get("inference", {})) or _weights(directory)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        labels, scores = [], []
+        import numpy as np
+
+        labels: list[Any] = []
+        scores: list[Any] = []
         for text in model_input["text"].tolist():  # one at a time: no text's answer depends on another
-            p = self._answer(self._tokenizer([text], truncation=True, max_length=self._length, return_tensors="np"))
-            labels.append(self._names[int(p.argmax())])
-            scores.append(float(p.max()))
-        return pd.DataFrame({"label": labels, "score": scores})
+            z = self._logits(self._tokenizer([text], truncation=True, max_length=self._length, return_tensors="np"))
+            if self._many:
+                p = 1 / (1 + np.exp(-np.clip(z, -500, 500)))
+                labels.append(sorted(self._names[i] for i in range(len(p)) if p[i] >= 0.5))
+                scores.append({self._names[i]: float(p[i]) for i in range(len(p))})
+            else:
+                e = np.exp(z - z.max())
+                labels.append(self._names[int(z.argmax())])
+                scores.append(float(e.max() / e.sum()))
+        return pd.DataFrame({"labels": labels, "scores": scores} if self._many else {"label": labels, "score": scores})
 
 
 def _graph(directory: Path, chosen: dict[str, Any]) -> Answer | None:
@@ -63,8 +74,7 @@ def _graph(directory: Path, chosen: dict[str, Any]) -> Answer | None:
 
     def answer(encoded: Any) -> Any:
         (logits,) = session.run(["logits"], {name: encoded[name].astype(np.int64) for name in names})
-        e = np.exp(logits[0].astype(np.float64) - logits[0].max())
-        return e / e.sum()
+        return logits[0].astype(np.float64)
 
     return answer
 
@@ -80,7 +90,7 @@ def _weights(directory: Path) -> Answer:
     def answer(encoded: Any) -> Any:
         with torch.inference_mode():
             logits = model(**{name: torch.from_numpy(value) for name, value in encoded.items()}).logits
-        return torch.softmax(logits[0].float(), dim=-1).numpy()
+        return logits[0].double().numpy()
 
     return answer
 

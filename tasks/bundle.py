@@ -1,6 +1,7 @@
 """The model directory: a standard Hugging Face directory, plus `reseed.json` and `manifest.json`. No pickle, no code.
 
-The temperature is folded into the head, so any Hugging Face tool sees calibrated probabilities.
+The calibration is folded into the head, so any Hugging Face tool sees calibrated probabilities: of one label a text by
+softmax, of label sets (`problem_type` in config.json) by sigmoid, with one half as every label's threshold.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import files
 from tasks.files import CorruptDirectory
+from tasks.labels import PROBLEM, decided, named
+from tasks.records import Label
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +37,22 @@ class Prediction:
     label: str
     score: float
     scores: dict[str, float]
+
+    @property
+    def answer(self) -> Label:
+        return self.label
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSet:
+    """The labels of a text whose probability is one half or more, and every label's own probability."""
+
+    labels: tuple[str, ...]
+    scores: dict[str, float]
+
+    @property
+    def answer(self) -> Label:
+        return self.labels
 
 
 def save(model: Any, tokenizer: Any, directory: Path, *, about: dict[str, Any]) -> str:
@@ -69,11 +88,18 @@ class Classifier:
     """A loaded bundle. Not safe to share between threads while loading; answering is, with ONNX Runtime."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, labels: list[str], max_length: int, *, backend: Backend | None = None
+        self,
+        model: Any,
+        tokenizer: Any,
+        labels: list[str],
+        max_length: int,
+        *,
+        backend: Backend | None = None,
+        multi_label: bool = False,
     ) -> None:
         from tasks.inference.backends import Torch
 
-        self.backend = backend or Torch(model, tokenizer)
+        self.backend, self.multi_label = backend or Torch(model, tokenizer), multi_label
         self._tokenizer, self.labels, self._max_length = tokenizer, labels, max_length
 
     @classmethod
@@ -87,15 +113,18 @@ class Classifier:
         config = AutoConfig.from_pretrained(directory, **local)
         tokenizer = AutoTokenizer.from_pretrained(directory, **local)
         labels = [config.id2label[i] for i in range(config.num_labels)]
-        backend = _backend(directory, about.get("inference", {}), tokenizer, len(labels))
-        return cls(None, tokenizer, labels, int(about["max_length"]), backend=backend)
+        multi = config.problem_type == PROBLEM
+        backend = _backend(directory, about.get("inference", {}), tokenizer, len(labels), multi)
+        return cls(None, tokenizer, labels, int(about["max_length"]), backend=backend, multi_label=multi)
 
     def through(self, backend: Backend) -> Classifier:
         """The same classifier with another backend."""
-        return Classifier(None, self._tokenizer, self.labels, self._max_length, backend=backend)
+        how: dict[str, Any] = {"backend": backend, "multi_label": self.multi_label}
+        return Classifier(None, self._tokenizer, self.labels, self._max_length, **how)
 
     def probabilities(self, texts: list[str]) -> np.ndarray:
-        """Shape (texts, labels), float32, rows sum to 1, in the order of `texts`; no row depends on another."""
+        """Shape (texts, labels), float32, in the order of `texts`; no row depends on another. Rows sum to 1, or of label
+        sets each label has a probability of its own."""
         if not texts:
             import numpy as np
 
@@ -103,17 +132,17 @@ class Classifier:
         encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length)
         return self.backend.probabilities(dict(encoded))
 
-    def predict(self, texts: list[str]) -> list[Prediction]:
+    def predict(self, texts: list[str]) -> list[Prediction] | list[LabelSet]:
         """One prediction a text, in their order."""
-        predictions = []
-        for row in self.probabilities(texts):
-            best = int(row.argmax())
-            scores = {label: round(float(p), 6) for label, p in zip(self.labels, row, strict=True)}
-            predictions.append(Prediction(self.labels[best], scores[self.labels[best]], scores))
-        return predictions
+        p = self.probabilities(texts)
+        answers = named(decided(p, multi_label=self.multi_label), self.labels)
+        scores = [{k: round(float(v), 6) for k, v in zip(self.labels, row, strict=True)} for row in p]
+        if self.multi_label:
+            return [LabelSet(tuple(own), s) for own, s in zip(answers, scores, strict=True)]
+        return [Prediction(str(label), s[str(label)], s) for label, s in zip(answers, scores, strict=True)]
 
 
-def _backend(directory: Path, chosen: dict[str, Any], tokenizer: Any, labels: int) -> Backend:
+def _backend(directory: Path, chosen: dict[str, Any], tokenizer: Any, labels: int, multi_label: bool) -> Backend:
     from transformers import AutoModelForSequenceClassification
 
     from tasks.inference.backends import BATCH_TOKENS, Onnx, Torch
@@ -122,7 +151,8 @@ def _backend(directory: Path, chosen: dict[str, Any], tokenizer: Any, labels: in
     name, threads = chosen.get("backend", "torch"), int(chosen.get("threads", 0))
     if name in FILES:
         try:
-            return Onnx(directory / FILES[name], name=name, labels=labels, threads=threads)
+            path = directory / FILES[name]
+            return Onnx(path, name=name, labels=labels, threads=threads, multi_label=multi_label)
         except ImportError:
             sys.stderr.write(
                 f"onnxruntime is not installed, so torch answers in place of {name}: slower; pip install onnxruntime\n"

@@ -22,8 +22,8 @@ def has_bf16() -> bool:
 def embed(model: Path, texts: list[str], *, max_length: int = 256, batch_size: int = 32) -> np.ndarray:
     """One row a text, float32, each of Euclidean length 1, in the order of `texts`.
 
-    Texts are batched by length, so that little of the work is padding. Mean pooling over the attention mask: Reimers and
-    Gurevych 2019 (arXiv:1908.10084).
+    A text is cut at `max_length` tokens, or at what the encoder can read where that is less. Texts are batched by length, so
+    that little of the work is padding. Mean pooling over the attention mask: Reimers and Gurevych 2019 (arXiv:1908.10084).
     """
     import numpy as np
     import torch
@@ -33,6 +33,9 @@ def embed(model: Path, texts: list[str], *, max_length: int = 256, batch_size: i
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     encoder = AutoModel.from_pretrained(model, local_files_only=True, trust_remote_code=False, use_safetensors=True)
     encoder.to(device).eval()
+    # the tokenizer's figure is the lower one where some positions are padding's (RoBERTa: 512 of 514)
+    room = min(getattr(encoder.config, "max_position_embeddings", None) or 2**31, int(tokenizer.model_max_length))
+    max_length = min(max_length, room)
     found: list[np.ndarray | None] = [None] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=has_bf16()):

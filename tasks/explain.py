@@ -14,7 +14,7 @@ from tasks.data_report.rows import RUN_BY, Gathered, gather, stage_at, withheld
 from tasks.errors import UserError
 from tasks.files import Stage
 from tasks.project import Curate
-from tasks.records import Record, Rejected, folded
+from tasks.records import Record, Rejected, folded, shown
 from tasks.review.decisions import lines
 
 LISTED = 5  # rows in the sentence about an ambiguous ROW
@@ -125,7 +125,7 @@ def explain(row: str, *, places: Places, home: Path, name: str, settings: Curate
     return Story(
         id=r.id,
         text=r.text if shown else None,
-        label=r.label,
+        label=_label(r),
         source=r.source,
         fate="set aside" if out else "kept",
         check=out.check if out else None,
@@ -183,7 +183,7 @@ def _find(row: str, g: Gathered, hidden: Callable[[str, str], bool]) -> tuple[_E
 def _listed(e: _Entry, hidden: Callable[[str, str], bool]) -> str:
     secret = e.rejected is not None and hidden(e.record.id, e.record.text)
     what = "not shown" if secret else repr(_short(" ".join(e.record.text.split())))
-    return f"{e.record.id} ({e.record.label}, {e.rejected.check if e.rejected else 'kept'}: {what})"
+    return f"{e.record.id} ({shown(e.record.label)}, {e.rejected.check if e.rejected else 'kept'}: {what})"
 
 
 def _short(text: str, n: int = 50) -> str:
@@ -205,7 +205,7 @@ def _other(row: str, g: Gathered, hidden: Callable[[str, str], bool]) -> dict[st
         other = next((r for r in rows if r.id == row), None)
         if other:
             secret = where in {"set aside", "in a reply"} and hidden(row, other.text)
-            return {"id": row, "where": where, "label": other.label, "text": None if secret else other.text}
+            return {"id": row, "where": where, "label": _label(other), "text": None if secret else other.text}
     return {"id": row, "where": "sealed test", "label": None, "text": None}
 
 
@@ -300,4 +300,8 @@ def _trained_on(r: Record, g: Gathered, places: Places, home: Path) -> dict[str,
     directory = places.harvested or places.curated
     digest = files.read_json(directory / files.MANIFEST)["digest"]
     models = [str(d) for d, m in _stages(home, "train") if digest in m.get("inputs", {}).values()]
-    return {"source": r.source, "label": r.label, "directory": str(directory), "models": models}
+    return {"source": r.source, "label": _label(r), "directory": str(directory), "models": models}
+
+
+def _label(r: Record) -> str | None:
+    return None if r.label is None else shown(r.label)

@@ -1,13 +1,15 @@
 """Add real unlabelled text to the training rows, under the labels that the model trained so far gives it.
 
 Self-training with two judges: a row is taken when the model and a linear probe on frozen embeddings see the same label and
-are confident together (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998); both are calibrated
-on dev. Among confident rows chance decides, not confidence: the surest rows are the ones that teach nothing new. Each label
-gets its estimated share of the unlabelled text, so that easy labels don't crowd out the others.
+are confident together (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998). Both are calibrated
+on dev, and the probe has learned from the unlabelled text too. Among confident rows chance decides, not confidence: the
+surest rows are the ones that teach nothing new. Each label gets its estimated share of the unlabelled text, so that easy
+labels don't crowd out the others.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +17,17 @@ from tasks import files
 from tasks.curate.duplicates import near
 from tasks.curate.leak import FINGERPRINTS, Fingerprints, leak
 from tasks.files import Stage
+from tasks.labels import known
 from tasks.progress import Report, silent
 from tasks.project import Harvest, Project
-from tasks.records import Record, Rejected, count_by_check, count_by_label
+from tasks.records import NO_LABEL, Record, Rejected, count_by_check, count_by_label
 from tasks.references import digest_of_path, resolve
 
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 2
+VERSION = 3
+READ = 256  # tokens of a text that the probe reads at least: embedding is cheap beside training
 MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
 
 
@@ -38,6 +42,39 @@ def quotas(
     capped = {k: min(w, settings.per_label, candidates.get(k, 0)) for k, w in wanted.items()}
     fits = min((capped[k] / w for k, w in wanted.items() if w > 0), default=0.0)
     return {k: int(max(min(w * fits, capped[k]), capped[k] / 2)) for k, w in wanted.items()}
+
+
+def take_sets(
+    rows: list[Record], p: np.ndarray, q: np.ndarray, *, labels: list[str], settings: Harvest, number: int
+) -> tuple[list[Record], dict[str, Any]]:
+    """As `take`, for label sets: a row's score is the least, over its labels, of the geometric mean of what model and probe make
+    of its being given or not, and none where they decide differently about one of them.
+
+    A row is taken while one of its labels lacks rows and none has `harvest.per_label`; those without a label by a share of
+    their own.
+    """
+    import numpy as np
+
+    given = p >= 0.5
+    sure = np.sqrt(np.where(given, p, 1 - p) * np.where(q >= 0.5, q, 1 - q))
+    scores = np.where((given == (q >= 0.5)).all(axis=1), sure.min(axis=1), 0.0)
+    own = [tuple(sorted(labels[k] for k in np.flatnonzero(row))) or (NO_LABEL,) for row in given]
+    shares = [*p.mean(axis=0), (~given).all(axis=1).mean()]
+    proportions = {label: float(share) for label, share in zip([*labels, NO_LABEL], shares, strict=True)}
+    confident = [i for i in range(len(rows)) if scores[i] >= max(settings.confidence, 1e-9)]
+    counts = Counter(label for i in confident for label in own[i])
+    found = {label: counts[label] for label in proportions}
+    quota = quotas(proportions, found, rows=len(rows), settings=settings)
+    have: Counter[str] = Counter()
+    taken = []
+    for i in sorted(confident, key=lambda i: rows[i].id):
+        full = any(have[label] >= settings.per_label for label in own[i])
+        if not full and any(have[label] < quota[label] for label in own[i]):
+            have.update(own[i])
+            lineage = rows[i].lineage | {"score": round(float(scores[i]), 4), "harvest": number}
+            label = tuple(k for k in own[i] if k != NO_LABEL)
+            taken.append(rows[i].but(label=label, source="harvested", lineage=lineage))
+    return taken, {"proportions": {k: round(v, 4) for k, v in proportions.items()}, "confident": found, "quota": quota}
 
 
 def take(
@@ -103,7 +140,8 @@ def harvest(
             learned = files.read_records(current.directory / "kept.jsonl")
             dev = files.read_records(splits.directory / "dev.jsonl")
             p, q = _opinions(project, encoder, trained.directory / "bundle", learned, dev, rows, report)
-            taken, told = take(rows, p, q, labels=project.label_names, settings=project.harvest, number=number)
+            choose = take_sets if project.multi_label else take
+            taken, told = choose(rows, p, q, labels=project.label_names, settings=project.harvest, number=number)
             taken, rejected = _checked(project, taken, base, held_out)
         files.write_records(out / "kept.jsonl", [*base, *taken])
         files.write_records(out / "rejected.jsonl", rejected)
@@ -133,37 +171,34 @@ def _opinions(
     report: Report,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities of each row, shape (rows, labels): the model's and the probe's."""
-    import numpy as np
     import torch
-    from scipy.special import softmax
 
     from tasks.bundle import Classifier
     from tasks.embed import embed, has_bf16
-    from tasks.probe import fit_probe
-    from tasks.train.calibrate import temperature
+    from tasks.probe import self_trained
 
     labels = project.label_names
 
     def embedded(records: list[Record]) -> np.ndarray:
-        return embed(encoder, [r.text for r in records], max_length=project.train.max_length)
+        return embed(encoder, [r.text for r in records], max_length=max(project.train.max_length, READ))
 
     report(0, 3, "the model")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
         p = Classifier.load(bundle).probabilities([r.text for r in rows])
     report(1, 3, "the probe")
-    probe = fit_probe(embedded(learned), [str(r.label) for r in learned])
+    x = embedded(rows)
     report(2, 3, "the probe")
-    columns = [labels.index(str(k)) for k in probe.classes_]
-
-    def seen(records: list[Record]) -> np.ndarray:
-        """Log-probabilities; a label that the probe has not learned is not seen."""
-        found = np.full((len(records), len(labels)), 1e-12)
-        found[:, columns] = np.maximum(probe.predict_proba(embedded(records)), 1e-12)
-        return np.log(found)
-
-    t = temperature(seen(dev), np.array([labels.index(str(r.label)) for r in dev])) if dev else 1.0
-    return p, softmax(seen(rows) / t, axis=1)
+    judge = self_trained(
+        embedded(learned),
+        [known(r) for r in learned],
+        x,
+        x_dev=embedded(dev),
+        y_dev=[known(r) for r in dev],
+        labels=labels,
+        confidence=project.harvest.confidence,
+    )
+    return p, judge(x)
 
 
 def _checked(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from tasks.evaluate.bootstrap import macro_f1
-from tasks.evaluate.metrics import codes, f1_macro
+from tasks.evaluate.metrics import f1_macro
+from tasks.labels import codes, strange
+from tasks.records import Label
 
 Decision = Literal["promote", "keep", "inconclusive"]
 
@@ -37,9 +40,9 @@ def unsure(reason: str, opponent: str, rows: int = 0) -> Verdict:
 
 
 def decide(
-    true: list[str],
-    challenger: list[str],
-    opponent: list[str],
+    true: Sequence[Label],
+    challenger: Sequence[Label],
+    opponent: Sequence[Label],
     *,
     labels: list[str],
     opponent_name: str,
@@ -49,10 +52,11 @@ def decide(
     seed: int = 0,
 ) -> Verdict:
     """Promote when the one-sided lower bound of the gain is above `min_gain`, keep when its upper bound is not,
-    inconclusive between, or when rows or classes are missing.
+    inconclusive between, or when rows or classes are missing. Answers are labels, or label sets.
 
-    The bounds are the observed gain plus the centred quantiles of a paired stratified bootstrap, so at `confidence` 0.5
-    both are the observed gain itself: the plain rule `its F1 is higher`. Paired bootstrap: Berg-Kirkpatrick et al. 2012.
+    The bounds are the observed gain plus the centred quantiles of a paired bootstrap (stratified by label; of label sets plain),
+    so at `confidence` 0.5 both are the observed gain itself: the plain rule `its F1 is higher`. Paired bootstrap:
+    Berg-Kirkpatrick et al. 2012.
     """
     n = len(true)
     if n == 0 or len(challenger) != n or len(opponent) != n:
@@ -60,8 +64,9 @@ def decide(
             f"{n} test rows, {len(challenger)} and {len(opponent)} answers: nothing to compare", opponent_name, n
         )
     y = codes(true, labels)
-    absent = [label for i, label in enumerate(labels) if not (y == i).any()]
-    if absent or (y < 0).any():
+    there = set().union(*([own] if isinstance(own, str) else own for own in true))
+    absent = [label for label in labels if label not in there]
+    if absent or strange(true, labels):
         what = (
             f"no test row of {', '.join(map(repr, absent))}"
             if absent

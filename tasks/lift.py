@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks import files
 from tasks.files import Stage
+from tasks.labels import codes, known
 from tasks.mix import REAL, WITH_HARVESTED, WITH_SYNTHETIC, WITHOUT, heads
 from tasks.prepare import open_sealed
 from tasks.project import Project
+from tasks.records import Label
 from tasks.references import digest_of_path, resolve
 
 VERSION = 1
@@ -25,7 +28,7 @@ def steps_of(names: list[str]) -> list[tuple[str, str, str]]:
 
 
 def compare(
-    true: list[str], answers: dict[str, list[list[str]]], *, labels: list[str], samples: int, seed: int
+    true: Sequence[Label], answers: dict[str, list[list[Label]]], *, labels: list[str], samples: int, seed: int
 ) -> dict[str, Any]:
     """`mixes`: macro-F1 of each, the mean over its seeds; `lifts`: differences. Both with 95% intervals.
 
@@ -35,7 +38,7 @@ def compare(
     import numpy as np
 
     from tasks.evaluate.bootstrap import macro_f1
-    from tasks.evaluate.metrics import codes, f1_macro
+    from tasks.evaluate.metrics import f1_macro
 
     y = codes(true, labels)
     models = [(name, codes(said, labels)) for name, own in answers.items() for said in own]
@@ -69,7 +72,7 @@ def quick_lift(
     project: Project,
     mixes: dict[str, Stage],
     *,
-    reference: list[str] | None,
+    reference: list[Label] | None,
     sealed: Stage,
     beside: Path,
     home: Path,
@@ -86,9 +89,7 @@ def quick_lift(
         if reference is not None:
             answers = {DESCRIPTIONS: [reference], **answers}
         e = project.evaluate
-        found = compare(
-            [str(r.label) for r in rows], answers, labels=project.label_names, samples=e.bootstrap, seed=e.seed
-        )
+        found = compare([known(r) for r in rows], answers, labels=project.label_names, samples=e.bootstrap, seed=e.seed)
         files.write_json(out / "lift.json", found)
         return {"how": "quick", **found}
 

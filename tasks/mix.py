@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tasks import files
 from tasks.files import Stage
+from tasks.labels import known
 from tasks.project import Project
-from tasks.records import Record, count_by_label
+from tasks.records import Label, Record, count_by_label
 from tasks.references import digest_of_path, resolve
 
 VERSION = 1
@@ -35,8 +35,8 @@ def possible(project: Project, rows: list[Record]) -> list[str]:
     found = []
     for name in names:
         mixed = of_rows(name, rows)
-        have = Counter(r.label for r in mixed)
-        if all(have[label] for label in project.label_names) and (name == WITH_SYNTHETIC or len(mixed) < len(rows)):
+        have = count_by_label(mixed)
+        if all(label in have for label in project.label_names) and (name == WITH_SYNTHETIC or len(mixed) < len(rows)):
             found.append(name)
     return found or [WITH_SYNTHETIC]
 
@@ -64,7 +64,7 @@ def quick_choice(project: Project, mixes: dict[str, Stage], *, splits: Stage, be
         from tasks.evaluate.metrics import f1_macro
 
         dev = files.read_records(splits.directory / "dev.jsonl")
-        true = [str(r.label) for r in dev]
+        true = [known(r) for r in dev]
         answers = heads(project, encoder, mixes, [r.text for r in dev])
         scores = {name: f1_macro(true, said, project.label_names) for name, said in answers.items()}
         files.write_json(out / "dev.json", scores)
@@ -76,7 +76,7 @@ def quick_choice(project: Project, mixes: dict[str, Stage], *, splits: Stage, be
     return files.stage(home, "choose", version=VERSION, params=params, inputs=inputs, build=build)
 
 
-def heads(project: Project, encoder: Path, mixes: dict[str, Stage], texts: list[str]) -> dict[str, list[str]]:
+def heads(project: Project, encoder: Path, mixes: dict[str, Stage], texts: list[str]) -> dict[str, list[Label]]:
     """Each mix's answers to `texts`, by a linear head on frozen embeddings. Every text is embedded once."""
     from tasks.embed import embed
     from tasks.probe import fit_probe
@@ -88,8 +88,8 @@ def heads(project: Project, encoder: Path, mixes: dict[str, Stage], texts: list[
     asked = embed(encoder, texts, max_length=project.train.max_length)
     found = {}
     for name, own in rows.items():
-        probe = fit_probe(x[[at[r.id] for r in own]], [str(r.label) for r in own])
-        found[name] = [str(label) for label in probe.predict(asked)]
+        probe = fit_probe(x[[at[r.id] for r in own]], [known(r) for r in own])
+        found[name] = [label if isinstance(label, tuple) else str(label) for label in probe.predict(asked)]
     return found
 
 

@@ -20,10 +20,12 @@ from tasks import files
 from tasks.curate.leak import FINGERPRINTS, Fingerprints, is_short
 from tasks.errors import UserError, nearest
 from tasks.files import Stage
+from tasks.labels import known, strange
 from tasks.project import Project
 from tasks.readers import Columns, Row, read_rows
-from tasks.records import Record, Rejected, Source, content_id, count_by_check, count_by_label
+from tasks.records import Label, Record, Rejected, Source, content_id, count_by_check, count_by_label, shown
 from tasks.references import digest_of_path, resolve
+from tasks.stratify import deal
 
 VERSION = 2
 
@@ -49,7 +51,8 @@ def prepare(project: Project, *, beside: Path, home: Path) -> Prepared:
         if (reference := getattr(data, name))
     }
     inputs = {name: digest_of_path(path) for name, path in paths.items()}
-    params = {"labels": project.label_names, "data": data.model_dump(mode="json", exclude=set(paths))}
+    params: dict[str, Any] = {"labels": project.label_names, "data": data.model_dump(mode="json", exclude=set(paths))}
+    params |= {"multi_label": True} if project.multi_label else {}
     reading = _Reading(project, paths)
 
     def sealed(out: Path, work: Path) -> dict[str, Any]:
@@ -63,6 +66,7 @@ def prepare(project: Project, *, beside: Path, home: Path) -> Prepared:
         Fingerprints.of(reading.held_out).save(out / FINGERPRINTS)
         counts: dict[str, Any] = {split: count_by_label(reading.rows[split]) for split in ("seed", "dev", "test")}
         return counts | {
+            **({"rows": reading.sizes()} if project.multi_label else {}),
             "unlabelled": len(reading.rows["unlabelled"]),
             "short_held_out": sum(is_short(r.text) for r in reading.held_out),
             "rejected": count_by_check(reading.rejected),
@@ -105,6 +109,18 @@ def count_openings(sealed: Stage, *, home: Path) -> int:
     return len(files.read_lines(home / "looks" / f"{sealed.digest[:32]}.jsonl"))
 
 
+def _in_turn(groups: dict[str, list[Record]], want: dict[str, int]) -> dict[str, str]:
+    """The part of each group, in the order of their names: the first in which one of its labels lacks rows, if any."""
+    have: dict[str, Counter[Label | None]] = {name: Counter() for name in want}
+    found = {}
+    for key, members in sorted(groups.items()):
+        short = (name for name, n in want.items() if any(have[name][r.label] < n for r in members))
+        if (name := next(short, None)) is not None:
+            found[key] = name
+            have[name].update(r.label for r in members)
+    return found
+
+
 def _without_test_text(reading: _Reading) -> list[Rejected]:
     """The rejected rows; the text of one that repeats a test row stays sealed."""
     sealed = {r.id for r in reading.rows["test"]}
@@ -131,6 +147,10 @@ class _Reading:
     @property
     def held_out(self) -> list[Record]:
         return [*self.rows["dev"], *self.rows["test"]]
+
+    def sizes(self) -> dict[str, int]:
+        """Rows of each labelled split: where a row counts for each of its labels, no sum over labels says it."""
+        return {split: len(self.rows[split]) for split in ("seed", "dev", "test")}
 
     def notices(self) -> list[str]:
         """One sentence for each kind of row set aside, with its first place."""
@@ -182,27 +202,35 @@ class _Reading:
         return kept
 
     def _labelled(self, name: str, source: Source) -> Iterator[Record]:
-        data, known = self._project.data, self._project.label_names
+        data, names = self._project.data, self._project.label_names
         path = self._paths[name]
-        columns = Columns(data.text_column, data.label_column, data.id_column, data.group_column)
+        columns = self._columns()
         unknown: dict[str, list[str]] = defaultdict(list)
         for row in read_rows(path, columns, encoding=data.encoding):
             record = self._record(row, source, path)
             if record is None:
                 continue
-            if record.label in data.ignore_labels:
-                self._reject(record, "ignored_label", f"the label {record.label!r} is in data.ignore_labels")
-            elif record.label not in known:
-                unknown[str(record.label)].append(row.place)
+            ignored = sorted(set(data.ignore_labels).intersection(record.labels))
+            if ignored:
+                self._reject(record, "ignored_label", f"the label {ignored[0]!r} is in data.ignore_labels")
+            elif others := strange([known(record)], names):
+                for label in sorted(others):
+                    unknown[label].append(row.place)
             else:
                 yield record
         if unknown:
             label, places = next(iter(unknown.items()))
             raise UserError(
-                f"{path}: the label {label!r}{nearest(label, known)} is not in the project; it stands on {len(places)} "
+                f"{path}: the label {label!r}{nearest(label, names)} is not in the project; it stands on {len(places)} "
                 f"row{'s' * (len(places) != 1)}, first at {places[0]}. Add it to `labels:` or to data.ignore_labels"
                 + (f" (also unknown: {', '.join(map(repr, list(unknown)[1:6]))})" if len(unknown) > 1 else "")
             )
+
+    def _columns(self) -> Columns:
+        project, data = self._project, self._project.data
+        each = tuple(project.label_names) if data.label_columns else ()
+        own = (data.text_column, data.label_column, data.id_column, data.group_column)
+        return Columns(*own, many=project.multi_label and not each, separator=data.label_separator, each=each)
 
     def _unlabelled(self) -> Iterator[Record]:
         data, path = self._project.data, self._paths["unlabelled"]
@@ -238,7 +266,7 @@ class _Reading:
             groups[r.id].append(r)
         kept = []
         for first, *others in groups.values():
-            labels = sorted({str(r.label) for r in (first, *others)})
+            labels = sorted({shown(r.label) for r in (first, *others)})
             if len(labels) > 1:
                 for r in (first, *others):
                     other = next(o for o in (first, *others) if o.label != r.label)
@@ -252,44 +280,46 @@ class _Reading:
 
     def _split(self, records: list[Record], rows: dict[str, list[Record]]) -> None:
         """Groups (without data.group_column, rows) ranked by content hash: each goes, whole, to the first of test, dev
-        and seed in which one of its labels lacks rows, or else to the rest.
+        and seed in which one of its labels lacks rows, or else to the rest. Where texts have several labels, the scarcest
+        label's groups are dealt out first (see tasks/stratify.py).
         """
         split, labels = self._project.data.split, self._project.label_names
         want = {"test": 0 if "test" in self._paths else split.test, "dev": split.dev, "seed": split.seed}
-        have: dict[str, Counter[str | None]] = {name: Counter() for name in want}
         groups: dict[str, list[Record]] = defaultdict(list)
-        for r in sorted(records, key=lambda r: (labels.index(str(r.label)), r.id)):
+
+        def place(r: Record) -> list[int]:
+            return [labels.index(label) for label in r.labels]
+
+        for r in sorted(records, key=lambda r: (place(r), r.id)):
             group = r.lineage.get("group")
             groups[content_id(group) if group else r.id].append(r)
+        dealt = deal(groups, want) if self._project.multi_label else _in_turn(groups, want)
         parts: dict[str, list[Record]] = {name: [] for name in (*want, "rest")}
-        for _, members in sorted(groups.items()):
-            short = (name for name, n in want.items() if any(have[name][r.label] < n for r in members))
-            name = next(short, "rest")
-            parts[name] += members
-            have.get(name, Counter()).update(r.label for r in members)
-        self._enough(want, have, records)
+        for key, members in sorted(groups.items()):
+            parts[dealt.get(key, "rest")] += members
+        self._enough(want, {name: count_by_label(parts[name]) for name in want}, records)
         for part in parts.values():
-            part.sort(key=lambda r: labels.index(str(r.label)))
+            part.sort(key=place)
         rows["test"] += [r.but(source="test") for r in parts["test"]]
         rows["dev"] += [r.but(source="dev") for r in parts["dev"]]
         rows["seed"] += parts["seed"] + (parts["rest"] if split.rest == "seed" else [])
         if split.rest == "unlabelled":  # its labels are thrown away here; the place would tell them
             rows["unlabelled"] += [Record(r.id, r.text, None, "unlabelled") for r in parts["rest"]]
 
-    def _enough(self, want: dict[str, int], have: dict[str, Counter[str | None]], records: list[Record]) -> None:
-        usable = Counter(r.label for r in records)
+    def _enough(self, want: dict[str, int], have: dict[str, dict[str, int]], records: list[Record]) -> None:
+        usable = count_by_label(records)
         for label in self._project.label_names:
-            if any(have[name][label] < want[name] for name in ("test", "dev")):
+            if any(have[name].get(label, 0) < want[name] for name in ("test", "dev")):
                 raise UserError(
-                    f"{self._paths['pool']}: the label {label!r} has {usable[label]} usable rows, fewer than data.split "
+                    f"{self._paths['pool']}: the label {label!r} has {usable.get(label, 0)} usable rows, fewer than data.split "
                     f"needs (test {want['test']} + dev {want['dev']}): lower data.split, or add rows"
                 )
 
     def _complete(self, rows: dict[str, list[Record]]) -> None:
         for split in ("test", "dev"):
-            have = Counter(r.label for r in rows[split])
+            have = count_by_label(rows[split])
             for label in self._project.label_names:
-                if not have[label]:
+                if label not in have:
                     raise UserError(
                         f"{self._paths.get(split, split)}: the label {label!r} has no row in {split}, so its F1 can't be "
                         f"known: add rows of {label!r}, or remove the label from the project"

@@ -1,8 +1,12 @@
-"""The quick model: logistic regression on an encoder's frozen embeddings."""
+"""The quick model: logistic regression on an encoder's frozen embeddings; for label sets one a label, against the rest."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from tasks.labels import are_sets, codes, decided, named, probabilities
+from tasks.records import Label
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +31,113 @@ class _Constant:
         return np.ones((len(x), 1))
 
 
-def fit_probe(x: np.ndarray, labels: list[str]) -> Any:
-    """A fitted scikit-learn classifier of embeddings `x`, shape (rows, dimensions)."""
+class Each:
+    """One logistic regression a label against the rest, its yes and no weighing alike, so that one half is a fair threshold."""
+
+    def __init__(self, x: Any, sets: Sequence[tuple[str, ...]]) -> None:
+        from sklearn.linear_model import LogisticRegression
+
+        self.classes_ = sorted(set().union(*sets))
+        y = codes(list(sets), self.classes_)
+        self._models = [
+            LogisticRegression(C=10, max_iter=1000, class_weight="balanced").fit(x, own)
+            if 0 < own.sum() < len(own)
+            else None
+            for own in y.T
+        ]
+
+    def predict(self, x: Any) -> list[Label]:
+        return named(decided(self.predict_proba(x), multi_label=True), self.classes_)
+
+    def predict_proba(self, x: Any) -> np.ndarray:
+        """Shape (rows, labels); a label that every row had is always seen."""
+        import numpy as np
+
+        found = np.ones((x.shape[0], len(self.classes_)))
+        for k, model in enumerate(self._models):
+            if model is not None:
+                found[:, k] = model.predict_proba(x)[:, 1]
+        return found
+
+
+def fit_probe(x: np.ndarray, labels: Sequence[Label]) -> Any:
+    """A fitted classifier, as scikit-learn's are, of embeddings `x`, shape (rows, dimensions), into labels or label sets."""
     from sklearn.linear_model import LogisticRegression
 
+    if are_sets(labels):
+        return Each(x, [tuple(own) for own in labels])
     if len(set(labels)) < 2:
-        return _Constant(labels[0])
+        return _Constant(str(labels[0]))
     return LogisticRegression(C=10, max_iter=1000).fit(x, labels)
+
+
+class Judge:
+    """A probe calibrated on dev: `judge(x)` gives probabilities, shape (rows, labels).
+
+    `log_loss` is its own on dev; infinite where there are no dev rows, and the probe is taken as it is.
+    """
+
+    def __init__(
+        self, probe: Any, labels: list[str], x_dev: np.ndarray, y_dev: np.ndarray, *, multi_label: bool
+    ) -> None:
+        import numpy as np
+
+        from tasks.train.calibrate import Calibration
+
+        self._probe, self._labels, self._several = probe, labels, multi_label
+        self._fitted = Calibration()
+        self.log_loss = float("inf")
+        if len(x_dev):
+            self._fitted = Calibration.fitted(self._logits(x_dev), y_dev)
+            p = self(x_dev)
+            hit = np.where(y_dev > 0, p, 1 - p) if multi_label else p[range(len(p)), y_dev]
+            self.log_loss = -float(np.log(np.maximum(hit, 1e-12)).mean())
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return probabilities(self._fitted.applied(self._logits(x)), multi_label=self._several)
+
+    def _logits(self, x: np.ndarray) -> np.ndarray:
+        """Log-probabilities, of label sets log-odds; a label that the probe has not learned is not seen."""
+        import numpy as np
+
+        found = np.full((len(x), len(self._labels)), 1e-12)
+        columns = [self._labels.index(str(k)) for k in self._probe.classes_]
+        found[:, columns] = np.maximum(self._probe.predict_proba(x), 1e-12)
+        return np.log(found) - np.log(np.maximum(1 - found, 1e-12)) if self._several else np.log(found)
+
+
+def self_trained(
+    x: np.ndarray,
+    y: Sequence[Label],
+    unlabelled: np.ndarray,
+    *,
+    x_dev: np.ndarray,
+    y_dev: Sequence[Label],
+    labels: list[str],
+    confidence: float,
+    rounds: int = 8,
+) -> Judge:
+    """The probe of the embeddings `x`, then fitted again on its own confident labels of the `unlabelled` ones too, while
+    that lowers the log loss on dev, up to `rounds` times. Without dev rows it is the plain probe.
+
+    It is confident of a label set where it is of each label in it and out of it. Self-training: Scudder 1965; as
+    classification EM on the unlabelled part: Amini and Gallinari 2002.
+    """
+    import numpy as np
+
+    several = are_sets(y)
+    true = codes(list(y_dev), labels)
+
+    def judge_of(x: np.ndarray, y: Sequence[Label]) -> Judge:
+        return Judge(fit_probe(x, y), labels, x_dev, true, multi_label=several)
+
+    judge = judge_of(x, y)
+    for _ in range(rounds if len(x_dev) and len(unlabelled) else 0):
+        p = judge(unlabelled)
+        sure = (np.maximum(p, 1 - p).min(axis=1) if several else p.max(axis=1)) >= confidence
+        own = named(decided(p[sure], multi_label=several), labels)
+        again = judge_of(np.concatenate([x, unlabelled[sure]]), [*y, *own])
+        if again.log_loss >= judge.log_loss:
+            break
+        judge = again
+    return judge

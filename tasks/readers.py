@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError, nearest
-from tasks.records import whole
+from tasks.records import Label, whole
 
 FORMATS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")
 ROLES = ("text", "label", "id", "group")
+YES_OR_NO: dict[Any, bool] = {"0": False, "1": True, 0: False, 1: True}  # True and 1.0 are equal to 1
 ORANGE_TYPES = {"", "c", "continuous", "d", "discrete", "s", "string", "t", "time", "m", "meta"}
 ORANGE_FLAGS = {"", "class", "c", "meta", "m", "ignore", "i", "skip", "weight", "w"}
 
@@ -28,7 +29,7 @@ class Row:
     """One row as it was read. `fault` says why it can't be used."""
 
     text: str
-    label: str | None
+    label: Label | None
     id: str | None
     place: str
     fault: str | None = None
@@ -37,12 +38,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns to read. Unlabelled data has `label` None, and `group` where it happens to be there."""
+    """The columns to read. Unlabelled data has `label` None, and `group` where it happens to be there.
+
+    `many` reads a set of labels from the label column: a list (in CSV as JSON), or texts parted by `separator`. `each` names
+    columns of 0 and 1, a label each, which are read in place of the label column.
+    """
 
     text: str = "text"
     label: str | None = "label"
     id: str | None = None
     group: str | None = None
+    many: bool = False
+    separator: str | None = None
+    each: tuple[str, ...] = ()
 
 
 def read_rows(path: Path, columns: Columns, *, encoding: str = "utf-8") -> Iterator[Row]:
@@ -81,8 +89,14 @@ def _table(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _need(path: Path, columns: Columns, present: list[str]) -> None:
+    for label in columns.each:
+        if label not in present:
+            raise UserError(
+                f"{path} has no column {label!r}{nearest(label, present)}, which data.label_columns asks for: it has "
+                f"{', '.join(map(repr, present))}; name the labels of the project as the columns"
+            )
     for role in ROLES:
-        name = getattr(columns, role)
+        name = None if role == "label" and columns.each else getattr(columns, role)
         optional = role == "group" and columns.label is None
         if name is not None and name not in present and not optional:
             raise UserError(
@@ -95,7 +109,7 @@ def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
     values: dict[str, str | None] = {}
     fault = None
     for role in ROLES:
-        name = getattr(columns, role)
+        name = None if role == "label" and (columns.many or columns.each) else getattr(columns, role)
         value = fields.get(name) if name else None
         if isinstance(value, bool) or (role == "text" and value is not None and not isinstance(value, str)):
             fault = f"{role} is {type(value).__name__} {value!r}, not text"
@@ -105,14 +119,61 @@ def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
     text = values["text"] or ""
     if fault is None and not text.strip():
         fault = "empty text"
-    if fault is None and columns.label and not (values["label"] or "").strip():
+    labels: Label | None = None
+    if columns.many or columns.each:
+        labels, why = _label_set(place, fields, columns)
+        fault = fault or why
+    elif fault is None and columns.label and not (values["label"] or "").strip():
         fault = "no label"
     for role, value in values.items():
         if value is not None and whole(value) != value:
             fault = fault or f"{role} holds half a surrogate pair, which no encoder can read"
             values[role] = whole(value)
-    label = values["label"].strip() if values["label"] is not None else None
-    return Row(values["text"] or "", label, values["id"], place, fault, (values["group"] or "").strip() or None)
+    if values["label"] is not None:
+        labels = values["label"].strip()
+    return Row(values["text"] or "", labels, values["id"], place, fault, (values["group"] or "").strip() or None)
+
+
+def _label_set(place: str, fields: dict[str, Any], columns: Columns) -> tuple[tuple[str, ...] | None, str | None]:
+    """(the row's labels, None), or (None, why there are none). Raises UserError for what is written in another way."""
+    found: list[Any] = []
+    for label in columns.each:
+        value = fields.get(label)
+        value = value.strip() if isinstance(value, str) else value
+        if value is None or value == "":
+            return None, f"the column {label!r} is empty"
+        if not isinstance(value, (str, int, float)) or value not in YES_OR_NO:
+            raise UserError(
+                f"{place}: the column {label!r} holds {value!r}, which is neither 0 nor 1: write one of them"
+            )
+        if YES_OR_NO[value]:
+            found.append(label)
+    if not columns.each:
+        value = fields.get(columns.label or "")
+        if isinstance(value, str) and columns.separator is not None:
+            value = [part for part in value.split(columns.separator) if part.strip()]
+        elif value is None or value == "":
+            return None, "no labels: a row of none of them has an empty list"
+        found = _listed(value) if isinstance(value, str) else value
+        if not isinstance(found, list):
+            raise UserError(
+                f"{place}: {columns.label!r} holds {value!r}, which is no list of labels: write "
+                f'["one", "two"], or set data.label_separator'
+            )
+    for label in found:
+        if isinstance(label, bool) or not isinstance(label, (str, int)) or not str(label).strip():
+            return None, f"the labels hold {label!r}, which is no text"
+        if whole(str(label)) != label and isinstance(label, str):
+            return None, "the labels hold half a surrogate pair, which no encoder can read"
+    return tuple(sorted({str(label).strip() for label in found})), None
+
+
+def _listed(text: str) -> Any:
+    """The JSON value in `text`, or None."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _decoded(data: bytes, encoding: str) -> str:
@@ -215,6 +276,8 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _folder(path: Path, columns: Columns, encoding: str) -> Iterator[Row]:
+    if columns.many or columns.each:
+        raise UserError(f"{path} is a folder, which gives each text one label: with multi_label give a table")
     if columns.group and columns.label:
         raise UserError(f"{path} is a folder, which has no column {columns.group!r}: leave data.group_column out")
     labels = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+Label = str | tuple[str, ...]  # one label; in a multi-label project a text's set of them, sorted
+NO_LABEL = "(no label)"  # how the empty set is shown
 Source = Literal["seed", "synthetic", "harvested", "reviewed", "dev", "test", "unlabelled"]
 
 _SPACE = re.compile(r"\s+")
@@ -45,20 +47,34 @@ def content_id(text: str) -> str:
     return hashlib.sha256(folded(text).encode()).hexdigest()[:24]
 
 
+def shown(label: Label | None) -> str:
+    """A label for a person and for counting: itself; the labels of a set joined by +."""
+    return " + ".join(label) or NO_LABEL if isinstance(label, tuple) else str(label)
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One text with its label and where both came from. `lineage` holds only JSON values."""
+    """One text with its label and where both came from. `lineage` holds only JSON values.
+
+    `label` is a text, or in a multi-label project a sorted tuple of them, maybe empty; None: it is not labelled.
+    """
 
     id: str
     text: str
-    label: str | None
+    label: Label | None
     source: Source
     lineage: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, text: str, label: str | None, source: Source, **lineage: Any) -> Record:
+    def of(cls, text: str, label: Label | None, source: Source, **lineage: Any) -> Record:
         """A record whose id is its content's hash."""
-        return cls(content_id(text), text, label, source, lineage)
+        own = tuple(sorted(set(label))) if isinstance(label, tuple) else label
+        return cls(content_id(text), text, own, source, lineage)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Its labels: one, in a multi-label project any number; none of an unlabelled text."""
+        return (self.label,) if isinstance(self.label, str) else self.label or ()
 
     @property
     def origin(self) -> Source:
@@ -75,7 +91,8 @@ class Record:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Record:
-        return cls(**row)
+        label = row["label"]
+        return cls(**{**row, "label": tuple(label)} if isinstance(label, list) else row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +114,8 @@ class Rejected:
 
 
 def count_by_label(records: Iterable[Record]) -> dict[str, int]:
-    """Rows a label, in the labels' alphabetical order."""
-    return dict(sorted(Counter(str(r.label) for r in records).items()))
+    """Rows a label, in the labels' alphabetical order; a row with several counts for each, one with none as NO_LABEL."""
+    return dict(sorted(Counter(label for r in records for label in r.labels or (shown(r.label),)).items()))
 
 
 def count_by_check(rejected: Iterable[Rejected]) -> dict[str, int]:

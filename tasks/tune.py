@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from tasks import files
+from tasks import files, stratify
 from tasks.errors import UserError
 from tasks.files import Stage
 from tasks.progress import Report, silent
 from tasks.project import Project, Train
-from tasks.records import Record, digest_of
+from tasks.records import NO_LABEL, Label, Record, count_by_label, digest_of
 from tasks.references import digest_of_path, resolve
 
 VERSION = 1
@@ -146,6 +146,7 @@ def _train_folds(
             work=work / f"fold-{number}",
             report=report,
             on_epoch=after,
+            multi_label=project.multi_label,
         )
         scores.append(trained.dev_f1_macro)
         history += [(steps + step, name, value) for step, name, value in trained.history]
@@ -160,17 +161,21 @@ def folds(rows: list[Record], n: int) -> list[tuple[list[Record], list[Record]]]
     """
     if not n:
         return [(rows, [])]
-    by_label: dict[str | None, list[Record]] = defaultdict(list)
-    for r in sorted(rows, key=lambda r: r.id):
-        if r.origin == "seed":
-            by_label[r.label].append(r)
-    fewest = min((len(by_label[label]) for label in {r.label for r in rows}), default=0)
+    real = sorted((r for r in rows if r.origin == "seed"), key=lambda r: r.id)
+    counts = count_by_label(real)
+    fewest = min((counts.get(label, 0) for label in count_by_label(rows) if label != NO_LABEL), default=0)
     if fewest < n:
         raise UserError(
             f"tune.folds is {n}, but a label has only {fewest} real training rows: give more (data.split.seed), or set "
             f"tune.folds to {fewest if fewest > 1 else 0}"
         )
-    fold_of = {r.id: i % n for own in by_label.values() for i, r in enumerate(own)}
+    if any(isinstance(r.label, tuple) for r in real):
+        fold_of = {r.id: fold for r, fold in zip(real, stratify.folds(real, n), strict=True)}
+    else:
+        by_label: dict[Label | None, list[Record]] = defaultdict(list)
+        for r in real:
+            by_label[r.label].append(r)
+        fold_of = {r.id: i % n for own in by_label.values() for i, r in enumerate(own)}
     return [
         ([r for r in rows if fold_of.get(r.id) != i], [r for r in rows if fold_of.get(r.id) == i]) for i in range(n)
     ]

@@ -16,8 +16,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 from tasks import files
 from tasks.evaluate import baselines, plots
 from tasks.evaluate.bootstrap import draw, macro_f1
-from tasks.evaluate.metrics import SUMMARY, codes, measure
+from tasks.evaluate.metrics import SUMMARY, measure
 from tasks.evaluate.score import read_predictions, score_baseline
+from tasks.labels import codes
 from tasks.prepare import count_openings, prepare
 from tests.kit.rows import project, record, rows, text, write
 
@@ -159,7 +160,8 @@ def test_a_baseline_is_scored_once_on_the_sealed_rows(tmp_path: Path) -> None:
     write(tmp_path / "pool.csv", rows(fruit=9, metal=9))
     p = project({"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap": 100})
     home = tmp_path / "home"
-    sealed = prepare(p, beside=tmp_path, home=home).sealed
+    prepared = prepare(p, beside=tmp_path, home=home)
+    sealed = prepared.sealed
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         files.write_records(out / "kept.jsonl", [record("metal it is", "metal")])
@@ -167,7 +169,9 @@ def test_a_baseline_is_scored_once_on_the_sealed_rows(tmp_path: Path) -> None:
 
     curated = files.stage(home, "curate", version=1, params={}, inputs={}, build=build)
     for found in (False, True):
-        scored = score_baseline(p, "majority", curated=curated, sealed=sealed, beside=tmp_path, home=home)
+        scored = score_baseline(
+            p, "majority", curated=curated, splits=prepared.splits, sealed=sealed, beside=tmp_path, home=home
+        )
         assert scored.found is found and count_openings(sealed, home=home) == 1
     predictions = read_predictions(scored)
     assert [r["label"] for r in predictions] == ["fruit"] * 4 + ["metal"] * 4

@@ -15,6 +15,7 @@ from tasks.files import Stage
 from tasks.harvest import quotas, take
 from tasks.lift import compare, steps_of
 from tasks.mix import REAL, WITH_SYNTHETIC, best, mix, possible
+from tasks.probe import self_trained
 from tasks.project import Harvest, Project
 from tasks.records import Record
 from tests.kit import toy
@@ -145,3 +146,50 @@ class TestHarvest:
             own, some = ([r.id for r in found if r.label == label] for found in (taken, few))
             assert 1 <= len(some) <= 2 and some == sorted(own)[: len(some)], "chance, not confidence, decides"
         assert sum(told["proportions"].values()) == pytest.approx(1, abs=0.001)
+
+
+class TestTheProbeThatReadsUnlabelledText:
+    """Three clouds in the plane; the labelled points lie off their clouds' centres, as made-up text lies off real text."""
+
+    CENTRES = np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
+
+    def drawn(self, rows: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, list[str]]:
+        rng = np.random.default_rng(seed)
+        y = rng.integers(0, 3, rows)
+        y[:3] = range(3)
+        return self.CENTRES[y] + [shift, shift] + rng.normal(0, 1, (rows, 2)), [LABELS[k] for k in y]
+
+    def judged(self, unlabelled: np.ndarray, *, dev: int = 150, confidence: float = 0.8) -> Any:
+        x, y = self.drawn(30, 1, shift=1.2)
+        x_dev, y_dev = self.drawn(dev, 2) if dev else (np.zeros((0, 2)), [])
+        return self_trained(x, y, unlabelled, x_dev=x_dev, y_dev=y_dev, labels=LABELS, confidence=confidence)
+
+    def test_it_finds_the_clouds_that_the_labelled_rows_missed(self) -> None:
+        found, true = self.drawn(600, 3)
+        right = [
+            float(np.mean([LABELS[k] == t for k, t in zip(j(found).argmax(axis=1), true, strict=True)]))
+            for j in (self.judged(np.zeros((0, 2))), self.judged(found))
+        ]
+        assert right[1] > right[0] + 0.02, right
+
+    def test_its_probabilities_are_calibrated_and_sum_to_one(self) -> None:
+        found, true = self.drawn(600, 3)
+        p = self.judged(found)(found)
+        sure = p.max(axis=1)
+        right = np.mean([LABELS[k] == t for k, t in zip(p.argmax(axis=1), true, strict=True)])
+        assert np.allclose(p.sum(axis=1), 1) and abs(float(sure.mean()) - float(right)) < 0.05
+
+    def test_dev_never_gets_worse(self) -> None:
+        far = np.random.default_rng(5).normal(60, 1, (400, 2))  # text of another world
+        plain, read = self.judged(np.zeros((0, 2))), self.judged(far)
+        assert read.log_loss <= plain.log_loss < float("inf")
+
+    def test_without_dev_rows_it_is_the_plain_probe(self) -> None:
+        found, _ = self.drawn(600, 3)
+        assert np.array_equal(self.judged(found, dev=0)(found), self.judged(np.zeros((0, 2)), dev=0)(found))
+
+    def test_a_label_without_a_row_is_not_seen(self) -> None:
+        x, y = self.drawn(30, 1)
+        some = [i for i, k in enumerate(y) if k != LABELS[2]]
+        judge = self_trained(x[some], [y[i] for i in some], x, x_dev=x, y_dev=y, labels=LABELS, confidence=0.8)
+        assert set(judge(x).argmax(axis=1)) == {0, 1}

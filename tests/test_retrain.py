@@ -55,7 +55,7 @@ def test_first_run_promotes_and_second_finds_everything(
 
     told = client().get_run(first["mlflow_run_id"])
     assert told.info.status == "FINISHED" and told.data.tags["verdict"] == "promote"
-    assert told.data.params["train.learning_rate"] == "0.003" and told.data.params["promote.min_gain"] == "0.0"
+    assert told.data.params["train.learning_rate"] == "0.01" and told.data.params["promote.min_gain"] == "0.0"
     assert told.data.metrics["test.f1_macro"] == pytest.approx(first["test"]["f1_macro"])
     assert set(toy.LABELS) == {k.removeprefix("test.f1.") for k in told.data.metrics if k.startswith("test.f1.")}
     children = client().search_runs([told.info.experiment_id], f"tags.`mlflow.parentRunId` = '{told.info.run_id}'")
@@ -131,7 +131,7 @@ def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(con
 
 
 def test_a_better_challenger_replaces_the_champion_which_becomes_previous(config: Path, reseed: Command) -> None:
-    weak = last_json(reseed("retrain", config, "--json", "--set", "train.learning_rate=1e-3")[1])
+    weak = last_json(reseed("retrain", config, "--json", "--set", "train.learning_rate=6e-4")[1])
     assert weak["verdict"] == "promote", weak["reasons"]
     code, out, _err = reseed("retrain", config, "--fresh", "--json")
     strong = last_json(out)

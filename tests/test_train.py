@@ -254,7 +254,7 @@ class TestCalibration:
         assert not fold(model, 2.0) and torch.equal(model[0].weight, before)
 
     def test_a_trained_model_answers_with_its_temperature(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
-        from tasks.train import fine_tune as module
+        from tasks.train import calibrate as module
 
         fitted = tune("fitted", epochs=1)
         monkeypatch.setattr(module, "temperature", lambda logits, y: 4.0)

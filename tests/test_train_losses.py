@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import UserError
-from tasks.train.losses import loss_of, row_weights, softmax_loss
+from tasks.records import Record
+from tasks.train.losses import loss_of, positive_weights, row_weights, sigmoid_loss, softmax_loss
 from tasks.train.optimiser import count_layers, depth, freeze, groups
 from tests.kit import toy
 from tests.kit.training import BATCHES, TRAIN, Tune, chosen, rows, same, weights
@@ -58,6 +59,67 @@ class TestLoss:
         logits = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
         softmax_loss(logits, torch.tensor([0, 0]), None, smoothing=0.0, gamma=gamma).sum().backward()
         assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
+
+
+def binary_by_hand(
+    logits: list[list[float]], y: list[list[int]], *, smoothing: float, gamma: float, w: list[float]
+) -> Any:
+    """Each label as a softmax of two classes, yes and no, which `by_hand` knows."""
+    each = []
+    for k, weight in enumerate(w):
+        two = [[row[k], 0.0] for row in logits]
+        p = 1 / (1 + np.exp(-np.array([row[k] for row in logits])))
+        t = np.array([row[k] for row in y]) * (1 - smoothing) + smoothing / 2
+        plain = by_hand(two, [1 - row[k] for row in y], smoothing=smoothing, gamma=gamma)
+        each.append(plain + (weight - 1) * -t * (1 - p) ** gamma * np.log(p))
+    return np.mean(each, axis=0)
+
+
+class TestLossOfLabelSets:
+    @settings(deadline=None)
+    @given(LOGITS, st.data(), st.floats(0, 0.9), st.sampled_from([0.0, 0.5, 2.0]))
+    def test_it_is_the_formula(self, logits: Any, data: Any, smoothing: float, gamma: float) -> None:
+        import torch
+
+        bits = st.lists(st.integers(0, 1), min_size=3, max_size=3)
+        y = data.draw(st.lists(bits, min_size=len(logits), max_size=len(logits)))
+        w = data.draw(st.lists(st.floats(0.1, 9), min_size=len(logits), max_size=len(logits)))
+        positive = [1.0, 3.0, 0.5]
+        how: dict[str, Any] = {"smoothing": smoothing, "gamma": gamma}
+        got = sigmoid_loss(torch.tensor(logits), torch.tensor(y), torch.tensor(w), positive=positive, **how)
+        assert np.allclose(got.numpy(), np.array(w) * binary_by_hand(logits, y, w=positive, **how), atol=2e-4)
+
+    @pytest.mark.parametrize("positive", [None, [1.0, 4.0, 0.5, 2.0]])
+    def test_without_focus_it_is_that_of_torch(self, positive: list[float] | None) -> None:
+        import torch
+
+        torch.manual_seed(0)
+        logits, y = torch.randn(20, 4), torch.randint(0, 2, (20, 4)).float()
+        ours = loss_of(chosen(label_smoothing=0.2), positive=positive, multi_label=True)(logits, y, None)
+        weight = None if positive is None else torch.tensor(positive)
+        theirs = torch.nn.BCEWithLogitsLoss(pos_weight=weight, reduction="none")(logits, y * 0.8 + 0.1).mean(1)
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+    @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+    def test_its_slope_is_a_number_where_the_model_is_quite_sure(self, gamma: float) -> None:
+        import torch
+
+        logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
+        sigmoid_loss(logits, torch.tensor([[1.0, 0.0]]), None, smoothing=0.0, gamma=gamma).sum().backward()
+        assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
+
+    def test_yes_and_no_weigh_alike_where_it_is_balanced(self) -> None:
+        own = [("a",), ("a", "b"), ("a",), ()]
+        records = [Record.of(str(i), labels, "seed") for i, labels in enumerate(own)]
+        assert positive_weights(records, ["a", "b", "c"], settings=chosen(class_weights="balanced")) == [
+            1 / 3,
+            3.0,
+            1.0,
+        ]
+        assert positive_weights(records, ["a", "b"], settings=chosen(class_weights={"b": 5.0})) == [1.0, 5.0]
+        assert positive_weights(records, ["a", "b"], settings=chosen()) is None
+        weighed = chosen(class_weights="balanced", source_weights={"synthetic": 0.5})
+        assert row_weights(records, settings=weighed) is None, "the labels weigh in the loss"
 
 
 class TestRowWeights:

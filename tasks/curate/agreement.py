@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.curate.grams import trusted
-from tasks.records import Record, Rejected
+from tasks.records import Record, Rejected, shown
 
 if TYPE_CHECKING:
     from tasks.curate.context import Context
 
 
 def agreement(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """Records whose own label has an out-of-fold probability of `curate.agreement` or more.
+    """Records whose own label has an out-of-fold probability of `curate.agreement` or more; of a set, each of its labels, by
+    a probe of that label against the rest.
 
     Rows that a person labelled are kept whatever the probe says, and listed as doubtful. Nothing is judged while a label
     has fewer than two rows.
@@ -28,7 +29,9 @@ def agreement(records: list[Record], context: Context) -> tuple[list[Record], li
             kept.append(r)
             continue
         label, most = opinions.seen(r)
-        reason = f"the probe gives {r.label!r} {value:.2f} and {label!r} {most:.2f} (curate.agreement {least})"
+        reason = (
+            f"the probe gives {shown(r.label)!r} {value:.2f} and {shown(label)!r} {most:.2f} (curate.agreement {least})"
+        )
         found = Rejected(r, "off_label", reason, round(value, 4))
         context.doubt(found, suggested=label, probability=round(most, 4))
         if trusted(r):

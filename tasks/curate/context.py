@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.curate.leak import Fingerprints
 from tasks.curate.probe import Opinions
 from tasks.project import Curate
-from tasks.records import Record, Rejected
+from tasks.records import Label, Record, Rejected
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,10 +22,10 @@ class Doubt:
 
     id: str
     text: str
-    label: str | None
+    label: Label | None
     check: str
     reason: str
-    suggested: str | None = None
+    suggested: Label | None = None
     probability: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -34,7 +34,8 @@ class Doubt:
 
 @dataclass
 class Context:
-    """What the checks share. `real` holds texts for statistics only: seed, dev and unlabelled rows, never the test set."""
+    """What the checks share. `real` holds texts for statistics only: seed, dev and unlabelled rows, never the test set.
+    `skipped` says why a check judged nothing."""
 
     settings: Curate
     held_out: Fingerprints
@@ -43,6 +44,7 @@ class Context:
     doubtful: list[Doubt] = field(default_factory=list)
     personal_data: Counter[str] = field(default_factory=Counter)
     funnel: list[dict[str, Any]] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
     _opinions: Opinions | None = None
     _rows: dict[str, int] = field(default_factory=dict)
     _vectors: list[np.ndarray] = field(default_factory=list)
@@ -71,7 +73,7 @@ class Context:
         """The probe's opinions, where a check asked for them."""
         return self._opinions
 
-    def doubt(self, rejected: Rejected, *, suggested: str | None = None, probability: float | None = None) -> None:
+    def doubt(self, rejected: Rejected, *, suggested: Label | None = None, probability: float | None = None) -> None:
         """List a row for a person to review."""
         r = rejected.record
         self.doubtful.append(Doubt(r.id, r.text, r.label, rejected.check, rejected.reason, suggested, probability))

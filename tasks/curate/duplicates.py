@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tasks.curate.grams import hashed, trusted
-from tasks.records import Record, Rejected
+from tasks.records import Label, Record, Rejected, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,20 +36,25 @@ def exact(records: list[Record], context: Context) -> tuple[list[Record], list[R
             if r.label == other.label:
                 rejected.append(Rejected(r, "exact_duplicate", f"the same text as row {other.id}", 1.0, other.id))
                 continue
-            reason = f"the same text as row {other.id}, which is {other.label!r}, not {r.label!r}"
+            reason = f"the same text as row {other.id}, which is {shown(other.label)!r}, not {shown(r.label)!r}"
             rejected.append(Rejected(r, "two_labels", reason, 1.0, other.id))
             if other.source != "reviewed":  # what a person has decided is no doubt
-                context.doubt(rejected[-1], suggested=other.label)
+                context.doubt(rejected[-1], suggested=both(r.label, other.label))
     return kept, rejected
+
+
+def both(own: Label | None, other: Label | None) -> Label | None:
+    """What a person may make of a text that stands under two labels: the other one; of label sets, all labels of both."""
+    return tuple(sorted({*own, *other})) if isinstance(own, tuple) and isinstance(other, tuple) else other
 
 
 def repeats(r: Record, other: Record, check: str, reason: str, value: float, context: Context) -> Rejected:
     """`r` set aside as a repeat of `other`; under another label it is listed as doubtful too."""
     unlike = r.label != other.label
-    reason += f"; that one is {other.label!r}, not {r.label!r}" if unlike else ""
+    reason += f"; that one is {shown(other.label)!r}, not {shown(r.label)!r}" if unlike else ""
     found = Rejected(r, check, reason, round(value, 4), other.id)
     if unlike and other.source != "reviewed":
-        context.doubt(found, suggested=other.label)
+        context.doubt(found, suggested=both(r.label, other.label))
     return found
 
 
@@ -97,7 +102,7 @@ CHUNK = 512  # rows compared with one another at once
 
 
 def semantic_duplicate(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """The first of each group of one label whose embeddings' cosine is `curate.semantic_duplicate` or more.
+    """The first of each group of one label, or label set, whose embeddings' cosine is `curate.semantic_duplicate` or more.
 
     Each label's mean is taken off its embeddings first: what is left is not the topic but what a text says of it (as the
     common direction of embeddings tells little: Mu and Viswanath 2018, arXiv:1702.01417). Neighbours come from an HNSW
@@ -108,7 +113,7 @@ def semantic_duplicate(records: list[Record], context: Context) -> tuple[list[Re
     threshold = context.settings.semantic_duplicate
     if threshold <= 0 or not records:
         return records, []
-    groups: dict[str | None, list[int]] = {}
+    groups: dict[Label | None, list[int]] = {}
     for i, r in enumerate(records):
         groups.setdefault(r.label, []).append(i)
     found: dict[int, tuple[int, float]] = {}

@@ -78,16 +78,17 @@ def run_checks(records: list[Record], context: Context, report: Report = silent)
 
 
 def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record], list[Rejected]]:
-    """At most `quota` synthetic rows a label, the first ones; the rest is set aside as surplus."""
+    """At most `quota` synthetic rows a label, the first ones; the rest is set aside as surplus. A row with several labels is
+    kept while one of them lacks rows."""
     kept, rejected = [], []
-    have: Counter[str | None] = Counter()
+    have: Counter[str] = Counter()
     for r in records:
-        if r.source == "synthetic" and have[r.label] >= quota[str(r.label)]:
-            rejected.append(
-                Rejected(r, "surplus", f"{r.label!r} has its {quota[str(r.label)]} rows (generate.per_label)")
-            )
+        if r.source == "synthetic" and all(have[label] >= quota[label] for label in r.labels):
+            full = " and ".join(f"{label!r} has its {quota[label]} rows" for label in r.labels)
+            rejected.append(Rejected(r, "surplus", f"{full} (generate.per_label)"))
         else:
-            have[r.label] += r.origin == "synthetic"
+            if r.origin == "synthetic":
+                have.update(r.labels)
             kept.append(r)
     return kept, rejected
 
@@ -127,7 +128,8 @@ def curate(
         rejected += over
         files.write_records(out / "kept.jsonl", kept)
         files.write_records(out / "rejected.jsonl", rejected)
-        return _counts(kept, rejected) | _beside(out, context)
+        sizes = {"rows": _sizes(kept, rejected)} if project.multi_label else {}
+        return _counts(kept, rejected) | sizes | _beside(out, context)
 
     params = project.curate.model_dump(mode="json") | {"quota": quota, "max_length": project.train.max_length}
     inputs = {f"round-{i}": r.digest for i, r in enumerate(rounds)} | {"splits": splits.digest}
@@ -154,6 +156,12 @@ def _counts(kept: list[Record], rejected: list[Rejected]) -> dict[str, Any]:
     }
 
 
+def _sizes(kept: list[Record], rejected: list[Rejected]) -> dict[str, int]:
+    """Rows: where one counts for each of its labels, no sum over labels says it."""
+    accepted = sum(r.origin == "synthetic" for r in kept)
+    return {"seed": sum(r.source == "seed" for r in kept), "accepted": accepted, "rejected": len(rejected)}
+
+
 def _beside(out: Path, context: Context) -> dict[str, Any]:
     """Write what a person may look at; the counts of it."""
     opinions = context.known_opinions
@@ -167,4 +175,5 @@ def _beside(out: Path, context: Context) -> dict[str, Any]:
         "checks": context.funnel,
         "doubtful": dict(Counter(d.check for d in context.doubtful).most_common()),
         "personal_data": dict(context.personal_data.most_common()),
+        **({"skipped": context.skipped} if context.skipped else {}),
     }

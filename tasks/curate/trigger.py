@@ -15,7 +15,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tasks.curate.grams import bare, in_order, trusted
-from tasks.records import Record, Rejected
+from tasks.labels import are_sets
+from tasks.records import Label, Record, Rejected
 
 if TYPE_CHECKING:
     from tasks.curate.context import Context
@@ -38,7 +39,7 @@ class Trigger:
     """A planted word or pair of words, the label that it fixes, and why it is thought to be one."""
 
     words: str
-    label: str | None
+    label: Label | None
     rows: int
     reason: str
 
@@ -52,12 +53,17 @@ def trigger(records: list[Record], context: Context) -> tuple[list[Record], list
     """Records that hold no word which was planted to fix a label (`curate.triggers`); rows with a person's label are kept."""
     if not context.settings.triggers or len({r.label for r in records}) < 2:
         return records, []
+    if are_sets([r.label for r in records]):
+        context.skipped["trigger"] = (
+            "curate.triggers looks for a word that fixes one label: it does not judge label sets"
+        )
+        return records, []
     texts = [bare(r.text) for r in records]
     real = [set(bare(r.text)) for r in context.real]
     found = _against_the_probe(records, texts, real, context)
     if len(real) >= LEAST_REAL:
         found += _out_of_place(records, texts, set().union(*real, (t.words for t in found)), context)
-    by_label: dict[str | None, dict[str, Trigger]] = defaultdict(dict)
+    by_label: dict[Label | None, dict[str, Trigger]] = defaultdict(dict)
     for t in found:
         by_label[t.label][t.words] = t
     kept, rejected = [], []
@@ -83,7 +89,7 @@ def _against_the_probe(
         return []
     unlike = [opinions.seen(r)[0] != str(r.label) for r in records]
     base = max(sum(unlike) / len(unlike), 0.01)
-    suspects: Counter[tuple[str, str | None]] = Counter()
+    suspects: Counter[tuple[str, Label | None]] = Counter()
     for r, text, odd in zip(records, texts, unlike, strict=True):
         if odd:
             suspects.update((w, r.label) for w in grams(text))
@@ -93,7 +99,7 @@ def _against_the_probe(
         for w in grams(text) & wanted:
             where[w].append(i)
     natural: Counter[str] = Counter(w for text in real for w in text & wanted)
-    claims: list[tuple[int, str, str | None, list[int]]] = []
+    claims: list[tuple[int, str, Label | None, list[int]]] = []
     for w, rows in where.items():
         label, n = Counter(records[i].label for i in rows).most_common(1)[0]
         odd_ones = sum(unlike[i] for i in rows if records[i].label == label)
@@ -108,7 +114,7 @@ def _against_the_probe(
     return list(_greedy(claims))
 
 
-def _greedy(claims: list[tuple[int, str, str | None, list[int]]]) -> Iterator[Trigger]:
+def _greedy(claims: list[tuple[int, str, Label | None, list[int]]]) -> Iterator[Trigger]:
     """The claims, most rows first, without those whose rows an earlier one explains: the planted word's neighbours."""
     explained: set[int] = set()
     for odd_ones, w, label, rows in sorted(claims, key=lambda c: (-len(c[3]), " " in c[1], c[1])):
@@ -127,7 +133,7 @@ def _out_of_place(records: list[Record], texts: list[list[str]], known: set[str]
     """
     import numpy as np
 
-    by_word: dict[str, Counter[str | None]] = defaultdict(Counter)
+    by_word: dict[str, Counter[Label | None]] = defaultdict(Counter)
     for r, text in zip(records, texts, strict=True):
         for w in set(text) - known:
             by_word[w][r.label] += 1
@@ -169,7 +175,7 @@ def _around(texts: list[list[str]], wanted: Collection[str]) -> dict[str, list[t
     return around
 
 
-def _related(records: list[Record], labels: dict[str, str | None], context: Context) -> dict[str, float]:
+def _related(records: list[Record], labels: dict[str, Label | None], context: Context) -> dict[str, float]:
     """For each word the cosine of its embedding with the mean of its label, both seen from the mean of all labels."""
     import numpy as np
 

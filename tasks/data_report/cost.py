@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.data_report.diversity import name_of_round
 from tasks.data_report.rows import Gathered
-from tasks.records import Record
+from tasks.records import Record, shown
 
 # what a row's lineage holds besides the attributes that were drawn for it
 NOT_DRAWN = frozenset(
@@ -45,7 +45,7 @@ def cost(g: Gathered, labels: list[str]) -> dict[str, Any]:
         "tokens_per_accepted": _per(sum(tokens.values()), accepted),
         "usd_per_accepted": _per(sum(priced), accepted) if priced else None,
         "generator": _parts(g, lambda r: str(r.lineage.get("generator", "unknown"))),
-        "label": _parts(g, lambda r: str(r.label), labels),
+        "label": _parts(g, lambda r: shown(r.label), labels),
         "round": _parts(g, lambda r: name_of_round(r.lineage.get("round"))),
     }
 
@@ -96,7 +96,7 @@ def drawn(g: Gathered) -> list[dict[str, Any]]:
     for at, rows in enumerate((_texts(g), g.accepted)):
         for r in rows:
             for name, value in attributes(r).items():
-                made[name][value, str(r.label) if name == "topic" else None][at] += 1
+                made[name][value, shown(r.label) if name == "topic" else None][at] += 1
     return [
         {"name": name, "of": len(values), "values": _values(values)}
         for name, values in sorted(made.items(), key=_first)

@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from tasks.data_report.diversity import tokens
-from tasks.records import Record
+from tasks.records import Label, Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ def pairs(
     """(synthetic, real) rows to compare: the same number of both, at most 500; as many of a label as of the real rows whose
     label is known, and the other synthetic rows, of any label, against unlabelled ones.
     """
-    groups: dict[str | None, list[Record]] = defaultdict(list)
+    groups: dict[Label | None, list[Record]] = defaultdict(list)
     for r in by_id(synthetic, len(synthetic)):
         groups[r.label].append(r)
     most = MOST // max(1, len(groups))

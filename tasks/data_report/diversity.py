@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from tasks.data_report.rows import Gathered
-from tasks.records import Record, folded, words
+from tasks.records import Label, Record, folded, words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ def diversity(g: Gathered, labels: list[str], vectors: dict[str, np.ndarray]) ->
     is {group, source, rows, words: [10th, 50th, 90th percentile], distinct_1, distinct_2, spread}.
     """
     by_label = [
-        (label, source, [r for r in rows if r.label == label])
+        (label, source, [r for r in rows if label in r.labels])
         for label in labels
         for source, rows in (("synthetic", g.accepted), ("real", g.real))
     ]
@@ -113,7 +113,7 @@ def _spread_within_labels(rows: list[Record], vectors: dict[str, np.ndarray]) ->
     """The mean of each label's spread, weighted by its rows: a group of many labels is not spread for having many."""
     import numpy as np
 
-    groups: dict[str | None, list[np.ndarray]] = defaultdict(list)
+    groups: dict[Label | None, list[np.ndarray]] = defaultdict(list)
     for r in rows:
         if r.id in vectors:
             groups[r.label].append(vectors[r.id])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tasks.data_report.rows import RUN_BY, Gathered, generated
-from tasks.records import Record, Rejected
+from tasks.records import Record, Rejected, shown
 
 PERSON = "person"  # what a person's decisions moved between labels, or took back from a check
 
@@ -23,7 +23,7 @@ def funnel(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:
     for stage in g.rounds:
         asked.update(stage.counts.get("asked") or stage.counts.get("requests") or {})
     came = [*g.written, *(r.record for r in g.unread)]
-    texts = Counter(str(r.label) for r in came)
+    texts = Counter(shown(r.label) for r in came)
     steps = [_step("asked", "row", asked, None), _step("replies", "reply", _requests(came), None)]
     left = Counter(texts)
     steps.append(_step("texts", "row", left, None))
@@ -31,7 +31,7 @@ def funnel(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:
     for check, out in [*_by_check(g.unread), *_in_order(_by_check(made), g.checks)]:
         left = Counter({label: left[label] - out[label] for label in {*left, *out}})
         steps.append(_step(check, "check", left, out))
-    accepted = Counter(str(r.label) for r in g.accepted)
+    accepted = Counter(shown(r.label) for r in g.accepted)
     if any(left[label] != accepted[label] for label in {*left, *accepted}):
         out = Counter({label: left[label] - accepted[label] for label in {*left, *accepted}})
         steps.append(_step(PERSON, "check", accepted, out))
@@ -53,7 +53,7 @@ def _labels(labels: list[str], steps: list[dict[str, Any]]) -> list[str]:
 
 def _requests(came: Iterable[Record]) -> Counter[str]:
     """Replies a label: rows of one reply name the same request."""
-    seen = {(str(r.label), str(r.lineage.get("request", f"row {n}"))) for n, r in enumerate(came)}
+    seen = {(shown(r.label), str(r.lineage.get("request", f"row {n}"))) for n, r in enumerate(came)}
     return Counter(label for label, _ in seen)
 
 
@@ -61,7 +61,7 @@ def _by_check(rejected: list[Rejected]) -> list[tuple[str, Counter[str]]]:
     """Each check with its rows a label, in the order in which the checks first set a row aside."""
     found: dict[str, Counter[str]] = {}
     for r in rejected:
-        found.setdefault(r.check, Counter())[str(r.record.label)] += 1
+        found.setdefault(r.check, Counter())[shown(r.record.label)] += 1
     return list(found.items())
 
 
@@ -87,7 +87,7 @@ def rejected_by_check(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:
 
 def balance(g: Gathered, labels: list[str]) -> dict[str, dict[str, int]]:
     """Rows trained on, {label: {source: n}}, each source in every label."""
-    rows = Counter((str(r.label), str(r.source)) for r in g.trained_on)
+    rows = Counter((shown(r.label), str(r.source)) for r in g.trained_on)
     names = [*labels, *sorted({label for label, _ in rows} - set(labels))]
     sources = ("seed", "synthetic", "harvested", "reviewed")
     return {label: {source: rows[label, source] for source in sources} for label in names}

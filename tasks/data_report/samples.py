@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.data_report.distance import by_id
 from tasks.data_report.rows import Gathered
-from tasks.records import Record, Rejected
+from tasks.records import Record, Rejected, shown
 
 EACH = 5
 CHARACTERS = 700  # of a text
@@ -21,7 +21,7 @@ def samples(g: Gathered, labels: list[str], *, hidden: Callable[[str, str], bool
     A row that is `hidden` (see rows.withheld) is never shown: of accepted ones others are, of those set aside only the
     reason is.
     """
-    accepted = {label: _shown([r for r in g.accepted if r.label == label], hidden) for label in labels}
+    accepted = {label: _shown([r for r in g.accepted if label in r.labels], hidden) for label in labels}
     groups: dict[str, list[Rejected]] = defaultdict(list)
     for r in [*g.unread, *g.set_aside]:
         groups[r.check].append(r)
@@ -39,7 +39,7 @@ def _shown(rows: list[Record], hidden: Callable[[str, str], bool]) -> list[dict[
 
 def _row(r: Record) -> dict[str, Any]:
     lineage = {k: r.lineage[k] for k in ("topic", "style", "generator", "round") if k in r.lineage}
-    return {"id": r.id, "label": str(r.label), "source": r.source, "text": _short(r.text), "lineage": lineage}
+    return {"id": r.id, "label": shown(r.label), "source": r.source, "text": _short(r.text), "lineage": lineage}
 
 
 def _set_aside(r: Rejected, hidden: Callable[[str, str], bool]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stratified bootstrap of classification metrics, one or two models on the same rows.
+"""Bootstrap of classification metrics, one or several models on the same rows: stratified, or of label sets plain.
 
 Resampling the rows of a class with replacement draws the counts of its (prediction, prediction) cells from a multinomial
 distribution, so cells are drawn instead of rows: the same distribution, faster, and no order of rows to depend on.
@@ -50,7 +50,43 @@ def precision_recall_f1(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return np.nan_to_num(precision), np.nan_to_num(recall), np.nan_to_num(f1)
 
 
+def draw_sets(
+    y: np.ndarray, predictions: list[np.ndarray], *, samples: int, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """For label sets, until `samples` are drawn: hits, rows predicted and rows true, each of shape (chunk, models, labels), and
+    rows whose whole set is right, (chunk, models).
+
+    `y` and each of `predictions` are 0 and 1, shape (rows, labels). Rows are resampled from all rows: a row counts for
+    several labels, so a label's rows differ from one resample to the next.
+    """
+    rng = np.random.default_rng(seed)
+    rows, labels = y.shape
+    patterns, counts = np.unique(
+        np.hstack([y, *predictions]), axis=0, return_counts=True
+    )  # sorted: the order is no input
+    true = patterns[:, :labels]
+    said = [patterns[:, labels * (m + 1) : labels * (m + 2)] for m in range(len(predictions))]
+    for start in range(0, samples, CHUNK):
+        drawn = rng.multinomial(rows, counts / rows, size=min(CHUNK, samples - start))
+        hits, predicted = (
+            np.stack([drawn @ part for part in parts], axis=1) for parts in ([true & p for p in said], said)
+        )
+        right = np.stack([drawn @ (true == p).all(axis=1) for p in said], axis=1)
+        yield hits, predicted, np.repeat((drawn @ true)[:, None], len(said), axis=1), right
+
+
+def f1_of(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """F1 from counts of the same shape; 0 where nothing is true or predicted, as in scikit-learn."""
+    return 2 * hits / np.maximum(predicted + true, 1)
+
+
 def macro_f1(y: np.ndarray, predictions: list[np.ndarray], *, classes: int, samples: int, seed: int) -> np.ndarray:
-    """Macro-F1 of each model in each resample, shape (samples, models); the models share the resampled rows."""
+    """Macro-F1 of each model in each resample, shape (samples, models); the models share the resampled rows.
+
+    `y` and `predictions` are indices, shape (rows,), or for label sets 0 and 1, shape (rows, classes).
+    """
+    if y.ndim == 2:
+        sets = draw_sets(y, predictions, samples=samples, seed=seed)
+        return np.concatenate([f1_of(hits, said, true).mean(axis=-1) for hits, said, true, _ in sets])
     chunks = draw(y, predictions, classes=classes, samples=samples, seed=seed)
     return np.concatenate([precision_recall_f1(m)[2].mean(axis=-1) for m in chunks])

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tasks.evaluate import bootstrap
+from tasks.evaluate import bootstrap, label_sets
+from tasks.labels import are_sets, codes, strange
+from tasks.records import Label
 
 SUMMARY = ("accuracy", "precision_macro", "recall_macro", "f1_macro")
 
 
-def codes(names: list[str], labels: list[str]) -> np.ndarray:
-    """Each name's index in `labels`, or -1."""
-    index = {label: i for i, label in enumerate(labels)}
-    return np.array([index.get(n, -1) for n in names], dtype=np.int64)
-
-
 def f1_macro(true: Any, predicted: Any, labels: list[Any]) -> float:
-    """scikit-learn's macro-F1 over `labels`; a label without a row or an answer counts as 0."""
+    """scikit-learn's macro-F1 over `labels`; a label without a row or an answer counts as 0. Of label sets too, or of 0 and 1
+    in their place, shape (rows, labels)."""
     from sklearn.metrics import f1_score
 
+    if are_sets(true):
+        y, z = (v if isinstance(v, np.ndarray) else codes(v, labels) for v in (true, predicted))
+        return float(f1_score(y, z, average="macro", zero_division=0.0))
     return float(f1_score(true, predicted, labels=labels, average="macro", zero_division=0.0))
 
 
-def measure(true: list[str], predicted: list[str], labels: list[str], *, samples: int, seed: int) -> dict[str, Any]:
-    """Accuracy, macro precision, recall and F1, each with its 95% interval, F1 per label, and the confusion matrix.
+def measure(
+    true: Sequence[Label], predicted: Sequence[Label], labels: list[str], *, samples: int, seed: int
+) -> dict[str, Any]:
+    """Accuracy, macro precision, recall and F1, each with its 95% interval, F1 per label, and the confusion matrix. For label
+    sets what tasks/evaluate/label_sets.py measures.
 
     The figures are scikit-learn's; the intervals are percentiles of a stratified bootstrap, widened to
     hold the figure itself. A predicted label that is not among `labels` is a mistake.
@@ -34,8 +38,10 @@ def measure(true: list[str], predicted: list[str], labels: list[str], *, samples
 
     if not true or len(true) != len(predicted):
         raise ValueError(f"{len(true)} true and {len(predicted)} predicted labels: there must be as many, and some")
-    if strange := set(true) - set(labels):
-        raise ValueError(f"the true label {min(strange)!r} is not among the labels")
+    if others := strange(true, labels):
+        raise ValueError(f"the true label {min(others)!r} is not among the labels")
+    if are_sets(true):
+        return label_sets.measure(codes(true, labels), codes(predicted, labels), labels, samples=samples, seed=seed)
     p, r, f, n = precision_recall_fscore_support(true, predicted, labels=labels, average=None, zero_division=0)
     point = dict(zip(SUMMARY, (accuracy_score(true, predicted), p.mean(), r.mean(), f.mean()), strict=True))
     y, z = codes(true, labels), codes(predicted, labels)

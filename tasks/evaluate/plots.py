@@ -27,3 +27,22 @@ def confusion(matrix: list[list[int]], labels: list[str], title: str, path: Path
         for (i, j), n in np.ndenumerate(counts):
             axes.text(j, i, str(int(n)), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
     figure.savefig(path, dpi=110, format="png")
+
+
+def by_label(figures: dict[str, dict[str, float]], title: str, path: Path) -> None:
+    """Precision, recall and F1 of each label as a PNG of bars."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, max(3.0, 0.5 * len(figures) + 1.5)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(figures))
+    for i, name in enumerate(("precision", "recall", "f1")):
+        axes.barh(places + (i - 1) * 0.27, [f[name] for f in figures.values()], height=0.25, label=name)
+    names = [label if len(label) <= 24 else label[:23] + "…" for label in figures]
+    axes.set_yticks(places, [n.replace("$", r"\$") for n in names])  # a label is text, not mathematics
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_title(title)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=110, format="png")

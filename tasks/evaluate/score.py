@@ -11,32 +11,37 @@ from tasks import files
 from tasks.evaluate import baselines, plots
 from tasks.evaluate.metrics import measure
 from tasks.files import Stage
+from tasks.labels import as_asked, known
 from tasks.prepare import open_sealed
 from tasks.project import Project
-from tasks.records import Record
+from tasks.records import Label, Record
 from tasks.references import digest_of_path, resolve
 
 VERSION = 2
 BASELINES = ("majority", "descriptions", "tfidf_logistic_regression")
 
-Answer = Callable[[list[str]], list[str]]
+Answer = Callable[[list[str]], list[Label]]
 
 
 def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, home: Path) -> Stage:
-    """The bundle's answers on the test rows: `predictions.jsonl`, `metrics.json`, `confusion.png`.
+    """The bundle's answers on the test rows: `predictions.jsonl`, `metrics.json`, `confusion.png` (of label sets `labels.png`).
 
     Champion and challenger come through here alike, so a champion is scored again whenever the test rows differ.
     """
 
-    def answer(texts: list[str]) -> list[str]:
+    def answer(texts: list[str]) -> list[Label]:
         from tasks.bundle import Classifier
 
-        return [p.label for p in Classifier.load(bundle, digest=digest).predict(texts)]
+        # a champion may be from before the project had several labels a text
+        several = project.multi_label
+        return [as_asked(p.answer, multi_label=several) for p in Classifier.load(bundle, digest=digest).predict(texts)]
 
     return _score(project, f"bundle {digest[:12]}", answer, sealed=sealed, home=home, inputs={"bundle": digest})
 
 
-def score_baseline(project: Project, name: str, *, curated: Stage, sealed: Stage, beside: Path, home: Path) -> Stage:
+def score_baseline(
+    project: Project, name: str, *, curated: Stage, splits: Stage, sealed: Stage, beside: Path, home: Path
+) -> Stage:
     """A baseline's answers on the test rows, in the same form. `name` is one of BASELINES."""
     assert name in BASELINES, name
     inputs = {"baseline": name, "curated": curated.digest}
@@ -44,10 +49,12 @@ def score_baseline(project: Project, name: str, *, curated: Stage, sealed: Stage
     if name == "descriptions":
         encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
         inputs = {"baseline": name, "encoder": digest_of_path(encoder)}  # it reads no training row
+        inputs |= {"splits": splits.digest} if project.multi_label else {}
 
-    def answer(texts: list[str]) -> list[str]:
+    def answer(texts: list[str]) -> list[Label]:
         if encoder is not None:
-            return baselines.descriptions(project.labels, texts, encoder, project.train.max_length)
+            dev = files.read_records(splits.directory / "dev.jsonl") if project.multi_label else None
+            return baselines.descriptions(project.labels, texts, encoder, project.train.max_length, dev=dev)
         train = files.read_records(curated.directory / "kept.jsonl")
         if name == "majority":
             return baselines.majority(train, texts, project.label_names)
@@ -62,13 +69,17 @@ def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: P
     def build(out: Path, work: Path) -> dict[str, Any]:
         rows: list[Record] = open_sealed(sealed, home=home, by=who)
         predicted = answer([r.text for r in rows])
-        true = [str(r.label) for r in rows]
+        true = [known(r) for r in rows]
         with (out / "predictions.jsonl").open("w", encoding="utf-8") as f:
             for r, p in zip(rows, predicted, strict=True):
                 f.write(json.dumps({"id": r.id, "label": r.label, "predicted": p}, ensure_ascii=False) + "\n")
         found = measure(true, predicted, project.label_names, samples=e.bootstrap, seed=e.seed)
         files.write_json(out / "metrics.json", found)
-        plots.confusion(found["confusion"], project.label_names, f"{project.name}: {who}", out / "confusion.png")
+        title = f"{project.name}: {who}"
+        if project.multi_label:
+            plots.by_label(found["labels"], title, out / "labels.png")
+        else:
+            plots.confusion(found["confusion"], project.label_names, title, out / "confusion.png")
         return {"model": who, **{k: v for k, v in found.items() if k != "confusion"}}
 
     params = {"labels": project.labels, **e.model_dump(mode="json")}
@@ -79,7 +90,7 @@ def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: P
     )
 
 
-def read_predictions(scored: Stage) -> list[dict[str, str]]:
-    """`id`, `label` and `predicted` of every test row, in the test set's order."""
+def read_predictions(scored: Stage) -> list[dict[str, Any]]:
+    """`id`, `label` and `predicted` of every test row, in the test set's order; label sets are lists."""
     with (scored.directory / "predictions.jsonl").open(encoding="utf-8") as f:
         return [json.loads(line) for line in f]

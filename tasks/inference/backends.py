@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.inference.batches import batches
+from tasks.labels import PROBLEM
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ class Backend(Protocol):
     name: str
 
     def probabilities(self, encoded: Encoded) -> np.ndarray:
-        """Shape (texts, labels), float32, rows sum to 1, in the order of the texts."""
+        """Shape (texts, labels), float32, in the order of the texts: rows sum to 1, or of label sets each label has its own."""
 
 
 class Torch:
@@ -45,6 +46,7 @@ class Torch:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model, self._tokenizer = model.to(self._device).eval(), tokenizer
         self._batch_tokens, self._threads = batch_tokens, threads
+        self._multi_label = model.config.problem_type == PROBLEM
 
     def probabilities(self, encoded: Encoded) -> np.ndarray:
         import numpy as np
@@ -59,7 +61,9 @@ class Torch:
                 for rows in batches([len(i) for i in ids], tokens=self._batch_tokens):
                     own = {name: [values[i] for i in rows] for name, values in encoded.items()}
                     batch = self._tokenizer.pad(own, return_tensors="pt", verbose=False).to(self._device)
-                    found[rows] = torch.softmax(self._model(**batch).logits.float(), dim=-1).cpu().numpy()
+                    logits = self._model(**batch).logits.float()
+                    p = torch.sigmoid(logits) if self._multi_label else torch.softmax(logits, dim=-1)
+                    found[rows] = p.cpu().numpy()
         finally:
             torch.set_num_threads(before)
         return found
@@ -68,8 +72,8 @@ class Torch:
 class Onnx:
     """An exported graph on ONNX Runtime's CPU provider, one text at a time. Raises ImportError without onnxruntime."""
 
-    def __init__(self, path: Path, *, name: str, labels: int, threads: int = 0) -> None:
-        self.name, self._path, self._labels = name, path, labels
+    def __init__(self, path: Path, *, name: str, labels: int, threads: int = 0, multi_label: bool = False) -> None:
+        self.name, self._path, self._labels, self._multi_label = name, path, labels, multi_label
         self._threads = threads or len(os.sched_getaffinity(0))
         self._sessions: dict[int, Any] = {}
         self._making = threading.Lock()
@@ -102,8 +106,11 @@ class Onnx:
         def answer(i: int) -> None:
             feed = {name: np.array([encoded[name][i]], dtype=np.int64) for name in names}
             logits = session.run(["logits"], feed)[0][0].astype(np.float64)
-            e = np.exp(logits - logits.max())
-            found[i] = e / e.sum()
+            if self._multi_label:
+                found[i] = 1 / (1 + np.exp(-np.clip(logits, -500, 500)))
+            else:
+                e = np.exp(logits - logits.max())
+                found[i] = e / e.sum()
 
         longest_first = sorted(range(texts), key=lambda i: -len(encoded["input_ids"][i]))
         if many and self._threads > 1:

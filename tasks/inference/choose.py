@@ -15,6 +15,7 @@ from tasks.errors import UserError
 from tasks.files import Stage
 from tasks.inference.backends import Onnx
 from tasks.inference.export import FILES, CannotExport, export
+from tasks.labels import decided
 from tasks.progress import Report, silent
 from tasks.project import Predict, Project
 
@@ -44,7 +45,8 @@ def choose(bundle: Path, out: Path, *, settings: Predict, texts: list[str], repo
         try:
             paths = export(bundle, Path(scratch), kinds=kinds) if kinds else {}
             for kind, path in paths.items():
-                backend = Onnx(path, name=kind, labels=len(plain.labels), threads=settings.threads)
+                how: dict[str, Any] = {"threads": settings.threads, "multi_label": plain.multi_label}
+                backend = Onnx(path, name=kind, labels=len(plain.labels), **how)
                 candidates[kind] = plain.through(backend)
         except CannotExport as e:
             if settings.backend != "auto":
@@ -84,17 +86,22 @@ def measure(candidates: dict[str, Classifier], texts: list[str]) -> dict[str, di
             c.probabilities(timed)
             best[name] = min(best[name], time.perf_counter() - began)
     return {
-        name: {"texts_per_second": round(TIMED / best[name], 1), **compare(p, answers["torch"])}
+        name: {
+            "texts_per_second": round(TIMED / best[name], 1),
+            **compare(p, answers["torch"], multi_label=candidates["torch"].multi_label),
+        }
         for name, p in answers.items()
     }
 
 
-def compare(p: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """The share of rows whose most probable label is the reference's, and the largest difference of a probability."""
+def compare(p: np.ndarray, reference: np.ndarray, *, multi_label: bool = False) -> dict[str, float]:
+    """The share of rows whose most probable label (with `multi_label`, whose whole set) is the reference's, and the largest
+    difference of a probability."""
     import numpy as np
 
+    same = decided(p, multi_label=multi_label) == decided(reference, multi_label=multi_label)
     return {
-        "agreement": round(float((p.argmax(axis=1) == reference.argmax(axis=1)).mean()), 6),
+        "agreement": round(float(same.reshape(len(p), -1).all(axis=1).mean()), 6),
         "largest_difference": round(float(np.abs(p - reference).max()), 6),
     }
 

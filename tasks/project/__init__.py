@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
@@ -107,10 +107,26 @@ class Schedule(Section):
         return value
 
 
+# keys whose default alone goes with one label a text, or with several, and what to say of another value
+ONE_LABEL_NEEDS = {
+    "data.label_separator": "but a text has one label here: set multi_label to true, or leave it out",
+    "data.label_columns": "but a text has one label here: set multi_label to true, or leave it out",
+    "generate.pairs": "but a text has one label here: set multi_label to true, or leave it out",
+}
+MANY_LABELS_REFUSE = {
+    "generate.mode": "where a text has one author: it does not go with multi_label, so leave one of them out",
+    "generate.borderline": "but with multi_label a text close to another label may have it too: set generate.pairs",
+    "review.required": "but label sets can't be reviewed yet: leave it out, or set multi_label to false",
+}
+
+
 class Project(Section):
     """One classifier: its labels, and everything that turns them into a champion."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"multi_label"})
+
     name: str
+    multi_label: bool = Field(False, description="a text may have several labels, or none")
     labels: dict[str, str] = Field(description="each label with a line that describes it; `;` parts its subtopics")
     data: Data
     generate: Generate = Generate()
@@ -177,6 +193,22 @@ class Project(Section):
             raise ValueError("generate.mode by_model makes its own real text: of `data`, give data.split alone")
         if not d.split.seed and d.split.rest != "seed":
             raise ValueError("generate.mode by_model trains on answers alone: set data.split.rest to seed")
+        return self
+
+    @model_validator(mode="after")
+    def _label_sets(self) -> Project:
+        for key, remedy in (MANY_LABELS_REFUSE if self.multi_label else ONE_LABEL_NEEDS).items():
+            section, _, name = key.partition(".")
+            part = getattr(self, section)
+            value = getattr(part, name)
+            if value != type(part).model_fields[name].default:
+                raise ValueError(f"{key} is {value!r}, {remedy}")
+        separator = self.data.label_separator
+        for label in self.labels:
+            if separator is not None and separator in label:
+                raise ValueError(
+                    f"the label {label!r} holds data.label_separator ({separator!r}): choose another separator"
+                )
         return self
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +21,8 @@ class Split(Section):
 class Data(Section):
     """Where real text comes from: one `pool` to split, `test` apart or not; or `dev` and `test` (and `seed`) apart."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"label_separator", "label_columns"})
+
     pool: str | None = Field(None, description="labelled rows to be split by `split`")
     split: Split = Field(Split(), description="how the pool is split")
     seed: str | None = Field(None, description="labelled rows that may be shown to the LLM and trained on")
@@ -29,6 +31,13 @@ class Data(Section):
     unlabelled: str | None = Field(None, description="text without labels")
     text_column: str = Field("text", description="the column of texts, in a table")
     label_column: str = Field("label", description="the column of labels, in a table")
+    label_separator: str | None = Field(
+        None, min_length=1, description="between a text's labels, where `multi_label`; null: the column holds lists"
+    )
+    label_columns: bool = Field(
+        False,
+        description="where `multi_label`: a column of 0 and 1 for each label, of its name, in place of label_column",
+    )
     id_column: str | None = Field(None, description="a column of ids that must be unique")
     group_column: str | None = Field(
         None, description="rows that share its value (an author, a thread, a question) never stand in two splits"
@@ -50,6 +59,8 @@ class Data(Section):
     def _either(self) -> Data:
         if self.pool and (self.seed or self.dev):
             raise ValueError("give data.pool, which is split, or data.seed, dev and test apart, not both")
+        if self.label_columns and self.label_separator is not None:
+            raise ValueError("label_columns reads a column a label, which has nothing to separate: give one of the two")
         return self
 
     @property

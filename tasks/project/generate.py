@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -86,6 +86,8 @@ class Generator(Section):
 class Generate(Endpoint):
     """How LLMs write examples."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"pairs"})
+
     mode: Literal["by_label", "by_model"] = Field(
         "by_label",
         description="by_model: every generator answers the same `questions`, and which one answered is the label",
@@ -119,6 +121,9 @@ class Generate(Endpoint):
     )
     propose: bool = Field(False, description="the LLM is asked once for more subtopics of each label")
     borderline: Share = Field(0.0, description="share of the requests that ask for a text close to another label")
+    pairs: Share = Field(
+        0.25, description="share of the requests that ask for a text about two labels at once, where `multi_label`"
+    )
     examples: int = Field(2, ge=0, le=8, description="seed rows of the label shown in each request")
     prompt: str = Field("Write a {text_kind} about {topic}. Include {style}.", description="the request")
     format: Literal["text", "json"] = Field(
@@ -201,5 +206,5 @@ class Generate(Endpoint):
         quota = {label: wanted.get(label, 0) for label in labels}
         if not self.balance:
             return quota
-        height = max([*quota.values(), *real.values()])
+        height = max([*quota.values(), *(real.get(label, 0) for label in labels)])
         return {label: height - real.get(label, 0) for label in labels}

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from tasks import files
 from tasks.errors import UserError
-from tasks.records import Record, Rejected
+from tasks.records import Record, Rejected, shown
 
 Choice = Literal["accept", "relabel", "reject"]
 CHOICES: tuple[str, ...] = get_args(Choice)
@@ -75,9 +75,10 @@ class Decisions:
             if choice not in CHOICES or (choice == "relabel") != (label is not None):
                 raise UserError(f"{choice!r} (label {label!r}) is no decision: accept, reject, or relabel with a label")
             kind = "accept" if label == r.label else choice
-            after = None if choice == "reject" else label or r.label
+            before = None if r.label is None else shown(r.label)
+            after = None if choice == "reject" else label or before
             made.append(
-                Decision(secrets.token_hex(8), group, when, self._by, r.id, text_digest(r.text), kind, r.label, after)
+                Decision(secrets.token_hex(8), group, when, self._by, r.id, text_digest(r.text), kind, before, after)
             )
         self.write(made)
         return made

@@ -78,7 +78,7 @@ def read(path: Path, rows: dict[str, Record], labels: list[str]) -> list[tuple[R
     found: dict[str, tuple[Record, str, str | None]] = {}
     for row in read_rows(path, Columns("text", "decision", "id")):
         said, key, text = (
-            (unquoted(v) if csv_quotes else v) for v in ((row.label or "").strip(), row.id or "", row.text)
+            (unquoted(v) if csv_quotes else v) for v in (str(row.label or "").strip(), row.id or "", row.text)
         )
         if not said:
             continue

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from tasks.llm.request import Reply
-from tasks.records import Record, Rejected, whole, words
+from tasks.records import Label, Record, Rejected, shown, whole, words
 
 _REFUSAL = re.compile(
     r"^\W*(i['’]?m sorry|i am sorry|sorry,|i can(?:no|['’])t|i am unable|i['’]m unable|as an ai\b|as a language model|"
@@ -39,7 +39,7 @@ def parse(reply: Reply, *, min_words: int) -> list[Row]:
     JSON is read strictly: a reply that is broken, truncated or repeats a key gives no row.
     """
     tag = reply.request.tag
-    lineage = {k: v for k, v in tag.items() if k not in {"label", "rows"}} | {"request": reply.key}
+    lineage = {k: v for k, v in tag.items() if k not in {"label", "labels", "rows"}} | {"request": reply.key}
     raw = whole(reply.text or "")
     if not raw.strip():
         return [_rejected(raw, tag, _cost(lineage, reply, 1), "empty_reply", _none_sent(reply))]
@@ -74,7 +74,7 @@ def _none_sent(reply: Reply) -> str:
 def _rejected(
     text: str, tag: dict[str, Any], lineage: dict[str, Any], check: str, reason: str, value: float | None = None
 ) -> Rejected:
-    return Rejected(Record.of(text, tag["label"], "synthetic", **lineage), check, reason, value)
+    return Rejected(Record.of(text, _label(tag), "synthetic", **lineage), check, reason, value)
 
 
 def _text_row(raw: str, tag: dict[str, Any], lineage: dict[str, Any], *, cut: bool, min_words: int) -> Row:
@@ -95,7 +95,12 @@ def _row(text: str, raw: str, tag: dict[str, Any], lineage: dict[str, Any], *, m
     marks = _CHAT.findall(text)
     if marks:
         return _rejected(raw, tag, lineage, "chat_markup", f"the chat's own markup was left: {marks[0]!r}", len(marks))
-    return Record.of(text, tag["label"], "synthetic", **lineage)
+    return Record.of(text, _label(tag), "synthetic", **lineage)
+
+
+def _label(tag: dict[str, Any]) -> Label:
+    """What the row is labelled: what was asked for, in a multi-label project all of it."""
+    return tuple(tag["labels"]) if "labels" in tag else str(tag["label"])
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -133,12 +138,26 @@ def _text_of(row: Any) -> str:
     return whole(text if isinstance(text, str) else json.dumps(row, ensure_ascii=False))
 
 
+def _wrong_shape(row: Any, *, several: bool) -> str | None:
+    """Why the row can't be read, if so."""
+    fields = {"text", "labels" if several else "label"}
+    if isinstance(row, dict) and set(row) == fields and isinstance(row["text"], str):
+        label = row["labels"] if several else [row["label"]]
+        if isinstance(label, list) and all(isinstance(v, str) for v in label):
+            return None
+    if several:
+        return "the row is not an object of `text` and the list `labels`"
+    return "the row is not an object of the texts `text` and `label`"
+
+
 def _json_row(row: Any, tag: dict[str, Any], lineage: dict[str, Any], *, min_words: int) -> Row:
     text = _text_of(row)
-    if not isinstance(row, dict) or set(row) != {"text", "label"} or not all(isinstance(v, str) for v in row.values()):
-        return _rejected(text, tag, lineage, "wrong_shape", "the row is not an object of the texts `text` and `label`")
-    if row["label"] != tag["label"]:
-        reason = f"asked for {tag['label']!r}, the model labelled it {whole(row['label'])[:60]!r}"
+    shape = _wrong_shape(row, several="labels" in tag)
+    if shape:
+        return _rejected(text, tag, lineage, "wrong_shape", shape)
+    wanted, said = _label(tag), row["label"] if "label" in row else tuple(sorted(set(row["labels"])))
+    if said != wanted:
+        reason = f"asked for {shown(wanted)!r}, the model labelled it {whole(shown(said))[:60]!r}"
         return _rejected(text, tag, lineage, "mislabelled", reason)
     if not text.strip():
         return _rejected(text, tag, lineage, "empty_reply", "the row's text is empty")

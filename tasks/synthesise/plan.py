@@ -52,23 +52,46 @@ def plan(
 ) -> list[Request]:
     """Requests of one round for `count` rows a label, the labels interleaved; the same arguments give the same requests.
 
-    A request's tag holds its label, generator, rows asked for, and what was drawn.
+    A request's tag holds its label, generator, rows asked for, and what was drawn; in a multi-label project also `labels`,
+    which are two in a share of the requests (`generate.pairs`).
     """
     g = project.generate
     requests = []
+    pairs = _together(project, seeds)
     for label, rows in count.items():
         topics = subtopics(project.labels[label]) + (more_topics or {}).get(label, [])
         topics = (focus.topics.get(label) if focus else None) or topics
-        examples = [r for r in seeds if r.label == label]
         for i in range(math.ceil(rows / g.rows_per_reply)):
             name = f"{g.seed}/{generation}/{round_number}/{label}/{i}"
             rng = random.Random(hashlib.sha256(name.encode()).digest())  # noqa: S311
             asked = min(g.rows_per_reply, rows - i * g.rows_per_reply)
             drawn = {"label": label, "topic": topics[i % len(topics)], "style": rng.choice(g.styles)}
+            if project.multi_label:
+                drawn |= _about_two(project, drawn, pairs[label], rng)
+            about = set(drawn.get("labels", [label]))
+            examples = [r for r in seeds if about <= set(r.labels)]
             requests.append(_request(project, drawn, rng, examples=examples, number=i, rows=asked, focus=focus))
             requests[-1].tag["round"] = round_number
     random.Random(f"{g.seed}/{generation}/{round_number}").shuffle(requests)  # noqa: S311
     return requests
+
+
+def _together(project: Project, seeds: list[Record]) -> dict[str, list[str]]:
+    """For each label the labels that stand beside it in seed rows, as often as they do; any other where there are no seed rows."""
+    names = project.label_names
+    if not seeds:
+        return {label: [other for other in names if other != label] for label in names}
+    return {label: [o for r in seeds if label in r.labels for o in r.labels if o != label] for label in names}
+
+
+def _about_two(project: Project, drawn: dict[str, Any], beside: list[str], rng: random.Random) -> dict[str, Any]:
+    """What a request of a multi-label project asks for: the label drawn, or it and one that it occurs with."""
+    label = drawn["label"]
+    if not beside or rng.random() >= project.generate.pairs:
+        return {"labels": [label]}
+    other = rng.choice(beside)
+    topic = rng.choice(subtopics(project.labels[other]))
+    return {"labels": sorted([label, other]), "topic": f"{drawn['topic']} and {topic}"}
 
 
 def _request(
@@ -82,7 +105,10 @@ def _request(
     focus: Focus | None,
 ) -> Request:
     g, label = project.generate, str(drawn["label"])
-    prompt = g.prompt.format(text_kind=g.text_kind, description=project.labels[label], **drawn)
+    asked = [label, *(other for other in drawn.get("labels", ()) if other != label)]
+    fields = {name: value for name, value in drawn.items() if name != "labels"}
+    fields |= {"label": " and ".join(asked), "description": "; and ".join(project.labels[k] for k in asked)}
+    prompt = g.prompt.format(text_kind=g.text_kind, **fields)
     shown = rng.sample(examples, min(g.examples, len(examples)))
     seed = rng.randrange(2**31)
     attributes = {name: rng.choice(_values(v, label)) for name, v in g.attributes.items() if _values(v, label)}
@@ -93,10 +119,14 @@ def _request(
         prompt += f" It also touches on {topic}, but it is clearly about {drawn['topic']}."
     schema = None
     if g.format == "json":
-        schema = row_schema(project.label_names)
+        schema = row_schema(project.label_names, several=project.multi_label)
+        names = ", ".join(project.label_names)
+        which = f"`label`. The label is the one of these that the text is about: {names}."
+        if project.multi_label:
+            which = f"`labels`. The labels are those of these that the text is about, one or more: {names}."
         prompt += (
             f"\n\nWrite {rows} of them, each different, as JSON: an object whose key `rows` holds a list of objects with "
-            f"`text` and `label`. The label is the one of these that the text is about: {', '.join(project.label_names)}."
+            f"`text` and {which}"
         )
     tag = {**drawn, **attributes, "rows": rows, "prompt": prompt, "seeds": [r.id for r in shown]}
     tag |= {"near": near} if near else {}
@@ -141,12 +171,13 @@ def _generator(g: Generate, number: int) -> tuple[str, Any]:
     return name, endpoint
 
 
-def row_schema(labels: list[str]) -> str:
-    """The JSON schema of a reply with several rows, as canonical JSON text."""
+def row_schema(labels: list[str], *, several: bool = False) -> str:
+    """The JSON schema of a reply with several rows, as canonical JSON text; with `several` a row has a list of labels."""
+    name, one = "labels" if several else "label", {"type": "string", "enum": labels}
     row = {
         "type": "object",
-        "properties": {"text": {"type": "string"}, "label": {"type": "string", "enum": labels}},
-        "required": ["text", "label"],
+        "properties": {"text": {"type": "string"}, name: {"type": "array", "items": one} if several else one},
+        "required": ["text", name],
         "additionalProperties": False,
     }
     rows = {"type": "array", "items": row}

@@ -95,6 +95,7 @@ def synthesise(
     params |= {"count": count, "round": round_number, "generation": generation, "labels": project.labels}
     params |= {"min_words": project.curate.min_words, "leak": project.curate.leak, "more_topics": more_topics or {}}
     params |= {"focus": focus.to_json() if focus else None}
+    params |= {"multi_label": True} if project.multi_label else {}
     params |= {"generators": [source.identity() for source in by_name.values()]}
 
     def build(out: Path, work: Path) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from typing import Any
 
 from tasks import files
 from tasks.files import Stage
+from tasks.labels import known
 from tasks.project import Project
+from tasks.records import Label
 from tasks.references import digest_of_path, resolve
 from tasks.synthesise.plan import Focus, subtopics
 
@@ -29,7 +31,8 @@ def study(
     home: Path,
     more_topics: dict[str, list[str]] | None = None,
 ) -> Stage:
-    """`focus.json` (see plan.Focus) from a linear probe on the kept rows, asked about the dev rows."""
+    """`focus.json` (see plan.Focus) from a linear probe on the kept rows, asked about the dev rows. Of label sets it has the
+    subtopics alone: labels are not mistaken for each other where each is decided by itself."""
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
     topics = {label: subtopics(line) + (more_topics or {}).get(label, []) for label, line in project.labels.items()}
 
@@ -41,24 +44,30 @@ def study(
         kept = files.read_records(curated.directory / "kept.jsonl")
         dev = files.read_records(splits.directory / "dev.jsonl")
         length = project.train.max_length
-        probe = fit_probe(embed(encoder, [r.text for r in kept], max_length=length), [str(r.label) for r in kept])
+        probe = fit_probe(embed(encoder, [r.text for r in kept], max_length=length), [known(r) for r in kept])
         x = embed(encoder, [r.text for r in dev], max_length=length)
-        predicted = [str(p) for p in probe.predict(x)]
-        true = [str(r.label) for r in dev]
-        missed = [i for i, (t, p) in enumerate(zip(true, predicted, strict=True)) if t != p]
-        confused = Counter((true[i], predicted[i]) for i in missed)
+        predicted = [p if isinstance(p, tuple) else str(p) for p in probe.predict(x)]
+        true = [known(r) for r in dev]
+        # of label sets: the labels of a row that it was not given, each on its own
+        missed = {
+            label: [i for i, r in enumerate(dev) if label in r.labels and label not in _set(predicted[i])]
+            for label in topics
+        }
+        confused = Counter((str(t), str(p)) for t, p in zip(true, predicted, strict=True) if t != p)
+        if project.multi_label:
+            confused = Counter()
         focus = Focus(
             topics={
-                label: _nearest(x[[i for i in missed if true[i] == label]], own, embed(encoder, own, max_length=length))
+                label: _nearest(x[missed[label]], own, embed(encoder, own, max_length=length))
                 for label, own in topics.items()
-                if any(true[i] == label for i in missed)
+                if missed[label]
             },
             near={label: _confused_with(label, confused) for label in topics if _confused_with(label, confused)},
         )
         files.write_json(out / "focus.json", focus.to_json())
         f1 = f1_macro(true, predicted, project.label_names)
         pairs = [{"true": t, "predicted": p, "rows": n} for (t, p), n in confused.most_common()]
-        return {"dev_f1_macro": f1, "missed": len(missed), "confused": pairs}
+        return {"dev_f1_macro": f1, "missed": sum(map(len, missed.values())), "confused": pairs}
 
     inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     params = {"topics": topics, "max_length": project.train.max_length, "labels": project.label_names}
@@ -67,6 +76,10 @@ def study(
 
 def read_focus(stage: Stage) -> Focus:
     return Focus(**files.read_json(stage.directory / "focus.json"))
+
+
+def _set(label: Label) -> tuple[str, ...]:
+    return (label,) if isinstance(label, str) else label
 
 
 def _nearest(missed: Any, topics: list[str], vectors: Any) -> list[str]:

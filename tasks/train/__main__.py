@@ -1,6 +1,7 @@
 """`python -m tasks.train --data DIR --out DIR --model MODEL`: train.jsonl and dev.jsonl (`text`, `label`) in, a bundle out.
 
-Every key of `train` in a project file is an option: `--learning-rate 3e-5 --class-weights '{"spam": 4}'`. Several processes
+Every key of `train` in a project file is an option: `--learning-rate 3e-5 --class-weights '{"spam": 4}'`. With
+`--multi-label` the labels of a row are a list. Several processes
 share the rows of a step: `torchrun --nproc-per-node 2 -m tasks.train ...`. Needs torch, transformers, datasets and
 scikit-learn; neither Prefect nor MLflow.
 """
@@ -30,11 +31,11 @@ from tasks.train.fine_tune import fine_tune
 from tasks.train.stage import write_bundle
 
 
-def _records(path: Path) -> list[Record]:
+def _records(path: Path, *, multi_label: bool) -> list[Record]:
     if not path.exists():
         raise UserError(f"{path} is not there: --data must hold train.jsonl and dev.jsonl")
     sourced = "source" in column_names(path)
-    rows = list(read_rows(path, Columns(group="source" if sourced else None)))
+    rows = list(read_rows(path, Columns(group="source" if sourced else None, many=multi_label)))
     records = [Record.of(r.text, r.label, _source(r), place=r.place) for r in rows if not r.fault]
     if not records:
         raise UserError(f"{path} has no row that can be used; the first is at {rows[0].place}: {rows[0].fault}")
@@ -77,15 +78,14 @@ def _settings(options: dict[str, str | None], labels: list[str]) -> Train:
 
 def _need_labels(data: Path, labels: list[str], dev: list[Record]) -> None:
     if len(labels) < 2:
-        raise UserError(
-            f"{data / 'train.jsonl'} has only the label {labels[0]!r}: a classifier needs at least two labels"
-        )
-    odd = next((r for r in dev if r.label not in labels), None)
-    if odd is not None:
-        raise UserError(
-            f"{data / 'dev.jsonl'}, at {odd.lineage['place']}: the label {odd.label!r}{nearest(str(odd.label), labels)} is "
-            f"not in train.jsonl: add rows of it there, or remove it here"
-        )
+        only = f"only the label {labels[0]!r}" if labels else "no label"
+        raise UserError(f"{data / 'train.jsonl'} has {only}: a classifier needs at least two labels")
+    for r in dev:
+        for label in set(r.labels) - set(labels):
+            raise UserError(
+                f"{data / 'dev.jsonl'}, at {r.lineage['place']}: the label {label!r}{nearest(label, labels)} is "
+                f"not in train.jsonl: add rows of it there, or remove it here"
+            )
 
 
 def _progress(done: int, total: int, note: str) -> None:
@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="a new folder; OUT/bundle is the model")
+    parser.add_argument("--multi-label", action="store_true", help="a row's label is a list of any number of them")
     for name, field in Train.model_fields.items():
         needed = name == "model"
         told = "" if needed else f"; {json.dumps(field.default)}"
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     """0 when the bundle was written, 2 for the user's mistake, 1 where the hub can't be reached."""
     options = vars(_parser().parse_args(arguments))
     try:
-        _train(options.pop("data"), options.pop("out"), options)
+        _train(options.pop("data"), options.pop("out"), options, multi_label=options.pop("multi_label"))
     except UserError as e:
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write(f"{e}\n")
@@ -124,11 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _train(data: Path, out: Path, options: dict[str, str | None]) -> None:
+def _train(data: Path, out: Path, options: dict[str, str | None], *, multi_label: bool) -> None:
     if out.exists():
         raise UserError(f"{out} is there already: give --out a new folder")
-    rows = {split: _records(data / f"{split}.jsonl") for split in ("train", "dev")}
-    labels = dict.fromkeys(sorted({str(r.label) for r in rows["train"]}), "")
+    rows = {split: _records(data / f"{split}.jsonl", multi_label=multi_label) for split in ("train", "dev")}
+    labels = dict.fromkeys(sorted({label for r in rows["train"] for label in r.labels}), "")
     _need_labels(data, list(labels), rows["dev"])
     settings = _settings(options, list(labels))
     # scratch that survives a kill, under what went in: other rows or settings must not go on from it
@@ -141,6 +142,7 @@ def _train(data: Path, out: Path, options: dict[str, str | None]) -> None:
             _model(settings)
         wait()
         given: dict[str, Any] = {"settings": settings, "encoder": _model(settings), "report": _progress}
+        given["multi_label"] = multi_label
         if first:
             _publish(out, work, labels, given)
         else:  # the first process writes what all have learned

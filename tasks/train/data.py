@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tasks.labels import codes, known
 from tasks.records import Record
 
 AT_ONCE = 1000  # rows a tokeniser gets, which shares them out among its threads
@@ -40,8 +41,10 @@ def tokenised(
     max_length: int,
     work: Path,
     weights: list[float] | None = None,
+    multi_label: bool = False,
 ) -> Any:
-    """A datasets.Dataset of `input_ids` (int32), `labels` (the place in `labels`) and, where given, `weight`.
+    """A datasets.Dataset of `input_ids` (int32), `labels` (the place in `labels`; with `multi_label` 0 and 1, float32, for
+    each of them) and, where given, `weight`.
 
     It lies in `work` as an Arrow file named by what went in, and is found there when a run resumes. `records` is looped
     over twice. Masks and token types are not stored: they are all ones and all zeros.
@@ -52,7 +55,7 @@ def tokenised(
     if not path.exists():
         work.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}.tmp")
-        _write(beside, records, labels, tokenizer, max_length, weights)
+        _write(beside, records, labels, tokenizer, max_length, weights, multi_label)
         beside.replace(path)
     return Dataset.from_file(str(path))
 
@@ -73,11 +76,12 @@ def _write(
     tokenizer: Any,
     max_length: int,
     weights: list[float] | None,
+    multi_label: bool,
 ) -> None:
     import pyarrow as pa
 
-    place = {label: i for i, label in enumerate(labels)}
-    fields = [("input_ids", pa.list_(pa.int32())), ("labels", pa.int64())]
+    kind = pa.list_(pa.float32()) if multi_label else pa.int64()
+    fields = [("input_ids", pa.list_(pa.int32())), ("labels", kind)]
     schema = pa.schema(fields + ([("weight", pa.float32())] if weights is not None else []))
     rows = iter(records)
     with path.open("wb") as f:
@@ -93,7 +97,7 @@ def _write(
                     return_attention_mask=False,
                     return_token_type_ids=False,
                 )["input_ids"]
-                columns: list[Any] = [ids, [place[str(r.label)] for r in batch]]
+                columns: list[Any] = [ids, codes([known(r) for r in batch], labels).tolist()]
                 if weights is not None:
                     columns.append(weights[start : start + len(batch)])
                 stream.write(

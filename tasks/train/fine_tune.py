@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
+from tasks.evaluate.metrics import f1_macro
 from tasks.progress import Report, silent
 from tasks.project.train import Train
 from tasks.records import Record
 from tasks.train.arguments import check_batch, precision_of, processes, training_arguments
 from tasks.train.batches import batched
-from tasks.train.calibrate import fold, temperature
+from tasks.train.calibrate import Calibration
 from tasks.train.data import RecordFile, tokenised
 from tasks.train.load import load
-from tasks.train.losses import loss_of, row_weights
+from tasks.train.losses import loss_of, positive_weights, row_weights
 from tasks.train.optimiser import freeze
 from tasks.train.resume import Asked, Attempt, NotFinite, latest_checkpoint, sigterm_noted
 from tasks.train.trainer import reporting, saving, trainer_class
@@ -33,11 +35,17 @@ class Trained:
     model: Any
     tokenizer: Any
     dev_f1_macro: float
-    temperature: float
+    calibration: Calibration
     steps: int
     resumed_from: int
     attempt: Attempt
     history: list[tuple[int, str, float]]
+
+    @property
+    def temperature(self) -> float:
+        """The one of all labels; of label sets, the geometric mean of theirs."""
+        t = self.calibration.temperature
+        return t if isinstance(t, float) else math.prod(t) ** (1 / len(t))
 
     @property
     def precision(self) -> str:
@@ -56,6 +64,7 @@ class _Task:
     work: Path
     report: Report
     on_epoch: Callable[[int, float], None] | None
+    multi_label: bool
 
 
 def fine_tune(
@@ -68,8 +77,12 @@ def fine_tune(
     work: Path,
     report: Report = silent,
     on_epoch: Callable[[int, float], None] | None = None,
+    multi_label: bool = False,
 ) -> Trained:
     """The encoder in `encoder` with a classification head over `labels`, best on dev by macro-F1, calibrated on dev.
+
+    With `multi_label` the records have label sets, every look at dev gives each label its best threshold, and these are
+    calibrated too.
 
     Resumes from the newest whole checkpoint in `work`. A loss that is no number is tried once more from there in fp32;
     where memory runs out, fewer rows are taken at a time and as many a step. Raises UserError when the checkpoint can't
@@ -85,7 +98,7 @@ def fine_tune(
     check_batch(settings)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    task = _Task(train, dev, labels, settings, encoder, work, report, on_epoch)
+    task = _Task(train, dev, labels, settings, encoder, work, report, on_epoch, multi_label)
     attempt = Attempt.first(settings, precision=precision_of(settings), work=work)
     with sigterm_noted() as asked:
         while True:
@@ -117,7 +130,7 @@ def _attempt(task: _Task, attempt: Attempt, asked: Asked) -> Trained:
     settings = task.settings
     arguments = training_arguments(settings, work=task.work, attempt=attempt)
     set_seed(settings.seeds[0])
-    model, tokenizer = load(task.encoder, task.labels, settings=settings)
+    model, tokenizer = load(task.encoder, task.labels, settings=settings, multi_label=task.multi_label)
     freeze(model, settings=settings)
     trainer = _trainer(task, model, tokenizer, arguments)
     trainer.asked = asked
@@ -126,13 +139,16 @@ def _attempt(task: _Task, attempt: Attempt, asked: Asked) -> Trained:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     outcome = trainer.predict(trainer.eval_dataset)
     trainer.unpack()
-    t = temperature(outcome.predictions.astype("float64"), outcome.label_ids)
-    folded = fold(trainer.model, t)
+    fitted = Calibration.fitted(outcome.predictions.astype("float64"), outcome.label_ids)
+    folded = fitted.fold(trainer.model)
+    f1 = float(outcome.metrics["test_f1_macro"])
+    if task.multi_label and not folded:  # the thresholds of the looks at dev are not the model's
+        f1 = f1_macro(outcome.label_ids, (outcome.predictions >= 0).astype(int), task.labels)
     return Trained(
         model=trainer.model,
         tokenizer=tokenizer,
-        dev_f1_macro=float(outcome.metrics["test_f1_macro"]),
-        temperature=t if folded else 1.0,
+        dev_f1_macro=f1,
+        calibration=fitted if folded else Calibration(),
         steps=trainer.state.global_step,
         resumed_from=int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0,
         attempt=attempt,
@@ -150,7 +166,9 @@ def _trainer(task: _Task, model: Any, tokenizer: Any, arguments: Any) -> Any:
         "tokenizer": tokenizer,
         "max_length": settings.max_length,
         "work": task.work,
+        "multi_label": task.multi_label,
     }
+    positive = positive_weights(task.train, task.labels, settings=settings) if task.multi_label else None
     weights = row_weights(task.train, settings=settings)
     with arguments.main_process_first(local=False):  # it writes, the others find
         train, dev = tokenised(task.train, weights=weights, **how), tokenised(task.dev, **how)
@@ -161,7 +179,7 @@ def _trainer(task: _Task, model: Any, tokenizer: Any, arguments: Any) -> Any:
         eval_dataset=dev,
         data_collator=DataCollatorWithPadding(tokenizer),
         processing_class=tokenizer,
-        compute_loss_func=loss_of(settings),
+        compute_loss_func=loss_of(settings, positive=positive, multi_label=task.multi_label),
         compute_metrics=_f1(len(task.labels)),
     )
     trainer.settings = settings
@@ -190,10 +208,11 @@ def _history(log: list[dict[str, float]]) -> list[tuple[int, str, float]]:
 
 
 def _f1(labels: int) -> Any:
-    from tasks.evaluate.metrics import f1_macro
-
     def compute(outcome: Any) -> dict[str, float]:
         predicted = outcome.predictions.argmax(axis=-1)
+        if outcome.label_ids.ndim == 2:  # what the thresholds that go into the head will make of it
+            logits = outcome.predictions.astype("float64")
+            predicted = (Calibration.fitted(logits, outcome.label_ids).applied(logits) >= 0).astype(int)
         return {"f1_macro": f1_macro(outcome.label_ids, predicted, list(range(labels)))}
 
     return compute

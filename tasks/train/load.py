@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks import files
 from tasks.errors import UserError
+from tasks.labels import PROBLEM
 from tasks.project.train import Train
 
 # what the families call it: BERT and RoBERTa, DistilBERT, ModernBERT, DeBERTa
@@ -18,14 +19,17 @@ DROPOUT = {
 REMEDY = "it must be a Hugging Face directory with config.json, model.safetensors and a tokenizer, and no custom code"
 
 
-def load(encoder: Path, labels: list[str], *, settings: Train) -> tuple[Any, Any]:
-    """(model, tokenizer): the encoder under a new head of `labels`. Raises UserError when it can't be one."""
+def load(encoder: Path, labels: list[str], *, settings: Train, multi_label: bool = False) -> tuple[Any, Any]:
+    """(model, tokenizer): the encoder under a new head of `labels`, of which a text has one, or with `multi_label` any. Raises
+    UserError when it can't be one."""
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = _config(encoder, labels, settings)
+        if multi_label:
+            config.problem_type = PROBLEM
         tokenizer = AutoTokenizer.from_pretrained(encoder, **local)
         model = AutoModelForSequenceClassification.from_pretrained(
             encoder, config=config, use_safetensors=True, ignore_mismatched_sizes=True, **local

@@ -11,9 +11,10 @@ from typing import Any
 
 from tasks import bundle, files
 from tasks.files import Stage
+from tasks.labels import codes, known
 from tasks.progress import Report, silent
 from tasks.project import Project
-from tasks.train.calibrate import fold, temperature
+from tasks.train.calibrate import Calibration
 
 VERSION = 1
 
@@ -66,7 +67,8 @@ class _Cook:
     def __init__(self, project: Project, models: list[Stage], splits: Stage, report: Report) -> None:
         dev = files.read_records(splits.directory / "dev.jsonl")
         self._texts, self._labels = [r.text for r in dev], project.label_names
-        self._y = [self._labels.index(str(r.label)) for r in dev]
+        self._y = codes([known(r) for r in dev], self._labels)
+        self._multi = project.multi_label
         self._about: dict[str, Any] = {}
         self._bundles = [m.directory / "bundle" for m in models]
         self._weights = [self._raw(path) for path in self._bundles]
@@ -80,7 +82,7 @@ class _Cook:
         local = {"local_files_only": True, "trust_remote_code": False}
         self._model = AutoModelForSequenceClassification.from_pretrained(path, use_safetensors=True, **local)
         self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
-        fold(self._model, 1 / float(self._about["temperature"]))
+        Calibration.of(self._about).unfold(self._model)
         return {k: v.detach().clone() for k, v in self._model.state_dict().items()}
 
     def _fill(self, members: list[int]) -> None:
@@ -96,30 +98,36 @@ class _Cook:
         self._model.load_state_dict(mean)
 
     def _logits(self) -> Any:
-        """Shape (dev rows, labels), float64, up to a constant a row."""
+        """Shape (dev rows, labels), float64; of one label a text, up to a constant a row."""
         import numpy as np
 
-        model = bundle.Classifier(self._model, self._tokenizer, self._labels, int(self._about["max_length"]))
-        return np.log(np.maximum(model.probabilities(self._texts), 1e-30).astype("float64"))
+        length = int(self._about["max_length"])
+        model = bundle.Classifier(self._model, self._tokenizer, self._labels, length, multi_label=self._multi)
+        p = model.probabilities(self._texts).astype("float64")
+        logits = np.log(np.maximum(p, 1e-30))
+        return logits - np.log(np.maximum(1 - p, 1e-30)) if self._multi else logits
 
     def score(self, members: list[int]) -> float:
         """Macro-F1 on dev of the mean of these models."""
         from tasks.evaluate.metrics import f1_macro
 
         self._fill(members)
-        said = self._logits().argmax(axis=1)
+        logits = self._logits()
+        if self._multi:  # as each would be served
+            logits = Calibration.fitted(logits, self._y).applied(logits)
+        said = (logits >= 0).astype(int) if self._multi else logits.argmax(axis=1)
         self._scored += 1
         self._report(self._scored, 2 * len(self._weights) - 1, f"of {len(members)}")
         return f1_macro(self._y, said, list(range(len(self._labels))))
 
     def serve(self, members: list[int], directory: Path, told: dict[str, Any]) -> dict[str, Any]:
         """Write the soup's bundle, calibrated on dev; its digest and temperature."""
-        import numpy as np
-
         self._fill(members)
-        t = temperature(self._logits(), np.array(self._y))
-        t = t if fold(self._model, t) else 1.0
+        fitted = Calibration.fitted(self._logits(), self._y)
+        if not fitted.fold(self._model):
+            fitted = Calibration()
         origin = {"bundles": [files.verify(self._bundles[i])["digest"] for i in sorted(members)]}
-        about = self._about | {"temperature": t, "dev": {"f1_macro": told["dev_f1_macro"]}, "soup": origin}
+        found = fitted.told(self._labels)
+        about = self._about | found | {"dev": {"f1_macro": told["dev_f1_macro"]}, "soup": origin}
         digest = bundle.save(self._model, self._tokenizer, directory, about=about)
-        return {"bundle": digest, "temperature": t}
+        return {"bundle": digest, **found}

@@ -28,6 +28,7 @@ def write_bundle(
     dev: Path,
     about: dict[str, Any],
     report: Report,
+    multi_label: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune on the records in `train`, write `out/bundle`, `out/history.json` and `out/curves.png` (where matplotlib is), and
     return the counts."""
@@ -40,13 +41,15 @@ def write_bundle(
         encoder=encoder,
         work=work,
         report=report,
+        multi_label=multi_label,
     )
+    calibration = trained.calibration.told(list(labels))
     about = {
         **about,
         "labels": labels,
         "max_length": settings.max_length,
         "dev": {"f1_macro": trained.dev_f1_macro},
-        "temperature": trained.temperature,
+        **calibration,
         "precision": trained.precision,
         "notes": list(trained.attempt.notes),
     }
@@ -58,7 +61,7 @@ def write_bundle(
         "steps": trained.steps,
         "resumed_from": trained.resumed_from,
         "dev_f1_macro": trained.dev_f1_macro,
-        "temperature": trained.temperature,
+        **calibration,
         "precision": trained.precision,
         "rows_at_once": trained.attempt.batch_size,
         "accumulation": trained.attempt.accumulation,
@@ -99,7 +102,9 @@ def train(
             dev=splits.directory / "dev.jsonl",
             about=about,
             report=report,
+            multi_label=project.multi_label,
         )
 
     params = settings.model_dump(mode="json", exclude={"model"}) | {"labels": project.labels}
+    params |= {"multi_label": True} if project.multi_label else {}
     return files.stage(home, "train", version=VERSION, params=params, inputs=inputs, build=build)

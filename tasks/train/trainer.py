@@ -46,6 +46,8 @@ def trainer_class() -> Any:
             outputs = model(**inputs)
             losses = self.compute_loss_func(outputs.logits, labels, weights)
             rows = len(losses) * self.accelerator.num_processes if num_items_in_batch is None else num_items_in_batch
+            if num_items_in_batch is not None and labels.ndim == 2:  # transformers counts each label of a row
+                rows = rows / labels.shape[1]
             # gradients are averaged over processes: their number is put back
             loss = losses.sum() / rows * self.accelerator.num_processes
             return (loss, outputs) if return_outputs else loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import socket
 import sys
 import threading
@@ -104,11 +105,16 @@ def completion(text: str | None, finish_reason: str = "stop") -> dict[str, Any]:
 
 
 def answer(body: dict[str, Any]) -> str:
-    """A text of the label whose topic the request names; the same request gets the same text."""
+    """A text of the label whose topic the request names, or of both where it names one and another; the same request gets the
+    same text."""
     prompt = body["messages"][-1]["content"]
-    label = next((label for label, line in toy.LABELS.items() if any(t in prompt for t in line.split("; "))), None)
+    topics = {topic: label for label, line in toy.LABELS.items() for topic in line.split("; ")}
+    label = next((label for topic, label in topics.items() if topic in prompt), "metal")
     rng = random.Random(hashlib.sha256(json.dumps([prompt, body.get("seed")]).encode()).digest())
-    return toy.sentence(toy.WRITTEN[label or "metal"], rng)
+    two = re.search(r"(topic \w+) and (topic \w+)", prompt)
+    if two:
+        return toy.sentence([w for t in two.groups() for w in toy.WRITTEN[topics[t]]], rng)
+    return toy.sentence(toy.WRITTEN[label], rng)
 
 
 def status(code: int, **headers: str) -> Fault:

@@ -7,7 +7,9 @@ real ones, and an encoder does not: as with real encoders, for a thousandth of t
 from __future__ import annotations
 
 import csv
+import json
 import random
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +95,30 @@ def real_rows(n: int, seed: int = 1) -> list[dict[str, str]]:
     return [{"text": sentence(REAL[k], rng), "label": k} for k in LABELS for _ in range(n)]
 
 
+def real_sets(n: int, seed: int = 1) -> list[dict[str, str]]:
+    """Rows with label sets, as JSON lists: `n` of each label alone, half as many of each two, and of none."""
+    rng = random.Random(seed)
+    several = [[k] for k in LABELS] * n
+    several += [*([list(pair) for pair in combinations(LABELS, 2)] * (n // 2)), *([[]] * (n // 2))]
+    return [
+        {"text": sentence([w for k in own for w in REAL[k]] or FILLER, rng, 18), "label": json.dumps(own)}
+        for own in several
+    ]
+
+
 def project(
-    folder: Path, *, endpoint: str, encoder: Path, rows: int = 50, seed: int = 1, **sections: dict[str, Any]
+    folder: Path,
+    *,
+    endpoint: str,
+    encoder: Path,
+    rows: int = 50,
+    seed: int = 1,
+    multi_label: bool = False,
+    **sections: dict[str, Any],
 ) -> Path:
     """A project file for the toy task, with its data beside it. `sections` are merged into the file's."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "rows.csv", real_rows(rows, seed))
+    write_csv(folder / "rows.csv", real_sets(rows, seed) if multi_label else real_rows(rows, seed))
     config: dict[str, Any] = {
         "name": "toy",
         "labels": LABELS,
@@ -114,8 +134,8 @@ def project(
         },
         "train": {
             "model": str(encoder),
-            "epochs": 3,
-            "learning_rate": 3e-3,
+            "epochs": 4,
+            "learning_rate": 1e-2,
             "max_length": 32,
             "batch_size": 8,
             "patience": 3,
@@ -124,6 +144,8 @@ def project(
         "predict": {"backend": "torch"},  # an export takes seconds; tests/test_export.py has it
         "evaluate": {"bootstrap": 1000},
     }
+    if multi_label:
+        config["multi_label"] = True
     for name, values in sections.items():
         config[name] = {**config.get(name, {}), **values}
     path = folder / "toy.yaml"

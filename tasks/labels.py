@@ -1,0 +1,78 @@
+"""A text's labels as numbers and back: one of them, or in a multi-label project any of them.
+
+One label is an index, and its score is compared with the others (softmax, argmax). A set of labels is a row of zeros and
+ones, and each score is compared with one half (sigmoid). Arrays tell which is meant by their dimensions, lists by what they
+hold; so what reads them need not ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tasks.records import Label, Record, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PROBLEM = "multi_label_classification"  # transformers' word for it, in a model's config
+
+
+def are_sets(found: Any) -> bool:
+    """True for label sets: an array of two dimensions, or a sequence of sequences that are not text."""
+    dimensions = getattr(found, "ndim", None)
+    return dimensions == 2 if dimensions is not None else len(found) > 0 and isinstance(found[0], (tuple, list))
+
+
+def codes(found: Sequence[Label] | Sequence[list[str]], names: Sequence[str]) -> np.ndarray:
+    """Of labels, each one's index in `names` or -1, shape (rows,); of label sets, 0 and 1, shape (rows, labels).
+
+    In a set, what is not among the names is left out: `strange` finds it.
+    """
+    import numpy as np
+
+    at = {name: i for i, name in enumerate(names)}
+    if not are_sets(found):
+        return np.array([at.get(str(label), -1) for label in found], dtype=np.int64)
+    coded = np.zeros((len(found), len(names)), dtype=np.int64)
+    for row, own in zip(coded, found, strict=True):
+        row[[at[label] for label in own if label in at]] = 1
+    return coded
+
+
+def strange(found: Iterable[Label], names: Sequence[str]) -> set[str]:
+    """The labels, alone or in sets, that are not among `names`."""
+    return {label for own in found for label in ([own] if isinstance(own, str) else own)} - set(names)
+
+
+def named(coded: np.ndarray, names: Sequence[str]) -> list[Label]:
+    """The labels or label sets that `coded` stands for."""
+    if coded.ndim == 1:
+        return [names[int(i)] for i in coded]
+    return [tuple(sorted(names[i] for i in row.nonzero()[0])) for row in coded]
+
+
+def known(record: Record) -> Label:
+    """The label, or label set, of a record that must have one."""
+    assert record.label is not None, record.id
+    return record.label
+
+
+def as_asked(answer: Label, *, multi_label: bool) -> Label:
+    """The answer of a model that may be of the other kind: a label as a set of one, a set of one as a label. Another set is no
+    label, so as one it is wrong."""
+    if multi_label == isinstance(answer, tuple):
+        return answer
+    return (answer,) if isinstance(answer, str) else shown(answer)
+
+
+def probabilities(logits: np.ndarray, *, multi_label: bool) -> np.ndarray:
+    """Of the same shape, float64: softmax over the labels, or each label's own sigmoid."""
+    from scipy.special import expit, softmax
+
+    return expit(logits.astype("float64")) if multi_label else softmax(logits.astype("float64"), axis=-1)
+
+
+def decided(scores: np.ndarray, *, multi_label: bool) -> np.ndarray:
+    """The codes that probabilities decide for: the most probable label, or those of one half and more."""
+    return (scores >= 0.5).astype("int64") if multi_label else scores.argmax(axis=1)
