@@ -5,24 +5,17 @@ With --json, one JSON object is the last line of standard output and everything 
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
-from flows.settings import Settings, quiet
+from flows import cli_registry
+from flows.output import json_option, output_for
+from flows.settings import Settings
 from tasks.errors import TransientError, UserError
-
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object last on stdout; all else on stderr."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,7 +35,7 @@ def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, as_json: bool
     check_references(load_project(config, overrides), config)  # a mistake is said before anything starts
     from flows.orphans import watched
 
-    with _output_for(as_json) as finish, watched():
+    with output_for(as_json) as finish, watched():
         from flows.retrain import retrain as flow
 
         report = flow(config=str(config), overrides=list(overrides), fresh=fresh)
@@ -68,7 +61,7 @@ def generate(config: Path, overrides: tuple[str, ...], only_plan: bool, as_json:
     from flows.orphans import watched
 
     console = Console(width=None if sys.stdout.isatty() else 110)
-    with _output_for(as_json) as finish, watched():
+    with output_for(as_json) as finish, watched():
         from flows import generate as flow
 
         if only_plan:
@@ -91,7 +84,7 @@ def tune(config: Path, overrides: tuple[str, ...], out: Path | None, as_json: bo
     check_references(load_project(config, overrides), config)
     from flows.orphans import watched
 
-    with _output_for(as_json) as finish, watched():
+    with output_for(as_json) as finish, watched():
         from flows import tune as flow
 
         found = flow.tune(config=str(config), overrides=list(overrides), out=str(out) if out else None)
@@ -113,7 +106,7 @@ def predict(
     """Ask the champion of NAME about TEXTS, a file (--in), or the lines of standard input."""
     from flows import ask
 
-    with _output_for(as_json) as finish:
+    with output_for(as_json) as finish:
         given = ask.gather(list(texts), source, text_column)
         champion, answers = ask.champion_answers(Settings.from_environment(), name, given)
         if out is not None:
@@ -133,78 +126,10 @@ def predict(
 @json_option
 def serve(name: str, host: str, port: int, as_json: bool) -> None:
     """Serve the champion of NAME over HTTP: POST /predict, GET /health, GET /ready."""
-    with _output_for(as_json) as finish:
+    with output_for(as_json) as finish:
         from flows.serve import run
 
         run(Settings.from_environment(), name, host=host, port=port, announce=finish)
-
-
-@commands.command()
-@click.argument("name", required=False)
-@json_option
-def status(name: str | None, as_json: bool) -> None:
-    """Show the champion of NAME, the one before it, and the last verdicts; of every project without NAME."""
-    from flows import status as status_
-
-    with _output_for(as_json) as finish:
-        found = status_.read(Settings.from_environment(), name)
-        finish(found, lambda: status_.show(found))
-
-
-@commands.command()
-@click.argument("name")
-@click.argument("version")
-@click.option("--reason", required=True, help="Why, for the history.")
-@click.option("--by", help="Who; this machine's user otherwise.")
-@json_option
-def promote(name: str, version: str, reason: str, by: str | None, as_json: bool) -> None:
-    """Make VERSION the champion of NAME by hand; it must load and answer, its verdict is not asked."""
-    from flows import hand
-
-    with _output_for(as_json) as finish:
-        done = hand.promote(Settings.from_environment(), name, version, reason=reason, by=by)
-        finish(done, lambda: click.echo(f"{name}: version {done['version']} is the champion"))
-
-
-@commands.command()
-@click.argument("name")
-@click.option("--reason", required=True, help="Why, for the history.")
-@click.option("--by", help="Who; this machine's user otherwise.")
-@json_option
-def rollback(name: str, reason: str, by: str | None, as_json: bool) -> None:
-    """Make the champion of NAME that was before the champion again."""
-    from flows import hand
-
-    with _output_for(as_json) as finish:
-        done = hand.rollback(Settings.from_environment(), name, reason=reason, by=by)
-        said = f"{name}: version {done['version']} is the champion again, in place of version {done['before']}"
-        finish(done, lambda: click.echo(said))
-
-
-@commands.command()
-@click.argument("name")
-@json_option
-def history(name: str, as_json: bool) -> None:
-    """Every promotion of NAME: when, which version, by whom and why; and whether the aliases are as it says."""
-    from flows import hand
-
-    with _output_for(as_json) as finish:
-        found = hand.history(Settings.from_environment(), name)
-        finish(found, lambda: hand.show_history(found))
-
-
-@commands.command()
-@click.argument("name")
-@click.option("--keep", default=5, show_default=True, type=click.IntRange(1), help="Newest versions that stay.")
-@click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
-@json_option
-def prune(name: str, keep: int, yes: bool, as_json: bool) -> None:
-    """Remove old versions of NAME that were never champion, with their files."""
-    from flows import hand
-
-    with _output_for(as_json) as finish:
-        found = hand.prune(Settings.from_environment(), name, keep=keep, really=yes)
-        finish(found, lambda: hand.show_pruned(found))
 
 
 @commands.command()
@@ -215,7 +140,7 @@ def ui(mlflow_port: int, prefect_port: int, as_json: bool) -> None:
     """Start the MLflow and Prefect UIs on this machine, print their addresses, and stay until Ctrl-C."""
     from flows import ui as ui_
 
-    with _output_for(as_json) as finish:
+    with output_for(as_json) as finish:
         ui_.run(Settings.from_environment(), mlflow_port=mlflow_port, prefect_port=prefect_port, announce=finish)
 
 
@@ -231,7 +156,7 @@ def init(data: Path, out: Path | None, text_column: str | None, label_column: st
     """Write a project file for the labelled rows in DATA: CSV, JSONL, Parquet, or a folder per label."""
     from tasks.init import write_project
 
-    with _output_for(as_json) as finish:
+    with output_for(as_json) as finish:
         made = write_project(data, out, text_column=text_column, label_column=label_column)
         finish(made, lambda: click.echo(made["message"]))
 
@@ -264,7 +189,7 @@ def review(
     """Look at the doubtful rows of a project, in the browser or in a spreadsheet, and decide about them."""
     if sum((out is not None, source is not None, only_status)) > 1:
         raise UserError("give one of --export, --import and --status")
-    with _output_for(as_json) as finish:
+    with output_for(as_json) as finish:
         from flows import review as review_
 
         sitting = review_.sit_down(Settings.from_environment(), given, by=by, curated=curated, splits=splits)
@@ -287,7 +212,7 @@ def review(
 @json_option
 def curate(config: Path, row: str | None, curated: Path | None, as_json: bool) -> None:
     """Show where the rows of the last retrain of CONFIG went, or tell the whole story of one of them."""
-    with _output_for(as_json) as finish:
+    with output_for(as_json) as finish:
         from flows import explain
 
         settings = Settings.from_environment()
@@ -299,33 +224,8 @@ def curate(config: Path, row: str | None, curated: Path | None, as_json: bool) -
             finish(story, lambda: explain.show_story(story, explain.console()))
 
 
-@contextlib.contextmanager
-def _output_for(as_json: bool) -> Iterator[Callable[[dict[str, Any], Callable[[], None]], None]]:
-    """`finish(result, show)` for the body: with --json the result is the last line of stdout, otherwise `show()` is.
-
-    Libraries that print, and what they write to file descriptor 1 from C, go to standard error meanwhile.
-    """
-    quiet()
-    sys.stdout.flush()
-    real = os.dup(1)
-    os.dup2(2, 1)
-
-    def finish(result: dict[str, Any], show: Callable[[], None]) -> None:
-        sys.stdout.flush()
-        os.dup2(real, 1)
-        if as_json:
-            click.echo(json.dumps(result, ensure_ascii=False, default=str))
-        else:
-            show()
-        sys.stdout.flush()
-        os.dup2(2, 1)
-
-    try:
-        yield finish
-    finally:
-        sys.stdout.flush()
-        os.dup2(real, 1)
-        os.close(real)
+for _command in cli_registry.COMMANDS:
+    commands.add_command(_command)
 
 
 def _sentence(error: BaseException) -> str | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import getpass
 import shutil
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+from mlflow.exceptions import MlflowException
 
 from flows import journal
 from flows.registry import Registry, Version, need_champion
 from flows.settings import Settings
 from flows.tracking import connect
-from tasks import bundle, files
+from tasks import bundle, evidence, files
 from tasks.errors import UserError
 from tasks.files import CorruptDirectory
 
@@ -37,11 +39,7 @@ def person(by: str | None = None) -> str:
 def promote(settings: Settings, name: str, version: str, *, reason: str, by: str | None = None) -> dict[str, Any]:
     """Make a registered version the champion because a person says so; its verdict stays as it is."""
     registry = _registry(settings, name)
-    found = {v.version: v for v in registry.versions(name)}
-    if version not in found:
-        known = ", ".join(sorted(found, key=int)) or "none"
-        raise UserError(f"{name!r} has no version {version!r} (there are: {known}); `reseed status {name}` shows them")
-    return _move(registry, found[version], kind="by hand", reason=_said(reason), by=by)
+    return _move(registry, registry.version(name, version), kind="by hand", reason=_said(reason), by=by)
 
 
 def rollback(settings: Settings, name: str, *, reason: str, by: str | None = None) -> dict[str, Any]:
@@ -92,6 +90,41 @@ def show_history(found: dict[str, Any]) -> None:
         )
     for sentence in found["odd"]:
         click.echo(f"  look: {sentence}")
+
+
+def verify(settings: Settings, name: str, version: str | None = None) -> dict[str, Any]:
+    """Whether the recorded verdict on a version (the champion otherwise) follows from its evidence, byte for byte.
+
+    The evidence comes from MLflow, and must have the digest that the version carries.
+    """
+    import mlflow.artifacts
+
+    registry = _registry(settings, name)
+    asked = need_champion(registry, name) if version is None else registry.version(name, version)
+    digest, run_id = (asked.tags.get(f"reseed.{key}", "") for key in ("evidence", "evidence_run"))
+    if not digest or not run_id:
+        raise UserError(
+            f"version {asked.version} of {name!r} has no evidence: its opponent could not be scored, or it was not judged"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            place = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="", dst_path=folder)
+            found = evidence.verify(Path(place), digest=digest)
+        except (CorruptDirectory, MlflowException, OSError) as e:
+            found = {"same": False, "verdict": asked.tags.get("reseed.verdict", ""), "fault": str(e)}
+    return {"model": name, "version": asked.version, **found}
+
+
+def show_verified(found: dict[str, Any]) -> None:
+    what = f"{found['model']} {found['version']}: {found['verdict']}"
+    if "fault" in found:
+        click.echo(f"{what}, but the evidence is not what was recorded: {found['fault']}")
+    elif found["same"]:
+        click.echo(f"{what}, byte for byte again from {found['rows']} rows and {found['code']} code")
+    else:
+        click.echo(f"{what}, but the evidence now leads to {found['again']['decision']} ({found['code']} code)")
+    for reason in found.get("reasons", []):
+        click.echo(f"  {reason}")
 
 
 def prune(settings: Settings, name: str, *, keep: int, really: bool) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from flows.progress import say
 from flows.registry import ChampionMoved, Version
 from tasks import files, judge
 from tasks.errors import TransientError
-from tasks.evaluate.score import read_predictions
 from tasks.files import CorruptDirectory, Stage
 from tasks.judge import Verdict
 
@@ -49,8 +48,8 @@ def judge_and_promote(
                 {"version": champion.version, **reports.figures(challenger)},
                 not r.judged_before,
             )
-        verdict, figures = _judge(r, opponent, challenger, baselines)
-        _record(r, version, verdict, challenger)
+        verdict, figures, evidence = _judge(r, opponent, challenger, baselines)
+        _record(r, version, verdict, challenger, evidence)
         if verdict.decision != "promote":
             return verdict, figures, False
         probes = [d.text for d in files.read_records(r.prepared.splits.directory / "dev.jsonl")[:3]]
@@ -69,8 +68,9 @@ def judge_and_promote(
 
 def _judge(
     r: Retrain, champion: Version | None, challenger: Stage, baselines: dict[str, Stage]
-) -> tuple[Verdict, dict[str, Any] | None]:
-    """Against the champion, scored again on the same rows; where there is none, against the best baseline."""
+) -> tuple[Verdict, dict[str, Any] | None, Stage | None]:
+    """Against the champion, scored again on the same rows; where there is none, against the best baseline. With the figures
+    of the champion, and the evidence that the verdict follows from."""
     p = r.project
     if champion is None:
         name = max(baselines, key=lambda b: baselines[b].counts["f1_macro"]["value"])
@@ -81,24 +81,19 @@ def _judge(
             directory = r.registry.fetch(champion)
             opponent = scored(r, directory, champion.digest, f"champion {champion.version}")
         except CorruptDirectory as e:
-            return judge.unsure(f"{title} can't be scored again: {e}", title), {
-                "version": champion.version,
-                "f1_macro": None,
-            }
+            unknown = {"version": champion.version, "f1_macro": None}
+            return judge.unsure(f"{title} can't be scored again: {e}", title), unknown, None
         figures = {"version": champion.version, **reports.figures(opponent)}
-    answers, theirs = read_predictions(challenger), read_predictions(opponent)
-    verdict = judge.decide(
-        [a["label"] for a in answers],
-        [a["predicted"] for a in answers],
-        [b["predicted"] for b in theirs],
-        labels=p.label_names,
-        opponent_name=title,
-        min_gain=p.promote.min_gain,
-        confidence=p.promote.confidence,
-        samples=p.evaluate.bootstrap,
-        seed=p.evaluate.seed,
-    )
-    return verdict, figures
+    settings = {
+        "labels": p.label_names,
+        "opponent_name": title,
+        "min_gain": p.promote.min_gain,
+        "confidence": p.promote.confidence,
+        "samples": p.evaluate.bootstrap,
+        "seed": p.evaluate.seed,
+    }
+    stage: Stage = steps.judged(challenger, opponent, settings=settings, home=r.home)
+    return Verdict.from_json(stage.counts), figures, stage
 
 
 def _already(r: Retrain, champion: Version) -> Verdict:
@@ -111,18 +106,18 @@ def _already(r: Retrain, champion: Version) -> Verdict:
     return Verdict("keep", (reason,), f"champion version {champion.version}")
 
 
-def _record(r: Retrain, version: Version, verdict: Verdict, challenger: Stage) -> None:
+def _record(r: Retrain, version: Version, verdict: Verdict, challenger: Stage, evidence: Stage | None = None) -> None:
     f1 = challenger.counts["f1_macro"]
-    r.registry.record(
-        version,
-        {
-            "reseed.verdict": verdict.decision,
-            "reseed.reasons": "; ".join(verdict.reasons),
-            "reseed.judged_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "reseed.test.f1_macro": f"{f1['value']:.4f}",
-            "reseed.run": r.log.run_id,
-        },
-    )
+    tags = {
+        "reseed.verdict": verdict.decision,
+        "reseed.reasons": "; ".join(verdict.reasons),
+        "reseed.judged_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "reseed.test.f1_macro": f"{f1['value']:.4f}",
+        "reseed.run": r.log.run_id,
+    }
+    if evidence is not None:
+        tags |= {"reseed.evidence": evidence.digest, "reseed.evidence_run": stage_runs.evidence(r.log, evidence)}
+    r.registry.record(version, tags)
 
 
 def description(r: Retrain, challenger: Stage, rows: Stage) -> str:

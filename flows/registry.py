@@ -9,31 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
 import shutil
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from flows import journal
+from flows.fresh_process import answers_in_fresh_process
 from flows.journal import Entry, Intent, Kind
 from flows.locking import registry_lock
+from flows.logged_model import logged_model
 from flows.settings import Settings
-from tasks import bundle, files
+from tasks import bundle
 from tasks.errors import TransientError, UserError
 from tasks.files import CorruptDirectory
-from tasks.labels import PROBLEM
-
-CLASSIFIER = Path(__file__).resolve().parent.parent / "mlflow" / "classifier.py"
 
 
 class ChampionMoved(RuntimeError):
@@ -90,6 +84,16 @@ class Registry:
             if not token:
                 return [Version.of(v) for v in sorted(found, key=lambda v: -int(v.version))]
 
+    def version(self, name: str, version: str) -> Version:
+        """The version of this number. Raises UserError, naming those that there are."""
+        found = {v.version: v for v in self.versions(name)}
+        if version not in found:
+            known = ", ".join(sorted(found, key=int)) or "none"
+            raise UserError(
+                f"{name!r} has no version {version!r} (there are: {known}); `reseed status {name}` shows them"
+            )
+        return found[version]
+
     def names(self) -> list[str]:
         return sorted(m.name for m in self._client.search_registered_models(max_results=1000))
 
@@ -141,7 +145,7 @@ class Registry:
             found = next((v for v in self.versions_or_none(name) if v.tags.get("reseed.promotion_key") == key), None)
             if found is None:
                 tags = {"reseed.promotion_key": key, "reseed.bundle": digest}
-                model_id = self._logged(key, directory, run_id=run_id, labels=labels)
+                model_id = logged_model(self._client, key, directory, run_id=run_id, labels=labels)
                 with contextlib.suppress(MlflowException):
                     self._client.create_registered_model(name)
                 model = self._client.get_logged_model(model_id)
@@ -162,37 +166,6 @@ class Registry:
             return self.versions(name)
         except MlflowException:
             return []
-
-    def _logged(self, key: str, directory: Path, *, run_id: str, labels: list[str]) -> str:
-        """The id of a READY logged model of this key; one that a kill left PENDING is passed over."""
-        import mlflow
-
-        experiment = self._client.get_run(run_id).info.experiment_id
-        for model in self._client.search_logged_models([experiment]):
-            if model.tags.get("reseed.promotion_key") == key and str(model.status) == "READY":
-                return str(model.model_id)
-        import pandas as pd
-        import torch
-        import transformers
-
-        with mlflow.start_run(run_id=run_id):
-            info = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(CLASSIFIER),
-                artifacts={"bundle": str(directory)},
-                signature=_signature(directory),
-                input_example=pd.DataFrame({"text": ["The text to be classified."]}),
-                pip_requirements=[
-                    f"mlflow=={mlflow.__version__}",
-                    f"torch=={torch.__version__.split('+')[0]}",
-                    f"transformers=={transformers.__version__}",
-                    "onnxruntime>=1.31",
-                    f"pandas=={pd.__version__}",
-                ],
-                metadata={"labels": labels},
-                tags={"reseed.promotion_key": key},
-            )
-        return str(info.model_id)
 
     def delete(self, version: Version) -> None:
         """Take a version out of the registry, its logged model and its files. Call it under the lock.
@@ -301,46 +274,9 @@ class Registry:
         return registry_lock(self._settings, name)
 
 
-def _signature(directory: Path) -> Any:
-    """`text` in; `label` and `score` out, or of a multi-label bundle `labels` and `scores` by label."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Array, Map
-
-    many = files.read_json(directory / "config.json").get("problem_type") == PROBLEM
-    out = (
-        [ColSpec(Array(DataType.string), "labels"), ColSpec(Map(DataType.double), "scores")]
-        if many
-        else [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")]
-    )
-    return ModelSignature(Schema([ColSpec(DataType.string, "text")]), Schema(out))
-
-
 def promotion_key(name: str, digest: str) -> str:
     """What makes registering find-or-create: one version a project and bundle."""
     return hashlib.sha256(f"{name}\0{digest}".encode()).hexdigest()[:32]
-
-
-def answers_in_fresh_process(directory: Path, digest: str, *, probes: list[str], labels: list[str]) -> None:
-    """Return when a new Python process loaded the bundle and answered every probe with one of `labels`.
-
-    Raises CorruptDirectory with what the process said.
-    """
-    command = [sys.executable, "-m", "tasks.predict", "--bundle", str(directory), "--digest", digest]
-    given = "".join(json.dumps(p) + "\n" for p in probes)
-    try:
-        ran = subprocess.run(command, input=given, capture_output=True, text=True, timeout=600, check=False)
-    except subprocess.TimeoutExpired:
-        raise CorruptDirectory(f"{directory}: a fresh process gave no answer within 600 s") from None
-    answers = [json.loads(line) for line in ran.stdout.splitlines()] if ran.returncode == 0 else []
-    if len(answers) != len(probes):
-        raise CorruptDirectory(
-            f"{directory}: a fresh process could not load it and answer: {ran.stderr.strip()[-500:]}"
-        )
-    for a in answers:
-        said = a["labels"] if "labels" in a else [a["label"]]
-        if not set(said) <= set(labels) or not all(map(math.isfinite, a["scores"].values())):
-            raise CorruptDirectory(f"{directory}: a fresh process answered {said!r} with {a['scores']}")
 
 
 def _now() -> str:

@@ -149,6 +149,13 @@ def _pictures(scored: Stage) -> list[Path]:
     return sorted(scored.directory.glob("*.png"))
 
 
+def evidence(log: Tracking, stage: Stage) -> str:
+    """The id of the run that holds the verdict, both models' answers and the settings."""
+    gain = {f"verdict.{k}": stage.counts[k] for k in ("gain", "lower", "upper")}
+    metrics = {k: float(v) for k, v in gain.items() if v is not None}
+    return log.stage(stage, name="verdict", metrics=metrics, artifacts=sorted(stage.directory.iterdir()))
+
+
 def judged(log: Tracking, verdict: Verdict, challenger: Stage) -> None:
     """The verdict and the challenger's figures on the parent run, where runs are compared."""
     log.metrics(test_metrics(challenger))

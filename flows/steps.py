@@ -17,6 +17,7 @@ from prefect.tasks import exponential_backoff
 from flows.progress import watched
 from tasks import adapt as _adapt
 from tasks import curate as _curate
+from tasks import evidence as _evidence
 from tasks import harvest as _harvest
 from tasks import lift as _lift
 from tasks import mix as _mix
@@ -100,6 +101,7 @@ harvest = step(_harvest.harvest, name="harvest", timeout=6 * HOUR, listens=True,
 data_report = step(_data_report, name="data report", timeout=HOUR)
 quick_lift = step(_lift.quick_lift, name="lift", timeout=2 * HOUR)
 full_lift = step(_lift.full_lift, name="lift", timeout=HOUR)
+judged = step(_evidence.judged, name="judge", timeout=HOUR)
 score_bundle = step(_score.score_bundle, name="score", timeout=2 * HOUR, task_run_name="score {digest}")
 score_baseline = step(_score.score_baseline, name="baseline", timeout=2 * HOUR, task_run_name="baseline {name}")
 

@@ -33,6 +33,10 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "reasons": list(self.reasons)}
 
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Verdict:
+        return cls(**{**value, "reasons": tuple(value["reasons"])})
+
 
 def unsure(reason: str, opponent: str, rows: int = 0) -> Verdict:
     """Inconclusive, without numbers: unsure is not yes."""

@@ -1,0 +1,96 @@
+"""The verbs of the command `reseed` that look at the registry or move its aliases."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from flows.output import json_option, output_for
+from flows.settings import Settings
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def status(name: str | None, as_json: bool) -> None:
+    """Show the champion of NAME, the one before it, and the last verdicts; of every project without NAME."""
+    from flows import status as status_
+
+    with output_for(as_json) as finish:
+        found = status_.read(Settings.from_environment(), name)
+        finish(found, lambda: status_.show(found))
+
+
+@click.command()
+@click.argument("name")
+@click.argument("version")
+@click.option("--reason", required=True, help="Why, for the history.")
+@click.option("--by", help="Who; this machine's user otherwise.")
+@json_option
+def promote(name: str, version: str, reason: str, by: str | None, as_json: bool) -> None:
+    """Make VERSION the champion of NAME by hand; it must load and answer, its verdict is not asked."""
+    from flows import hand
+
+    with output_for(as_json) as finish:
+        done = hand.promote(Settings.from_environment(), name, version, reason=reason, by=by)
+        finish(done, lambda: click.echo(f"{name}: version {done['version']} is the champion"))
+
+
+@click.command()
+@click.argument("name")
+@click.option("--reason", required=True, help="Why, for the history.")
+@click.option("--by", help="Who; this machine's user otherwise.")
+@json_option
+def rollback(name: str, reason: str, by: str | None, as_json: bool) -> None:
+    """Make the champion of NAME that was before the champion again."""
+    from flows import hand
+
+    with output_for(as_json) as finish:
+        done = hand.rollback(Settings.from_environment(), name, reason=reason, by=by)
+        said = f"{name}: version {done['version']} is the champion again, in place of version {done['before']}"
+        finish(done, lambda: click.echo(said))
+
+
+@click.command()
+@click.argument("name")
+@json_option
+def history(name: str, as_json: bool) -> None:
+    """Every promotion of NAME: when, which version, by whom and why; and whether the aliases are as it says."""
+    from flows import hand
+
+    with output_for(as_json) as finish:
+        found = hand.history(Settings.from_environment(), name)
+        finish(found, lambda: hand.show_history(found))
+
+
+@click.command()
+@click.argument("name")
+@click.argument("version", required=False)
+@json_option
+def verify(name: str, version: str | None, as_json: bool) -> None:
+    """Come to the verdict on VERSION of NAME (the champion otherwise) again from its evidence; 1 where it differs."""
+    from flows import hand
+
+    with output_for(as_json) as finish:
+        found = hand.verify(Settings.from_environment(), name, version)
+        finish(found, lambda: hand.show_verified(found))
+    if not found["same"]:
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--keep", default=5, show_default=True, type=click.IntRange(1), help="Newest versions that stay.")
+@click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
+@json_option
+def prune(name: str, keep: int, yes: bool, as_json: bool) -> None:
+    """Remove old versions of NAME that were never champion, with their files."""
+    from flows import hand
+
+    with output_for(as_json) as finish:
+        found = hand.prune(Settings.from_environment(), name, keep=keep, really=yes)
+        finish(found, lambda: hand.show_pruned(found))
+
+
+COMMANDS = (status, promote, rollback, history, verify, prune)

@@ -1,0 +1,60 @@
+"""A bundle as a logged model of MLflow, which its own servers can load too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from tasks import files
+from tasks.labels import PROBLEM
+
+CLASSIFIER = Path(__file__).resolve().parent.parent / "mlflow" / "classifier.py"
+
+
+def logged_model(client: MlflowClient, key: str, directory: Path, *, run_id: str, labels: list[str]) -> str:
+    """The id of a READY logged model of this key; one that a kill left PENDING is passed over."""
+    import mlflow
+
+    experiment = client.get_run(run_id).info.experiment_id
+    for model in client.search_logged_models([experiment]):
+        if model.tags.get("reseed.promotion_key") == key and str(model.status) == "READY":
+            return str(model.model_id)
+    import pandas as pd
+    import torch
+    import transformers
+
+    with mlflow.start_run(run_id=run_id):
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(CLASSIFIER),
+            artifacts={"bundle": str(directory)},
+            signature=_signature(directory),
+            input_example=pd.DataFrame({"text": ["The text to be classified."]}),
+            pip_requirements=[
+                f"mlflow=={mlflow.__version__}",
+                f"torch=={torch.__version__.split('+')[0]}",
+                f"transformers=={transformers.__version__}",
+                "onnxruntime>=1.31",
+                f"pandas=={pd.__version__}",
+            ],
+            metadata={"labels": labels},
+            tags={"reseed.promotion_key": key},
+        )
+    return str(info.model_id)
+
+
+def _signature(directory: Path) -> Any:
+    """`text` in; `label` and `score` out, or of a multi-label bundle `labels` and `scores` by label."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array, Map
+
+    many = files.read_json(directory / "config.json").get("problem_type") == PROBLEM
+    out = (
+        [ColSpec(Array(DataType.string), "labels"), ColSpec(Map(DataType.double), "scores")]
+        if many
+        else [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")]
+    )
+    return ModelSignature(Schema([ColSpec(DataType.string, "text")]), Schema(out))

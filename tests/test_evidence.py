@@ -1,0 +1,86 @@
+"""The evidence of a verdict: complete, and leading to the same verdict again, or it says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import evidence, files
+from tasks.files import CorruptDirectory, Stage
+from tasks.judge import Verdict, decide
+from tests.kit import toy
+
+LABELS = list(toy.LABELS)
+TRUE = [LABELS[i % 3] for i in range(120)]
+SETTINGS: dict[str, Any] = {
+    "labels": LABELS,
+    "opponent_name": "champion version 1",
+    "min_gain": 0.0,
+    "confidence": 0.95,
+    "samples": 400,
+    "seed": 0,
+}
+
+
+def answered(home: Path, name: str, *, wrong: int, true: list[str] = TRUE) -> Stage:
+    """An evaluation whose first `wrong` answers are wrong."""
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        with (out / "predictions.jsonl").open("w", encoding="utf-8") as f:
+            for i, label in enumerate(true):
+                said = LABELS[(LABELS.index(label) + 1) % 3] if i < wrong else label
+                f.write(json.dumps({"id": f"row {i}", "label": label, "predicted": said}) + "\n")
+        return {}
+
+    return files.stage(home, "evaluate", version=1, params={"name": name, "wrong": wrong}, inputs={}, build=build)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    mine, theirs = answered(tmp_path, "challenger", wrong=6), answered(tmp_path, "opponent", wrong=40)
+    return evidence.judged(mine, theirs, settings=SETTINGS, home=tmp_path)
+
+
+def test_the_verdict_is_the_judges(stage: Stage) -> None:
+    wrong = [LABELS[(LABELS.index(t) + 1) % 3] for t in TRUE]
+    plain = decide(TRUE, wrong[:6] + TRUE[6:], wrong[:40] + TRUE[40:], **SETTINGS)
+    assert Verdict.from_json(stage.counts) == plain and plain.decision == "promote"
+    assert Verdict.from_json(json.loads(json.dumps(plain.to_json()))) == plain
+
+
+def test_it_follows_again_byte_for_byte(stage: Stage) -> None:
+    found = evidence.verify(stage.directory, digest=stage.digest)
+    assert found["same"] and found["code"] == "the same" and found["verdict"] == "promote" and found["rows"] == 120
+
+
+def test_another_digest_is_other_evidence(stage: Stage) -> None:
+    with pytest.raises(CorruptDirectory, match="not the evidence that was recorded"):
+        evidence.verify(stage.directory, digest="0" * 64)
+
+
+@pytest.mark.parametrize("name", ["challenger.jsonl", "opponent.jsonl", "settings.json", "verdict.json"])
+def test_a_changed_file_is_seen(name: str, stage: Stage) -> None:
+    path = stage.directory / name
+    path.write_text(path.read_text(encoding="utf-8").replace("1", "2", 1), encoding="utf-8")
+    with pytest.raises(CorruptDirectory, match=name):
+        evidence.verify(stage.directory)
+
+
+def test_a_verdict_that_does_not_follow_is_seen(stage: Stage) -> None:
+    """As an older judge may have left it, sealed and all."""
+    path = stage.directory / "verdict.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"promote"', '"keep"'), encoding="utf-8")
+    (stage.directory / files.MANIFEST).unlink()
+    files.seal(stage.directory)
+    found = evidence.verify(stage.directory)
+    assert not found["same"] and found["recorded"]["decision"] == "keep" and found["again"]["decision"] == "promote"
+
+
+def test_answers_to_other_rows_decide_nothing(tmp_path: Path) -> None:
+    mine = answered(tmp_path, "challenger", wrong=0)
+    theirs = answered(tmp_path, "opponent", wrong=40, true=TRUE[::-1])
+    verdict = Verdict.from_json(evidence.judged(mine, theirs, settings=SETTINGS, home=tmp_path).counts)
+    assert verdict.decision == "inconclusive" and "did not answer the same rows" in verdict.reasons[0]
