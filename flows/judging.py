@@ -48,7 +48,8 @@ def judge_and_promote(
                 {"version": champion.version, **reports.figures(challenger)},
                 not r.judged_before,
             )
-        verdict, figures, evidence = _judge(r, opponent, challenger, baselines)
+        look = r.registry.look(r.project.name, test_set=r.prepared.sealed.digest, bundle=version.digest)
+        verdict, figures, evidence = _judge(r, opponent, challenger, baselines, look=look)
         _record(r, version, verdict, challenger, evidence)
         if verdict.decision != "promote":
             return verdict, figures, False
@@ -67,7 +68,7 @@ def judge_and_promote(
 
 
 def _judge(
-    r: Retrain, champion: Version | None, challenger: Stage, baselines: dict[str, Stage]
+    r: Retrain, champion: Version | None, challenger: Stage, baselines: dict[str, Stage], *, look: int
 ) -> tuple[Verdict, dict[str, Any] | None, Stage | None]:
     """Against the champion, scored again on the same rows; where there is none, against the best baseline. With the figures
     of the champion, and the evidence that the verdict follows from."""
@@ -89,6 +90,9 @@ def _judge(
         "opponent_name": title,
         "min_gain": p.promote.min_gain,
         "confidence": p.promote.confidence,
+        "rule": p.promote.rule,
+        "label_margin": p.promote.limits.label_f1,
+        "look": look,
         "samples": p.evaluate.bootstrap,
         "seed": p.evaluate.seed,
     }

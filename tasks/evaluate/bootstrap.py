@@ -80,13 +80,18 @@ def f1_of(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarr
     return 2 * hits / np.maximum(predicted + true, 1)
 
 
-def macro_f1(y: np.ndarray, predictions: list[np.ndarray], *, classes: int, samples: int, seed: int) -> np.ndarray:
-    """Macro-F1 of each model in each resample, shape (samples, models); the models share the resampled rows.
+def label_f1(y: np.ndarray, predictions: list[np.ndarray], *, classes: int, samples: int, seed: int) -> np.ndarray:
+    """F1 of each label for each model in each resample, shape (samples, models, classes); the models share the resampled rows.
 
     `y` and `predictions` are indices, shape (rows,), or for label sets 0 and 1, shape (rows, classes).
     """
     if y.ndim == 2:
         sets = draw_sets(y, predictions, samples=samples, seed=seed)
-        return np.concatenate([f1_of(hits, said, true).mean(axis=-1) for hits, said, true, _ in sets])
+        return np.concatenate([f1_of(hits, said, true) for hits, said, true, _ in sets])
     chunks = draw(y, predictions, classes=classes, samples=samples, seed=seed)
-    return np.concatenate([precision_recall_f1(m)[2].mean(axis=-1) for m in chunks])
+    return np.concatenate([precision_recall_f1(m)[2] for m in chunks])
+
+
+def macro_f1(y: np.ndarray, predictions: list[np.ndarray], *, classes: int, samples: int, seed: int) -> np.ndarray:
+    """The mean of `label_f1` over the labels, shape (samples, models)."""
+    return label_f1(y, predictions, classes=classes, samples=samples, seed=seed).mean(axis=-1)

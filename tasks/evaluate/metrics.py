@@ -25,6 +25,14 @@ def f1_macro(true: Any, predicted: Any, labels: list[Any]) -> float:
     return float(f1_score(true, predicted, labels=labels, average="macro", zero_division=0.0))
 
 
+def f1_by_label(true: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndarray:
+    """scikit-learn's F1 of each label, shape (labels,), of indices, shape (rows,), or 0 and 1, shape (rows, labels)."""
+    from sklearn.metrics import f1_score
+
+    names = list(range(labels)) if true.ndim == 1 else None
+    return np.asarray(f1_score(true, predicted, labels=names, average=None, zero_division=0.0))
+
+
 def measure(
     true: Sequence[Label], predicted: Sequence[Label], labels: list[str], *, samples: int, seed: int
 ) -> dict[str, Any]:

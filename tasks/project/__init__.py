@@ -77,11 +77,21 @@ class Evaluate(Section):
     seed: int = Field(0, description="of the resampling")
 
 
+class Limits(Section):
+    """What a better macro-F1 does not excuse."""
+
+    label_f1: float | None = Field(0.1, gt=0, le=1, description="by which no label's F1 may fall; null looks at none")
+
+
 class Promote(Section):
     """When the challenger becomes the champion."""
 
     min_gain: float = Field(0.0, ge=0, lt=1, description="macro-F1 by which the challenger must win")
-    confidence: float = Field(0.95, ge=0.5, lt=1, description="one-sided; 0.5 is the plain `its F1 is higher`")
+    rule: Literal["bounds", "point"] = Field("bounds", description="point is the plain `its F1 is higher`")
+    confidence: float = Field(
+        0.95, ge=0.5, lt=1, description="one-sided, of all verdicts on one test set together; for the rule bounds"
+    )
+    limits: Limits = Field(default_factory=Limits)
 
 
 class Schedule(Section):
