@@ -136,12 +136,15 @@ def test_metrics(scored: Stage) -> dict[str, float]:
     names = [name for name, v in c.items() if name != "labels" and isinstance(v, dict) and "ci_low" in v]
     found = {f"test.{name}": c[name]["value"] for name in names}
     found |= {f"test.{name}.{end}": c[name][end] for name in names for end in ("ci_low", "ci_high")}
+    scores = {k: v for k, v in c.get("scores", {}).items() if isinstance(v, float)}
+    found |= {f"test.{k}": v for k, v in (c.get("more", {}) | scores).items()}
     return found | {f"test.f1.{label}": v["f1"] for label, v in c["labels"].items()}
 
 
 def scored(log: Tracking, who: str, stage: Stage) -> None:
     found = [*_pictures(stage), stage.directory / "metrics.json", stage.directory / "predictions.jsonl"]
-    log.stage(stage, name=f"evaluate {who}", metrics=test_metrics(stage), artifacts=found)
+    mistakes = {"mistakes": files.read_lines(stage.directory / "mistakes.jsonl")}
+    log.stage(stage, name=f"evaluate {who}", metrics=test_metrics(stage), artifacts=found, tables=mistakes)
 
 
 def _pictures(scored: Stage) -> list[Path]:

@@ -74,5 +74,20 @@ def measure(
             label: {"precision": float(p[i]), "recall": float(r[i]), "f1": float(f[i]), "rows": int(n[i])}
             for i, label in enumerate(labels)
         },
+        "more": _more(y, z, labels),
         "confusion": confusion[:, : len(labels)].tolist(),
+    }
+
+
+def _more(y: np.ndarray, z: np.ndarray, labels: list[str]) -> dict[str, float]:
+    """What some ask for beside SUMMARY, scikit-learn's, without an interval."""
+    from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
+
+    names = list(range(len(labels)))
+    there = np.unique(y).tolist()
+    return {
+        "balanced_accuracy": float(recall_score(y, z, labels=there, average="macro", zero_division=0.0)),
+        "f1_micro": float(f1_score(y, z, labels=names, average="micro", zero_division=0.0)),
+        "f1_weighted": float(f1_score(y, z, labels=names, average="weighted", zero_division=0.0)),
+        "matthews": float(matthews_corrcoef(y, z)),
     }

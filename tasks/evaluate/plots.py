@@ -46,3 +46,25 @@ def by_label(figures: dict[str, dict[str, float]], title: str, path: Path) -> No
     axes.set_title(title)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=110, format="png")
+
+
+def reliability(bins: list[dict[str, float]], title: str, path: Path) -> None:
+    """How often answers of each confidence are right, as a PNG; calibrated ones lie on the diagonal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="gray", linewidth=1, linestyle="--")
+    rows = sum(b["rows"] for b in bins)
+    axes.scatter(
+        [b["confidence"] for b in bins],
+        [b["right"] for b in bins],
+        s=[15 + 400 * b["rows"] / max(1, rows) for b in bins],
+        alpha=0.7,
+    )
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("confidence (area: rows)")
+    axes.set_ylabel("right")
+    axes.set_title(title)
+    figure.savefig(path, dpi=110, format="png")

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tasks import files
 from tasks.evaluate import baselines, plots
 from tasks.evaluate.metrics import measure
+from tasks.evaluate.scores import confident_mistakes, measure_scores
 from tasks.files import Stage
-from tasks.labels import as_asked, known
+from tasks.labels import as_asked, codes, decided, known, named
 from tasks.prepare import open_sealed
 from tasks.project import Project
 from tasks.records import Label, Record
 from tasks.references import digest_of_path, resolve
 
-VERSION = 2
+VERSION = 3
 BASELINES = ("majority", "descriptions", "tfidf_logistic_regression")
 
-Answer = Callable[[list[str]], list[Label]]
+
+@dataclass(frozen=True)
+class Answers:
+    """One label or label set a text; and where the model gives them, probabilities of shape (rows, labels)."""
+
+    labels: list[Label]
+    scores: np.ndarray | None = None
+
+
+Answer = Callable[[list[str]], Answers]
 
 
 def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, home: Path) -> Stage:
@@ -29,12 +42,17 @@ def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, 
     Champion and challenger come through here alike, so a champion is scored again whenever the test rows differ.
     """
 
-    def answer(texts: list[str]) -> list[Label]:
+    def answer(texts: list[str]) -> Answers:
         from tasks.bundle import Classifier
 
-        # a champion may be from before the project had several labels a text
+        model = Classifier.load(bundle, digest=digest)
+        p = model.probabilities(texts)
+        # a champion may be from before the project had several labels a text, or had these labels
         several = project.multi_label
-        return [as_asked(p.answer, multi_label=several) for p in Classifier.load(bundle, digest=digest).predict(texts)]
+        said = named(decided(p, multi_label=model.multi_label), model.labels)
+        same = model.multi_label == several and set(model.labels) == set(project.label_names)
+        at = [model.labels.index(name) for name in project.label_names] if same else []
+        return Answers([as_asked(a, multi_label=several) for a in said], p[:, at] if same else None)
 
     return _score(project, f"bundle {digest[:12]}", answer, sealed=sealed, home=home, inputs={"bundle": digest})
 
@@ -51,7 +69,10 @@ def score_baseline(
         inputs = {"baseline": name, "encoder": digest_of_path(encoder)}  # it reads no training row
         inputs |= {"splits": splits.digest} if project.multi_label else {}
 
-    def answer(texts: list[str]) -> list[Label]:
+    def answer(texts: list[str]) -> Answers:
+        return Answers(simple(texts))
+
+    def simple(texts: list[str]) -> list[Label]:
         if encoder is not None:
             dev = files.read_records(splits.directory / "dev.jsonl") if project.multi_label else None
             return baselines.descriptions(project.labels, texts, encoder, project.train.max_length, dev=dev)
@@ -68,14 +89,23 @@ def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: P
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         rows: list[Record] = open_sealed(sealed, home=home, by=who)
-        predicted = answer([r.text for r in rows])
+        answers = answer([r.text for r in rows])
         true = [known(r) for r in rows]
         with (out / "predictions.jsonl").open("w", encoding="utf-8") as f:
-            for r, p in zip(rows, predicted, strict=True):
-                f.write(json.dumps({"id": r.id, "label": r.label, "predicted": p}, ensure_ascii=False) + "\n")
-        found = measure(true, predicted, project.label_names, samples=e.bootstrap, seed=e.seed)
-        files.write_json(out / "metrics.json", found)
+            for i, (r, p) in enumerate(zip(rows, answers.labels, strict=True)):
+                row: dict[str, Any] = {"id": r.id, "label": r.label, "predicted": p}
+                if answers.scores is not None:
+                    row["scores"] = [round(float(v), 6) for v in answers.scores[i]]
+                f.write(json.dumps(row, ensure_ascii=False) + "\n")
+        found = measure(true, answers.labels, project.label_names, samples=e.bootstrap, seed=e.seed)
         title = f"{project.name}: {who}"
+        if answers.scores is not None:
+            y = codes(true, project.label_names)
+            found["scores"] = measure_scores(y, answers.scores)
+            plots.reliability(found["scores"]["reliability"], title, out / "reliability.png")
+            if not project.multi_label:
+                _mistakes(rows, y, answers.scores, project.label_names, out / "mistakes.jsonl")
+        files.write_json(out / "metrics.json", found)
         if project.multi_label:
             plots.by_label(found["labels"], title, out / "labels.png")
         else:
@@ -88,6 +118,15 @@ def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: P
     return files.stage(
         home, "evaluate", version=VERSION, params=params, inputs={**inputs, "sealed": sealed.digest}, build=build
     )
+
+
+def _mistakes(rows: list[Record], y: np.ndarray, p: np.ndarray, labels: list[str], path: Path) -> None:
+    """The most confident mistakes, for a person: of the model, or of whoever labelled the test rows. Nothing is edited."""
+    with path.open("w", encoding="utf-8") as f:
+        for i, said, true in confident_mistakes(y, p):
+            row = {"id": rows[i].id, "true": labels[y[i]], "predicted": labels[int(p[i].argmax())]}
+            row |= {"score": round(said, 4), "score_of_true": round(true, 4), "text": rows[i].text}
+            f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_predictions(scored: Stage) -> list[dict[str, Any]]:
