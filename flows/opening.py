@@ -14,6 +14,8 @@ from prefect.runtime import deployment, flow_run
 from flows import generation as generations
 from flows import steps
 from flows.context import Retrain
+from flows.janitor import tidy
+from flows.progress import say
 from flows.registry import Registry
 from flows.settings import Settings, quiet
 from flows.tracking import Tracking, connect
@@ -45,6 +47,9 @@ def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = Fal
         registry = Registry(connect(settings), settings)
         registry.reconcile(project.name)
         log = _open_run(project, settings, config=config, generation=generation)
+        left = tidy(log.client, experiment_id=log.experiment_id, home=settings.home, mine=log.run_id)
+        if left["runs"] or left["models"]:
+            say(f"  closed what a kill left in MLflow: {len(left['runs'])} runs, {len(left['models'])} models")
         try:
             with log.machine_watched():
                 prepared = _prepare(project, Path(config).absolute().parent, settings.home)

@@ -14,6 +14,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
+from flows.janitor import PLACE, place
 from flows.settings import Settings
 from tasks import files
 from tasks.errors import TransientError
@@ -79,12 +80,13 @@ class Tracking:
         retrain_id: str,
         name: str,
         params: dict[str, str],
+        kind: str = "retrain",
     ) -> Tracking:
         """The run of `retrain_id`, reopened where an earlier try made it."""
         experiment_id = _experiment(client, settings, experiment)
         run = _find(client, experiment_id, {"reseed.retrain": retrain_id})
         if run is None:
-            tags = {"reseed.retrain": retrain_id, "reseed.project": experiment}
+            tags = {"reseed.retrain": retrain_id, "reseed.project": experiment, "reseed.kind": kind}
             run = client.create_run(experiment_id, run_name=name, tags=tags)
             from mlflow.entities import Param
 
@@ -93,6 +95,7 @@ class Tracking:
                 client.log_batch(run.info.run_id, params=rows[start : start + 100])
         else:
             client.update_run(run.info.run_id, status="RUNNING")
+        client.set_tag(run.info.run_id, PLACE, place(settings.home))
         return cls(client, experiment_id, run.info.run_id, retrain_id)
 
     def close(self, status: str) -> None:

@@ -136,6 +136,7 @@ class _Runs:
             retrain_id=digest_of(["tune", study.study_name])[:32],
             name=f"tune {study.study_name}",
             params=params,
+            kind="tune",
         )
         return cls(log, study.study_name)
 

@@ -1,0 +1,61 @@
+"""Close what a kill left open in MLflow: runs that are RUNNING and will never end, logged models that are PENDING for ever."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+PLACE = "reseed.place"  # of a run: the machine and workspace where it goes on
+_MOST = 1000
+
+
+def place(home: Path) -> str:
+    return f"{socket.gethostname()}:{home}"
+
+
+def tidy(client: MlflowClient, *, experiment_id: str, home: Path, mine: str) -> dict[str, list[str]]:
+    """End as KILLED every retrain of this experiment that began in this workspace and is RUNNING still, with its children,
+    and delete the PENDING models of such runs; their ids.
+
+    Call it while holding the project's retrain lock, which says that no other retrain of it lives here. `mine` is the run
+    that goes on; what it logs again is finished then. Searches for settings, which may be several at once, and other
+    workspaces' runs are left alone.
+    """
+    where = place(home)
+    query = f"tags.`{PLACE}` = '{where}' and tags.`reseed.kind` = 'retrain'"
+    ours = {r.info.run_id: r for r in _runs(client, experiment_id, query)}
+    running = _runs(client, experiment_id, "attributes.status = 'RUNNING'")
+    dead = [
+        str(r.info.run_id)
+        for r in running
+        if r.info.run_id != mine and (r.info.run_id in ours or r.data.tags.get("mlflow.parentRunId") in ours)
+    ]
+    for run_id in dead:
+        client.set_tag(run_id, "failure", "its process ended without a word")
+        client.set_terminated(run_id, "KILLED")
+    children = {
+        str(r.info.run_id) for r in _runs(client, experiment_id, "") if r.data.tags.get("mlflow.parentRunId") in ours
+    }
+    pending = [
+        str(m.model_id)
+        for m in client.search_logged_models([experiment_id])
+        if str(m.status) == "PENDING" and m.source_run_id in children | set(ours)
+    ]
+    for model_id in pending:
+        client.delete_logged_model(model_id)
+    return {"runs": dead, "models": pending}
+
+
+def _runs(client: MlflowClient, experiment_id: str, query: str) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, max_results=_MOST, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
