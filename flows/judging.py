@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from flows import approval, stage_runs, steps
 from flows import report as reports
-from flows import stage_runs, steps
 from flows.context import Retrain
 from flows.progress import say
 from flows.registry import ChampionMoved, Version
@@ -53,10 +54,18 @@ def judge_and_promote(
         _record(r, version, verdict, challenger, evidence)
         if verdict.decision != "promote":
             return verdict, figures, False
+        who = ""
+        if r.project.promote.approval == "required":
+            said = approval.ask(r, version, verdict, champion=champion)
+            verdict = replace(verdict, reasons=(*verdict.reasons, said.sentence))
+            if not said.yes:
+                return verdict, figures, False
+            who = said.who
         probes = [d.text for d in files.read_records(r.prepared.splits.directory / "dev.jsonl")[:3]]
         reason = "; ".join(verdict.reasons)
         try:
-            promote(version, expected=champion, reason=reason, probes=probes, labels=r.project.label_names)
+            told = {"reason": reason, "probes": probes, "labels": r.project.label_names, "who": who}
+            promote(version, expected=champion, **told)
             return verdict, figures, True
         except ChampionMoved as e:
             say(f"{e}: comparing again")

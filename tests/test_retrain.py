@@ -143,6 +143,38 @@ def test_a_better_challenger_replaces_the_champion_which_becomes_previous(config
     assert aliases == {"champion": "2", "previous": "1", "challenger": "2"}
 
 
+def test_a_person_approves_looks_back_verifies_and_rolls_back(config: Path, reseed: Command) -> None:
+    waits = ("--set", "promote.approval=required")
+    first = last_json(reseed("retrain", config, "--json", *waits)[1])
+    assert first["verdict"] == "promote" and not first["promoted"]
+    assert "reseed promote toy 1 --reason" in first["reasons"][-1]
+    assert reseed("predict", "toy", "x")[0] == 2, "there is no champion yet"
+
+    assert reseed("promote", "toy", "1", "--reason", "seen", "--by", "ada", "--json")[0] == 0
+    text = " ".join(toy.REAL["fruit"][:9])
+    before = last_json(reseed("predict", "toy", text, "--json")[1])["predictions"]
+    assert reseed("retrain", config, "--fresh", "--json", *waits)[0] == 0
+    assert reseed("promote", "toy", "2", "--reason", "trying")[0] == 0
+    code, out, _ = reseed("rollback", "toy", "--reason", "it was only a try", "--by", "ada")
+    assert code == 0 and "version 1 is the champion again, in place of version 2" in out
+    assert last_json(reseed("predict", "toy", text, "--json")[1])["predictions"] == before
+
+    told = last_json(reseed("history", "toy", "--json")[1])
+    assert [(h["version"], h["kind"]) for h in told["history"]] == [
+        ("1", "by hand"),
+        ("2", "by hand"),
+        ("1", "rollback"),
+    ]
+    assert told["odd"] == [] and told["history"][0]["evidence"] and told["history"][0]["who"] == "ada"
+
+    code, out, _ = reseed("verify", "toy", "--json")
+    assert code == 0 and last_json(out)["same"] and last_json(out)["verdict"] == "promote"
+    run_id = client().get_model_version("toy", "1").tags["reseed.evidence_run"]
+    client().log_text(run_id, "{}", "verdict.json")  # somebody edits it in the store
+    code, out, _ = reseed("verify", "toy")
+    assert code == 1 and "the evidence is not what was recorded" in out
+
+
 def test_a_tampered_champion_is_not_scored_and_not_replaced(config: Path, reseed: Command, home: Path) -> None:
     assert last_json(reseed("retrain", config, "--json")[1])["verdict"] == "promote"
     for weights in [*home.glob("mlartifacts/**/model.safetensors"), *home.glob("serving/**/model.safetensors")]:

@@ -91,6 +91,7 @@ class Promote(Section):
     confidence: float = Field(
         0.95, ge=0.5, lt=1, description="one-sided, of all verdicts on one test set together; for the rule bounds"
     )
+    approval: Literal["none", "required"] = Field("none", description="required: a person says yes to each promotion")
     limits: Limits = Field(default_factory=Limits)
 
 
