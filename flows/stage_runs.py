@@ -94,14 +94,12 @@ def trained(log: Tracking, stage: Stage, name: str = "train") -> str:
         "train.rows_at_once": float(c["rows_at_once"]),
         "train.fallbacks": float(len(c["notes"])),
     }
-    for name in ("temperature", "shift"):  # of label sets, one a label
-        value = c.get(name, {})
+    for key in ("temperature", "shift"):  # of label sets, one a label
+        value = c.get(key, {})
         metrics |= (
-            {f"train.{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {f"train.{name}": value}
+            {f"train.{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {f"train.{key}": value}
         )
-    history = [
-        (int(step), name, float(value)) for step, name, value in files.read_json(stage.directory / "history.json")
-    ]
+    history = [(int(step), key, float(v)) for step, key, v in files.read_json(stage.directory / "history.json")]
     pictures = [p for p in [stage.directory / "curves.png"] if p.exists()]
     return log.stage(stage, name=name, metrics=metrics, history=history, artifacts=pictures)
 
