@@ -114,7 +114,8 @@ def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
         if isinstance(value, bool) or (role == "text" and value is not None and not isinstance(value, str)):
             fault = f"{role} is {type(value).__name__} {value!r}, not text"
         elif isinstance(value, (list, dict)):
-            fault = f"{role} is a {type(value).__name__}, not one value"
+            several = "; where a text has several labels, set multi_label to true" if role == "label" else ""
+            fault = f"{role} is a {type(value).__name__}, not one value{several}"
         values[role] = None if value is None else str(value)
     text = values["text"] or ""
     if fault is None and not text.strip():
