@@ -34,7 +34,7 @@ def promote(name: str, version: str, reason: str, by: str | None, as_json: bool)
 
     with output_for(as_json) as finish:
         done = hand.promote(Settings.from_environment(), name, version, reason=reason, by=by)
-        finish(done, lambda: click.echo(f"{name}: version {done['version']} is the champion"))
+        finish(done, lambda: hand.show_moved(done, f"{name}: version {done['version']} is the champion"))
 
 
 @click.command()
@@ -49,7 +49,7 @@ def rollback(name: str, reason: str, by: str | None, as_json: bool) -> None:
     with output_for(as_json) as finish:
         done = hand.rollback(Settings.from_environment(), name, reason=reason, by=by)
         said = f"{name}: version {done['version']} is the champion again, in place of version {done['before']}"
-        finish(done, lambda: click.echo(said))
+        finish(done, lambda: hand.show_moved(done, said))
 
 
 @click.command()

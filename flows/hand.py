@@ -12,7 +12,7 @@ from typing import Any
 import click
 from mlflow.exceptions import MlflowException
 
-from flows import journal
+from flows import journal, outbox
 from flows.registry import Registry, Version, need_champion
 from flows.settings import Settings
 from flows.tracking import connect
@@ -64,7 +64,14 @@ def _move(registry: Registry, to: Version, *, kind: journal.Kind, reason: str, b
         registry.promote(to, expected=champion, reason=reason, probes=PROBES, labels=labels, kind=kind, who=person(by))
     except CorruptDirectory as e:
         raise UserError(f"version {to.version} of {to.name!r} can't be the champion: {e}") from None
-    return {"model": to.name, "version": to.version, "before": champion.version if champion else None, "reason": reason}
+    before = champion.version if champion else None
+    told = outbox.deliver(registry.settings, registry)
+    return {"model": to.name, "version": to.version, "before": before, "reason": reason, "told": told}
+
+
+def show_moved(done: dict[str, Any], said: str) -> None:
+    for sentence in [said, *(f"  {told}" for told in done["told"])]:
+        click.echo(sentence)
 
 
 def history(settings: Settings, name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import approval, stage_runs, steps
+from flows import approval, outbox, stage_runs, steps
 from flows import report as reports
 from flows.context import Retrain
 from flows.progress import say
@@ -40,6 +40,8 @@ def judge_and_promote(
 ) -> tuple[Verdict, dict[str, Any] | None, bool]:
     """The verdict against the champion of this moment, the champion's figures, and whether it was replaced."""
     promote = steps.store_step(r.registry.promote, name="promote")
+    hooks = {"webhook": r.project.promote.webhook, "export": r.project.promote.export_to}
+    r.registry.set_hooks(r.project.name, {k: v for k, v in hooks.items() if v})
     for _ in range(COMPARISONS):
         champion = r.registry.champion(r.project.name)
         opponent = champion or r.registry.standing(r.project.name)
@@ -66,6 +68,8 @@ def judge_and_promote(
         try:
             told = {"reason": reason, "probes": probes, "labels": r.project.label_names, "who": who}
             promote(version, expected=champion, **told)
+            for sentence in outbox.deliver(r.settings, r.registry):
+                say(f"  {sentence}")
             return verdict, figures, True
         except ChampionMoved as e:
             say(f"{e}: comparing again")

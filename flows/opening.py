@@ -12,7 +12,7 @@ from prefect.exceptions import Pause
 from prefect.runtime import deployment, flow_run
 
 from flows import generation as generations
-from flows import steps
+from flows import outbox, steps
 from flows.context import Retrain
 from flows.janitor import tidy
 from flows.progress import say
@@ -46,6 +46,8 @@ def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = Fal
         generation, judged_before = generations.begin(settings.home, project.name, fresh=fresh)
         registry = Registry(connect(settings), settings)
         registry.reconcile(project.name)
+        for sentence in outbox.deliver(settings, registry):
+            say(f"  {sentence}")
         log = _open_run(project, settings, config=config, generation=generation)
         left = tidy(log.client, experiment_id=log.experiment_id, home=settings.home, mine=log.run_id)
         if left["runs"] or left["models"]:

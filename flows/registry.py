@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import shutil
 import time
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from flows import journal
+from flows import journal, outbox
 from flows.fresh_process import answers_in_fresh_process
 from flows.journal import Entry, Intent, Kind
 from flows.locking import registry_lock
@@ -29,6 +30,7 @@ from tasks import bundle
 from tasks.errors import TransientError, UserError
 from tasks.files import CorruptDirectory
 
+_HOOKS = "reseed.hooks"
 MOST_LOOKS = 350  # bundles that a tag holds; after as many verdicts nothing is promoted on a test set any more
 
 
@@ -55,7 +57,7 @@ class Registry:
     """The versions of the projects in one MLflow store."""
 
     def __init__(self, client: MlflowClient, settings: Settings) -> None:
-        self._client, self._settings = client, settings
+        self._client, self.settings = client, settings
 
     # --- reading
 
@@ -66,7 +68,7 @@ class Registry:
         except MlflowException as e:
             if e.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 return None
-            raise TransientError(f"MLflow at {self._settings.tracking_uri}: {e}") from None
+            raise TransientError(f"MLflow at {self.settings.tracking_uri}: {e}") from None
 
     def aliases(self, name: str) -> dict[str, str]:
         """Each alias of `name` and the version it stands for."""
@@ -104,7 +106,7 @@ class Registry:
 
         Raises CorruptDirectory when it differs. Nothing of it is loaded here.
         """
-        target = self._settings.home / "serving" / version.name / (version.digest[:32] or "unknown")
+        target = self.settings.home / "serving" / version.name / (version.digest[:32] or "unknown")
         if not version.digest:
             raise CorruptDirectory(f"{version.name} version {version.version} has no reseed.bundle tag: not ours")
         if target.exists():
@@ -115,7 +117,7 @@ class Registry:
                 target.rename(target.with_name(f"{target.name}.corrupt-{time.time_ns()}"))
         import mlflow.artifacts
 
-        landing = self._settings.home / "work" / "fetch" / f"{version.digest[:16]}-{time.time_ns()}"
+        landing = self.settings.home / "work" / "fetch" / f"{version.digest[:16]}-{time.time_ns()}"
         landing.mkdir(parents=True)
         try:
             uri = self._client.get_model_version_download_uri(version.name, version.version)
@@ -183,7 +185,7 @@ class Registry:
         self._client.delete_model_version(version.name, version.version)
         if model_id:
             self._client.delete_logged_model(model_id)
-        if Path(place).is_absolute() and Path(place).is_relative_to(self._settings.artifacts):
+        if Path(place).is_absolute() and Path(place).is_relative_to(self.settings.artifacts):
             shutil.rmtree(place, ignore_errors=True)
 
     def record(self, version: Version, tags: dict[str, str]) -> None:
@@ -221,8 +223,12 @@ class Registry:
                 )
             old = now.version if now else None
             intent = Intent(version.name, version.version, old, reason, _now(), kind=kind, who=who)
-            intent.write(self._settings)
+            intent.write(self.settings)
             self._carry_out(intent)
+
+    def set_hooks(self, name: str, hooks: dict[str, str]) -> None:
+        """Whom a promotion of `name` is told to, by whatever hand it comes: `webhook` and `export`, see flows/outbox.py."""
+        self._client.set_registered_model_tag(name, _HOOKS, json.dumps(hooks, sort_keys=True))
 
     def look(self, name: str, *, test_set: str, bundle: str) -> int:
         """Which verdict on the test set of this digest the bundle's is, from 1; a bundle that is judged again keeps its number.
@@ -255,13 +261,13 @@ class Registry:
 
     def reconcile(self, name: str) -> None:
         """Finish what a killed promotion left open."""
-        if not any(i.state == "open" for i in Intent.all(self._settings, name)):
+        if not any(i.state == "open" for i in Intent.all(self.settings, name)):
             return
         with self.lock(name):
             self._reconcile(name)
 
     def _reconcile(self, name: str) -> None:
-        for intent in Intent.all(self._settings, name):
+        for intent in Intent.all(self.settings, name):
             if intent.state != "open":
                 continue
             now = self.champion(name)
@@ -269,7 +275,7 @@ class Registry:
             if (now.version if now else None) in {intent.old, intent.new} and {intent.old, intent.new} <= there:
                 self._carry_out(intent)  # every step can be done twice
             else:
-                intent.close(self._settings, "abandoned")  # somebody else moved the alias since, or deleted a version
+                intent.close(self.settings, "abandoned")  # somebody else moved the alias since, or deleted a version
 
     def _carry_out(self, intent: Intent) -> None:
         if intent.old is not None:
@@ -283,11 +289,13 @@ class Registry:
         journal.note(
             self._client, intent, bundle=back.digest, verdict=tags.get("reseed.verdict", ""), evidence=evidence
         )
+        told = self._client.get_registered_model(intent.name).tags.get(_HOOKS, "{}")
+        outbox.put(self.settings, intent, hooks=json.loads(told), bundle=back.digest)
         self.record(back, {"reseed.promoted_at": intent.when})
-        intent.close(self._settings, "done")
+        intent.close(self.settings, "done")
 
     def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return registry_lock(self._settings, name)
+        return registry_lock(self.settings, name)
 
 
 def promotion_key(name: str, digest: str) -> str:

@@ -95,15 +95,21 @@ def _package(reference: str, rest: str) -> Path:
     raise UserError(f"{reference!r}: {name} is installed but has no {inner!r} (looked in {', '.join(map(str, roots))})")
 
 
-def _s3(reference: str, cache: Path) -> Path:
+def s3_client() -> Any:
+    """A client that tries eight times. Credentials and endpoint are the environment's."""
     import boto3
     from botocore.config import Config
+
+    return boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 8}))
+
+
+def _s3(reference: str, cache: Path) -> Path:
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
 
     bucket, _, key = reference.removeprefix("s3://").partition("/")
     if not bucket or not key:
         raise UserError(f"{reference!r} names no object: write s3://bucket/key, or s3://bucket/prefix/")
-    client = boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": 8}))
+    client = s3_client()
     try:
         if not key.endswith("/"):
             head = client.head_object(Bucket=bucket, Key=key)

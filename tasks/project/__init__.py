@@ -92,6 +92,14 @@ class Promote(Section):
         0.95, ge=0.5, lt=1, description="one-sided, of all verdicts on one test set together; for the rule bounds"
     )
     approval: Literal["none", "required"] = Field("none", description="required: a person says yes to each promotion")
+    webhook: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="told of each promotion, signed with RESEED_WEBHOOK_SECRET"
+    )
+    export_to: str | None = Field(
+        None,
+        pattern=r"^s3://[^/\s]+(/\S*)?$",
+        description="where each champion's bundle is copied and read back: s3://bucket/prefix",
+    )
     limits: Limits = Field(default_factory=Limits)
 
 

@@ -1,0 +1,172 @@
+"""What is told of a promotion: signed, until it was delivered, and read back where it is a copy."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from flows import outbox
+from flows.journal import Intent
+from flows.settings import Settings
+from tasks import files
+from tasks.project import Promote
+
+INTENT = Intent("toy", "2", "1", "it is better", "2026-01-02T03:04:05.000006+00:00", who="ada")
+KEY = "a shared secret"
+
+
+class Receiver:
+    """A server that takes letters, once `broken` is over."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[dict[str, str], bytes]] = []
+        self.broken = 0
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                owner.broken -= 1
+                fine = owner.broken < 0
+                if fine:
+                    owner.taken.append((dict(self.headers), body))
+                self.send_response(204 if fine else 503)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    monkeypatch.setenv(outbox.SIGNED_WITH, KEY)
+    found = Receiver()
+    yield found
+    found.server.shutdown()
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return Settings(home, "sqlite://")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Any:
+    """The registry as far as a delivery asks it: a bundle of two files."""
+    (tmp_path / "bundle" / "onnx").mkdir(parents=True)
+    (tmp_path / "bundle" / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "bundle" / "onnx" / "model.onnx").write_bytes(b"graph")
+    files.seal(tmp_path / "bundle")
+    return SimpleNamespace(version=lambda name, version: (name, version), fetch=lambda _: tmp_path / "bundle")
+
+
+def test_a_webhook_is_signed_and_sent_once(settings: Settings, receiver: Receiver, registry: Any) -> None:
+    for _ in range(2):  # as when a promotion is carried out again after a kill
+        outbox.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
+    assert len(outbox.waiting(settings)) == 1
+    assert outbox.deliver(settings, registry)[0].endswith(": done") and outbox.deliver(settings, registry) == []
+    [(headers, body)] = receiver.taken
+    told = json.loads(body)
+    assert (told["event"], told["model"], told["version"], told["before"]) == ("promoted", "toy", "2", "1")
+    assert (told["who"], told["reason"], told["bundle"]) == ("ada", "it is better", "d" * 64)
+    stamp = headers["X-Reseed-Timestamp"]
+    assert headers["X-Reseed-Signature"] == f"sha256={outbox.signature(KEY, stamp, body)}"
+    assert headers["X-Reseed-Id"] == told["id"]
+
+
+def test_a_receiver_that_falters_is_asked_again(settings: Settings, receiver: Receiver, registry: Any) -> None:
+    receiver.broken = 2
+    outbox.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
+    assert outbox.deliver(settings, registry)[0].endswith(": done") and len(receiver.taken) == 1
+
+
+def test_what_can_not_be_delivered_waits(
+    settings: Settings, receiver: Receiver, registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver.broken = 3
+    outbox.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
+    assert "waits in the outbox: it answered 503" in outbox.deliver(settings, registry)[0]
+    with monkeypatch.context() as m:
+        m.delenv(outbox.SIGNED_WITH)
+        assert "set RESEED_WEBHOOK_SECRET" in outbox.deliver(settings, registry)[0]
+    assert outbox.deliver(settings, registry)[0].endswith(": done") and len(receiver.taken) == 1
+
+
+def test_a_receiver_that_is_not_there_stops_nothing(settings: Settings, receiver: Receiver, registry: Any) -> None:
+    receiver.server.shutdown()
+    receiver.server.server_close()
+    outbox.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
+    assert "waits in the outbox: ConnectError" in outbox.deliver(settings, registry)[0]
+
+
+def test_a_signature_is_of_body_and_time() -> None:
+    asked = [(KEY, "1", b"body"), (KEY, "2", b"body"), (KEY, "1", b"other"), ("another", "1", b"body")]
+    assert len({outbox.signature(*a) for a in asked}) == 4
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="models")
+        yield client
+
+
+def test_a_copy_lies_under_name_and_version(settings: Settings, registry: Any, bucket: Any, tmp_path: Path) -> None:
+    outbox.put(settings, INTENT, hooks={"export": "s3://models/prod/"}, bundle="d" * 64)
+    assert outbox.deliver(settings, registry)[0].endswith(": done")
+    keys = {o["Key"] for o in bucket.list_objects_v2(Bucket="models")["Contents"]}
+    names = ("model.safetensors", "onnx/model.onnx", "manifest.json")
+    assert keys == {f"prod/toy/2/{name}" for name in names}
+    for name in names:
+        body = bucket.get_object(Bucket="models", Key=f"prod/toy/2/{name}")["Body"].read()
+        assert body == (tmp_path / "bundle" / name).read_bytes()
+
+
+def test_a_copy_that_reads_back_different_waits(
+    settings: Settings, registry: Any, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import references
+
+    class Torn:
+        """A store that loses the last byte."""
+
+        def upload_file(self, path: str, bucket_: str, key: str) -> None:
+            bucket.put_object(Bucket=bucket_, Key=key, Body=Path(path).read_bytes()[:-1])
+
+        def get_object(self, **told: Any) -> Any:
+            return bucket.get_object(**told)
+
+    outbox.put(settings, INTENT, hooks={"export": "s3://models"}, bundle="d" * 64)
+    with monkeypatch.context() as m:
+        m.setattr(references, "s3_client", Torn)
+        assert "reads back different" in outbox.deliver(settings, registry)[0]
+    assert outbox.deliver(settings, registry)[0].endswith(": done")
+
+
+def test_a_bucket_that_is_not_there_waits(settings: Settings, registry: Any, bucket: Any) -> None:
+    outbox.put(settings, INTENT, hooks={"export": "s3://nothing/x"}, bundle="d" * 64)
+    assert "NoSuchBucket" in outbox.deliver(settings, registry)[0] and len(outbox.waiting(settings)) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"webhook": "ftp://x"}, {"webhook": "example.com"}, {"export_to": "s3:/x"}, {"export_to": "/tmp/x"}]
+)
+def test_where_to_is_checked_when_the_project_is_read(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="String should match"):
+        Promote.model_validate(wrong)
