@@ -33,14 +33,14 @@ def shares(lengths: Any, processes: int = 1, epoch: int = 0, **how: Any) -> list
 
 
 class TestBatches:
-    @given(Lengths, st.integers(1, 20), st.integers(1, 4), st.booleans(), st.integers(0, 3))
+    @given(Lengths, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 3))
     @settings(max_examples=200, deadline=None)
     def test_each_row_once_and_as_many_batches_everywhere(
-        self, lengths: list[int], rows: int, processes: int, grouped: bool, epoch: int
+        self, lengths: list[int], rows: int, processes: int, pieces: int, grouped: bool, epoch: int
     ) -> None:
-        found = shares(lengths, processes, epoch, rows=rows, grouped=grouped)
+        found = shares(lengths, processes, epoch, rows=rows, pieces=pieces, grouped=grouped)
         assert len({len(batches) for batches in found}) == 1
-        assert len(found[0]) == -(-len(lengths) // (rows * processes)), "the steps of batches of so many rows"
+        assert len(found[0]) == pieces * -(-len(lengths) // rows), "steps of so many rows"
         every = [batch for batches in found for batch in batches]
         assert all(every), "a batch without rows"
         seen = [i for batch in every for i in batch]
@@ -49,14 +49,34 @@ class TestBatches:
         else:
             assert set(seen) == set(range(len(lengths)))
 
-    @given(Lengths, st.integers(60, 400), st.integers(1, 3), st.booleans())
+    @given(Lengths, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.booleans())
     @settings(max_examples=200, deadline=None)
-    def test_a_budget_of_tokens(self, lengths: list[int], tokens: int, processes: int, grouped: bool) -> None:
-        found = shares(lengths, processes, tokens=tokens, grouped=grouped)
-        most = TokenBatches(np.array(lengths), rows=8, tokens=tokens, processes=processes).most
+    def test_a_step_has_the_same_rows_however_it_is_cut(
+        self, lengths: list[int], rows: int, processes: int, pieces: int, grouped: bool
+    ) -> None:
+        how: dict[str, Any] = {"rows": rows, "grouped": grouped}
+        whole = TokenBatches(np.array(lengths), **how)
+        cut = TokenBatches(np.array(lengths), processes=processes, pieces=pieces, **how)
+        if (cut.by_rows and not whole.by_rows) or len(lengths) < cut.parts:
+            return  # a batch would be shorter than the longest row
+        found = shares(lengths, processes, pieces=pieces, **how)
+        steps = [
+            sorted(i for own in found for batch in own[k * pieces : (k + 1) * pieces] for i in batch)
+            for k in range(whole.steps)
+        ]
+        assert steps == [sorted(batch) for batch in whole]
+
+    @given(Lengths, st.integers(1, 400), st.integers(1, 3), st.integers(1, 3), st.booleans())
+    @settings(max_examples=200, deadline=None)
+    def test_a_budget_of_tokens(
+        self, lengths: list[int], more: int, processes: int, pieces: int, grouped: bool
+    ) -> None:
+        tokens = 60 * processes * pieces + more
+        found = shares(lengths, processes, tokens=tokens, pieces=pieces, grouped=grouped)
+        sampler = TokenBatches(np.array(lengths), rows=8, tokens=tokens, processes=processes, pieces=pieces)
         sums = [sum(lengths[i] for i in batch) for batches in found for batch in batches]
-        assert max(sums) <= most
-        assert len(found[0]) == -(-sum(lengths) // (tokens * processes))
+        assert max(sums) <= sampler.most
+        assert len(found[0]) == pieces * -(-sum(lengths) // tokens)
 
     def test_batches_are_of_like_size(self) -> None:
         rng = np.random.default_rng(0)

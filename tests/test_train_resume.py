@@ -75,7 +75,7 @@ AT_STEP_8 = """
 import os, signal
 from tasks.train import trainer
 real = trainer.reporting
-def reporting(report):
+def reporting(report, on_epoch=None):
     def told(done, total, note):
         report(done, total, note)
         if done == 8: os.kill(os.getpid(), signal.{signal})
@@ -133,7 +133,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, encoder: Path) -> Non
     """Without dropout, of which each process draws its own. The last step of an epoch has as many rows as the others."""
     write_data(tmp_path / "data")
     still = {"dropout": 0.0, "attention_dropout": 0.0, "class_weights": '{"metal": 2.0}', "logging_steps": 1}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     two = ran([*torchrun, "-m", "tasks.train", *command(tmp_path, encoder, "two", **still)])
     assert two.returncode == 0, two.stderr[-3000:]
     one = ran([sys.executable, "-m", "tasks.train", *command(tmp_path, encoder, "one", **still)])
@@ -142,7 +142,8 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, encoder: Path) -> Non
     a, b = (files.read_json(tmp_path / out / "history.json") for out in ("one", "two"))
     assert [h[:2] for h in a] == [h[:2] for h in b] and len(a) == 3 * (3 * BATCHES) + 2 * 3
     for (step, name, x), (_, _, y) in zip(a, b, strict=True):
-        assert x == pytest.approx(y, rel=1e-3, abs=1e-4), (step, name)
+        # of dev's last batch Trainer takes the mean of one process for all
+        assert x == pytest.approx(y, rel=2e-2 if name == "dev.loss" else 1e-3, abs=1e-4), (step, name)
     counts = [files.verify(tmp_path / out)["counts"] for out in ("one", "two")]
     assert counts[0]["dev_f1_macro"] == counts[1]["dev_f1_macro"] > 0.9
 
@@ -201,14 +202,14 @@ class TestMemory:
 
         def forward(self: Any, ids: Any) -> Any:
             if self.num_embeddings > 200 and torch.is_grad_enabled():
-                tried.append(len(ids))
-                if len(ids) > 2:
+                tried.append(ids.numel())  # rows of 17 tokens, packed into one
+                if ids.numel() > 2 * 17:
                     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return real(self, ids)
 
         monkeypatch.setattr(torch.nn.Embedding, "forward", forward)
         trained = tune("small", **still)
-        assert (trained.attempt.batch_size, trained.attempt.accumulation) == (2, 4) and max(tried[2:]) == 2
+        assert (trained.attempt.batch_size, trained.attempt.accumulation) == (2, 4) and max(tried[2:]) == 2 * 17
         assert trained.attempt.notes == (
             "out of memory with 8 rows at a time: went on with 4, and 2 forward passes a step in place of 1",
             "out of memory with 4 rows at a time: went on with 2, and 4 forward passes a step in place of 2",

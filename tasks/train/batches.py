@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 
 
 class TokenBatches:
-    """A batch sampler: an epoch's rows in batches of about `tokens` tokens, or of as many as `rows` rows have on average.
+    """A batch sampler: an epoch's rows in steps of about `tokens` tokens, or of as many as `rows` rows have on average; each
+    step in `pieces` batches a process.
 
-    Every row is in one batch of one process, or in more where there are fewer rows than processes need; all processes and
-    all epochs have the same number of batches. A batch has at most `most` tokens. The order is a function of the seed and
-    the epoch alone, so that a run which resumes in mid-epoch skips what it has seen and goes on with what it has not.
+    Every row is in one batch of one process, or in more where there are fewer rows than batches; all processes and all
+    epochs have the same number of batches. Which rows make a step does not depend on pieces and processes, where a batch
+    is longer than the longest row. A batch has at most `most` tokens. The order is a function of the seed and the epoch
+    alone, so that a run which resumes in mid-epoch skips what it has seen and goes on with what it has not.
 
-    Rows are drawn at random; `grouped`, for batches that are padded, sorts them by length within 50 batches, as
+    Rows are drawn at random; `grouped`, for batches that are padded, sorts them by length within 50 steps, as
     transformers' LengthGroupedSampler does. Where a batch is shorter than the longest row, rows are counted in place of
-    tokens. Raises UserError when `tokens` is less than the longest row.
+    tokens. Raises UserError when a batch is to have fewer tokens than the longest row.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class TokenBatches:
         *,
         rows: int,
         tokens: int | None = None,
+        pieces: int = 1,
         seed: int = 0,
         processes: int = 1,
         process: int = 0,
@@ -40,26 +43,27 @@ class TokenBatches:
 
         self.lengths = np.asarray(lengths, dtype=np.int64)
         self.seed, self.epoch, self.grouped = seed, 0, grouped
-        self.processes, self.process = processes, process
+        self.processes, self.process, self.pieces = processes, process, pieces
         total, longest = int(self.lengths.sum()), int(self.lengths.max())
-        if tokens is not None and tokens < longest:
+        if tokens is not None and tokens // (processes * pieces) < longest:
             raise UserError(
-                f"train.tokens_per_step leaves {tokens} tokens a batch, but a row has {longest}: give more, or lower "
-                f"train.max_length"
+                f"train.tokens_per_step leaves {tokens // (processes * pieces)} tokens a batch, but a row has {longest}: "
+                f"give more, or lower train.max_length"
             )
-        wanted = len(self.lengths) / rows if tokens is None else total / tokens
-        self.steps = math.ceil(wanted / processes)
-        parts = self.steps * processes
-        self.by_rows = total / parts < longest
+        self.steps = math.ceil(len(self.lengths) / rows if tokens is None else total / tokens)
+        self.parts = self.steps * pieces * processes
+        self.by_rows = total / self.parts < longest
         self.most = (
-            longest * math.ceil(len(self.lengths) / parts) if self.by_rows else math.ceil(total / parts) + longest
+            longest * math.ceil(len(self.lengths) / self.parts)
+            if self.by_rows
+            else math.ceil(total / self.parts) + longest
         )
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps * self.pieces
 
     def __iter__(self) -> Iterator[list[int]]:
         import numpy as np
@@ -68,13 +72,14 @@ class TokenBatches:
         order = rng.permutation(len(self.lengths))
         if self.grouped:
             order = self._by_length(order)
-        if len(order) < self.steps * self.processes:  # a process without a batch would keep the others waiting
-            order = np.resize(order, self.steps * self.processes)
+        if len(order) < self.parts:  # a process without a batch would keep the others waiting
+            order = np.resize(order, self.parts)
         starts = self._cut(self.lengths[order])
         turns = rng.permutation(self.steps) if self.grouped else np.arange(self.steps)
         for turn in turns:
-            part = turn * self.processes + self.process
-            yield order[starts[part] : starts[part + 1]].tolist()
+            for piece in range(self.pieces):
+                part = (turn * self.pieces + piece) * self.processes + self.process
+                yield order[starts[part] : starts[part + 1]].tolist()
 
     def _by_length(self, order: np.ndarray) -> np.ndarray:
         """The order, sorted by length within windows of 50 steps: up, then down, so that neighbours are of like length."""
@@ -96,10 +101,9 @@ class TokenBatches:
         import numpy as np
 
         weights = np.ones(len(lengths), dtype=np.int64) if self.by_rows else lengths
-        parts = self.steps * self.processes
         ends = np.cumsum(weights)
-        part = (2 * ends - weights) * parts // (2 * ends[-1])  # whole numbers: no rounding
-        return np.searchsorted(part, np.arange(parts + 1))
+        part = (2 * ends - weights) * self.parts // (2 * ends[-1])  # whole numbers: no rounding
+        return np.searchsorted(part, np.arange(self.parts + 1))
 
 
 def batched(trainer: Any) -> Any:
@@ -127,11 +131,11 @@ def batched(trainer: Any) -> Any:
             from torch.utils.data import DataLoader
 
             args, processes = self.args, self.args.world_size
-            asked = self.tokens_per_step
             sampler = TokenBatches(
                 lengths_of(self.train_dataset),
-                rows=args.per_device_train_batch_size,
-                tokens=asked and asked // (processes * args.gradient_accumulation_steps),
+                rows=args.per_device_train_batch_size * args.gradient_accumulation_steps * processes,
+                tokens=self.tokens_per_step,
+                pieces=args.gradient_accumulation_steps,
                 seed=args.seed if args.data_seed is None else args.data_seed,
                 processes=processes,
                 process=args.process_index,
