@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import pwd
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from flows import hand, locking
+from flows import hand, journal, locking, outbox
 from flows import registry as module
 from flows.journal import Intent
 from flows.registry import ChampionMoved, Registry, Version, need_champion, promotion_key
@@ -458,6 +460,35 @@ def race(settings: Settings, version: str, start: Any, outcomes: Any) -> None:
             return
 
 
+def promote_and_die(settings: Settings, version: str, at: int) -> None:
+    """Promote `version`, and be killed where the `at`-th new line is reached of the code that moves aliases and keeps records.
+
+    Lines count once, from the first word of the journal on: before it nothing was meant.
+    """
+    module.answers_in_fresh_process = lambda *_, **__: None  # type: ignore[assignment]
+    registry = Registry(connect(settings), settings)
+    mine, expected = registry.version("toy", version), registry.champion("toy")
+    watched = {str(m.__file__) for m in (module, journal, outbox, files)}
+    seen: set[tuple[str, int]] = set()
+    meant = False
+
+    def line(frame: Any, event: str, _: Any) -> Any:
+        nonlocal meant
+        code = frame.f_code
+        if code.co_filename not in watched:
+            return None
+        meant = meant or (code.co_name == "write" and code.co_filename == journal.__file__)
+        if event == "line" and meant:
+            seen.add((code.co_filename, frame.f_lineno))
+            if len(seen) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return line
+
+    sys.settrace(line)
+    registry.promote(mine, expected=expected, reason="better", **TOLD)
+    sys.settrace(None)
+
+
 class TestSeveralProcesses:
     @pytest.fixture
     def holder(self, store: Store) -> Iterator[Any]:
@@ -515,6 +546,40 @@ class TestSeveralProcesses:
             "each took the place of the one before"
         )
         assert store.aliases()["champion"] == journal[-1].new and store.aliases()["previous"] == journal[-2].new
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_kill_9_at_every_line_of_a_promotion(sqlite: Store, bundles: list[Bundle]) -> None:
+    """The next start converges: one champion, as the journal and the history say, and nothing is told twice."""
+    store = sqlite
+    versions = [store.register(b) for b in bundles[:2]]
+    store.registry.set_hooks("toy", {"webhook": "http://127.0.0.1:9/hook"})
+    store.promote(versions[0], None)
+    at = finished = moved = 0
+    while not finished:
+        at += 1
+        before = store.aliases()["champion"]
+        new = next(v.version for v in versions if v.version != before)
+        child = PROCESSES.Process(target=promote_and_die, args=(store.settings, new, at))
+        child.start()
+        child.join(60)
+        assert child.exitcode in {0, -signal.SIGKILL}, at
+        finished = child.exitcode == 0
+        store.registry.reconcile("toy")
+        now = store.aliases()["champion"]
+        assert now in {before, new}, at
+        moved += now == new
+        done = [i for i in store.journal() if i.state == "done"]
+        assert len(done) == len(store.journal()) == moved + 1, (at, "a promotion is open, or was lost")
+        rows = store.registry.history("toy")
+        assert [(r.when, r.version) for r in rows] == [(i.when, i.new) for i in done], at
+        assert journal.broken_links(rows) == [] and rows[-1].version == now, at
+        assert now == before or store.aliases()["previous"] == before, at
+        letters = outbox.waiting(store.settings)
+        assert [(told["when"], told["version"]) for told in letters] == [(i.when, i.new) for i in done], at
+    assert at > 40, "the sweep reaches every line"
+    sys.stderr.write(f"{at - 1} kills in a promotion, {moved - 1} of them carried out by the next start\n")
 
 
 def test_a_postgres_that_is_down_is_a_passing_fault(sqlite: Store, tmp_path: Path) -> None:
