@@ -226,6 +226,10 @@ class Registry:
             intent.write(self.settings)
             self._carry_out(intent)
 
+    def describe(self, version: Version, description: str) -> None:
+        """What the registry's page says of the version, in Markdown."""
+        self._client.update_model_version(version.name, version.version, description)
+
     def set_hooks(self, name: str, hooks: dict[str, str]) -> None:
         """Whom a promotion of `name` is told to, by whatever hand it comes: `webhook` and `export`, see flows/outbox.py."""
         self._client.set_registered_model_tag(name, _HOOKS, json.dumps(hooks, sort_keys=True))

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
-from flows import data_report, stage_runs, steps
+from flows import data_report, model_card, stage_runs, steps
 from flows import report as reports
 from flows.context import Retrain
 from flows.filling import Filled, cost, fill_quota
@@ -84,7 +84,7 @@ def _story(r: Retrain) -> dict[str, Any]:
     r.log.metrics({f"tokens.{k}": float(v) for k, v in spent.items()})
     costs = cost(r, filled)
     r.log.metrics({"cost.usd": costs["usd"]})
-    return {
+    report = {
         "project": r.project.name,
         "verdict": verdict.decision,
         "reasons": list(verdict.reasons),
@@ -107,6 +107,8 @@ def _story(r: Retrain) -> dict[str, Any]:
         "mlflow_tracking_uri": r.settings.tracking_uri,
         "flow_run_id": flow_run.id,
     }
+    model_card.write(r, version, report, rows=trained.rows, challenger=challenger)
+    return report
 
 
 def _note_places(r: Retrain, filled: Filled, harvested: Stage | None) -> None:

@@ -73,7 +73,9 @@ def test_first_run_promotes_and_second_finds_everything(
         assert len(set(steps)) == len(steps) >= 2, name
     assert any(k.startswith("system/cpu") for k in told.data.metrics)
     version = client().get_model_version_by_alias("toy", "champion")
-    assert str(version.version) == "1" and "macro-F1" in version.description
+    assert str(version.version) == "1" and version.description.startswith("# toy, version 1")
+    card = client().download_artifacts(told.info.run_id, "model_card.md")
+    assert Path(card).read_text(encoding="utf-8") == version.description
     assert client().get_run(version.run_id).info.run_name in {"train", "train after harvest 1"}
 
     code, out, err = reseed("retrain", config, "--json")

@@ -1,0 +1,63 @@
+"""The model card of a registered version: what it is for, what it learned from, how good it is, what nobody looked at."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from flows.context import Retrain
+from flows.registry import Version
+from tasks import files
+from tasks.files import Stage
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "mlflow" / "model_card.md.j2"
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
+_MOST = 4900  # characters of a version's description that every store of MLflow takes
+
+
+def write(r: Retrain, version: Version, report: dict[str, Any], *, rows: Stage, challenger: Stage) -> str:
+    """The card in Markdown, logged to the run as `model_card.md` and set as the version's description."""
+    kept = Counter(row.source for row in files.read_records(rows.directory / "kept.jsonl"))
+    names = {
+        "seed": "real, labelled",
+        "harvested": "real, labelled by the model before",
+        "reviewed": "looked at by a person",
+    }
+    card = render(
+        report
+        | {
+            "base": r.project.train.model,
+            "multi_label": r.project.multi_label,
+            "labels": r.project.labels,
+            "rows": {names.get(source, source): n for source, n in sorted(kept.items())},
+            "generators": sorted({e.model for _, e in r.project.generate.sources().values()})
+            if kept["synthetic"]
+            else [],
+            "digests": {"training": rows.digest[:12], "test": r.prepared.sealed.digest[:12]},
+            "scores": challenger.counts.get("scores"),
+        }
+    )
+    r.log.client.log_text(r.log.run_id, card, "model_card.md")
+    r.registry.describe(
+        version, card if len(card) <= _MOST else card[:_MOST].rsplit("\n", 1)[0] + "\n\n(see model_card.md)"
+    )
+    return card
+
+
+def render(told: dict[str, Any]) -> str:
+    """The template filled in; every text that comes from data is escaped for Markdown."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=True)
+    environment.filters |= {"f3": lambda v: f"{v:.3f}", "md": escaped}
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**told)
+
+
+def escaped(text: Any) -> Any:
+    """`text` as Markdown shows it letter by letter, on one line."""
+    from markupsafe import Markup
+
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return Markup(_SPECIAL.sub(r"\\\1", line))  # noqa: S704
