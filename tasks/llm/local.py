@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.errors import UserError
+from tasks.errors import TransientError, UserError
 
+START_SECONDS, STOP_SECONDS = 300.0, 60.0
 SLOT_TOKENS = 1024  # room for a request and its answer
 HEADER_BYTES = 64 << 20  # a GGUF file's metadata, its vocabulary included, end before
 # for a base model: llama.cpp would put in marks that the model has never seen, and that it goes on with
@@ -46,10 +48,27 @@ def local_server(model: Path, *, slots: int) -> Iterator[str]:
         server = xllamacpp.Server(params)
     except RuntimeError as e:
         raise UserError(f"{model} can't be loaded by llama.cpp: {e}") from None
+    address, held = f"{server.listening_address}/v1", [server]
+    del server
     try:
-        yield f"{server.listening_address}/v1"
+        _wait_until_it_answers(address)
+        yield address
     finally:
-        del server  # its destructor stops the threads and frees the port
+        # the destructor stops the threads and frees the port
+        end = threading.Thread(target=held.clear, name="end of the local LLM", daemon=True)
+        end.start()
+        end.join(STOP_SECONDS)
+
+
+def _wait_until_it_answers(address: str) -> None:
+    """Have one token written: a server that is told to stop before its loop runs waits for the loop for ever."""
+    import httpx
+
+    told = {"prompt": "a", "max_tokens": 1, "temperature": 0}
+    try:
+        httpx.post(f"{address}/completions", json=told, timeout=START_SECONDS).raise_for_status()
+    except httpx.HTTPError as e:
+        raise TransientError(f"llama.cpp's server at {address} does not answer: {e}") from None
 
 
 def has_chat_template(model: Path) -> bool:
