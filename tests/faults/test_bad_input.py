@@ -42,7 +42,7 @@ def test_misspelt_key(config: Path, reseed: Command) -> None:
     config.write_text(config.read_text().replace("learning_rate:", "lerning_rate:"))
     code, _, err = reseed("retrain", config)
     assert code == 2
-    one_sentence(err, str(config), "train.lerning_rate", "0.003", "learning_rate")
+    one_sentence(err, str(config), "train.lerning_rate", "0.01", "learning_rate")
 
 
 def test_no_such_project_file(reseed: Command, home: Path) -> None:
