@@ -104,7 +104,7 @@ def _judge(
         "min_gain": p.promote.min_gain,
         "confidence": p.promote.confidence,
         "rule": p.promote.rule,
-        "label_margin": p.promote.limits.label_f1,
+        "label_margin": p.promote.limits.label_f1 if champion else None,  # a baseline is nothing to fall from
         "look": look,
         "samples": p.evaluate.bootstrap,
         "seed": p.evaluate.seed,

@@ -80,7 +80,9 @@ class Evaluate(Section):
 class Limits(Section):
     """What a better macro-F1 does not excuse."""
 
-    label_f1: float | None = Field(0.1, gt=0, le=1, description="by which no label's F1 may fall; null looks at none")
+    label_f1: float | None = Field(
+        0.1, gt=0, le=1, description="by which no label's F1 may fall from the champion's; null looks at none"
+    )
 
 
 class Promote(Section):
