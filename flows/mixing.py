@@ -95,12 +95,17 @@ def _harvest(r: Retrain, done: Trained, number: int) -> bool:
     if not added:
         return False
     model = train(r, harvested)
-    before, after = done.model.counts["dev_f1_macro"], model.counts["dev_f1_macro"]
     run_id = stage_runs.trained(r.log, model, f"train after harvest {number}")
-    if after < before:
-        say(f"  harvest {number} is undone: dev F1 would fall from {before:.3f} to {after:.3f}")
-        done.undone = {"number": number, "dev_before": before, "dev_after": after}
+    seen: Stage = steps.watch(r.project, before=done.model, after=model, splits=r.prepared.splits, home=r.home)
+    c = seen.counts
+    said = (
+        f"dev F1 {c['before']:.3f} before and {c['after']:.3f} after, {c['standard_error']:.3f} of which may be chance"
+    )
+    if c["fell"]:
+        say(f"  harvest {number} is undone: {said}")
+        done.undone = {"number": number, "dev_before": c["before"], "dev_after": c["after"]}
         return False
+    say(f"  {said}")
     done.model, done.run_id, done.rows, done.harvested = model, run_id, harvested, harvested
     return True
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks import files
 from tasks.files import Stage
-from tasks.labels import known
+from tasks.labels import codes, known
 from tasks.project import Project
 from tasks.records import Label, Record, count_by_label
 from tasks.references import digest_of_path, resolve
@@ -91,6 +91,45 @@ def heads(project: Project, encoder: Path, mixes: dict[str, Stage], texts: list[
         probe = fit_probe(x[[at[r.id] for r in own]], [known(r) for r in own])
         found[name] = [label if isinstance(label, tuple) else str(label) for label in probe.predict(asked)]
     return found
+
+
+def watch(project: Project, *, before: Stage, after: Stage, splits: Stage, home: Path) -> Stage:
+    """Counts of two trained models on dev: macro-F1 `before` and `after`, their `difference` and its `standard_error`, and
+    whether it `fell` by more than that.
+
+    The error is of a paired bootstrap over the dev rows. A fall within one standard error is none: Breiman et al. 1984, 3.4.3.
+    """
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        from tasks.bundle import Classifier
+
+        dev = files.read_records(splits.directory / "dev.jsonl")
+        said = [
+            [p.answer for p in Classifier.load(s.directory / "bundle").predict([r.text for r in dev])]
+            for s in (before, after)
+        ]
+        found = difference([known(r) for r in dev], *said, labels=project.label_names)
+        files.write_json(out / "dev.json", found)
+        return found
+
+    inputs = {"before": before.counts["bundle"], "after": after.counts["bundle"], "splits": splits.digest}
+    params = {"labels": project.label_names}
+    return files.stage(home, "watch", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def difference(true: list[Label], before: list[Label], after: list[Label], *, labels: list[str]) -> dict[str, Any]:
+    """What `watch` counts, of answers to the same rows. Without rows nothing fell."""
+    if not true:
+        return {"before": 0.0, "after": 0.0, "difference": 0.0, "standard_error": 0.0, "fell": False}
+    from tasks.evaluate.bootstrap import macro_f1
+    from tasks.evaluate.metrics import f1_macro
+
+    y, a, b = (codes(answers, labels) for answers in (true, before, after))
+    drawn = macro_f1(y, [a, b], classes=len(labels), samples=2000, seed=0)
+    error = float((drawn[:, 1] - drawn[:, 0]).std())
+    one, two = (f1_macro(true, answers, labels) for answers in (before, after))
+    found = {"before": one, "after": two, "difference": two - one, "standard_error": error}
+    return found | {"fell": two - one < -1.01 * error - 1e-9}  # a single row is one standard error, and a little more
 
 
 def best(scores: dict[str, float]) -> str:

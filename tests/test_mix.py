@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tasks import files
 from tasks.files import Stage
 from tasks.harvest import quotas, take
 from tasks.lift import compare, steps_of
-from tasks.mix import REAL, WITH_SYNTHETIC, best, mix, possible
+from tasks.mix import REAL, WITH_SYNTHETIC, best, difference, mix, possible
 from tasks.probe import self_trained
 from tasks.project import Harvest, Project
 from tasks.records import Record
@@ -146,6 +146,33 @@ class TestHarvest:
             own, some = ([r.id for r in found if r.label == label] for found in (taken, few))
             assert 1 <= len(some) <= 2 and some == sorted(own)[: len(some)], "chance, not confidence, decides"
         assert sum(told["proportions"].values()) == pytest.approx(1, abs=0.001)
+
+
+class TestWatchingDev:
+    """200 dev rows, of which the model before has 190 right."""
+
+    TRUE: ClassVar[list[Any]] = [LABELS[i % 3] for i in range(200)]
+
+    def answered(self, wrong: range) -> list[Any]:
+        return [LABELS[(i + 1) % 3] if i in wrong else t for i, t in enumerate(self.TRUE)]
+
+    @pytest.mark.parametrize(
+        ("after", "fell"),
+        [
+            (range(10), False),  # the same answers
+            (range(11), False),  # one row more is wrong
+            (range(8, 19), False),  # eleven are wrong now, nine of them others
+            (range(40), True),
+            (range(0), False),
+        ],
+    )
+    def test_a_fall_within_chance_is_none(self, after: range, fell: bool) -> None:
+        found = difference(self.TRUE, self.answered(range(10)), self.answered(after), labels=LABELS)
+        assert found["fell"] is fell, found
+        assert found["difference"] == pytest.approx(found["after"] - found["before"])
+
+    def test_without_dev_rows_nothing_fell(self) -> None:
+        assert difference([], [], [], labels=LABELS)["fell"] is False
 
 
 class TestTheProbeThatReadsUnlabelledText:
