@@ -9,10 +9,9 @@ from prefect.input import RunInput
 from flows.context import Retrain
 from flows.progress import say
 from flows.registry import Version
+from flows.review import WAIT_SECONDS
 from tasks.errors import UserError
 from tasks.judge import Verdict
-
-WAIT_SECONDS = 30 * 24 * 3600  # a suspended flow run fails after them
 
 
 class Approval(RunInput):

@@ -185,13 +185,8 @@ def _size(directory: Path) -> int:
 
 def _registry(settings: Settings, name: str) -> Registry:
     """The registry, with what a kill left open finished. Raises UserError when there is no model of this name."""
-    from tasks.errors import nearest
-
     registry = Registry(connect(settings), settings)
-    names = registry.names()
-    if name not in names:
-        known = f" (known: {', '.join(names)})" if names else " (there is none yet: `reseed retrain CONFIG` makes one)"
-        raise UserError(f"there is no model {name!r}{nearest(name, names)}{known}")
+    registry.need_name(name)
     registry.reconcile(name)
     return registry
 

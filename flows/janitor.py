@@ -26,24 +26,21 @@ def tidy(client: MlflowClient, *, experiment_id: str, home: Path, mine: str) -> 
     workspaces' runs are left alone.
     """
     where = place(home)
-    query = f"tags.`{PLACE}` = '{where}' and tags.`reseed.kind` = 'retrain'"
-    ours = {r.info.run_id: r for r in _runs(client, experiment_id, query)}
+
+    def is_ours(run: Any) -> bool:
+        parent = run.data.tags.get("mlflow.parentRunId")
+        tags = client.get_run(parent).data.tags if parent else run.data.tags
+        return tags.get(PLACE) == where and tags.get("reseed.kind") == "retrain"
+
     running = _runs(client, experiment_id, "attributes.status = 'RUNNING'")
-    dead = [
-        str(r.info.run_id)
-        for r in running
-        if r.info.run_id != mine and (r.info.run_id in ours or r.data.tags.get("mlflow.parentRunId") in ours)
-    ]
+    dead = [str(r.info.run_id) for r in running if r.info.run_id != mine and is_ours(r)]
     for run_id in dead:
         client.set_tag(run_id, "failure", "its process ended without a word")
         client.set_terminated(run_id, "KILLED")
-    children = {
-        str(r.info.run_id) for r in _runs(client, experiment_id, "") if r.data.tags.get("mlflow.parentRunId") in ours
-    }
     pending = [
         str(m.model_id)
         for m in client.search_logged_models([experiment_id])
-        if str(m.status) == "PENDING" and m.source_run_id in children | set(ours)
+        if str(m.status) == "PENDING" and m.source_run_id and is_ours(client.get_run(m.source_run_id))
     ]
     for model_id in pending:
         client.delete_logged_model(model_id)

@@ -116,12 +116,11 @@ def _export(told: dict[str, Any], registry: Any) -> None:
     version = registry.version(told["model"], told["version"])
     directory = registry.fetch(version)
     base = "/".join(part for part in (prefix.strip("/"), told["model"], told["version"]) if part)
-    client = s3_client()
-    names = [f["path"] for f in files.read_json(directory / files.MANIFEST)["files"]]
+    client, listed = s3_client(), files.read_json(directory / files.MANIFEST)["files"]
     try:
-        for name in [*names, files.MANIFEST]:  # the manifest last: who finds it finds all
+        for name in [*(f["path"] for f in listed), files.MANIFEST]:  # the manifest last: who finds it finds all
             client.upload_file(str(directory / name), bucket, f"{base}/{name}")
-        for f in files.read_json(directory / files.MANIFEST)["files"]:
+        for f in listed:
             digest = hashlib.sha256()
             for chunk in client.get_object(Bucket=bucket, Key=f"{base}/{f['path']}")["Body"].iter_chunks(1 << 20):
                 digest.update(chunk)

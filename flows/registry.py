@@ -27,7 +27,7 @@ from flows.locking import registry_lock
 from flows.logged_model import logged_model
 from flows.settings import Settings
 from tasks import bundle
-from tasks.errors import TransientError, UserError
+from tasks.errors import TransientError, UserError, nearest
 from tasks.files import CorruptDirectory
 
 _HOOKS = "reseed.hooks"
@@ -100,6 +100,13 @@ class Registry:
 
     def names(self) -> list[str]:
         return sorted(m.name for m in self._client.search_registered_models(max_results=1000))
+
+    def need_name(self, name: str) -> None:
+        """Raises UserError, with the nearest name, when there is no model of this name."""
+        names = self.names()
+        if name not in names:
+            known = f"known: {', '.join(names)}" if names else "there is none yet: `reseed retrain CONFIG` makes one"
+            raise UserError(f"there is no model {name!r}{nearest(name, names)} ({known})")
 
     def fetch(self, version: Version) -> Path:
         """The version's bundle on this machine, verified against its manifest and the registered digest.
@@ -313,15 +320,8 @@ def _now() -> str:
 
 def need_champion(registry: Registry, name: str) -> Version:
     """The champion of `name`. Raises UserError, with the nearest name, when there is no such model or champion."""
-    from tasks.errors import nearest
-
     found = registry.champion(name)
     if found is None:
-        names = registry.names()
-        if name in names:
-            raise UserError(
-                f"{name!r} has no champion yet: `reseed status {name}` shows why its versions were kept out"
-            )
-        known = f" (known: {', '.join(names)})" if names else " (there is none yet: `reseed retrain CONFIG` makes one)"
-        raise UserError(f"there is no model {name!r}{nearest(name, names)}{known}")
+        registry.need_name(name)
+        raise UserError(f"{name!r} has no champion yet: `reseed status {name}` shows why its versions were kept out")
     return found

@@ -10,7 +10,6 @@ import click
 from flows.registry import Registry, Version
 from flows.settings import Settings
 from flows.tracking import connect
-from tasks.errors import UserError, nearest
 
 LAST = 10
 
@@ -18,18 +17,17 @@ LAST = 10
 def read(settings: Settings, name: str | None) -> dict[str, Any]:
     """One entry a project. Raises UserError for a name that is not registered."""
     registry = Registry(connect(settings), settings)
-    names = registry.names()
-    if name is not None and name not in names:
-        known = f" (known: {', '.join(names)})" if names else " (there is none yet: `reseed retrain CONFIG` makes one)"
-        raise UserError(f"there is no model {name!r}{nearest(name, names)}{known}")
-    for n in [name] if name else names:
+    if name is not None:
+        registry.need_name(name)
+    names = registry.names() if name is None else [name]
+    for n in names:
         registry.reconcile(n)
     free = shutil.disk_usage(settings.home if settings.home.exists() else settings.home.parent).free
     return {
         "home": str(settings.home),
         "mlflow": settings.tracking_uri,
         "free_gib": round(free / 2**30, 1),
-        "projects": {n: _project(registry, n) for n in ([name] if name else names)},
+        "projects": {n: _project(registry, n) for n in names},
     }
 
 

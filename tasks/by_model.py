@@ -8,7 +8,6 @@ to the same number of words, and a question to which one answer is shorter is le
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,8 +67,7 @@ def ask_models(project: Project, *, home: Path, beside: Path, report: Report = s
                 f"none of the {len(questions)} questions of {path} has an answer of {g.answer_words} words by every model: "
                 f"{counts['left_out']} by reason; lower generate.answer_words, or raise max_tokens"
             )
-        with (out / POOL).open("w", encoding="utf-8") as f:
-            f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        files.write_lines(out / POOL, rows)
         return counts | {"spent": ledger.spent.to_json()}
 
     return files.stage(

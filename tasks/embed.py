@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,20 @@ def has_bf16() -> bool:
         return bool(torch.cuda.is_bf16_supported())
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def room(model: Any, tokenizer: Any) -> int:
+    """Tokens that the encoder can read. The tokenizer's figure is the lower one where it knows of positions that are not the
+    text's."""
+    import torch
+
+    most = getattr(model.config, "max_position_embeddings", None) or 2**31
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            # RoBERTa counts from the padding's number on: 512 of its 514 are the text's
+            most = most if module.padding_idx is None else most - module.padding_idx - 1
+            break
+    return min(int(most), int(tokenizer.model_max_length))
 
 
 def embed(model: Path, texts: list[str], *, max_length: int = 256, batch_size: int = 32) -> np.ndarray:
@@ -33,9 +47,7 @@ def embed(model: Path, texts: list[str], *, max_length: int = 256, batch_size: i
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     encoder = AutoModel.from_pretrained(model, local_files_only=True, trust_remote_code=False, use_safetensors=True)
     encoder.to(device).eval()
-    # the tokenizer's figure is the lower one where some positions are padding's (RoBERTa: 512 of 514)
-    room = min(getattr(encoder.config, "max_position_embeddings", None) or 2**31, int(tokenizer.model_max_length))
-    max_length = min(max_length, room)
+    max_length = min(max_length, room(encoder, tokenizer))
     found: list[np.ndarray | None] = [None] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=has_bf16()):

@@ -26,22 +26,23 @@ def judged(challenger: Stage, opponent: Stage, *, settings: dict[str, Any], home
     `settings` are the keyword arguments of tasks.judge.decide.
     """
 
+    about = {"decide": settings, "code": code()}
+
     def build(out: Path, work: Path) -> dict[str, Any]:
         for name, scored in zip(SIDES, (challenger, opponent), strict=True):
             shutil.copyfile(scored.directory / "predictions.jsonl", out / f"{name}.jsonl")
-        files.write_json(out / SETTINGS, {"decide": settings, "code": code()})
+        files.write_json(out / SETTINGS, about)
         verdict = decide(out)
         (out / VERDICT).write_bytes(_bytes(verdict))
         return verdict.to_json()
 
     inputs = {"challenger": challenger.digest, "opponent": opponent.digest}
-    params = {"decide": settings, "code": code()}
-    return files.stage(home, "verdict", version=VERSION, params=params, inputs=inputs, build=build)
+    return files.stage(home, "verdict", version=VERSION, params=about, inputs=inputs, build=build)
 
 
 def decide(directory: Path) -> Verdict:
     """The verdict that follows from the evidence in `directory`."""
-    mine, theirs = (_answers(directory / f"{name}.jsonl") for name in SIDES)
+    mine, theirs = (files.read_lines(directory / f"{name}.jsonl") for name in SIDES)
     if [(a["id"], a["label"]) for a in mine] != [(a["id"], a["label"]) for a in theirs]:
         return judge.unsure("the two models did not answer the same rows", "the opponent", len(mine))
     settings = files.read_json(directory / SETTINGS)["decide"]
@@ -58,17 +59,18 @@ def verify(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
     manifest = files.verify(directory)
     if digest is not None and manifest["digest"] != digest:
         raise files.CorruptDirectory(f"{directory} is not the evidence that was recorded: {manifest['digest'][:12]}")
-    recorded, again = (directory / VERDICT).read_bytes(), _bytes(decide(directory))
+    there, again = (directory / VERDICT).read_bytes(), decide(directory)
+    recorded = json.loads(there)
     then = files.read_json(directory / SETTINGS)["code"]
     found = {
-        "same": recorded == again,
-        "verdict": json.loads(recorded)["decision"],
-        "reasons": json.loads(recorded)["reasons"],
-        "rows": json.loads(recorded)["rows"],
+        "same": there == _bytes(again),
+        "verdict": recorded["decision"],
+        "reasons": recorded["reasons"],
+        "rows": recorded["rows"],
         "evidence": manifest["digest"],
         "code": "the same" if then == code() else f"other: judged by {then['reseed']}, {then['judge'][:12]}",
     }
-    return found if found["same"] else found | {"recorded": json.loads(recorded), "again": json.loads(again)}
+    return found if found["same"] else found | {"recorded": recorded, "again": again.to_json()}
 
 
 def code() -> dict[str, str]:
@@ -81,11 +83,6 @@ def code() -> dict[str, str]:
         version = "not installed"
     said = b"".join(Path(str(m.__file__)).read_bytes() for m in (judge, bootstrap, metrics))
     return {"reseed": version, "judge": hashlib.sha256(said).hexdigest()}
-
-
-def _answers(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8") as f:
-        return [json.loads(line) for line in f]
 
 
 def _bytes(verdict: Verdict) -> bytes:

@@ -115,12 +115,16 @@ def read_lines(path: Path) -> list[Any]:
     return found
 
 
-def write_records(path: Path, rows: Iterable[Record | Rejected]) -> None:
-    """JSON Lines, one record or rejected row a line."""
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """JSON Lines, a value a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as f:
-        for row in rows:
-            f.write(json.dumps(row.to_json(), ensure_ascii=False) + "\n")
+        f.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+
+
+def write_records(path: Path, rows: Iterable[Record | Rejected]) -> None:
+    """JSON Lines, one record or rejected row a line."""
+    write_lines(path, (row.to_json() for row in rows))
 
 
 def read_records(path: Path) -> list[Record]:

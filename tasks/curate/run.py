@@ -169,8 +169,7 @@ def _beside(out: Path, context: Context) -> dict[str, Any]:
         ("doubtful", [d.to_json() for d in context.doubtful]),
         ("opinions", opinions.to_json() if opinions else []),
     ):
-        with (out / f"{name}.jsonl").open("w", encoding="utf-8") as f:
-            f.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        files.write_lines(out / f"{name}.jsonl", rows)
     return {
         "checks": context.funnel,
         "doubtful": dict(Counter(d.check for d in context.doubtful).most_common()),

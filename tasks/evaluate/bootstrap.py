@@ -7,7 +7,7 @@ Efron and Tibshirani 1993, chapters 13 and 16.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -78,6 +78,17 @@ def draw_sets(
 def f1_of(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """F1 from counts of the same shape; 0 where nothing is true or predicted, as in scikit-learn."""
     return 2 * hits / np.maximum(predicted + true, 1)
+
+
+def intervals(names: Sequence[str], point: np.ndarray, drawn: np.ndarray) -> dict[str, dict[str, float]]:
+    """Each figure's `value` and its 95% interval, percentiles of `drawn`, shape (samples, figures), widened to hold the value:
+    with very few rows a label all resamples can lie below it."""
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    low, high = np.minimum(low, point), np.maximum(high, point)
+    return {
+        name: {"value": float(point[i]), "ci_low": float(low[i]), "ci_high": float(high[i])}
+        for i, name in enumerate(names)
+    }
 
 
 def label_f1(y: np.ndarray, predictions: list[np.ndarray], *, classes: int, samples: int, seed: int) -> np.ndarray:

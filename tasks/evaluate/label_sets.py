@@ -33,19 +33,21 @@ def measure(y: np.ndarray, z: np.ndarray, labels: list[str], *, samples: int, se
     drawn = np.concatenate(
         [_summary(*counts, rows=len(y)) for counts in bootstrap.draw_sets(y, [z], samples=samples, seed=seed)]
     )
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-    low, high = np.minimum(low, point), np.maximum(high, point)
     return {
         "rows": len(y),
-        **{
-            name: {"value": float(point[i]), "ci_low": float(low[i]), "ci_high": float(high[i])}
-            for i, name in enumerate(SUMMARY)
-        },
-        "labels": {
-            label: {"precision": float(p[i]), "recall": float(r[i]), "f1": float(f[i]), "rows": int(n[i])}
-            for i, label in enumerate(labels)
-        },
+        **bootstrap.intervals(SUMMARY, point, drawn),
+        "labels": by_label(labels, p, r, f, n),
         "confusion": dict(zip(labels, multilabel_confusion_matrix(y, z).tolist(), strict=True)),
+    }
+
+
+def by_label(
+    labels: list[str], precision: np.ndarray, recall: np.ndarray, f1: np.ndarray, rows: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """What scikit-learn's precision_recall_fscore_support gives, by label."""
+    return {
+        label: {"precision": float(p), "recall": float(r), "f1": float(f), "rows": int(n)}
+        for label, p, r, f, n in zip(labels, precision, recall, f1, rows, strict=True)
     }
 
 

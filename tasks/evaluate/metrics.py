@@ -51,7 +51,7 @@ def measure(
     if are_sets(true):
         return label_sets.measure(codes(true, labels), codes(predicted, labels), labels, samples=samples, seed=seed)
     p, r, f, n = precision_recall_fscore_support(true, predicted, labels=labels, average=None, zero_division=0)
-    point = dict(zip(SUMMARY, (accuracy_score(true, predicted), p.mean(), r.mean(), f.mean()), strict=True))
+    point = np.array([accuracy_score(true, predicted), p.mean(), r.mean(), f.mean()])
     y, z = codes(true, labels), codes(predicted, labels)
     drawn: list[np.ndarray] = []
     for matrices in bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed):
@@ -59,21 +59,12 @@ def measure(
         accuracy = np.trace(m[..., : len(labels)], axis1=-2, axis2=-1) / len(true)
         per_class = bootstrap.precision_recall_f1(m)
         drawn.append(np.column_stack([accuracy, *(v.mean(axis=-1) for v in per_class)]))
-    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975], axis=0)
-    figures = np.array([point[name] for name in SUMMARY])  # with very few rows a label all resamples can lie below
-    low, high = np.minimum(low, figures), np.maximum(high, figures)
     confusion = np.zeros((len(labels), len(labels) + 1), dtype=int)
     np.add.at(confusion, (y, np.where(z < 0, len(labels), z)), 1)
     return {
         "rows": len(true),
-        **{
-            name: {"value": float(point[name]), "ci_low": float(low[i]), "ci_high": float(high[i])}
-            for i, name in enumerate(SUMMARY)
-        },
-        "labels": {
-            label: {"precision": float(p[i]), "recall": float(r[i]), "f1": float(f[i]), "rows": int(n[i])}
-            for i, label in enumerate(labels)
-        },
+        **bootstrap.intervals(SUMMARY, point, np.concatenate(drawn)),
+        "labels": label_sets.by_label(labels, p, r, f, n),
         "more": _more(y, z, labels),
         "confusion": confusion[:, : len(labels)].tolist(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -16,8 +17,7 @@ def confusion(matrix: list[list[int]], labels: list[str], title: str, path: Path
     figure = Figure(figsize=(size, size), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [label if len(label) <= 24 else label[:23] + "…" for label in labels]
-    names = [n.replace("$", r"\$") for n in names]  # a label is text, not mathematics
+    names = _names(labels)
     axes.set_xticks(range(len(labels)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(labels)), names)
     axes.set_xlabel("predicted")
@@ -39,13 +39,17 @@ def by_label(figures: dict[str, dict[str, float]], title: str, path: Path) -> No
     places = np.arange(len(figures))
     for i, name in enumerate(("precision", "recall", "f1")):
         axes.barh(places + (i - 1) * 0.27, [f[name] for f in figures.values()], height=0.25, label=name)
-    names = [label if len(label) <= 24 else label[:23] + "…" for label in figures]
-    axes.set_yticks(places, [n.replace("$", r"\$") for n in names])  # a label is text, not mathematics
+    axes.set_yticks(places, _names(figures))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_title(title)
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=110, format="png")
+
+
+def _names(labels: Iterable[str]) -> list[str]:
+    """The labels as an axis shows them: short, and text, not mathematics."""
+    return [(label if len(label) <= 24 else label[:23] + "…").replace("$", r"\$") for label in labels]
 
 
 def reliability(bins: list[dict[str, float]], title: str, path: Path) -> None:

@@ -91,12 +91,13 @@ def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: P
         rows: list[Record] = open_sealed(sealed, home=home, by=who)
         answers = answer([r.text for r in rows])
         true = [known(r) for r in rows]
-        with (out / "predictions.jsonl").open("w", encoding="utf-8") as f:
-            for i, (r, p) in enumerate(zip(rows, answers.labels, strict=True)):
-                row: dict[str, Any] = {"id": r.id, "label": r.label, "predicted": p}
-                if answers.scores is not None:
-                    row["scores"] = [round(float(v), 6) for v in answers.scores[i]]
-                f.write(json.dumps(row, ensure_ascii=False) + "\n")
+        said: list[dict[str, Any]] = [
+            {"id": r.id, "label": r.label, "predicted": p} for r, p in zip(rows, answers.labels, strict=True)
+        ]
+        if answers.scores is not None:
+            for own, p in zip(said, answers.scores, strict=True):
+                own["scores"] = [round(float(v), 6) for v in p]
+        files.write_lines(out / "predictions.jsonl", said)
         found = measure(true, answers.labels, project.label_names, samples=e.bootstrap, seed=e.seed)
         title = f"{project.name}: {who}"
         if answers.scores is not None:
@@ -104,7 +105,7 @@ def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: P
             found["scores"] = measure_scores(y, answers.scores)
             plots.reliability(found["scores"]["reliability"], title, out / "reliability.png")
             if not project.multi_label:
-                _mistakes(rows, y, answers.scores, project.label_names, out / "mistakes.jsonl")
+                files.write_lines(out / "mistakes.jsonl", _mistakes(rows, y, answers.scores, project.label_names))
         files.write_json(out / "metrics.json", found)
         if project.multi_label:
             plots.by_label(found["labels"], title, out / "labels.png")
@@ -120,13 +121,19 @@ def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: P
     )
 
 
-def _mistakes(rows: list[Record], y: np.ndarray, p: np.ndarray, labels: list[str], path: Path) -> None:
+def _mistakes(rows: list[Record], y: np.ndarray, p: np.ndarray, labels: list[str]) -> list[dict[str, Any]]:
     """The most confident mistakes, for a person: of the model, or of whoever labelled the test rows. Nothing is edited."""
-    with path.open("w", encoding="utf-8") as f:
-        for i, said, true in confident_mistakes(y, p):
-            row = {"id": rows[i].id, "true": labels[y[i]], "predicted": labels[int(p[i].argmax())]}
-            row |= {"score": round(said, 4), "score_of_true": round(true, 4), "text": rows[i].text}
-            f.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return [
+        {
+            "id": rows[i].id,
+            "true": labels[y[i]],
+            "predicted": labels[int(p[i].argmax())],
+            "score": round(said, 4),
+            "score_of_true": round(true, 4),
+            "text": rows[i].text,
+        }
+        for i, said, true in confident_mistakes(y, p)
+    ]
 
 
 def read_predictions(scored: Stage) -> list[dict[str, Any]]:

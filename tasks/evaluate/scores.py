@@ -19,19 +19,20 @@ def measure_scores(y: np.ndarray, p: np.ndarray) -> dict[str, Any]:
     All but the calibration error are scikit-learn's; of label sets each is the mean over the labels. A label that no row or every
     row has is left out of ROC-AUC, and where nothing is left it is None.
     """
-    from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+    from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
-    sets = y.ndim == 2
-    hot = y if sets else np.eye(p.shape[1], dtype=np.int64)[y]
+    sets, names = y.ndim == 2, list(range(p.shape[1]))
+    hot = y if sets else np.eye(len(names), dtype=np.int64)[y]
     p = np.clip(p.astype(np.float64), _LEAST, 1 - _LEAST)
-    some = [k for k in range(p.shape[1]) if 0 < hot[:, k].sum() < len(hot)]
+    some = [k for k in names if 0 < hot[:, k].sum() < len(hot)]
     if sets:
-        loss = float(np.mean([log_loss(hot[:, k], p[:, k], labels=[0, 1]) for k in range(p.shape[1])]))
-        brier = float(((p - hot) ** 2).mean())
+        loss = np.mean([log_loss(hot[:, k], p[:, k], labels=[0, 1]) for k in names])
+        brier = np.mean([brier_score_loss(hot[:, k], p[:, k], labels=[0, 1]) for k in names])
         sure, right = p.ravel(), hot.ravel()
     else:
-        loss = float(log_loss(y, p / p.sum(axis=1, keepdims=True), labels=list(range(p.shape[1]))))
-        brier = float(((p - hot) ** 2).sum(axis=1).mean())
+        p /= p.sum(axis=1, keepdims=True)
+        loss = log_loss(y, p, labels=names)
+        brier = brier_score_loss(y, p, labels=names, scale_by_half=False)
         sure, right = p.max(axis=1), (p.argmax(axis=1) == y).astype(np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -39,8 +40,8 @@ def measure_scores(y: np.ndarray, p: np.ndarray) -> dict[str, Any]:
         precision = [float(average_precision_score(hot[:, k], p[:, k])) for k in some]
     found, error = reliability(sure, right)
     return {
-        "log_loss": loss,
-        "brier": brier,
+        "log_loss": float(loss),
+        "brier": float(brier),
         "ece": error,
         "roc_auc_macro": float(np.mean(auc)) if auc else None,
         "average_precision_macro": float(np.mean(precision)) if precision else None,

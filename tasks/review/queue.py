@@ -244,8 +244,7 @@ def ranked_stage(
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         rows = rank(project, curated=curated, splits=splits, encoder=encoder, report=report)
-        with (out / "rows.jsonl").open("w", encoding="utf-8") as f:
-            f.writelines(json.dumps(d.to_json(), ensure_ascii=False) + "\n" for d in rows)
+        files.write_lines(out / "rows.jsonl", (d.to_json() for d in rows))
         return {"rows": len(rows), "doubtful": sum(d.doubtful for d in rows)}
 
     inputs = {"curated": files.verify(curated)["digest"], "splits": files.verify(splits)["digest"]}

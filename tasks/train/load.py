@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files
+from tasks.embed import room
 from tasks.errors import UserError
 from tasks.labels import PROBLEM
 from tasks.project.train import Train
@@ -44,11 +45,10 @@ def load(encoder: Path, labels: list[str], *, settings: Train, multi_label: bool
         raise UserError(
             f"train.model {encoder} can't be loaded as a classifier: {' '.join(str(e).split())[:300]}; {REMEDY}"
         ) from None
-    # the tokenizer's figure is the lower one where it knows of positions that are not the text's
-    room = min(_positions(model), int(tokenizer.model_max_length))
-    if settings.max_length > room:
+    most = room(model, tokenizer)
+    if settings.max_length > most:
         raise UserError(
-            f"train.max_length is {settings.max_length}, but {encoder} reads at most {room} tokens: lower it"
+            f"train.max_length is {settings.max_length}, but {encoder} reads at most {most} tokens: lower it"
         )
     tokenizer.model_max_length = settings.max_length
     return model, tokenizer
@@ -96,15 +96,3 @@ def _set_dropout(config: Any, settings: Train) -> None:
             )
         for name in there:
             setattr(config, name, value)
-
-
-def _positions(model: Any) -> int:
-    """Tokens that the model has positions for."""
-    import torch
-
-    most = getattr(model.config, "max_position_embeddings", None) or 2**31
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
-            # RoBERTa counts from the padding's number on: 512 of its 514 are the text's
-            return int(most if module.padding_idx is None else most - module.padding_idx - 1)
-    return int(most)

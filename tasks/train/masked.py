@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files
-from tasks.embed import has_bf16
+from tasks.embed import has_bf16, room
 from tasks.errors import UserError
 from tasks.progress import Report, silent
 from tasks.project import Adapt, Project
@@ -111,9 +111,8 @@ def load_masked(encoder: Path, project: Project) -> Masked:
     if missing and model.get_output_embeddings() is not None:
         model.config.tie_word_embeddings = True
         model.tie_weights()
-    room = min(getattr(model.config, "max_position_embeddings", None) or 2**31, int(tokenizer.model_max_length))
     bf16 = project.train.precision != "fp32" and has_bf16()
-    return Masked(model, tokenizer, min(project.train.max_length, room), bf16, bool(missing))
+    return Masked(model, tokenizer, min(project.train.max_length, room(model, tokenizer)), bf16, bool(missing))
 
 
 def warm_head(masked: Masked, texts: list[str], settings: Adapt, *, report: Report = silent) -> None:
