@@ -165,7 +165,7 @@ def main() -> None:
         settings = Predict(threads=options.threads)
         report["chosen"] = choose(source, Path(scratch) / "auto", settings=settings, texts=texts)
         ours = Classifier.load(Path(scratch) / "auto")
-        plain = Classifier.load(source)
+        plain = Classifier.load(source, plain=True)
         askers = {
             "pipeline": pipeline_of(source, int(bundle.check(source)["max_length"])),
             "reseed torch": lambda t: [p.label for p in plain.predict(t)],

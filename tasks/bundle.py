@@ -103,9 +103,9 @@ class Classifier:
         self._tokenizer, self.labels, self._max_length = tokenizer, labels, max_length
 
     @classmethod
-    def load(cls, directory: Path, *, digest: str | None = None) -> Classifier:
+    def load(cls, directory: Path, *, digest: str | None = None, plain: bool = False) -> Classifier:
         """The verified classifier in `directory`, with the backend that its `reseed.json` names, or torch where it names
-        none or onnxruntime is missing. Raises what `check` raises."""
+        none, onnxruntime is missing or `plain` asks for the weights themselves. Raises what `check` raises."""
         from transformers import AutoConfig, AutoTokenizer
 
         about = check(directory, digest=digest)
@@ -114,7 +114,7 @@ class Classifier:
         tokenizer = AutoTokenizer.from_pretrained(directory, **local)
         labels = [config.id2label[i] for i in range(config.num_labels)]
         multi = config.problem_type == PROBLEM
-        backend = _backend(directory, about.get("inference", {}), tokenizer, len(labels), multi)
+        backend = _backend(directory, {} if plain else about.get("inference", {}), tokenizer, len(labels), multi)
         return cls(None, tokenizer, labels, int(about["max_length"]), backend=backend, multi_label=multi)
 
     def through(self, backend: Backend) -> Classifier:

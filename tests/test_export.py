@@ -80,6 +80,18 @@ class TestChoose:
         agreeing = compare(loaded.probabilities(TEXTS), Classifier.load(small_bundle).probabilities(TEXTS))
         assert agreeing["agreement"] == found["measured"][backend]["agreement"]
 
+    def test_a_bundle_that_was_exported_is_measured_against_its_weights(
+        self, small_bundle: Path, tmp_path: Path
+    ) -> None:
+        first, again = tmp_path / "first", tmp_path / "again"
+        choose(small_bundle, first, settings=Predict(backend="onnx-int8"), texts=TEXTS)
+        found = choose(first, again, settings=Predict(backend="onnx"), texts=TEXTS)
+        plain = Classifier.load(small_bundle).probabilities(TEXTS)
+        measured = compare(Classifier.load(again).probabilities(TEXTS), plain)
+        assert found["measured"]["onnx"] == found["measured"]["onnx"] | measured
+        assert measured["largest_difference"] < 1e-4
+        assert {p.name for p in again.glob("*.onnx*")} == {"model.onnx"}
+
     def test_a_model_that_cannot_be_exported_answers_through_torch_or_says_why(
         self,
         small_bundle: Path,

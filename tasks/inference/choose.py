@@ -37,7 +37,7 @@ def choose(bundle: Path, out: Path, *, settings: Predict, texts: list[str], repo
     if not texts:
         raise UserError("there is no dev text to compare the backends on: give data.dev or data.split.dev")
     about = bundles.check(bundle)
-    plain = Classifier.load(bundle)
+    plain = Classifier.load(bundle, plain=True)  # it may have been exported before, for another machine
     kinds = {"auto": list(FILES), "torch": []}.get(settings.backend, [settings.backend])
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         candidates, failed = {"torch": plain}, {}
@@ -55,7 +55,8 @@ def choose(bundle: Path, out: Path, *, settings: Predict, texts: list[str], repo
         report(1, 2, "measure")
         measured = measure(candidates, texts[:COMPARED])
         backend_name, why = pick(measured, settings=settings, failed=failed)
-        shutil.copytree(bundle, out, ignore=shutil.ignore_patterns(files.MANIFEST))
+        before = [f"{name}*" for name in FILES.values()]
+        shutil.copytree(bundle, out, ignore=shutil.ignore_patterns(files.MANIFEST, *before))
         for path in Path(scratch).glob(f"{FILES.get(backend_name, '-')}*"):
             shutil.copyfile(path, out / path.name)
     found = {
