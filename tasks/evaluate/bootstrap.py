@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 CHUNK = 500
-LEAST_GROUPS = 10  # with fewer no bound is trusted
+LEAST_GROUPS = 12  # with fewer no bound is trusted: wrong promotions were measured above the rate that is said
 
 
 def group_codes(keys: Sequence[str | None]) -> np.ndarray | None:
@@ -32,6 +33,36 @@ def group_codes(keys: Sequence[str | None]) -> np.ndarray | None:
     return np.array([at.setdefault(key or i, len(at)) for i, key in enumerate(keys)], dtype=np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class Tallies:
+    """What resamples hold. Of each label the rows that have it (`true`), that are given it (`predicted`) and both (`hits`), shape
+    (samples, models, labels); rows whose whole answer is right, (samples, models); and rows, (samples,)."""
+
+    hits: np.ndarray
+    predicted: np.ndarray
+    true: np.ndarray
+    right: np.ndarray
+    rows: np.ndarray
+
+    # 0 where nothing is true or predicted, as in scikit-learn with zero_division=0
+
+    @property
+    def precision(self) -> np.ndarray:
+        return self.hits / np.maximum(self.predicted, 1)
+
+    @property
+    def recall(self) -> np.ndarray:
+        return self.hits / np.maximum(self.true, 1)
+
+    @property
+    def f1(self) -> np.ndarray:
+        return 2 * self.hits / np.maximum(self.predicted + self.true, 1)
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        return np.asarray(self.right / self.rows[:, None])
+
+
 def draw(
     y: np.ndarray,
     predictions: list[np.ndarray],
@@ -40,22 +71,41 @@ def draw(
     samples: int,
     seed: int,
     groups: np.ndarray | None = None,
-) -> Iterator[np.ndarray]:
-    """Confusion matrices, shape (chunk, models, classes, classes + 1), rows the true class, until `samples` are drawn.
+) -> Iterator[Tallies]:
+    """Resamples in chunks, until `samples` are drawn; the models share the resampled rows.
 
-    `y`, each of `predictions` and `groups` are integers of shape (rows,); a prediction outside 0..classes-1 falls into the last
-    column, which no class owns. Without groups each class keeps its number of rows.
+    `y` and each of `predictions` are indices, shape (rows,), where a prediction outside 0..classes-1 is no label; or for label
+    sets 0 and 1, shape (rows, classes). `groups` holds an index for each row. Without groups each class keeps its number of
+    rows; of label sets rows are resampled from all rows: a row counts for several labels.
     """
-    stacked = np.stack([np.where((p >= 0) & (p < classes), p, classes) for p in predictions])
+    from scipy.sparse import csr_array
+
+    answers = (
+        [y, *predictions]
+        if y.ndim == 2
+        else [y, *(np.where((p >= 0) & (p < classes), p, classes) for p in predictions)]
+    )
+    table = np.hstack(answers) if y.ndim == 2 else np.stack(answers, axis=1)
     # sorted: the order of rows is no input
-    cells, cell, counts = np.unique(np.vstack([y, stacked]), axis=1, return_inverse=True, return_counts=True)
-    strata = cells[0] if groups is None else None
-    for drawn in _counts(cell, counts, strata=strata, groups=groups, samples=samples, seed=seed):
-        matrices = np.zeros((len(drawn), len(predictions), classes, classes + 1), dtype=np.int64)
-        for m in range(len(predictions)):
-            for j in range(counts.size):
-                matrices[:, m, cells[0, j], cells[m + 1, j]] += drawn[:, j]
-        yield matrices
+    cells, cell, counts = np.unique(table, axis=0, return_inverse=True, return_counts=True)
+    strata = cells[:, 0] if y.ndim == 1 and groups is None else None
+    hot = (
+        np.split(cells, len(answers), axis=1)
+        if y.ndim == 2
+        else [cells[:, [m]] == np.arange(classes) for m in range(len(answers))]
+    )
+    true, said = hot[0].astype(np.int64), [h.astype(np.int64) for h in hot[1:]]
+    right = [(true == p).all(axis=1).astype(np.int64) for p in said]
+    hits, predicted = [csr_array(true * p) for p in said], [csr_array(p) for p in said]
+    truth = csr_array(true)
+    for drawn in _counts(cell.ravel(), counts, strata=strata, groups=groups, samples=samples, seed=seed):
+        yield Tallies(
+            np.stack([drawn @ h for h in hits], axis=1),
+            np.stack([drawn @ p for p in predicted], axis=1),
+            np.repeat((drawn @ truth)[:, None], len(said), axis=1),
+            np.stack([drawn @ r for r in right], axis=1),
+            drawn.sum(axis=1),
+        )
 
 
 def _counts(
@@ -76,7 +126,7 @@ def _counts(
     if groups is not None:
         from scipy.sparse import csr_array
 
-        kinds, many = _kinds(cell.ravel(), groups)
+        kinds, many = _kinds(cell, groups)
         place = np.repeat(np.arange(len(kinds)), [len(kind) for kind in kinds])
         held, times = np.array([pair for kind in kinds for pair in kind], dtype=np.int64).T
         of_kind = csr_array((times, (place, held)), shape=(len(kinds), counts.size))
@@ -115,50 +165,15 @@ def stretch(groups: np.ndarray | None, alpha: float) -> float:
     return float(t.ppf(1 - alpha, many - 1) / norm.ppf(1 - alpha) * (many / (many - 1)) ** 0.5)
 
 
-def precision_recall_f1(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per class, shape (..., classes) each, from confusion matrices (..., classes, classes + 1); 0 where undefined."""
-    classes = matrices.shape[-2]
-    hits = np.diagonal(matrices, axis1=-2, axis2=-1)[..., :classes].astype(float)
-    predicted = matrices[..., :classes].sum(axis=-2)
-    true = matrices.sum(axis=-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        precision, recall, f1 = hits / predicted, hits / true, 2 * hits / (predicted + true)
-    return np.nan_to_num(precision), np.nan_to_num(recall), np.nan_to_num(f1)
-
-
-def draw_sets(
-    y: np.ndarray, predictions: list[np.ndarray], *, samples: int, seed: int, groups: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """For label sets, until `samples` are drawn: hits, rows predicted and rows true, each of shape (chunk, models, labels), rows
-    whose whole set is right, (chunk, models), and rows, (chunk,).
-
-    `y` and each of `predictions` are 0 and 1, shape (rows, labels). Rows are resampled from all rows: a row counts for
-    several labels, so a label's rows differ from one resample to the next.
-    """
-    labels = y.shape[1]
-    # sorted: the order of rows is no input
-    patterns, cell, counts = np.unique(np.hstack([y, *predictions]), axis=0, return_inverse=True, return_counts=True)
-    true = patterns[:, :labels]
-    said = [patterns[:, labels * (m + 1) : labels * (m + 2)] for m in range(len(predictions))]
-    for drawn in _counts(cell, counts, strata=None, groups=groups, samples=samples, seed=seed):
-        hits, predicted = (
-            np.stack([drawn @ part for part in parts], axis=1) for parts in ([true & p for p in said], said)
-        )
-        right = np.stack([drawn @ (true == p).all(axis=1) for p in said], axis=1)
-        yield hits, predicted, np.repeat((drawn @ true)[:, None], len(said), axis=1), right, drawn.sum(axis=1)
-
-
-def f1_of(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """F1 from counts of the same shape; 0 where nothing is true or predicted, as in scikit-learn."""
-    return 2 * hits / np.maximum(predicted + true, 1)
-
-
 def interval(point: float, drawn: np.ndarray, *, groups: np.ndarray | None = None) -> dict[str, float]:
     """A figure's `value` and its 95% interval, percentiles of `drawn`, shape (samples,), widened to hold the value: with very few
-    rows a label all resamples can lie below it. A single group says nothing of others: 0 to 1."""
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    if groups is not None and len(np.unique(groups)) < 2:
-        low, high = 0.0, 1.0
+    rows a label all resamples can lie below it. Few groups widen it by `stretch`, and a single one says nothing of others: 0 to
+    1."""
+    low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
+    if groups is not None:
+        wider = stretch(groups, 0.025)
+        low, high = (np.clip(middle + (v - middle) * wider, 0, 1) for v in (low, high))
+        low, high = (low, high) if len(np.unique(groups)) > 1 else (0.0, 1.0)
     return {"value": float(point), "ci_low": float(min(low, point)), "ci_high": float(max(high, point))}
 
 
@@ -182,11 +197,8 @@ def label_f1(
 
     `y` and `predictions` are indices, shape (rows,), or for label sets 0 and 1, shape (rows, classes).
     """
-    if y.ndim == 2:
-        sets = draw_sets(y, predictions, samples=samples, seed=seed, groups=groups)
-        return np.concatenate([f1_of(hits, said, true) for hits, said, true, _, _ in sets])
     chunks = draw(y, predictions, classes=classes, samples=samples, seed=seed, groups=groups)
-    return np.concatenate([precision_recall_f1(m)[2] for m in chunks])
+    return np.concatenate([chunk.f1 for chunk in chunks])
 
 
 def macro_f1(

@@ -87,11 +87,9 @@ def measure(
     point = np.array([accuracy_score(true, predicted), p.mean(), r.mean(), f.mean()])
     y, z = codes(true, labels), codes(predicted, labels)
     drawn: list[np.ndarray] = []
-    for matrices in bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups):
-        m = matrices[:, 0]
-        accuracy = np.trace(m[..., : len(labels)], axis1=-2, axis2=-1) / m.sum(axis=(-2, -1))
-        per_class = bootstrap.precision_recall_f1(m)
-        drawn.append(np.column_stack([accuracy, *(v.mean(axis=-1) for v in per_class)]))
+    for chunk in bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups):
+        macro = (v[:, 0].mean(axis=-1) for v in (chunk.precision, chunk.recall, chunk.f1))
+        drawn.append(np.column_stack([chunk.accuracy[:, 0], *macro]))
     confusion = np.zeros((len(labels), len(labels) + 1), dtype=int)
     np.add.at(confusion, (y, np.where(z < 0, len(labels), z)), 1)
     return {

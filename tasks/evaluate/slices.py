@@ -22,6 +22,7 @@ from tasks.records import NO_LABEL, Label, Record, words
 
 MOST_VALUES = 20  # of a column; rows with rarer ones are its slice `other`
 LENGTHS = ("short", "middle", "long")
+SHOWN = 1000  # resamples at most for a slice that is only shown: there may be hundreds
 NOTHING = "(empty)"  # how a row is counted that has no value in a column
 
 
@@ -90,7 +91,8 @@ def measure(
         figures: dict[str, Any] = {"f1_macro": None, "accuracy": None}
         if len(own_rows):
             together = None if groups is None else groups[own_rows]
-            figures = _figures(y[own_rows], z[own_rows], samples=samples, seed=seed, groups=together)
+            many = samples if name in declared else min(samples, SHOWN)
+            figures = _figures(y[own_rows], z[own_rows], samples=many, seed=seed, groups=together)
         judged = name in declared and len(own_rows) >= LEAST_ROWS
         found.append({"slice": name, "rows": len(own_rows), "judged": judged, **figures})
     return found
@@ -100,13 +102,12 @@ def _figures(
     y: np.ndarray, z: np.ndarray, *, samples: int, seed: int, groups: np.ndarray | None
 ) -> dict[str, dict[str, float] | None]:
     f1 = f1_in(y, [z], samples=samples, seed=seed, groups=groups)
-    right = (y == z) if y.ndim == 1 else (y == z).all(axis=1)
     # a row is right or not, drawn within its class as for F1; label sets have no classes
     own = np.unique(y, return_inverse=True)[1] if y.ndim == 1 else np.zeros(len(y), dtype=np.int64)
-    cells = bootstrap.draw(
-        own, [np.where(right, own, -1)], classes=int(own.max()) + 1, samples=samples, seed=seed, groups=groups
-    )
-    shares = np.concatenate([m[:, 0, :, :-1].sum(axis=(1, 2)) / m[:, 0].sum(axis=(1, 2)) for m in cells])
+    right = (y == z) if y.ndim == 1 else (y == z).all(axis=1)
+    said, classes = np.where(right, own, -1), int(own.max()) + 1
+    chunks = bootstrap.draw(own, [said], classes=classes, samples=samples, seed=seed, groups=groups)
+    shares = np.concatenate([chunk.accuracy[:, 0] for chunk in chunks])
     return {
         "f1_macro": None if f1 is None else bootstrap.interval(f1[0][0], f1[1][:, 0], groups=groups),
         "accuracy": bootstrap.interval(float(right.mean()), shares, groups=groups),

@@ -49,6 +49,6 @@ class Rule(Section):
 
 def plain_name(name: str) -> str:
     """The name of a slice. Raises ValueError for one that could not stand in a metric's name, or that looks like `column=value`."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,59}", name):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,59}", name) or name in {"ci_low", "ci_high"}:
         raise ValueError(f"the slice {name!r} needs another name: up to 60 letters, digits, ' ', '_', '.' and '-'")
     return name
