@@ -13,10 +13,11 @@ from flows import report as reports
 from flows.context import Retrain
 from flows.progress import say
 from flows.registry import ChampionMoved, Version
-from tasks import files, judge
+from tasks import files, judge, non_inferiority
 from tasks.errors import TransientError
 from tasks.files import CorruptDirectory, Stage
 from tasks.judge import Verdict
+from tasks.project import Project
 
 COMPARISONS = 3  # tries to judge against a champion that keeps moving
 
@@ -106,11 +107,22 @@ def _judge(
         "rule": p.promote.rule,
         "label_margin": p.promote.limits.label_f1 if champion else None,  # a baseline is nothing to fall from
         "look": look,
+        **(_limits(p, challenger, opponent) if champion else {}),
         "samples": p.evaluate.bootstrap,
         "seed": p.evaluate.seed,
     }
     stage: Stage = steps.judged(challenger, opponent, settings=settings, home=r.home)
     return Verdict.from_json(stage.counts), figures, stage
+
+
+def _limits(p: Project, challenger: Stage, champion: Stage) -> dict[str, Any]:
+    """What may not get worse than the champion's, beside the labels: slices and measures."""
+    return {
+        "slices": list(p.evaluate.slices),
+        "slice_margin": p.promote.limits.slice_f1,
+        "measures": non_inferiority.measures(challenger, champion),
+        "limits": non_inferiority.limits_of(p.promote.limits),
+    }
 
 
 def _already(r: Retrain, champion: Version) -> Verdict:

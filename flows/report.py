@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.filling import Filled
+from flows.label_first import line as label_first_line
 from flows.seeds import line as seeds_line
 from tasks import files
 from tasks.evaluate import label_sets
@@ -125,6 +126,8 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("cost", cost_line(report["cost"])))
     lines.append(("verdict", report["verdict"] + ("  (now champion)" if report["promoted"] else "")))
     lines += [("why", reason) for reason in report["reasons"]]
+    if report.get("label_first"):
+        lines.append(("label first", label_first_line(report["label_first"])))
     spent = {stage: s for stage, s in report["seconds"].items() if s}
     lines.append(("seconds", ", ".join(f"{stage} {s:.0f}" for stage, s in spent.items()) or "every stage was found"))
     lines.append(("MLflow run", report["mlflow_run_id"]))

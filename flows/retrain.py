@@ -16,6 +16,7 @@ from flows import report as reports
 from flows.context import Retrain
 from flows.filling import Filled, cost, fill_quota
 from flows.judging import baseline, description, judge_and_promote, scored
+from flows.label_first import label_first
 from flows.mixing import lift, train_best_mix
 from flows.opening import opened, run_name
 from flows.progress import say
@@ -76,6 +77,8 @@ def _story(r: Retrain) -> dict[str, Any]:
     )
     verdict, champion, promoted = judge_and_promote(r, version, challenger, baselines)
     stage_runs.judged(r.log, verdict, challenger)
+    bundle = exported.directory / "bundle"
+    to_label = label_first(r, version, bundle) if verdict.decision == "inconclusive" else None
     data = reports.data_counts(r.prepared, filled, trained)
     spent = reports.tokens(filled.rounds)
     r.log.metrics(
@@ -95,6 +98,7 @@ def _story(r: Retrain) -> dict[str, Any]:
         "champion": champion,
         "baselines": {name: reports.figures(b) for name, b in baselines.items()},
         "lift": gains,
+        "label_first": to_label,
         "inference": exported.counts["inference"],
         "seeds": trained.seeds,
         "adapted": r.adapted.counts if r.adapted else None,

@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.tracking import Tracking
 from tasks import files
+from tasks.evaluate.label_first import FILE
 from tasks.files import Stage
 from tasks.judge import Verdict
 from tasks.prepare import Prepared
@@ -136,13 +137,33 @@ def test_metrics(scored: Stage) -> dict[str, float]:
     found |= {f"test.{name}.{end}": c[name][end] for name in names for end in ("ci_low", "ci_high")}
     scores = {k: v for k, v in c.get("scores", {}).items() if isinstance(v, float)}
     found |= {f"test.{k}": v for k, v in (c.get("more", {}) | scores).items()}
+    found |= {f"test.f1_macro.{s['slice']}"[:200]: s["f1_macro"]["value"] for s in c.get("slices", []) if s["f1_macro"]}
     return found | {f"test.f1.{label}": v["f1"] for label, v in c["labels"].items()}
 
 
 def scored(log: Tracking, who: str, stage: Stage) -> None:
     found = [*_pictures(stage), stage.directory / "metrics.json", stage.directory / "predictions.jsonl"]
-    mistakes = {"mistakes": files.read_lines(stage.directory / "mistakes.jsonl")}
-    log.stage(stage, name=f"evaluate {who}", metrics=test_metrics(stage), artifacts=found, tables=mistakes)
+    tables = {"mistakes": files.read_lines(stage.directory / "mistakes.jsonl"), "slices": slice_rows(stage)}
+    log.stage(stage, name=f"evaluate {who}", metrics=test_metrics(stage), artifacts=found, tables=tables)
+
+
+def slice_rows(scored: Stage) -> list[dict[str, Any]]:
+    """A row for each slice: macro-F1 and accuracy with the ends of their intervals."""
+    found = []
+    for s in scored.counts.get("slices", []):
+        row = {"slice": s["slice"], "rows": s["rows"], "judged": s["judged"]}
+        for name in ("f1_macro", "accuracy"):
+            figure = s[name] or {"value": None, "ci_low": None, "ci_high": None}
+            row |= {name: figure["value"], f"{name}.ci_low": figure["ci_low"], f"{name}.ci_high": figure["ci_high"]}
+        found.append(row)
+    return found
+
+
+def label_first(log: Tracking, stage: Stage) -> None:
+    """The texts that a person should label first."""
+    c, rows = stage.counts, files.read_lines(stage.directory / FILE)
+    metrics = {f"label_first.{k}": float(c[k]) for k in ("rows", "differ")}
+    log.stage(stage, name="label first", metrics=metrics, tables={"label_first": rows})
 
 
 def _pictures(scored: Stage) -> list[Path]:

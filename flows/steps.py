@@ -25,6 +25,7 @@ from tasks.by_model import ask_models as _ask_models
 from tasks.data_report.run import data_report as _data_report
 from tasks.errors import TransientError
 from tasks.evaluate import score as _score
+from tasks.evaluate.label_first import label_first as _label_first
 from tasks.inference.choose import exported as _exported
 from tasks.prepare import prepare as _prepare
 from tasks.synthesise.propose import propose as _propose
@@ -102,6 +103,7 @@ harvest = step(_harvest.harvest, name="harvest", timeout=6 * HOUR, listens=True,
 data_report = step(_data_report, name="data report", timeout=HOUR)
 quick_lift = step(_lift.quick_lift, name="lift", timeout=2 * HOUR)
 full_lift = step(_lift.full_lift, name="lift", timeout=HOUR)
+label_first = step(_label_first, name="label first", timeout=2 * HOUR)
 judged = step(_evidence.judged, name="judge", timeout=HOUR)
 score_bundle = step(_score.score_bundle, name="score", timeout=2 * HOUR, task_run_name="score {digest}")
 score_baseline = step(_score.score_baseline, name="baseline", timeout=2 * HOUR, task_run_name="baseline {name}")

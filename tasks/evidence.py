@@ -11,21 +11,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks import files, judge
+from tasks import files, judge, labels, non_inferiority
 from tasks.evaluate import bootstrap, metrics
 from tasks.files import Stage
 from tasks.judge import Verdict
 
-VERSION = 1
+VERSION = 2
 VERDICT, SETTINGS, SIDES = "verdict.json", "settings.json", ("challenger", "opponent")
 
 
 def judged(challenger: Stage, opponent: Stage, *, settings: dict[str, Any], home: Path) -> Stage:
     """The stage `verdict` on two evaluations of the same test rows; its counts are the verdict.
 
-    `settings` are the keyword arguments of tasks.judge.decide.
+    `settings` are the keyword arguments of tasks.judge.decide, but for `groups` and `slices`: the answers tell each row's group
+    and its slices, and `slices` here names those that are judged.
     """
-
     about = {"decide": settings, "code": code()}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -45,9 +45,15 @@ def decide(directory: Path) -> Verdict:
     mine, theirs = (files.read_lines(directory / f"{name}.jsonl") for name in SIDES)
     if [(a["id"], a["label"]) for a in mine] != [(a["id"], a["label"]) for a in theirs]:
         return judge.unsure("the two models did not answer the same rows", "the opponent", len(mine))
-    settings = files.read_json(directory / SETTINGS)["decide"]
+    settings: dict[str, Any] = files.read_json(directory / SETTINGS)["decide"]
+    for name, rows in zip(SIDES, (mine, theirs), strict=True):
+        if odd := sum("scores" in r and r["scores"] is None for r in rows):
+            said = f"{odd} of {len(rows)} answers of the {name} have probabilities that are no numbers"
+            return judge.unsure(said, settings["opponent_name"], len(rows))
+    slices = {name: [i for i, r in enumerate(mine) if name in r["slices"]] for name in settings.get("slices", [])}
     true, a, b = [r["label"] for r in mine], [r["predicted"] for r in mine], [r["predicted"] for r in theirs]
-    return judge.decide(true, a, b, **settings)
+    groups = [r.get("group") for r in mine]
+    return judge.decide(true, a, b, **{**settings, "slices": slices, "groups": groups})
 
 
 def verify(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
@@ -81,7 +87,8 @@ def code() -> dict[str, str]:
         version = importlib.metadata.version("reseed")
     except importlib.metadata.PackageNotFoundError:
         version = "not installed"
-    said = b"".join(Path(str(m.__file__)).read_bytes() for m in (judge, bootstrap, metrics))
+    places = [__file__, *(str(m.__file__) for m in (judge, non_inferiority, bootstrap, metrics, labels))]
+    said = b"".join(Path(place).read_bytes() for place in places)
     return {"reseed": version, "judge": hashlib.sha256(said).hexdigest()}
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from tasks.evaluate.bootstrap import label_f1
-from tasks.evaluate.metrics import f1_by_label
+from tasks.evaluate.bootstrap import LEAST_GROUPS, group_codes, label_f1, stretch
+from tasks.evaluate.metrics import f1_by_label, f1_in
 from tasks.labels import codes, strange
+from tasks.non_inferiority import LEAST_ROWS, Decision, Figure, Pairs, none_falls, over_limits
 from tasks.records import Label
 
-Decision = Literal["promote", "keep", "inconclusive"]
 Rule = Literal["bounds", "point"]
+LATER = ("slices", "groups", "measures")  # left out where they say nothing: older evidence has no such keys
 WORN = 10  # verdicts on one test set, from which on it is said to be worn out
 
 
@@ -23,7 +24,8 @@ WORN = 10  # verdicts on one test set, from which on it is said to be worn out
 class Verdict:
     """The decision with every number that led to it. `gain` is challenger minus opponent in macro-F1, `alpha` the chance
     of a wrong promotion that this look was given, `won` and `lost` the rows that one model alone has right, with the
-    p-value of McNemar's exact test, and `labels` each label's gain in F1."""
+    p-value of McNemar's exact test, `labels` each label's gain in F1, `slices` that of the judged slices in macro-F1, `groups` how
+    many groups the rows are of, and `measures` what both models have of what is limited, challenger first."""
 
     decision: Decision
     reasons: tuple[str, ...]
@@ -39,9 +41,13 @@ class Verdict:
     lost: int | None = None
     mcnemar_p: float | None = None
     labels: dict[str, float] | None = None
+    slices: dict[str, float] | None = None
+    groups: int | None = None
+    measures: dict[str, list[float | None]] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "reasons": list(self.reasons)}
+        said = {**asdict(self), "reasons": list(self.reasons)}
+        return {k: v for k, v in said.items() if v is not None or k not in LATER}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Verdict:
@@ -74,101 +80,175 @@ def decide(
     rule: Rule = "bounds",
     look: int = 1,
     label_margin: float | None = None,
+    slice_margin: float | None = None,
+    slices: Mapping[str, Sequence[int]] | None = None,
+    groups: Sequence[str | None] = (),
+    measures: Pairs | None = None,
+    limits: Mapping[str, float] | None = None,
     samples: int = 5000,
     seed: int = 0,
 ) -> Verdict:
-    """Promote when the one-sided lower bound of the gain is above `min_gain` and no label falls by more than `label_margin` in
-    F1; keep when the upper bound is not above `min_gain`, or a label surely falls; inconclusive between, or when rows or
-    classes are missing. Answers are labels, or label sets.
+    """Promote when the one-sided lower bound of the gain is above `min_gain`, no label falls by more than `label_margin` in F1, no
+    slice by more than `slice_margin` in the macro-F1 of its labels, and no measure is beyond its limit; keep when the upper bound
+    is not above `min_gain`, a label or slice surely falls, or a limit is broken; inconclusive between, or when rows, classes or
+    measures are missing. Answers are labels, or label sets.
 
-    The bounds are the observed gain plus the centred quantiles of a paired bootstrap (stratified by label; of label sets
-    plain), at what `spent` leaves this look of 1 - `confidence`. With the rule `point` both are the observed gain itself: the
-    plain `its F1 is higher`, whatever chance had to do with it. Paired bootstrap: Berg-Kirkpatrick et al. 2012.
+    `slices` holds the rows of each slice by their places; one with fewer than LEAST_ROWS is left out. `measures` and `limits` are
+    those of tasks/non_inferiority.py. The bounds are the observed gain plus the centred quantiles of a paired bootstrap
+    (stratified by label; of label sets plain; of whole groups where `groups` names them, a row without a name alone), at what
+    `spent` leaves this look of 1 - `confidence`. With the rule `point` both are the observed gain itself: the plain `its F1 is
+    higher`, whatever chance had to do with it; the limits hold all the same. Paired bootstrap: Berg-Kirkpatrick et al. 2012.
     """
-    n = len(true)
-    if n == 0 or len(challenger) != n or len(opponent) != n:
-        return unsure(
-            f"{n} test rows, {len(challenger)} and {len(opponent)} answers: nothing to compare", opponent_name, n
-        )
-    there = set().union(*([own] if isinstance(own, str) else own for own in true))
-    absent = [label for label in labels if label not in there]
-    if absent or strange(true, labels):
-        what = (
-            f"no test row of {', '.join(map(repr, absent))}"
-            if absent
-            else "a test row with a label that is not the project's"
-        )
-        return unsure(f"{what}: macro-F1 is not known", opponent_name, n)
+    n, alpha = len(true), 0.5 if rule == "point" else spent(1 - confidence, look)
+    if fault := _not_comparable(true, challenger, opponent, labels=labels, groups=groups):
+        return unsure(fault, opponent_name, n)
     y, a, b = (codes(answers, labels) for answers in (true, challenger, opponent))
-    each = f1_by_label(y, a, len(labels)) - f1_by_label(y, b, len(labels))
-    drawn = label_f1(y, [a, b], classes=len(labels), samples=samples, seed=seed)
-    gains = (drawn[:, 0] - drawn[:, 1]).mean(axis=-1)
-    alpha = 0.5 if rule == "point" else spent(1 - confidence, look)
-    low, middle, high = np.quantile(gains, [alpha, 0.5, 1 - alpha])
-    # rounded: a difference in the order of summation is no gain
-    point, lower, upper = (round(float(each.mean() + v - middle), 12) for v in (middle, low, high))
-    if not all(map(math.isfinite, (point, lower, upper))):
+    together = group_codes(groups)
+    many = None if together is None else int(together.max()) + 1
+    if many is not None and many < LEAST_GROUPS and rule == "bounds":
+        fault = f"the {n} test rows are of {many} groups (data.group_column), and fewer than {LEAST_GROUPS} say too little of others"
+        return unsure(f"{fault}: add rows of other groups", opponent_name, n)
+    wider = stretch(together, alpha)
+    how: dict[str, Any] = {"samples": samples, "seed": seed, "groups": together}
+    of_labels = _label_figures(y, a, b, labels, label_margin, how)
+    of_slices = _slice_figures(y, a, b, slices or {}, slice_margin, how)
+    bounds = _bounds(of_labels, alpha, wider)
+    if not all(map(math.isfinite, (bounds.gain, bounds.lower, bounds.upper))):
         return unsure("the gain is not a number", opponent_name, n)
     won, lost, p = _mcnemar(y, a, b)
-    numbers: dict[str, Any] = {
-        "opponent": opponent_name,
-        "gain": point,
-        "lower": lower,
-        "upper": upper,
-        "rows": n,
-        "look": look,
-        "alpha": alpha,
-        "won": won,
-        "lost": lost,
-        "mcnemar_p": p,
-        "labels": {label: round(float(v), 12) for label, v in zip(labels, each, strict=True)},
-    }
-    said = f"macro-F1 {point:+.4f} against {opponent_name}, "
+    verdict = Verdict(
+        "inconclusive",
+        (),
+        opponent_name,
+        *(bounds.gain, bounds.lower, bounds.upper, n),
+        look=look,
+        alpha=alpha,
+        won=won,
+        lost=lost,
+        mcnemar_p=p,
+        labels={label: round(f.seen, 12) for label, f in zip(labels, of_labels, strict=True)},
+        slices={name: round(f.seen, 12) for name, f in of_slices.items()} or None,
+        groups=many,
+        measures={name: list(pair) for name, pair in (measures or {}).items()} or None,
+    )
+    said, worn = _said(verdict, rule), _worn(verdict, rule)
+    broken, unknown = over_limits(measures or {}, limits or {})
+    if bounds.upper <= min_gain:
+        return replace(verdict, decision="keep", reasons=(f"{said}: not above promote.min_gain {min_gain}", *worn))
+    if bounds.lower > min_gain:
+        decision, reasons = none_falls([*of_labels, *of_slices.values()], alpha=alpha, stretch=wider)
+        above = f"{said}: above promote.min_gain {min_gain}"
+        decision = "keep" if broken else "inconclusive" if unknown and decision == "promote" else decision
+        return replace(verdict, decision=decision, reasons=(above, *broken, *reasons, *unknown, *worn))
+    more = _more_rows(n, bounds.gain - min_gain, bounds.deviation * wider, 1 - alpha)
+    between = f"{said}: promote.min_gain {min_gain} lies between; {_advice(more, verdict)}"
+    decision = "keep" if broken else "inconclusive"
+    return replace(verdict, decision=decision, reasons=(between, *broken, *unknown, *worn), more_rows=more)
+
+
+def _not_comparable(
+    true: Sequence[Label],
+    challenger: Sequence[Label],
+    opponent: Sequence[Label],
+    *,
+    labels: list[str],
+    groups: Sequence[str | None],
+) -> str | None:
+    """Why nothing can be said of these answers, or None."""
+    n = len(true)
+    if n == 0 or len(challenger) != n or len(opponent) != n:
+        return f"{n} test rows, {len(challenger)} and {len(opponent)} answers: nothing to compare"
+    there = set().union(*([own] if isinstance(own, str) else own for own in true))
+    absent = [label for label in labels if label not in there]
+    if absent:
+        return f"no test row of {', '.join(map(repr, absent))}: macro-F1 is not known"
+    if strange(true, labels):
+        return "a test row with a label that is not the project's: macro-F1 is not known"
+    if any(groups) and len(groups) != n:
+        return f"{n} test rows and the groups of {len(groups)}: nothing to compare"
+    return None
+
+
+def _label_figures(
+    y: np.ndarray, a: np.ndarray, b: np.ndarray, labels: list[str], margin: float | None, how: dict[str, Any]
+) -> list[Figure]:
+    """What each label's F1 gains, in the order of `labels`, and in each resample."""
+    n = len(labels)
+    each = f1_by_label(y, a, n) - f1_by_label(y, b, n)
+    drawn = label_f1(y, [a, b], classes=n, **how)
+    drawn = drawn[:, 0] - drawn[:, 1]
+    return [Figure(f"F1 of {k!r}", "label_f1", margin, float(each[i]), drawn[:, i]) for i, k in enumerate(labels)]
+
+
+def _slice_figures(
+    y: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    slices: Mapping[str, Sequence[int]],
+    margin: float | None,
+    how: dict[str, Any],
+) -> dict[str, Figure]:
+    """What the macro-F1 of each slice that is large enough gains, by its name."""
+    found = {}
+    for name, places in slices.items():
+        own = np.array(sorted(places), dtype=np.int64)
+        if len(own) < LEAST_ROWS:
+            continue
+        groups = None if how["groups"] is None else how["groups"][own]
+        f1 = f1_in(y[own], [a[own], b[own]], **{**how, "groups": groups})
+        if f1 is not None:
+            (mine, theirs), drawn = f1
+            seen = float(mine - theirs)
+            found[name] = Figure(f"macro-F1 of the slice {name!r}", "slice_f1", margin, seen, drawn[:, 0] - drawn[:, 1])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """The gain in macro-F1, its one-sided bounds, and its deviation from resample to resample."""
+
+    gain: float
+    lower: float
+    upper: float
+    deviation: float
+
+
+def _bounds(of_labels: list[Figure], alpha: float, wider: float) -> _Bounds:
+    gains = np.stack([f.drawn for f in of_labels], axis=1).mean(axis=-1)
+    gain = float(np.mean([f.seen for f in of_labels]))
+    low, middle, high = np.quantile(gains, [alpha, 0.5, 1 - alpha])
+    # rounded: a difference in the order of summation is no gain
+    point, lower, upper = (round(gain + wider * float(v - middle), 12) for v in (middle, low, high))
+    return _Bounds(point, lower, upper, float(gains.std()))
+
+
+def _said(v: Verdict, rule: Rule) -> str:
+    """The gain and what bounds it, in words."""
+    assert v.gain is not None and v.lower is not None and v.upper is not None and v.alpha is not None
+    said = f"macro-F1 {v.gain:+.4f} against {v.opponent}, "
     if rule == "point":
-        said += "by the plain rule (promote.rule: point), which leaves chance out"
-    else:
-        said += f"{1 - alpha:.2%} one-sided bounds {lower:+.4f} to {upper:+.4f}"
-        said += f" (verdict {look} on this test set)" if look > 1 else ""
-    worn = (
-        (
-            f"this test set has decided {look} times and is worn out: give fresh rows (data.test, or a larger data.split.test)",
-        )
-        if rule == "bounds" and look >= WORN
-        else ()
-    )
-    if upper <= min_gain:
-        return Verdict("keep", (f"{said}: not above promote.min_gain {min_gain}", *worn), **numbers)
-    if lower > min_gain:
-        decision, reasons = _no_label_falls(labels, each, drawn[:, 0] - drawn[:, 1], label_margin, alpha)
-        return Verdict(decision, (f"{said}: above promote.min_gain {min_gain}", *reasons, *worn), **numbers)
-    more = _more_rows(n, point - min_gain, float(gains.std()), 1 - alpha)
-    advice = f"about {more} more test rows would decide" if more else "no number of rows decides at no difference"
-    reason = f"{said}: promote.min_gain {min_gain} lies between; {advice}"
-    return Verdict("inconclusive", (reason, *worn), **numbers, more_rows=more)
+        return said + "by the plain rule (promote.rule: point), which leaves chance out"
+    said += f"{1 - v.alpha:.2%} one-sided bounds {v.lower:+.4f} to {v.upper:+.4f}"
+    said += f" over {v.groups} groups" if v.groups else ""
+    return said + (f" (verdict {v.look} on this test set)" if v.look > 1 else "")
 
 
-def _no_label_falls(
-    labels: list[str], each: np.ndarray, drawn: np.ndarray, margin: float | None, alpha: float
-) -> tuple[Decision, tuple[str, ...]]:
-    """Promote where no label's F1 falls by more than `margin`; keep where one surely does, at `alpha` for all labels together
-    (Holm 1979); inconclusive where one seems to.
-    """
-    if margin is None or not (each < -margin).any():
-        return "promote", ()
-    # under "it falls by the margin, no more", how often would it be seen to fall as far as it did
-    p = (drawn - np.median(drawn, axis=0) - margin <= each).mean(axis=0)
-    sure, left = set(), len(labels)
-    for k in np.argsort(p, kind="stable"):
-        if p[k] * left > alpha:
-            break
-        sure.add(int(k))
-        left -= 1
-    reasons = tuple(
-        f"F1 of {labels[k]!r} {each[k]:+.4f}: it {'falls' if k in sure else 'seems to fall'} by more than "
-        f"promote.limits.label_f1 {margin}"
-        for k in np.flatnonzero(each < -margin)
+def _worn(v: Verdict, rule: Rule) -> tuple[str, ...]:
+    if rule == "point" or v.look < WORN:
+        return ()
+    return (
+        f"this test set has decided {v.look} times and is worn out: give fresh rows (data.test, or a larger data.split.test)",
     )
-    return ("keep" if sure & set(np.flatnonzero(each < -margin).tolist()) else "inconclusive"), reasons
+
+
+def _advice(more: int | None, v: Verdict) -> str:
+    if more is None:
+        return "no number of rows decides at no difference"
+    groups = f" of about {math.ceil(more * v.groups / v.rows)} more groups" if v.groups else ""
+    return (
+        f"about {more} more test rows{groups} would decide, drawn at random: rows chosen because a model finds them hard "
+        f"make a biased test"
+    )
 
 
 def _mcnemar(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:

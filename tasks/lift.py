@@ -28,21 +28,28 @@ def steps_of(names: list[str]) -> list[tuple[str, str, str]]:
 
 
 def compare(
-    true: Sequence[Label], answers: dict[str, list[list[Label]]], *, labels: list[str], samples: int, seed: int
+    true: Sequence[Label],
+    answers: dict[str, list[list[Label]]],
+    *,
+    labels: list[str],
+    samples: int,
+    seed: int,
+    groups: Sequence[str | None] = (),
 ) -> dict[str, Any]:
     """`mixes`: macro-F1 of each, the mean over its seeds; `lifts`: differences. Both with 95% intervals.
 
-    `answers` holds, for each mix, the answers of one model a seed. All are resampled together (a stratified paired bootstrap), so
-    an interval is about the test rows; the spread over seeds is given beside it.
+    `answers` holds, for each mix, the answers of one model a seed. All are resampled together (a stratified paired bootstrap; with
+    `groups` one of whole groups), so an interval is about the test rows; the spread over seeds is given beside it.
     """
     import numpy as np
 
-    from tasks.evaluate.bootstrap import macro_f1
+    from tasks.evaluate.bootstrap import group_codes, macro_f1
     from tasks.evaluate.metrics import f1_macro
 
     y = codes(true, labels)
     models = [(name, codes(said, labels)) for name, own in answers.items() for said in own]
-    drawn = macro_f1(y, [m for _, m in models], classes=len(labels), samples=samples, seed=seed)
+    together = group_codes(groups)
+    drawn = macro_f1(y, [m for _, m in models], classes=len(labels), samples=samples, seed=seed, groups=together)
     seen = np.array([f1_macro(y, m, list(range(len(labels)))) for _, m in models])
     of = {name: [i for i, (n, _) in enumerate(models) if n == name] for name in answers}
 
@@ -89,7 +96,8 @@ def quick_lift(
         if reference is not None:
             answers = {DESCRIPTIONS: [reference], **answers}
         e = project.evaluate
-        found = compare([known(r) for r in rows], answers, labels=project.label_names, samples=e.bootstrap, seed=e.seed)
+        how: dict[str, Any] = {"labels": project.label_names, "samples": e.bootstrap, "seed": e.seed}
+        found = compare([known(r) for r in rows], answers, groups=[r.group for r in rows], **how)
         files.write_json(out / "lift.json", found)
         return {"how": "quick", **found}
 
@@ -97,6 +105,7 @@ def quick_lift(
     inputs |= {f"mix {name}": stage.digest for name, stage in mixes.items()}
     params = {"labels": project.label_names, "max_length": project.train.max_length, "reference": reference is not None}
     params |= {"bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed}
+    params |= {"groups": True} if project.data.group_column else {}
     return files.stage(home, "lift", version=VERSION, params=params, inputs=inputs, build=build)
 
 
@@ -106,13 +115,17 @@ def full_lift(project: Project, scored: dict[str, list[Stage]], *, home: Path) -
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         rows = {name: [read_predictions(s) for s in own] for name, own in scored.items()}
-        true = [a["label"] for a in next(iter(rows.values()))[0]]
+        first = next(iter(rows.values()))[0]
+        true, groups = [a["label"] for a in first], [a.get("group") for a in first]
         answers = {name: [[a["predicted"] for a in said] for said in own] for name, own in rows.items()}
         e = project.evaluate
-        found = compare(true, answers, labels=project.label_names, samples=e.bootstrap, seed=e.seed)
+        how: dict[str, Any] = {"labels": project.label_names, "samples": e.bootstrap, "seed": e.seed}
+        found = compare(true, answers, groups=groups, **how)
         files.write_json(out / "lift.json", found)
         return {"how": "full", **found}
 
     inputs = {f"{name} {i}": stage.digest for name, own in scored.items() for i, stage in enumerate(own)}
-    params = {"labels": project.label_names, "bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed}
+    params: dict[str, Any] = {"labels": project.label_names}
+    params |= {"bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed}
+    params |= {"groups": True} if project.data.group_column else {}
     return files.stage(home, "lift", version=VERSION, params=params, inputs=inputs, build=build)

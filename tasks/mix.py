@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,24 +109,32 @@ def watch(project: Project, *, before: Stage, after: Stage, splits: Stage, home:
             [p.answer for p in Classifier.load(s.directory / "bundle").predict([r.text for r in dev])]
             for s in (before, after)
         ]
-        found = difference([known(r) for r in dev], *said, labels=project.label_names)
+        groups = [r.group for r in dev]
+        found = difference([known(r) for r in dev], *said, labels=project.label_names, groups=groups)
         files.write_json(out / "dev.json", found)
         return found
 
     inputs = {"before": before.counts["bundle"], "after": after.counts["bundle"], "splits": splits.digest}
-    params = {"labels": project.label_names}
+    params: dict[str, Any] = {"labels": project.label_names} | ({"groups": True} if project.data.group_column else {})
     return files.stage(home, "watch", version=VERSION, params=params, inputs=inputs, build=build)
 
 
-def difference(true: list[Label], before: list[Label], after: list[Label], *, labels: list[str]) -> dict[str, Any]:
-    """What `watch` counts, of answers to the same rows. Without rows nothing fell."""
+def difference(
+    true: list[Label],
+    before: list[Label],
+    after: list[Label],
+    *,
+    labels: list[str],
+    groups: Sequence[str | None] = (),
+) -> dict[str, Any]:
+    """What `watch` counts, of answers to the same rows, which may come in groups. Without rows nothing fell."""
     if not true:
         return {"before": 0.0, "after": 0.0, "difference": 0.0, "standard_error": 0.0, "fell": False}
-    from tasks.evaluate.bootstrap import macro_f1
+    from tasks.evaluate.bootstrap import group_codes, macro_f1
     from tasks.evaluate.metrics import f1_macro
 
     y, a, b = (codes(answers, labels) for answers in (true, before, after))
-    drawn = macro_f1(y, [a, b], classes=len(labels), samples=2000, seed=0)
+    drawn = macro_f1(y, [a, b], classes=len(labels), samples=2000, seed=0, groups=group_codes(groups))
     error = float((drawn[:, 1] - drawn[:, 0]).std())
     one, two = (f1_macro(true, answers, labels) for answers in (before, after))
     found = {"before": one, "after": two, "difference": two - one, "standard_error": error}

@@ -23,11 +23,12 @@ from tasks.files import Stage
 from tasks.labels import known, strange
 from tasks.project import Project
 from tasks.readers import Columns, Row, read_rows
-from tasks.records import Label, Record, Rejected, Source, content_id, count_by_check, count_by_label, shown
+from tasks.records import Label, Record, Rejected, Source, count_by_check, count_by_label, shown
 from tasks.references import digest_of_path, resolve
 from tasks.stratify import deal
 
 VERSION = 2
+REAL = {"seed", "dev", "test"}  # sources of labelled real text
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,20 @@ def _with_embeddings(project: Project, plain: Stage, reading: _Reading, *, besid
 
 
 def open_sealed(sealed: Stage, *, home: Path, by: str) -> list[Record]:
-    """The test rows; the opening is counted first. `by` names the model that is to be scored."""
+    """The test rows; the opening is counted first. `by` names the model that is to be scored.
+
+    Raises UserError where a row is not real text: scores on what a model wrote say nothing of real use.
+    """
     looks = home / "looks" / f"{sealed.digest[:32]}.jsonl"
     files.append_line(looks, {"when": datetime.now(UTC).isoformat(timespec="seconds"), "by": by})
-    return files.read_records(sealed.directory / "test.jsonl")
+    rows = files.read_records(sealed.directory / "test.jsonl")
+    strangers = [r for r in rows if r.source not in REAL]
+    if strangers:
+        raise UserError(
+            f"{sealed.directory / 'test.jsonl'}: {len(strangers)} of {len(rows)} test rows are not real text (the first, "
+            f"{strangers[0].id}, is {strangers[0].source}); a test set holds real text alone, so take them out of data.test"
+        )
+    return rows
 
 
 def count_openings(sealed: Stage, *, home: Path) -> int:
@@ -230,12 +241,14 @@ class _Reading:
         project, data = self._project, self._project.data
         each = tuple(project.label_names) if data.label_columns else ()
         own = (data.text_column, data.label_column, data.id_column, data.group_column)
-        return Columns(*own, many=project.multi_label and not each, separator=data.label_separator, each=each)
+        many = project.multi_label and not each
+        return Columns(*own, many=many, separator=data.label_separator, each=each, keep=data.keep_columns)
 
     def _unlabelled(self) -> Iterator[Record]:
         data, path = self._project.data, self._paths["unlabelled"]
         seen: set[str] = set()
-        for row in read_rows(path, Columns(data.text_column, None, None, data.group_column), encoding=data.encoding):
+        columns = Columns(data.text_column, None, None, data.group_column, keep=data.keep_columns)
+        for row in read_rows(path, columns, encoding=data.encoding):
             record = self._record(row, "unlabelled", path)
             if record and record.id in seen:
                 self._reject(record, "exact_duplicate", "the same text stands earlier")
@@ -251,7 +264,7 @@ class _Reading:
                     f"data.id_column ({self._project.data.id_column!r}) must be unique: mend it, or leave id_column out"
                 )
             self._ids[row.id] = row.place
-        named = {"id": row.id, "group": row.group}
+        named = {"id": row.id, "group": row.group, "columns": row.kept}
         record = Record.of(row.text, row.label, source, place=row.place, **{k: v for k, v in named.items() if v})
         if row.fault:
             check = "empty" if row.fault == "empty text" else "encoding" if row.fault.startswith("not ") else "unusable"
@@ -291,8 +304,7 @@ class _Reading:
             return [labels.index(label) for label in r.labels]
 
         for r in sorted(records, key=lambda r: (place(r), r.id)):
-            group = r.lineage.get("group")
-            groups[content_id(group) if group else r.id].append(r)
+            groups[r.group or r.id].append(r)
         dealt = deal(groups, want) if self._project.multi_label else _in_turn(groups, want)
         parts: dict[str, list[Record]] = {name: [] for name in (*want, "rest")}
         for key, members in sorted(groups.items()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -126,6 +126,9 @@ def _short(value: Any) -> str:
 def _keys(where: list[str]) -> list[str]:
     model: Any = Project
     for name in where:
+        if get_origin(model) is dict:  # the name is the user's own
+            model = get_args(model)[1]
+            continue
         field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
         model = field.annotation if field else None
     return list(model.model_fields) if hasattr(model, "model_fields") else []

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,14 @@ class Row:
     place: str
     fault: str | None = None
     group: str | None = None
+    kept: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns to read. Unlabelled data has `label` None, and `group` where it happens to be there.
+    """The columns to read. Unlabelled data has `label` None, and `group` and `keep` where they happen to be there.
+
+    `keep` are metadata: read as text, carried along, left out of a row where they are empty.
 
     `many` reads a set of labels from the label column: a list (in CSV as JSON), or texts parted by `separator`. `each` names
     columns of 0 and 1, a label each, which are read in place of the label column.
@@ -51,6 +54,7 @@ class Columns:
     many: bool = False
     separator: str | None = None
     each: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
 
 
 def read_rows(path: Path, columns: Columns, *, encoding: str = "utf-8") -> Iterator[Row]:
@@ -103,6 +107,12 @@ def _need(path: Path, columns: Columns, present: list[str]) -> None:
                 f"{path} has no column {name!r}{nearest(name, present)}: it has {', '.join(map(repr, present))}; "
                 f"set data.{role}_column"
             )
+    for name in columns.keep if columns.label is not None else ():
+        if name not in present:
+            raise UserError(
+                f"{path} has no column {name!r}{nearest(name, present)}, which data.keep_columns asks for: it has "
+                f"{', '.join(map(repr, present))}; mend the name, or leave it out"
+            )
 
 
 def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
@@ -132,7 +142,17 @@ def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
             values[role] = whole(value)
     if values["label"] is not None:
         labels = values["label"].strip()
-    return Row(values["text"] or "", labels, values["id"], place, fault, (values["group"] or "").strip() or None)
+    kept = {name: said for name in columns.keep if (said := _as_text(fields.get(name)))}
+    return Row(values["text"] or "", labels, values["id"], place, fault, (values["group"] or "").strip() or None, kept)
+
+
+def _as_text(value: Any) -> str:
+    """A value of metadata as text: true and false as JSON writes them, lists and objects too; "" for nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, (bool, list, dict)):
+        value = json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+    return whole(str(value)).strip()
 
 
 def _label_set(place: str, fields: dict[str, Any], columns: Columns) -> tuple[tuple[str, ...] | None, str | None]:
@@ -281,6 +301,8 @@ def _folder(path: Path, columns: Columns, encoding: str) -> Iterator[Row]:
         raise UserError(f"{path} is a folder, which gives each text one label: with multi_label give a table")
     if columns.group and columns.label:
         raise UserError(f"{path} is a folder, which has no column {columns.group!r}: leave data.group_column out")
+    if columns.keep and columns.label:
+        raise UserError(f"{path} is a folder, which has no column {columns.keep[0]!r}: leave data.keep_columns out")
     labels = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not labels:
         raise UserError(f"{path} has no folders: a folder per label is expected, each with a text a file")

@@ -82,6 +82,12 @@ class Record:
         was: Source = self.lineage["reviewed"]["was"]["source"] if self.source == "reviewed" else self.source
         return was
 
+    @property
+    def group(self) -> str | None:
+        """The content hash of its group in data.group_column, so that a name need not travel; None: it stands alone."""
+        named = self.lineage.get("group")
+        return content_id(named) if named else None
+
     def but(self, **changes: Any) -> Record:
         """This record with some fields replaced."""
         return replace(self, **changes)

@@ -25,17 +25,20 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def answered(home: Path, name: str, *, wrong: int, true: list[str] = TRUE) -> Stage:
-    """An evaluation whose first `wrong` answers are wrong."""
+def answered(home: Path, name: str, *, wrong: int, true: list[str] = TRUE, **more: Any) -> Stage:
+    """An evaluation whose first `wrong` answers are wrong. `more` are other fields, made of the row's number."""
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         with (out / "predictions.jsonl").open("w", encoding="utf-8") as f:
             for i, label in enumerate(true):
                 said = LABELS[(LABELS.index(label) + 1) % 3] if i < wrong else label
-                f.write(json.dumps({"id": f"row {i}", "label": label, "predicted": said}) + "\n")
+                row = {"id": f"row {i}", "label": label, "predicted": said}
+                f.write(json.dumps(row | {k: make(i) for k, make in more.items()}) + "\n")
         return {}
 
-    return files.stage(home, "evaluate", version=1, params={"name": name, "wrong": wrong}, inputs={}, build=build)
+    return files.stage(
+        home, "evaluate", version=1, params={"name": name, "wrong": wrong, "more": sorted(more)}, inputs={}, build=build
+    )
 
 
 @pytest.fixture
@@ -84,3 +87,33 @@ def test_answers_to_other_rows_decide_nothing(tmp_path: Path) -> None:
     theirs = answered(tmp_path, "opponent", wrong=40, true=TRUE[::-1])
     verdict = Verdict.from_json(evidence.judged(mine, theirs, settings=SETTINGS, home=tmp_path).counts)
     assert verdict.decision == "inconclusive" and "did not answer the same rows" in verdict.reasons[0]
+
+
+def test_groups_slices_and_measures_are_in_the_evidence(tmp_path: Path) -> None:
+    more: dict[str, Any] = {
+        "group": lambda i: f"{i // 3:024x}" if i < 90 else None,
+        "slices": lambda i: ["length=short", *(["late"] if i >= 60 else []), *(["few"] if i < 9 else [])],
+        "scores": lambda i: [0.2, 0.3, 0.5],
+    }
+    mine = answered(tmp_path, "challenger", wrong=6, **more)
+    theirs = answered(tmp_path, "opponent", wrong=60, **more)
+    limits = {"slices": ["late", "few"], "slice_margin": 0.1, "measures": {"ece": [0.1, None]}, "limits": {"ece": 0.05}}
+    stage = evidence.judged(mine, theirs, settings=SETTINGS | limits, home=tmp_path)
+    verdict = Verdict.from_json(stage.counts)
+    assert verdict.groups == 30 + 30 and verdict.slices == {"late": 0.0} and verdict.measures == {"ece": [0.1, None]}
+    assert verdict.decision == "inconclusive" and "expected calibration error is not known" in verdict.reasons[1]
+    assert evidence.verify(stage.directory)["same"]
+
+
+def test_what_has_no_groups_slices_or_measures_says_nothing_of_them(stage: Stage) -> None:
+    assert not {"groups", "slices", "measures"} & set(json.loads((stage.directory / "verdict.json").read_text()))
+
+
+@pytest.mark.parametrize("side", ["challenger", "opponent"])
+@pytest.mark.parametrize("rule", ["bounds", "point"])
+def test_probabilities_that_are_no_numbers_decide_nothing(side: str, rule: str, tmp_path: Path) -> None:
+    odd: dict[str, Any] = {"scores": lambda i: None if i == 7 else [0.2, 0.3, 0.5]}
+    mine = answered(tmp_path, "challenger", wrong=0, **odd if side == "challenger" else {})
+    theirs = answered(tmp_path, "opponent", wrong=90, **odd if side == "opponent" else {})
+    verdict = Verdict.from_json(evidence.judged(mine, theirs, settings=SETTINGS | {"rule": rule}, home=tmp_path).counts)
+    assert verdict.decision == "inconclusive" and f"1 of 120 answers of the {side}" in verdict.reasons[0]

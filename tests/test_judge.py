@@ -17,6 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.judge import Verdict, decide, spent
+from tasks.non_inferiority import limits_of
+from tasks.project import Limits
 
 LABELS = ["a", "b", "c"]
 ANSWERS = st.sampled_from([*LABELS, "unknown"])
@@ -25,18 +27,33 @@ GAINS = st.sampled_from(["0", "0.01", "0.05", "0.1", "0.25"])
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models' answers to the same rows, every label among the true ones."""
+    """Two models' answers to the same rows, every label among the true ones; maybe in groups, and some of them in a slice."""
 
     true: list[str]
     challenger: list[str]
     opponent: list[str]
+    groups: tuple[str | None, ...] = ()
+    inside: tuple[bool, ...] = ()
 
     def decide(self, **options: Any) -> Verdict:
         options = {"samples": 200, "labels": LABELS, "opponent_name": "champion", **options}
+        if self.groups:
+            own = [i for i, held in enumerate(self.inside) if held]
+            options = {"groups": self.groups, "slices": {"mine": own}, **options}
         return decide(self.true, self.challenger, self.opponent, **options)
 
+    def but(self, challenger: list[str], opponent: list[str]) -> Pair:
+        return Pair(self.true, challenger, opponent, self.groups, self.inside)
+
     def swapped(self) -> Pair:
-        return Pair(self.true, self.opponent, self.challenger)
+        return self.but(self.opponent, self.challenger)
+
+    def shuffled(self, rng: random.Random) -> Pair:
+        order = rng.sample(range(len(self.true)), len(self.true))
+        return Pair(
+            *([own[i] for i in order] for own in (self.true, self.challenger, self.opponent)),
+            *(tuple(own[i] for i in order) for own in (self.groups, self.inside) if own),
+        )
 
 
 @st.composite
@@ -44,6 +61,21 @@ def pairs(draw: st.DrawFn) -> Pair:
     answered = draw(st.lists(st.tuples(st.sampled_from(LABELS), ANSWERS, ANSWERS), max_size=30))
     answered += [(label, draw(ANSWERS), draw(ANSWERS)) for label in LABELS]
     return Pair(*map(list, zip(*answered, strict=True)))
+
+
+@st.composite
+def grouped(draw: st.DrawFn) -> Pair:
+    """Enough groups to be judged, among them rows that stand alone, and a slice that is often large enough."""
+    row = st.tuples(
+        st.sampled_from(LABELS), ANSWERS, ANSWERS, st.integers(0, 20), st.sampled_from([True, True, True, False])
+    )
+    rows = draw(st.lists(row, min_size=33, max_size=45))
+    true, a, b, own, inside = map(list, zip(*rows, strict=True))
+    groups = [f"group {i}" if i < 12 else None if g == 20 else f"group {g}" for i, g in enumerate(own)]
+    return Pair([*LABELS, *true[3:]], a, b, tuple(groups), tuple(inside))
+
+
+ANY = st.one_of(pairs(), grouped())
 
 
 def exact_f1(true: list[str], predicted: list[str]) -> Fraction:
@@ -65,34 +97,34 @@ PROPERTY = settings(deadline=None, max_examples=80)
 
 
 @PROPERTY
-@given(pairs(), st.sampled_from([0.5, 0.8, 0.95]))
+@given(ANY, st.sampled_from([0.5, 0.8, 0.95]))
 def test_two_models_are_never_each_better_than_the_other(pair: Pair, confidence: float) -> None:
     decisions = [p.decide(confidence=confidence).decision for p in (pair, pair.swapped())]
     assert decisions.count("promote") < 2
 
 
 @PROPERTY
-@given(pairs(), GAINS, st.sampled_from([0.5, 0.8, 0.95]))
+@given(ANY, GAINS, st.sampled_from([0.5, 0.8, 0.95]))
 def test_the_same_answers_never_promote(pair: Pair, min_gain: str, confidence: float) -> None:
-    same = Pair(pair.true, pair.challenger, pair.challenger)
-    v = same.decide(min_gain=float(min_gain), confidence=confidence)
+    same = pair.but(pair.challenger, pair.challenger)
+    v = same.decide(min_gain=float(min_gain), confidence=confidence, slice_margin=0.01, label_margin=0.01)
     assert (v.decision, v.gain, v.lower, v.upper) == ("keep", 0.0, 0.0, 0.0)
 
 
 @PROPERTY
-@given(pairs(), st.randoms(use_true_random=False))
+@given(ANY, st.randoms(use_true_random=False))
 def test_the_order_of_rows_says_nothing(pair: Pair, rng: random.Random) -> None:
-    rows = list(zip(pair.true, pair.challenger, pair.opponent, strict=True))
-    rng.shuffle(rows)
-    assert Pair(*map(list, zip(*rows, strict=True))).decide() == pair.decide()
+    limits = {"slice_margin": 0.02, "label_margin": 0.02, "confidence": 0.5}
+    assert pair.shuffled(rng).decide(**limits) == pair.decide(**limits)
 
 
 @PROPERTY
-@given(pairs(), GAINS, GAINS, st.sampled_from([0.5, 0.8, 0.95]))
+@given(ANY, GAINS, GAINS, st.sampled_from([0.5, 0.8, 0.95]))
 def test_asking_for_more_gain_never_promotes(pair: Pair, one: str, two: str, confidence: float) -> None:
     less, more = sorted((float(one), float(two)))
-    if pair.decide(min_gain=less, confidence=confidence).decision != "promote":
-        assert pair.decide(min_gain=more, confidence=confidence).decision != "promote"
+    how = {"confidence": confidence, "slice_margin": 0.05}
+    first, second = (pair.decide(min_gain=gain, **how).decision for gain in (less, more))
+    assert first == "promote" or second != "promote"
 
 
 @PROPERTY
@@ -107,7 +139,7 @@ def test_confidence_one_half_is_the_plain_comparison(pair: Pair, min_gain: str) 
 
 
 @PROPERTY
-@given(pairs(), GAINS)
+@given(ANY, GAINS)
 def test_the_bounds_and_the_decision_agree(pair: Pair, min_gain: str) -> None:
     v, least = pair.decide(min_gain=float(min_gain)), float(min_gain)
     assert v.lower is not None and v.gain is not None and v.upper is not None
@@ -170,7 +202,7 @@ class TestLooks:
         assert sum(parts) <= alpha * (1 + 1e-9) and all(a > b for a, b in pairwise(parts))
 
     @PROPERTY
-    @given(pairs(), st.integers(1, 30), st.integers(1, 30))
+    @given(ANY, st.integers(1, 30), st.integers(1, 30))
     def test_a_later_look_never_promotes_what_an_earlier_one_would_not(self, pair: Pair, a: int, b: int) -> None:
         first, later = (pair.decide(look=k).decision for k in sorted((a, b)))
         assert later != "promote" or first == "promote"
@@ -222,6 +254,101 @@ class TestLabelsThatFall:
         v = self.pair(5).decide()
         assert v.labels is not None and sum(v.labels.values()) / 3 == pytest.approx(v.gain)
         assert v.labels["c"] == pytest.approx(2 * 15 / (20 + 15) - 1)
+
+
+class TestSlicesThatFall:
+    """The challenger wins by far everywhere else; of 60 rows of the slice it loses some that the opponent has."""
+
+    TRUE = [*"abc"] * 100
+
+    def decide(self, lost: int, *, rows: int = 60, **options: Any) -> Verdict:
+        wrong = {"a": "b", "b": "c", "c": "a"}
+        opponent = [wrong[t] if i < 120 else t for i, t in enumerate(self.TRUE)]
+        challenger = [wrong[t] if i >= 300 - lost else t for i, t in enumerate(self.TRUE)]
+        slices = {"mine": range(300 - rows, 300), "fine": range(150)}
+        how = {"labels": LABELS, "opponent_name": "champion", "samples": 1000, "slices": slices, "slice_margin": 0.1}
+        return decide(self.TRUE, challenger, opponent, **how | options)
+
+    @pytest.mark.parametrize(
+        ("lost", "margin", "decision"),
+        [(0, 0.1, "promote"), (5, 0.1, "promote"), (9, 0.1, "inconclusive"), (30, 0.1, "keep"), (30, None, "promote")],
+    )
+    def test_a_slice_can_keep_the_rest_out(self, lost: int, margin: float | None, decision: str) -> None:
+        v = self.decide(lost, slice_margin=margin)
+        assert v.lower is not None and v.lower > 0, "macro-F1 alone would promote"
+        assert v.decision == decision, v.reasons
+        assert v.slices is not None and set(v.slices) == {"mine", "fine"} and v.slices["fine"] > 0.5
+        if decision != "promote":
+            assert "macro-F1 of the slice 'mine'" in v.reasons[1] and "promote.limits.slice_f1 0.1" in v.reasons[1]
+
+    def test_a_slice_of_few_rows_is_not_judged(self) -> None:
+        v = self.decide(29, rows=29)
+        assert v.decision == "promote" and v.slices is not None and set(v.slices) == {"fine"}
+
+    def test_labels_and_slices_share_the_chance_of_error(self) -> None:
+        """Holm's correction: what one slice alone would keep out is no longer sure among many figures."""
+        alone = self.decide(13, slices={"mine": range(240, 300)})
+        many = {f"other {i}": range(120 + i, 160 + i) for i in range(60)}
+        among = self.decide(13, slices={"mine": range(240, 300), **many}, label_margin=0.3)
+        assert (alone.decision, among.decision) == ("keep", "inconclusive"), (alone.reasons, among.reasons)
+
+    def test_a_slice_with_some_of_the_labels(self) -> None:
+        v = self.decide(0, slices={"only a": range(0, 120, 3)})
+        assert v.slices == {"only a": 1.0}
+
+
+class TestMeasures:
+    PAIR = ("better", 0.95, 0.75)
+
+    def decide(self, measures: Any, limits: Any, **options: Any) -> Verdict:
+        return models(500, *self.PAIR[1:]).decide(measures=measures, limits=limits, **options)
+
+    @pytest.mark.parametrize(
+        ("name", "pair", "limit", "decision"),
+        [
+            ("ece", (0.06, 0.02), 0.05, "promote"),
+            ("ece", (0.08, 0.02), 0.05, "keep"),
+            ("ece", (0.01, 0.2), 0.0, "promote"),
+            ("latency_p95_ms", (12.0, 10.0), 1.2, "promote"),
+            ("latency_p95_ms", (13.0, 10.0), 1.2, "keep"),
+            ("latency_p95_ms", (13.0, 0.0), 1.2, "inconclusive"),
+            ("bundle_mb", (30.0, 10.0), 2.0, "keep"),
+            ("flip_rate", (0.2, 0.1), 0.05, "keep"),
+            ("flip_rate", (math.nan, 0.1), 0.05, "inconclusive"),
+            ("flip_rate", (0.1, None), 0.05, "inconclusive"),
+            ("flip_rate", (0.1, math.inf), 0.05, "inconclusive"),
+        ],
+    )
+    @pytest.mark.parametrize("rule", ["bounds", "point"])
+    def test_limits(self, name: str, pair: Any, limit: float, decision: str, rule: str) -> None:
+        v = self.decide({name: pair}, {name: limit}, rule=rule)
+        assert v.decision == decision, v.reasons
+        if decision != "promote":
+            assert str(limit) in v.reasons[1] and "promote.limits." in v.reasons[1]
+
+    def test_a_limit_without_a_measure_is_unsure(self) -> None:
+        for measures in (None, {}, {"ece": (0.1, 0.1)}):
+            v = self.decide(measures, {"flip_rate": 0.1})
+            assert v.decision == "inconclusive" and "is not known (challenger none, champion none)" in v.reasons[1]
+
+    def test_no_limit_looks_at_nothing(self) -> None:
+        v = self.decide({"ece": (0.9, 0.0)}, {})
+        assert v.decision == "promote" and v.measures == {"ece": [0.9, 0.0]}
+
+    def test_a_broken_limit_keeps_what_was_inconclusive_and_a_missing_one_changes_no_keep(self) -> None:
+        unsure = models(60, 0.85, 0.78)
+        assert unsure.decide(measures={"ece": (0.3, 0.1)}, limits={"ece": 0.05}).decision == "keep"
+        better = models(500, 0.95, 0.75)
+        assert better.swapped().decide(limits={"ece": 0.05}).decision == "keep"
+
+    def test_there_are_no_other_measures(self) -> None:
+        with pytest.raises(ValueError, match="no measure 'speed' to limit: there are ece, "):
+            self.decide({}, {"speed": 1.0})
+
+    def test_what_the_project_limits(self) -> None:
+        assert limits_of(Limits()) == {"ece": 0.05}
+        every = limits_of(Limits(ece=None, latency=1.5, size=2.0, robustness=0.1))
+        assert every == {"latency_p95_ms": 1.5, "bundle_mb": 2.0, "flip_rate": 0.1}
 
 
 @PROPERTY

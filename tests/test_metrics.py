@@ -121,10 +121,12 @@ def test_drawing_cells_is_resampling_rows() -> None:
 
 def test_each_resample_keeps_the_rows_of_a_class() -> None:
     y = np.array([0, 0, 0, 1, 1, 2])
-    matrices = np.concatenate(list(draw(y, [np.array([0, 1, -1, 1, 7, 2])], classes=3, samples=1100, seed=0)))
-    assert matrices.shape == (1100, 1, 3, 4) and (matrices.sum(axis=-1) == [3, 2, 1]).all()
-    assert (matrices[:, 0, 2] == [0, 0, 1, 0]).all()
-    assert matrices[:, 0, 0, 3].mean() == pytest.approx(1, abs=0.1)  # of three rows, one has no known label
+    drawn = list(draw(y, [np.array([0, 1, -1, 1, 7, 2])], classes=3, samples=1100, seed=0))
+    true, hits, predicted = (np.concatenate([getattr(c, k) for c in drawn]) for k in ("true", "hits", "predicted"))
+    assert true.shape == (1100, 1, 3) and (true == [3, 2, 1]).all() and (hits[..., 2] == 1).all()
+    # of the six rows two have no known label: a third of the first class, and half of the second
+    assert (predicted.sum(axis=2) <= 6).all() and predicted.sum(axis=2).mean() == pytest.approx(4, abs=0.1)
+    assert hits[:, 0, 0].mean() == pytest.approx(1, abs=0.1)
 
 
 def test_majority() -> None:

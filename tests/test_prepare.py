@@ -332,3 +332,43 @@ def test_what_repeats_a_test_row_is_set_aside_without_its_text(tmp_path: Path) -
     rejected = files.read_rejected(prepared.splits.directory / "rejected.jsonl")
     assert len(rejected) == 30 and sum(r.record.text == "" for r in rejected) == 12
     assert not sealed & {r.record.text for r in rejected}
+
+
+def test_metadata_goes_with_each_real_row_and_ids_stay_the_contents(tmp_path: Path) -> None:
+    table = [{**row, "country": "uk" if i % 2 else "fr", "note": ""} for i, row in enumerate(rows(fruit=9, metal=9))]
+    plain = prepared(tmp_path, table)
+    p = prepared(tmp_path, table, keep_columns=["country", "note"], home="other")
+    said = {r["text"]: r["country"] for r in table}
+    for split in ("test", "dev", "seed"):
+        assert all(r.lineage["columns"] == {"country": said[r.text]} for r in read(p, split))
+        assert [r.id for r in read(p, split)] == [r.id for r in read(plain, split)]
+        assert not any("columns" in r.lineage for r in read(plain, split))
+    assert all(r.lineage == {} for r in read(p, "unlabelled")), "a column could tell the label that was thrown away"
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (["text"], "is the text or the label itself"),
+        (["label"], "is the text or"),
+        (["a", "a"], "names a column twice"),
+    ],
+)
+def test_columns_that_are_not_kept(columns: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        project({"pool": "pool.csv", "keep_columns": columns})
+
+
+@pytest.mark.parametrize("source", ["synthetic", "harvested", "reviewed", "unlabelled"])
+def test_a_test_set_with_a_row_that_is_not_real_is_not_opened(source: Any, tmp_path: Path) -> None:
+    real = Record.of("a real text", "fruit", "test")
+    odd = Record.of("made up", "metal", source)
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        files.write_records(out / "test.jsonl", [real, odd])
+        return {}
+
+    sealed = files.stage(tmp_path, "sealed", version=1, params={}, inputs={}, build=build)
+    with pytest.raises(UserError, match=f"1 of 2 test rows are not real text .* is {source}") as error:
+        open_sealed(sealed, home=tmp_path, by="a test")
+    assert len(str(error.value).splitlines()) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,31 @@ def test_groups_are_read(tmp_path: Path) -> None:
     assert [(r.group, r.fault) for r in read(path, group="by")] == [("7", None), (None, None), (None, None)]
     assert "set data.group_column" in refused(path, group="from")
     assert [r.group for r in read(path, label=None, group="from")] == [None] * 3  # unlabelled text may have none
+
+
+def test_metadata_is_text_and_goes_along(tmp_path: Path) -> None:
+    path = csv_file(
+        tmp_path,
+        '{"text": "a", "label": "b", "country": "uk", "n": 7, "ok": true, "of": ["x", "é"]}\n'
+        '{"text": "b", "label": "b", "country": " ", "n": null, "ok": false}\n',
+        "rows.jsonl",
+    )
+    kept = [(r.kept, r.fault) for r in read(path, keep=("country", "n", "ok", "of"))]
+    assert kept == [({"country": "uk", "n": "7", "ok": "true", "of": '["x", "é"]'}, None), ({"ok": "false"}, None)]
+    assert "(did you mean 'country'?), which data.keep_columns asks for" in refused(path, keep=("contry",))
+    assert [r.kept for r in read(path, label=None, keep=("gone", "n"))] == [
+        {"n": "7"},
+        {},
+    ]  # unlabelled text may have none
+    pq.write_table(pa.table({"text": ["a"], "label": ["b"], "when": [date(2024, 2, 1)]}), tmp_path / "rows.parquet")
+    assert [r.kept for r in read(tmp_path / "rows.parquet", keep=("when",))] == [{"when": "2024-02-01"}]
+    assert [r.kept for r in read(csv_file(tmp_path, "text,label,by\na,b,c\n"), keep=("by",))] == [{"by": "c"}]
+
+
+def test_a_folder_has_no_metadata(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.txt").write_text("x")
+    assert "has no column 'by': leave data.keep_columns out" in refused(tmp_path, keep=("by",))
 
 
 def test_a_folder_has_no_groups(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,45 @@ def test_a_tampered_champion_is_not_scored_and_not_replaced(config: Path, reseed
     code, out, _ = reseed("retrain", config, "--fresh", "--json")
     assert code == 0 and last_json(out)["verdict"] == "inconclusive"
     assert champion_version() == "1"
+
+
+def test_slices_groups_and_what_to_label_first(config: Path, reseed: Command) -> None:
+    rows = toy.real_rows(50)
+    toy.write_csv(
+        config.parent / "rows.csv",
+        [{**row, "who": f"author {i // 2}", "country": "uk" if i % 3 else "fr"} for i, row in enumerate(rows)],
+    )
+    more = ["data.group_column=who", "data.keep_columns=[country]", "evaluate.slices.mine={max_words: 99}"]
+    told = [part for key in more for part in ("--set", key)]
+    code, out, err = reseed("retrain", config, "--json", *told, "--set", "promote.min_gain=0.99")
+    assert code == 0, err
+    kept = last_json(out)
+    assert kept["verdict"] == "keep" and kept["label_first"] is None
+    groups = len({row["who"] for row in files_of_test_rows(kept)})
+    assert f"over {groups} groups" in kept["reasons"][0]
+
+    between = round(kept["gain"]["value"], 6)
+    code, out, err = reseed("retrain", config, "--json", *told, "--set", f"promote.min_gain={between}")
+    unsure = last_json(out)
+    assert code == 0 and unsure["verdict"] == "inconclusive", (unsure["reasons"], err)
+    first = unsure["label_first"]
+    assert first["rows"] == len(Path(first["path"]).read_text().splitlines()) > 0 and first["differ"] == 0
+
+    run = client().get_run(unsure["mlflow_run_id"])
+    assert {"test.f1_macro.mine", "test.f1_macro.country_uk", "test.f1_macro.length_short"} <= set(run.data.metrics)
+    assert run.data.metrics["test.f1_macro.mine"] == pytest.approx(unsure["test"]["f1_macro"])
+    found = client().search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    stages = {c.info.run_name: {f.path for f in client().list_artifacts(c.info.run_id)} for c in found}
+    assert "slices.json" in stages["evaluate challenger"] and "label_first.json" in stages["label first"]
+    code, out, _ = reseed("retrain", config, *told, "--set", f"promote.min_gain={between}")
+    assert code == 0 and "label first" in out and "unlabelled rows" in out
+    assert last_json(reseed("verify", "toy", "1", "--json")[1])["same"]
+
+
+def files_of_test_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The answers that the verdict of this run rests on, with each row's group."""
+    run = client().get_run(report["mlflow_run_id"])
+    found = client().search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    verdict = next(c for c in found if c.info.run_name == "verdict")
+    path = client().download_artifacts(verdict.info.run_id, "challenger.jsonl")
+    return [{"who": json.loads(line)["group"]} for line in Path(path).read_text().splitlines()]

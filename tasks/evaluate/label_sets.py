@@ -11,13 +11,15 @@ from tasks.evaluate import bootstrap
 SUMMARY = ("f1_macro", "f1_micro", "precision_macro", "recall_macro", "subset_accuracy", "hamming_loss")
 
 
-def measure(y: np.ndarray, z: np.ndarray, labels: list[str], *, samples: int, seed: int) -> dict[str, Any]:
+def measure(
+    y: np.ndarray, z: np.ndarray, labels: list[str], *, samples: int, seed: int, groups: np.ndarray | None = None
+) -> dict[str, Any]:
     """Macro-F1, micro-F1, macro precision and recall, subset accuracy (the share of rows whose whole set is right) and Hamming
     loss (the share of wrong decisions), each with its 95% interval; precision, recall and F1 per label; and each label's
     confusion, [[neither, predicted alone], [true alone, both]].
 
     `y` (true) and `z` (predicted) are 0 and 1, shape (rows, labels). The figures are scikit-learn's, the intervals percentiles
-    of a bootstrap over rows, widened to hold the figure itself.
+    of a bootstrap over rows, or with `groups` (an index for each row) over whole groups, widened to hold the figure itself.
     """
     from sklearn.metrics import (
         accuracy_score,
@@ -30,12 +32,11 @@ def measure(y: np.ndarray, z: np.ndarray, labels: list[str], *, samples: int, se
     p, r, f, n = precision_recall_fscore_support(y, z, average=None, zero_division=0)
     micro = f1_score(y, z, average="micro", zero_division=0)
     point = np.array([f.mean(), micro, p.mean(), r.mean(), accuracy_score(y, z), hamming_loss(y, z)])
-    drawn = np.concatenate(
-        [_summary(*counts, rows=len(y)) for counts in bootstrap.draw_sets(y, [z], samples=samples, seed=seed)]
-    )
+    chunks = bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups)
+    drawn = np.concatenate([_summary(chunk) for chunk in chunks])
     return {
         "rows": len(y),
-        **bootstrap.intervals(SUMMARY, point, drawn),
+        **bootstrap.intervals(SUMMARY, point, drawn, groups=groups),
         "labels": by_label(labels, p, r, f, n),
         "confusion": dict(zip(labels, multilabel_confusion_matrix(y, z).tolist(), strict=True)),
     }
@@ -51,11 +52,10 @@ def by_label(
     }
 
 
-def _summary(hits: np.ndarray, said: np.ndarray, true: np.ndarray, right: np.ndarray, *, rows: int) -> np.ndarray:
+def _summary(chunk: bootstrap.Tallies) -> np.ndarray:
     """SUMMARY of the one model in each resample, shape (samples, figures)."""
-    hits, said, true = hits[:, 0], said[:, 0], true[:, 0]
-    macro = [v.mean(axis=1) for v in (hits / np.maximum(said, 1), hits / np.maximum(true, 1))]
-    wrong = (said + true - 2 * hits).sum(axis=1) / (rows * hits.shape[1])
-    micro = bootstrap.f1_of(hits.sum(axis=1), said.sum(axis=1), true.sum(axis=1))
-    f1 = bootstrap.f1_of(hits, said, true).mean(axis=1)
-    return np.column_stack([f1, micro, *macro, right[:, 0] / rows, wrong])
+    hits, said, true = (v[:, 0].sum(axis=1) for v in (chunk.hits, chunk.predicted, chunk.true))
+    macro = [v[:, 0].mean(axis=1) for v in (chunk.f1, chunk.precision, chunk.recall)]
+    micro = 2 * hits / np.maximum(said + true, 1)
+    wrong = (said + true - 2 * hits) / (chunk.rows * chunk.hits.shape[2])
+    return np.column_stack([macro[0], micro, *macro[1:], chunk.accuracy[:, 0], wrong])

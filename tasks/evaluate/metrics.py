@@ -33,14 +33,46 @@ def f1_by_label(true: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndar
     return np.asarray(f1_score(true, predicted, labels=names, average=None, zero_division=0.0))
 
 
+def f1_in(
+    y: np.ndarray, answers: list[np.ndarray], *, samples: int, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Macro-F1 over the labels that occur in `y`: of each model, shape (models,), and in each resample, shape (samples, models).
+    None where no label occurs. `y` and the answers are indices, shape (rows,), or 0 and 1, shape (rows, labels)."""
+    if y.ndim == 2:
+        there = y.any(axis=0)
+        y, answers = y[:, there], [z[:, there] for z in answers]
+        n = int(there.sum())
+    else:
+        own = np.unique(y)
+        n = len(own)
+        y, answers = np.searchsorted(own, y), [_among(own, z) for z in answers]
+    if not n:
+        return None
+    point = np.array([f1_by_label(y, z, n).mean() for z in answers])
+    return point, bootstrap.macro_f1(y, answers, classes=n, samples=samples, seed=seed, groups=groups)
+
+
+def _among(own: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """The places of `z` in the sorted `own`; -1 for what is not there."""
+    place = np.minimum(np.searchsorted(own, z), len(own) - 1)
+    return np.where(own[place] == z, place, -1)
+
+
 def measure(
-    true: Sequence[Label], predicted: Sequence[Label], labels: list[str], *, samples: int, seed: int
+    true: Sequence[Label],
+    predicted: Sequence[Label],
+    labels: list[str],
+    *,
+    samples: int,
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Accuracy, macro precision, recall and F1, each with its 95% interval, F1 per label, and the confusion matrix. For label
     sets what tasks/evaluate/label_sets.py measures.
 
-    The figures are scikit-learn's; the intervals are percentiles of a stratified bootstrap, widened to
-    hold the figure itself. A predicted label that is not among `labels` is a mistake.
+    The figures are scikit-learn's; the intervals are percentiles of a stratified bootstrap, or with `groups` (an index for
+    each row) of one of whole groups, widened to hold the figure itself. A predicted label that is not among `labels` is a
+    mistake.
     """
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
@@ -49,21 +81,20 @@ def measure(
     if others := strange(true, labels):
         raise ValueError(f"the true label {min(others)!r} is not among the labels")
     if are_sets(true):
-        return label_sets.measure(codes(true, labels), codes(predicted, labels), labels, samples=samples, seed=seed)
+        coded = codes(true, labels), codes(predicted, labels)
+        return label_sets.measure(*coded, labels, samples=samples, seed=seed, groups=groups)
     p, r, f, n = precision_recall_fscore_support(true, predicted, labels=labels, average=None, zero_division=0)
     point = np.array([accuracy_score(true, predicted), p.mean(), r.mean(), f.mean()])
     y, z = codes(true, labels), codes(predicted, labels)
     drawn: list[np.ndarray] = []
-    for matrices in bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed):
-        m = matrices[:, 0]
-        accuracy = np.trace(m[..., : len(labels)], axis1=-2, axis2=-1) / len(true)
-        per_class = bootstrap.precision_recall_f1(m)
-        drawn.append(np.column_stack([accuracy, *(v.mean(axis=-1) for v in per_class)]))
+    for chunk in bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups):
+        macro = (v[:, 0].mean(axis=-1) for v in (chunk.precision, chunk.recall, chunk.f1))
+        drawn.append(np.column_stack([chunk.accuracy[:, 0], *macro]))
     confusion = np.zeros((len(labels), len(labels) + 1), dtype=int)
     np.add.at(confusion, (y, np.where(z < 0, len(labels), z)), 1)
     return {
         "rows": len(true),
-        **bootstrap.intervals(SUMMARY, point, np.concatenate(drawn)),
+        **bootstrap.intervals(SUMMARY, point, np.concatenate(drawn), groups=groups),
         "labels": label_sets.by_label(labels, p, r, f, n),
         "more": _more(y, z, labels),
         "confusion": confusion[:, : len(labels)].tolist(),

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from tasks import files
-from tasks.evaluate import baselines, plots
+from tasks.evaluate import baselines, plots, slices
+from tasks.evaluate.bootstrap import group_codes
 from tasks.evaluate.metrics import measure
 from tasks.evaluate.scores import confident_mistakes, measure_scores
 from tasks.files import Stage
@@ -21,7 +22,7 @@ from tasks.project import Project
 from tasks.records import Label, Record
 from tasks.references import digest_of_path, resolve
 
-VERSION = 3
+VERSION = 4
 BASELINES = ("majority", "descriptions", "tfidf_logistic_regression")
 
 
@@ -91,16 +92,13 @@ def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: P
         rows: list[Record] = open_sealed(sealed, home=home, by=who)
         answers = answer([r.text for r in rows])
         true = [known(r) for r in rows]
-        said: list[dict[str, Any]] = [
-            {"id": r.id, "label": r.label, "predicted": p} for r, p in zip(rows, answers.labels, strict=True)
-        ]
-        if answers.scores is not None:
-            for own, p in zip(said, answers.scores, strict=True):
-                own["scores"] = [round(float(v), 6) for v in p]
-        files.write_lines(out / "predictions.jsonl", said)
-        found = measure(true, answers.labels, project.label_names, samples=e.bootstrap, seed=e.seed)
+        belongs = slices.members(rows, e.slices, project.data.keep_columns)
+        files.write_lines(out / "predictions.jsonl", _said(rows, answers, belongs))
+        how: dict[str, Any] = {"labels": project.label_names, "samples": e.bootstrap, "seed": e.seed}
+        found = measure(true, answers.labels, groups=group_codes([r.group for r in rows]), **how)
+        found["slices"] = slices.measure(rows, answers.labels, belongs, declared=list(e.slices), **how)
         title = f"{project.name}: {who}"
-        if answers.scores is not None:
+        if answers.scores is not None and np.isfinite(answers.scores).all():
             y = codes(true, project.label_names)
             found["scores"] = measure_scores(y, answers.scores)
             plots.reliability(found["scores"]["reliability"], title, out / "reliability.png")
@@ -114,11 +112,26 @@ def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: P
         return {"model": who, **{k: v for k, v in found.items() if k != "confusion"}}
 
     params = {"labels": project.labels, **e.model_dump(mode="json")}
+    params |= {"columns": list(project.data.keep_columns)} if project.data.keep_columns else {}
     if "baseline" in inputs and inputs["baseline"] == "descriptions":
         params["max_length"] = project.train.max_length
     return files.stage(
         home, "evaluate", version=VERSION, params=params, inputs={**inputs, "sealed": sealed.digest}, build=build
     )
+
+
+def _said(rows: list[Record], answers: Answers, belongs: list[list[str]]) -> list[dict[str, Any]]:
+    """A line for each row: its answer, its slices, its group where there is one, and the probabilities where the model gives
+    them, or null where they are no numbers: no verdict is based on such an answer."""
+    said: list[dict[str, Any]] = []
+    for i, (r, p) in enumerate(zip(rows, answers.labels, strict=True)):
+        own: dict[str, Any] = {"id": r.id, "label": r.label, "predicted": p} | ({"group": r.group} if r.group else {})
+        own["slices"] = belongs[i]
+        if answers.scores is not None:
+            finite = bool(np.isfinite(answers.scores[i]).all())
+            own["scores"] = [round(float(v), 6) for v in answers.scores[i]] if finite else None
+        said.append(own)
+    return said
 
 
 def _mistakes(rows: list[Record], y: np.ndarray, p: np.ndarray, labels: list[str]) -> list[dict[str, Any]]:
@@ -137,6 +150,6 @@ def _mistakes(rows: list[Record], y: np.ndarray, p: np.ndarray, labels: list[str
 
 
 def read_predictions(scored: Stage) -> list[dict[str, Any]]:
-    """`id`, `label` and `predicted` of every test row, in the test set's order; label sets are lists."""
+    """`id`, `label`, `predicted` and `slices` of every test row, in the test set's order; label sets are lists."""
     with (scored.directory / "predictions.jsonl").open(encoding="utf-8") as f:
         return [json.loads(line) for line in f]

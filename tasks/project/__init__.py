@@ -15,6 +15,7 @@ from tasks.project.curate import Curate
 from tasks.project.data import Data, Split
 from tasks.project.generate import Budget, Endpoint, Generate, Generator, Price
 from tasks.project.predict import Predict
+from tasks.project.slices import Rule, plain_name
 from tasks.project.train import Train
 from tasks.project.tune import Space, Tune
 from tasks.records import digest_of
@@ -35,6 +36,7 @@ __all__ = [
     "Project",
     "Promote",
     "Review",
+    "Rule",
     "Schedule",
     "Section",
     "Share",
@@ -73,15 +75,40 @@ class Evaluate(Section):
         "quick",
         description="what synthetic and harvested rows gain: full trains each mix over `train.seeds`, quick a linear head",
     )
+    LATER: ClassVar[frozenset[str]] = frozenset({"slices"})
+
     bootstrap: int = Field(5000, ge=100, description="resamples")
     seed: int = Field(0, description="of the resampling")
+    slices: dict[str, Rule] = Field({}, description="named rules for test rows that are also scored apart, and judged")
+
+    @field_validator("slices")
+    @classmethod
+    def _named(cls, value: dict[str, Rule]) -> dict[str, Rule]:
+        return {plain_name(name): rule for name, rule in value.items()}
 
 
 class Limits(Section):
     """What a better macro-F1 does not excuse."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"slice_f1", "ece", "latency", "size", "robustness"})
+
     label_f1: float | None = Field(
         0.1, gt=0, le=1, description="by which no label's F1 may fall from the champion's; null looks at none"
+    )
+    slice_f1: float | None = Field(
+        0.1, gt=0, le=1, description="by which macro-F1 may fall in no slice of `evaluate.slices`; null looks at none"
+    )
+    ece: float | None = Field(
+        0.05, ge=0, le=1, description="by which the calibration error may rise from the champion's; null: at will"
+    )
+    latency: float | None = Field(
+        None, gt=0, description="times the champion's 95th percentile of latency, at most: 1.2; null: at will"
+    )
+    size: float | None = Field(
+        None, gt=0, description="times the size of the champion's bundle, at most; null: at will"
+    )
+    robustness: float | None = Field(
+        None, ge=0, le=1, description="by which the share of answers that small changes flip may rise; null: at will"
     )
 
 
@@ -229,6 +256,16 @@ class Project(Section):
             if separator is not None and separator in label:
                 raise ValueError(
                     f"the label {label!r} holds data.label_separator ({separator!r}): choose another separator"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _slices_kept(self) -> Project:
+        for name, rule in self.evaluate.slices.items():
+            if rule.column is not None and rule.column not in self.data.keep_columns:
+                raise ValueError(
+                    f"evaluate.slices.{name} reads the column {rule.column!r}{nearest(rule.column, self.data.keep_columns)}, "
+                    f"which is not in data.keep_columns: add it there"
                 )
         return self
 

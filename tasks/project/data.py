@@ -21,7 +21,7 @@ class Split(Section):
 class Data(Section):
     """Where real text comes from: one `pool` to split, `test` apart or not; or `dev` and `test` (and `seed`) apart."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"label_separator", "label_columns"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"label_separator", "label_columns", "keep_columns"})
 
     pool: str | None = Field(None, description="labelled rows to be split by `split`")
     split: Split = Field(Split(), description="how the pool is split")
@@ -42,6 +42,9 @@ class Data(Section):
     group_column: str | None = Field(
         None, description="rows that share its value (an author, a thread, a question) never stand in two splits"
     )
+    keep_columns: Texts = Field(
+        (), description="columns of metadata that go with each real row; the scores are shown by their values"
+    )
     encoding: str = Field("utf-8", description="of CSV, JSONL and text files: latin-1, cp1252, utf-16")
     ignore_labels: Texts = Field((), description="labels in the data that are not the project's: set aside")
     bad_rows: Literal["set_aside", "stop"] = Field("set_aside", description="what an unusable row does")
@@ -61,6 +64,13 @@ class Data(Section):
             raise ValueError("give data.pool, which is split, or data.seed, dev and test apart, not both")
         if self.label_columns and self.label_separator is not None:
             raise ValueError("label_columns reads a column a label, which has nothing to separate: give one of the two")
+        for name in self.keep_columns:
+            if name in (self.text_column, self.label_column):
+                raise ValueError(
+                    f"keep_columns names {name!r}, which is the text or the label itself: leave it out there"
+                )
+        if len(set(self.keep_columns)) != len(self.keep_columns):
+            raise ValueError(f"keep_columns names a column twice ({', '.join(self.keep_columns)}): leave one out")
         return self
 
     @property

@@ -1,0 +1,39 @@
+"""After an inconclusive verdict: which unlabelled texts a person should label first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flows import stage_runs, steps
+from flows.context import Retrain
+from flows.registry import Version
+from tasks.evaluate.label_first import FILE
+from tasks.files import CorruptDirectory, Stage
+
+
+def label_first(r: Retrain, version: Version, bundle: Path) -> dict[str, Any] | None:
+    """Where the list is, its rows, and how many of them the champion answers differently; None without unlabelled text.
+
+    `bundle` holds the challenger, registered as `version`. A champion that can't be verified is not asked.
+    """
+    champion = r.registry.champion(r.project.name) or r.registry.standing(r.project.name)
+    other = None
+    if champion is not None:
+        try:
+            other = (r.registry.fetch(champion), champion.digest)
+        except CorruptDirectory:
+            other = None
+    stage: Stage | None = steps.label_first(
+        r.project, (bundle, version.digest), other, splits=r.prepared.splits, home=r.home
+    )
+    if stage is None:
+        return None
+    stage_runs.label_first(r.log, r.timed(stage, title="label first"))
+    return {"path": str(stage.directory / FILE), **stage.counts}
+
+
+def line(found: dict[str, Any]) -> str:
+    """What the report says of it."""
+    differ = f", {found['differ']} of them answered differently by the champion" if found["differ"] else ""
+    return f"{found['rows']} unlabelled rows{differ}: {found['path']} (for training or dev, not for the test set)"

@@ -1,0 +1,111 @@
+"""Which unlabelled texts a person should label first, where a verdict was inconclusive.
+
+What two models answer differently tells most about which is better (query by committee: Seung, Opper and Sompolinsky 1992), then
+what the challenger is least sure of (smallest margin: Scheffer, Decomain and Wrobel 2001). Rows chosen this way are harder than
+the texts of real use, so they are for training and dev: a test set made of them would be biased, and wants rows drawn at random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks import files
+from tasks.files import Stage
+from tasks.labels import are_sets, as_asked, decided, named
+from tasks.project import Project
+from tasks.records import Label, Record, shown
+
+VERSION = 1
+FILE = "label_first.jsonl"
+MOST = 200  # rows in the list
+MOST_READ = (
+    5000  # unlabelled rows that are answered; of more, those with the first ids, which are hashes: as good as at random
+)
+
+
+def rank(
+    records: Sequence[Record],
+    p: np.ndarray,
+    answers: Sequence[Label],
+    champion: Sequence[Label] | None,
+    *,
+    labels: int,
+    most: int = MOST,
+) -> list[dict[str, Any]]:
+    """At most `most` rows, the most telling first: those that the champion answers differently, then by ascending margin.
+
+    `p` are the challenger's probabilities, shape (rows, labels), and `answers` what it says. The margin is the distance of the two
+    highest, or of label sets of the nearest one to one half. No answer of the challenger's takes more than its equal part of the
+    list, most / `labels`, so that one confused pair of labels does not fill it.
+    """
+    margins = _margins(p, sets=are_sets(answers))
+    other = [champion is not None and champion[i] != a for i, a in enumerate(answers)]
+    order = sorted(
+        np.flatnonzero(np.isfinite(margins)).tolist(), key=lambda i: (not other[i], margins[i], records[i].id)
+    )
+    taken: Counter[str] = Counter()
+    found: list[dict[str, Any]] = []
+    for i in order:
+        said = shown(answers[i])
+        if len(found) == most:
+            break
+        if taken[said] >= math.ceil(most / labels):
+            continue
+        taken[said] += 1
+        found.append(
+            {
+                "id": records[i].id,
+                "challenger": said,
+                "champion": None if champion is None else shown(champion[i]),
+                "margin": float(margins[i]),
+                "text": records[i].text,
+            }
+        )
+    return found
+
+
+def _margins(p: np.ndarray, *, sets: bool) -> np.ndarray:
+    """Shape (rows,), to six places: how far apart two runs put the last bits is no order."""
+    last = np.sort(p, axis=1)[:, -2:]
+    return np.round((np.abs(p - 0.5).min(axis=1) if sets else last[:, 1] - last[:, 0]).astype(np.float64), 6)
+
+
+def label_first(
+    project: Project, challenger: tuple[Path, str], champion: tuple[Path, str] | None, *, splits: Stage, home: Path
+) -> Stage | None:
+    """The list as `label_first.jsonl`, found or made; None where the project has no unlabelled text.
+
+    Each model is its bundle's directory and digest. Counts are `rows`, `read` and `differ`, the rows answered differently.
+    """
+    if not splits.counts["unlabelled"]:
+        return None
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        rows = sorted(files.read_records(splits.directory / "unlabelled.jsonl"), key=lambda r: r.id)[:MOST_READ]
+        texts = [r.text for r in rows]
+        p, answers = _answers(project, *challenger, texts)
+        others = None if champion is None else _answers(project, *champion, texts)[1]
+        found = rank(rows, p, answers, others, labels=len(project.labels))
+        files.write_lines(out / FILE, found)
+        differ = sum(r["champion"] is not None and r["champion"] != r["challenger"] for r in found)
+        return {"rows": len(found), "read": len(rows), "differ": differ}
+
+    inputs = {"splits": splits.digest, "challenger": challenger[1]} | ({"champion": champion[1]} if champion else {})
+    params = {"labels": project.label_names}
+    return files.stage(home, "label_first", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def _answers(project: Project, bundle: Path, digest: str, texts: list[str]) -> tuple[np.ndarray, list[Label]]:
+    """Probabilities, in the order of the bundle's own labels, and answers of the project's kind."""
+    from tasks.bundle import Classifier
+
+    model = Classifier.load(bundle, digest=digest)
+    p = model.probabilities(texts)
+    said = named(decided(p, multi_label=model.multi_label), model.labels)
+    return p, [as_asked(a, multi_label=project.multi_label) for a in said]
