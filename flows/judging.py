@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import approval, outbox, stage_runs, steps
+from flows import approval, beside_f1, outbox, stage_runs, steps
 from flows import report as reports
 from flows.context import Retrain
 from flows.progress import say
@@ -48,7 +48,7 @@ def judge_and_promote(
         if champion is not None and champion.version == version.version:
             return (
                 _already(r, champion),
-                {"version": champion.version, **reports.figures(challenger)},
+                {"version": champion.version, **reports.figures(challenger), **beside_f1.told(r.measured)},
                 not r.judged_before,
             )
         look = r.registry.look(r.project.name, test_set=r.prepared.sealed.digest, bundle=version.digest)
@@ -93,11 +93,13 @@ def _judge(
         title = f"champion version {champion.version}"
         try:
             directory = r.registry.fetch(champion)
-            opponent = scored(r, directory, champion.digest, f"champion {champion.version}")
+            who = f"champion {champion.version}"
+            opponent = scored(r, directory, champion.digest, who)
+            beside, measures = beside_f1.compared(r, directory, champion.digest, who)
         except CorruptDirectory as e:
             unknown = {"version": champion.version, "f1_macro": None}
             return judge.unsure(f"{title} can't be scored again: {e}", title), unknown, None
-        figures = {"version": champion.version, **reports.figures(opponent)}
+        figures = {"version": champion.version, **reports.figures(opponent), **beside, "measures": measures}
     settings = {
         "labels": p.label_names,
         "opponent_name": title,
