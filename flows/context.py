@@ -10,6 +10,7 @@ from flows.progress import say
 from flows.registry import Registry
 from flows.settings import Settings
 from flows.tracking import Tracking
+from tasks.evaluate.serving import Measured
 from tasks.files import Stage
 from tasks.prepare import Prepared
 from tasks.project import Project
@@ -28,6 +29,7 @@ class Retrain:
     log: Tracking
     prepared: Prepared
     seconds: Counter[str] = field(default_factory=Counter)
+    measured: Measured | None = None  # the challenger's robustness and cost of serving
     adapted: Stage | None = None  # the encoder that is fine-tuned, where it is not the project's own
     judged: bool = False  # there is a verdict, and the promotion where there was one
 

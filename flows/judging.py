@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import approval, outbox, stage_runs, steps
+from flows import approval, beside_f1, outbox, stage_runs, steps
 from flows import report as reports
 from flows.context import Retrain
 from flows.progress import say
@@ -49,7 +49,7 @@ def judge_and_promote(
         if champion is not None and champion.version == version.version:
             return (
                 _already(r, champion),
-                {"version": champion.version, **reports.figures(challenger)},
+                {"version": champion.version, **reports.figures(challenger), **beside_f1.told(r.measured)},
                 not r.judged_before,
             )
         look = r.registry.look(r.project.name, test_set=r.prepared.sealed.digest, bundle=version.digest)
@@ -94,11 +94,13 @@ def _judge(
         title = f"champion version {champion.version}"
         try:
             directory = r.registry.fetch(champion)
-            opponent = scored(r, directory, champion.digest, f"champion {champion.version}")
+            who = f"champion {champion.version}"
+            opponent = scored(r, directory, champion.digest, who)
+            beside, measures = beside_f1.compared(r, directory, champion.digest, who)
         except CorruptDirectory as e:
             unknown = {"version": champion.version, "f1_macro": None}
             return judge.unsure(f"{title} can't be scored again: {e}", title), unknown, None
-        figures = {"version": champion.version, **reports.figures(opponent)}
+        figures = {"version": champion.version, **reports.figures(opponent), **beside, "measures": measures}
     settings = {
         "labels": p.label_names,
         "opponent_name": title,
@@ -107,7 +109,7 @@ def _judge(
         "rule": p.promote.rule,
         "label_margin": p.promote.limits.label_f1 if champion else None,  # a baseline is nothing to fall from
         "look": look,
-        **(_limits(p, challenger, opponent) if champion else {}),
+        **(_limits(p, challenger, opponent, measures) if champion else {}),
         "samples": p.evaluate.bootstrap,
         "seed": p.evaluate.seed,
     }
@@ -115,12 +117,12 @@ def _judge(
     return Verdict.from_json(stage.counts), figures, stage
 
 
-def _limits(p: Project, challenger: Stage, champion: Stage) -> dict[str, Any]:
+def _limits(p: Project, challenger: Stage, champion: Stage, beside: dict[str, tuple[float, float]]) -> dict[str, Any]:
     """What may not get worse than the champion's, beside the labels: slices and measures."""
     return {
         "slices": list(p.evaluate.slices),
         "slice_margin": p.promote.limits.slice_f1,
-        "measures": non_inferiority.measures(challenger, champion),
+        "measures": non_inferiority.measures(challenger, champion) | beside,
         "limits": non_inferiority.limits_of(p.promote.limits),
     }
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows import beside_f1
 from flows.filling import Filled
 from flows.label_first import line as label_first_line
 from flows.seeds import line as seeds_line
@@ -122,6 +123,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [(f"F1 of {name.replace('_', ' ')}", _score(f)) for name, f in report["baselines"].items()]
     lines += [(f"gain by {name}", value) for name, value in _gains(report["lift"])]
     lines.append(("answers by", answers_by(report["inference"])))
+    lines += beside_f1.lines(report)
     if report["cost"]["usd"]:
         lines.append(("cost", cost_line(report["cost"])))
     lines.append(("verdict", report["verdict"] + ("  (now champion)" if report["promoted"] else "")))

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
-from flows import data_report, model_card, stage_runs, steps
+from flows import beside_f1, data_report, model_card, stage_runs, steps
 from flows import report as reports
 from flows.context import Retrain
 from flows.filling import Filled, cost, fill_quota
@@ -64,6 +64,7 @@ def _story(r: Retrain) -> dict[str, Any]:
     exported = r.timed(steps.export(r.project, trained=trained.model, splits=r.prepared.splits, home=r.home))
     stage_runs.exported(r.log, exported)
     challenger = scored(r, exported.directory / "bundle", exported.counts["bundle"], "challenger")
+    r.measured = beside_f1.measured(r, exported.directory / "bundle", exported.counts["bundle"], "challenger")
     baselines = {name: baseline(r, filled.rows, name) for name in BASELINES}
     gains = lift(r, trained, baselines["descriptions"])
 
@@ -99,6 +100,7 @@ def _story(r: Retrain) -> dict[str, Any]:
         "baselines": {name: reports.figures(b) for name, b in baselines.items()},
         "lift": gains,
         "label_first": to_label,
+        **beside_f1.told(r.measured),
         "inference": exported.counts["inference"],
         "seeds": trained.seeds,
         "adapted": r.adapted.counts if r.adapted else None,

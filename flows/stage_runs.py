@@ -166,6 +166,49 @@ def label_first(log: Tracking, stage: Stage) -> None:
     log.stage(stage, name="label first", metrics=metrics, tables={"label_first": rows})
 
 
+def robust(log: Tracking, who: str, stage: Stage) -> None:
+    """Flip rates and failures, with examples; the challenger's on the parent too, where runs are compared."""
+    c = stage.counts
+    rates = {"test.flip_rate": c["flip_rate"]["value"]}
+    for name, p in c["perturbations"].items():
+        rates |= {f"test.flip_rate.{name}": p["flip_rate"]["value"], f"test.f1_macro_under.{name}": p["f1_macro"]}
+    rates |= {f"cases.failure_rate.{name}": t["failure_rate"]["value"] for name, t in c["cases"].items()}
+    metrics = {name: float(v) for name, v in rates.items() if v is not None}
+    tables = {
+        "robustness": [{"perturbation": name, **_spread(p)} for name, p in c["perturbations"].items()],
+        "cases": [{"test": name, **_spread(t)} for name, t in c["cases"].items()],
+        "flips": files.read_lines(stage.directory / "flips.jsonl"),
+        "failures": files.read_lines(stage.directory / "failures.jsonl"),
+    }
+    log.stage(
+        stage, name=f"robustness {who}", metrics=metrics, tables=tables, artifacts=[stage.directory / "robustness.json"]
+    )
+    if who == "challenger":
+        log.metrics(metrics)
+
+
+def _spread(figures: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table: a figure with its interval as three columns."""
+    found: dict[str, Any] = {}
+    for name, value in figures.items():
+        own = value if isinstance(value, dict) else {"value": value}
+        found |= {name if part == "value" else f"{name}_{part}": v for part, v in own.items()}
+    return found
+
+
+def served(log: Tracking, who: str, stage: Stage) -> None:
+    """Latency, speed, memory and size; the challenger's on the parent too."""
+    metrics = {f"serving.{name}": float(v) for name, v in stage.counts.items() if name != "host"}
+    log.stage(stage, name=f"serving {who}", metrics=metrics, artifacts=[stage.directory / "serving.json"])
+    if who == "challenger":
+        log.metrics(metrics)
+
+
+def in_turns(log: Tracking, stage: Stage) -> None:
+    metrics = {f"serving.{who}.{name}": float(v) for who, own in stage.counts.items() for name, v in own.items()}
+    log.stage(stage, name="serving in turns", metrics=metrics, artifacts=[stage.directory / "serving.json"])
+
+
 def _pictures(scored: Stage) -> list[Path]:
     """The confusion matrix, or of label sets the bars by label."""
     return sorted(scored.directory.glob("*.png"))

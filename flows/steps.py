@@ -25,7 +25,9 @@ from tasks.by_model import ask_models as _ask_models
 from tasks.data_report.run import data_report as _data_report
 from tasks.errors import TransientError
 from tasks.evaluate import score as _score
+from tasks.evaluate import serving as _serving
 from tasks.evaluate.label_first import label_first as _label_first
+from tasks.evaluate.robustness import robustness as _robustness
 from tasks.inference.choose import exported as _exported
 from tasks.prepare import prepare as _prepare
 from tasks.synthesise.propose import propose as _propose
@@ -106,6 +108,9 @@ full_lift = step(_lift.full_lift, name="lift", timeout=HOUR)
 label_first = step(_label_first, name="label first", timeout=2 * HOUR)
 judged = step(_evidence.judged, name="judge", timeout=HOUR)
 score_bundle = step(_score.score_bundle, name="score", timeout=2 * HOUR, task_run_name="score {digest}")
+robustness = step(_robustness, name="robustness", timeout=2 * HOUR, task_run_name="robustness {digest}")
+serving = step(_serving.serving, name="serving", timeout=HOUR, task_run_name="serving {digest}")
+side_by_side = step(_serving.side_by_side, name="side by side", timeout=HOUR)
 score_baseline = step(_score.score_baseline, name="baseline", timeout=2 * HOUR, task_run_name="baseline {name}")
 
 

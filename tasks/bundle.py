@@ -132,6 +132,14 @@ class Classifier:
         encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length)
         return self.backend.probabilities(dict(encoded))
 
+    def alike(self, texts: list[str]) -> list[int]:
+        """For each text the place of the first one that is read as the same tokens: both get the same answer."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
+        first: dict[tuple[int, ...], int] = {}
+        return [first.setdefault(tuple(ids), i) for i, ids in enumerate(encoded)]
+
     def predict(self, texts: list[str]) -> list[Prediction] | list[LabelSet]:
         """One prediction a text, in their order."""
         p = self.probabilities(texts)

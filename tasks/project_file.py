@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tasks.errors import UserError
 from tasks.project import Project
 from tasks.references import check
+
+Read = TypeVar("Read", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -42,12 +44,18 @@ _Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: _mapping(l
 
 def load_project(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Project:
     """The project in `path` with `section.key=value` overrides applied. Raises UserError."""
+    raw = read_mapping(path, absent="give the path of a project file, or write one with `reseed init`")
+    for override in overrides:
+        _override(raw, override)
+    return validated(Project, raw, path)
+
+
+def read_mapping(path: Path, *, absent: str, begin: str = "`name:`, `labels:`, `data:`") -> dict[str, Any]:
+    """What the YAML file holds. Raises UserError; `absent` and `begin` say what to do where it is not there, or no mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is not there: give the path of a project file, or write one with `reseed init`"
-        ) from None
+        raise UserError(f"{path} is not there: {absent}") from None
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{path} can't be read: {e}") from None
     try:
@@ -57,15 +65,16 @@ def load_project(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Pro
     except (yaml.YAMLError, ValueError) as e:  # a date such as 2024-99-99 is a ValueError
         raise UserError(f"{path} is not YAML: {' '.join(str(e).split())}") from None
     if not isinstance(raw, dict):
-        raise UserError(
-            f"{path} holds {type(raw).__name__}, not keys and values: start with `name:`, `labels:`, `data:`"
-        )
-    for override in overrides:
-        _override(raw, override)
+        raise UserError(f"{path} holds {type(raw).__name__}, not keys and values: start with {begin}")
+    return raw
+
+
+def validated(model: type[Read], raw: dict[str, Any], path: Path) -> Read:
+    """`raw`, which `path` held, as the strict `model`. Raises UserError, a sentence a mistake."""
     try:
-        return Project.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as e:
-        raise UserError("\n".join(_sentences(path, e))) from None
+        raise UserError("\n".join(_sentences(path, e, model))) from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -94,14 +103,14 @@ REMEDIES = {
 }
 
 
-def _sentences(path: Path, error: ValidationError) -> list[str]:
+def _sentences(path: Path, error: ValidationError, model: Any) -> list[str]:
     """One sentence a mistake: file, key, value, remedy."""
     lines = []
     for e in error.errors():
         where = [str(p) for p in e["loc"]]
         key = ".".join(where)
         if e["type"] == "extra_forbidden":
-            known = _keys(where[:-1])
+            known = _keys(model, where[:-1])
             close = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.4)
             remedy = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
             lines.append(f"{path}: unknown key {key!r} (value {_short(e['input'])}): {remedy}")
@@ -123,8 +132,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _keys(where: list[str]) -> list[str]:
-    model: Any = Project
+def _keys(model: Any, where: list[str]) -> list[str]:
     for name in where:
         if get_origin(model) is dict:  # the name is the user's own
             model = get_args(model)[1]
@@ -148,3 +156,7 @@ def check_references(project: Project, path: Path) -> None:
                 check(reference, beside=path.absolute().parent)
             except UserError as e:
                 raise UserError(f"{path}: {key!r} is {e}") from None
+    if project.evaluate.cases:
+        from tasks.evaluate.cases import load_cases  # which reads YAML as this module does
+
+        load_cases(project, beside=path.absolute().parent)

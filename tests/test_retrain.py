@@ -16,6 +16,13 @@ from tests.kit import toy
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
 
 
+CASES = """
+slots: {word: [frraa, frrab, frrac]}
+tests:
+  case: {kind: invariance, pairs: [["the {word} was seen", "THE {word} WAS SEEN"]]}
+"""
+
+
 @pytest.fixture
 def config(tmp_path: Path, llm: Any, encoder: Path, home: Path) -> Path:
     return toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder)
@@ -34,7 +41,9 @@ def test_first_run_promotes_and_second_finds_everything(
     config: Path, reseed: Command, llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
-    code, out, err = reseed("retrain", config, "--json")
+    (config.parent / "cases.yaml").write_text(CASES)
+    more = ("--set", "evaluate.serving=50", "--set", "evaluate.cases=cases.yaml")
+    code, out, err = reseed("retrain", config, "--json", *more)
     assert code == 0, err
     first = last_json(out)
     assert first["verdict"] == "promote" and first["promoted"], first["reasons"]
@@ -73,23 +82,36 @@ def test_first_run_promotes_and_second_finds_everything(
         steps = [m.step for m in client().get_metric_history(trained, name)]
         assert len(set(steps)) == len(steps) >= 2, name
     assert any(k.startswith("system/cpu") for k in told.data.metrics)
+    rates = first["robustness"]["perturbations"]
+    assert rates["casing"]["flips"] == 0 < rates["casing"]["rows"] == 90
+    assert told.data.metrics["test.flip_rate.typos"] == rates["typos"]["flip_rate"]["value"] > 0
+    assert first["robustness"]["cases"]["case"]["failed"] == 0
+    assert told.data.metrics["serving.latency_p50_ms"] == first["serving"]["latency_p50_ms"] > 0
+    for run, table in [("robustness challenger", "robustness.json"), ("robustness challenger", "cases.json")]:
+        assert table in {f.path for f in client().list_artifacts(stages[run].info.run_id)}
+    assert stages["serving challenger"].data.metrics["serving.bundle_mb"] == first["serving"]["bundle_mb"]
     version = client().get_model_version_by_alias("toy", "champion")
     assert str(version.version) == "1" and version.description.startswith("# toy, version 1")
     card = client().download_artifacts(told.info.run_id, "model_card.md")
     assert Path(card).read_text(encoding="utf-8") == version.description
     assert client().get_run(version.run_id).info.run_name in {"train", "train after harvest 1"}
 
-    code, out, err = reseed("retrain", config, "--json")
+    code, out, err = reseed("retrain", config, "--json", *more)
     second = last_json(out)
     assert code == 0 and second["verdict"] == "keep" and not second["promoted"]
     assert second["model"]["version"] == "1" and second["mlflow_run_id"] == first["mlflow_run_id"]
+    assert (second["robustness"], second["serving"]) == (first["robustness"], first["serving"])
     assert second["test"] == first["test"] and set(second["seconds"].values()) == {0.0}
     assert len(llm.requests) == requested, "a finished stage asked the LLM again"
     assert [str(v.version) for v in client().search_model_versions("name='toy'")] == ["1"]
 
-    code, out, _ = reseed("retrain", config)
+    code, out, _ = reseed("retrain", config, *more)
     assert code == 0
     for words in (
+        "under typos etc.",
+        "of answers flip on 90 rows",
+        "0 of 3 fail",
+        "texts/s, ",
         "rows asked for",
         "accepted",
         "F1 of toy 1",
@@ -119,8 +141,8 @@ def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(con
     code, out, _err = reseed("retrain", config, "--json", "--set", "train.learning_rate=1e-9")
     moved = last_json(out)
     assert code == 0 and moved["verdict"] == "keep"
-    assert moved["test"]["openings"] == 6, (
-        "challenger, champion, three baselines and the lift each open the new test set once"
+    assert moved["test"]["openings"] == 8, (
+        "challenger and champion, each plain and perturbed, three baselines and the lift open the new test set once"
     )
     runs = client().search_runs(
         [client().get_experiment_by_name("toy").experiment_id], "tags.`reseed.stage` = 'evaluate champion 1'"
@@ -136,10 +158,14 @@ def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(con
 def test_a_better_challenger_replaces_the_champion_which_becomes_previous(config: Path, reseed: Command) -> None:
     weak = last_json(reseed("retrain", config, "--json", "--set", "train.learning_rate=6e-4")[1])
     assert weak["verdict"] == "promote", weak["reasons"]
-    code, out, _err = reseed("retrain", config, "--fresh", "--json")
+    code, out, _err = reseed("retrain", config, "--fresh", "--json", "--set", "evaluate.serving=50")
     strong = last_json(out)
     assert code == 0 and strong["verdict"] == "promote", strong["reasons"]
     assert strong["champion"]["version"] == "1" and strong["champion"]["f1_macro"] == weak["test"]["f1_macro"]
+    measures = strong["champion"]["measures"]
+    assert set(measures) == {"latency_p95_ms", "bundle_mb", "flip_rate"}
+    assert measures["flip_rate"] == [m["robustness"]["flip_rate"]["value"] for m in (strong, strong["champion"])]
+    assert measures["bundle_mb"][1] == strong["champion"]["serving"]["bundle_mb"]
     aliases = {
         a: str(client().get_model_version_by_alias("toy", a).version) for a in ("champion", "previous", "challenger")
     }

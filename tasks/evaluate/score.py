@@ -111,7 +111,8 @@ def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: P
             plots.confusion(found["confusion"], project.label_names, title, out / "confusion.png")
         return {"model": who, **{k: v for k, v in found.items() if k != "confusion"}}
 
-    params = {"labels": project.labels, **e.model_dump(mode="json")}
+    elsewhere = {"robustness", "perturbations", "cases", "serving"}  # other stages' own
+    params = {"labels": project.labels, **e.model_dump(mode="json", exclude=elsewhere)}
     params |= {"columns": list(project.data.keep_columns)} if project.data.keep_columns else {}
     if "baseline" in inputs and inputs["baseline"] == "descriptions":
         params["max_length"] = project.train.max_length

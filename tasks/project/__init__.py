@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from tasks.errors import nearest
 from tasks.project.adapt import Adapt
-from tasks.project.base import Positive, Section, Share, Texts
+from tasks.project.base import Positive, Section, Share, Texts, _tuple
 from tasks.project.curate import Curate
 from tasks.project.data import Data, Split
 from tasks.project.generate import Budget, Endpoint, Generate, Generator, Price
@@ -68,18 +68,37 @@ class Review(Section):
     required: int = Field(0, ge=0, description="doubtful rows that a person must have looked at before training")
 
 
+Perturbation = Literal["typos", "casing", "punctuation", "whitespace", "truncation", "entities", "negation"]
+
+
 class Evaluate(Section):
     """How scores get their intervals."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"slices", "robustness", "perturbations", "cases", "serving"})
 
     lift: Literal["full", "quick", "off"] = Field(
         "quick",
         description="what synthetic and harvested rows gain: full trains each mix over `train.seeds`, quick a linear head",
     )
-    LATER: ClassVar[frozenset[str]] = frozenset({"slices"})
-
     bootstrap: int = Field(5000, ge=100, description="resamples")
     seed: int = Field(0, description="of the resampling")
     slices: dict[str, Rule] = Field({}, description="named rules for test rows that are also scored apart, and judged")
+    robustness: int = Field(100, ge=0, description="test rows that are asked again, perturbed; 0 switches that off")
+    perturbations: Annotated[tuple[Perturbation, ...], BeforeValidator(_tuple)] = Field(
+        ("typos", "casing", "punctuation", "whitespace", "truncation", "entities"),
+        description="of those rows; negation too where labels are topics",
+    )
+    cases: str | None = Field(None, description="a file of behavioural tests, beside the project file")
+    serving: int = Field(
+        100, ge=0, description="single dev texts whose answer is timed, 50 or more; 0 measures no cost"
+    )
+
+    @field_validator("serving")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < 50:
+            raise ValueError("the slowest 5% of so few can't be told: write 50 or more, or 0")
+        return value
 
     @field_validator("slices")
     @classmethod

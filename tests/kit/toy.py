@@ -142,7 +142,7 @@ def project(
             "precision": "fp32",
         },
         "predict": {"backend": "torch"},  # an export takes seconds; tests/test_export.py has it
-        "evaluate": {"bootstrap": 1000},
+        "evaluate": {"bootstrap": 1000, "serving": 0},  # that one takes a process; tests/test_serving.py has it
     }
     if multi_label:
         config["multi_label"] = True
