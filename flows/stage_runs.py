@@ -12,6 +12,8 @@ from tasks.judge import Verdict
 from tasks.prepare import Prepared
 from tasks.records import Record, Rejected, shown
 
+ERRORS = ("mistakes", "confusion_pairs", "likely_label_errors")  # tables of an evaluation
+
 
 def _record_rows(path: Path) -> list[dict[str, Any]]:
     return [_flat(r) for r in files.read_records(path)]
@@ -141,8 +143,18 @@ def test_metrics(scored: Stage) -> dict[str, float]:
 
 def scored(log: Tracking, who: str, stage: Stage) -> None:
     found = [*_pictures(stage), stage.directory / "metrics.json", stage.directory / "predictions.jsonl"]
-    mistakes = {"mistakes": files.read_lines(stage.directory / "mistakes.jsonl")}
-    log.stage(stage, name=f"evaluate {who}", metrics=test_metrics(stage), artifacts=found, tables=mistakes)
+    tables = {name: files.read_lines(stage.directory / f"{name}.jsonl") for name in ERRORS}
+    metrics = test_metrics(stage)
+    for key in ("unparsed_share", "usd", "tokens", "usd_per_text", "tokens_per_text"):
+        if "llm" in stage.counts:
+            metrics[f"llm.{key}"] = float(stage.counts["llm"][key])
+    log.stage(stage, name=f"evaluate {who}", metrics=metrics, artifacts=found, tables=tables)
+
+
+def learned(log: Tracking, stage: Stage) -> None:
+    """F1 by training rows, each number of rows a step."""
+    history = [(p["rows"], "dev.f1_macro.by_rows", p["value"]) for p in stage.counts["points"]]
+    log.stage(stage, history=history, artifacts=sorted(stage.directory.glob("curve.*")))
 
 
 def _pictures(scored: Stage) -> list[Path]:

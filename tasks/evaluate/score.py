@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tasks import files
-from tasks.evaluate import baselines, plots
+from tasks.evaluate import baselines, errors, plots, word_vectors
 from tasks.evaluate.metrics import measure
-from tasks.evaluate.scores import confident_mistakes, measure_scores
+from tasks.evaluate.scores import measure_scores
 from tasks.files import Stage
 from tasks.labels import as_asked, codes, decided, known, named
 from tasks.prepare import open_sealed
@@ -21,8 +22,21 @@ from tasks.project import Project
 from tasks.records import Label, Record
 from tasks.references import digest_of_path, resolve
 
-VERSION = 3
+VERSION = 4
 BASELINES = ("majority", "descriptions", "tfidf_logistic_regression")
+STATIC, INPUT, ZERO_SHOT = "static_embeddings", "input_embeddings", "zero_shot"
+ALONE = {"static_model", "zero_shot", "ask_llm"}  # settings of one baseline alone
+
+
+def baselines_of(project: Project) -> list[str]:
+    """The baselines that answer every test row, by name: BASELINES, and what `evaluate` asks for."""
+    static = {"encoder": [INPUT], "off": []}.get(project.evaluate.static_model, [STATIC])
+    return [*BASELINES, *static, *([ZERO_SHOT] if project.evaluate.zero_shot else [])]
+
+
+def own_settings(project: Project) -> dict[str, Any]:
+    """What of `evaluate` every score depends on."""
+    return project.evaluate.model_dump(mode="json", exclude=ALONE)
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,8 @@ Answer = Callable[[list[str]], Answers]
 
 
 def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, home: Path) -> Stage:
-    """The bundle's answers on the test rows: `predictions.jsonl`, `metrics.json`, `confusion.png` (of label sets `labels.png`).
+    """The bundle's answers on the test rows: `predictions.jsonl`, `metrics.json`, `confusion.png` (of label sets `labels.png`),
+    and the tables of tasks/evaluate/errors.py.
 
     Champion and challenger come through here alike, so a champion is scored again whenever the test rows differ.
     """
@@ -60,80 +75,106 @@ def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, 
 def score_baseline(
     project: Project, name: str, *, curated: Stage, splits: Stage, sealed: Stage, beside: Path, home: Path
 ) -> Stage:
-    """A baseline's answers on the test rows, in the same form. `name` is one of BASELINES."""
-    assert name in BASELINES, name
-    inputs = {"baseline": name, "curated": curated.digest}
-    encoder = None
-    if name == "descriptions":
-        encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
-        inputs = {"baseline": name, "encoder": digest_of_path(encoder)}  # it reads no training row
+    """A baseline's answers on the test rows, in the same form. `name` is one of baselines_of(project)."""
+    assert name in baselines_of(project), name
+    e, length = project.evaluate, project.train.max_length
+    reference = {STATIC: e.static_model, ZERO_SHOT: e.zero_shot, "descriptions": project.train.model}
+    reference[INPUT] = project.train.model
+    read = reference.get(name)
+    model = resolve(read, beside=beside, cache=home / "cache", kind="model") if read else None
+    inputs = {"baseline": name} | ({"encoder": digest_of_path(model)} if model else {})
+    params: dict[str, Any] = {"max_length": length} if model and name != STATIC else {}
+    if name in ("descriptions", ZERO_SHOT):  # they read no training row
         inputs |= {"splits": splits.digest} if project.multi_label else {}
+    else:
+        inputs |= {"curated": curated.digest}
 
     def answer(texts: list[str]) -> Answers:
+        if name == ZERO_SHOT:
+            from tasks.evaluate.zero_shot import zero_shot
+
+            assert model
+            p = zero_shot(project.labels, texts, model, max_length=length, multi_label=project.multi_label)
+            return Answers(named(decided(p, multi_label=project.multi_label), project.label_names), p)
         return Answers(simple(texts))
 
     def simple(texts: list[str]) -> list[Label]:
-        if encoder is not None:
+        if name == "descriptions":
+            assert model
             dev = files.read_records(splits.directory / "dev.jsonl") if project.multi_label else None
-            return baselines.descriptions(project.labels, texts, encoder, project.train.max_length, dev=dev)
+            return baselines.descriptions(project.labels, texts, model, length, dev=dev)
         train = files.read_records(curated.directory / "kept.jsonl")
         if name == "majority":
             return baselines.majority(train, texts, project.label_names)
-        return baselines.tfidf(train, texts)
+        if model is None:
+            return baselines.tfidf(train, texts)
+        vectors = (
+            partial(word_vectors.of_static, model)
+            if name == STATIC
+            else partial(word_vectors.of_encoder, model, max_length=length)
+        )
+        return baselines.mean_vectors(train, texts, vectors)
 
-    return _score(project, name, answer, sealed=sealed, home=home, inputs=inputs)
+    return _score(project, name, answer, sealed=sealed, home=home, inputs=inputs, params=params)
 
 
-def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: Path, inputs: dict[str, str]) -> Stage:
-    e = project.evaluate
-
+def _score(
+    project: Project,
+    who: str,
+    answer: Answer,
+    *,
+    sealed: Stage,
+    home: Path,
+    inputs: dict[str, str],
+    params: dict[str, Any] | None = None,
+) -> Stage:
     def build(out: Path, work: Path) -> dict[str, Any]:
         rows: list[Record] = open_sealed(sealed, home=home, by=who)
-        answers = answer([r.text for r in rows])
-        true = [known(r) for r in rows]
-        said: list[dict[str, Any]] = [
-            {"id": r.id, "label": r.label, "predicted": p} for r, p in zip(rows, answers.labels, strict=True)
-        ]
-        if answers.scores is not None:
-            for own, p in zip(said, answers.scores, strict=True):
-                own["scores"] = [round(float(v), 6) for v in p]
-        files.write_lines(out / "predictions.jsonl", said)
-        found = measure(true, answers.labels, project.label_names, samples=e.bootstrap, seed=e.seed)
-        title = f"{project.name}: {who}"
-        if answers.scores is not None:
-            y = codes(true, project.label_names)
-            found["scores"] = measure_scores(y, answers.scores)
-            plots.reliability(found["scores"]["reliability"], title, out / "reliability.png")
-            if not project.multi_label:
-                files.write_lines(out / "mistakes.jsonl", _mistakes(rows, y, answers.scores, project.label_names))
-        files.write_json(out / "metrics.json", found)
-        if project.multi_label:
-            plots.by_label(found["labels"], title, out / "labels.png")
-        else:
-            plots.confusion(found["confusion"], project.label_names, title, out / "confusion.png")
-        return {"model": who, **{k: v for k, v in found.items() if k != "confusion"}}
+        return {"model": who, **measured(out, project, who, rows, answer([r.text for r in rows]))}
 
-    params = {"labels": project.labels, **e.model_dump(mode="json")}
-    if "baseline" in inputs and inputs["baseline"] == "descriptions":
-        params["max_length"] = project.train.max_length
+    params = {"labels": project.labels, **own_settings(project), **(params or {})}
     return files.stage(
         home, "evaluate", version=VERSION, params=params, inputs={**inputs, "sealed": sealed.digest}, build=build
     )
 
 
-def _mistakes(rows: list[Record], y: np.ndarray, p: np.ndarray, labels: list[str]) -> list[dict[str, Any]]:
-    """The most confident mistakes, for a person: of the model, or of whoever labelled the test rows. Nothing is edited."""
-    return [
-        {
-            "id": rows[i].id,
-            "true": labels[y[i]],
-            "predicted": labels[int(p[i].argmax())],
-            "score": round(said, 4),
-            "score_of_true": round(true, 4),
-            "text": rows[i].text,
-        }
-        for i, said, true in confident_mistakes(y, p)
+def measured(out: Path, project: Project, who: str, rows: list[Record], answers: Answers) -> dict[str, Any]:
+    """The figures of the answers to `rows`, without the confusion; everything is written into `out`."""
+    e = project.evaluate
+    true = [known(r) for r in rows]
+    said: list[dict[str, Any]] = [
+        {"id": r.id, "label": r.label, "predicted": p} for r, p in zip(rows, answers.labels, strict=True)
     ]
+    if answers.scores is not None:
+        for own, p in zip(said, answers.scores, strict=True):
+            own["scores"] = [round(float(v), 6) for v in p]
+    files.write_lines(out / "predictions.jsonl", said)
+    found = measure(true, answers.labels, project.label_names, samples=e.bootstrap, seed=e.seed)
+    title = f"{project.name}: {who}"
+    if answers.scores is not None:
+        found["scores"] = measure_scores(codes(true, project.label_names), answers.scores)
+        plots.reliability(found["scores"]["reliability"], title, out / "reliability.png")
+    for name, table in errors.tables(rows, answers.labels, answers.scores, project.label_names).items():
+        files.write_lines(out / f"{name}.jsonl", table)
+    files.write_json(out / "metrics.json", found)
+    if project.multi_label:
+        plots.by_label(found["labels"], title, out / "labels.png")
+    else:
+        plots.confusion(found["confusion"], project.label_names, title, out / "confusion.png")
+    return {k: v for k, v in found.items() if k != "confusion"}
+
+
+def on_rows(project: Project, scored: Stage, ids: set[str]) -> dict[str, float]:
+    """Macro-F1 of a scored model on some of the test rows, with its 95% interval."""
+    e = project.evaluate
+    said = [a for a in read_predictions(scored) if a["id"] in ids]
+    true, predicted = ([_label(a[side]) for a in said] for side in ("label", "predicted"))
+    found = measure(true, predicted, project.label_names, samples=e.bootstrap, seed=e.seed)
+    return dict(found["f1_macro"])
+
+
+def _label(read: str | list[str]) -> Label:
+    return tuple(read) if isinstance(read, list) else read
 
 
 def read_predictions(scored: Stage) -> list[dict[str, Any]]:

@@ -67,7 +67,9 @@ class Review(Section):
 
 
 class Evaluate(Section):
-    """How scores get their intervals."""
+    """How scores get their intervals, and what else is scored."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"static_model", "zero_shot", "ask_llm"})
 
     lift: Literal["full", "quick", "off"] = Field(
         "quick",
@@ -75,6 +77,16 @@ class Evaluate(Section):
     )
     bootstrap: int = Field(5000, ge=100, description="resamples")
     seed: int = Field(0, description="of the resampling")
+    static_model: str = Field(
+        "encoder",
+        description="word vectors of the baseline without a transformer: a model2vec folder; encoder: the encoder's own; off: none",
+    )
+    zero_shot: str | None = Field(
+        None, description="an NLI checkpoint that is asked, as it is, whether a text is about each label's description"
+    )
+    ask_llm: int = Field(
+        0, ge=0, description="test rows that the first generator is asked about; they are sent to its endpoint"
+    )
 
 
 class Limits(Section):
@@ -190,6 +202,15 @@ class Project(Section):
                         f"{key} names {label!r}{nearest(label, list(self.labels))}, which is not in labels: add it there"
                     )
         self.train.check_labels(list(self.labels))
+        return self
+
+    @model_validator(mode="after")
+    def _a_row_a_label(self) -> Project:
+        if 0 < self.evaluate.ask_llm < len(self.labels):
+            raise ValueError(
+                f"evaluate.ask_llm is {self.evaluate.ask_llm}, fewer than the {len(self.labels)} labels: give a row a label at "
+                f"least, or 0"
+            )
         return self
 
     @model_validator(mode="after")
