@@ -19,7 +19,7 @@ from tasks.errors import TransientError, UserError
 from tasks.evaluate import plots
 from tasks.files import Stage
 from tasks.judge import Verdict
-from tasks.report.page import render
+from tasks.report.page import is_ours, render
 from tasks.report.tell import tell
 
 PAGE, GAIN = "report.html", "gain.png"
@@ -81,6 +81,11 @@ def fetch(settings: Settings, name: str) -> dict[str, Any]:
             page = Path(client.download_artifacts(run_id, PAGE, folder)).read_bytes()
         except (MlflowException, OSError) as e:
             raise TransientError(f"the report of {name!r} can't be read from MLflow (run {run_id}): {e}") from None
+    if not is_ours(page):  # a browser would run whatever somebody put there
+        raise UserError(
+            f"the report of {name!r} in MLflow (run {run_id}) is none that this version of Reseed writes: retrain, or look at it "
+            f"in MLflow's UI"
+        )
     files.write_bytes(target, page)
     return {"model": name, "report": str(target), "mlflow_run_id": run_id}
 

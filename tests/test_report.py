@@ -22,7 +22,7 @@ from tasks.learning_curve import learning_curve, nested
 from tasks.project import Project
 from tasks.records import Record
 from tasks.report.blocks import blocks
-from tasks.report.page import render
+from tasks.report.page import is_ours, render
 from tasks.report.tell import tell
 from tests.kit import toy
 from tests.kit.review import XSS
@@ -88,6 +88,7 @@ def report(p: Project, stage: Stage, **changes: Any) -> dict[str, Any]:
             "spent": {"requests": 3, "tokens": 100, **USD},
             **USD,
         },
+        "inference": {"backend": "torch", "why": word, "measured": {"torch": {"texts_per_second": 66.0}}},
         "seconds": {"train": 12.3, "prepare": 0.0},
         "generation": 0,
         "mlflow_run_id": "0" * 32,
@@ -172,6 +173,11 @@ def test_no_text_is_markup(evil: str) -> None:
 def test_it_needs_no_network_and_forbids_it(evil: str) -> None:
     policy = next(a["content"] for tag, a in Tags(evil).tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    assert (
+        is_ours(evil.encode())
+        and not is_ours(b" " + evil.encode())
+        and not is_ours(evil.replace("'none'", "*").encode())
+    )
     assert "@import" not in evil and "url(" not in evil and "<script" not in evil
 
 
@@ -227,6 +233,7 @@ def test_it_tells_what_was_decided_and_from_what(tmp_path: Path) -> None:
         "Typing errors, and texts made to mislead.",
         "SmolLM2-135M-Instruct.Q4_1.gguf; see its terms",
         "opened 5 times",
+        "Answers by torch, 66 texts/s",
         "scikit-learn",
         "train.seeds",
     ):

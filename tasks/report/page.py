@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ def render(told: dict[str, Any]) -> str:
     """The page of what `tell` gathered. It loads nothing: pictures are within it, and its content security policy forbids the
     rest."""
     return filled("tasks.report", f=told)
+
+
+def is_ours(page: bytes) -> bool:
+    """Whether the page begins as ours do, with the policy under which no script runs and nothing is loaded, whatever follows."""
+    template = resources.files("tasks.report").joinpath("report.html.j2").read_bytes()
+    end = template.index(b"\n", template.index(b"Content-Security-Policy")) + 1
+    return page.startswith(template[:end])
 
 
 def picture(path: Path) -> str | None:

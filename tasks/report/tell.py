@@ -11,12 +11,23 @@ from typing import Any
 from tasks import files
 from tasks.evidence import code
 from tasks.files import Stage
+from tasks.inference.choose import line as answers_by
 from tasks.project import Project
-from tasks.report.blocks import blocks
+from tasks.report.blocks import blocks, said
 from tasks.report.page import picture
 
 MOST_ROWS = 20  # of a table of errors
 CHARACTERS = 700  # of a text
+TITLES = {
+    "f1_macro": "macro-F1",
+    "f1_micro": "micro-F1",
+    "f1_weighted": "weighted F1",
+    "matthews": "Matthews correlation",
+    "brier": "Brier score",
+    "ece": "expected calibration error",
+    "roc_auc_macro": "ROC-AUC, macro",
+    "average_precision_macro": "average precision, macro",
+}
 LIBRARIES = ("torch", "transformers", "scikit-learn", "onnxruntime", "cleanlab", "numpy", "mlflow", "prefect")
 MORE = ("robustness", "serving")  # parts of the report that are shown where they are there
 FEW_ROWS = 30  # test rows of a label, below which its F1 says little
@@ -56,7 +67,7 @@ def tell(
         "promote": project.promote.model_dump(mode="json"),
         "models": models(report),
         "labels": by_label(metrics, report, verdict),
-        "more": {**metrics.get("more", {}), **_figures(metrics), **_scores(metrics)},
+        "more": _summary(metrics),
         "pictures": pictures(challenger, curve, gain),
         "pairs": _rows(challenger, "confusion_pairs"),
         "mistakes": _rows(challenger, "mistakes"),
@@ -65,7 +76,10 @@ def tell(
         "points": curve.counts["points"] if curve else [],
         "dev_rows": curve.counts["dev_rows"] if curve else 0,
         "slices": slices,
-        "more_figures": {name: blocks(report[name]) for name in MORE if report.get(name)},
+        "more_figures": {
+            name: blocks(report.get(name) or {}) for name in MORE if report.get(name) or name == "serving"
+        },
+        "answers_by": answers_by(report["inference"]),
         "sources": {SOURCES.get(source, source): n for source, n in kept.most_common()},
         "generators": sorted({e.model for _, e in project.generate.sources().values()}) if kept["synthetic"] else [],
         "digests": digests,
@@ -134,12 +148,13 @@ def _short(text: str) -> str:
     return text if len(text) <= CHARACTERS else text[:CHARACTERS].rstrip() + " …"
 
 
-def _figures(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {name: v for name, v in metrics.items() if isinstance(v, dict) and "ci_low" in v}
-
-
-def _scores(metrics: dict[str, Any]) -> dict[str, float]:
-    return {name: v for name, v in (metrics.get("scores") or {}).items() if isinstance(v, float)}
+def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Every figure of the whole test set under the name that a reader knows, macro-F1 first."""
+    found = {name: v for name, v in metrics.items() if isinstance(v, dict) and "ci_low" in v}
+    found |= metrics.get("more", {})
+    found |= {name: v for name, v in (metrics.get("scores") or {}).items() if isinstance(v, float)}
+    order = sorted(found, key=lambda name: name != "f1_macro")
+    return {TITLES.get(name, said(name)): found[name] for name in order}
 
 
 def versions(commit: str | None) -> dict[str, str]:
