@@ -78,14 +78,15 @@ def request(project: Project, text: str) -> Request:
     """The question about one text, which is cut to what surely fits: a token is a byte at least."""
     lines = "\n".join(f"- {label}: {line}" for label, line in project.labels.items())
     if project.multi_label:
-        ask, how = "Which of these labels fit the text below?", f"the labels that fit, parted by commas, or with {NONE}"
+        ask, how = "Which of these labels fit the text below?", f"those that fit, parted by commas, or with {NONE}"
     else:
-        ask, how = "Which one of these labels fits the text below best?", "one label of the list"
+        ask, how = "Which one of these labels fits the text below best?", "the one that fits best"
+    names = ", ".join(project.label_names)
     longest = max(len(label.encode()) for label in project.label_names)
     most = 8 + longest * (len(project.labels) if project.multi_label else 1)
 
     def asked(shown: str) -> Request:
-        question = f"{ask}\n\n{lines}\n\nText:\n{shown}\n\nAnswer with {how}, and nothing else."
+        question = f"{ask}\n\n{lines}\n\nText:\n{shown}\n\nThe labels: {names}. Answer with {how}, and nothing else."
         tag = {"label": "", "generator": "llm"}
         return Request((("user", question),), temperature=0.0, top_p=1.0, max_tokens=most, seed=0, tag=tag)
 
