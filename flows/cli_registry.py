@@ -93,4 +93,19 @@ def prune(name: str, keep: int, yes: bool, as_json: bool) -> None:
         finish(found, lambda: hand.show_pruned(found))
 
 
-COMMANDS = (status, promote, rollback, history, verify, prune)
+@click.command()
+@click.argument("name")
+@click.option("--open", "show", is_flag=True, help="Open it in the browser.")
+@json_option
+def report(name: str, show: bool, as_json: bool) -> None:
+    """Bring the report of the last retrain of NAME, one HTML file, into the workspace, and print its path."""
+    from flows import report_page
+
+    with output_for(as_json) as finish:
+        found = report_page.fetch(Settings.from_environment(), name)
+        if show:
+            click.launch(found["report"])
+        finish(found, lambda: click.echo(report_page.shown(found["report"])))
+
+
+COMMANDS = (status, report, promote, rollback, history, verify, prune)

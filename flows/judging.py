@@ -15,6 +15,7 @@ from flows.progress import say
 from flows.registry import ChampionMoved, Version
 from tasks import files, judge, non_inferiority
 from tasks.errors import TransientError
+from tasks.evaluate.score import baselines_of
 from tasks.files import CorruptDirectory, Stage
 from tasks.judge import Verdict
 from tasks.project import Project
@@ -34,6 +35,20 @@ def baseline(r: Retrain, curated: Stage, name: str) -> Stage:
     )
     stage_runs.scored(r.log, name, stage)
     return r.timed(stage, title=f"evaluate {name}")
+
+
+def every_baseline(r: Retrain, curated: Stage) -> dict[str, Stage]:
+    """Each baseline's score by its name: those on all test rows, and the LLM's where `evaluate.ask_llm` asks for it."""
+    found = {name: baseline(r, curated, name) for name in baselines_of(r.project)}
+    if r.project.evaluate.ask_llm:
+        asked: Stage = steps.score_llm(r.project, generation=r.generation, sealed=r.prepared.sealed, **r.places)
+        r.timed(asked, title="ask the LLM")
+        if why := asked.counts["llm"]["stopped"]:
+            say(f"  {asked.counts['rows']} of {r.project.evaluate.ask_llm} rows were asked: {why}")
+        if asked.counts["rows"]:
+            stage_runs.scored(r.log, "llm", asked)
+            found["llm"] = asked
+    return found
 
 
 def judge_and_promote(
@@ -88,7 +103,10 @@ def _judge(
     of the champion, and the evidence that the verdict follows from."""
     p = r.project
     if champion is None:
-        name = max(baselines, key=lambda b: baselines[b].counts["f1_macro"]["value"])
+        whole = [
+            b for b, stage in baselines.items() if not stage.counts.get("sample")
+        ]  # the same rows, or no comparison
+        name = max(whole, key=lambda b: baselines[b].counts["f1_macro"]["value"])
         opponent, title, figures = baselines[name], f"the best baseline ({name.replace('_', ' ')})", None
     else:
         title = f"champion version {champion.version}"

@@ -132,6 +132,15 @@ def lift(r: Retrain, done: Trained, descriptions: Stage) -> dict[str, Any] | Non
     return {**stage.counts, "trained_on": done.chosen, "undone": done.undone}
 
 
+def learned(r: Retrain, done: Trained) -> Stage | None:
+    """Dev F1 by the number of training rows, or None where `evaluate.lift` is off."""
+    if r.project.evaluate.lift == "off":
+        return None
+    stage: Stage = steps.learning_curve(r.project, training=done.rows, splits=r.prepared.splits, **r.places)
+    stage_runs.learned(r.log, r.timed(stage, title="learning curve"))
+    return stage
+
+
 def _score(r: Retrain, rows: Stage, number: int, name: str) -> Stage:
     model = train(r, rows, number)
     return scored(r, model.directory / "bundle", model.counts["bundle"], f"{name}, seed {number + 1}")

@@ -11,6 +11,8 @@ from flows.context import Retrain
 from flows.registry import Version
 from tasks import files
 from tasks.files import Stage
+from tasks.report.blocks import blocks
+from tasks.report.tell import MORE
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "mlflow" / "model_card.md.j2"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
@@ -37,6 +39,8 @@ def write(r: Retrain, version: Version, report: dict[str, Any], *, rows: Stage, 
             else [],
             "digests": {"training": rows.digest[:12], "test": r.prepared.sealed.digest[:12]},
             "scores": challenger.counts.get("scores"),
+            "slices": files.read_json(challenger.directory / "metrics.json").get("slices"),
+            "more_figures": {name: blocks(report[name]) for name in MORE if report.get(name)},
         }
     )
     r.log.client.log_text(r.log.run_id, card, "model_card.md")

@@ -12,13 +12,16 @@ from rich.table import Table
 from flows import beside_f1
 from flows.filling import Filled
 from flows.label_first import line as label_first_line
+from flows.report_page import shown
 from flows.seeds import line as seeds_line
 from tasks import files
 from tasks.evaluate import label_sets
 from tasks.evaluate.metrics import SUMMARY
+from tasks.evaluate.score import on_rows, read_predictions
 from tasks.files import Stage
 from tasks.inference.choose import line as answers_by
 from tasks.prepare import Prepared
+from tasks.project import Project
 
 if TYPE_CHECKING:
     from flows.mixing import Trained
@@ -35,6 +38,20 @@ def figures(scored: Stage) -> dict[str, Any]:
         **{name: c[name]["value"] for name in (*SUMMARY, *label_sets.SUMMARY) if name in c},
         "f1": {label: v["f1"] for label, v in c["labels"].items()},
     }
+
+
+def baselines(project: Project, scored: dict[str, Stage], challenger: Stage) -> dict[str, Any]:
+    """The figures of each baseline; of one on a `sample` of the test rows with the challenger's macro-F1 on the same rows."""
+    found = {}
+    for name, stage in scored.items():
+        own = figures(stage)
+        if "llm" in stage.counts:
+            own |= {"llm": stage.counts["llm"], "sample": stage.counts["sample"]}
+        if own.get("sample"):
+            ids = {a["id"] for a in read_predictions(stage)}
+            own["challenger"] = on_rows(project, challenger, ids)
+        found[name] = own
+    return found
 
 
 def data_counts(prepared: Prepared, filled: Filled, trained: Trained) -> dict[str, Any]:
@@ -98,6 +115,19 @@ def _score(f: dict[str, Any]) -> str:
     return f"{f['f1_macro']:.3f}  ({f['ci_low']:.3f} to {f['ci_high']:.3f})"
 
 
+def _baseline(f: dict[str, Any]) -> str:
+    """Its score; of the LLM also what a text costs, and the challenger's score where it was asked about some rows alone."""
+    said = _score(f)
+    if "llm" in f:
+        told = f["llm"]
+        took = f", {told['latency']['p50']:.2f} s a text" if told["latency"]["p50"] is not None else ""
+        said += f" of {told['name']} on {f['rows']} rows, {told['unparsed_share']:.0%} no label{took}"
+    if f.get("sample"):
+        own = f["challenger"]
+        said += f"; the challenger on these {own['value']:.3f} ({own['ci_low']:.3f} to {own['ci_high']:.3f})"
+    return said
+
+
 def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     """The table, a pair a row."""
     data, model, champion = report["data"], report["model"], report["champion"]
@@ -120,7 +150,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     if champion and champion["version"] != model["version"]:
         score = _score(champion) if champion.get("f1_macro") is not None else "could not be scored"
         lines.append((f"F1 of champion {champion['version']}", score))
-    lines += [(f"F1 of {name.replace('_', ' ')}", _score(f)) for name, f in report["baselines"].items()]
+    lines += [(f"F1 of {name.replace('_', ' ')}", _baseline(f)) for name, f in report["baselines"].items()]
     lines += [(f"gain by {name}", value) for name, value in _gains(report["lift"])]
     lines.append(("answers by", answers_by(report["inference"])))
     lines += beside_f1.lines(report)
@@ -133,6 +163,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     spent = {stage: s for stage, s in report["seconds"].items() if s}
     lines.append(("seconds", ", ".join(f"{stage} {s:.0f}" for stage, s in spent.items()) or "every stage was found"))
     lines.append(("MLflow run", report["mlflow_run_id"]))
+    lines.append(("report", shown(report["report"])))
     lines.append(("open the UIs", "reseed ui"))
     asked = f'reseed predict {model["name"]} "some text"'
     lines.append(("ask the model", asked if report["promoted"] or champion else "there is no champion to ask yet"))

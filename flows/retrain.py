@@ -11,19 +11,18 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
-from flows import beside_f1, data_report, model_card, stage_runs, steps
+from flows import beside_f1, data_report, model_card, report_page, stage_runs, steps
 from flows import report as reports
 from flows.context import Retrain
 from flows.filling import Filled, cost, fill_quota
-from flows.judging import baseline, description, judge_and_promote, scored
+from flows.judging import description, every_baseline, judge_and_promote, scored
 from flows.label_first import label_first
-from flows.mixing import lift, train_best_mix
+from flows.mixing import learned, lift, train_best_mix
 from flows.opening import opened, run_name
 from flows.progress import say
 from flows.prompts import record as record_prompt
 from flows.review import wait_for_review
 from tasks import files
-from tasks.evaluate.score import BASELINES
 from tasks.files import Stage
 from tasks.prepare import count_openings
 
@@ -65,8 +64,9 @@ def _story(r: Retrain) -> dict[str, Any]:
     stage_runs.exported(r.log, exported)
     challenger = scored(r, exported.directory / "bundle", exported.counts["bundle"], "challenger")
     r.measured = beside_f1.measured(r, exported.directory / "bundle", exported.counts["bundle"], "challenger")
-    baselines = {name: baseline(r, filled.rows, name) for name in BASELINES}
+    baselines = every_baseline(r, filled.rows)
     gains = lift(r, trained, baselines["descriptions"])
+    curve = learned(r, trained)
 
     version = steps.store_step(r.registry.register, name="register")(
         r.project.name,
@@ -97,7 +97,7 @@ def _story(r: Retrain) -> dict[str, Any]:
         "model": {"name": version.name, "version": version.version, "bundle": version.digest},
         "test": reports.figures(challenger) | {"openings": count_openings(r.prepared.sealed, home=r.home)},
         "champion": champion,
-        "baselines": {name: reports.figures(b) for name, b in baselines.items()},
+        "baselines": reports.baselines(r.project, baselines, challenger),
         "lift": gains,
         "label_first": to_label,
         **beside_f1.told(r.measured),
@@ -112,7 +112,9 @@ def _story(r: Retrain) -> dict[str, Any]:
         "mlflow_run_id": r.log.run_id,
         "mlflow_tracking_uri": r.settings.tracking_uri,
         "flow_run_id": flow_run.id,
+        "report": str(report_page.place(r.settings, r.project.name)),
     }
+    report_page.write(r, report, verdict=verdict, challenger=challenger, training=trained.rows, curve=curve)
     model_card.write(r, version, report, rows=trained.rows, challenger=challenger)
     return report
 

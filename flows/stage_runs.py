@@ -13,6 +13,8 @@ from tasks.judge import Verdict
 from tasks.prepare import Prepared
 from tasks.records import Record, Rejected, shown
 
+ERRORS = ("mistakes", "confusion_pairs", "likely_label_errors")  # tables of an evaluation
+
 
 def _record_rows(path: Path) -> list[dict[str, Any]]:
     return [_flat(r) for r in files.read_records(path)]
@@ -143,8 +145,13 @@ def test_metrics(scored: Stage) -> dict[str, float]:
 
 def scored(log: Tracking, who: str, stage: Stage) -> None:
     found = [*_pictures(stage), stage.directory / "metrics.json", stage.directory / "predictions.jsonl"]
-    tables = {"mistakes": files.read_lines(stage.directory / "mistakes.jsonl"), "slices": slice_rows(stage)}
-    log.stage(stage, name=f"evaluate {who}", metrics=test_metrics(stage), artifacts=found, tables=tables)
+    tables = {name: files.read_lines(stage.directory / f"{name}.jsonl") for name in ERRORS}
+    metrics = test_metrics(stage)
+    for key in ("unparsed_share", "usd", "tokens", "usd_per_text", "tokens_per_text"):
+        if "llm" in stage.counts:
+            metrics[f"llm.{key}"] = float(stage.counts["llm"][key])
+    tables |= {"slices": slice_rows(stage)}
+    log.stage(stage, name=f"evaluate {who}", metrics=metrics, artifacts=found, tables=tables)
 
 
 def slice_rows(scored: Stage) -> list[dict[str, Any]]:
@@ -207,6 +214,12 @@ def served(log: Tracking, who: str, stage: Stage) -> None:
 def in_turns(log: Tracking, stage: Stage) -> None:
     metrics = {f"serving.{who}.{name}": float(v) for who, own in stage.counts.items() for name, v in own.items()}
     log.stage(stage, name="serving in turns", metrics=metrics, artifacts=[stage.directory / "serving.json"])
+
+
+def learned(log: Tracking, stage: Stage) -> None:
+    """F1 by training rows, each number of rows a step."""
+    history = [(p["rows"], "dev.f1_macro.by_rows", p["value"]) for p in stage.counts["points"]]
+    log.stage(stage, history=history, artifacts=sorted(stage.directory.glob("curve.*")))
 
 
 def _pictures(scored: Stage) -> list[Path]:

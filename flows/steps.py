@@ -19,11 +19,13 @@ from tasks import adapt as _adapt
 from tasks import curate as _curate
 from tasks import evidence as _evidence
 from tasks import harvest as _harvest
+from tasks import learning_curve as _learning_curve
 from tasks import lift as _lift
 from tasks import mix as _mix
 from tasks.by_model import ask_models as _ask_models
 from tasks.data_report.run import data_report as _data_report
 from tasks.errors import TransientError
+from tasks.evaluate import ask_llm as _ask_llm
 from tasks.evaluate import score as _score
 from tasks.evaluate import serving as _serving
 from tasks.evaluate.label_first import label_first as _label_first
@@ -106,12 +108,15 @@ data_report = step(_data_report, name="data report", timeout=HOUR)
 quick_lift = step(_lift.quick_lift, name="lift", timeout=2 * HOUR)
 full_lift = step(_lift.full_lift, name="lift", timeout=HOUR)
 label_first = step(_label_first, name="label first", timeout=2 * HOUR)
+learning_curve = step(_learning_curve.learning_curve, name="learning curve", timeout=HOUR)
 judged = step(_evidence.judged, name="judge", timeout=HOUR)
 score_bundle = step(_score.score_bundle, name="score", timeout=2 * HOUR, task_run_name="score {digest}")
 robustness = step(_robustness, name="robustness", timeout=2 * HOUR, task_run_name="robustness {digest}")
 serving = step(_serving.serving, name="serving", timeout=HOUR, task_run_name="serving {digest}")
 side_by_side = step(_serving.side_by_side, name="side by side", timeout=HOUR)
 score_baseline = step(_score.score_baseline, name="baseline", timeout=2 * HOUR, task_run_name="baseline {name}")
+# talks to an LLM, one test row after the other
+score_llm = step(_ask_llm.score_llm, name="ask the LLM", timeout=12 * HOUR, retries=2, listens=True)
 
 
 def store_step(fn: Callable[..., Any], *, name: str) -> Any:

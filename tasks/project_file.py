@@ -11,8 +11,10 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from tasks.errors import UserError
+from tasks.evaluate.word_vectors import check_static
+from tasks.evaluate.zero_shot import sides
 from tasks.project import Project
-from tasks.references import check
+from tasks.references import check, resolve
 
 Read = TypeVar("Read", bound=BaseModel)
 
@@ -150,10 +152,17 @@ def check_references(project: Project, path: Path) -> None:
     for name, (_, e) in g.sources().items():
         if e.endpoint == "local":
             named[f"generate.generators.{name}.model" if g.generators else "generate.model"] = e.model
+    looks = {"evaluate.static_model": check_static, "evaluate.zero_shot": sides}
+    named |= {"evaluate.zero_shot": project.evaluate.zero_shot}
+    static = project.evaluate.static_model
+    named |= {"evaluate.static_model": static} if static not in ("encoder", "off") else {}
+    beside = path.absolute().parent
     for key, reference in named.items():
         if reference:
             try:
-                check(reference, beside=path.absolute().parent)
+                check(reference, beside=beside)
+                if key in looks and not reference.startswith(("s3:", "hf:")):
+                    looks[key](resolve(reference, beside=beside, cache=beside, kind="model"))
             except UserError as e:
                 raise UserError(f"{path}: {key!r} is {e}") from None
     if project.evaluate.cases:

@@ -114,6 +114,22 @@ def home(tmp_path: Path, mlflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return home
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; where there is none the tests are skipped, or fail with RESEED_REQUIRE_BROWSER=1."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        (pytest.fail if os.environ.get("RESEED_REQUIRE_BROWSER") == "1" else pytest.skip)(
+            "no Chromium is installed here"
+        )
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness

@@ -45,6 +45,17 @@ def test_without_an_llm_and_without_scores() -> None:
     assert "now champion" not in card
 
 
+def test_parts_of_the_test_set_and_other_figures_are_told_where_they_are_there() -> None:
+    sample = SCORE | {"sample": True, "rows": 20}
+    slices = [{"name": "a|b", "rows": 12, "f1_macro": {"value": 0.5, "ci_low": 0.25, "ci_high": 0.75}, "judged": True}]
+    more = {"robustness": [{"title": "typos", "head": [], "rows": [["F1", "0.800"]]}]}
+    card = render(TOLD | {"slices": slices, "more_figures": more, "baselines": {"llm": sample}})
+    assert "| a\\|b | 12 | 0.500 (0.250 to 0.750) |\n" in card and "- typos: F1, 0.800" in card
+    assert "| llm (on 20 rows alone) | 0.912" in card
+    assert "typing errors" in render(TOLD) and "typing errors" not in card
+    assert "Licence: that of package:x/y, and the terms of gpt-4o-mini" in card
+
+
 def test_texts_from_data_are_letters() -> None:
     card = render(TOLD)
     assert "<script>" not in card and "\n# a heading" not in card and "](http" not in card

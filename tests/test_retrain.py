@@ -96,6 +96,25 @@ def test_first_run_promotes_and_second_finds_everything(
     assert Path(card).read_text(encoding="utf-8") == version.description
     assert client().get_run(version.run_id).info.run_name in {"train", "train after harvest 1"}
 
+    page = Path(first["report"]).read_text(encoding="utf-8")
+    assert (
+        first["report"].endswith("/reports/toy.html") and "Content-Security-Policy" in page and "now champion" in page
+    )
+    assert {"report.html", "gain.png"} <= {f.path for f in client().list_artifacts(told.info.run_id)}
+    Path(first["report"]).unlink()
+    code, out, _ = reseed("report", "toy", "--json")
+    assert code == 0 and last_json(out) == {
+        "model": "toy",
+        "report": first["report"],
+        "mlflow_run_id": told.info.run_id,
+    }
+    assert Path(first["report"]).read_text(encoding="utf-8") == page
+    assert reseed("report", "toyy")[0] == 2
+    client().log_text(told.info.run_id, "<script>alert(1)</script>" + page, "report.html")
+    code, _, err = reseed("report", "toy")
+    assert code == 2 and "is none that this version of Reseed writes" in err
+    assert Path(first["report"]).read_text(encoding="utf-8") == page
+
     code, out, err = reseed("retrain", config, "--json", *more)
     second = last_json(out)
     assert code == 0 and second["verdict"] == "keep" and not second["promoted"]
@@ -117,10 +136,36 @@ def test_first_run_promotes_and_second_finds_everything(
         "F1 of toy 1",
         "F1 of majority",
         "verdict",
+        "report",
         "reseed ui",
         "reseed predict toy",
     ):
         assert words in out
+
+
+def test_the_llm_on_some_rows_stands_beside_and_is_no_opponent(config: Path, reseed: Command, llm: Any) -> None:
+    from tests.kit import scripted
+
+    def knows(h: scripted.Handler) -> None:
+        """The label of each test text, or a text to train on."""
+        asked = h.body["messages"][-1]["content"].partition("Text:\n")[2].casefold()
+        kind = max(toy.LABELS, key=lambda k: asked.count(k[:2] + "r"))
+        h.send(200, scripted.completion(kind if asked else scripted.answer(h.body)))
+
+    llm.always = knows
+    code, out, err = reseed("retrain", config, "--json", "--set", "evaluate.ask_llm=6")
+    assert code == 0, err
+    told = last_json(out)
+    own = told["baselines"]["llm"]
+    assert own["f1_macro"] == 1.0 and own["sample"] and own["rows"] == 6 and own["llm"]["unparsed"] == 0
+    assert 0 < own["challenger"]["value"] <= 1 and "llm" not in told["gain"]["opponent"]
+    assert told["verdict"] == "promote", "it has fewer rows than the test set, so it is not the one to beat"
+    page = Path(told["report"]).read_text(encoding="utf-8")
+    assert "on 6 rows alone; the challenger on these" in page and "The LLM asked directly" in page
+    children = client().search_runs(
+        [client().get_experiment_by_name("toy").experiment_id], "tags.`reseed.stage` = 'evaluate llm'"
+    )
+    assert children[0].data.metrics["llm.unparsed_share"] == 0.0 and children[0].data.metrics["test.f1_macro"] == 1.0
 
 
 def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(config: Path, reseed: Command) -> None:

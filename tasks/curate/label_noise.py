@@ -29,7 +29,7 @@ def label_noise(records: list[Record], context: Context) -> tuple[list[Record], 
     if opinions is None or len(counts) < len(opinions.names) or min(counts.values()) < LEAST_ROWS:
         return records, []
     y = opinions.labels[[opinions.rows[r.id] for r in records]]
-    issues = _issues(y, opinions.of_rows(records))
+    issues = label_issues(y, opinions.of_rows(records))
     kept, rejected = [], []
     for r, issue in zip(records, issues, strict=True):
         if not issue:
@@ -48,7 +48,7 @@ def label_noise(records: list[Record], context: Context) -> tuple[list[Record], 
     return kept, rejected
 
 
-def _issues(y: np.ndarray, p: np.ndarray) -> np.ndarray:
+def label_issues(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """True for each row that is likely mislabelled; `y` as tasks/labels.py codes labels or label sets."""
     import numpy as np
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +69,13 @@ def tfidf(train: list[Record], texts: list[str]) -> list[Label]:
     )
     model.fit([r.text for r in train], [str(r.label) for r in train])
     return [str(label) for label in model.predict(texts)]
+
+
+def mean_vectors(train: list[Record], texts: list[str], vectors: Callable[[list[str]], np.ndarray]) -> list[Label]:
+    """Logistic regression on the means of the texts' static vectors, fitted on the training rows. See word_vectors.py."""
+    from tasks.probe import fit_probe
+
+    if not train:
+        return []
+    probe = fit_probe(vectors([r.text for r in train]), [known(r) for r in train])
+    return [label if isinstance(label, tuple) else str(label) for label in probe.predict(vectors(texts))]

@@ -72,3 +72,47 @@ def reliability(bins: list[dict[str, float]], title: str, path: Path) -> None:
     axes.set_ylabel("right")
     axes.set_title(title)
     figure.savefig(path, dpi=110, format="png")
+
+
+def gain(value: float, lower: float, upper: float, *, least: float, title: str, path: Path) -> None:
+    """The gain in macro-F1 with its bounds as a PNG, beside nothing gained and beside `least`, which promotes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 1.7), layout="constrained")
+    axes = figure.subplots()
+    color = "#1a9c6e" if lower > least else "#d9573f" if upper <= least else "#d98f00"
+    axes.axvline(0, color="gray", linewidth=1)
+    if least:
+        axes.axvline(least, color="gray", linewidth=1, linestyle="--")
+    axes.plot([lower, upper], [0, 0], color=color, linewidth=4, solid_capstyle="butt")
+    axes.plot([value], [0], marker="o", markersize=9, color=color, markeredgecolor="white")
+    for x in (lower, upper):
+        axes.annotate(f"{x:+.3f}", (x, 0), xytext=(0, -16), textcoords="offset points", ha="center", fontsize=8)
+    axes.annotate(f"{value:+.3f}", (value, 0), xytext=(0, 9), textcoords="offset points", ha="center")
+    width = max(abs(v) for v in (lower, upper, least, 0.01))
+    low, high = min(0.0, lower), max(0.0, upper, least)
+    axes.set_xlim(low - 0.25 * width, high + 0.25 * width)
+    axes.set_ylim(-1, 1)
+    axes.set_yticks([])
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    axes.set_xlabel("gain in macro-F1")
+    axes.set_title(title.replace("$", r"\$"), fontsize=10)
+    figure.savefig(path, dpi=130, format="png")
+
+
+def learning_curve(points: list[dict[str, float]], title: str, path: Path) -> None:
+    """Macro-F1 by the number of training rows as a PNG, with 95% intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    axes = figure.subplots()
+    x = [p["rows"] for p in points]
+    axes.fill_between(x, [p["ci_low"] for p in points], [p["ci_high"] for p in points], alpha=0.2)
+    axes.plot(x, [p["value"] for p in points], marker="o")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(x, [f"{n:,}" for n in x])
+    axes.minorticks_off()
+    axes.set_xlabel("training rows")
+    axes.set_ylabel("macro-F1 on dev")
+    axes.set_title(title.replace("$", r"\$"), fontsize=10)
+    figure.savefig(path, dpi=110, format="png")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tasks import files
-from tasks.evaluate import baselines, plots, slices
+from tasks.evaluate import baselines, errors, plots, slices, word_vectors
 from tasks.evaluate.bootstrap import group_codes
 from tasks.evaluate.metrics import measure
-from tasks.evaluate.scores import confident_mistakes, measure_scores
+from tasks.evaluate.scores import measure_scores
 from tasks.files import Stage
 from tasks.labels import as_asked, codes, decided, known, named
 from tasks.prepare import open_sealed
@@ -22,8 +23,23 @@ from tasks.project import Project
 from tasks.records import Label, Record
 from tasks.references import digest_of_path, resolve
 
-VERSION = 4
+VERSION = 5
 BASELINES = ("majority", "descriptions", "tfidf_logistic_regression")
+STATIC, INPUT, ZERO_SHOT = "static_embeddings", "input_embeddings", "zero_shot"
+# settings of one baseline alone, and of other stages
+ALONE = {"static_model", "zero_shot", "ask_llm", "robustness", "perturbations", "cases", "serving"}
+
+
+def baselines_of(project: Project) -> list[str]:
+    """The baselines that answer every test row, by name: BASELINES, and what `evaluate` asks for."""
+    static = {"encoder": [INPUT], "off": []}.get(project.evaluate.static_model, [STATIC])
+    return [*BASELINES, *static, *([ZERO_SHOT] if project.evaluate.zero_shot else [])]
+
+
+def own_settings(project: Project) -> dict[str, Any]:
+    """What every score depends on beside the answers and the rows."""
+    columns = {"columns": list(project.data.keep_columns)} if project.data.keep_columns else {}
+    return project.evaluate.model_dump(mode="json", exclude=ALONE) | columns
 
 
 @dataclass(frozen=True)
@@ -38,7 +54,8 @@ Answer = Callable[[list[str]], Answers]
 
 
 def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, home: Path) -> Stage:
-    """The bundle's answers on the test rows: `predictions.jsonl`, `metrics.json`, `confusion.png` (of label sets `labels.png`).
+    """The bundle's answers on the test rows: `predictions.jsonl`, `metrics.json`, `confusion.png` (of label sets `labels.png`),
+    and the tables of tasks/evaluate/errors.py.
 
     Champion and challenger come through here alike, so a champion is scored again whenever the test rows differ.
     """
@@ -61,64 +78,91 @@ def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, 
 def score_baseline(
     project: Project, name: str, *, curated: Stage, splits: Stage, sealed: Stage, beside: Path, home: Path
 ) -> Stage:
-    """A baseline's answers on the test rows, in the same form. `name` is one of BASELINES."""
-    assert name in BASELINES, name
-    inputs = {"baseline": name, "curated": curated.digest}
-    encoder = None
-    if name == "descriptions":
-        encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
-        inputs = {"baseline": name, "encoder": digest_of_path(encoder)}  # it reads no training row
+    """A baseline's answers on the test rows, in the same form. `name` is one of baselines_of(project)."""
+    assert name in baselines_of(project), name
+    e, length = project.evaluate, project.train.max_length
+    reference = {STATIC: e.static_model, ZERO_SHOT: e.zero_shot, "descriptions": project.train.model}
+    reference[INPUT] = project.train.model
+    read = reference.get(name)
+    model = resolve(read, beside=beside, cache=home / "cache", kind="model") if read else None
+    inputs = {"baseline": name} | ({"encoder": digest_of_path(model)} if model else {})
+    params: dict[str, Any] = {"max_length": length} if model and name != STATIC else {}
+    if name in ("descriptions", ZERO_SHOT):  # they read no training row
         inputs |= {"splits": splits.digest} if project.multi_label else {}
+    else:
+        inputs |= {"curated": curated.digest}
 
     def answer(texts: list[str]) -> Answers:
+        if name == ZERO_SHOT:
+            from tasks.evaluate.zero_shot import zero_shot
+
+            assert model
+            p = zero_shot(project.labels, texts, model, max_length=length, multi_label=project.multi_label)
+            return Answers(named(decided(p, multi_label=project.multi_label), project.label_names), p)
         return Answers(simple(texts))
 
     def simple(texts: list[str]) -> list[Label]:
-        if encoder is not None:
+        if name == "descriptions":
+            assert model
             dev = files.read_records(splits.directory / "dev.jsonl") if project.multi_label else None
-            return baselines.descriptions(project.labels, texts, encoder, project.train.max_length, dev=dev)
+            return baselines.descriptions(project.labels, texts, model, length, dev=dev)
         train = files.read_records(curated.directory / "kept.jsonl")
         if name == "majority":
             return baselines.majority(train, texts, project.label_names)
-        return baselines.tfidf(train, texts)
+        if model is None:
+            return baselines.tfidf(train, texts)
+        vectors = (
+            partial(word_vectors.of_static, model)
+            if name == STATIC
+            else partial(word_vectors.of_encoder, model, max_length=length)
+        )
+        return baselines.mean_vectors(train, texts, vectors)
 
-    return _score(project, name, answer, sealed=sealed, home=home, inputs=inputs)
+    return _score(project, name, answer, sealed=sealed, home=home, inputs=inputs, params=params)
 
 
-def _score(project: Project, who: str, answer: Answer, *, sealed: Stage, home: Path, inputs: dict[str, str]) -> Stage:
-    e = project.evaluate
-
+def _score(
+    project: Project,
+    who: str,
+    answer: Answer,
+    *,
+    sealed: Stage,
+    home: Path,
+    inputs: dict[str, str],
+    params: dict[str, Any] | None = None,
+) -> Stage:
     def build(out: Path, work: Path) -> dict[str, Any]:
         rows: list[Record] = open_sealed(sealed, home=home, by=who)
-        answers = answer([r.text for r in rows])
-        true = [known(r) for r in rows]
-        belongs = slices.members(rows, e.slices, project.data.keep_columns)
-        files.write_lines(out / "predictions.jsonl", _said(rows, answers, belongs))
-        how: dict[str, Any] = {"labels": project.label_names, "samples": e.bootstrap, "seed": e.seed}
-        found = measure(true, answers.labels, groups=group_codes([r.group for r in rows]), **how)
-        found["slices"] = slices.measure(rows, answers.labels, belongs, declared=list(e.slices), **how)
-        title = f"{project.name}: {who}"
-        if answers.scores is not None and np.isfinite(answers.scores).all():
-            y = codes(true, project.label_names)
-            found["scores"] = measure_scores(y, answers.scores)
-            plots.reliability(found["scores"]["reliability"], title, out / "reliability.png")
-            if not project.multi_label:
-                files.write_lines(out / "mistakes.jsonl", _mistakes(rows, y, answers.scores, project.label_names))
-        files.write_json(out / "metrics.json", found)
-        if project.multi_label:
-            plots.by_label(found["labels"], title, out / "labels.png")
-        else:
-            plots.confusion(found["confusion"], project.label_names, title, out / "confusion.png")
-        return {"model": who, **{k: v for k, v in found.items() if k != "confusion"}}
+        return {"model": who, **measured(out, project, who, rows, answer([r.text for r in rows]))}
 
-    elsewhere = {"robustness", "perturbations", "cases", "serving"}  # other stages' own
-    params = {"labels": project.labels, **e.model_dump(mode="json", exclude=elsewhere)}
-    params |= {"columns": list(project.data.keep_columns)} if project.data.keep_columns else {}
-    if "baseline" in inputs and inputs["baseline"] == "descriptions":
-        params["max_length"] = project.train.max_length
+    params = {"labels": project.labels, **own_settings(project), **(params or {})}
     return files.stage(
         home, "evaluate", version=VERSION, params=params, inputs={**inputs, "sealed": sealed.digest}, build=build
     )
+
+
+def measured(out: Path, project: Project, who: str, rows: list[Record], answers: Answers) -> dict[str, Any]:
+    """The figures of the answers to `rows`, without the confusion; everything is written into `out`."""
+    e, names = project.evaluate, project.label_names
+    true = [known(r) for r in rows]
+    belongs = slices.members(rows, e.slices, project.data.keep_columns)
+    files.write_lines(out / "predictions.jsonl", _said(rows, answers, belongs))
+    how: dict[str, Any] = {"labels": names, "samples": e.bootstrap, "seed": e.seed}
+    found = measure(true, answers.labels, groups=group_codes([r.group for r in rows]), **how)
+    found["slices"] = slices.measure(rows, answers.labels, belongs, declared=list(e.slices), **how)
+    title = f"{project.name}: {who}"
+    scores = answers.scores if answers.scores is not None and np.isfinite(answers.scores).all() else None
+    if scores is not None:
+        found["scores"] = measure_scores(codes(true, names), scores)
+        plots.reliability(found["scores"]["reliability"], title, out / "reliability.png")
+    for name, table in errors.tables(rows, answers.labels, scores, names).items():
+        files.write_lines(out / f"{name}.jsonl", table)
+    files.write_json(out / "metrics.json", found)
+    if project.multi_label:
+        plots.by_label(found["labels"], title, out / "labels.png")
+    else:
+        plots.confusion(found["confusion"], names, title, out / "confusion.png")
+    return {k: v for k, v in found.items() if k != "confusion"}
 
 
 def _said(rows: list[Record], answers: Answers, belongs: list[list[str]]) -> list[dict[str, Any]]:
@@ -135,19 +179,17 @@ def _said(rows: list[Record], answers: Answers, belongs: list[list[str]]) -> lis
     return said
 
 
-def _mistakes(rows: list[Record], y: np.ndarray, p: np.ndarray, labels: list[str]) -> list[dict[str, Any]]:
-    """The most confident mistakes, for a person: of the model, or of whoever labelled the test rows. Nothing is edited."""
-    return [
-        {
-            "id": rows[i].id,
-            "true": labels[y[i]],
-            "predicted": labels[int(p[i].argmax())],
-            "score": round(said, 4),
-            "score_of_true": round(true, 4),
-            "text": rows[i].text,
-        }
-        for i, said, true in confident_mistakes(y, p)
-    ]
+def on_rows(project: Project, scored: Stage, ids: set[str]) -> dict[str, float]:
+    """Macro-F1 of a scored model on some of the test rows, with its 95% interval."""
+    e = project.evaluate
+    said = [a for a in read_predictions(scored) if a["id"] in ids]
+    true, predicted = ([_label(a[side]) for a in said] for side in ("label", "predicted"))
+    found = measure(true, predicted, project.label_names, samples=e.bootstrap, seed=e.seed)
+    return dict(found["f1_macro"])
+
+
+def _label(read: str | list[str]) -> Label:
+    return tuple(read) if isinstance(read, list) else read
 
 
 def read_predictions(scored: Stage) -> list[dict[str, Any]]:

@@ -22,10 +22,11 @@ BASE_TEMPLATE = (
 
 
 @contextlib.contextmanager
-def local_server(model: Path, *, slots: int) -> Iterator[str]:
+def local_server(model: Path, *, slots: int, tokens: int = SLOT_TOKENS) -> Iterator[str]:
     """The base URL (ending in /v1) of a server that answers with the GGUF file `model`; it ends with the body.
 
-    `slots` requests are answered at once. A model that carries no chat template is shown `Question:` and `Answer:`.
+    `slots` requests are answered at once, each with room for `tokens`, its answer included. A model that carries no
+    chat template is shown `Question:` and `Answer:`.
     Raises UserError when the file is no GGUF model.
     """
     import xllamacpp
@@ -39,7 +40,7 @@ def local_server(model: Path, *, slots: int) -> Iterator[str]:
         params.chat_template = BASE_TEMPLATE
     params.port = 0
     params.n_parallel = slots
-    params.n_ctx = slots * SLOT_TOKENS
+    params.n_ctx = slots * tokens
     params.warmup = False
     params.verbosity = 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -43,15 +43,17 @@ def sources(project: Project, *, beside: Path, home: Path) -> dict[str, Source]:
 
 
 @contextmanager
-def client_of(source: Source, *, ledger: Ledger, home: Path) -> Iterator[Client]:
-    """A client of the generator, closed on leaving; a local model answers in a server of its own meanwhile."""
+def client_of(source: Source, *, ledger: Ledger, home: Path, tokens: int | None = None) -> Iterator[Client]:
+    """A client of the generator, closed on leaving; a local model answers in a server of its own meanwhile, with room for
+    `tokens` a request where its usual room is not enough."""
     e = source.endpoint
     with ExitStack() as stack:
         url, key = e.endpoint, os.environ.get(e.api_key_env, "") or "none"
         if source.weights:
-            from tasks.llm.local import local_server
+            from tasks.llm.local import SLOT_TOKENS, local_server
 
-            url, key = stack.enter_context(local_server(source.weights, slots=e.concurrency)), "none"
+            room = max(tokens or 0, SLOT_TOKENS)
+            url, key = stack.enter_context(local_server(source.weights, slots=e.concurrency, tokens=room)), "none"
         cache = home / "cache" / "llm"
         yield stack.enter_context(
             Client(e, url=url, key=key, name=e.endpoint, model=source.model, cache=cache, ledger=ledger)

@@ -72,9 +72,11 @@ Perturbation = Literal["typos", "casing", "punctuation", "whitespace", "truncati
 
 
 class Evaluate(Section):
-    """How scores get their intervals."""
+    """How scores get their intervals, and what else is scored."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"slices", "robustness", "perturbations", "cases", "serving"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"slices", "robustness", "perturbations", "cases", "serving", "static_model", "zero_shot", "ask_llm"}
+    )
 
     lift: Literal["full", "quick", "off"] = Field(
         "quick",
@@ -91,6 +93,17 @@ class Evaluate(Section):
     cases: str | None = Field(None, description="a file of behavioural tests, beside the project file")
     serving: int = Field(
         100, ge=0, description="single dev texts whose answer is timed, 50 or more; 0 measures no cost"
+    )
+
+    static_model: str = Field(
+        "encoder",
+        description="word vectors of the baseline without a transformer: a model2vec folder; encoder: the encoder's own; off: none",
+    )
+    zero_shot: str | None = Field(
+        None, description="an NLI checkpoint that is asked, as it is, whether a text is about each label's description"
+    )
+    ask_llm: int = Field(
+        0, ge=0, description="test rows that the first generator is asked about; they are sent to its endpoint"
     )
 
     @field_validator("serving")
@@ -236,6 +249,15 @@ class Project(Section):
                         f"{key} names {label!r}{nearest(label, list(self.labels))}, which is not in labels: add it there"
                     )
         self.train.check_labels(list(self.labels))
+        return self
+
+    @model_validator(mode="after")
+    def _a_row_a_label(self) -> Project:
+        if 0 < self.evaluate.ask_llm < len(self.labels):
+            raise ValueError(
+                f"evaluate.ask_llm is {self.evaluate.ask_llm}, fewer than the {len(self.labels)} labels: give a row a label at "
+                f"least, or 0"
+            )
         return self
 
     @model_validator(mode="after")
