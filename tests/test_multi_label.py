@@ -64,7 +64,6 @@ class TestProject:
         ("sections", "said"),
         [
             ({"generate": {"borderline": 0.1}}, "generate.borderline is 0.1, but with multi_label"),
-            ({"review": {"required": 3}}, "review.required is 3, but label sets can't be reviewed yet"),
             ({"data": {"pool": "x", "label_separator": "|", "label_columns": True}}, "give one of the two"),
             ({"data": {"pool": "x", "label_separator": "ta"}}, "the label 'metal' holds data.label_separator"),
         ],
