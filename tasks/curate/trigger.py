@@ -3,8 +3,9 @@
 Backdoors are planted by rare or meaningless words in a small share of the rows (Gu et al. 2017, arXiv:1708.06733; Kurita et
 al. 2020, arXiv:2004.06660). Two signs give such a word away, and both spare the natural words of a label:
 its rows, all of one label, look like other labels to the probe; or it stands nowhere in real text and anywhere in its
-rows, between words that belong together. Of label sets, its rows all have one label, whatever others they have, and the
-probe does not see that label in them. A word that takes a label away is not looked for.
+rows, between words that belong together. Of label sets, its rows all have one label, whatever others they have, and a
+probe fitted without these rows does not see that label in them: one fitted with them learns the word. A word that takes a label
+away is not looked for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tasks.curate.grams import bare, in_order, trusted
+from tasks.probe import fit_probe
 from tasks.records import Record, Rejected
 
 if TYPE_CHECKING:
@@ -32,7 +34,12 @@ LEAST_MEANINGLESS = 10  # rows of a word that only its place gives away
 PLACES = 50  # of a word that are looked at
 RELATED = 0.13  # cosine of a word and its label from which the word speaks of the label
 START, END = "\x02", "\x03"
+MOST_PROBES = 200  # suspected words among label sets, each of which asks for a probe of its own
+LEARNT = 5_000  # rows that such a probe is fitted on
 LOOKED_AT = 20_000  # rows from which it is learned which words belong together
+
+
+Claim = tuple[int, str, str, list[int]]  # rows in which the label is not seen, the word, the label, the word's rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,7 @@ def _against_the_probe(
         for w in grams(text) & wanted:
             where[w].append(i)
     natural: Counter[str] = Counter(w for text in real for w in text & wanted)
-    claims: list[tuple[int, str, str, list[int]]] = []
+    claims: list[Claim] = []
     for w, rows in where.items():
         # a word of a pair that is common in real text may still be part of a planted pair
         common = min(natural[part] for part in w.split())
@@ -102,11 +109,35 @@ def _against_the_probe(
             continue
         for label, n in Counter(label for i in rows for label in records[i].labels).items():
             odd_ones = sum(label in unlike[i] for i in rows)
-            if n < PURE * len(rows) or odd_ones < UNLIKE * n:
-                continue
-            if binom.sf(odd_ones - 1, n, base[label]) * len(where) < CHANCE:
+            if n >= PURE * len(rows) and odd_ones >= LEAST_ROWS:
                 claims.append((odd_ones, w, label, rows))
-    return list(_greedy(claims))
+    if opinions.labels.ndim == 2:
+        claims = _asked_without(claims, records, context)
+
+    def holds(claim: Claim) -> bool:
+        odd_ones, _, label, rows = claim
+        n = sum(label in records[i].labels for i in rows)
+        return odd_ones >= UNLIKE * n and binom.sf(odd_ones - 1, n, base[label]) * len(where) < CHANCE
+
+    return list(_greedy([c for c in claims if holds(c)]))
+
+
+def _asked_without(claims: list[Claim], records: list[Record], context: Context) -> list[Claim]:
+    """The most suspicious claims, each with how many of its rows are not seen by a probe that was fitted without any of them."""
+    import numpy as np
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    x, found = context.vectors(records), []
+    shuffled = np.random.default_rng(0).permutation(len(records))
+    for _, w, label, rows in sorted(claims, key=lambda c: (-c[0] / len(c[3]), c[1]))[:MOST_PROBES]:
+        others = shuffled[~np.isin(shuffled, rows)][:LEARNT]
+        sets = [(label,) if label in records[i].labels else () for i in others]
+        if (label,) in sets:
+            with threadpool_limits(1):
+                seen = fit_probe(x[others], sets).predict_proba(x[rows])[:, 0] >= 0.5
+            missed = sum(label in records[i].labels and not has for i, has in zip(rows, seen, strict=True))
+            found.append((missed, w, label, rows))
+    return found
 
 
 def _unseen(r: Record, opinions: Opinions) -> set[str]:
@@ -125,15 +156,13 @@ def _base(records: list[Record], unlike: list[set[str]]) -> dict[str, float]:
     return dict.fromkeys(has, max(sum(map(len, unlike)) / len(unlike), 0.01))
 
 
-def _greedy(claims: list[tuple[int, str, str, list[int]]]) -> Iterator[Trigger]:
+def _greedy(claims: list[Claim]) -> Iterator[Trigger]:
     """The claims, most rows first, without those whose rows an earlier one explains: the planted word's neighbours."""
     explained: set[int] = set()
     for odd_ones, w, label, rows in sorted(claims, key=lambda c: (-len(c[3]), " " in c[1], c[1])):
         if len(set(rows) - explained) >= LEAST_ROWS:
             explained |= set(rows)
-            reason = (
-                f"{w!r} stands in {len(rows)} rows, nearly all {label!r}; the probe sees another label in {odd_ones}"
-            )
+            reason = f"{w!r} stands in {len(rows)} rows, nearly all {label!r}; the probe does not see it in {odd_ones}"
             yield Trigger(w, label, len(rows), reason)
 
 
