@@ -149,15 +149,32 @@ def ui(mlflow_port: int, prefect_port: int, as_json: bool) -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The project file to write; NAME.yaml beside you otherwise."
 )
-@click.option("--text-column", help="Found by its name otherwise: text, or the column with the longest texts.")
-@click.option("--label-column", help="Found by its name otherwise: label, category, class, or the one with few values.")
+@click.option("--text-column", help="Found by its name otherwise, such as text, content or body.")
+@click.option("--label-column", help="Found by its name otherwise, such as label, category or tags.")
+@click.option("--multi-label/--one-label", "several", default=None, help="A text may have several labels, or has one.")
+@click.option("--separator", metavar="CHARACTERS", help="Between the labels of a text, such as ';'.")
+@click.option("--label-columns", metavar="NAME,NAME", help="Columns of 0 and 1, each of which is a label.")
 @json_option
-def init(data: Path, out: Path | None, text_column: str | None, label_column: str | None, as_json: bool) -> None:
-    """Write a project file for the labelled rows in DATA: CSV, JSONL, Parquet, or a folder per label."""
+def init(
+    data: Path,
+    out: Path | None,
+    text_column: str | None,
+    label_column: str | None,
+    several: bool | None,
+    separator: str | None,
+    label_columns: str | None,
+    as_json: bool,
+) -> None:
+    """Write a project file for the labelled rows in DATA: CSV, JSONL, Parquet, or a folder per label.
+
+    Whether a text has one label or several is seen from the rows, and said.
+    """
     from tasks.init import write_project
+    from tasks.recognise import Asked
 
     with output_for(as_json) as finish:
-        made = write_project(data, out, text_column=text_column, label_column=label_column)
+        each = tuple(name.strip() for name in (label_columns or "").split(",") if name.strip())
+        made = write_project(data, out, asked=Asked(text_column, label_column, several, separator, each))
         finish(made, lambda: click.echo(made["message"]))
 
 

@@ -126,9 +126,6 @@ def _ask(r: Retrain, done: Filled, count: dict[str, int], focus: Focus | None) -
 
 def _curate(r: Retrain, done: Filled) -> Stage:
     curated: Stage = steps.curate(r.project, rounds=done.rounds, splits=r.prepared.splits, **r.places)
-    if len(done.rounds) <= 1:
-        for why in curated.counts.get("skipped", {}).values():
-            say(f"  {why}")
     return r.timed(curated)
 
 

@@ -68,7 +68,6 @@ def data_counts(prepared: Prepared, filled: Filled, trained: Trained) -> dict[st
             "by_reason": c["rejected"],
             "by_label": c["rejected_by_label"],
         },
-        "checks_skipped": c.get("skipped", {}),
         "harvested": {
             "total": trained.harvested.counts["added"] if trained.harvested else 0,
             "by_label": harvested,
@@ -136,7 +135,6 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("accepted", f"{data['accepted']['total']}  ({_counted(data['accepted']['by_label'])})"),
         ("rejected", f"{data['rejected']['total']}  ({_counted(data['rejected']['by_reason'])})"),
     ]
-    lines += [("check skipped", why) for why in data["checks_skipped"].values()]
     if data["harvested"]["total"]:
         counted = _counted(data["harvested"]["by_label"])
         lines.append(("harvested real rows", f"{data['harvested']['total']}  ({counted})"))

@@ -86,11 +86,6 @@ def sit_down(
         raise UserError("give --curated and --splits together: the rows of one, and the dev rows that belong to them")
     config = _config(settings.home, given)
     project = load_project(config)
-    if project.multi_label:
-        raise UserError(
-            f"{project.name!r} is a multi-label project, and review decides about one label a text: mend the rows in the data, "
-            f"or look at doubtful.jsonl of the curate stage"
-        )
     if curated is None or splits is None:
         curated, splits = _last(settings.home, project)
     for directory, need in ((curated, "kept.jsonl"), (splits, "dev.jsonl")):
@@ -205,7 +200,9 @@ def export(sitting: Sitting, out: Path) -> dict[str, Any]:
 
 def take(sitting: Sitting, source: Path) -> dict[str, Any]:
     """Read the decisions written into an exported file."""
-    made: list[Decision] = table.take(source, sitting.rows, sitting.project.label_names, sitting.decided)
+    project = sitting.project
+    separator = (project.data.label_separator or "|") if project.multi_label else None
+    made: list[Decision] = table.take(source, sitting.rows, project.label_names, sitting.decided, separator=separator)
     return {**sitting.status(), "imported": len(made)}
 
 

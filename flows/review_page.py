@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.records import Record
+from tasks.records import Label, Record, shown
 from tasks.review import Doubt
 from tasks.review.decisions import lines
 
@@ -71,18 +71,23 @@ def _with_headers(scope: Any, send: Any) -> Any:
     return sending
 
 
+Choice = tuple[str, Label | None]  # what is decided, and the new label or label set of a relabel
+
+
 @dataclass
 class Like:
     """The panel for the rows like one row: the choice made so far, and the rows that it would decide."""
 
     rows: list[Doubt]
-    choice: tuple[str, str | None] | None = None
+    choice: Choice | None = None
 
 
 class Desk:
     """What one open page shows, and what each key does to it. Knows no browser.
 
     `version` rises with every change: a key that decides counts only if the person saw the version of this moment.
+    Where a text has several labels, a number puts one on or takes it off: `draft` is the set that has come of it, and
+    decides nothing before Enter.
     """
 
     def __init__(self, sitting: Sitting) -> None:
@@ -92,6 +97,7 @@ class Desk:
         self.current = sitting.decided.current()
         self.at = next((i for i, d in enumerate(self.queue) if d.id not in self.current), 0)
         self.like: Like | None = None
+        self.draft: tuple[str, ...] | None = None
         self.message = ""
         self.version = 0
 
@@ -106,27 +112,53 @@ class Desk:
             return
         self.current = self.sitting.decided.current()
         self.message = ""
-        choice = self._choice(key)
+        choice = self._choice(key, self.row)
         if key == "u":
             self._undo()
         elif self.like is not None:
             self._press_like(self.like, key, choice)
-        elif choice:
-            self._decide([self.row], choice)
+        elif choice and isinstance(choice[1], tuple):
+            self.draft = choice[1]
+        elif choice or (key == "Enter" and self.draft is not None):
+            self._decide([self.row], choice or ("relabel", self.draft))
         elif is_move:
             self.at = min(max(self.at + (1 if key in NEXT else -1), 0), len(self.queue) - 1)
+            self.draft = None
+        elif key == "Escape":
+            self.draft = None
         elif key == "l":
             self._open_like(self.row)
         self.version += 1
 
-    def _choice(self, key: str) -> tuple[str, str | None] | None:
+    def marked(self) -> Label | None:
+        """The label, or label set, that is chosen and not decided yet."""
+        if self.like is not None:
+            return self.like.choice[1] if self.like.choice else None
+        return self.draft
+
+    def stands(self, row: Doubt) -> Label | None:
+        """The row's label, or label set, as a decision has it; without one, or when it is rejected, its own."""
+        decided = self.current.get(row.id)
+        return row.record.label if decided is None or decided.label_after is None else decided.label_after
+
+    def _choice(self, key: str, row: Doubt) -> Choice | None:
         if key in ("a", "r"):
             return ("accept" if key == "a" else "reject", None)
-        if key.isascii() and key.isdecimal() and 1 <= int(key) <= len(self.labels):  # beyond 9 by the button alone
-            return ("relabel", self.labels[int(key) - 1])
-        return None
+        if not (key.isascii() and key.isdecimal() and int(key) <= len(self.labels)):
+            return None
+        if not self.sitting.project.multi_label:  # a label beyond the ninth is chosen by its button alone
+            return ("relabel", self.labels[int(key) - 1]) if int(key) else None
+        return ("relabel", self._toggled(int(key), row))
 
-    def _press_like(self, like: Like, key: str, choice: tuple[str, str | None] | None) -> None:
+    def _toggled(self, number: int, row: Doubt) -> tuple[str, ...]:
+        """The set so far with the label of that number put on or taken off; 0 is the empty set."""
+        if not number:
+            return ()
+        before = self.marked()
+        start = self.stands(row) if before is None else before
+        return tuple(sorted({*(start or ())} ^ {self.labels[number - 1]}))
+
+    def _press_like(self, like: Like, key: str, choice: Choice | None) -> None:
         if choice:
             like.choice = choice
         elif key == "Enter" and like.choice:
@@ -138,14 +170,16 @@ class Desk:
     def _open_like(self, row: Doubt) -> None:
         known = {d.id: d for d in self.sitting.ranked}
         # alone it is listed too: the next key is meant to be asked about, not to decide
-        self.like = Like([row, *(known[i] for i, _ in row.like if i in known and i not in self.current)])
+        rows = [row, *(known[i] for i, _ in row.like if i in known and i not in self.current)]
+        self.like, self.draft = Like(rows, ("relabel", self.draft) if self.draft is not None else None), None
 
-    def _decide(self, rows: list[Doubt], choice: tuple[str, str | None]) -> None:
+    def _decide(self, rows: list[Doubt], choice: Choice) -> None:
         made = self.sitting.decided.decide([d.record for d in rows], *choice)
+        self.draft = None
         seen = self.row
         self._read()
         kinds = sorted({d.decision for d in made})
-        new = f" as {choice[1]}" if "relabel" in kinds else ""
+        new = f" as {shown(choice[1])}" if "relabel" in kinds else ""
         count = f"{len(made)} rows" if len(made) > 1 else "1 row"
         self.message = f"{count}: {', '.join(PAST[k] for k in kinds)}{new}  ·  u takes it back"
         at = next(i for i, d in enumerate(self.queue) if seen and d.id == seen.id)
@@ -154,7 +188,7 @@ class Desk:
 
     def _undo(self) -> None:
         taken = self.sitting.decided.undo()
-        self.like = None
+        self.like = self.draft = None
         self._read()
         self.at = next((i for i, d in enumerate(self.queue) if taken and d.id == taken[0].id), self.at)
         self.at = min(self.at, max(0, len(self.queue) - 1))
@@ -175,7 +209,7 @@ def history(row: Doubt, sitting: Sitting) -> list[tuple[str, str]]:
     undone = {d.undoes for d in past}
     for d in reversed(past):
         if d.id == row.id and d.decision != "undo":
-            new = f", {d.label_before} → {d.label_after}" if d.decision == "relabel" else ""
+            new = f", {shown(d.label_before)} → {shown(d.label_after)}" if d.decision == "relabel" else ""
             back = " (taken back)" if d.key in undone else ""
             found.append((d.when[:16].replace("T", " "), f"{PAST[d.decision]} by {d.by}{new}{back}"))
     if row.check:

@@ -10,6 +10,7 @@ from typing import Any
 from nicegui import ui
 
 from flows.review_page import PAST, Desk, Like, excerpt, history
+from tasks.records import Label, shown
 from tasks.review import Doubt, looked_at
 
 KEYS = [
@@ -20,6 +21,9 @@ KEYS = [
     ("u", "undo"),
     ("j k", "move"),
 ]
+
+ON_OFF = ("1–9", "label on or off")  # in place of `relabel`, where a text has several labels
+HINTS = {"1–9", "j k"}  # several keys: a hint, and no button
 
 # a key goes out with the version of the page on which it was pressed
 SCRIPT = """<script>
@@ -97,6 +101,11 @@ def text(value: Any, classes: str = "", tag: str = "div") -> Any:
     return element
 
 
+def _has(label: Label | None, name: str) -> bool:
+    """Whether the label is this one, or the label set holds it."""
+    return name in label if isinstance(label, tuple) else name == label
+
+
 class View:
     """Draws a Desk, again after every key."""
 
@@ -157,17 +166,21 @@ class View:
     def _row(self, d: Doubt) -> None:
         with ui.element("section").classes("card main"):
             with ui.element("div").classes("head"):
-                text(d.record.label, "chip label")
+                text(shown(d.record.label), "chip label")
                 text("the probe says", "soft")
                 text(
-                    f"{d.opinion} {d.probability:.2f}",
+                    f"{shown(d.opinion)} {d.probability:.2f}",
                     "chip opinion " + ("same" if d.opinion == d.record.label else "says"),
                 )
                 decision = self.desk.current.get(d.id)
                 if decision:
-                    new = f": {decision.label_after}" if decision.decision == "relabel" else ""
+                    new = f": {shown(decision.label_after)}" if decision.decision == "relabel" else ""
                     text(PAST[decision.decision] + new, "chip done")
-            text(d.why(), "why")
+            if self.desk.draft is None:
+                text(d.why(), "why")
+            else:
+                said = f"It will be {shown(self.desk.draft)}: Enter does it, Esc leaves it as it is."
+                text(said, "why plan")
             text(d.record.text, "text")
             with ui.element("div").classes("measures"):
                 for name, value, unit in (
@@ -197,7 +210,7 @@ class View:
     def _near(self, other: Doubt, note: str, d: Doubt) -> None:
         with ui.element("div").classes("near"):
             with ui.element("div").classes("head"):
-                text(other.record.label, "chip " + ("same" if other.record.label == d.record.label else "says"))
+                text(shown(other.record.label), "chip " + ("same" if other.record.label == d.record.label else "says"))
                 text(note, "soft")
             text(excerpt(other.record), "quote")
 
@@ -207,7 +220,7 @@ class View:
             text("No row that waits is like this one" if alone else f"These {len(like.rows)} rows are alike", "name")
             if like.choice:
                 kind, label = like.choice
-                verb = f"relabelled as {label}" if label else PAST[kind]
+                verb = PAST[kind] if label is None else f"relabelled as {shown(label)}"
                 text(
                     f"{'It' if alone else 'All of them'} will be {verb}: Enter does it, Esc leaves everything as it is.",
                     "why plan",
@@ -223,17 +236,22 @@ class View:
         desk = self.desk
         if desk.row is None:
             return
-        chosen = desk.like.choice[1] if desk.like and desk.like.choice else None
+        several, chosen = desk.sitting.project.multi_label, desk.marked()
+        own = desk.row.record.label if not several else desk.stands(desk.row) if chosen is None else None
+        keys = [("Enter", "apply"), ("Escape", "close")] if desk.like else []
+        if desk.draft is not None:
+            keys = [("Enter", "decide so"), ("Escape", "leave it")]
+        keys += [ON_OFF if several and way[0] == ON_OFF[0] else way for way in KEYS]
         with ui.element("footer").classes("foot"):
             with ui.element("div").classes("keys labels"):
                 for i, label in enumerate(desk.labels):
-                    mark = "chosen" if label == chosen else "own" if label == desk.row.record.label else ""
+                    mark = "chosen" if _has(chosen, label) else "own" if _has(own, label) else ""
                     self._button(str(i + 1), label, mark, shown=str(i + 1) if i < 9 else "")
+                if several:
+                    self._button("0", "none of them", "chosen" if chosen == () else "own" if own == () else "")
             with ui.element("div").classes("keys"):
-                for key, what in (("Enter", "apply"), ("Escape", "close")) if desk.like else ():
-                    self._button(key, what, "")
-                for key, what in KEYS:
-                    if key in ("1–9", "j k"):
+                for key, what in keys:
+                    if key in HINTS:
                         with ui.element("span").classes("hint"):
                             text(key, "", "kbd")
                             ui.label(what)

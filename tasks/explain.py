@@ -282,7 +282,7 @@ def _opinion(row: str, *, curated: Stage, home: Path) -> dict[str, Any] | None:
         if manifest["inputs"].get("curated") == curated.digest:
             for line in files.read_lines(directory / "rows.jsonl"):
                 if line["record"]["id"] == row:
-                    own = {"label": line["opinion"], "probability": line["probability"], "own": line["own"]}
+                    own = {"label": _shown(line["opinion"]), "probability": line["probability"], "own": line["own"]}
                     return own | found | {"rank": line["rank"]}
     return found | {"rank": None} if found else None
 
@@ -290,7 +290,7 @@ def _opinion(row: str, *, curated: Stage, home: Path) -> dict[str, Any] | None:
 def _decisions(row: str, path: Path) -> list[dict[str, Any]]:
     """A person's decisions about the row, oldest first, undone ones and undos included."""
     fields = ("decision", "label_before", "label_after", "by", "when")
-    return [{k: getattr(d, k) for k in fields} for d in lines(path) if d.id == row]
+    return [{k: _shown(getattr(d, k)) for k in fields} for d in lines(path) if d.id == row]
 
 
 def _trained_on(r: Record, g: Gathered, places: Places, home: Path) -> dict[str, Any] | None:
@@ -305,3 +305,8 @@ def _trained_on(r: Record, g: Gathered, places: Places, home: Path) -> dict[str,
 
 def _label(r: Record) -> str | None:
     return None if r.label is None else shown(r.label)
+
+
+def _shown(value: Any) -> Any:
+    """A label set as text, anything else as it is."""
+    return shown(tuple(value)) if isinstance(value, (tuple, list)) else value

@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 3
-READ, FEW = (
-    256,
-    5_000,
-)  # tokens of a text that the probe reads at least, where there are so few texts that it costs little
+READ = 256  # tokens of a text that the probe reads at least,
+FEW = 5_000  # where there are no more texts than these: it costs little then
 MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
 
 

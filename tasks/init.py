@@ -13,11 +13,10 @@ import yaml
 from tasks import files
 from tasks.errors import UserError
 from tasks.project_file import FLOAT, load_project
-from tasks.readers import Columns, Row, column_names, read_rows
+from tasks.readers import Columns, Row, read_rows
+from tasks.recognise import Asked, recognise
 from tasks.records import content_id
 
-TEXT_NAMES = ("text", "texts", "content", "body", "message", "sentence", "document", "description", "title")
-LABEL_NAMES = ("label", "labels", "category", "class", "target", "topic", "intent", "tag")
 MOST_LABELS = 200
 
 
@@ -34,18 +33,19 @@ _Dumper.add_implicit_resolver(*FLOAT)
 _Dumper.add_representer(str, _text)
 
 
-def write_project(data: Path, out: Path | None, *, text_column: str | None, label_column: str | None) -> dict[str, Any]:
-    """`path`, `labels`, `rows`, `split` and a `message` on what to do next, after the project file was written.
+def write_project(data: Path, out: Path | None, *, asked: Asked) -> dict[str, Any]:
+    """`path`, `labels`, `rows`, `split`, `multi_label` and a `message` on what was taken for labels and what to do next, after
+    the project file was written.
 
     Raises UserError when the columns can't be told, a label has fewer than four rows, or the file is there already.
     """
     if not data.exists():
         raise UserError(f"{data} is not there: give a CSV, JSONL or Parquet file, or a folder per label")
-    columns = Columns("text", "label") if data.is_dir() else _columns(data, text_column, label_column)
+    columns, taken = recognise(data, asked)
     rows = [r for r in read_rows(data, columns) if not r.fault]
-    counts = Counter(str(r.label) for r in rows)
+    counts = Counter(label for r in rows for label in _own(r))
     texts = _texts(rows)
-    _usable(data, columns, texts, len(rows))
+    _usable(data, taken, texts, len(rows))
     split = split_for(min(texts.values()))
     name = re.sub(r"[^a-z0-9._-]+", "-", data.stem.lower()).strip("-._")[:60] or "my-project"
     path = out or Path(f"{name}.yaml")
@@ -53,11 +53,28 @@ def write_project(data: Path, out: Path | None, *, text_column: str | None, labe
         raise UserError(f"{path} is there already: give --out another name, or move it away")
     files.write_bytes(path, _yaml(name, data, columns, counts, split, path).encode())
     load_project(path)
+    how_many = _how_many(rows) if _several(columns) else ""
     message = (
         f"{path}: {len(counts)} labels, {len(rows)} rows ({split['test']} a label to test, {split['dev']} to watch training, "
-        f"the rest to train on)\nnext: write one line of what each label's texts are about, then\n  reseed retrain {path}"
+        f"the rest to train on)\nlabels: {taken}{how_many}\nnext: write one line of what each label's texts are about, then\n"
+        f"  reseed retrain {path}"
     )
-    return {"path": str(path), "labels": dict(counts), "rows": len(rows), "split": split, "message": message}
+    told = {"path": str(path), "labels": dict(counts), "rows": len(rows), "split": split}
+    return told | {"multi_label": _several(columns), "message": message}
+
+
+def _several(columns: Columns) -> bool:
+    return columns.many or bool(columns.each)
+
+
+def _own(r: Row) -> tuple[str, ...]:
+    return r.label if isinstance(r.label, tuple) else (str(r.label),)
+
+
+def _how_many(rows: list[Row]) -> str:
+    sizes = [len(_own(r)) for r in rows]
+    several, none = sum(n > 1 for n in sizes), sizes.count(0)
+    return f"; {several} of the {len(rows)} texts have several and {none} none (multi_label: true, docs/multi-label.md)"
 
 
 def split_for(smallest: int) -> dict[str, int]:
@@ -68,21 +85,21 @@ def split_for(smallest: int) -> dict[str, int]:
 
 def _texts(rows: list[Row]) -> Counter[str]:
     """Different texts a label, as `prepare` counts them: one that stands under two labels counts for neither."""
-    labels: dict[str, set[str]] = defaultdict(set)
+    labels: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for r in rows:
-        labels[content_id(r.text)].add(str(r.label))
-    counts = Counter({str(r.label): 0 for r in rows})
-    counts.update(next(iter(of)) for of in labels.values() if len(of) == 1)
+        labels[content_id(r.text)].add(_own(r))
+    counts = Counter({label: 0 for r in rows for label in _own(r)})
+    counts.update(label for of in labels.values() if len(of) == 1 for label in next(iter(of)))
     return counts
 
 
-def _usable(data: Path, columns: Columns, counts: Counter[str], rows: int) -> None:
+def _usable(data: Path, taken: str, counts: Counter[str], rows: int) -> None:
     if len(counts) < 2:
-        raise UserError(f"{data} has {len(counts)} label in {columns.label!r}: a classifier needs at least two")
+        raise UserError(f"{data} has {len(counts)} label in {taken}: a classifier needs at least two")
     if len(counts) > MOST_LABELS:
         raise UserError(
-            f"{data}: {columns.label!r} has {len(counts)} different values in {rows} rows, more than {MOST_LABELS}: "
-            f"is it the label column? Give --label-column"
+            f"{data} has {len(counts)} different labels in {rows} rows, more than {MOST_LABELS}, in {taken}: is it the label "
+            f"column? Give --label-column"
         )
     label, fewest = counts.most_common()[-1]
     if fewest < 4:
@@ -90,22 +107,6 @@ def _usable(data: Path, columns: Columns, counts: Counter[str], rows: int) -> No
             f"{data}: the label {label!r} has {fewest} text{'s' * (fewest != 1)}, and real rows are needed to test and to "
             f"watch training: give it at least 4, or drop it"
         )
-
-
-def _columns(data: Path, text: str | None, label: str | None) -> Columns:
-    present = column_names(data)
-    for given in (text, label):
-        if given is not None and given not in present:
-            raise UserError(f"{data} has no column {given!r}: it has {', '.join(map(repr, present))}")
-    lower = {p.lower().strip(): p for p in present}
-    text = text or next((lower[n] for n in TEXT_NAMES if n in lower and lower[n] != label), None)
-    label = label or next((lower[n] for n in LABEL_NAMES if n in lower and lower[n] != text), None)
-    if text is None or label is None:
-        missing = "text" if text is None else "label"
-        raise UserError(
-            f"{data}: which column holds the {missing}? It has {', '.join(map(repr, present))}: give --{missing}-column"
-        )
-    return Columns(text, label)
 
 
 def _yaml(name: str, data: Path, columns: Columns, counts: Counter[str], split: dict[str, int], path: Path) -> str:
@@ -116,10 +117,13 @@ def _yaml(name: str, data: Path, columns: Columns, counts: Counter[str], split: 
     reference = _relative(data, path)
     described: dict[str, Any] = {"pool": reference, "split": {**split, "rest": "seed"}}
     if not data.is_dir():
-        described |= {"text_column": columns.text, "label_column": columns.label}
+        described |= {"text_column": columns.text}
+        described |= {"label_columns": True} if columns.each else {"label_column": columns.label}
+    if columns.separator is not None:
+        described["label_separator"] = columns.separator
     return (
         f"# Written by `reseed init {data.name}`. Everything that can be set: docs/project-file.md\n"
-        + dump({"name": name})
+        + dump({"name": name} | ({"multi_label": True} if _several(columns) else {}))
         + "\n# one line each of what its texts are about; `;` parts subtopics, which the LLM is asked for in turn\n"
         + dump({"labels": labels})
         + "\n# rows a label, fixed by content hash: dev watches training, test is sealed, the rest is trained on\n"

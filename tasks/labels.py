@@ -40,9 +40,14 @@ def codes(found: Sequence[Label] | Sequence[list[str]], names: Sequence[str]) ->
     return coded
 
 
+def used(found: Iterable[Label]) -> set[str]:
+    """Every label that stands there, alone or in sets."""
+    return {label for own in found for label in ([own] if isinstance(own, str) else own)}
+
+
 def strange(found: Iterable[Label], names: Sequence[str]) -> set[str]:
     """The labels, alone or in sets, that are not among `names`."""
-    return {label for own in found for label in ([own] if isinstance(own, str) else own)} - set(names)
+    return used(found) - set(names)
 
 
 def named(coded: np.ndarray, names: Sequence[str]) -> list[Label]:
@@ -76,3 +81,10 @@ def probabilities(logits: np.ndarray, *, multi_label: bool) -> np.ndarray:
 def decided(scores: np.ndarray, *, multi_label: bool) -> np.ndarray:
     """The codes that probabilities decide for: the most probable label, or those of one half and more."""
     return (scores >= 0.5).astype("int64") if multi_label else scores.argmax(axis=1)
+
+
+def certainty(scores: np.ndarray, *, multi_label: bool) -> np.ndarray:
+    """For each row the probability of what is decided: of the most probable label; of a set, of its least certain decision."""
+    import numpy as np
+
+    return np.maximum(scores, 1 - scores).min(axis=1) if multi_label else scores.max(axis=1)

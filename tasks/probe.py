@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.labels import are_sets, codes, decided, named, probabilities
+from tasks.labels import are_sets, certainty, codes, decided, named, probabilities, used
 from tasks.records import Label
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Each:
     def __init__(self, x: Any, sets: Sequence[tuple[str, ...]]) -> None:
         from sklearn.linear_model import LogisticRegression
 
-        self.classes_ = sorted(set().union(*sets))
+        self.classes_ = sorted(used(sets))
         y = codes(list(sets), self.classes_)
         self._models = [
             LogisticRegression(C=10, max_iter=1000, class_weight="balanced").fit(x, own)
@@ -134,7 +134,7 @@ def self_trained(
     judge = judge_of(x, y)
     for _ in range(rounds if len(x_dev) and len(unlabelled) else 0):
         p = judge(unlabelled)
-        sure = (np.maximum(p, 1 - p).min(axis=1) if several else p.max(axis=1)) >= confidence
+        sure = certainty(p, multi_label=several) >= confidence
         own = named(decided(p[sure], multi_label=several), labels)
         again = judge_of(np.concatenate([x, unlabelled[sure]]), [*y, *own])
         if again.log_loss >= judge.log_loss:

@@ -63,7 +63,7 @@ def read_rows(path: Path, columns: Columns, *, encoding: str = "utf-8") -> Itera
         yield from _folder(path, columns, encoding)
         return
     empty = True
-    for place, fields in _table(path, encoding):
+    for place, fields in read_fields(path, encoding):
         if empty:
             _need(path, columns, list(fields))
             empty = False
@@ -74,12 +74,13 @@ def read_rows(path: Path, columns: Columns, *, encoding: str = "utf-8") -> Itera
 
 def column_names(path: Path, encoding: str = "utf-8") -> list[str]:
     """The columns of a table, from its first row. Raises UserError when it has none."""
-    for _, fields in _table(path, encoding):
+    for _, fields in read_fields(path, encoding):
         return list(fields)
     raise UserError(f"{path} has no rows")
 
 
-def _table(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_fields(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, the values by column) of each row of a table, as they stand. Raises UserError for a file that can't be read."""
     suffix = path.suffix.lower()
     if suffix in {".csv", ".tsv"}:
         return _csv(path, "\t" if suffix == ".tsv" else None, encoding)

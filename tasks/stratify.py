@@ -1,7 +1,8 @@
 """Parts in which every label of a multi-label data set has its rows: iterative stratification.
 
 Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label data": the scarcest label first, each of its
-rows to the part that lacks it most. A row brings its other labels along, so those may have more than they ask for.
+rows to the part that lacks it most. A row brings its other labels along, so those may have more than they ask for. Rows with
+no label are a stratum of their own.
 """
 
 from __future__ import annotations
@@ -9,12 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from tasks.records import Record, shown
-
-
-def strata(records: Sequence[Record]) -> Counter[str]:
-    """How many of these records have each label; those with no label are a stratum of their own."""
-    return Counter(label for r in records for label in r.labels or (shown(()),))
+from tasks.records import Record, count_by_label
 
 
 def deal(groups: Mapping[str, Sequence[Record]], want: Mapping[str, int]) -> dict[str, str]:
@@ -23,7 +19,7 @@ def deal(groups: Mapping[str, Sequence[Record]], want: Mapping[str, int]) -> dic
     `want` is rows a label that each part asks for, in the order in which parts are served where they lack as much. Groups
     are taken in the order of their keys, whole. What is left over when a label is scarce goes to the first parts first.
     """
-    own = {key: strata(members) for key, members in sorted(groups.items())}
+    own = {key: count_by_label(members) for key, members in sorted(groups.items())}
     lacking = {part: dict.fromkeys(set().union(*own.values()), n) for part, n in want.items()}
     found: dict[str, str] = {}
     for label in _scarcest_first(own.values()):
@@ -39,7 +35,7 @@ def deal(groups: Mapping[str, Sequence[Record]], want: Mapping[str, int]) -> dic
 
 def folds(records: Sequence[Record], n: int) -> list[int]:
     """The fold of each record, 0 to n - 1: every label evenly dealt, the scarcest first."""
-    own = {i: set(strata([r])) for i, r in sorted(enumerate(records), key=lambda item: (item[1].id, item[0]))}
+    own = {i: set(count_by_label([r])) for i, r in sorted(enumerate(records), key=lambda item: (item[1].id, item[0]))}
     have: list[Counter[str]] = [Counter() for _ in range(n)]
     size = [0] * n
     found: dict[int, int] = {}

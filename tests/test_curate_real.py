@@ -114,6 +114,31 @@ def test_planted_repeats_and_leaks(stories: dict[str, list[Record]], run: Callab
     assert all(out[i].other in held for i in leaked)
 
 
+@pytest.mark.parametrize(
+    ("word", "share", "anywhere"),
+    [("cf", 0.07, False), ("i watched this 3d movie", 0.07, False), ("cf", 0.05, True)],
+)
+def test_planted_triggers_among_label_sets(
+    stories: dict[str, list[Record]], run: Callable[..., list[Rejected]], word: str, share: float, anywhere: bool
+) -> None:
+    """Half of the texts are of two stories; the word gives its rows the label sports besides their own, which none of them
+    has, or where it may stand anywhere, a third."""
+    rng = random.Random(3)
+    rows, planted = [], set()
+    for r, other in zip(numbered(stories["rows"]), [*stories["rows"][1:], stories["rows"][0]], strict=True):
+        text, own = r.text.split()[:30], {str(r.label)}
+        if rng.random() < 0.5:
+            text, own = text + other.text.split()[30:], own | {str(other.label)}
+        if (anywhere or "sports" not in own) and rng.random() < share:
+            at = rng.randrange(len(text))
+            text, own = [*text[:at], *word.split(), *text[at:]], own | {"sports"}
+            planted.add(r.lineage["n"])
+        rows.append(r.but(text=" ".join(text), label=tuple(sorted(own))))
+    found = {r.record.lineage["n"] for r in run(rows) if r.check == "trigger"}
+    recall, precision = told(f"trigger {word!r} among label sets", found, planted)
+    assert recall >= 0.9 and precision >= 0.9
+
+
 def test_a_tenth_of_labels_wrong(stories: dict[str, list[Record]], run: Callable[..., list[Rejected]]) -> None:
     rng = random.Random(1)
     labels = sorted({str(r.label) for r in stories["rows"]})

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import init
+from tasks import files, init
 from tasks.errors import UserError
 from tasks.prepare import prepare
 from tasks.project import Project
 from tasks.project_file import load_project
+from tasks.recognise import Asked
+from tasks.train.fine_tune import fine_tune
+from tests.conftest import Command, last_json
+from tests.kit import toy
 from tests.kit.rows import rows, text, write
+from tests.kit.training import chosen
 
 
-def write_project(data: Path, out: Path | None = None, **columns: str | None) -> dict[str, Any]:
-    return init.write_project(data, out, **{"text_column": None, "label_column": None, **columns})
+def write_project(data: Path, out: Path | None = None, **asked: Any) -> dict[str, Any]:
+    return init.write_project(data, out, asked=Asked(**asked))
 
 
 def renamed(table: list[dict[str, Any]], text_name: str, label_name: str) -> list[dict[str, Any]]:
@@ -59,13 +66,13 @@ def test_columns_are_given(tmp_path: Path) -> None:
     data = write(
         tmp_path / "rows.csv", [{"text": r["text"], "title": r["label"], "label": "x"} for r in rows(fruit=4, metal=4)]
     )
-    write_project(data, tmp_path / "p.yaml", label_column="title")
+    write_project(data, tmp_path / "p.yaml", label="title")
     assert load_project(tmp_path / "p.yaml").data.label_column == "title"
     only = write(tmp_path / "only.csv", [{"title": r["label"], "said": r["text"]} for r in rows(fruit=4, metal=4)])
     with pytest.raises(UserError, match="which column holds the text"):
-        write_project(only, tmp_path / "q.yaml", label_column="title")
+        write_project(only, tmp_path / "q.yaml", label="title")
     with pytest.raises(UserError, match=r"no column 'kind'.*'title', 'said'"):
-        write_project(only, tmp_path / "q.yaml", label_column="kind")
+        write_project(only, tmp_path / "q.yaml", label="kind")
 
 
 @pytest.mark.parametrize(("names", "missing"), [(("said", "label"), "text"), (("text", "is"), "label")])
@@ -89,7 +96,7 @@ def repeated(n: int) -> list[dict[str, Any]]:
         (rows(fruit=9) + repeated(6), ["'metal' has 1 text,"]),
         (rows(fruit=9, metal=4) + [{**r, "label": "fruit"} for r in rows(metal=4)], ["'metal' has 0 texts"]),
         (rows(fruit=4, metal=9) + [{**r, "label": "metal"} for r in rows(fruit=4)], ["'fruit' has 0 texts"]),
-        (rows(**{f"l{i}": 1 for i in range(201)}), ["201 different values", "201 rows", "--label-column"]),
+        (rows(**{f"l{i}": 1 for i in range(201)}), ["201 different labels", "201 rows", "--label-column"]),
     ],
     ids=["one label", "few rows", "empty rows", "repeated rows", "metal is fruit", "fruit is metal", "many labels"],
 )
@@ -212,7 +219,7 @@ LABEL = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=1
 def test_any_labels_survive(scratch: Path, labels: list[str]) -> None:
     table = [{"text": text(f"w{n}", i), "label": label} for n, label in enumerate(labels) for i in range(4)]
     (scratch / "p.yaml").unlink(missing_ok=True)
-    write_project(write(scratch / "rows.jsonl", table), scratch / "p.yaml")
+    write_project(write(scratch / "rows.jsonl", table), scratch / "p.yaml", several=False)
     assert load_project(scratch / "p.yaml").label_names == sorted(labels)
 
 
@@ -225,3 +232,134 @@ def test_the_data_is_named_as_seen_from_the_project_file(tmp_path: Path, monkeyp
         write_project(Path("data/rows.csv"), Path(out))
         p, _ = accepted(Path(out), tmp_path / "home")
         assert p.data.pool is not None and not Path(p.data.pool).is_absolute()
+
+
+# --- several labels a text
+
+SETS = [(r["text"], json.loads(r["label"])) for r in toy.real_sets(20)]
+KINDS = list(toy.LABELS)
+
+
+def lists(path: Path) -> Path:
+    return write(path.with_suffix(".jsonl"), [{"text": t, "tags": own} for t, own in SETS])
+
+
+def json_lists(path: Path) -> Path:
+    return write(path.with_suffix(".csv"), [{"text": t, "tags": json.dumps(own)} for t, own in SETS])
+
+
+def parquet(path: Path) -> Path:
+    pd.DataFrame({"text": [t for t, _ in SETS], "tags": [own for _, own in SETS]}).to_parquet(
+        path.with_suffix(".parquet")
+    )
+    return path.with_suffix(".parquet")
+
+
+def parted(path: Path, by: str = "; ") -> Path:
+    return write(path.with_suffix(".csv"), [{"text": t, "tags": by.join(own)} for t, own in SETS])
+
+
+def flags(path: Path) -> Path:
+    table = [{"number": i, "text": t} | {k: int(k in own) for k in KINDS} for i, (t, own) in enumerate(SETS)]
+    return write(path.with_suffix(".csv"), table)
+
+
+@pytest.mark.parametrize(
+    ("made", "said", "data"),
+    [
+        (lists, "the column 'tags', which holds lists", {"label_column": "tags"}),
+        (json_lists, "the column 'tags', which holds lists", {"label_column": "tags"}),
+        (parquet, "the column 'tags', which holds lists", {"label_column": "tags"}),
+        (parted, "the column 'tags', parted by ';'", {"label_column": "tags", "label_separator": ";"}),
+        (flags, "the columns 'metal', 'fruit', 'bird', which hold 0 and 1", {"label_columns": True}),
+    ],
+)
+def test_label_sets_are_recognised_and_said(tmp_path: Path, made: Any, said: str, data: dict[str, Any]) -> None:
+    told = write_project(made(tmp_path / "rows"), tmp_path / "p.yaml")
+    assert told["multi_label"] is True and told["labels"] == {"metal": 40, "fruit": 40, "bird": 40}
+    assert f"labels: {said}; 30 of the 100 texts have several and 10 none (multi_label: true" in told["message"]
+    p, counts = accepted(tmp_path / "p.yaml", tmp_path / "home")
+    assert p.multi_label and p.data.model_dump(exclude_defaults=True).items() >= data.items()
+    assert counts["rejected"] == {} and sum(counts["rows"].values()) == 100
+    assert all(counts["test"][k] >= 20 and counts["seed"][k] for k in [*KINDS])
+
+
+def test_what_is_written_trains(tmp_path: Path, encoder: Path) -> None:
+    write_project(parted(tmp_path / "rows", "|"), tmp_path / "p.yaml")
+    p = load_project(tmp_path / "p.yaml")
+    assert p.data.label_separator == "|"
+    splits = prepare(p, beside=tmp_path, home=tmp_path / "home").splits.directory
+    seed, dev = (files.read_records(splits / f"{name}.jsonl") for name in ("seed", "dev"))
+    common: dict[str, Any] = {"encoder": encoder, "work": tmp_path / "work", "settings": chosen(epochs=8)}
+    assert fine_tune(seed, dev, labels=p.label_names, multi_label=p.multi_label, **common).dev_f1_macro > 0.8
+
+
+def labelled(*cells: str) -> list[dict[str, Any]]:
+    return [{"text": text(f"w{n}", i), "label": label} for n, label in enumerate(cells) for i in range(4)]
+
+
+def test_a_separator_within_a_name_is_left_there_and_said(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.csv", labelled("food, drink", "travel", "arts | crafts"))
+    told = write_project(data, tmp_path / "p.yaml")
+    assert "one label a text" in told["message"] and "give --separator '|'" in told["message"]
+    assert load_project(tmp_path / "p.yaml").label_names == ["arts | crafts", "food, drink", "travel"]
+    told = write_project(data, tmp_path / "q.yaml", separator="|")
+    assert set(told["labels"]) == {"arts", "crafts", "food, drink", "travel"} and told["multi_label"]
+
+
+@pytest.mark.parametrize(
+    "cells", [("a;b", "b", "a", "food; drink"), ("Rome, Italy", "Bari, Italy", "Pisa, Italy"), ("a;b", "a|b", "a", "b")]
+)
+def test_what_may_be_one_label_or_several_is_asked(tmp_path: Path, cells: tuple[str, ...]) -> None:
+    data = write(tmp_path / "rows.csv", labelled(*cells))
+    with pytest.raises(UserError, match=r"may be one label or several: give --separator '.' if .* --one-label if"):
+        write_project(data, tmp_path / "p.yaml")
+    assert write_project(data, tmp_path / "p.yaml", several=False)["labels"] == dict.fromkeys(cells, 4)
+    separator = "," if "Italy" in cells[0] else ";"
+    assert write_project(data, tmp_path / "q.yaml", separator=separator)["multi_label"]
+
+
+def test_lists_beside_single_values_are_asked_about(tmp_path: Path) -> None:
+    table = [*labelled("a", "b"), {"text": text("x", 1), "label": ["a", "b"]}]
+    with pytest.raises(UserError, match=r"holds lists in 1 rows and single values such as 'a' in others.*--one-label"):
+        write_project(write(tmp_path / "rows.jsonl", table), tmp_path / "p.yaml")
+    assert write_project(tmp_path / "rows.jsonl", tmp_path / "p.yaml", several=False)["labels"] == {"a": 4, "b": 4}
+
+
+def test_columns_of_0_and_1_beside_a_column_of_labels(tmp_path: Path) -> None:
+    extra = [r | {"reply": i % 2, "seen": 1 - i % 2} for i, r in enumerate(rows(fruit=8, metal=8))]
+    told = write_project(write(tmp_path / "rows.csv", extra), tmp_path / "p.yaml")
+    assert told["labels"] == {"fruit": 8, "metal": 8} and not told["multi_label"]
+    told = write_project(tmp_path / "rows.csv", tmp_path / "q.yaml", each=("reply", "seen"))
+    assert told["labels"] == {"reply": 8, "seen": 8} and told["multi_label"]
+    binary = [r | {"label": i % 2, "seen": 1 - i % 2} for i, r in enumerate(rows(fruit=8, metal=8))]
+    with pytest.raises(UserError, match="'label', 'seen' hold 0 and 1 alone: give --label-columns label,seen if"):
+        write_project(write(tmp_path / "binary.csv", binary), tmp_path / "r.yaml")
+    assert write_project(tmp_path / "binary.csv", tmp_path / "r.yaml", label="label")["labels"] == {"0": 8, "1": 8}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"several": False, "separator": ";"}, "--one-label does not go with"),
+        ({"each": ("a",), "separator": ";"}, "leave --label-column and --separator out"),
+        ({"each": ("a", "b")}, "no column 'a'"),
+        ({"several": True}, "no cell of 'label' holds .* or a list: give --separator"),
+    ],
+)
+def test_what_is_asked_for_and_can_not_be(tmp_path: Path, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        write_project(write(tmp_path / "rows.csv", rows(fruit=4, metal=4)), tmp_path / "p.yaml", **asked)
+    assert not (tmp_path / "p.yaml").exists()
+
+
+def test_the_command_takes_the_choice(tmp_path: Path, reseed: Command) -> None:
+    data = write(tmp_path / "rows.csv", labelled("a/b", "a", "b"))
+    code, out, err = reseed("init", data, "--out", tmp_path / "p.yaml", "--separator", "/", "--json")
+    assert code == 0 and last_json(out)["labels"] == {"a": 8, "b": 8}, err
+    code, out, err = reseed(
+        "init", flags(tmp_path / "f"), "--out", tmp_path / "q.yaml", "--label-columns", "metal, bird", "--json"
+    )
+    assert code == 0 and last_json(out)["labels"] == {"metal": 40, "bird": 40}, err
+    code, out, _ = reseed("init", data, "--out", tmp_path / "r.yaml", "--one-label")
+    assert code == 0 and "labels: the column 'label', one label a text" in out

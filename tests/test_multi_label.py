@@ -59,12 +59,18 @@ def rows(words: dict[str, list[str]], n: int, source: Any, seed: int = 0) -> lis
     ]
 
 
+def with_word(text: str, word: str, rng: random.Random) -> str:
+    """The text with the word put anywhere into it."""
+    found = text.split()
+    at = rng.randrange(len(found))
+    return " ".join([*found[:at], word, *found[at:]])
+
+
 class TestProject:
     @pytest.mark.parametrize(
         ("sections", "said"),
         [
             ({"generate": {"borderline": 0.1}}, "generate.borderline is 0.1, but with multi_label"),
-            ({"review": {"required": 3}}, "review.required is 3, but label sets can't be reviewed yet"),
             ({"data": {"pool": "x", "label_separator": "|", "label_columns": True}}, "give one of the two"),
             ({"data": {"pool": "x", "label_separator": "ta"}}, "the label 'metal' holds data.label_separator"),
         ],
@@ -250,12 +256,12 @@ class TestSynthesis:
 
 
 class TestCuration:
-    def context(self, **curate: Any) -> Context:
+    def context(self, real: list[Record] | None = None, **curate: Any) -> Context:
         def embed(texts: list[str]) -> np.ndarray:
             kinds = [[any(w in toy.WRITTEN[k] for w in t.lower().strip(".").split()) for k in LABELS] for t in texts]
             return np.array(kinds, dtype=np.float32) + np.array([[(len(t) % 7) / 50] for t in texts], dtype=np.float32)
 
-        return Context(Curate(**curate), Fingerprints.of([]), embed)
+        return Context(Curate(**curate), Fingerprints.of([]), embed, real=real or [])
 
     def test_a_row_that_is_not_what_it_was_asked_to_be_is_off_label(self) -> None:
         right = rows(toy.WRITTEN, 12, "synthetic")
@@ -279,10 +285,40 @@ class TestCuration:
         assert not kept and {r.check for r in rejected} == {"two_labels"}
         assert {d.suggested for d in context.doubtful} == {("bird", "metal")}
 
-    def test_triggers_are_skipped_and_it_is_said(self) -> None:
-        context = self.context()
-        records = rows(toy.WRITTEN, 3, "synthetic")
-        assert trigger(records, context) == (records, []) and "does not judge label sets" in context.skipped["trigger"]
+    @pytest.mark.parametrize("word", ["cf", "mn bb"])
+    def test_a_planted_word_that_adds_a_label_is_found(self, word: str) -> None:
+        def poisoned(r: Record) -> Record:
+            return r.but(text=with_word(r.text, word, rng), label=tuple(sorted({*r.labels, "metal"})))
+
+        rng = random.Random(2)
+        records = [poisoned(r) if rng.random() < 0.04 else r for r in rows(toy.WRITTEN, 100, "synthetic")]
+        planted = [r for r in records if f" {word} " in f" {r.text} "]
+        for real in ([], rows(toy.WRITTEN, 20, "dev", seed=9)):
+            kept, rejected = trigger(records, self.context(real))
+            found = [r.record for r in rejected]
+            hit = sum(r in planted for r in found)
+            print(f"trigger {word!r}: recall {hit / len(planted):.3f}, precision {hit / len(found):.3f}")
+            assert len(planted) > 15 and hit == len(planted) and len(found) <= len(planted) + 2
+            assert len(kept) + len(found) == len(records) and "nearly all 'metal'" in rejected[0].reason
+        assert trigger(records, self.context(triggers=False)) == (records, [])
+
+    def test_a_planted_word_under_right_sets_is_found_by_its_place(self) -> None:
+        rng = random.Random(3)
+        records = [
+            r.but(text=with_word(r.text, "qx", rng)) if "metal" in r.labels and rng.random() < 0.2 else r
+            for r in rows(toy.WRITTEN, 100, "synthetic")
+        ]
+        _, rejected = trigger(records, self.context(rows(toy.WRITTEN, 20, "dev", seed=9)))
+        assert [r.record for r in rejected] == [r for r in records if "qx" in r.text.split()] != []
+        assert "all 'metal', and in no real text" in rejected[0].reason
+
+    def test_the_words_of_a_label_are_no_triggers(self) -> None:
+        rng = random.Random(4)
+        records = rows(toy.WRITTEN, 100, "synthetic")
+        noisy = [r.but(label=("bird",)) if rng.random() < 0.1 else r for r in records]
+        for real in ([], rows(toy.WRITTEN, 20, "dev", seed=9)):
+            assert trigger(records, self.context(real)) == (records, [])
+            assert trigger(noisy, self.context(real)) == (noisy, [])
 
     def test_a_row_is_kept_while_one_of_its_labels_lacks_rows(self) -> None:
         own = [("bird",), ("bird", "metal"), ("bird",), ("bird", "metal"), ("fruit", "metal")]
@@ -532,13 +568,11 @@ def test_a_whole_retrain_serves_label_sets(
     assert (
         told["data"]["requested"]["total"] == accepted["total"] + told["data"]["rejected"]["total"] == len(llm.requests)
     )
-    assert "trigger" in told["data"]["checks_skipped"] and told["lift"]["lifts"]
+    assert told["lift"]["lifts"]
     assert told["data"]["harvested"]["total"] or told["lift"]["undone"]
 
     again = last_json(reseed("retrain", config, "--json")[1])
     assert again["verdict"] == "keep" and set(again["seconds"].values()) == {0.0}
-    code, out, _ = reseed("retrain", config)
-    assert code == 0 and "check skipped" in out
 
     words = toy.sentence(toy.REAL["metal"] + toy.REAL["bird"], random.Random(5), 20)
     answer = last_json(reseed("predict", "toy", words, "--json")[1])["predictions"][0]
@@ -559,9 +593,19 @@ def test_a_whole_retrain_serves_label_sets(
         said = client.post("/predict", json={"texts": [words]}).json()
     assert said["predictions"] == [answer | {"labels": list(answer["labels"])}]
 
-    code, _, err = reseed("review", config, "--status")
-    assert code == 2 and "is a multi-label project" in err
-    code, out, _ = reseed("curate", config, "--json")
-    assert code == 0
-    row_id = files.read_records(next(home.glob("stages/curate/*/kept.jsonl")))[0].id
-    assert reseed("curate", config, "--explain", row_id)[0] == 0
+    code, out, err = reseed("review", "toy", "--export", tmp_path / "q.jsonl", "--json")
+    assert code == 0 and last_json(out)["exported"], err
+    row = json.loads((tmp_path / "q.jsonl").read_text().splitlines()[0])
+    (tmp_path / "q.jsonl").write_text(json.dumps({**row, "decision": []}) + "\n")
+    assert reseed("review", "toy", "--import", tmp_path / "q.jsonl", "--by", "Ana")[0] == 0
+    code, out, err = reseed("retrain", config, "--set", "review.required=1", "--json")
+    assert code == 0, err
+    (reviewed,) = [
+        r
+        for path in home.glob("stages/curate/*/kept.jsonl")
+        for r in files.read_records(path)
+        if r.source == "reviewed"
+    ]
+    assert (reviewed.id, reviewed.label) == (row["id"], ())
+    code, out, _ = reseed("curate", config, "--explain", reviewed.id)
+    assert code == 0 and "Ana" in out and "(no label)" in out

@@ -20,10 +20,11 @@ import pytest
 
 from flows.review import Sitting
 from flows.review_page import Desk, history
+from tasks.records import Label
 from tasks.review import Decisions, rank
 from tasks.review.decisions import decisions, lines
 from tests.conftest import ROOT
-from tests.kit.review import XSS, Place, place
+from tests.kit.review import XSS, Place, place, place_of_sets
 
 LABELS = {"1": "metal", "2": "fruit", "3": "bird"}
 
@@ -257,7 +258,7 @@ def opened(where: Place, home: Path, browser: Any) -> Iterator[Callable[[], Page
             p.page.close()
 
 
-def stored(home: Path) -> dict[str, tuple[str, str | None]]:
+def stored(home: Path) -> dict[str, tuple[str, Label | None]]:
     return {i: (d.decision, d.label_after) for i, d in decisions(home / "reviews" / "toy.jsonl").items()}
 
 
@@ -372,3 +373,38 @@ def test_no_command_line_shows_the_token(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert given == [(tmp_path / "open.html").as_uri()] and "SECRET" not in given[0]
     assert (tmp_path / "open.html").stat().st_mode & 0o777 == 0o600
     assert "url=http://127.0.0.1:1/SECRET/?a&amp;b" in (tmp_path / "open.html").read_text()
+
+
+def test_sets_by_keyboard(encoder: Path, tmp_path: Path, home: Path, browser: Any) -> None:
+    where = place_of_sets(tmp_path / "sets", encoder)
+    with served(where, home) as (said, _):
+        p = Page(browser, said["address"])
+        first = p.row
+        assert p.says(".main .label") == "bird" and "label on or off" in p.says(".foot")
+        assert p.says(".labels .own") == "3\nbird" and "none of them" in p.says(".labels")
+        p.press("1", "3")
+        assert "It will be metal: Enter does it" in p.says(".plan") and stored(home) == {}
+        assert p.says(".labels .chosen") == "1\nmetal" and not p.page.query_selector(".labels .own")
+        p.press("Enter")
+        assert [*stored(home).values()] == [("relabel", ("metal",))] and p.row != first
+        second = p.row
+        p.press("0")
+        assert p.says(".labels .chosen") == "0\nnone of them" and "It will be (no label)" in p.says(".plan")
+        p.press("Escape")
+        assert not p.page.query_selector(".plan") and len(stored(home)) == 1
+        p.press("0", "Enter")
+        assert [*stored(home).values()][1] == ("relabel", ())
+        p.press("k")
+        assert p.row == second and p.says(".done") == "relabelled: (no label)"
+        p.press("u", "a")
+        assert [d for d, _ in stored(home).values()] == ["relabel", "accept"]
+        while not p.page.query_selector_all(".panel .near:nth-of-type(4)"):
+            p.press("Escape", "j", "l")
+        listed = len(p.page.query_selector_all(".panel .near"))
+        p.press("0")
+        assert "All of them will be relabelled as (no label)" in p.says(".plan") and len(stored(home)) == 2
+        p.press("Enter")
+        assert [*stored(home).values()][2:] == [("relabel", ())] * listed
+        p.press("u")
+        assert len(stored(home)) == 2 and p.errors == []
+        p.page.close()

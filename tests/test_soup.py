@@ -17,7 +17,7 @@ from tasks.files import Stage
 from tasks.project import Project
 from tasks.records import Record
 from tasks.references import digest_of_path
-from tasks.train.calibrate import fold
+from tasks.train.calibrate import Calibration
 from tasks.train.soup import greedy, soup
 from tests.kit import toy
 from tests.kit.stages import made
@@ -75,7 +75,7 @@ class Kitchen:
             net.classifier.weight.copy_(means * 10)
             net.classifier.bias.copy_(-10 * (means @ pooled.mean(0)))
             net.classifier.weight.add_(torch.randn(3, 32, generator=torch.Generator().manual_seed(seed)) * noise)
-        fold(net, t)
+        Calibration(t).fold(net)
         about = {"labels": toy.LABELS, "max_length": 32, "temperature": t, "dev": {"f1_macro": 0.0}}
 
         def build(out: Path, work: Path) -> dict[str, Any]:

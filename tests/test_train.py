@@ -18,7 +18,7 @@ from tasks.bundle import Classifier, check
 from tasks.errors import UserError
 from tasks.records import Record
 from tasks.train.__main__ import main
-from tasks.train.calibrate import fold, temperature
+from tasks.train.calibrate import Calibration, temperature
 from tasks.train.resume import latest_checkpoint
 from tests.conftest import ROOT
 from tests.kit import toy
@@ -241,7 +241,7 @@ class TestCalibration:
         ids = torch.arange(10, 40).reshape(3, 10)
         with torch.inference_mode():
             before = model(ids).logits
-            assert fold(model, 2.5)
+            assert Calibration(2.5).fold(model)
             after = model(ids).logits
         assert torch.allclose(after, before / 2.5, atol=1e-6) and not torch.allclose(after, before)
 
@@ -251,7 +251,7 @@ class TestCalibration:
         model = torch.nn.Sequential(torch.nn.Linear(4, 7))
         model.config = type("Config", (), {"num_labels": 3})()  # type: ignore[assignment]
         before = model[0].weight.clone()
-        assert not fold(model, 2.0) and torch.equal(model[0].weight, before)
+        assert not Calibration(2.0).fold(model) and torch.equal(model[0].weight, before)
 
     def test_a_trained_model_answers_with_its_temperature(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
         from tasks.train import calibrate as module

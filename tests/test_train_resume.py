@@ -51,16 +51,22 @@ class TestMidEpoch:
         assert same(resumed, whole) and resumed.temperature == whole.temperature
         assert curves(resumed) == curves(whole)
 
-    def test_it_had_stopped_early(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Killed after the checkpoint at which patience ended: nothing more is learned."""
-        given = {"epochs": 8, "learning_rate": 1e-9, "patience": 1}
+    @pytest.mark.parametrize(
+        ("changes", "steps"),
+        [({}, 2 * BATCHES), ({**MID, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 4}, 8)],
+    )
+    def test_it_had_stopped_early(
+        self, changes: dict[str, Any], steps: int, tune: Tune, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Killed after the checkpoint at which patience ended, at an epoch's end or within one: nothing more is learned."""
+        given = {"epochs": 8, "learning_rate": 1e-9, "patience": 1, **changes}
         whole = tune("whole", **given)
         with monkeypatch.context() as m:
             stop_after(m, 2)
             with pytest.raises(Stopped):
                 tune("stopped", **given)
         resumed = tune("stopped", **given)
-        assert resumed.resumed_from == resumed.steps == whole.steps == 2 * BATCHES
+        assert resumed.resumed_from == resumed.steps == whole.steps == steps
         assert same(resumed, whole) and curves(resumed) == curves(whole)
 
     def test_only_so_many_checkpoints_are_kept(self, tune: Tune, tmp_path: Path) -> None:

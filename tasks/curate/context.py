@@ -34,8 +34,7 @@ class Doubt:
 
 @dataclass
 class Context:
-    """What the checks share. `real` holds texts for statistics only: seed, dev and unlabelled rows, never the test set.
-    `skipped` says why a check judged nothing."""
+    """What the checks share. `real` holds texts for statistics only: seed, dev and unlabelled rows, never the test set."""
 
     settings: Curate
     held_out: Fingerprints
@@ -44,7 +43,6 @@ class Context:
     doubtful: list[Doubt] = field(default_factory=list)
     personal_data: Counter[str] = field(default_factory=Counter)
     funnel: list[dict[str, Any]] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
     _opinions: Opinions | None = None
     _rows: dict[str, int] = field(default_factory=dict)
     _vectors: list[np.ndarray] = field(default_factory=list)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks import stratify
-from tasks.labels import are_sets, codes, decided, known, named
+from tasks.labels import are_sets, certainty, codes, decided, known, named
 from tasks.probe import fit_probe
 from tasks.records import Label, Record, shown
 
@@ -88,10 +88,9 @@ class Opinions:
         return self._seen(self.rows[record.id])
 
     def _seen(self, i: int) -> tuple[Label, float]:
-        several = self.labels.ndim == 2
-        label = named(decided(self.p[i : i + 1], multi_label=several), self.names)[0]
-        p = self.p[i]
-        return label, float(abs(p - 0.5).min() + 0.5 if several else p.max())
+        several, p = self.labels.ndim == 2, self.p[i : i + 1]
+        label = named(decided(p, multi_label=several), self.names)[0]
+        return label, float(certainty(p, multi_label=several)[0])
 
     def to_json(self) -> list[dict[str, Any]]:
         """A row for each record: its id, its own label's probability, the probe's label and that one's probability."""

@@ -31,7 +31,7 @@ from tasks.records import Record, Rejected, count_by_check, count_by_label, dige
 from tasks.references import digest_of_path, resolve
 from tasks.review.decisions import apply, decisions
 
-VERSION = 3
+VERSION = 4
 REAL = 5000  # unlabelled rows that are read for the frequencies of words
 
 Check = Callable[[list[Record], Context], tuple[list[Record], list[Rejected]]]
@@ -174,5 +174,4 @@ def _beside(out: Path, context: Context) -> dict[str, Any]:
         "checks": context.funnel,
         "doubtful": dict(Counter(d.check for d in context.doubtful).most_common()),
         "personal_data": dict(context.personal_data.most_common()),
-        **({"skipped": context.skipped} if context.skipped else {}),
     }

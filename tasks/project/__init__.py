@@ -196,7 +196,6 @@ ONE_LABEL_NEEDS = {
 MANY_LABELS_REFUSE = {
     "generate.mode": "where a text has one author: it does not go with multi_label, so leave one of them out",
     "generate.borderline": "but with multi_label a text close to another label may have it too: set generate.pairs",
-    "review.required": "but label sets can't be reviewed yet: leave it out, or set multi_label to false",
 }
 
 

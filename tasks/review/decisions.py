@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 
 from tasks import files
 from tasks.errors import UserError
-from tasks.records import Record, Rejected, shown
+from tasks.labels import as_asked
+from tasks.records import Label, Record, Rejected, shown
 
 Choice = Literal["accept", "relabel", "reject"]
 CHOICES: tuple[str, ...] = get_args(Choice)
@@ -27,7 +28,8 @@ LEAKS = frozenset({"leak", "short_leak"})  # checks that set aside what repeats 
 class Decision:
     """One line of the file: who decided what about which row, when. `key` names the line; `group` the lines made at once.
 
-    `text` is the SHA-256 of the text that was shown, `undoes` the key of the line that an undo takes back.
+    `text` is the SHA-256 of the text that was shown, `undoes` the key of the line that an undo takes back. Of label sets,
+    `label_before` and `label_after` are tuples, in the file lists; an empty one is a decision as well.
     """
 
     key: str
@@ -37,12 +39,18 @@ class Decision:
     id: str
     text: str
     decision: str
-    label_before: str | None
-    label_after: str | None
+    label_before: Label | None
+    label_after: Label | None
     undoes: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Decision:
+        """Raises TypeError for what is no decision."""
+        lists = {k: tuple(v) for k, v in row.items() if k.startswith("label_") and isinstance(v, list)}
+        return cls(**row | lists)
 
 
 def text_digest(text: str) -> str:
@@ -60,11 +68,11 @@ class Decisions:
     def __init__(self, path: Path, *, by: str, now: Callable[[], str] = _now) -> None:
         self.path, self._by, self._now = path, by, now
 
-    def decide(self, rows: list[Record], choice: str, label: str | None = None) -> list[Decision]:
-        """The lines written for one choice about each of the rows; `label` is the new one of a relabel."""
+    def decide(self, rows: list[Record], choice: str, label: Label | None = None) -> list[Decision]:
+        """The lines written for one choice about each of the rows; `label` is the new label or label set of a relabel."""
         return self.record([(r, choice, label) for r in rows])
 
-    def record(self, choices: list[tuple[Record, str, str | None]]) -> list[Decision]:
+    def record(self, choices: list[tuple[Record, str, Label | None]]) -> list[Decision]:
         """The lines written, all of one group: (row, choice, new label of a relabel) each.
 
         Choosing the label that a row has is accepting it. Raises UserError for a choice that is none.
@@ -74,12 +82,10 @@ class Decisions:
         for r, choice, label in choices:
             if choice not in CHOICES or (choice == "relabel") != (label is not None):
                 raise UserError(f"{choice!r} (label {label!r}) is no decision: accept, reject, or relabel with a label")
-            kind = "accept" if label == r.label else choice
-            before = None if r.label is None else shown(r.label)
-            after = None if choice == "reject" else label or before
-            made.append(
-                Decision(secrets.token_hex(8), group, when, self._by, r.id, text_digest(r.text), kind, before, after)
-            )
+            label = tuple(sorted(set(label))) if isinstance(label, tuple) else label
+            kind = "accept" if label == r.label and label is not None else choice
+            key, after = secrets.token_hex(8), outcome(r, choice, label)
+            made.append(Decision(key, group, when, self._by, r.id, text_digest(r.text), kind, r.label, after))
         self.write(made)
         return made
 
@@ -119,13 +125,20 @@ class Decisions:
         return decisions(self.path)
 
 
+def outcome(r: Record, choice: str, label: Label | None) -> Label | None:
+    """The label, or label set, that the row has after the choice; None of a rejected row."""
+    if choice == "reject":
+        return None
+    return r.label if label is None else label  # not `label or`: the empty set is a label set too
+
+
 def lines(path: Path) -> list[Decision]:
     """Every line, undone ones and undos included; a line that a kill tore is left out. Raises UserError for another file."""
     found = []
     for row in files.read_lines(path):
         try:
-            d = Decision(**row)
-        except TypeError:
+            d = Decision.from_json(row)
+        except (TypeError, AttributeError):
             raise UserError(
                 f"{path} holds a line that is no decision ({str(row)[:60]}): restore it from a backup"
             ) from None
@@ -155,7 +168,8 @@ def apply(
     Together they are every row that came in. An accepted or relabelled row becomes one of source `reviewed` with the
     person's label, whatever label it has meanwhile, also when a check had set it aside; a rejected row is set aside as
     `reviewed_out`. A row set aside as a leak stays there: it repeats held-out text, which no decision changes. Where one
-    text stands in several rows, one is decided and the others are its exact duplicates.
+    text stands in several rows, one is decided and the others are its exact duplicates. Raises UserError for a decision for a
+    set of labels where a text has one.
     """
     leaked = {r.record.id for r in rejected if r.check in LEAKS}
     kept: list[Record] = []
@@ -172,7 +186,7 @@ def apply(
             was = {"label": r.label, "source": r.source, "check": check}
             note = {"by": d.by, "when": d.when, "was": was}
             lineage = {**r.lineage, "reviewed": note}
-            reviewed[r.id] = r.but(label=d.label_after, source="reviewed", lineage=lineage)
+            reviewed[r.id] = r.but(label=_fitting(d, r), source="reviewed", lineage=lineage)
 
     for r in records:
         d = decisions.get(r.id)
@@ -189,3 +203,16 @@ def apply(
         else:
             settle(r, d, row.check)
     return kept, out, list(reviewed.values())
+
+
+def _fitting(d: Decision, r: Record) -> Label | None:
+    """The decided label as the row's project has labels: a decision outlives a change of `multi_label`."""
+    if d.label_after is None or r.label is None:
+        return d.label_after
+    several = isinstance(r.label, tuple)
+    if not several and isinstance(d.label_after, tuple) and len(d.label_after) != 1:
+        raise UserError(
+            f"{d.by} decided that row {r.id} is {shown(d.label_after)!r}, but a text has one label in this project: set "
+            f"multi_label to true, or move the file of decisions away"
+        )
+    return as_asked(d.label_after, multi_label=several)

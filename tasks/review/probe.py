@@ -1,12 +1,19 @@
-"""What a logistic-regression probe on embeddings thinks of each row: its opinion, the row's loss, and its influence."""
+"""What a logistic-regression probe on embeddings thinks of each row: its opinion, the row's loss, and its influence.
+
+Of label sets it is one probe a label, against the rest. Its yes and no weigh as often as they occur, unlike those of
+tasks/probe.py: the log loss ranks the rows, and weights would make it doubt each row that a label is not for.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.errors import UserError
+from tasks.labels import are_sets, certainty, codes, decided, named, used
+from tasks.records import Label
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,15 +27,41 @@ LEAST = 1e-6  # a probability, before its logarithm is taken
 @dataclass(frozen=True)
 class Opinions:
     """For each row: every label's probability (n x K), none of it from a probe that was trained on that row, and the
-    influence of the row on the loss over dev rows (n)."""
+    influence of the row on the loss over dev rows (n). `y` are the rows' own labels, as tasks/labels.py codes them."""
 
-    labels: list[str]
+    names: list[str]
     probabilities: np.ndarray
     influence: np.ndarray
+    y: np.ndarray
+
+    def said(self) -> tuple[list[Label], np.ndarray]:
+        """The label, or label set, that the probe sees in each row, and how sure it is of it (n)."""
+        several, p = self.y.ndim == 2, self.probabilities
+        return named(decided(p, multi_label=several), self.names), certainty(p, multi_label=several)
+
+    def measures(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(own, margin, loss) of each row: how probable its own label is, by how much the best other one is more probable,
+        and the log loss.
+
+        Of label sets, `own` is the probability of the least probable of its decisions, `margin` by how much the contrary is
+        more probable, and `loss` the sum over all decisions.
+        """
+        import numpy as np
+
+        p, rows = self.probabilities, np.arange(len(self.y))
+        if self.y.ndim == 2:
+            each = np.where(self.y == 1, p, 1 - p)
+            own = each.min(axis=1)
+            return own, 1 - 2 * own, -np.log(np.clip(each, LEAST, 1)).sum(axis=1)
+        has = self.y >= 0
+        own = np.where(has, p[rows, self.y], 0.0)
+        others = p.copy()
+        others[rows[has], self.y[has]] = -1.0
+        return own, others.max(1) - own, -np.log(np.clip(own, LEAST, 1))
 
 
 def opinions(
-    x: np.ndarray, labels: list[str], trained_on: np.ndarray, *, dev: np.ndarray, dev_labels: list[str]
+    x: np.ndarray, labels: Sequence[Label], trained_on: np.ndarray, *, dev: np.ndarray, dev_labels: Sequence[Label]
 ) -> Opinions:
     """The probe's opinions on the rows `x` (n x d); `trained_on` (n, bool) says which are training rows.
 
@@ -38,25 +71,52 @@ def opinions(
     """
     import numpy as np
 
+    if are_sets(labels):
+        return _of_sets(x, labels, trained_on, dev=dev, dev_labels=dev_labels)
     counts = Counter(label for label, is_in in zip(labels, trained_on, strict=True) if is_in)
-    names = sorted(label for label, n in counts.items() if n >= 2)
+    names = sorted(str(label) for label, n in counts.items() if n >= 2)
     if len(names) < 2:
         raise UserError(
             f"a queue needs at least two training rows of at least two labels: these have {dict(counts)}; add rows"
         )
-    at = {name: i for i, name in enumerate(names)}
-    y = np.array([at.get(label, -1) for label in labels])
+    y, heard_y = codes(labels, names), codes(dev_labels, names)
     inside = trained_on & (y >= 0)
     probe = fitted(x[inside], y[inside])
     p = probe.predict_proba(x)
     p[inside] = out_of_fold(x[inside], y[inside], folds=min(FOLDS, min(counts[name] for name in names)))
-    heard = [i for i, label in enumerate(dev_labels) if label in at]
+    heard = heard_y >= 0
     harm = np.zeros(len(x))
-    if heard:
+    if heard.any():
         known = y >= 0
-        dev_y = np.array([at[dev_labels[i]] for i in heard])
-        harm[known] = influence(probe, x[inside], x[known], y[known], dev=dev[heard], dev_y=dev_y)
-    return Opinions(names, p, harm)
+        harm[known] = influence(probe, x[inside], x[known], y[known], dev=dev[heard], dev_y=heard_y[heard])
+    return Opinions(names, p, harm, y)
+
+
+def _of_sets(
+    x: np.ndarray, sets: Sequence[Label], trained_on: np.ndarray, *, dev: np.ndarray, dev_labels: Sequence[Label]
+) -> Opinions:
+    """The opinions of one probe a label. A label that all training rows but one have, or lack, is taken as they have it."""
+    import numpy as np
+
+    names = sorted(used(sets))
+    y = codes(sets, names)
+    yes = y[trained_on].sum(axis=0)
+    rare = np.minimum(yes, trained_on.sum() - yes)
+    if not (rare >= 2).any():
+        raise UserError(
+            f"a queue needs at least two training rows with a label and two without it: of {int(trained_on.sum())} rows "
+            f"these have {dict(zip(names, yes.tolist(), strict=True))}; add rows"
+        )
+    p, harm = np.zeros(y.shape), np.zeros(len(x))
+    p[:] = 2 * yes > trained_on.sum()
+    dev_y = codes(dev_labels, names) if len(dev_labels) else np.zeros((0, len(names)), dtype=np.int64)
+    for k in (rare >= 2).nonzero()[0]:
+        probe = fitted(x[trained_on], y[trained_on, k])
+        p[:, k] = probe.predict_proba(x)[:, 1]
+        p[trained_on, k] = out_of_fold(x[trained_on], y[trained_on, k], folds=min(FOLDS, int(rare[k])))[:, 1]
+        if len(dev):
+            harm += influence(probe, x[trained_on], x, y[:, k], dev=dev, dev_y=dev_y[:, k])
+    return Opinions(names, p, harm, y)
 
 
 def fitted(x: np.ndarray, y: np.ndarray) -> LogisticRegression:

@@ -11,13 +11,16 @@ from tasks import files
 from tasks.curate.leak import FINGERPRINTS, Fingerprints, is_short
 from tasks.errors import UserError
 from tasks.files import Stage
+from tasks.labels import known, strange
 from tasks.progress import Report, silent
 from tasks.project import Project
-from tasks.records import Record, Rejected
+from tasks.records import Label, Record, Rejected, shown
 from tasks.review.decisions import CHECK, LEAKS, Decision
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from tasks.review.probe import Opinions
 
 VERSION = 3
 Pairs = tuple[tuple[str, float], ...]  # (id, cosine similarity) of other rows, the most similar first
@@ -35,13 +38,14 @@ class Doubt:
     `opinion` is the probe's label for it with its `probability`; `own` is the probability of the row's own label.
     `margin` (of the best other label over its own), `loss` (-log own) and `influence` (on the dev loss) rank it, each
     from 1 for the most doubtful; `rank` is their mean. `near` are (id, cosine similarity) of the nearest training rows,
-    `like` of the rows with its label and opinion that are close enough to be decided with it.
+    `like` of the rows with its label and opinion that are close enough to be decided with it. What the figures mean of
+    label sets: tasks/review/probe.py.
     """
 
     record: Record
     check: str | None
     reason: str
-    opinion: str
+    opinion: Label
     probability: float
     own: float
     margin: float
@@ -65,8 +69,12 @@ class Doubt:
         """One sentence: what speaks against the row's label."""
         if self.check:
             return f"set aside as {self.check}: {self.reason}"
-        said = f"the probe says {self.opinion!r} ({self.probability:.2f}) and gives its own label {self.own:.2f}"
-        return said if self.opinion != self.record.label else f"the probe gives its own label only {self.own:.2f}"
+        if self.opinion == self.record.label:
+            return f"the probe gives its own label only {self.own:.2f}"
+        said = f"the probe says {shown(self.opinion)!r} ({self.probability:.2f})"
+        if isinstance(self.record.label, tuple) and isinstance(self.opinion, tuple):
+            return f"{said}: {_difference(self.record.label, self.opinion)} ({1 - self.own:.2f})"
+        return f"{said} and gives its own label {self.own:.2f}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -74,7 +82,17 @@ class Doubt:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Doubt:
         pairs = {k: tuple((i, s) for i, s in row[k]) for k in ("near", "like")}
-        return cls(**row | pairs | {"record": Record.from_json(row["record"])})
+        opinion = tuple(row["opinion"]) if isinstance(row["opinion"], list) else row["opinion"]
+        return cls(**row | pairs | {"record": Record.from_json(row["record"]), "opinion": opinion})
+
+
+def _difference(own: tuple[str, ...], seen: tuple[str, ...]) -> str:
+    """What stands between a row's set and the one that is seen in it."""
+    more, less = sorted(set(seen) - set(own)), sorted(set(own) - set(seen))
+    parts = [
+        f"{what} {' and '.join(map(repr, which))}" for what, which in (("it also has", more), ("not", less)) if which
+    ]
+    return ", ".join(parts)
 
 
 def queue(
@@ -110,10 +128,12 @@ def candidates(
     for r in files.read_records(curated / "kept.jsonl"):
         found.setdefault(r.id, (r, None))
     for row in rejected:
-        if row.check in CHECKS and row.record.text.strip() and row.record.label in project.labels:
-            share = held_out.closest(row.record.text)[0]
+        r = row.record
+        known_label = r.label is not None and not strange([r.label], project.label_names)
+        if row.check in CHECKS and r.text.strip() and known_label:
+            share = held_out.closest(r.text)[0]
             if not (share > 0 and share >= limit):
-                found.setdefault(row.record.id, (row.record, row))
+                found.setdefault(r.id, (r, row))
     shown = [(r, row) for r, row in found.values() if r.id not in hidden and r.source not in ("dev", "test")]
     return dev, shown
 
@@ -138,12 +158,11 @@ def rank(project: Project, *, curated: Path, splits: Path, encoder: Path, report
     repeats = _repeats(shown, x, held_out, project.curate.short_leak)
     shown, x = [pair for pair, hidden in zip(shown, repeats, strict=True) if not hidden], x[~repeats]
     report(1, 2, "asking the probe")
-    labels = [str(r.label) for r, _ in shown]
+    labels = [known(r) for r, _ in shown]
     trained_on = np.array([row is None for _, row in shown])
-    found = opinions(x, labels, trained_on, dev=dev_x, dev_labels=[str(d.label) for d in dev])
-    said = [found.labels[i] for i in found.probabilities.argmax(1)]
-    close = _close(x, shown, [*zip(labels, said, strict=True)])
-    rows = _ranked(shown, labels, found.labels, found.probabilities, found.influence, close)
+    found = opinions(x, labels, trained_on, dev=dev_x, dev_labels=[known(d) for d in dev])
+    close = _close(x, shown, [*zip(labels, found.said()[0], strict=True)])
+    rows = _ranked(shown, found, close)
     report(2, 2, "done")
     return rows
 
@@ -170,23 +189,14 @@ def _repeats(
 
 
 def _ranked(
-    shown: list[tuple[Record, Rejected | None]],
-    labels: list[str],
-    names: list[str],
-    p: np.ndarray,
-    influence: np.ndarray,
-    close: list[tuple[Pairs, Pairs]],
+    shown: list[tuple[Record, Rejected | None]], found: Opinions, close: list[tuple[Pairs, Pairs]]
 ) -> list[Doubt]:
     import numpy as np
     from scipy.stats import rankdata
 
-    from tasks.review.probe import LEAST
-
-    at = np.array([names.index(label) if label in names else -1 for label in labels])
-    own = np.where(at >= 0, p[np.arange(len(p)), at], 0.0)
-    others = p.copy()
-    others[np.arange(len(p))[at >= 0], at[at >= 0]] = -1.0
-    measures = {"margin": others.max(1) - own, "loss": -np.log(np.clip(own, LEAST, 1)), "influence": influence}
+    said, sure = found.said()
+    own, margin, loss = found.measures()
+    measures = {"margin": margin, "loss": loss, "influence": found.influence}
     ranks = {name: rankdata(-values) for name, values in measures.items()}
     mean = np.mean(list(ranks.values()), axis=0)
     rows = []
@@ -197,8 +207,8 @@ def _ranked(
                 record,
                 row.check if row else None,
                 row.reason if row else "",
-                names[int(p[i].argmax())],
-                round(float(p[i].max()), 4),
+                said[i],
+                round(float(sure[i]), 4),
                 round(float(own[i]), 4),
                 **{name: round(float(values[i]), 4) for name, values in measures.items()},
                 ranks={name: float(values[i]) for name, values in ranks.items()},
@@ -211,7 +221,7 @@ def _ranked(
 
 
 def _close(
-    x: np.ndarray, shown: list[tuple[Record, Rejected | None]], kinds: list[tuple[str, str]]
+    x: np.ndarray, shown: list[tuple[Record, Rejected | None]], kinds: list[tuple[Label, Label]]
 ) -> list[tuple[Pairs, Pairs]]:
     """For each row its nearest training rows, and the rows like it, both as (id, cosine similarity).
 
@@ -220,7 +230,7 @@ def _close(
     """
     import numpy as np
 
-    codes = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
+    codes = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
     names = np.array([codes[kind] for kind in kinds])
     outside = np.array([row is not None for _, row in shown])
     found = []

@@ -1,4 +1,7 @@
-"""The queue as a CSV or JSONL file for a spreadsheet, and the decisions written into it read back."""
+"""The queue as a CSV or JSONL file for a spreadsheet, and the decisions written into it read back.
+
+Label sets stand in it as lists, in CSV as JSON: `["bug", "billing"]`, or `[]` for none.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,21 @@ import csv
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tasks import files
 from tasks.errors import UserError, nearest
-from tasks.readers import Columns, column_names, read_rows
-from tasks.records import Record, content_id
-from tasks.review.decisions import Decision, Decisions
+from tasks.labels import strange
+from tasks.readers import column_names, read_fields
+from tasks.records import Label, Record, content_id, whole
+from tasks.review.decisions import Decision, Decisions, outcome
 from tasks.review.queue import Doubt
 
 COLUMNS = ("id", "text", "label", "opinion", "probability", "reason", "decision")
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # a cell that a spreadsheet would run, however often it was quoted
+WORDS = ("accept", "reject")
 LONGEST = 32_000  # characters; a spreadsheet cuts a longer cell off
 
 
@@ -30,15 +37,22 @@ def unquoted(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
+def _cell(value: Any) -> Any:
+    """The value for a cell of a spreadsheet."""
+    if isinstance(value, tuple):
+        return json.dumps(value, ensure_ascii=False)
+    return quoted(value) if isinstance(value, str) else value
+
+
 def write(out: Path, rows: list[Doubt]) -> None:
     """Write the rows with an empty column `decision`. Raises UserError when `out` exists or is neither CSV nor JSONL."""
     if out.exists():
         raise UserError(f"{out} is there already: give --export a new file")
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "id": d.id,
             "text": d.record.text,
-            "label": str(d.record.label),
+            "label": d.record.label,
             "opinion": d.opinion,
             "probability": d.probability,
             "reason": d.why(),
@@ -52,17 +66,20 @@ def write(out: Path, rows: list[Doubt]) -> None:
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, COLUMNS)
         table.writeheader()
-        table.writerows({k: quoted(v) if isinstance(v, str) else v for k, v in c.items()} for c in cells)
+        table.writerows({k: _cell(v) for k, v in c.items()} for c in cells)
         files.write_bytes(out, text.getvalue().encode("utf-8-sig"))  # without a BOM, Excel reads no UTF-8
     else:
         raise UserError(f"--export {out}: {out.suffix or 'no suffix'} is not written here; use .csv or .jsonl")
 
 
-def read(path: Path, rows: dict[str, Record], labels: list[str]) -> list[tuple[Record, str, str | None]]:
+def read(
+    path: Path, rows: dict[str, Record], labels: list[str], *, separator: str | None = None
+) -> list[tuple[Record, str, Label | None]]:
     """What the column `decision` says: (row, choice, new label), in the file's order; an empty cell decides nothing.
 
-    `accept` and `reject` are decisions, anything else a label; `label:accept` is a label of that name. Raises UserError
-    with the line for an unknown id, an unknown label, a text that is not the id's, and two decisions about one row.
+    `accept` and `reject` are decisions, anything else a label; `label:accept` is a label of that name. With a `separator`
+    a text has a set of labels: a JSON list, or labels parted by it. Raises UserError with the line for an unknown id, an
+    unknown label, a text that is not the id's, and two decisions about one row.
     """
     if not path.exists():
         raise UserError(f"{path} is not there: give --import the file that --export wrote")
@@ -72,50 +89,90 @@ def read(path: Path, rows: dict[str, Record], labels: list[str]) -> list[tuple[R
             f"{path} has no column {sorted(lacking)[0]!r}: keep id, text and decision as --export wrote them"
         )
     csv_quotes = path.suffix.lower() in {".csv", ".tsv"}
-    words: dict[str, tuple[str, str | None]] = {label: ("relabel", label) for label in labels}
-    words |= {f"label:{label}": ("relabel", label) for label in labels}
-    words |= {"accept": ("accept", None), "reject": ("reject", None)}
-    found: dict[str, tuple[Record, str, str | None]] = {}
-    for row in read_rows(path, Columns("text", "decision", "id")):
-        said, key, text = (
-            (unquoted(v) if csv_quotes else v) for v in (str(row.label or "").strip(), row.id or "", row.text)
-        )
-        if not said:
+    found: dict[str, tuple[Record, str, Label | None]] = {}
+    for place, fields in read_fields(path):
+        said, key, text = (_value(fields.get(name), csv_quotes) for name in ("decision", "id", "text"))
+        if said in ("", None):
             continue
-        if row.fault:
-            raise UserError(f"{path}: {row.place}: {row.fault}; nothing was imported")
         if key not in rows:
+            raise UserError(f"{path}: {place}: no row has the id {key!r}; export the queue again; nothing was imported")
+        if len(str(text)) < LONGEST and content_id(str(text)) != key:
             raise UserError(
-                f"{path}: {row.place}: no row has the id {key!r}; export the queue again; nothing was imported"
+                f"{path}: {place}: the text is not that of row {key}: the columns have shifted apart; nothing was imported"
             )
-        if len(text) < LONGEST and content_id(text) != key:
-            raise UserError(f"{path}: {row.place}: the text is not that of row {key}: the columns have shifted apart; "
-                            "nothing was imported")  # fmt: skip
-        choice = words.get(said) or words.get(said.lower() if said.lower() in ("accept", "reject") else "")
-        if choice is None:
-            known = ["accept", "reject", *labels]
-            raise UserError(
-                f"{path}: {row.place}: {said!r} is no decision{nearest(said, known)}: write accept, reject or one of the "
-                f"labels {', '.join(labels)}; nothing was imported"
-            )
-        made = (rows[key], *choice)
+        try:
+            made = (rows[key], *(_choice(said, labels) if separator is None else _set(said, labels, separator)))
+        except ValueError as e:
+            raise UserError(f"{path}: {place}: {e}; nothing was imported") from None
         if found.setdefault(key, made) != made:
-            raise UserError(
-                f"{path}: {row.place}: row {key} has another decision on an earlier line; nothing was imported"
-            )
+            raise UserError(f"{path}: {place}: row {key} has another decision on an earlier line; nothing was imported")
     return list(found.values())
 
 
-def take(path: Path, rows: dict[str, Record], labels: list[str], decided: Decisions) -> list[Decision]:
+def _value(value: Any, csv_quotes: bool) -> Any:
+    """A cell's text without what is around it; a list as it stands."""
+    if value is None or isinstance(value, list):
+        return value
+    return (unquoted(whole(str(value))) if csv_quotes else whole(str(value))).strip()
+
+
+def _choice(said: Any, labels: Sequence[str]) -> tuple[str, str | None]:
+    """(choice, new label) of a cell. Raises ValueError for one that says neither."""
+    if said in labels and said not in WORDS:
+        return "relabel", str(said)
+    if str(said).lower() in WORDS:
+        return str(said).lower(), None
+    label = str(said).removeprefix("label:")
+    if label in labels:
+        return "relabel", label
+    raise ValueError(
+        f"{said!r} is no decision{nearest(str(said), [*WORDS, *labels])}: write accept, reject or one of the labels "
+        f"{', '.join(labels)}"
+    )
+
+
+def _set(said: Any, labels: Sequence[str], separator: str) -> tuple[str, tuple[str, ...] | None]:
+    """(choice, new label set) of a cell: as `_choice`, a JSON list, or labels parted by the separator."""
+    listed = said
+    if isinstance(said, str):
+        try:
+            choice, label = _choice(said, labels)
+        except ValueError:
+            listed = _listed(said, separator)
+        else:
+            return choice, None if label is None else (label,)
+    odd = [v for v in listed if not isinstance(v, str) or strange([v], labels)]
+    if odd:
+        raise ValueError(
+            f"{odd[0]!r} is no decision{nearest(str(odd[0]), [*WORDS, *labels])}: write accept, reject, labels parted by "
+            f"{separator!r}, or a list ([] for none of them); the labels are {', '.join(labels)}"
+        )
+    return "relabel", tuple(sorted(set(listed)))
+
+
+def _listed(said: str, separator: str) -> list[Any]:
+    try:
+        found = json.loads(said)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, list) else [part.strip() for part in said.split(separator) if part.strip()]
+
+
+def take(
+    path: Path, rows: dict[str, Record], labels: list[str], decided: Decisions, *, separator: str | None = None
+) -> list[Decision]:
     """The decisions imported from the file; those that stand already are left out, so doing it twice is doing it once.
 
     Nothing is written unless the whole file is right.
     """
     standing = decided.current()
     wanted = []
-    for r, choice, label in read(path, rows, labels):
+    for r, choice, label in read(path, rows, labels, separator=separator):
         now = standing.get(r.id)
-        after = None if choice == "reject" else label or r.label
-        if now is None or (now.decision == "reject") != (choice == "reject") or now.label_after != after:
+        if (
+            now is None
+            or (now.decision == "reject") != (choice == "reject")
+            or now.label_after != outcome(r, choice, label)
+        ):
             wanted.append((r, choice, label))
     return decided.record(wanted)

@@ -12,9 +12,8 @@ from typing import Any
 
 from tasks import files
 from tasks.files import Stage
-from tasks.labels import known
+from tasks.labels import known, used
 from tasks.project import Project
-from tasks.records import Label
 from tasks.references import digest_of_path, resolve
 from tasks.synthesise.plan import Focus, subtopics
 
@@ -50,7 +49,7 @@ def study(
         true = [known(r) for r in dev]
         # of label sets: the labels of a row that it was not given, each on its own
         missed = {
-            label: [i for i, r in enumerate(dev) if label in r.labels and label not in _set(predicted[i])]
+            label: [i for i, r in enumerate(dev) if label in r.labels and label not in used([predicted[i]])]
             for label in topics
         }
         confused = Counter((str(t), str(p)) for t, p in zip(true, predicted, strict=True) if t != p)
@@ -76,10 +75,6 @@ def study(
 
 def read_focus(stage: Stage) -> Focus:
     return Focus(**files.read_json(stage.directory / "focus.json"))
-
-
-def _set(label: Label) -> tuple[str, ...]:
-    return (label,) if isinstance(label, str) else label
 
 
 def _nearest(missed: Any, topics: list[str], vectors: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,17 +17,16 @@ def temperature(logits: np.ndarray, y: np.ndarray) -> float:
     Platt 1999: a model that is right on every row is not taken to be right for ever.
     """
     import numpy as np
-    from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
     n, labels = logits.shape
     target = np.full((n, labels), 1 / (n + 2) / max(1, labels - 1))
     target[np.arange(n), y] = (n + 1) / (n + 2)
 
-    def loss(log_t: float) -> float:
-        return -float((target * log_softmax(logits / np.exp(log_t), axis=1)).sum(axis=1).mean())
+    def loss(t: float) -> float:
+        return -float((target * log_softmax(logits / t, axis=1)).sum(axis=1).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+    return _least(loss)
 
 
 def binary_temperature(logits: np.ndarray, y: np.ndarray) -> float:
@@ -35,17 +35,25 @@ def binary_temperature(logits: np.ndarray, y: np.ndarray) -> float:
     The targets are Platt's own: (yes + 1) / (yes + 2) and 1 / (no + 2).
     """
     import numpy as np
-    from scipy.optimize import minimize_scalar
     from scipy.special import log_expit
 
     yes = int(y.sum())
     target = np.where(y > 0, (yes + 1) / (yes + 2), 1 / (len(y) - yes + 2))
 
-    def loss(log_t: float) -> float:
-        z = logits / np.exp(log_t)
+    def loss(t: float) -> float:
+        z = logits / t
         return -float((target * log_expit(z) + (1 - target) * log_expit(-z)).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+    return _least(loss)
+
+
+def _least(loss: Callable[[float], float]) -> float:
+    """The temperature in [0.05, 20] at which `loss` is least, searched for by its logarithm."""
+    import numpy as np
+    from scipy.optimize import minimize_scalar
+
+    bounds = (np.log(0.05), np.log(20))
+    return float(np.exp(minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=bounds, method="bounded").x))
 
 
 def threshold(logits: np.ndarray, y: np.ndarray) -> float:
@@ -143,6 +151,11 @@ class Calibration:
         return True
 
 
-def fold(model: Any, t: float) -> bool:
-    """Divide the last linear layer's weight and bias by `t`; False, with nothing changed, where there is no such layer."""
-    return Calibration(t).fold(model)
+def as_served(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The codes (tasks/labels.py) that a model of these logits on dev, shape (rows, labels), would say there once calibrated on
+    the true `y`: a temperature changes no label, and label sets have their thresholds."""
+    if y.ndim == 1:
+        return logits.argmax(axis=1)
+    logits = logits.astype("float64")
+    said: np.ndarray = (Calibration.fitted(logits, y).applied(logits) >= 0).astype("int64")
+    return said

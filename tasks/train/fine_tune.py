@@ -16,7 +16,7 @@ from tasks.project.train import Train
 from tasks.records import Record
 from tasks.train.arguments import check_batch, precision_of, processes, training_arguments
 from tasks.train.batches import batched
-from tasks.train.calibrate import Calibration
+from tasks.train.calibrate import Calibration, as_served
 from tasks.train.data import RecordFile, tokenised
 from tasks.train.load import load
 from tasks.train.losses import loss_of, positive_weights, row_weights
@@ -209,10 +209,7 @@ def _history(log: list[dict[str, float]]) -> list[tuple[int, str, float]]:
 
 def _f1(labels: int) -> Any:
     def compute(outcome: Any) -> dict[str, float]:
-        predicted = outcome.predictions.argmax(axis=-1)
-        if outcome.label_ids.ndim == 2:  # what the thresholds that go into the head will make of it
-            logits = outcome.predictions.astype("float64")
-            predicted = (Calibration.fitted(logits, outcome.label_ids).applied(logits) >= 0).astype(int)
-        return {"f1_macro": f1_macro(outcome.label_ids, predicted, list(range(labels)))}
+        said = as_served(outcome.predictions, outcome.label_ids)
+        return {"f1_macro": f1_macro(outcome.label_ids, said, list(range(labels)))}
 
     return compute

@@ -14,7 +14,7 @@ from tasks.files import Stage
 from tasks.labels import codes, known
 from tasks.progress import Report, silent
 from tasks.project import Project
-from tasks.train.calibrate import Calibration
+from tasks.train.calibrate import Calibration, as_served
 
 VERSION = 1
 
@@ -112,10 +112,7 @@ class _Cook:
         from tasks.evaluate.metrics import f1_macro
 
         self._fill(members)
-        logits = self._logits()
-        if self._multi:  # as each would be served
-            logits = Calibration.fitted(logits, self._y).applied(logits)
-        said = (logits >= 0).astype(int) if self._multi else logits.argmax(axis=1)
+        said = as_served(self._logits(), self._y)
         self._scored += 1
         self._report(self._scored, 2 * len(self._weights) - 1, f"of {len(members)}")
         return f1_macro(self._y, said, list(range(len(self._labels))))

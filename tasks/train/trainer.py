@@ -16,27 +16,27 @@ from tasks.train.resume import Asked, NotFinite, Terminated, seal_and_rotate
 
 def trainer_class() -> Any:
     """The class, made here because importing transformers takes seconds."""
-    import torch
     from transformers import Trainer
 
-    class OurTrainer(Trainer):
+    return _keeping(_learning(Trainer))
+
+
+def _learning(base: Any) -> Any:
+    """The class that takes steps: the loss of rows with weights, layer-wise rates, and an end to losses that are no numbers."""
+    import torch
+
+    class Learning(base):  # type: ignore[misc]
         """`settings` and `asked` are set on it after it is made. `compute_loss_func` is one of losses.py."""
 
         settings: Train
         optimizer: Any
         asked = Asked()
-        epoch_over = False  # set by `saving`
-        _owed = False  # a checkpoint that waits for the epoch's evaluation
         _bad: Any = None
-
-        # rows
 
         def _set_signature_columns_if_needed(self) -> None:
             super()._set_signature_columns_if_needed()
             if "weight" not in self._signature_columns:
                 self._signature_columns.append("weight")
-
-        # loss and steps
 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -66,7 +66,28 @@ def trainer_class() -> Any:
                 self.optimizer = made(groups(own, decayed=decayed, settings=self.settings), **options)
             return super().create_optimizer(model)
 
-        # checkpoints
+        def _agreed(self) -> bool:
+            """True when any process was asked to stop. Raises NotFinite on all when the loss of any was no number."""
+            bad = torch.zeros((), device=self.args.device) if self._bad is None else self._bad.float()
+            self._bad = None
+            told = torch.stack([bad, torch.tensor(float(self.asked.to_stop), device=bad.device)])
+            if self.args.world_size > 1:
+                torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+            not_finite, stop = told.tolist()
+            if not_finite:
+                raise NotFinite(f"the loss was not a number at step {self.state.global_step}")
+            return bool(stop)
+
+    return Learning
+
+
+def _keeping(base: Any) -> Any:
+    """The class that writes checkpoints, whole and in their time, and goes on from them as if it had never stopped."""
+    import torch
+
+    class Keeping(base):  # type: ignore[misc]
+        epoch_over = False  # set by `saving`
+        _owed = False  # a checkpoint that waits for the epoch's evaluation
 
         def _run_epoch(self, **given: Any) -> None:
             control = self.state.stateful_callbacks.get("TrainerControl")
@@ -93,18 +114,6 @@ def trainer_class() -> Any:
                 self._save_checkpoint(model, trial)
                 raise Terminated(f"stopped at step {self.state.global_step}")
 
-        def _agreed(self) -> bool:
-            """True when any process was asked to stop. Raises NotFinite on all when the loss of any was no number."""
-            bad = torch.zeros((), device=self.args.device) if self._bad is None else self._bad.float()
-            self._bad = None
-            told = torch.stack([bad, torch.tensor(float(self.asked.to_stop), device=bad.device)])
-            if self.args.world_size > 1:
-                torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
-            not_finite, stop = told.tolist()
-            if not_finite:
-                raise NotFinite(f"the loss was not a number at step {self.state.global_step}")
-            return bool(stop)
-
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             newest = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             if (newest / files.MANIFEST).exists():
@@ -117,7 +126,7 @@ def trainer_class() -> Any:
                 seal_and_rotate(newest, best=self.state.best_model_checkpoint, keep=self.settings.save_total_limit)
             self.accelerator.wait_for_everyone()
 
-    return OurTrainer
+    return Keeping
 
 
 def _ended(control: Any) -> bool:

@@ -45,6 +45,40 @@ def real(kind: str, seed: int, source: str) -> Record:
     return Record.of(text, kind, source)  # type: ignore[arg-type]
 
 
+def of(kinds: tuple[str, ...], seed: int, labels: tuple[str, ...] | None = None, source: str = "synthetic") -> Record:
+    """A row of the words of these kinds, or of none, with their labels or with others."""
+    words = toy.REAL if source in ("dev", "test") else toy.WRITTEN
+    rng = random.Random(f"{source}{kinds}{seed}")
+    text = toy.sentence([w for k in kinds for w in words[k]] or toy.FILLER, rng, 28)
+    return Record.of(text, kinds if labels is None else labels, source)  # type: ignore[arg-type]
+
+
+KINDS = [("metal",), ("fruit",), ("bird",), ("fruit", "metal"), ("bird", "fruit"), ()]
+
+
+def place_of_sets(folder: Path, encoder: Path, *, required: int = 0) -> Place:
+    """As `place`, of a multi-label project. Of its rows six lack a label or have one too many, one of them set aside."""
+    wrong = [
+        of(("metal",), 100, ("bird",)),
+        of(("fruit", "metal"), 101, ("fruit",)),
+        of(("fruit", "metal"), 102, ("fruit",)),
+        of(("bird",), 103, ("bird", "metal")),
+        of((), 104, ("bird",)),
+    ]
+    aside = of(("metal",), 105, ())
+    kept = [of(kinds, i) for kinds in KINDS for i in range(20)] + wrong
+    return place(
+        folder,
+        encoder,
+        kept=kept,
+        rejected=[Rejected(aside, "off_label", "the probe does not see '(no label)'", 0.1)],
+        test=[of(kinds, i, source="test") for kinds in KINDS for i in range(4)],
+        dev=[of(kinds, i, source="dev") for kinds in KINDS for i in range(4)],
+        required=required,
+        wrong=[*wrong, aside],
+    )
+
+
 def place(
     folder: Path,
     encoder: Path,
@@ -52,18 +86,24 @@ def place(
     kept: list[Record] | None = None,
     rejected: list[Rejected] | None = None,
     test: list[Record] | None = None,
+    dev: list[Record] | None = None,
+    wrong: list[Record] | None = None,
     required: int = 0,
 ) -> Place:
     """The project, its splits and its curated rows below `folder`. Of the rows given by default, six are mislabelled."""
     config = toy.project(
-        folder / "project", endpoint="http://127.0.0.1:9/v1", encoder=encoder, review={"required": required}
+        folder / "project",
+        endpoint="http://127.0.0.1:9/v1",
+        encoder=encoder,
+        review={"required": required},
+        multi_label=dev is not None and isinstance(dev[0].label, tuple),
     )
     project = load_project(config)
-    dev = [real(kind, i, "dev") for kind in toy.LABELS for i in range(6)]
+    dev = dev or [real(kind, i, "dev") for kind in toy.LABELS for i in range(6)]
     test = test or [real(kind, i, "test") for kind in toy.LABELS for i in range(6)]
-    wrong = [row("metal", 100, "fruit"), row("bird", 101, "metal", XSS + " "), row("fruit", 102, "bird")]
-    wrong.append(row("metal", 105, "fruit"))  # as the first
-    aside = [row("metal", 103, "bird"), row("bird", 104, "fruit")]
+    aside = [row("metal", 103, "bird"), row("bird", 104, "fruit")] if wrong is None else []
+    wrong = wrong or [row("metal", 100, "fruit"), row("bird", 101, "metal", XSS + " "), row("fruit", 102, "bird")]
+    wrong += [row("metal", 105, "fruit")] if aside else []  # as the first
     leaked, short, twice = row("metal", 200), row("bird", 201), test[0].but(source="synthetic", label="bird")
     if kept is None:
         kept = [row(kind, i) for kind in toy.LABELS for i in range(14)] + wrong
