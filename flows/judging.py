@@ -115,12 +115,15 @@ def _judge(
     return Verdict.from_json(stage.counts), figures, stage
 
 
-def _limits(p: Project, challenger: Stage, champion: Stage) -> dict[str, Any]:
-    """What may not get worse than the champion's, beside the labels: slices and measures."""
+def _limits(
+    p: Project, challenger: Stage, champion: Stage, more: dict[str, tuple[float | None, float | None]] | None = None
+) -> dict[str, Any]:
+    """What may not get worse than the champion's, beside the labels: slices and measures. `more` are measures of other stages, by
+    the names in tasks/non_inferiority.py."""
     return {
         "slices": list(p.evaluate.slices),
         "slice_margin": p.promote.limits.slice_f1,
-        "measures": non_inferiority.measures(challenger, champion),
+        "measures": non_inferiority.measures(challenger, champion) | (more or {}),
         "limits": non_inferiority.limits_of(p.promote.limits),
     }
 
