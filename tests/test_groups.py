@@ -192,3 +192,13 @@ def test_without_a_difference_groups_promote_no_more_often_than_said(groups: int
     )
     assert rate <= allowed + 2 * (allowed * (1 - allowed) / trials) ** 0.5
     assert blind > 2 * allowed
+
+
+def test_label_sets_in_groups_and_slices_are_judged() -> None:
+    rng = np.random.default_rng(1)
+    true: list[Any] = [tuple(k for k in LABELS if rng.random() < 0.5) for _ in range(120)]
+    opponent: list[Any] = [own if i % 2 else () for i, own in enumerate(true)]
+    how: dict[str, Any] = {"labels": LABELS, "opponent_name": "champion", "samples": 300, "slice_margin": 0.1}
+    slices = {"first": range(40), "without a label": [i for i, own in enumerate(true) if not own] * 9}
+    v = decide(true, true, opponent, groups=[str(i // 3) for i in range(120)], slices=slices, **how)
+    assert v.decision == "promote" and v.groups == 40 and v.slices is not None and set(v.slices) == {"first"}
