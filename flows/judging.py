@@ -139,9 +139,11 @@ def _limits(p: Project, challenger: Stage, champion: Stage, beside: dict[str, tu
     """What may not get worse than the champion's, beside the labels: slices and measures. `beside` are measures of other stages, by
     the names in tasks/non_inferiority.py."""
     limits = non_inferiority.limits_of(p.promote.limits)
-    if not champion.counts.get("comparable", True):  # else no project that gets a new label ever had a champion again
+    if not champion.counts["probabilities"]:  # else no project that gets a new label ever had a champion again
         limits.pop("ece", None)
-        say("  the champion has other labels than the project: its probabilities can't be compared, and promote.limits.ece waits")
+        say(
+            "  the champion has other labels than the project: its probabilities can't be compared, and promote.limits.ece waits"
+        )
     return {
         "slices": list(p.evaluate.slices),
         "slice_margin": p.promote.limits.slice_f1,

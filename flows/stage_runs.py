@@ -139,7 +139,7 @@ def test_metrics(scored: Stage) -> dict[str, float]:
     found |= {f"test.{name}.{end}": c[name][end] for name in names for end in ("ci_low", "ci_high")}
     scores = {k: v for k, v in c.get("scores", {}).items() if isinstance(v, float)}
     found |= {f"test.{k}": v for k, v in (c.get("more", {}) | scores).items()}
-    found |= {f"test.f1_macro.{s['slice']}"[:200]: s["f1_macro"]["value"] for s in c.get("slices", []) if s["f1_macro"]}
+    found |= {f"test.f1_macro.{s['name']}"[:200]: s["f1_macro"]["value"] for s in c.get("slices", []) if s["f1_macro"]}
     return found | {f"test.f1.{label}": v["f1"] for label, v in c["labels"].items()}
 
 
@@ -158,7 +158,7 @@ def slice_rows(scored: Stage) -> list[dict[str, Any]]:
     """A row for each slice: macro-F1 and accuracy with the ends of their intervals."""
     found = []
     for s in scored.counts.get("slices", []):
-        row = {"slice": s["slice"], "rows": s["rows"], "judged": s["judged"]}
+        row = {"slice": s["name"], "rows": s["rows"], "judged": s["judged"]}
         for name in ("f1_macro", "accuracy"):
             figure = s[name] or {"value": None, "ci_low": None, "ci_high": None}
             row |= {name: figure["value"], f"{name}.ci_low": figure["ci_low"], f"{name}.ci_high": figure["ci_high"]}

@@ -238,7 +238,7 @@ def test_it_tells_what_was_decided_and_from_what(tmp_path: Path) -> None:
         "train.seeds",
     ):
         assert told in said, told
-    assert "Slices" not in said and "zero-shot model that is not fine-tuned" in said
+    assert "Parts of the test set by source or time" in said and "zero-shot model that is not fine-tuned" in said
 
 
 def test_of_label_sets_and_of_a_verdict_without_numbers(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ class TestMeasure:
     def figures(self, table: list[Record], said: list[Any], **more: Any) -> dict[str, dict[str, Any]]:
         belongs = members(table, more.pop("rules", {}), more.pop("columns", []))
         how = {"labels": LABELS, "declared": [], "samples": 200, "seed": 0} | more
-        return {s["slice"]: s for s in measure(table, said, belongs, **how)}
+        return {s["name"]: s for s in measure(table, said, belongs, **how)}
 
     @given(
         st.lists(
@@ -201,7 +201,7 @@ def test_an_evaluation_holds_slices_and_groups(tmp_path: Path) -> None:
     assert [a["group"] for a in said] == [r.group for r in sealed] and len(set(a["group"] for a in said)) < len(said)
     assert all(("uk" in a["slices"]) == ("country=uk" in a["slices"]) for a in said)
     assert {r.id for r in sealed} == {Record.of(r.text, r.label, "test").id for r in sealed}, "ids are the content's"
-    names = [s["slice"] for s in scored.counts["slices"]]
+    names = [s["name"] for s in scored.counts["slices"]]
     assert names == ["uk", *sorted(names[1:])] and {"length=short", "label=metal", "country=fr"} <= set(names)
     assert json.loads((scored.directory / "metrics.json").read_text())["slices"] == scored.counts["slices"]
     assert np.isfinite([s["accuracy"]["value"] for s in scored.counts["slices"]]).all()

@@ -105,7 +105,11 @@ def share(k: int, n: int) -> dict[str, float | None]:
 
 def _changed(chosen: list[Record], names: list[str], project: Project) -> dict[str, list[_Changed]]:
     """By perturbation, the rows that it changes."""
-    keep = {w for label, line in project.labels.items() for w in words(folded(f"{label} {line}").replace(";", " "))}
+    lines = [w for line in project.labels.values() for w in words(folded(line).replace(";", " ")) if len(w) > 3]
+    keep = {
+        *lines,
+        *(w for label in project.labels for w in words(folded(label))),
+    }  # a "new law" says nothing of New York
     made = {name: [_Changed(r, perturbed(name, r.text, keep=keep)) for r in chosen] for name in names}
     return {name: [c for c in own if c.text != c.row.text] for name, own in made.items()}
 

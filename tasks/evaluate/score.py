@@ -162,7 +162,7 @@ def measured(out: Path, project: Project, who: str, rows: list[Record], answers:
         plots.by_label(found["labels"], title, out / "labels.png")
     else:
         plots.confusion(found["confusion"], names, title, out / "confusion.png")
-    return {k: v for k, v in found.items() if k != "confusion"}
+    return {k: v for k, v in found.items() if k != "confusion"} | {"probabilities": answers.scores is not None}
 
 
 def _said(rows: list[Record], answers: Answers, belongs: list[list[str]]) -> list[dict[str, Any]]:

@@ -72,7 +72,7 @@ def measure(
     samples: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Each slice's `slice`, `rows`, `judged` (whether it may be), `f1_macro` and `accuracy`, these two with 95% intervals: the
+    """Each slice's `name`, `rows`, `judged` (whether it may be), `f1_macro` and `accuracy`, these two with 95% intervals: the
     `declared` ones first, then by name.
 
     Macro-F1 is over the labels that occur in the slice. A slice without rows has no figures, one in which no row has any label no
@@ -94,7 +94,7 @@ def measure(
             many = samples if name in declared else min(samples, SHOWN)
             figures = _figures(y[own_rows], z[own_rows], samples=many, seed=seed, groups=together)
         judged = name in declared and len(own_rows) >= LEAST_ROWS
-        found.append({"slice": name, "rows": len(own_rows), "judged": judged, **figures})
+        found.append({"name": name, "rows": len(own_rows), "judged": judged, **figures})
     return found
 
 

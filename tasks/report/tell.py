@@ -56,7 +56,6 @@ def tell(
     """
     metrics = files.read_json(challenger.directory / "metrics.json")
     kept = Counter(r.source for r in files.read_records(training.directory / "kept.jsonl"))
-    slices = metrics.get("slices") or []
     return {
         "report": report,
         "name": project.name,
@@ -75,7 +74,7 @@ def tell(
         "suspected": len(files.read_lines(challenger.directory / "likely_label_errors.jsonl")),
         "points": curve.counts["points"] if curve else [],
         "dev_rows": curve.counts["dev_rows"] if curve else 0,
-        "slices": slices,
+        "slices": metrics["slices"],
         "more_figures": {
             name: blocks(report.get(name) or {}) for name in MORE if report.get(name) or name == "serving"
         },
@@ -181,8 +180,8 @@ def not_tested(report: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
         found.append(f"Labels with fewer than {FEW_ROWS} test rows say little by themselves: {', '.join(few)}.")
     if not report.get("robustness"):
         found.append("Typing errors, and texts made to mislead.")
-    if not metrics.get("slices"):
-        found.append("Parts of the test set by length, source or time.")
+    if all(s["name"].startswith(("length=", "label=")) for s in metrics["slices"]):
+        found.append("Parts of the test set by source or time (data.keep_columns, evaluate.slices).")
     if not report.get("serving"):
         found.append("Speed and answers under load.")
     if not report["champion"]:
