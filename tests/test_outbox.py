@@ -20,7 +20,7 @@ from flows.settings import Settings
 from tasks import files
 from tasks.project import Promote
 
-INTENT = Intent("toy", "2", "1", "it is better", "2026-01-02T03:04:05.000006+00:00", who="ada")
+INTENT = Intent("toy", "2", "1", "it is better", "2026-01-02T03:04:05.000006+00:00", 2, who="ada")
 KEY = "a shared secret"
 
 

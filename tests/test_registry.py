@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from flows import hand, journal, locking, outbox
+from flows import hand, journal, locking, outbox, promotion
 from flows import registry as module
-from flows.journal import Intent
-from flows.registry import ChampionMoved, Registry, Version, need_champion, promotion_key
+from flows.journal import Intent, Journal
+from flows.promotion import ChampionMoved
+from flows.registry import Registry, Version, need_champion, promotion_key
 from flows.settings import Settings
 from flows.tracking import connect
 from tasks import bundle, files
@@ -137,8 +138,14 @@ class Store:
     def aliases(self, name: str = "toy") -> dict[str, str]:
         return {k: str(v) for k, v in self.client.get_registered_model(name).aliases.items()}
 
-    def journal(self, name: str = "toy") -> list[Intent]:
-        return Intent.all(self.settings, name)
+    def journal(self, name: str = "toy") -> Journal:
+        return Journal.read(self.client, name)
+
+    def moves(self, name: str = "toy") -> list[tuple[str | None, str]]:
+        """The promotions that were carried out, of a journal that is whole and has nothing open."""
+        found = self.journal(name)
+        assert found.intents == [] and found.broken_links() == []
+        return [(row.before, row.version) for row in found.rows]
 
     def stored(self, version: Version) -> Path:
         """Where the store keeps the version's bundle."""
@@ -236,13 +243,9 @@ class TestPromoting:
         assert store.aliases() == {"challenger": "3", "champion": "2", "previous": "1"}
         store.promote(three, two)
         assert store.aliases() == {"challenger": "3", "champion": "3", "previous": "2"}
-        assert [(i.old, i.new, i.state) for i in store.journal()] == [
-            (None, "1", "done"),
-            ("1", "2", "done"),
-            ("2", "3", "done"),
-        ]
+        assert store.moves() == [(None, "1"), ("1", "2"), ("2", "3")]
         champion = need_champion(store.registry, "toy")
-        assert champion.version == "3" and champion.tags["reseed.promoted_at"] == store.journal()[-1].when
+        assert champion.version == "3" and champion.tags["reseed.promoted_at"] == store.journal().rows[-1].when
         assert [bundle.check(p) is not None and p.name for p in unasked] == [b.digest[:32] for b in bundles[:3]]
 
     def test_what_is_champion_already_stays(self, store: Store, bundles: list[Bundle]) -> None:
@@ -250,7 +253,7 @@ class TestPromoting:
         store.promote(one, None)
         store.promote(two, one)
         store.promote(two, one)
-        assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"} and len(store.journal()) == 2
+        assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"} and len(store.moves()) == 2
 
     def test_it_stops_when_the_alias_moved(self, store: Store, bundles: list[Bundle]) -> None:
         one, two, three = (store.register(b) for b in bundles[:3])
@@ -268,7 +271,7 @@ class TestPromoting:
         with pytest.raises(ChampionMoved, match="the champion is now gone"):
             store.promote(three, two)
         assert store.aliases() == {"challenger": "3", "previous": "1"}
-        assert [i.state for i in store.journal()] == ["done", "done"], "nothing was meant, so nothing is in the journal"
+        assert len(store.moves()) == 2, "nothing was meant, so nothing is in the journal"
 
     def test_a_tampered_version_is_not_promoted(self, store: Store, bundles: list[Bundle], unasked: list[Path]) -> None:
         one, two = (store.register(b) for b in bundles[:2])
@@ -276,7 +279,7 @@ class TestPromoting:
         flip(store.stored(two) / "model.safetensors")
         with pytest.raises(CorruptDirectory, match="differs from its manifest"):
             store.promote(two, one)
-        assert store.aliases()["champion"] == "1" and len(store.journal()) == len(unasked) == 1
+        assert store.aliases()["champion"] == "1" and len(store.moves()) == len(unasked) == 1
 
     def test_need_champion_says_what_is_missing(self, store: Store, bundles: list[Bundle]) -> None:
         with pytest.raises(UserError, match=r"no model 'toy'.*reseed retrain"):
@@ -300,23 +303,20 @@ class TestReconciling:
 
     def killed(self, store: Store, old: str | None = "1", new: str = "2") -> None:
         """Leave the journal as a kill does that falls after the intent was written."""
-        Intent("toy", new, old, "better", "2026-01-02T03:04:05.000006+00:00").write(store.settings)
-
-    def states(self, store: Store) -> dict[str, str]:
-        return {i.new: i.state for i in store.journal()}
+        Intent("toy", new, old, "better", "2026-01-02T03:04:05.000006+00:00", 2).write(store.client)
 
     def test_an_open_journal_is_finished(self, store: Store, pair: Any) -> None:
         self.killed(store)
-        store.registry.reconcile("toy")
+        assert store.registry.reconcile("toy")[0].startswith("toy: finished the promotion of version 2, begun at 2026")
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
-        assert self.states(store) == {"1": "done", "2": "done"}
+        assert store.moves() == [(None, "1"), ("1", "2")] and store.registry.reconcile("toy") == []
 
     def test_one_whose_aliases_were_set_is_closed(self, store: Store, pair: Any) -> None:
         self.killed(store)
         store.client.set_registered_model_alias("toy", "champion", "2")
         store.registry.reconcile("toy")
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
-        assert self.states(store) == {"1": "done", "2": "done"}
+        assert store.moves() == [(None, "1"), ("1", "2")]
 
     @pytest.mark.parametrize("alias", ["previous", "champion"])
     def test_a_fault_between_the_aliases(
@@ -333,7 +333,7 @@ class TestReconciling:
             m.setattr(MlflowClient, "set_registered_model_alias", fault)
             with pytest.raises(TransientError, match="gone"):
                 store.promote(pair[1], pair[0])
-        assert self.states(store)["2"] == "open" and store.aliases()["champion"] == "1"
+        assert [i.new for i in store.journal().intents] == ["2"] and store.aliases()["champion"] == "1"
         store.registry.reconcile("toy")
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
 
@@ -343,10 +343,8 @@ class TestReconciling:
         self.killed(store)
         three = store.register(bundles[2])
         store.client.set_registered_model_alias("toy", "champion", three.version)
-        store.registry.reconcile("toy")
-        assert store.aliases()["champion"] == "3" and self.states(store)["2"] == "abandoned"
-        store.registry.reconcile("toy")
-        assert store.aliases()["champion"] == "3"
+        assert "dropped the promotion of version 2" in store.registry.reconcile("toy")[0]
+        assert store.aliases()["champion"] == "3" and store.moves() == [(None, "1")]
 
     @pytest.mark.parametrize("deleted", ["1", "2"])
     def test_it_is_abandoned_when_a_version_of_it_was_deleted(self, deleted: str, store: Store, pair: Any) -> None:
@@ -356,7 +354,7 @@ class TestReconciling:
         store.client.delete_model_version("toy", deleted)
         store.registry.reconcile("toy")
         assert store.aliases()["champion"] == ("2" if deleted == "1" else "1")
-        assert self.states(store)["2"] == "abandoned"
+        assert store.moves() == [(None, "1")]
 
     def test_a_promotion_reconciles_first(
         self, store: Store, pair: tuple[Version, Version], bundles: list[Bundle]
@@ -368,10 +366,25 @@ class TestReconciling:
         store.promote(three, pair[1])
         assert store.aliases() == {"challenger": "3", "champion": "3", "previous": "2"}
 
-    def test_a_torn_write_in_the_journal_is_passed_over(self, store: Store, pair: Any) -> None:
-        (store.settings.home / "journal" / "toy" / ".x.json.1.tmp").write_text('{"name": "to')
-        store.registry.reconcile("toy")
-        assert self.states(store) == {"1": "done"}
+    def test_another_workspace_finishes_it(
+        self, store: Store, pair: Any, bundles: list[Bundle], tmp_path: Path
+    ) -> None:
+        """The journal is where the aliases are, so no promotion of others falls between, and none is done too late."""
+        self.killed(store)
+        other = Registry(store.client, Settings(tmp_path / "other", store.settings.tracking_uri))
+        three = store.register(bundles[2])
+        with pytest.raises(ChampionMoved, match="now version 2"):
+            other.promote(three, expected=pair[0], reason="better", **TOLD)
+        other.promote(three, expected=pair[1], reason="better", **TOLD)
+        assert store.moves() == [(None, "1"), ("1", "2"), ("2", "3")]
+
+    def test_what_others_have_overtaken_is_dropped(self, store: Store, pair: Any, bundles: list[Bundle]) -> None:
+        """The champion is again the one that the intent knows, but not any more the one that it was meant against."""
+        store.promote(store.register(bundles[2]), pair[0])
+        hand.rollback(store.settings, "toy", reason="back")
+        self.killed(store)  # a holder that was stopped, lost the lock, and wrote its intent after all
+        assert "others were promoted since" in store.registry.reconcile("toy")[0]
+        assert store.aliases()["champion"] == "1" and len(store.moves()) == 3
 
 
 def flip(path: Path) -> None:
@@ -468,7 +481,7 @@ def promote_and_die(settings: Settings, version: str, at: int) -> None:
     module.answers_in_fresh_process = lambda *_, **__: None  # type: ignore[assignment]
     registry = Registry(connect(settings), settings)
     mine, expected = registry.version("toy", version), registry.champion("toy")
-    watched = {str(m.__file__) for m in (module, journal, outbox, files)}
+    watched = {str(m.__file__) for m in (module, promotion, journal, outbox, files)}
     seen: set[tuple[str, int]] = set()
     meant = False
 
@@ -539,13 +552,12 @@ class TestSeveralProcesses:
                 r.kill()
         won = [outcomes.get(timeout=5) for _ in racers]
         assert sum(moved for _, _, moved in won) >= n - 1, "all had read that there is no champion, and one was right"
-        journal = store.journal()
-        assert [i.state for i in journal] == ["done"] * n
-        assert sorted((i.new, i.old) for i in journal) == sorted((new, old) for new, old, _ in won)
-        assert [i.old for i in journal] == [None, *(i.new for i in journal[:-1])], (
+        moves = store.moves()
+        assert sorted((new, old) for old, new in moves) == sorted((new, old) for new, old, _ in won)
+        assert [old for old, _ in moves] == [None, *(new for _, new in moves[:-1])], (
             "each took the place of the one before"
         )
-        assert store.aliases()["champion"] == journal[-1].new and store.aliases()["previous"] == journal[-2].new
+        assert store.aliases()["champion"] == moves[-1][1] and store.aliases()["previous"] == moves[-2][1]
 
 
 @pytest.mark.slow
@@ -570,14 +582,12 @@ def test_kill_9_at_every_line_of_a_promotion(sqlite: Store, bundles: list[Bundle
         now = store.aliases()["champion"]
         assert now in {before, new}, at
         moved += now == new
-        done = [i for i in store.journal() if i.state == "done"]
-        assert len(done) == len(store.journal()) == moved + 1, (at, "a promotion is open, or was lost")
-        rows = store.registry.history("toy")
-        assert [(r.when, r.version) for r in rows] == [(i.when, i.new) for i in done], at
-        assert journal.broken_links(rows) == [] and rows[-1].version == now, at
+        found = store.journal()
+        assert found.intents == [] and len(found.rows) == moved + 1, (at, "a promotion is open, or was lost")
+        assert store.registry.odd("toy") == [], at
         assert now == before or store.aliases()["previous"] == before, at
         letters = outbox.waiting(store.settings)
-        assert [(told["when"], told["version"]) for told in letters] == [(i.when, i.new) for i in done], at
+        assert [(told["when"], told["version"]) for told in letters] == [(r.when, r.version) for r in found.rows], at
     assert at > 40, "the sweep reaches every line"
     sys.stderr.write(f"{at - 1} kills in a promotion, {moved - 1} of them carried out by the next start\n")
 
@@ -609,7 +619,7 @@ class TestFreshProcess:
         version = sqlite.register(Bundle(broken, files.seal(broken)))
         with pytest.raises(CorruptDirectory, match="fresh process"):
             sqlite.promote(version, None)
-        assert sqlite.aliases() == {"challenger": "1"} and sqlite.journal() == []
+        assert sqlite.aliases() == {"challenger": "1"} and sqlite.moves() == []
 
 
 @pytest.mark.usefixtures("unasked")
@@ -691,8 +701,12 @@ class TestHistory:
     def test_a_kill_before_the_row_was_written(
         self, store: Store, three: list[Version], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fault(*_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
+        real = MlflowClient.set_registered_model_tag
+
+        def fault(self: MlflowClient, name: str, key: str, value: str) -> None:
+            if key.startswith("reseed.history."):
+                raise KeyboardInterrupt
+            real(self, name, key, value)
 
         with monkeypatch.context() as m:
             m.setattr(MlflowClient, "set_registered_model_tag", fault)
