@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlflow.exceptions import MlflowException
-
 from flows import journal, outbox
 from flows.journal import Intent, Journal
 from flows.locking import Held, LockLost
@@ -42,8 +40,8 @@ def writing(registry: Registry, name: str) -> Iterator[Writer]:
         with registry.lock(name) as held:
             try:
                 yield Writer(registry, held, begun)
-            except MlflowException:
-                held()  # two wrote at once, and the store took one: no fault where the lock is lost
+            except Exception:
+                held()  # without the lock, whatever was met is the other's doing
                 raise
     except LockLost:
         for intent in begun:

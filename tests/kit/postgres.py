@@ -27,7 +27,9 @@ class Postgres:
         self.run("pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", settings, "start")
         self.run("createdb", "-h", folder, "-U", "postgres", "mlflow")
         self.uri = f"postgresql+psycopg://postgres@/mlflow?host={folder}"
-        migrations = "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; S(*sys.argv[1:])"
+        migrations = (
+            "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; S(*sys.argv[1:])"
+        )
         subprocess.run([sys.executable, "-c", migrations, self.uri, str(folder)], check=True, timeout=120)  # once
 
     def run(self, program: str, *arguments: str | Path) -> None:

@@ -18,6 +18,8 @@ goes on without the lock. A round is right when, after the next start's reconcil
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import random
@@ -46,11 +48,9 @@ Pid = int
 
 def imported() -> None:
     """Import what a promoter needs, so that a fork has it."""
-    import mlflow.artifacts
-    import mlflow.store.artifact.local_artifact_repo
-    import mlflow.store.model_registry.sqlalchemy_store
-    import mlflow.store.tracking.sqlalchemy_store
-    import psycopg  # noqa: F401
+    stores = ["artifact.local_artifact_repo", "model_registry.sqlalchemy_store", "tracking.sqlalchemy_store"]
+    for name in ("mlflow.artifacts", *(f"mlflow.store.{s}" for s in stores), "psycopg"):
+        importlib.import_module(name)
 
 
 class Race:
@@ -139,8 +139,6 @@ class Race:
 
     def _told_of_the_lock(self, registry: Registry) -> None:
         """Note in the shared memory who holds the lock, so that trouble finds it."""
-        import contextlib
-
         real = registry.lock
 
         @contextlib.contextmanager
@@ -221,7 +219,9 @@ class Race:
         if len(set(order)) != len(order):
             wrong.append(f"a version stands twice in the history: {order}")
         if [row.before for row in found.rows] != [None, *order[:-1]][: len(order)]:
-            wrong.append(f"a row does not begin where the one before ended: {[(r.before, r.version) for r in found.rows]}")
+            wrong.append(
+                f"a row does not begin where the one before ended: {[(r.before, r.version) for r in found.rows]}"
+            )
         if [scores[v] for v in order] != sorted(scores[v] for v in order):
             wrong.append(f"something worse was promoted: {[scores[v] for v in order]}")
         if (aliases.get("champion"), aliases.get("previous")) != tuple(([None, None, *order])[:-3:-1]):
@@ -229,7 +229,9 @@ class Race:
         part = {v for v, code in codes.items() if code in {PROMOTED, BEATEN}} | set(order)
         if part and aliases.get("champion") != max(part, key=lambda v: scores[v]):
             wrong.append(f"the champion is {aliases.get('champion')}, not the best of {sorted(part)}")
-        wrong += [f"version {v} was promoted and has no row" for v, c in codes.items() if c == PROMOTED and v not in order]
+        wrong += [
+            f"version {v} was promoted and has no row" for v, c in codes.items() if c == PROMOTED and v not in order
+        ]
         told = [(t["when"], t["version"]) for t in outbox.waiting(self.settings) if t["model"] == name]
         if told != [(row.when, row.version) for row in found.rows]:
             wrong.append(f"the letters are {told}")
