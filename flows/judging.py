@@ -54,7 +54,7 @@ def judge_and_promote(
             )
         look = r.registry.look(r.project.name, test_set=r.prepared.sealed.digest, bundle=version.digest)
         verdict, figures, evidence = _judge(r, opponent, challenger, baselines, look=look)
-        if champion is None and opponent is not None:
+        if champion is None:
             verdict = replace(verdict, reasons=(*verdict.reasons, *r.registry.odd(r.project.name)))
         _record(r, version, verdict, challenger, evidence)
         if verdict.decision != "promote":

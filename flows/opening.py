@@ -43,7 +43,9 @@ def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = Fal
     check_references(project, Path(config))
     check_endpoint(project)
     with files.only_one(settings.home / "locks" / f"retrain-{project.name}.lock", f"a retrain of {project.name!r}"):
-        generation, judged_before = generations.begin(settings.home, project.name, fresh=fresh)
+        generation, judged_before = generations.begin(
+            settings.home, project.name, fresh=fresh, flow_run=str(flow_run.id or "")
+        )
         registry = Registry(connect(settings), settings)
         for sentence in [*registry.reconcile(project.name), *registry.odd(project.name)]:
             say(f"  {sentence}")
