@@ -135,7 +135,7 @@ def prune(settings: Settings, name: str, *, keep: int, really: bool) -> dict[str
     never champion, with their files; removed where `really`.
     """
     registry = _registry(settings, name)
-    with registry.lock(name):  # no promotion meanwhile, so a champion is never among them
+    with registry.lock(name) as held:  # no promotion meanwhile, so a champion is never among them
         versions = registry.versions(name)
         stay = {v.version for v in versions[:keep]} | set(registry.aliases(name).values())
         stay |= {row.version for row in registry.history(name)}
@@ -146,6 +146,7 @@ def prune(settings: Settings, name: str, *, keep: int, really: bool) -> dict[str
         size = sum(_size(d) for d in directories)
         if really:
             for v in gone:
+                held()
                 registry.delete(v)
             for d in directories:
                 shutil.rmtree(d, ignore_errors=True)

@@ -375,18 +375,50 @@ class TestHistory:
         standing = store.registry.standing("toy")
         assert standing is not None and standing.version == "2", "a champion without its alias was not beaten"
 
-    @pytest.mark.parametrize("how", ["changed", "taken away"])
-    def test_a_row_that_was_tampered_with_is_seen(self, how: str, store: Store, three: list[Version]) -> None:
+    @pytest.mark.parametrize(
+        ("how", "said"),
+        [
+            ("row 2 changed", "row 3 does not follow on row 2"),
+            ("row 2 taken away", "before row 3 a row is missing"),
+            ("row 2 no row", "row 2 can't be read: it was changed"),
+            ("row 3 changed", "the row of version 3 was changed or taken away"),
+            ("row 3 taken away", "the row of version 3 was changed or taken away"),
+            ("all taken away", "the row of version 3 was changed or taken away"),
+        ],
+    )
+    def test_a_row_that_was_tampered_with_is_seen(
+        self, how: str, said: str, store: Store, three: list[Version]
+    ) -> None:
         store.promote(three[2], three[1])
-        key = "reseed.history.000002"
-        if how == "changed":
-            row = json.loads(store.client.get_registered_model("toy").tags[key])
-            store.client.set_registered_model_tag("toy", key, json.dumps(row | {"who": "nobody"}))
-            said = "row 3 does not follow on row 2"
-        else:
-            store.client.delete_registered_model_tag("toy", key)
-            said = "before row 3 a row is missing"
+        for number in (1, 2, 3):
+            key = f"reseed.history.{number:06d}"
+            if how in {f"row {number} taken away", "all taken away"}:
+                store.client.delete_registered_model_tag("toy", key)
+            elif how == f"row {number} no row":
+                store.client.set_registered_model_tag("toy", key, '{"number": [2]}')
+            elif how == f"row {number} changed":
+                row = json.loads(store.client.get_registered_model("toy").tags[key])
+                store.client.set_registered_model_tag("toy", key, json.dumps(row | {"who": "nobody"}))
         assert any(said in sentence for sentence in hand.history(store.settings, "toy")["odd"])
+        hand.rollback(store.settings, "toy", reason="what was changed stops no promotion")
+        assert store.aliases()["champion"] == "2" and store.registry.history("toy")[-1].kind == "rollback"
+
+    def test_where_the_alias_was_deleted_a_rollback_goes_to_what_was_promoted_last(
+        self, store: Store, three: list[Version]
+    ) -> None:
+        store.client.delete_registered_model_alias("toy", "champion")
+        with pytest.raises(UserError, match=r"no champion any more.*`reseed promote toy 2 --reason ...`"):
+            need_champion(store.registry, "toy")
+        store.promote(three[2], None)
+        assert store.aliases()["previous"] == "2"
+        assert hand.rollback(store.settings, "toy", reason="back")["version"] == "2"
+
+    def test_a_version_that_was_deleted_is_said(self, store: Store, three: list[Version]) -> None:
+        store.client.delete_model_version("toy", "2")
+        (said,) = hand.history(store.settings, "toy")["odd"]
+        assert said == "version 2, which was promoted last, was deleted; the alias champion is gone"
+        standing = store.registry.standing("toy")
+        assert standing is not None and standing.version == "1"
 
     def test_a_kill_before_the_row_was_written(
         self, store: Store, three: list[Version], monkeypatch: pytest.MonkeyPatch

@@ -326,6 +326,17 @@ def promote_at_last(store: Store, version: Version) -> None:
     pytest.fail("the champion moved three times")
 
 
+def test_a_holder_that_lost_its_lock_is_told_before_it_writes(store: Store) -> None:
+    with store.registry.lock("toy") as held:
+        held()
+        take_the_lock_from(store)
+        with (
+            pytest.raises(LockLost, match=r"was removed while|ended the session"),
+            store.registry.lock("toy"),
+        ):
+            held()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(120 * ROUNDS)
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
