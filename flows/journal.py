@@ -134,6 +134,23 @@ class Journal:
             last = row
         return found
 
+    def odd(self, champion: str | None, *, written: str | None = None, there: set[str]) -> list[str]:
+        """A sentence on whatever is not as the rows say: `champion` is the version of the alias, `written` the digest of its row
+        as it carries it, `there` the versions that there are."""
+        found, last = self.broken_links(), self.rows[-1].version if self.rows else None
+        now = f"version {champion}" if champion else "gone"
+        if last is not None and last not in there:
+            found.append(f"version {last}, which was promoted last, was deleted; the alias champion is {now}")
+        elif last not in {None, champion}:
+            found.append(
+                f"the alias champion is {now}, but version {last} was promoted last: it was moved without Reseed"
+            )
+        if written not in {None, *(row.digest for row in self.rows if row.version == champion)}:
+            found.append(f"the row of version {champion} was changed or taken away since it was promoted")
+        elif champion is not None and last is None:
+            found.append(f"the alias champion is {now}, which was not promoted by Reseed")
+        return found
+
 
 def note(client: MlflowClient, intent: Intent, *, bundle: str, verdict: str, evidence: str) -> str:
     """Add the row of a promotion that was carried out, once; its digest. Call it under the registry's lock."""

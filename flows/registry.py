@@ -258,22 +258,11 @@ class Registry:
 
     def odd(self, name: str) -> list[str]:
         """A sentence on whatever of `name` is not as its history says."""
-        found, rows = (read := Journal.read(self.client, name)).broken_links(), read.rows
-        there = {v.version: v for v in self.versions_or_none(name)}
-        champion, last = self.champion(name), rows[-1] if rows else None
-        now = f"version {champion.version}" if champion else "gone"
-        if last is not None and last.version not in there:
-            found.append(f"version {last.version}, which was promoted last, was deleted; the alias champion is {now}")
-        elif last is not None and (champion is None or champion.version != last.version):
-            found.append(
-                f"the alias champion is {now}, but version {last.version} was promoted last: it was moved without Reseed"
-            )
-        written = champion.tags.get(journal.ROW) if champion else None
-        if champion is not None and written not in {None, *(r.digest for r in rows if r.version == champion.version)}:
-            found.append(f"the row of version {champion.version} was changed or taken away since it was promoted")
-        elif champion is not None and last is None:
-            found.append(f"the alias champion is {now}, which was not promoted by Reseed")
-        return found
+        champion, there = self.champion(name), {v.version for v in self.versions_or_none(name)}
+        found = Journal.read(self.client, name)
+        if champion is None:
+            return found.odd(None, there=there)
+        return found.odd(champion.version, written=champion.tags.get(journal.ROW), there=there)
 
     def standing(self, name: str) -> Version | None:
         """What a challenger has to beat: the champion, or where its alias was deleted the version promoted last that is there.
