@@ -284,12 +284,16 @@ class Registry:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[Held]:
-        """Hold the lock of `name`. A passing fault of the store meanwhile is a TransientError."""
+        """Hold the lock of `name`. A passing fault of the store meanwhile is a TransientError, and so is a row that somebody who
+        has lost the lock wrote in the same moment: whatever is done under the lock can be done again."""
         with registry_lock(self.settings, name) as held:
             try:
                 yield held
             except MlflowException as e:
-                if e.error_code != "TEMPORARILY_UNAVAILABLE":
+                if e.error_code not in {
+                    "TEMPORARILY_UNAVAILABLE",
+                    "BAD_REQUEST",
+                }:  # the latter: what SQLAlchemy refused
                     raise
                 raise TransientError(f"MLflow at {self.settings.tracking_uri}: {e}") from None
 
