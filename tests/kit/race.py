@@ -82,16 +82,21 @@ class Race:
         ranks = sorted(range(self.promoters), key=lambda i: scores[i] + self.rng.gauss(0, 300))
         seeds = {i: self.rng.random() * 0.05 * at for at, i in enumerate(ranks)}  # mostly the worse ones first
         running: dict[Pid, str] = {}
+        ended: dict[Pid, int] = {}
         for i in range(self.promoters):
             pid = os.fork()
             if not pid:
                 os.close(gate)
                 os._exit(self._promoter(name, str(i + 1), says=says, waits=waits, delay=seeds[i]))
             running[pid] = str(i + 1)
-        for _ in running:
-            os.read(ready, 1)
-        os.close(gate)  # all at once
-        ended = self._trouble(dict(running))
+        try:
+            for _ in running:
+                os.read(ready, 1)
+            os.close(gate)  # all at once
+            self._trouble(dict(running), ended)
+        finally:
+            for pid in running.keys() - ended.keys():
+                os.kill(pid, signal.SIGKILL)
         for fd in (ready, says, waits):
             os.close(fd)
         codes = {running[pid]: os.waitstatus_to_exitcode(status) for pid, status in ended.items()}
@@ -103,6 +108,7 @@ class Race:
     def _registry(self) -> Registry:
         from mlflow import MlflowClient
 
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         module.answers_in_fresh_process = lambda *_, **__: None  # type: ignore[assignment]
         uri = self.settings.tracking_uri
         return Registry(MlflowClient(uri, uri), self.settings)
@@ -149,9 +155,9 @@ class Race:
 
         registry.lock = lock  # type: ignore[method-assign]
 
-    def _trouble(self, running: dict[Pid, str]) -> dict[Pid, int]:
-        """Kill, stop and cut off at random moments until all have ended; their exit statuses."""
-        kills, ended, stopped = self.promoters // 4, {}, {}
+    def _trouble(self, running: dict[Pid, str], ended: dict[Pid, int]) -> None:
+        """Kill, stop and cut off at random moments until all have ended, with their exit statuses in `ended`."""
+        kills, stopped = self.promoters // 4, {}
         until = time.monotonic() + 200
         while running:
             for pid in list(running):
@@ -184,7 +190,6 @@ class Race:
                 self.done["stops of the holder"] += pid == holder
                 if pid == holder and self.rng.random() < 0.5:
                     self._cut()
-        return ended
 
     def _cut(self) -> None:
         """End the sessions that hold an advisory lock, as an administrator or a failover does."""
@@ -289,6 +294,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     from tests.kit.postgres import temporary
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server and the promoters are ended
 
     with tempfile.TemporaryDirectory(prefix="reseed-race-") as folder, temporary(options.store) as server:
         home = Path(folder)
