@@ -37,7 +37,7 @@ from flows import registry as module
 from flows.journal import Journal
 from flows.promotion import ChampionMoved
 from flows.registry import Registry, Version
-from flows.settings import Settings
+from flows.settings import Settings, quiet
 from tasks import bundle, files
 from tasks.errors import TransientError
 
@@ -141,6 +141,7 @@ class Race:
             return PROMOTED if champion.version == version else BEATEN
         except BaseException as e:
             sys.stderr.write(f"version {version}: {type(e).__name__}: {e}\n")
+            os.write(says, b".")  # where it did not come so far, the others wait for it
             return BROKEN
 
     def _told_of_the_lock(self, registry: Registry) -> None:
@@ -295,6 +296,7 @@ def main() -> int:
     options = parser.parse_args()
     from tests.kit.postgres import temporary
 
+    quiet()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server and the promoters are ended
 
     with tempfile.TemporaryDirectory(prefix="reseed-race-") as folder, temporary(options.store) as server:
