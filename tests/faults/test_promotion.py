@@ -194,11 +194,10 @@ def test_kill_9_at_every_line_of_a_promotion(told: Store, bundles: list[Bundle])
     """The next start converges: one champion, as the journal and the history say, and nothing is told twice."""
     store, versions = told, [told.register(b) for b in bundles[:2]]
     store.promote(versions[0], None)
-    each = 1 if store.settings.sqlite else EACH
-    at = 1 - each
+    at = 1 - EACH
     kills = finished = moved = 0
     while not finished:
-        at += each
+        at += EACH
         before, new = another(store, versions)
         child = PROCESSES.Process(target=promote_in_trouble, args=(store.settings, new, at, signal.SIGKILL))
         child.start()
