@@ -16,6 +16,7 @@ from flows import cli_registry
 from flows.output import json_option, output_for
 from flows.settings import Settings
 from tasks.errors import TransientError, UserError
+from tasks.files import CorruptDirectory
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -255,6 +256,8 @@ def _sentence(error: BaseException) -> str | None:
         if "database or disk is full" in str(seen):
             return "the disk is full (MLflow's or Prefect's database): free some space; finished stages are kept"
         seen = seen.__cause__ or seen.__context__
+    if isinstance(error, CorruptDirectory):
+        return f"{error}: it is not used"
     return str(error) if isinstance(error, TransientError) else None
 
 

@@ -12,7 +12,9 @@ from typing import Any
 import click
 from mlflow.exceptions import MlflowException
 
-from flows import journal, outbox
+from flows import outbox
+from flows.journal import Kind
+from flows.progress import say
 from flows.registry import Registry, Version, need_champion
 from flows.settings import Settings
 from flows.tracking import connect
@@ -55,7 +57,7 @@ def rollback(settings: Settings, name: str, *, reason: str, by: str | None = Non
     return _move(registry, before, kind="rollback", reason=_said(reason), by=by)
 
 
-def _move(registry: Registry, to: Version, *, kind: journal.Kind, reason: str, by: str | None) -> dict[str, Any]:
+def _move(registry: Registry, to: Version, *, kind: Kind, reason: str, by: str | None) -> dict[str, Any]:
     champion = registry.champion(to.name)
     if champion is not None and champion.version == to.version:
         raise UserError(f"version {to.version} of {to.name!r} is the champion already")
@@ -77,15 +79,9 @@ def show_moved(done: dict[str, Any], said: str) -> None:
 def history(settings: Settings, name: str) -> dict[str, Any]:
     """Every promotion of `name`, oldest first, and what is not as the history says."""
     registry = _registry(settings, name)
-    rows = registry.history(name)
-    champion = registry.champion(name)
-    odd = journal.broken_links(rows)
-    last = rows[-1].version if rows else None
+    rows, champion = registry.history(name), registry.champion(name)
     now = champion.version if champion else None
-    if now != last:
-        said = f"version {now}" if now else "gone"
-        odd.append(f"the alias champion is {said}, but version {last} was promoted last: it was moved without Reseed")
-    return {"model": name, "champion": now, "history": [asdict(r) for r in rows], "odd": odd}
+    return {"model": name, "champion": now, "history": [asdict(r) for r in rows], "odd": registry.odd(name)}
 
 
 def show_history(found: dict[str, Any]) -> None:
@@ -139,7 +135,7 @@ def prune(settings: Settings, name: str, *, keep: int, really: bool) -> dict[str
     never champion, with their files; removed where `really`.
     """
     registry = _registry(settings, name)
-    with registry.lock(name):  # no promotion meanwhile, so a champion is never among them
+    with registry.lock(name) as held:  # no promotion meanwhile, so a champion is never among them
         versions = registry.versions(name)
         stay = {v.version for v in versions[:keep]} | set(registry.aliases(name).values())
         stay |= {row.version for row in registry.history(name)}
@@ -150,6 +146,7 @@ def prune(settings: Settings, name: str, *, keep: int, really: bool) -> dict[str
         size = sum(_size(d) for d in directories)
         if really:
             for v in gone:
+                held()
                 registry.delete(v)
             for d in directories:
                 shutil.rmtree(d, ignore_errors=True)
@@ -187,7 +184,8 @@ def _registry(settings: Settings, name: str) -> Registry:
     """The registry, with what a kill left open finished. Raises UserError when there is no model of this name."""
     registry = Registry(connect(settings), settings)
     registry.need_name(name)
-    registry.reconcile(name)
+    for sentence in registry.reconcile(name):
+        say(sentence)
     return registry
 
 

@@ -1,55 +1,61 @@
-"""What was meant and what was done: the intent of a promotion on this disk, and the history of a name in MLflow's store.
+"""What was meant and what was done, both in MLflow's store, where the aliases are: intents, and the history of a name.
 
-An intent is written before the aliases move and closed after, so that a kill between them is finished at the next start.
-The history has one row a promotion, in the tags of the registered model: it is where the aliases are, for every worker,
-and stays when an alias is moved or deleted. Each row holds the digest of the one before it, so a row that was changed or
-taken away is seen.
+An intent is written before the aliases move and taken away after, so that what a kill leaves between them is finished at the
+next start, of whichever worker and workspace. The history has one row a promotion, in the tags of the registered model:
+it stays when an alias is moved or deleted. Each row holds the digest of the one before it, and the version that was
+promoted the digest of its row, so a row that was changed or taken away is seen.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from pydantic import TypeAdapter
 
-from flows.settings import Settings
-from tasks import files
 from tasks.records import digest_of
 
 Kind = Literal["verdict", "by hand", "rollback"]
-_TAG = "reseed.history."
-_MOST = 3000  # characters of a reason that are kept: a tag of MLflow's holds 5000
+ROW = "reseed.promotion"  # of a version: the digest of its last row in the history
+_ROWS, _INTENTS = "reseed.history.", "reseed.intent."
+MOST = 3000  # characters of a reason that are kept: a tag of MLflow's holds 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """A promotion in the journal: from `old` to `new`, by whom and why."""
+    """A promotion that was begun: from `old` to `new`, by whom and why, to be row `number` of the history.
+
+    The number is the fence: once the history has another row of this number, the intent is void.
+    """
 
     name: str
     new: str
     old: str | None
     reason: str
     when: str
-    state: str = "open"
+    number: int
     kind: Kind = "verdict"
     who: str = ""
 
-    def write(self, settings: Settings) -> None:
-        files.write_json(self._path(settings), asdict(self))
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(f"{self.name}\0{self.when}\0{self.new}".encode()).hexdigest()[:32]
 
-    def close(self, settings: Settings, state: str) -> None:
-        files.write_json(self._path(settings), asdict(self) | {"state": state})
+    def write(self, client: MlflowClient) -> None:
+        client.set_registered_model_tag(self.name, _INTENTS + self.id, json.dumps(asdict(self), ensure_ascii=False))
 
-    def _path(self, settings: Settings) -> Any:
-        return settings.home / "journal" / self.name / f"{self.when.replace(':', '')}-{self.new}.json"
+    def close(self, client: MlflowClient) -> None:
+        client.delete_registered_model_tag(self.name, _INTENTS + self.id)
 
-    @classmethod
-    def all(cls, settings: Settings, name: str) -> list[Intent]:
-        """The journal of a project, oldest first."""
-        return [cls(**files.read_json(p)) for p in sorted((settings.home / "journal" / name).glob("[!.]*.json"))]
+    def is_open(self, tags: dict[str, str]) -> bool:
+        return _INTENTS + self.id in tags
+
+    def is_row(self, row: Entry) -> bool:
+        return (row.when, row.version) == (self.when, self.new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,50 +82,113 @@ class Entry:
         return digest_of(asdict(self))
 
 
-def read_history(client: MlflowClient, name: str) -> list[Entry]:
-    """The promotions of `name`, oldest first; none where there is no such model."""
-    try:
-        tags = client.get_registered_model(name).tags
-    except MlflowException as e:
-        if e.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return []
-        raise
-    rows = sorted((k, v) for k, v in tags.items() if k.startswith(_TAG))
-    return [Entry(**json.loads(v)) for _, v in rows]
+@dataclass(frozen=True, slots=True)
+class Journal:
+    """The rows of a name, oldest first, its open intents, and the numbers of rows that can't be read."""
+
+    rows: list[Entry] = field(default_factory=list)
+    intents: list[Intent] = field(default_factory=list)
+    unreadable: list[int] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, client: MlflowClient, name: str) -> Journal:
+        """Empty where there is no such model."""
+        return cls.of(tags_of(client, name))
+
+    @classmethod
+    def of(cls, tags: dict[str, str]) -> Journal:
+        found = cls()
+        for key, said in sorted(tags.items()):
+            if key.startswith(_ROWS) and key.removeprefix(_ROWS).isdigit():
+                number = int(key.removeprefix(_ROWS))
+                row = _read(Entry, said)
+                if row is None or row.number != number:
+                    found.unreadable.append(number)
+                else:
+                    found.rows.append(row)
+            elif key.startswith(_INTENTS):
+                intent = _read(Intent, said)
+                if intent is not None and intent.is_open(tags):
+                    found.intents.append(intent)
+        found.rows.sort(key=lambda row: row.number)
+        found.intents.sort(key=lambda intent: intent.when)
+        return found
+
+    @property
+    def next(self) -> int:
+        """The number of the row to come."""
+        return 1 + max([0, *(row.number for row in self.rows), *self.unreadable])
+
+    def broken_links(self) -> list[str]:
+        """A sentence for each row that does not follow on the one before it: something was changed or taken away."""
+        found = [f"row {number} can't be read: it was changed" for number in self.unreadable]
+        last: Entry | None = None
+        for row in self.rows:
+            if row.number != (last.number + 1 if last else 1):
+                if row.number - 1 not in self.unreadable:
+                    found.append(f"before row {row.number} a row is missing")
+            elif row.link != (last.digest if last else ""):
+                found.append(
+                    f"row {row.number} does not follow on row {row.number - 1} as it stands: one of them was changed"
+                )
+            last = row
+        return found
+
+    def odd(self, champion: str | None, *, written: str | None = None, there: set[str]) -> list[str]:
+        """A sentence on whatever is not as the rows say: `champion` is the version of the alias, `written` the digest of its row
+        as it carries it, `there` the versions that there are."""
+        found, last = self.broken_links(), self.rows[-1].version if self.rows else None
+        now = f"version {champion}" if champion else "gone"
+        if last is not None and last not in there:
+            found.append(f"version {last}, which was promoted last, was deleted; the alias champion is {now}")
+        elif last not in {None, champion}:
+            found.append(
+                f"the alias champion is {now}, but version {last} was promoted last: it was moved without Reseed"
+            )
+        if written not in {None, *(row.digest for row in self.rows if row.version == champion)}:
+            found.append(f"the row of version {champion} was changed or taken away since it was promoted")
+        elif champion is not None and last is None:
+            found.append(f"the alias champion is {now}, which was not promoted by Reseed")
+        return found
 
 
-def note(client: MlflowClient, intent: Intent, *, bundle: str, verdict: str, evidence: str) -> None:
-    """Add the row of a promotion that was carried out, once. Call it under the registry's lock."""
-    rows = read_history(client, intent.name)
-    if any((row.when, row.version) == (intent.when, intent.new) for row in rows):
-        return
+def note(client: MlflowClient, intent: Intent, *, bundle: str, verdict: str, evidence: str) -> str:
+    """Add the row of a promotion that was carried out, once; its digest. Call it under the registry's lock."""
+    rows = Journal.read(client, intent.name).rows
+    there = next((row for row in rows if intent.is_row(row)), None)
+    if there is not None:
+        return there.digest
     entry = Entry(
-        number=rows[-1].number + 1 if rows else 1,
+        number=intent.number,
         when=intent.when,
         kind=intent.kind,
         version=intent.new,
         bundle=bundle,
         before=intent.old,
         who=intent.who,
-        reason=intent.reason[:_MOST],
+        reason=intent.reason,
         verdict=verdict,
         evidence=evidence,
         link=rows[-1].digest if rows else "",
     )
     said = json.dumps(asdict(entry), ensure_ascii=False, sort_keys=True)
-    client.set_registered_model_tag(intent.name, f"{_TAG}{entry.number:06d}", said)
+    client.set_registered_model_tag(intent.name, f"{_ROWS}{entry.number:06d}", said)
+    return entry.digest
 
 
-def broken_links(rows: list[Entry]) -> list[str]:
-    """A sentence for each row that does not follow on the one before it: something was changed or taken away."""
-    found = []
-    last: Entry | None = None
-    for row in rows:
-        if row.number != (last.number + 1 if last else 1):
-            found.append(f"before row {row.number} a row is missing")
-        elif row.link != (last.digest if last else ""):
-            found.append(
-                f"row {row.number} does not follow on row {row.number - 1} as it stands: one of them was changed"
-            )
-        last = row
-    return found
+def tags_of(client: MlflowClient, name: str) -> dict[str, str]:
+    """The tags of the registered model; none where there is no such model."""
+    try:
+        return dict(client.get_registered_model(name).tags)
+    except MlflowException as e:
+        if e.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+
+
+def _read(kind: Any, said: str) -> Any:
+    """The row or intent, or None where somebody made something else of it."""
+    try:
+        return TypeAdapter(kind).validate_json(said, strict=True)
+    except ValueError:
+        return None

@@ -12,7 +12,8 @@ from flows import approval, beside_f1, outbox, stage_runs, steps
 from flows import report as reports
 from flows.context import Retrain
 from flows.progress import say
-from flows.registry import ChampionMoved, Version
+from flows.promotion import ChampionMoved
+from flows.registry import Version
 from tasks import files, judge, non_inferiority
 from tasks.errors import TransientError
 from tasks.evaluate.score import baselines_of
@@ -69,6 +70,8 @@ def judge_and_promote(
             )
         look = r.registry.look(r.project.name, test_set=r.prepared.sealed.digest, bundle=version.digest)
         verdict, figures, evidence = _judge(r, opponent, challenger, baselines, look=look)
+        if champion is None:
+            verdict = replace(verdict, reasons=(*verdict.reasons, *r.registry.odd(r.project.name)))
         _record(r, version, verdict, challenger, evidence)
         if verdict.decision != "promote":
             return verdict, figures, False

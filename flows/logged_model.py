@@ -30,6 +30,7 @@ def logged_model(client: MlflowClient, key: str, directory: Path, *, run_id: str
             name="model",
             python_model=str(CLASSIFIER),
             artifacts={"bundle": str(directory)},
+            model_config={"bundle": files.read_json(directory / files.MANIFEST)["digest"]},
             signature=_signature(directory),
             input_example=pd.DataFrame({"text": ["The text to be classified."]}),
             pip_requirements=[

@@ -43,9 +43,12 @@ def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = Fal
     check_references(project, Path(config))
     check_endpoint(project)
     with files.only_one(settings.home / "locks" / f"retrain-{project.name}.lock", f"a retrain of {project.name!r}"):
-        generation, judged_before = generations.begin(settings.home, project.name, fresh=fresh)
+        generation, judged_before = generations.begin(
+            settings.home, project.name, fresh=fresh, flow_run=str(flow_run.id or "")
+        )
         registry = Registry(connect(settings), settings)
-        registry.reconcile(project.name)
+        for sentence in [*registry.reconcile(project.name), *registry.odd(project.name)]:
+            say(f"  {sentence}")
         for sentence in outbox.deliver(settings, registry):
             say(f"  {sentence}")
         log = _open_run(project, settings, config=config, generation=generation)

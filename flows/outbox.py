@@ -31,7 +31,7 @@ def put(settings: Settings, intent: Intent, *, hooks: dict[str, str], bundle: st
     """Write the letters of a promotion that was carried out; those of a promotion that is carried out again are the same."""
     told = {
         "event": "promoted",
-        "id": hashlib.sha256(f"{intent.name}\0{intent.when}\0{intent.new}".encode()).hexdigest()[:32],
+        "id": intent.id,
         "model": intent.name,
         "version": intent.new,
         "before": intent.old,

@@ -1,8 +1,7 @@
 """The model registry: register, champion, promote, reconcile. Idempotent, single writer.
 
 MLflow's aliases are last-writer-wins. So a promotion holds a lock (flock beside a SQLite store, an advisory lock on
-PostgreSQL), journals its intent, reads the alias again, stops when it moved since the evaluation, sets `previous` and
-then `champion`, reads back, and closes the journal. A journal that a kill left open is reconciled at the next start.
+PostgreSQL), reads the alias again, stops when it moved since the evaluation, and carries out what flows/promotion.py tells.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,22 +20,18 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from flows import journal, outbox
+from flows import journal, promotion
 from flows.fresh_process import answers_in_fresh_process
-from flows.journal import Entry, Intent, Kind
-from flows.locking import registry_lock
+from flows.journal import MOST, Entry, Intent, Journal, Kind
+from flows.locking import Held, registry_lock
 from flows.logged_model import logged_model
+from flows.promotion import ChampionMoved
 from flows.settings import Settings
 from tasks import bundle
 from tasks.errors import TransientError, UserError, nearest
 from tasks.files import CorruptDirectory
 
-_HOOKS = "reseed.hooks"
 MOST_LOOKS = 350  # bundles that a tag holds; after as many verdicts nothing is promoted on a test set any more
-
-
-class ChampionMoved(RuntimeError):
-    """The champion is not the one that the challenger was compared with: compare again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +53,14 @@ class Registry:
     """The versions of the projects in one MLflow store."""
 
     def __init__(self, client: MlflowClient, settings: Settings) -> None:
-        self._client, self.settings = client, settings
+        self.client, self.settings = client, settings
 
     # --- reading
 
     def alias(self, name: str, alias: str) -> Version | None:
         """The version that `alias` stands for, or None."""
         try:
-            return Version.of(self._client.get_model_version_by_alias(name, alias))
+            return Version.of(self.client.get_model_version_by_alias(name, alias))
         except MlflowException as e:
             if e.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 return None
@@ -72,7 +68,7 @@ class Registry:
 
     def aliases(self, name: str) -> dict[str, str]:
         """Each alias of `name` and the version it stands for."""
-        return {k: str(v) for k, v in self._client.get_registered_model(name).aliases.items()}
+        return {k: str(v) for k, v in self.client.get_registered_model(name).aliases.items()}
 
     def champion(self, name: str) -> Version | None:
         return self.alias(name, "champion")
@@ -82,7 +78,7 @@ class Registry:
         found: list[ModelVersion] = []
         token = None
         while True:
-            page = self._client.search_model_versions(f"name='{name}'", max_results=200, page_token=token)
+            page = self.client.search_model_versions(f"name='{name}'", max_results=200, page_token=token)
             found += page
             token = page.token
             if not token:
@@ -99,7 +95,7 @@ class Registry:
         return found[version]
 
     def names(self) -> list[str]:
-        return sorted(m.name for m in self._client.search_registered_models(max_results=1000))
+        return sorted(m.name for m in self.client.search_registered_models(max_results=1000))
 
     def need_name(self, name: str) -> None:
         """Raises UserError, with the nearest name, when there is no model of this name."""
@@ -127,7 +123,7 @@ class Registry:
         landing = self.settings.home / "work" / "fetch" / f"{version.digest[:16]}-{time.time_ns()}"
         landing.mkdir(parents=True)
         try:
-            uri = self._client.get_model_version_download_uri(version.name, version.version)
+            uri = self.client.get_model_version_download_uri(version.name, version.version)
             got = Path(
                 mlflow.artifacts.download_artifacts(f"{uri.rstrip('/')}/artifacts/bundle", dst_path=str(landing))
             )
@@ -135,9 +131,10 @@ class Registry:
             target.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(OSError):
                 got.rename(target)  # another process may have brought it meanwhile
-        except (MlflowException, FileNotFoundError, NotADirectoryError) as e:
+        except (MlflowException, FileNotFoundError, NotADirectoryError, shutil.Error, RecursionError) as e:
+            said = " ".join(str(e).split())[:500]  # what is no plain file is not copied
             raise CorruptDirectory(
-                f"{version.name} version {version.version}: its bundle can't be fetched: {e}"
+                f"{version.name} version {version.version}: its bundle can't be fetched: {said}"
             ) from None
         finally:
             shutil.rmtree(landing, ignore_errors=True)
@@ -152,15 +149,16 @@ class Registry:
         """The version that holds this bundle: found by its promotion key, or made. It gets the alias `challenger`."""
         assert directory.name == "bundle", "MLflow keeps a folder under its own name, and fetch asks for `bundle`"
         key = promotion_key(name, digest)
-        with self.lock(name):
+        with self.lock(name) as held:
             found = next((v for v in self.versions_or_none(name) if v.tags.get("reseed.promotion_key") == key), None)
             if found is None:
                 tags = {"reseed.promotion_key": key, "reseed.bundle": digest}
-                model_id = logged_model(self._client, key, directory, run_id=run_id, labels=labels)
+                model_id = logged_model(self.client, key, directory, run_id=run_id, labels=labels)
                 with contextlib.suppress(MlflowException):
-                    self._client.create_registered_model(name)
-                model = self._client.get_logged_model(model_id)
-                mv = self._client.create_model_version(
+                    self.client.create_registered_model(name)
+                model = self.client.get_logged_model(model_id)
+                held()  # logging it took seconds
+                mv = self.client.create_model_version(
                     name,
                     model.artifact_location,
                     run_id=run_id,
@@ -169,7 +167,7 @@ class Registry:
                     model_id=model_id,
                 )
                 found = Version.of(mv)
-            self._client.set_registered_model_alias(name, "challenger", found.version)
+            self.client.set_registered_model_alias(name, "challenger", found.version)
         return found
 
     def versions_or_none(self, name: str) -> list[Version]:
@@ -186,19 +184,19 @@ class Registry:
         names = [a for a, v in self.aliases(version.name).items() if v == version.version]
         if names:
             raise UserError(f"version {version.version} of {version.name!r} is its {names[0]}, and stays")
-        mv = self._client.get_model_version(version.name, version.version)
+        mv = self.client.get_model_version(version.name, version.version)
         model_id = getattr(mv, "model_id", None)
         place = str(mv.source or "").removeprefix("file://")
-        self._client.delete_model_version(version.name, version.version)
+        self.client.delete_model_version(version.name, version.version)
         if model_id:
-            self._client.delete_logged_model(model_id)
+            self.client.delete_logged_model(model_id)
         if Path(place).is_absolute() and Path(place).is_relative_to(self.settings.artifacts):
             shutil.rmtree(place, ignore_errors=True)
 
     def record(self, version: Version, tags: dict[str, str]) -> None:
         """Write what was judged of a version onto it."""
         for key, value in tags.items():
-            self._client.set_model_version_tag(version.name, version.version, key, value[:5000])
+            self.client.set_model_version_tag(version.name, version.version, key, value[:5000])
 
     def promote(
         self,
@@ -217,8 +215,8 @@ class Registry:
         manifest or a fresh process can't load it and answer.
         """
         answers_in_fresh_process(self.fetch(version), version.digest, probes=probes, labels=labels)
-        with self.lock(version.name):
-            self._reconcile(version.name)
+        with promotion.writing(self, version.name) as writer:
+            writer.reconcile(version.name)
             now = self.champion(version.name)
             if now is not None and now.version == version.version:
                 return
@@ -228,18 +226,16 @@ class Registry:
                     f"{f'version {expected.version}' if expected else 'no champion'}, but the champion is now "
                     f"{f'version {now.version}' if now else 'gone'}"
                 )
-            old = now.version if now else None
-            intent = Intent(version.name, version.version, old, reason, _now(), kind=kind, who=who)
-            intent.write(self.settings)
-            self._carry_out(intent)
+            old, number = now.version if now else None, Journal.read(self.client, version.name).next
+            writer.begin(Intent(version.name, version.version, old, reason[:MOST], _now(), number, kind, who))
 
     def describe(self, version: Version, description: str) -> None:
         """What the registry's page says of the version, in Markdown."""
-        self._client.update_model_version(version.name, version.version, description)
+        self.client.update_model_version(version.name, version.version, description)
 
     def set_hooks(self, name: str, hooks: dict[str, str]) -> None:
         """Whom a promotion of `name` is told to, by whatever hand it comes: `webhook` and `export`, see flows/outbox.py."""
-        self._client.set_registered_model_tag(name, _HOOKS, json.dumps(hooks, sort_keys=True))
+        self.client.set_registered_model_tag(name, promotion.HOOKS, json.dumps(hooks, sort_keys=True))
 
     def look(self, name: str, *, test_set: str, bundle: str) -> int:
         """Which verdict on the test set of this digest the bundle's is, from 1; a bundle that is judged again keeps its number.
@@ -247,17 +243,26 @@ class Registry:
         It is counted where the aliases are, so for every worker and workspace of one store.
         """
         key = f"reseed.looks.{test_set[:32]}"
-        with self.lock(name):
-            said = self._client.get_registered_model(name).tags.get(key, "")
+        with self.lock(name) as held:
+            said = self.client.get_registered_model(name).tags.get(key, "")
             seen = said.split()
             if bundle[:12] not in seen:
                 seen.append(bundle[:12])
-                self._client.set_registered_model_tag(name, key, " ".join(seen[-MOST_LOOKS:]))
+                held()
+                self.client.set_registered_model_tag(name, key, " ".join(seen[-MOST_LOOKS:]))
             return seen.index(bundle[:12]) + 1
 
     def history(self, name: str) -> list[Entry]:
         """The promotions of `name`, oldest first."""
-        return journal.read_history(self._client, name)
+        return Journal.read(self.client, name).rows
+
+    def odd(self, name: str) -> list[str]:
+        """A sentence on whatever of `name` is not as its history says."""
+        champion, there = self.champion(name), {v.version for v in self.versions_or_none(name)}
+        found = Journal.read(self.client, name)
+        if champion is None:
+            return found.odd(None, there=there)
+        return found.odd(champion.version, written=champion.tags.get(journal.ROW), there=there)
 
     def standing(self, name: str) -> Version | None:
         """What a challenger has to beat: the champion, or where its alias was deleted the version promoted last that is there.
@@ -270,43 +275,27 @@ class Registry:
         there = {v.version: v for v in self.versions_or_none(name)}
         return next((there[row.version] for row in reversed(self.history(name)) if row.version in there), None)
 
-    def reconcile(self, name: str) -> None:
-        """Finish what a killed promotion left open."""
-        if not any(i.state == "open" for i in Intent.all(self.settings, name)):
-            return
-        with self.lock(name):
-            self._reconcile(name)
+    def reconcile(self, name: str) -> list[str]:
+        """Finish what a killed promotion left open, by whichever worker; a sentence on each."""
+        if not Journal.read(self.client, name).intents:
+            return []
+        with promotion.writing(self, name) as writer:
+            return writer.reconcile(name)
 
-    def _reconcile(self, name: str) -> None:
-        for intent in Intent.all(self.settings, name):
-            if intent.state != "open":
-                continue
-            now = self.champion(name)
-            there = {None, *(v.version for v in self.versions(name))}
-            if (now.version if now else None) in {intent.old, intent.new} and {intent.old, intent.new} <= there:
-                self._carry_out(intent)  # every step can be done twice
-            else:
-                intent.close(self.settings, "abandoned")  # somebody else moved the alias since, or deleted a version
-
-    def _carry_out(self, intent: Intent) -> None:
-        if intent.old is not None:
-            self._client.set_registered_model_alias(intent.name, "previous", intent.old)
-        self._client.set_registered_model_alias(intent.name, "champion", intent.new)
-        back = self.champion(intent.name)
-        if back is None or back.version != intent.new:
-            raise TransientError(f"{intent.name}: the alias champion reads back as {back}, not version {intent.new}")
-        tags = back.tags
-        evidence = tags.get("reseed.evidence", "")
-        journal.note(
-            self._client, intent, bundle=back.digest, verdict=tags.get("reseed.verdict", ""), evidence=evidence
-        )
-        told = self._client.get_registered_model(intent.name).tags.get(_HOOKS, "{}")
-        outbox.put(self.settings, intent, hooks=json.loads(told), bundle=back.digest)
-        self.record(back, {"reseed.promoted_at": intent.when})
-        intent.close(self.settings, "done")
-
-    def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return registry_lock(self.settings, name)
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[Held]:
+        """Hold the lock of `name`. A passing fault of the store meanwhile is a TransientError, and so is a row that somebody who
+        has lost the lock wrote in the same moment: whatever is done under the lock can be done again."""
+        with registry_lock(self.settings, name) as held:
+            try:
+                yield held
+            except MlflowException as e:
+                if e.error_code not in {
+                    "TEMPORARILY_UNAVAILABLE",
+                    "BAD_REQUEST",
+                }:  # the latter: what SQLAlchemy refused
+                    raise
+                raise TransientError(f"MLflow at {self.settings.tracking_uri}: {e}") from None
 
 
 def promotion_key(name: str, digest: str) -> str:
@@ -323,5 +312,11 @@ def need_champion(registry: Registry, name: str) -> Version:
     found = registry.champion(name)
     if found is None:
         registry.need_name(name)
+        standing = registry.standing(name)
+        if standing is not None:
+            raise UserError(
+                f"{name!r} has no champion any more: somebody deleted the alias or its version; "
+                f"`reseed promote {name} {standing.version} --reason ...` takes the one that was promoted last"
+            )
         raise UserError(f"{name!r} has no champion yet: `reseed status {name}` shows why its versions were kept out")
     return found

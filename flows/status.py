@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from flows.progress import say
 from flows.registry import Registry, Version
 from flows.settings import Settings
 from flows.tracking import connect
@@ -21,7 +22,8 @@ def read(settings: Settings, name: str | None) -> dict[str, Any]:
         registry.need_name(name)
     names = registry.names() if name is None else [name]
     for n in names:
-        registry.reconcile(n)
+        for sentence in registry.reconcile(n):
+            say(sentence)
     free = shutil.disk_usage(settings.home if settings.home.exists() else settings.home.parent).free
     return {
         "home": str(settings.home),

@@ -16,6 +16,7 @@ import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
+ALLOWED = {".safetensors", ".json", ".txt", ".model", ".md", ".onnx", ".data"}
 Answer = Callable[[Any], Any]  # an encoded text in, its logits (labels,), float64, out
 
 
@@ -27,7 +28,7 @@ class Classifier(PythonModel):
         from transformers import AutoConfig, AutoTokenizer
 
         directory = Path(context.artifacts["bundle"])
-        _verify(directory)
+        _verify(directory, (context.model_config or {}).get("bundle"))
         local = {"local_files_only": True, "trust_remote_code": False}
         self._tokenizer = AutoTokenizer.from_pretrained(directory, **local)
         config = AutoConfig.from_pretrained(directory, **local)
@@ -95,11 +96,25 @@ def _weights(directory: Path) -> Answer:
     return answer
 
 
-def _verify(directory: Path) -> None:
-    for entry in json.loads((directory / "manifest.json").read_text(encoding="utf-8"))["files"]:
-        with (directory / entry["path"]).open("rb") as f:
-            if hashlib.file_digest(f, "sha256").hexdigest() != entry["sha256"]:
-                raise ValueError(f"{entry['path']} differs from its manifest: the model is not loaded")
+def _verify(directory: Path, digest: str | None) -> None:
+    """Raise ValueError, saying what, where a file differs from the manifest, stands beside it, or could run code, or where the
+    bundle is not the one that was registered (`digest`). Nothing was loaded before."""
+    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    listed = {f["path"]: f["sha256"] for f in manifest["files"]}
+    said = json.dumps(manifest["files"], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    if hashlib.sha256(said.encode()).hexdigest() not in {digest or manifest["digest"]}:
+        raise ValueError("the bundle is not the one that was registered: the model is not loaded")
+    present = {p.relative_to(directory).as_posix(): p for p in directory.rglob("*") if not p.is_dir() or p.is_symlink()}
+    for name in sorted(listed.keys() ^ (present.keys() - {"manifest.json"})):
+        raise ValueError(f"{name} is missing or not in the manifest: the model is not loaded")
+    for name, path in present.items():
+        plain = path.is_file() and not path.is_symlink() and path.name != "adapter_config.json"
+        if not plain or path.suffix.lower() not in ALLOWED:
+            raise ValueError(f"{name} has no place in a bundle: the model is not loaded")
+        if name != "manifest.json" and hashlib.sha256(path.read_bytes()).hexdigest() != listed[name]:
+            raise ValueError(f"{name} differs from its manifest: the model is not loaded")
+        if path.name in {"config.json", "tokenizer_config.json"} and "auto_map" in json.loads(path.read_bytes()):
+            raise ValueError(f"{name} asks for custom code (auto_map): the model is not loaded")
 
 
 set_model(Classifier())

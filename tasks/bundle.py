@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ABOUT = "reseed.json"
 # .model: a SentencePiece vocabulary; .onnx, .data: a graph, and its weights where they are large
 ALLOWED = {".safetensors", ".json", ".txt", ".model", ".md", ".onnx", ".data"}
+ADAPTER = "adapter_config.json"  # names another model, which transformers would load in its place
+CODE = {"auto_map", "custom_pipelines"}
+NO_SETTINGS = {ABOUT, files.MANIFEST, "tokenizer.json", "vocab.json"}  # words and labels, which may be called anything
 
 
 class UnsafeBundle(CorruptDirectory):
@@ -67,21 +70,35 @@ def save(model: Any, tokenizer: Any, directory: Path, *, about: dict[str, Any]) 
 def check(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
     """The bundle's `reseed.json`, after its files matched the manifest and nothing in it could run code.
 
-    Raises CorruptDirectory when a file differs or `digest` is not the bundle's; UnsafeBundle for a pickle, a script or
-    an `auto_map`.
+    Raises CorruptDirectory when a file differs or `digest` is not the bundle's; UnsafeBundle for a pickle, a script, a link or a
+    pipe, and for settings that make transformers look for code or weights elsewhere.
     """
     for path in directory.rglob("*"):
-        if path.is_symlink() or (path.is_file() and path.suffix.lower() not in ALLOWED):
+        plain = path.is_dir() or (path.is_file() and path.suffix.lower() in ALLOWED and path.name != ADAPTER)
+        if path.is_symlink() or not plain:
             raise UnsafeBundle(f"{path} has no place in a bundle (allowed: {', '.join(sorted(ALLOWED))})")
     manifest = files.verify(directory)
     if digest is not None and manifest["digest"] != digest:
         raise CorruptDirectory(f"{directory} is bundle {manifest['digest'][:12]}, not the expected {digest[:12]}")
-    for path in directory.glob("*.json"):
-        settings = files.read_json(path)
-        if isinstance(settings, dict) and ({"auto_map", "custom_pipelines"} & set(settings)):
-            raise UnsafeBundle(f"{path} asks for custom code (auto_map)")
-    about: dict[str, Any] = files.read_json(directory / ABOUT)
+    try:
+        for path in directory.rglob("*.json"):
+            asked = None if path.name in NO_SETTINGS else _asks_for_code(files.read_json(path))
+            if asked:
+                raise UnsafeBundle(f"{path} asks for custom code ({asked})")
+        about: dict[str, Any] = files.read_json(directory / ABOUT)
+    except (ValueError, OSError, RecursionError) as e:
+        raise CorruptDirectory(f"{directory} holds a file that is no JSON: {e}") from None
     return about
+
+
+def _asks_for_code(value: Any) -> str | None:
+    """The setting, at any depth, that names code to be loaded: `auto_map`, or a kernel of the hub as an implementation."""
+    inner = list(value.items()) if isinstance(value, dict) else []
+    for key, v in inner:
+        if key in CODE or ("_implementation" in key and "/" in str(v)):
+            return str(key)
+    nested = [v for key, v in inner if key not in {"id2label", "label2id"}] if inner else value
+    return next(filter(None, map(_asks_for_code, nested)), None) if isinstance(nested, list) else None
 
 
 class Classifier:

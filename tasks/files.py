@@ -163,10 +163,10 @@ def verify(directory: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = read_json(directory / MANIFEST)
         files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        listed = {str(f["path"]) for f in files if f["size"] is not None and f["sha256"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise CorruptDirectory(f"{directory} has no readable {MANIFEST}: {e}") from None
     present = {p.relative_to(directory).as_posix() for p in _files_below(directory)}
-    listed = {f["path"] for f in files}
     if present != listed:
         odd = sorted(present ^ listed)[0]
         raise CorruptDirectory(f"{directory}: {odd} is {'not in the manifest' if odd in present else 'missing'}")

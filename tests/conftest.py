@@ -131,6 +131,74 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def bundles(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Six bundles that differ."""
+    from tests.kit.registry import bundles_of
+
+    return bundles_of(encoder, tmp_path_factory.mktemp("bundles"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    from tests.kit.postgres import Missing, started
+
+    try:
+        with started() as server:
+            yield server
+    except Missing as e:
+        pytest.skip(str(e))
+
+
+@pytest.fixture
+def sqlite(home: Path) -> Any:
+    """A registry on SQLite."""
+    from flows.settings import Settings
+    from tests.kit.registry import Store
+
+    return Store(Settings(home, f"sqlite:///{home / 'mlflow.db'}"))
+
+
+@pytest.fixture
+def in_postgres(home: Path, postgres: Any) -> Any:
+    """A registry on PostgreSQL."""
+    from flows.settings import Settings
+    from tests.kit.registry import Store
+
+    return Store(Settings(home, postgres.emptied()))
+
+
+@pytest.fixture(params=["sqlite", "in_postgres"], ids=["sqlite", "postgres"])
+def store(request: pytest.FixtureRequest) -> Any:
+    """A registry on each kind of store."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def unasked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The bundles that a fresh process would have been asked to load; TestFreshProcess has the real thing."""
+    from flows import registry
+
+    asked: list[Path] = []
+    monkeypatch.setattr(registry, "answers_in_fresh_process", lambda directory, *_, **__: asked.append(directory))
+    return asked
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An S3 client with an empty bucket named `bucket`."""
+    import boto3
+    from moto import mock_aws
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="bucket")
+        yield client
+
+
+@pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import random
 import shutil
 import sys
@@ -126,6 +127,10 @@ def ask_for_code(path: Path) -> None:
     path.write_text(json.dumps({**told, "auto_map": {"AutoModel": "evil.Model"}}))
 
 
+def say(path: Path, **settings: Any) -> None:
+    path.write_text(json.dumps({**files.read_json(path), **settings}))
+
+
 def link(path: Path) -> None:
     elsewhere = path.parent.parent / "elsewhere"
     path.rename(elsewhere)
@@ -147,6 +152,8 @@ TAMPER: dict[str, Callable[[Path], Any]] = {
     "no manifest": lambda d: (d / "manifest.json").unlink(),
     "manifest is no JSON": lambda d: (d / "manifest.json").write_text("{"),
     "manifest is a list": lambda d: (d / "manifest.json").write_text("[]"),
+    "manifest lists numbers": lambda d: (d / "manifest.json").write_text('{"files": [1]}'),
+    "manifest lists no sizes": lambda d: (d / "manifest.json").write_text('{"files": [{"path": "config.json"}]}'),
     "a file too many": lambda d: (d / "added.json").write_text("{}"),
     "a file too many below": lambda d: ((d / "sub").mkdir(), (d / "sub" / "notes.txt").write_text("x")),
 }
@@ -164,6 +171,12 @@ UNSAFE: dict[str, Callable[[Path], Any]] = {
     "link to a folder": lambda d: link_folder(d / "sub"),
     "auto_map in config.json": lambda d: ask_for_code(d / "config.json"),
     "auto_map in tokenizer_config.json": lambda d: ask_for_code(d / "tokenizer_config.json"),
+    "auto_map further down": lambda d: say(d / "config.json", text_config={"x": [{"auto_map": {"AutoModel": "e.E"}}]}),
+    "a kernel of the hub": lambda d: say(d / "config.json", attn_implementation="somebody/kernel"),
+    "an adapter of another model": lambda d: (d / "adapter_config.json").write_text(
+        '{"base_model_name_or_path": "/x"}'
+    ),
+    "a pipe": lambda d: os.mkfifo(d / "more.json"),
 }
 
 
@@ -213,6 +226,12 @@ class TestTampered:
         files.write_json(copy / files.MANIFEST, manifest)
         with pytest.raises(CorruptDirectory, match="digest"):
             check(copy, digest=saved[1])
+
+    def test_a_label_may_be_called_anything(self, copy: Path) -> None:
+        say(copy / "config.json", label2id={"auto_map": 0}, id2label={"0": "auto_map"})
+        say(copy / bundle.ABOUT, labels={"auto_map": "a kind of map"})
+        files.seal(copy)
+        assert check(copy)["labels"] == {"auto_map": "a kind of map"}
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(CorruptDirectory, match="manifest"):

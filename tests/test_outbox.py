@@ -10,9 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
 import pytest
-from moto import mock_aws
 
 from flows import outbox
 from flows.journal import Intent
@@ -20,7 +18,7 @@ from flows.settings import Settings
 from tasks import files
 from tasks.project import Promote
 
-INTENT = Intent("toy", "2", "1", "it is better", "2026-01-02T03:04:05.000006+00:00", who="ada")
+INTENT = Intent("toy", "2", "1", "it is better", "2026-01-02T03:04:05.000006+00:00", 2, who="ada")
 KEY = "a shared secret"
 
 
@@ -116,30 +114,19 @@ def test_a_signature_is_of_body_and_time() -> None:
     assert len({outbox.signature(*a) for a in asked}) == 4
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    with mock_aws():
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="models")
-        yield client
-
-
-def test_a_copy_lies_under_name_and_version(settings: Settings, registry: Any, bucket: Any, tmp_path: Path) -> None:
-    outbox.put(settings, INTENT, hooks={"export": "s3://models/prod/"}, bundle="d" * 64)
+def test_a_copy_lies_under_name_and_version(settings: Settings, registry: Any, s3: Any, tmp_path: Path) -> None:
+    outbox.put(settings, INTENT, hooks={"export": "s3://bucket/prod/"}, bundle="d" * 64)
     assert outbox.deliver(settings, registry)[0].endswith(": done")
-    keys = {o["Key"] for o in bucket.list_objects_v2(Bucket="models")["Contents"]}
+    keys = {o["Key"] for o in s3.list_objects_v2(Bucket="bucket")["Contents"]}
     names = ("model.safetensors", "onnx/model.onnx", "manifest.json")
     assert keys == {f"prod/toy/2/{name}" for name in names}
     for name in names:
-        body = bucket.get_object(Bucket="models", Key=f"prod/toy/2/{name}")["Body"].read()
+        body = s3.get_object(Bucket="bucket", Key=f"prod/toy/2/{name}")["Body"].read()
         assert body == (tmp_path / "bundle" / name).read_bytes()
 
 
 def test_a_copy_that_reads_back_different_waits(
-    settings: Settings, registry: Any, bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, registry: Any, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tasks import references
 
@@ -147,19 +134,19 @@ def test_a_copy_that_reads_back_different_waits(
         """A store that loses the last byte."""
 
         def upload_file(self, path: str, bucket_: str, key: str) -> None:
-            bucket.put_object(Bucket=bucket_, Key=key, Body=Path(path).read_bytes()[:-1])
+            s3.put_object(Bucket=bucket_, Key=key, Body=Path(path).read_bytes()[:-1])
 
         def get_object(self, **told: Any) -> Any:
-            return bucket.get_object(**told)
+            return s3.get_object(**told)
 
-    outbox.put(settings, INTENT, hooks={"export": "s3://models"}, bundle="d" * 64)
+    outbox.put(settings, INTENT, hooks={"export": "s3://bucket"}, bundle="d" * 64)
     with monkeypatch.context() as m:
         m.setattr(references, "s3_client", Torn)
         assert "reads back different" in outbox.deliver(settings, registry)[0]
     assert outbox.deliver(settings, registry)[0].endswith(": done")
 
 
-def test_a_bucket_that_is_not_there_waits(settings: Settings, registry: Any, bucket: Any) -> None:
+def test_a_bucket_that_is_not_there_waits(settings: Settings, registry: Any, s3: Any) -> None:
     outbox.put(settings, INTENT, hooks={"export": "s3://nothing/x"}, bundle="d" * 64)
     assert "NoSuchBucket" in outbox.deliver(settings, registry)[0] and len(outbox.waiting(settings)) == 1
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import datasets
 import pytest
-from moto import mock_aws
 
 from tasks.errors import TransientError, UserError
 from tasks.readers import Columns, read_rows
@@ -134,41 +132,29 @@ def test_a_check_fetches_nothing(tmp_path: Path, package: Path) -> None:
         check("package:nothing/x", beside=tmp_path)
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An S3 client with an empty bucket."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    with mock_aws():
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="bucket")
-        yield client
-
-
-def test_an_object_is_fetched_once_and_again_when_it_changed(bucket: Any, find: Find) -> None:
-    bucket.put_object(Bucket="bucket", Key="data/rows.csv", Body=b"old")
+def test_an_object_is_fetched_once_and_again_when_it_changed(s3: Any, find: Find) -> None:
+    s3.put_object(Bucket="bucket", Key="data/rows.csv", Body=b"old")
     first = find("s3://bucket/data/rows.csv")
     assert first.read_bytes() == b"old" and first.name == "rows.csv"
     first.write_bytes(b"kept")  # shows whether it is fetched again
     assert find("s3://bucket/data/rows.csv").read_bytes() == b"kept"
-    bucket.put_object(Bucket="bucket", Key="data/rows.csv", Body=b"new")
+    s3.put_object(Bucket="bucket", Key="data/rows.csv", Body=b"new")
     assert find("s3://bucket/data/rows.csv").read_bytes() == b"new"
 
 
-def test_every_object_below_a_prefix(bucket: Any, find: Find) -> None:
+def test_every_object_below_a_prefix(s3: Any, find: Find) -> None:
     for key in ("data/a/1.txt", "data/b/2.txt", "data/b/", "database/no.txt"):
-        bucket.put_object(Bucket="bucket", Key=key, Body=key.encode())
+        s3.put_object(Bucket="bucket", Key=key, Body=key.encode())
     folder = find("s3://bucket/data/")
     found = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
     assert found == {"a/1.txt": "data/a/1.txt", "b/2.txt": "data/b/2.txt"}
-    bucket.put_object(Bucket="bucket", Key="data/c/3.txt", Body=b"more")
+    s3.put_object(Bucket="bucket", Key="data/c/3.txt", Body=b"more")
     assert digest_of_path(find("s3://bucket/data/")) != digest_of_path(folder)
 
 
 @pytest.mark.parametrize("key", ["p/../../outside.txt", "p/a/../../../outside.txt", "p/{tmp}/outside.txt"])
-def test_no_key_is_written_outside_the_cache(bucket: Any, find: Find, tmp_path: Path, key: str) -> None:
-    bucket.put_object(Bucket="bucket", Key=key.format(tmp=tmp_path), Body=b"x")
+def test_no_key_is_written_outside_the_cache(s3: Any, find: Find, tmp_path: Path, key: str) -> None:
+    s3.put_object(Bucket="bucket", Key=key.format(tmp=tmp_path), Body=b"x")
     with pytest.raises(UserError, match="rename the object"):
         find("s3://bucket/p/")
     assert not list(tmp_path.rglob("outside.txt"))
@@ -186,7 +172,7 @@ def test_no_key_is_written_outside_the_cache(bucket: Any, find: Find, tmp_path: 
         ("s3://not a bucket/x.csv", "can't be read: Parameter validation failed"),
     ],
 )
-def test_what_is_not_in_s3(bucket: Any, find: Find, reference: str, said: str) -> None:
+def test_what_is_not_in_s3(s3: Any, find: Find, reference: str, said: str) -> None:
     with pytest.raises(UserError) as e:
         find(reference)
     assert repr(reference) in str(e.value) and said in str(e.value)

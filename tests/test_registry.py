@@ -3,168 +3,23 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import pwd
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
-from flows import hand, journal, locking, outbox
-from flows import registry as module
+from flows import hand
 from flows.journal import Intent
-from flows.registry import ChampionMoved, Registry, Version, need_champion, promotion_key
+from flows.promotion import ChampionMoved
+from flows.registry import Registry, Version, need_champion, promotion_key
 from flows.settings import Settings
-from flows.tracking import connect
 from tasks import bundle, files
 from tasks.errors import TransientError, UserError
 from tasks.files import CorruptDirectory
 from tests.kit import toy
-
-LABELS = list(toy.LABELS)
-TOLD: dict[str, Any] = {"probes": ["a text"], "labels": LABELS}
-
-# processes of a race are forked from a clean one that has imported everything: MLflow takes seconds to import
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.test_registry"])
-
-
-@dataclass(frozen=True)
-class Bundle:
-    directory: Path
-    digest: str
-
-
-@pytest.fixture(scope="module")
-def bundles(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
-    """Six bundles that differ."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    torch.manual_seed(0)
-    names, tokenizer = dict(enumerate(LABELS)), AutoTokenizer.from_pretrained(encoder)
-    made = []
-    for i in range(6):
-        model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=3, id2label=names)
-        directory = tmp_path_factory.mktemp(f"bundle{i}") / "bundle"
-        made.append(
-            Bundle(directory, bundle.save(model, tokenizer, directory, about={"labels": toy.LABELS, "max_length": 32}))
-        )
-    return made
-
-
-class Postgres:
-    """A PostgreSQL server of its own, on a socket in a temporary folder. It refuses root, so it runs as `postgres`."""
-
-    def __init__(self, binaries: Path, folder: Path) -> None:
-        self._binaries, self._folder = binaries, folder
-        self.run("initdb", "-D", folder / "data", "--auth=trust", "--no-sync", "-U", "postgres")
-        settings = f"-c listen_addresses='' -k {folder} -c fsync=off"
-        self.run("pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", settings, "start")
-        self.run("createdb", "-h", folder, "-U", "postgres", "mlflow")
-        self.uri = f"postgresql+psycopg://postgres@/mlflow?host={folder}"
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        SqlAlchemyStore(self.uri, str(folder)).engine.dispose()  # MLflow's migrations, once
-
-    def run(self, program: str, *arguments: str | Path) -> None:
-        command = [str(self._binaries / program), *map(str, arguments)]
-        if os.geteuid() == 0:
-            command = ["runuser", "-u", "postgres", "--", *command]
-        subprocess.run(command, check=True, cwd="/", timeout=60, stdout=subprocess.DEVNULL)
-
-    def emptied(self) -> str:
-        """The URI of the store, without what the test before left in it."""
-        import psycopg
-
-        with psycopg.connect(self.uri.replace("+psycopg", "")) as connection:
-            tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
-            names = ", ".join(t for (t,) in tables if t != "alembic_version")
-            connection.execute(f"TRUNCATE {names} CASCADE")
-        return self.uri
-
-    def stop(self) -> None:
-        self.run("pg_ctl", "-D", self._folder / "data", "-m", "immediate", "-w", "stop")
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("PostgreSQL is not installed: no /usr/lib/postgresql/*/bin/initdb")
-    folder = Path(tempfile.mkdtemp(prefix="reseed-pg-"))  # pytest's own folders are closed to other users
-    try:
-        if os.geteuid() == 0:
-            if shutil.which("runuser") is None or "postgres" not in {u.pw_name for u in pwd.getpwall()}:
-                pytest.skip("PostgreSQL refuses root, and there is no runuser or no user postgres")
-            shutil.chown(folder, "postgres")
-        server = Postgres(found[-1].parent, folder)
-        try:
-            yield server
-        finally:
-            server.stop()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-class Store:
-    """A registry with what its tests ask of it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.client: MlflowClient = connect(settings)
-        self.registry = Registry(self.client, settings)
-        self.experiment = self.client.create_experiment("toy", artifact_location=str(settings.artifacts / "toy"))
-        self.run_id = self.client.create_run(self.experiment).info.run_id
-
-    def register(self, b: Bundle, name: str = "toy") -> Version:
-        told = {"run_id": self.run_id, "labels": LABELS, "description": "of the tests"}
-        return self.registry.register(name, b.directory, digest=b.digest, **told)
-
-    def promote(self, version: Version, expected: Version | None) -> None:
-        self.registry.promote(version, expected=expected, reason="better", **TOLD)
-
-    def aliases(self, name: str = "toy") -> dict[str, str]:
-        return {k: str(v) for k, v in self.client.get_registered_model(name).aliases.items()}
-
-    def journal(self, name: str = "toy") -> list[Intent]:
-        return Intent.all(self.settings, name)
-
-    def stored(self, version: Version) -> Path:
-        """Where the store keeps the version's bundle."""
-        uri = self.client.get_model_version_download_uri(version.name, version.version)
-        return Path(uri.removeprefix("file://")) / "artifacts" / "bundle"
-
-
-@pytest.fixture
-def sqlite(home: Path) -> Store:
-    return Store(Settings(home, f"sqlite:///{home / 'mlflow.db'}"))
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def store(request: pytest.FixtureRequest, home: Path) -> Store:
-    if request.param == "postgres":
-        return Store(Settings(home, request.getfixturevalue("postgres").emptied()))
-    found: Store = request.getfixturevalue("sqlite")
-    return found
-
-
-@pytest.fixture
-def unasked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The bundles that a fresh process would have been asked to load; TestFreshProcess has the real thing."""
-    asked: list[Path] = []
-    monkeypatch.setattr(module, "answers_in_fresh_process", lambda directory, *_, **__: asked.append(directory))
-    return asked
+from tests.kit.registry import TOLD, Bundle, Store
 
 
 class TestRegistering:
@@ -236,13 +91,9 @@ class TestPromoting:
         assert store.aliases() == {"challenger": "3", "champion": "2", "previous": "1"}
         store.promote(three, two)
         assert store.aliases() == {"challenger": "3", "champion": "3", "previous": "2"}
-        assert [(i.old, i.new, i.state) for i in store.journal()] == [
-            (None, "1", "done"),
-            ("1", "2", "done"),
-            ("2", "3", "done"),
-        ]
+        assert store.moves() == [(None, "1"), ("1", "2"), ("2", "3")]
         champion = need_champion(store.registry, "toy")
-        assert champion.version == "3" and champion.tags["reseed.promoted_at"] == store.journal()[-1].when
+        assert champion.version == "3" and champion.tags["reseed.promoted_at"] == store.journal().rows[-1].when
         assert [bundle.check(p) is not None and p.name for p in unasked] == [b.digest[:32] for b in bundles[:3]]
 
     def test_what_is_champion_already_stays(self, store: Store, bundles: list[Bundle]) -> None:
@@ -250,7 +101,7 @@ class TestPromoting:
         store.promote(one, None)
         store.promote(two, one)
         store.promote(two, one)
-        assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"} and len(store.journal()) == 2
+        assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"} and len(store.moves()) == 2
 
     def test_it_stops_when_the_alias_moved(self, store: Store, bundles: list[Bundle]) -> None:
         one, two, three = (store.register(b) for b in bundles[:3])
@@ -268,7 +119,7 @@ class TestPromoting:
         with pytest.raises(ChampionMoved, match="the champion is now gone"):
             store.promote(three, two)
         assert store.aliases() == {"challenger": "3", "previous": "1"}
-        assert [i.state for i in store.journal()] == ["done", "done"], "nothing was meant, so nothing is in the journal"
+        assert len(store.moves()) == 2, "nothing was meant, so nothing is in the journal"
 
     def test_a_tampered_version_is_not_promoted(self, store: Store, bundles: list[Bundle], unasked: list[Path]) -> None:
         one, two = (store.register(b) for b in bundles[:2])
@@ -276,7 +127,7 @@ class TestPromoting:
         flip(store.stored(two) / "model.safetensors")
         with pytest.raises(CorruptDirectory, match="differs from its manifest"):
             store.promote(two, one)
-        assert store.aliases()["champion"] == "1" and len(store.journal()) == len(unasked) == 1
+        assert store.aliases()["champion"] == "1" and len(store.moves()) == len(unasked) == 1
 
     def test_need_champion_says_what_is_missing(self, store: Store, bundles: list[Bundle]) -> None:
         with pytest.raises(UserError, match=r"no model 'toy'.*reseed retrain"):
@@ -300,23 +151,20 @@ class TestReconciling:
 
     def killed(self, store: Store, old: str | None = "1", new: str = "2") -> None:
         """Leave the journal as a kill does that falls after the intent was written."""
-        Intent("toy", new, old, "better", "2026-01-02T03:04:05.000006+00:00").write(store.settings)
-
-    def states(self, store: Store) -> dict[str, str]:
-        return {i.new: i.state for i in store.journal()}
+        Intent("toy", new, old, "better", "2026-01-02T03:04:05.000006+00:00", 2).write(store.client)
 
     def test_an_open_journal_is_finished(self, store: Store, pair: Any) -> None:
         self.killed(store)
-        store.registry.reconcile("toy")
+        assert store.registry.reconcile("toy")[0].startswith("toy: finished the promotion of version 2, begun at 2026")
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
-        assert self.states(store) == {"1": "done", "2": "done"}
+        assert store.moves() == [(None, "1"), ("1", "2")] and store.registry.reconcile("toy") == []
 
     def test_one_whose_aliases_were_set_is_closed(self, store: Store, pair: Any) -> None:
         self.killed(store)
         store.client.set_registered_model_alias("toy", "champion", "2")
         store.registry.reconcile("toy")
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
-        assert self.states(store) == {"1": "done", "2": "done"}
+        assert store.moves() == [(None, "1"), ("1", "2")]
 
     @pytest.mark.parametrize("alias", ["previous", "champion"])
     def test_a_fault_between_the_aliases(
@@ -333,7 +181,7 @@ class TestReconciling:
             m.setattr(MlflowClient, "set_registered_model_alias", fault)
             with pytest.raises(TransientError, match="gone"):
                 store.promote(pair[1], pair[0])
-        assert self.states(store)["2"] == "open" and store.aliases()["champion"] == "1"
+        assert [i.new for i in store.journal().intents] == ["2"] and store.aliases()["champion"] == "1"
         store.registry.reconcile("toy")
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
 
@@ -343,10 +191,8 @@ class TestReconciling:
         self.killed(store)
         three = store.register(bundles[2])
         store.client.set_registered_model_alias("toy", "champion", three.version)
-        store.registry.reconcile("toy")
-        assert store.aliases()["champion"] == "3" and self.states(store)["2"] == "abandoned"
-        store.registry.reconcile("toy")
-        assert store.aliases()["champion"] == "3"
+        assert "dropped the promotion of version 2" in store.registry.reconcile("toy")[0]
+        assert store.aliases()["champion"] == "3" and store.moves() == [(None, "1")]
 
     @pytest.mark.parametrize("deleted", ["1", "2"])
     def test_it_is_abandoned_when_a_version_of_it_was_deleted(self, deleted: str, store: Store, pair: Any) -> None:
@@ -356,7 +202,7 @@ class TestReconciling:
         store.client.delete_model_version("toy", deleted)
         store.registry.reconcile("toy")
         assert store.aliases()["champion"] == ("2" if deleted == "1" else "1")
-        assert self.states(store)["2"] == "abandoned"
+        assert store.moves() == [(None, "1")]
 
     def test_a_promotion_reconciles_first(
         self, store: Store, pair: tuple[Version, Version], bundles: list[Bundle]
@@ -368,10 +214,25 @@ class TestReconciling:
         store.promote(three, pair[1])
         assert store.aliases() == {"challenger": "3", "champion": "3", "previous": "2"}
 
-    def test_a_torn_write_in_the_journal_is_passed_over(self, store: Store, pair: Any) -> None:
-        (store.settings.home / "journal" / "toy" / ".x.json.1.tmp").write_text('{"name": "to')
-        store.registry.reconcile("toy")
-        assert self.states(store) == {"1": "done"}
+    def test_another_workspace_finishes_it(
+        self, store: Store, pair: Any, bundles: list[Bundle], tmp_path: Path
+    ) -> None:
+        """The journal is where the aliases are, so no promotion of others falls between, and none is done too late."""
+        self.killed(store)
+        other = Registry(store.client, Settings(tmp_path / "other", store.settings.tracking_uri))
+        three = store.register(bundles[2])
+        with pytest.raises(ChampionMoved, match="now version 2"):
+            other.promote(three, expected=pair[0], reason="better", **TOLD)
+        other.promote(three, expected=pair[1], reason="better", **TOLD)
+        assert store.moves() == [(None, "1"), ("1", "2"), ("2", "3")]
+
+    def test_what_others_have_overtaken_is_dropped(self, store: Store, pair: Any, bundles: list[Bundle]) -> None:
+        """The champion is again the one that the intent knows, but not any more the one that it was meant against."""
+        store.promote(store.register(bundles[2]), pair[0])
+        hand.rollback(store.settings, "toy", reason="back")
+        self.killed(store)  # a holder that was stopped, lost the lock, and wrote its intent after all
+        assert "others were promoted since" in store.registry.reconcile("toy")[0]
+        assert store.aliases()["champion"] == "1" and len(store.moves()) == 3
 
 
 def flip(path: Path) -> None:
@@ -427,167 +288,6 @@ class TestFetching:
         assert len(list(got.parent.glob(f"{got.name}.corrupt-*"))) == 1
 
 
-# --- several processes
-
-
-def hold(settings: Settings, held: Any) -> None:
-    with Registry(connect(settings), settings).lock("toy"):
-        held.set()
-        time.sleep(60)
-
-
-def race(settings: Settings, version: str, start: Any, outcomes: Any) -> None:
-    """Promote `version` until it succeeds, each time in place of the champion that was read before."""
-    module.answers_in_fresh_process = lambda *_, **__: None  # type: ignore[assignment]
-    real = MlflowClient.set_registered_model_alias
-
-    def slowly(self: MlflowClient, name: str, alias: str, number: str) -> None:
-        time.sleep(0.02)  # so that whoever is not locked out falls in between
-        real(self, name, alias, number)
-
-    MlflowClient.set_registered_model_alias = slowly
-    registry = Registry(connect(settings), settings)
-    mine = next(v for v in registry.versions("toy") if v.version == version)
-    expected = registry.champion("toy")
-    start.wait(60)
-    for moved in range(20):
-        try:
-            registry.promote(mine, expected=expected, reason="better", **TOLD)
-        except ChampionMoved:
-            expected = registry.champion("toy")
-        else:
-            outcomes.put((version, expected.version if expected else None, moved))
-            return
-
-
-def promote_and_die(settings: Settings, version: str, at: int) -> None:
-    """Promote `version`, and be killed where the `at`-th new line is reached of the code that moves aliases and keeps records.
-
-    Lines count once, from the first word of the journal on: before it nothing was meant.
-    """
-    module.answers_in_fresh_process = lambda *_, **__: None  # type: ignore[assignment]
-    registry = Registry(connect(settings), settings)
-    mine, expected = registry.version("toy", version), registry.champion("toy")
-    watched = {str(m.__file__) for m in (module, journal, outbox, files)}
-    seen: set[tuple[str, int]] = set()
-    meant = False
-
-    def line(frame: Any, event: str, _: Any) -> Any:
-        nonlocal meant
-        code = frame.f_code
-        if code.co_filename not in watched:
-            return None
-        meant = meant or (code.co_name == "write" and code.co_filename == journal.__file__)
-        if event == "line" and meant:
-            seen.add((code.co_filename, frame.f_lineno))
-            if len(seen) == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return line
-
-    sys.settrace(line)
-    registry.promote(mine, expected=expected, reason="better", **TOLD)
-    sys.settrace(None)
-
-
-class TestSeveralProcesses:
-    @pytest.fixture
-    def holder(self, store: Store) -> Iterator[Any]:
-        """A process that holds the lock of `toy`."""
-        held = PROCESSES.Event()
-        process = PROCESSES.Process(target=hold, args=(store.settings, held))
-        process.start()
-        try:
-            assert held.wait(60)
-            yield process
-        finally:
-            process.kill()
-            process.join()
-
-    def test_the_lock_excludes_and_says_who_waits(
-        self, store: Store, holder: Any, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(locking, "LOCK_SECONDS", 1)
-        began = time.monotonic()
-        with pytest.raises(TransientError, match="lock"), store.registry.lock("toy"):
-            pytest.fail("two processes hold the lock")
-        assert 0.8 < time.monotonic() - began < 10
-        with pytest.raises(TransientError):
-            store.register(bundles[0])
-        assert store.registry.versions_or_none("toy") == []
-
-    def test_a_killed_holder_frees_the_lock(self, store: Store, holder: Any, bundles: list[Bundle]) -> None:
-        holder.kill()
-        holder.join()
-        began = time.monotonic()
-        assert store.register(bundles[0]).version == "1"
-        assert time.monotonic() - began < 30
-
-    @pytest.mark.slow
-    def test_racing_promoters_leave_one_champion(self, store: Store, bundles: list[Bundle]) -> None:
-        n = 6 if store.settings.sqlite else 4
-        versions = [store.register(b).version for b in bundles[:n]]
-        start, outcomes = PROCESSES.Barrier(n), PROCESSES.Queue()
-        racers = [PROCESSES.Process(target=race, args=(store.settings, v, start, outcomes)) for v in versions]
-        for r in racers:
-            r.start()
-        try:
-            for r in racers:
-                r.join(100)
-            assert [r.exitcode for r in racers] == [0] * n
-        finally:
-            for r in racers:
-                r.kill()
-        won = [outcomes.get(timeout=5) for _ in racers]
-        assert sum(moved for _, _, moved in won) >= n - 1, "all had read that there is no champion, and one was right"
-        journal = store.journal()
-        assert [i.state for i in journal] == ["done"] * n
-        assert sorted((i.new, i.old) for i in journal) == sorted((new, old) for new, old, _ in won)
-        assert [i.old for i in journal] == [None, *(i.new for i in journal[:-1])], (
-            "each took the place of the one before"
-        )
-        assert store.aliases()["champion"] == journal[-1].new and store.aliases()["previous"] == journal[-2].new
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_kill_9_at_every_line_of_a_promotion(sqlite: Store, bundles: list[Bundle]) -> None:
-    """The next start converges: one champion, as the journal and the history say, and nothing is told twice."""
-    store = sqlite
-    versions = [store.register(b) for b in bundles[:2]]
-    store.registry.set_hooks("toy", {"webhook": "http://127.0.0.1:9/hook"})
-    store.promote(versions[0], None)
-    at = finished = moved = 0
-    while not finished:
-        at += 1
-        before = store.aliases()["champion"]
-        new = next(v.version for v in versions if v.version != before)
-        child = PROCESSES.Process(target=promote_and_die, args=(store.settings, new, at))
-        child.start()
-        child.join(60)
-        assert child.exitcode in {0, -signal.SIGKILL}, at
-        finished = child.exitcode == 0
-        store.registry.reconcile("toy")
-        now = store.aliases()["champion"]
-        assert now in {before, new}, at
-        moved += now == new
-        done = [i for i in store.journal() if i.state == "done"]
-        assert len(done) == len(store.journal()) == moved + 1, (at, "a promotion is open, or was lost")
-        rows = store.registry.history("toy")
-        assert [(r.when, r.version) for r in rows] == [(i.when, i.new) for i in done], at
-        assert journal.broken_links(rows) == [] and rows[-1].version == now, at
-        assert now == before or store.aliases()["previous"] == before, at
-        letters = outbox.waiting(store.settings)
-        assert [(told["when"], told["version"]) for told in letters] == [(i.when, i.new) for i in done], at
-    assert at > 40, "the sweep reaches every line"
-    sys.stderr.write(f"{at - 1} kills in a promotion, {moved - 1} of them carried out by the next start\n")
-
-
-def test_a_postgres_that_is_down_is_a_passing_fault(sqlite: Store, tmp_path: Path) -> None:
-    settings = Settings(tmp_path, f"postgresql+psycopg://postgres@/mlflow?host={tmp_path}")
-    with pytest.raises(TransientError, match="PostgreSQL"), Registry(sqlite.client, settings).lock("toy"):
-        pytest.fail("a lock without a server")
-
-
 @pytest.mark.slow
 class TestFreshProcess:
     def test_a_version_that_loads_and_answers_is_promoted(self, sqlite: Store, bundles: list[Bundle]) -> None:
@@ -609,7 +309,7 @@ class TestFreshProcess:
         version = sqlite.register(Bundle(broken, files.seal(broken)))
         with pytest.raises(CorruptDirectory, match="fresh process"):
             sqlite.promote(version, None)
-        assert sqlite.aliases() == {"challenger": "1"} and sqlite.journal() == []
+        assert sqlite.aliases() == {"challenger": "1"} and sqlite.moves() == []
 
 
 @pytest.mark.usefixtures("unasked")
@@ -675,24 +375,60 @@ class TestHistory:
         standing = store.registry.standing("toy")
         assert standing is not None and standing.version == "2", "a champion without its alias was not beaten"
 
-    @pytest.mark.parametrize("how", ["changed", "taken away"])
-    def test_a_row_that_was_tampered_with_is_seen(self, how: str, store: Store, three: list[Version]) -> None:
+    @pytest.mark.parametrize(
+        ("how", "said"),
+        [
+            ("row 2 changed", "row 3 does not follow on row 2"),
+            ("row 2 taken away", "before row 3 a row is missing"),
+            ("row 2 no row", "row 2 can't be read: it was changed"),
+            ("row 3 changed", "the row of version 3 was changed or taken away"),
+            ("row 3 taken away", "the row of version 3 was changed or taken away"),
+            ("all taken away", "the row of version 3 was changed or taken away"),
+        ],
+    )
+    def test_a_row_that_was_tampered_with_is_seen(
+        self, how: str, said: str, store: Store, three: list[Version]
+    ) -> None:
         store.promote(three[2], three[1])
-        key = "reseed.history.000002"
-        if how == "changed":
-            row = json.loads(store.client.get_registered_model("toy").tags[key])
-            store.client.set_registered_model_tag("toy", key, json.dumps(row | {"who": "nobody"}))
-            said = "row 3 does not follow on row 2"
-        else:
-            store.client.delete_registered_model_tag("toy", key)
-            said = "before row 3 a row is missing"
+        for number in (1, 2, 3):
+            key = f"reseed.history.{number:06d}"
+            if how in {f"row {number} taken away", "all taken away"}:
+                store.client.delete_registered_model_tag("toy", key)
+            elif how == f"row {number} no row":
+                store.client.set_registered_model_tag("toy", key, '{"number": [2]}')
+            elif how == f"row {number} changed":
+                row = json.loads(store.client.get_registered_model("toy").tags[key])
+                store.client.set_registered_model_tag("toy", key, json.dumps(row | {"who": "nobody"}))
         assert any(said in sentence for sentence in hand.history(store.settings, "toy")["odd"])
+        hand.rollback(store.settings, "toy", reason="what was changed stops no promotion")
+        assert store.aliases()["champion"] == "2" and store.registry.history("toy")[-1].kind == "rollback"
+
+    def test_where_the_alias_was_deleted_a_rollback_goes_to_what_was_promoted_last(
+        self, store: Store, three: list[Version]
+    ) -> None:
+        store.client.delete_registered_model_alias("toy", "champion")
+        with pytest.raises(UserError, match=r"no champion any more.*`reseed promote toy 2 --reason ...`"):
+            need_champion(store.registry, "toy")
+        store.promote(three[2], None)
+        assert store.aliases()["previous"] == "2"
+        assert hand.rollback(store.settings, "toy", reason="back")["version"] == "2"
+
+    def test_a_version_that_was_deleted_is_said(self, store: Store, three: list[Version]) -> None:
+        store.client.delete_model_version("toy", "2")
+        (said,) = hand.history(store.settings, "toy")["odd"]
+        assert said == "version 2, which was promoted last, was deleted; the alias champion is gone"
+        standing = store.registry.standing("toy")
+        assert standing is not None and standing.version == "1"
 
     def test_a_kill_before_the_row_was_written(
         self, store: Store, three: list[Version], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fault(*_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
+        real = MlflowClient.set_registered_model_tag
+
+        def fault(self: MlflowClient, name: str, key: str, value: str) -> None:
+            if key.startswith("reseed.history."):
+                raise KeyboardInterrupt
+            real(self, name, key, value)
 
         with monkeypatch.context() as m:
             m.setattr(MlflowClient, "set_registered_model_tag", fault)

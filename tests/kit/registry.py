@@ -1,0 +1,81 @@
+"""A registry on a real store, with what its tests ask of it, and versions that differ."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from flows.journal import Journal
+from flows.registry import Registry, Version
+from flows.settings import Settings
+from flows.tracking import connect
+from tasks import bundle
+from tests.kit import toy
+
+LABELS = list(toy.LABELS)
+TOLD: dict[str, Any] = {"probes": ["a text"], "labels": LABELS}
+
+# processes are forked from a clean one that has imported everything: MLflow takes seconds to import
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["tests.faults.test_promotion"])
+
+
+@dataclass(frozen=True)
+class Bundle:
+    directory: Path
+    digest: str
+
+
+def bundles_of(encoder: Path, folder: Path, n: int = 6) -> list[Bundle]:
+    """`n` bundles that differ in their heads."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(0)
+    names, tokenizer = dict(enumerate(LABELS)), AutoTokenizer.from_pretrained(encoder)
+    made = []
+    for i in range(n):
+        model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=3, id2label=names)
+        directory = folder / str(i) / "bundle"
+        about = {"labels": toy.LABELS, "max_length": 32}
+        made.append(Bundle(directory, bundle.save(model, tokenizer, directory, about=about)))
+    return made
+
+
+class Store:
+    """The registry of one store and workspace."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.client: MlflowClient = connect(settings)
+        self.registry = Registry(self.client, settings)
+        self.experiment = self.client.create_experiment("toy", artifact_location=str(settings.artifacts / "toy"))
+        self.run_id = self.client.create_run(self.experiment).info.run_id
+
+    def register(self, b: Bundle, name: str = "toy") -> Version:
+        told = {"run_id": self.run_id, "labels": LABELS, "description": "of the tests"}
+        return self.registry.register(name, b.directory, digest=b.digest, **told)
+
+    def promote(self, version: Version, expected: Version | None) -> None:
+        self.registry.promote(version, expected=expected, reason="better", **TOLD)
+
+    def aliases(self, name: str = "toy") -> dict[str, str]:
+        return {k: str(v) for k, v in self.client.get_registered_model(name).aliases.items()}
+
+    def journal(self, name: str = "toy") -> Journal:
+        return Journal.read(self.client, name)
+
+    def moves(self, name: str = "toy") -> list[tuple[str | None, str]]:
+        """The promotions that were carried out, of a journal that is whole and has nothing open."""
+        found = self.journal(name)
+        assert found.intents == [] and found.broken_links() == []
+        return [(row.before, row.version) for row in found.rows]
+
+    def stored(self, version: Version) -> Path:
+        """Where the store keeps the version's bundle."""
+        uri = self.client.get_model_version_download_uri(version.name, version.version)
+        return Path(uri.removeprefix("file://")) / "artifacts" / "bundle"
