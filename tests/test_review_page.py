@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from flows.review_page import Desk, history
 from tasks.review import Decisions, rank
 from tasks.review.decisions import decisions, lines
 from tests.conftest import ROOT
+from tests.kit.browser import headless
 from tests.kit.review import XSS, Place, place
 
 LABELS = {"1": "metal", "2": "fruit", "3": "bird"}
@@ -215,18 +215,8 @@ def test_a_taken_port_is_said_in_a_line(where: Place, home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium; where there is none the tests are skipped, or fail with RESEED_REQUIRE_BROWSER=1."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        (pytest.fail if os.environ.get("RESEED_REQUIRE_BROWSER") == "1" else pytest.skip)(
-            "no Chromium is installed here"
-        )
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+    with headless() as chromium:
         yield chromium
-        chromium.close()
 
 
 class Page:
