@@ -91,7 +91,7 @@ class Ui:
 
     @property
     def text(self) -> str:
-        return str(self.page.inner_text("body"))
+        return str(self.page.inner_text("body")).replace("\xa0", " ")
 
     def wait(self, text: str) -> None:
         self.page.get_by_text(text).first.wait_for(timeout=30_000)
@@ -119,12 +119,14 @@ class Ui:
 
     def metrics_compared(self, wanted: str) -> str:
         """What the comparison shows once its table of metrics is turned to `wanted`."""
-        self.page.get_by_text("cost.usd", exact=True).last.hover()
-        for _ in range(60):
+        table = self.page.locator(".ReactVirtualized__Grid").filter(has_text="cost.usd").first
+        table.scroll_into_view_if_needed()
+        grids = self.page.locator(".ReactVirtualized__Grid")  # the names, and beside them the values
+        for top in range(0, 6000, 150):
+            grids.evaluate_all("(es, top) => es.forEach(e => { e.scrollTop = top })", top)
+            self.page.wait_for_timeout(100)
             if self.page.get_by_text(wanted, exact=True).count():
                 break
-            self.page.mouse.wheel(0, 120)
-            self.page.wait_for_timeout(100)
         self.page.wait_for_timeout(500)
         return self.text
 
@@ -137,7 +139,7 @@ class Ui:
     def trace(self, request: str) -> str:
         """The first trace whose request holds this text."""
         self.page.get_by_text(request).first.click()
-        self.wait("Assistant")
+        self.page.get_by_text("Assistant", exact=True).first.wait_for(timeout=30_000)
         self.page.wait_for_timeout(800)
         return self.text
 
