@@ -161,10 +161,8 @@ def main() -> None:
     settings = Settings(home, f"sqlite:///{home / 'mlflow.db'}")
     client = connect(settings)
     experiment = client.get_experiment_by_name(args.project)
-    retrains = client.search_runs(
-        [experiment.experiment_id], "tags.`reseed.kind` = 'retrain' and tags.verdict = 'promote'"
-    )
-    run = retrains[-1].info.run_id
+    retrains = client.search_runs([experiment.experiment_id], "tags.`reseed.kind` = 'retrain'")
+    run = next(r.info.run_id for r in retrains if r.data.tags.get("verdict") == "promote")
     champion = client.get_model_version_by_alias(args.project, "champion").version
     with mlflow_served(settings) as address, chromium() as browser:
         ui_ = Ui(browser, address, experiment.experiment_id)
@@ -172,7 +170,8 @@ def main() -> None:
         ui_.page.get_by_label("Hide banner").click()
         ui_.page.wait_for_timeout(500)
         ui_.shoot("mlflow-runs")
-        ui_.compare(min(3, len(retrains)) or 1)
+        ui_.compare(min(3, len(retrains)))
+        ui_.metrics_compared("test.f1_macro")
         ui_.shoot("mlflow-compare")
         ui_.run(run, "macro-F1")
         ui_.page.get_by_text("Show more").first.click()
@@ -186,6 +185,8 @@ def main() -> None:
         ui_.trace("Write a")
         ui_.shoot("mlflow-trace")
         ui_.open(f"models/{args.project}", "Versions", "champion")
+        ui_.page.get_by_text("Tags", exact=True).first.click()  # folds them
+        ui_.page.wait_for_timeout(500)
         ui_.shoot("mlflow-registry")
         ui_.open(f"models/{args.project}/versions/{champion}", "For what")
         ui_.shoot("mlflow-version")

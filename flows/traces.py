@@ -77,7 +77,9 @@ def write(e: Exchange, *, tags: dict[str, str], experiment_id: str, run_id: str)
     end = int(e.ended * 1e9)
     start = end - int((e.seconds or 0) * 1e9)
     tags = (
-        tags | {KEY: e.key} | {k: str(e.tag[k]) for k in ("label", "topic", "style", "generator", "near") if k in e.tag}
+        tags
+        | {KEY: e.key}
+        | {k: str(e.tag[k])[:250] for k in ("label", "topic", "style", "generator", "near") if k in e.tag}
     )
     tags |= {"tokens": "measured" if e.measured else "estimated"}
     tags |= {"time": "not measured"} if e.seconds is None else {}
