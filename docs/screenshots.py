@@ -117,18 +117,23 @@ class Ui:
         self.page.wait_for_timeout(1000)
         return self.text
 
-    def metrics_compared(self, wanted: str) -> str:
-        """What the comparison shows once its table of metrics is turned to `wanted`."""
-        table = self.page.locator(".ReactVirtualized__Grid").filter(has_text="cost.usd").first
-        table.scroll_into_view_if_needed()
-        grids = self.page.locator(".ReactVirtualized__Grid")  # the names, and beside them the values
-        for top in range(0, 6000, 150):
-            grids.evaluate_all("(es, top) => es.forEach(e => { e.scrollTop = top })", top)
-            self.page.wait_for_timeout(100)
-            if self.page.get_by_text(wanted, exact=True).count():
+    def compared(self, metric: str) -> list[str]:
+        """The values of a metric in the comparison, a run each, in the order of its columns."""
+        grid, name = self.page.locator(".ReactVirtualized__Grid").last, self.page.get_by_text(metric, exact=True)
+        grid.hover()
+        frame = grid.bounding_box()
+        for _ in range(200):
+            box = name.bounding_box() if name.count() == 1 else None
+            if box and box["y"] < frame["y"] + frame["height"] / 2:
                 break
-        self.page.wait_for_timeout(500)
-        return self.text
+            self.page.mouse.wheel(0, 40)
+            self.page.wait_for_timeout(50)
+        for _ in range(3):  # the names follow the values one event late
+            self.page.mouse.wheel(0, 1)
+            self.page.wait_for_timeout(200)
+        middle = (box := name.bounding_box())["y"] + box["height"] / 2
+        cells = [(c.bounding_box(), c.inner_text()) for c in grid.locator("span, a").all()]
+        return [text for box, text in cells if text and box and abs(box["y"] + box["height"] / 2 - middle) < 15]
 
     def run(self, run_id: str, *expected: str, tab: str = "") -> str:
         return self.open(f"experiments/{self.experiment}/runs/{run_id}{tab}", *expected)
@@ -171,7 +176,7 @@ def main() -> None:
         ui_.page.wait_for_timeout(500)
         ui_.shoot("mlflow-runs")
         ui_.compare(min(3, len(retrains)))
-        ui_.metrics_compared("test.f1_macro")
+        ui_.compared("test.f1_macro")
         ui_.shoot("mlflow-compare")
         ui_.run(run, "macro-F1")
         ui_.page.get_by_text("Show more").first.click()

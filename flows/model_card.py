@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -48,9 +49,13 @@ def write(r: Retrain, version: Version, report: dict[str, Any], *, rows: Stage, 
     r.registry.describe(
         version, card if len(card) <= _MOST else card[:_MOST].rsplit("\n", 1)[0] + "\n\n(see model_card.md)"
     )
-    origin = {f"reseed.data.{name}": digest for name, digest in digests.items()}
-    origin |= {"reseed.base": base.name, "reseed.base.licence": base.licence, "reseed.prompt": prompt}
-    r.registry.record(version, origin | {"reseed.generators": ", ".join(generators) or "none"})
+    # the list of versions shows every tag on a line of its own, so that few are better
+    lineage = {"data": digests, "prompt": prompt, "generators": generators}
+    told = {
+        "reseed.lineage": json.dumps(lineage, sort_keys=True),
+        "reseed.base": f"{base.name}, licence: {base.licence}",
+    }
+    r.registry.record(version, told)
     r.log.client.update_registered_model(version.name, _of_all_versions(r))
     return card
 
