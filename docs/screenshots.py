@@ -1,8 +1,8 @@
 """Take the pictures of docs/mlflow.md again, from the MLflow store of a workspace.
 
-    reseed retrain configs/bbc-news.yaml
-    reseed retrain configs/bbc-news.yaml --set harvest.rounds=0
     reseed retrain configs/bbc-news.yaml --set harvest.rounds=0 --set train.learning_rate=2.0e-5
+    reseed retrain configs/bbc-news.yaml --set harvest.rounds=0
+    reseed retrain configs/bbc-news.yaml
     python docs/screenshots.py --home .reseed --project bbc-news
 
 Needs Chromium and playwright. tests/test_mlflow_ui.py turns the same pages and reads what stands on them.

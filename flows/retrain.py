@@ -78,7 +78,6 @@ def _story(r: Retrain) -> dict[str, Any]:
     )
     run_page.scored(r, version, rows=trained.rows, trained=trained.model, challenger=challenger)
     verdict, champion, promoted = judge_and_promote(r, version, challenger, baselines)
-    stage_runs.judged(r.log, verdict)
     report = {
         "project": r.project.name,
         "verdict": verdict.decision,
@@ -102,8 +101,10 @@ def _story(r: Retrain) -> dict[str, Any]:
         "mlflow_tracking_uri": r.settings.tracking_uri,
         "flow_run_id": flow_run.id,
     }
-    run_page.write(r, report, rows=trained.rows)
-    model_card.write(r, version, report, rows=trained.rows, challenger=challenger, prompt=prompt)
+    if not run_page.stands(r, version, champion, promoted=promoted):
+        stage_runs.judged(r.log, verdict)
+        run_page.write(r, report, rows=trained.rows)
+        model_card.write(r, version, report, rows=trained.rows, challenger=challenger, prompt=prompt)
     return report
 
 

@@ -21,7 +21,7 @@ TEMPLATE = Path(__file__).resolve().parent.parent / "mlflow" / "run_page.md.j2"
 
 def first_name(project: Project, *, now: datetime) -> str:
     """The run's name until its rows are known."""
-    return f"{now:%Y-%m-%d} {project.name} in progress"
+    return f"{now:%Y-%m-%d} {project.name} {len(project.labels)} labels"
 
 
 def name(project: Project, *, began: datetime, rows: int, base: str) -> str:
@@ -34,16 +34,16 @@ def rows_by_source(rows: Stage) -> dict[str, int]:
     return dict(sorted(Counter(row.source for row in files.read_records(rows.directory / "kept.jsonl")).items()))
 
 
-def named(r: Retrain, rows: Stage) -> str:
-    """The base model's name; the run is called by it and by its rows from here on."""
+def named(r: Retrain, rows: Stage) -> None:
+    """Call the run by its rows and its base model from here on."""
     base = base_model(r.project.train.model, beside=r.beside, cache=r.home / "cache").name
     began = datetime.fromtimestamp(r.log.client.get_run(r.log.run_id).info.start_time / 1000, UTC)
     r.log.name(name(r.project, began=began, rows=sum(rows_by_source(rows).values()), base=base))
-    return base
 
 
 def scored(r: Retrain, version: Version, *, rows: Stage, trained: Stage, challenger: Stage) -> None:
     """The challenger's scores, with the model and the data that they are about, and the pictures: before anybody is asked."""
+    named(r, rows)
     splits, sealed, log = r.prepared.splits, r.prepared.sealed, r.log
     test, dev = ("test", sealed.digest), ("dev", splits.digest)
     sizes = splits.counts.get("rows") or {"dev": sum(splits.counts["dev"].values())}
@@ -54,6 +54,12 @@ def scored(r: Retrain, version: Version, *, rows: Stage, trained: Stage, challen
     log.model_metrics({"dev.f1_macro": trained.counts["dev_f1_macro"]}, model_id=version.model_id, dataset=dev)
     for picture in [*stage_runs.pictures(challenger), *stage_runs.pictures(trained)]:
         log.client.log_artifact(log.run_id, str(picture))
+
+
+def stands(r: Retrain, version: Version, champion: dict[str, Any] | None, *, promoted: bool) -> bool:
+    """Whether the run tells its verdict already, and this is only the champion met again: what it says stays."""
+    itself = champion is not None and champion["version"] == version.version and not promoted
+    return itself and "verdict" in r.log.client.get_run(r.log.run_id).data.tags
 
 
 def write(r: Retrain, report: dict[str, Any], *, rows: Stage) -> None:
@@ -70,7 +76,6 @@ def write(r: Retrain, report: dict[str, Any], *, rows: Stage) -> None:
         render(
             report
             | {
-                "base": named(r, rows),
                 "rows": {names.get(source, source): n for source, n in by_source.items()},
                 "generators": sorted(data["generators"]) or ["no LLM"],
             },
