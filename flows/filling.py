@@ -23,6 +23,7 @@ class Filled:
     """What was asked for and what became of it."""
 
     rounds: list[Stage] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)  # what each round was asked for
     curated: Stage | None = None
     studies: list[Stage] = field(default_factory=list)
     topics: dict[str, list[str]] = field(default_factory=dict)
@@ -98,19 +99,16 @@ def _fill(r: Retrain, done: Filled, quota: dict[str, int], target: dict[str, int
 
 
 def _ask(r: Retrain, done: Filled, count: dict[str, int], focus: Focus | None) -> None:
-    stage = r.timed(
-        steps.synthesise(
-            r.project,
-            count=count,
-            round_number=len(done.rounds),
-            generation=r.generation,
-            splits=r.prepared.splits,
-            more_topics=done.topics,
-            focus=focus,
-            **r.places,
-        )
-    )
+    asked = {
+        "count": count,
+        "round_number": len(done.rounds),
+        "generation": r.generation,
+        "more_topics": done.topics,
+        "focus": focus,
+    }
+    stage = r.timed(steps.synthesise(r.project, splits=r.prepared.splits, **asked, **r.places))
     done.rounds.append(stage)
+    done.requests.append(asked)
     done.asked.update(count)
     stage_runs.generated(r.log, len(done.rounds), stage)
     for label, why in stage.counts["parked"].items():

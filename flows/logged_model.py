@@ -13,8 +13,8 @@ from tasks.labels import PROBLEM
 CLASSIFIER = Path(__file__).resolve().parent.parent / "mlflow" / "classifier.py"
 
 
-def logged_model(client: MlflowClient, key: str, directory: Path, *, run_id: str, labels: list[str]) -> str:
-    """The id of a READY logged model of this key; one that a kill left PENDING is passed over."""
+def logged_model(client: MlflowClient, key: str, directory: Path, *, name: str, run_id: str, labels: list[str]) -> str:
+    """The id of a READY logged model of this key, called `name`; one that a kill left PENDING is passed over."""
     import mlflow
 
     experiment = client.get_run(run_id).info.experiment_id
@@ -27,7 +27,7 @@ def logged_model(client: MlflowClient, key: str, directory: Path, *, run_id: str
 
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
-            name="model",
+            name=name.replace(".", "-"),  # MLflow allows no full stop there
             python_model=str(CLASSIFIER),
             artifacts={"bundle": str(directory)},
             model_config={"bundle": files.read_json(directory / files.MANIFEST)["digest"]},

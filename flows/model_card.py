@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from flows.context import Retrain
 from flows.registry import Version
 from tasks import files
+from tasks.base_model import base_model
 from tasks.files import Stage
 from tasks.report.blocks import blocks
 from tasks.report.tell import MORE
@@ -19,25 +21,29 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
 _MOST = 4900  # characters of a version's description that every store of MLflow takes
 
 
-def write(r: Retrain, version: Version, report: dict[str, Any], *, rows: Stage, challenger: Stage) -> str:
-    """The card in Markdown, logged to the run as `model_card.md` and set as the version's description."""
+def write(r: Retrain, version: Version, report: dict[str, Any], *, rows: Stage, challenger: Stage, prompt: str) -> str:
+    """The card in Markdown, logged to the run as `model_card.md` and set as the version's description; its origin as tags."""
+    base = base_model(r.project.train.model, beside=r.beside, cache=r.home / "cache")
     kept = Counter(row.source for row in files.read_records(rows.directory / "kept.jsonl"))
     names = {
         "seed": "real, labelled",
         "harvested": "real, labelled by the model before",
         "reviewed": "looked at by a person",
     }
+    generators = sorted({e.model for _, e in r.project.generate.sources().values()}) if kept["synthetic"] else []
+    digests = {"training": rows.digest, "dev": r.prepared.splits.digest, "test": r.prepared.sealed.digest}
     card = render(
         report
         | {
-            "base": r.project.train.model,
+            "base": base.name,
+            "licence": base.licence,
+            "run": r.log.run_id,
+            "prompt": prompt,
             "multi_label": r.project.multi_label,
             "labels": r.project.labels,
             "rows": {names.get(source, source): n for source, n in sorted(kept.items())},
-            "generators": sorted({e.model for _, e in r.project.generate.sources().values()})
-            if kept["synthetic"]
-            else [],
-            "digests": {"training": rows.digest[:12], "test": r.prepared.sealed.digest[:12]},
+            "generators": generators,
+            "digests": {name: digest[:12] for name, digest in digests.items()},
             "scores": challenger.counts.get("scores"),
             "slices": files.read_json(challenger.directory / "metrics.json").get("slices"),
             "more_figures": {name: blocks(report[name]) for name in MORE if report.get(name)},
@@ -47,16 +53,34 @@ def write(r: Retrain, version: Version, report: dict[str, Any], *, rows: Stage, 
     r.registry.describe(
         version, card if len(card) <= _MOST else card[:_MOST].rsplit("\n", 1)[0] + "\n\n(see model_card.md)"
     )
+    # the list of versions shows every tag on a line of its own, so that few are better
+    lineage = {"data": digests, "prompt": prompt, "generators": generators}
+    told = {
+        "reseed.lineage": json.dumps(lineage, sort_keys=True),
+        "reseed.base": f"{base.name}, licence: {base.licence}",
+    }
+    r.registry.record(version, told)
+    r.log.client.update_registered_model(version.name, _of_all_versions(r))
     return card
 
 
-def render(told: dict[str, Any]) -> str:
+def _of_all_versions(r: Retrain) -> str:
+    """What the registry's page of the model says above its versions."""
+    labels = ", ".join(escaped(label) for label in r.project.label_names)
+    return (
+        f"Gives a text {'any of' if r.project.multi_label else 'one of'} {len(r.project.labels)} labels: {labels}.\n\n"
+        "The version `@champion` answers, `@previous` was champion before it, `@challenger` was registered last. Each version's "
+        "description is its model card. The tags `reseed.history.…` are the promotions, oldest first."
+    )
+
+
+def render(told: dict[str, Any], template: Path = TEMPLATE) -> str:
     """The template filled in; every text that comes from data is escaped for Markdown."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=True)
     environment.filters |= {"f3": lambda v: f"{v:.3f}", "md": escaped}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**told)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(**told)
 
 
 def escaped(text: Any) -> Any:

@@ -11,8 +11,8 @@ from pathlib import Path
 from prefect.exceptions import Pause
 from prefect.runtime import deployment, flow_run
 
+from flows import experiment_page, outbox, run_page, steps
 from flows import generation as generations
-from flows import outbox, steps
 from flows.context import Retrain
 from flows.janitor import tidy
 from flows.progress import say
@@ -84,14 +84,16 @@ def _prepare(project: Project, beside: Path, home: Path) -> Prepared:
 
 def _open_run(project: Project, settings: Settings, *, config: str, generation: int) -> Tracking:
     identity = digest_of({"project": project.digest, "generation": generation})[:32]
-    return Tracking.open(
+    log = Tracking.open(
         connect(settings),
         settings,
         experiment=project.name,
         retrain_id=identity,
-        name=f"{datetime.now(UTC):%Y-%m-%d} {Path(project.train.model).parts[0].split(':')[-1]} #{generation}",
+        name=run_page.first_name(project, now=datetime.now(UTC)),
         params=project.parameters() | {"generation": str(generation), "config": config},
     )
+    experiment_page.write(log.client, log.experiment_id, project)
+    return log
 
 
 def _say_mistakes_in_a_line() -> None:

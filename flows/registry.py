@@ -19,6 +19,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from flows import journal, promotion
 from flows.fresh_process import answers_in_fresh_process
@@ -31,6 +32,7 @@ from tasks import bundle
 from tasks.errors import TransientError, UserError, nearest
 from tasks.files import CorruptDirectory
 
+_MODEL = "reseed.model"
 MOST_LOOKS = 350  # bundles that a tag holds; after as many verdicts nothing is promoted on a test set any more
 
 
@@ -47,6 +49,11 @@ class Version:
     @classmethod
     def of(cls, mv: ModelVersion) -> Version:
         return cls(mv.name, str(mv.version), mv.tags.get("reseed.bundle", ""), mv.run_id or "", dict(mv.tags))
+
+    @property
+    def model_id(self) -> str:
+        """The id of its logged model, which a SQL store does not keep with the version."""
+        return self.tags.get(_MODEL, "")
 
 
 class Registry:
@@ -152,8 +159,8 @@ class Registry:
         with self.lock(name) as held:
             found = next((v for v in self.versions_or_none(name) if v.tags.get("reseed.promotion_key") == key), None)
             if found is None:
-                tags = {"reseed.promotion_key": key, "reseed.bundle": digest}
-                model_id = logged_model(self.client, key, directory, run_id=run_id, labels=labels)
+                model_id = logged_model(self.client, key, directory, name=name, run_id=run_id, labels=labels)
+                tags = {"reseed.promotion_key": key, "reseed.bundle": digest, _MODEL: model_id}
                 with contextlib.suppress(MlflowException):
                     self.client.create_registered_model(name)
                 model = self.client.get_logged_model(model_id)
@@ -167,6 +174,12 @@ class Registry:
                     model_id=model_id,
                 )
                 found = Version.of(mv)
+            elif not found.model_id:  # it was registered before versions told
+                model_id = logged_model(self.client, key, directory, name=name, run_id=run_id, labels=labels)
+                self.record(found, {_MODEL: model_id})
+                found.tags[_MODEL] = model_id
+            versions = [{"name": name, "version": found.version}]
+            self.client.set_logged_model_tags(found.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
             self.client.set_registered_model_alias(name, "challenger", found.version)
         return found
 
@@ -185,11 +198,10 @@ class Registry:
         if names:
             raise UserError(f"version {version.version} of {version.name!r} is its {names[0]}, and stays")
         mv = self.client.get_model_version(version.name, version.version)
-        model_id = getattr(mv, "model_id", None)
         place = str(mv.source or "").removeprefix("file://")
         self.client.delete_model_version(version.name, version.version)
-        if model_id:
-            self.client.delete_logged_model(model_id)
+        if version.model_id:
+            self.client.delete_logged_model(version.model_id)
         if Path(place).is_absolute() and Path(place).is_relative_to(self.settings.artifacts):
             shutil.rmtree(place, ignore_errors=True)
 

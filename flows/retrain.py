@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
-from flows import beside_f1, data_report, model_card, report_page, stage_runs, steps
+from flows import beside_f1, data_report, model_card, report_page, run_page, stage_runs, steps, traces
 from flows import report as reports
 from flows.context import Retrain
 from flows.filling import Filled, cost, fill_quota
@@ -46,7 +46,7 @@ def _story(r: Retrain) -> dict[str, Any]:
     for notice in r.prepared.splits.counts["notices"]:
         say(f"  {notice}")
     stage_runs.splits(r.log, r.prepared)
-    record_prompt(r)
+    prompt = record_prompt(r)
 
     filled = fill_quota(r)
     _note_places(r, filled, None)
@@ -55,6 +55,8 @@ def _story(r: Retrain) -> dict[str, Any]:
     ):
         filled = fill_quota(r)  # with what the person decided
     stage_runs.curated(r.log, filled.rows)
+    traces.record(r, filled)
+    run_page.named(r, filled.rows)
     _note_places(r, filled, None)
 
     trained = train_best_mix(r, filled.rows)
@@ -76,18 +78,10 @@ def _story(r: Retrain) -> dict[str, Any]:
         labels=r.project.label_names,
         description=description(r, challenger, trained.rows),
     )
+    run_page.scored(r, version, rows=trained.rows, trained=trained.model, challenger=challenger)
     verdict, champion, promoted = judge_and_promote(r, version, challenger, baselines)
-    stage_runs.judged(r.log, verdict, challenger)
     bundle = exported.directory / "bundle"
     to_label = label_first(r, version, bundle) if verdict.decision == "inconclusive" else None
-    data = reports.data_counts(r.prepared, filled, trained)
-    spent = reports.tokens(filled.rounds)
-    r.log.metrics(
-        {f"data.{k}.rows": float(data[k]["total"]) for k in ("requested", "accepted", "rejected", "harvested")}
-    )
-    r.log.metrics({f"tokens.{k}": float(v) for k, v in spent.items()})
-    costs = cost(r, filled)
-    r.log.metrics({"cost.usd": costs["usd"]})
     report = {
         "project": r.project.name,
         "verdict": verdict.decision,
@@ -104,18 +98,21 @@ def _story(r: Retrain) -> dict[str, Any]:
         "inference": exported.counts["inference"],
         "seeds": trained.seeds,
         "adapted": r.adapted.counts if r.adapted else None,
-        "data": data,
+        "data": reports.data_counts(r.prepared, filled, trained),
         "seconds": {name: round(s, 1) for name, s in r.seconds.items()},
-        "tokens": spent,
-        "cost": costs,
+        "tokens": reports.tokens(filled.rounds),
+        "cost": cost(r, filled),
         "generation": r.generation,
         "mlflow_run_id": r.log.run_id,
         "mlflow_tracking_uri": r.settings.tracking_uri,
         "flow_run_id": flow_run.id,
         "report": str(report_page.place(r.settings, r.project.name)),
     }
-    report_page.write(r, report, verdict=verdict, challenger=challenger, training=trained.rows, curve=curve)
-    model_card.write(r, version, report, rows=trained.rows, challenger=challenger)
+    if not run_page.stands(r, version, champion, promoted=promoted):
+        stage_runs.judged(r.log, verdict)
+        report_page.write(r, report, verdict=verdict, challenger=challenger, training=trained.rows, curve=curve)
+        run_page.write(r, report, rows=trained.rows)
+        model_card.write(r, version, report, rows=trained.rows, challenger=challenger, prompt=prompt)
     return report
 
 

@@ -103,8 +103,7 @@ def trained(log: Tracking, stage: Stage, name: str = "train") -> str:
             {f"train.{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {f"train.{key}": value}
         )
     history = [(int(step), key, float(v)) for step, key, v in files.read_json(stage.directory / "history.json")]
-    pictures = [p for p in [stage.directory / "curves.png"] if p.exists()]
-    return log.stage(stage, name=name, metrics=metrics, history=history, artifacts=pictures)
+    return log.stage(stage, name=name, metrics=metrics, history=history, artifacts=pictures(stage))
 
 
 def exported(log: Tracking, stage: Stage) -> None:
@@ -144,7 +143,7 @@ def test_metrics(scored: Stage) -> dict[str, float]:
 
 
 def scored(log: Tracking, who: str, stage: Stage) -> None:
-    found = [*_pictures(stage), stage.directory / "metrics.json", stage.directory / "predictions.jsonl"]
+    found = [*pictures(stage), stage.directory / "metrics.json", stage.directory / "predictions.jsonl"]
     tables = {name: files.read_lines(stage.directory / f"{name}.jsonl") for name in ERRORS}
     metrics = test_metrics(stage)
     for key in ("unparsed_share", "usd", "tokens", "usd_per_text", "tokens_per_text"):
@@ -222,9 +221,9 @@ def learned(log: Tracking, stage: Stage) -> None:
     log.stage(stage, history=history, artifacts=sorted(stage.directory.glob("curve.*")))
 
 
-def _pictures(scored: Stage) -> list[Path]:
-    """The confusion matrix, or of label sets the bars by label."""
-    return sorted(scored.directory.glob("*.png"))
+def pictures(stage: Stage) -> list[Path]:
+    """Its pictures: of a model's answers the confusion matrix or the bars by label, of a training the curves."""
+    return sorted(stage.directory.glob("*.png"))
 
 
 def evidence(log: Tracking, stage: Stage) -> str:
@@ -234,12 +233,9 @@ def evidence(log: Tracking, stage: Stage) -> str:
     return log.stage(stage, name="verdict", metrics=metrics, artifacts=sorted(stage.directory.iterdir()))
 
 
-def judged(log: Tracking, verdict: Verdict, challenger: Stage) -> None:
-    """The verdict and the challenger's figures on the parent run, where runs are compared."""
-    log.metrics(test_metrics(challenger))
+def judged(log: Tracking, verdict: Verdict) -> None:
+    """The verdict on the parent run, where runs are compared."""
     gain = {"gain": verdict.gain, "lower": verdict.lower, "upper": verdict.upper}
     log.metrics({f"verdict.{k}": v for k, v in gain.items() if v is not None})
-    for picture in _pictures(challenger):
-        log.client.log_artifact(log.run_id, str(picture))
     log.client.log_dict(log.run_id, verdict.to_json(), "verdict.json")
     log.tag(verdict=verdict.decision, reasons="; ".join(verdict.reasons))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import json
 import os
 import re
 import warnings
@@ -13,6 +15,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 
 from flows.janitor import PLACE, place
 from flows.settings import Settings
@@ -87,6 +90,7 @@ class Tracking:
         run = _find(client, experiment_id, {"reseed.retrain": retrain_id})
         if run is None:
             tags = {"reseed.retrain": retrain_id, "reseed.project": experiment, "reseed.kind": kind}
+            tags |= {MLFLOW_USER: getpass.getuser(), MLFLOW_SOURCE_NAME: f"reseed {kind}", MLFLOW_SOURCE_TYPE: "LOCAL"}
             run = client.create_run(experiment_id, run_name=name, tags=tags)
             from mlflow.entities import Param
 
@@ -118,16 +122,35 @@ class Tracking:
         for key, value in tags.items():
             self.client.set_tag(self.run_id, key, value[:5000])
 
+    def name(self, name: str) -> None:
+        """Call the parent run `name`, which stands in the list of runs."""
+        self.client.update_run(self.run_id, name=name)
+
+    def describe(self, markdown: str) -> None:
+        """What the parent run's page says of it."""
+        self.tag(**{MLFLOW_RUN_NOTE: markdown})
+
     def metrics(self, values: dict[str, float], run_id: str | None = None) -> None:
         self._metrics(run_id or self.run_id, [(0, k, v) for k, v in values.items()])
 
-    def _metrics(self, run_id: str, rows: list[tuple[int, str, float]]) -> None:
+    def model_metrics(self, values: dict[str, float], *, model_id: str, dataset: tuple[str, str]) -> None:
+        """Scores of a logged model on a dataset (its name and digest), on the parent run and on the model's page.
+
+        What stands there from this run already is not logged again.
+        """
+        there = {
+            m.key: m.value for m in self.client.get_logged_model(model_id).metrics or [] if m.run_id == self.run_id
+        }
+        new = [(0, k, v) for k, v in values.items() if there.get(metric_name(k)) != float(v)]
+        self._metrics(self.run_id, new, model_id=model_id, dataset_name=dataset[0], dataset_digest=dataset[1][:36])
+
+    def _metrics(self, run_id: str, rows: list[tuple[int, str, float]], **about: str) -> None:
         import time
 
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        points = [Metric(metric_name(name), float(value), now, step) for step, name, value in rows]
+        points = [Metric(metric_name(name), float(value), now, step, **about) for step, name, value in rows]
         for start in range(0, len(points), 1000):
             self.client.log_batch(run_id, metrics=points[start : start + 1000])
 
@@ -182,6 +205,24 @@ class Tracking:
             data = mlflow.data.from_pandas(frame, source=str(path), name=name, targets="label", digest=digest[:36])
         entity = data._to_mlflow_entity()
         self.client.log_inputs(run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", name)])])
+
+    def used(self, *, datasets: list[tuple[str, str, int]], model_id: str) -> None:
+        """On the parent run: the datasets (name, digest and rows, no texts) and the model that came of them."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput
+
+        inputs = [
+            DatasetInput(
+                Dataset(
+                    name, digest[:36], "reseed", json.dumps({"digest": digest}), profile=json.dumps({"num_rows": n})
+                ),
+                [InputTag("mlflow.data.context", name)],
+            )
+            for name, digest, n in datasets
+        ]
+        self.client.log_inputs(self.run_id, datasets=inputs)
+        outputs = self.client.get_run(self.run_id).outputs
+        if model_id not in {m.model_id for m in (outputs.model_outputs if outputs else [])}:  # twice is an error
+            self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, 0)])
 
 
 def _experiment(client: MlflowClient, settings: Settings, name: str) -> str:

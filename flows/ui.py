@@ -22,6 +22,7 @@ from flows.tracking import connect
 from tasks.errors import TransientError
 
 START_SECONDS = 120
+HINTS = {"mlflow": "  (choose Model training at the top left, then a project)"}
 
 
 def mlflow_command(settings: Settings, port: int) -> list[str]:
@@ -121,5 +122,5 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 def _show(addresses: dict[str, Any]) -> None:
     for name in ("mlflow", "prefect"):
-        click.echo(f"{name:<8} {addresses[name]}")
+        click.echo(f"{name:<8} {addresses[name]}{HINTS.get(name, '')}")
     click.echo("Ctrl-C ends both")

@@ -117,17 +117,10 @@ def home(tmp_path: Path, mlflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Headless Chromium; where there is none the tests are skipped, or fail with RESEED_REQUIRE_BROWSER=1."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        (pytest.fail if os.environ.get("RESEED_REQUIRE_BROWSER") == "1" else pytest.skip)(
-            "no Chromium is installed here"
-        )
-    from playwright.sync_api import sync_playwright
+    from tests.kit.browser import headless
 
-    with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+    with headless() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,10 @@ from flows.model_card import escaped, render
 SCORE = {"f1_macro": 0.91234, "ci_low": 0.88, "ci_high": 0.94, "rows": 90, "openings": 5, "f1": {"a": 1.0, "b|c": 0.5}}
 TOLD: dict[str, Any] = {
     "model": {"name": "toy", "version": "3"},
-    "base": "package:x/y",
+    "base": "all-MiniLM-L6-v2",
+    "licence": "apache-2.0",
+    "run": "0123abcd",
+    "prompt": "toy-generate/1",
     "multi_label": False,
     "labels": {"a": "one; two", "b|c": "<script>alert(1)</script>\n# a heading"},
     "test": SCORE,
@@ -35,7 +38,12 @@ def test_it_says_what_a_reader_asks() -> None:
     )
     assert "| synthetic | 36 |\n| real, labelled | 4 |" in card and "gpt-4o-mini" in card
     assert "| tfidf logistic regression | 0.500" in card and "calibration error 0.030" in card
-    assert "training abc, test def" in card and "opened 5 times" in card
+    assert "| training rows, digest | abc |\n| test rows, digest | def |" in card
+    assert (
+        "all-MiniLM-L6-v2, licence: apache-2.0" in card
+        and "| prompt | toy-generate/1 |" in card
+        and "opened 5 times" in card
+    )
     assert "b\\|c 0.500." in card
 
 

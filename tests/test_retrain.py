@@ -122,6 +122,11 @@ def test_first_run_promotes_and_second_finds_everything(
     assert (second["robustness"], second["serving"]) == (first["robustness"], first["serving"])
     assert second["test"] == first["test"] and set(second["seconds"].values()) == {0.0}
     assert len(llm.requests) == requested, "a finished stage asked the LLM again"
+    again = client().get_run(first["mlflow_run_id"])
+    assert again.data.tags["verdict"] == "promote", "the run that promoted it says so still"
+    assert again.data.tags["mlflow.note.content"] == told.data.tags["mlflow.note.content"]
+    assert again.info.run_name == told.info.run_name
+    assert client().get_model_version("toy", "1").description == version.description
     assert [str(v.version) for v in client().search_model_versions("name='toy'")] == ["1"]
 
     code, out, _ = reseed("retrain", config, *more)

@@ -90,7 +90,10 @@ class Outcome:
 
 
 class Cache:
-    """Finished answers on the disk, by the key of their request."""
+    """Finished answers on the disk, by the key of their request.
+
+    Beside the fields of an answer a file may hold `seconds`, from sending the request to its answer: nothing hangs on it.
+    """
 
     FIELDS = frozenset({"text", "finish_reason", "prompt_tokens", "completion_tokens", "usd", "measured"})
 
@@ -106,7 +109,14 @@ class Cache:
             kept = files.read_json(self._path(key))
         except (OSError, ValueError):
             return None
-        return kept if isinstance(kept, dict) and set(kept) == self.FIELDS else None
+        if not isinstance(kept, dict) or set(kept) - {"seconds"} != self.FIELDS:
+            return None
+        return {name: kept[name] for name in kept if name != "seconds"}
+
+    def timing(self, key: str) -> tuple[float, float | None]:
+        """When the answer of a finished request came (Unix seconds), and the seconds it took where they were measured."""
+        seconds = files.read_json(self._path(key)).get("seconds")
+        return self._path(key).stat().st_mtime, float(seconds) if isinstance(seconds, int | float) else None
 
     def keep(self, key: str, kept: dict[str, Any]) -> None:
         files.write_json(self._path(key), kept)

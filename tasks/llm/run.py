@@ -245,7 +245,8 @@ class Run:
             answer = await self._sent(request)
             deadline.reschedule(None)  # what is paid for is kept
             kept = priced(answer, self.c.endpoint.usd, prompt=prompt, completion=completion)
-            await self._on_disk(self.c.keep, ask.key, kept, hold)
+            took = {"seconds": round(loop.time() - sent, 3)}
+            await self._on_disk(self.c.keep, ask.key, kept | took, hold)
         except BaseException as e:
             charged = wire.may_have_cost(e)
             tokens, usd = (hold.tokens, hold.usd) if charged else (0, 0.0)

@@ -86,7 +86,7 @@ class Generator(Section):
 class Generate(Endpoint):
     """How LLMs write examples."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"pairs"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"pairs", "traces"})
 
     mode: Literal["by_label", "by_model"] = Field(
         "by_label",
@@ -131,6 +131,9 @@ class Generate(Endpoint):
     )
     rows_per_reply: int = Field(1, ge=1, le=50, description="rows asked for at once, where the format is json")
     seed: int = Field(0, description="of the requests; `--fresh` takes others")
+    traces: int = Field(
+        20, ge=0, le=1000, description="requests of each round that are traces in MLflow, with tokens and cost; 0: none"
+    )
 
     @field_validator("styles")
     @classmethod

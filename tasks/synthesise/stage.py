@@ -42,6 +42,7 @@ NOT_IN_KEY = {
     "timeout_seconds",
     "tokens_per_minute",
     "top_p",
+    "traces",
     "usd",
 }
 
@@ -51,9 +52,17 @@ def open_ledger(project: Project, *, generation: int, home: Path) -> Ledger:
     about = {
         "labels": project.labels,
         "generation": generation,
-        "generate": project.generate.model_dump(mode="json", exclude={"budget"}),
+        "generate": project.generate.model_dump(mode="json", exclude={"budget", "traces"}),
     }
     return Ledger(home / "ledgers" / project.name / f"{digest_of(about)[:24]}.jsonl", project.generate.budget)
+
+
+def seeds_to_show(project: Project, splits: Stage) -> tuple[list[Record], int]:
+    """The seed rows that requests may show, and how many may not be, as they repeat dev or test text."""
+    seeds = files.read_records(splits.directory / "seed.jsonl") if project.generate.examples else []
+    held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
+    shown, hidden = leaks_into_prompts(seeds, held_out, limit=project.curate.leak)
+    return shown, len(hidden)
 
 
 def ask(
@@ -99,9 +108,7 @@ def synthesise(
     params |= {"generators": [source.identity() for source in by_name.values()]}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        seeds = files.read_records(splits.directory / "seed.jsonl") if g.examples else []
-        held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
-        seeds, not_shown = leaks_into_prompts(seeds, held_out, limit=project.curate.leak)
+        seeds, not_shown = seeds_to_show(project, splits)
         requests = plan(
             project,
             count=count,
@@ -136,7 +143,7 @@ def synthesise(
             "asked": dict(count),
             "rows": count_by_label(rows),
             "rejected": count_by_check(rejected),
-            "seeds_not_shown": len(not_shown),
+            "seeds_not_shown": not_shown,
             "generators": told,
             **_total(told),
         }

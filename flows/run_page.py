@@ -1,0 +1,84 @@
+"""What MLflow's page of a retrain says: its name, its description, the columns that retrains are compared by, and pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows import stage_runs
+from flows.context import Retrain
+from flows.model_card import render
+from flows.registry import Version
+from tasks import files
+from tasks.base_model import base_model
+from tasks.files import Stage
+from tasks.project import Project
+
+TEMPLATE = Path(__file__).resolve().parent.parent / "mlflow" / "run_page.md.j2"
+
+
+def first_name(project: Project, *, now: datetime) -> str:
+    """The run's name until its rows are known."""
+    return f"{now:%Y-%m-%d} {project.name} {len(project.labels)} labels"
+
+
+def name(project: Project, *, began: datetime, rows: int, base: str) -> str:
+    """`2026-11-21 bbc-news 5 labels, 1489 rows, all-MiniLM-L6-v2`: when, which data, which model."""
+    return f"{began:%Y-%m-%d} {project.name} {len(project.labels)} labels, {rows} rows, {base}"
+
+
+def rows_by_source(rows: Stage) -> dict[str, int]:
+    """How many rows of each source are trained on."""
+    return dict(sorted(Counter(row.source for row in files.read_records(rows.directory / "kept.jsonl")).items()))
+
+
+def named(r: Retrain, rows: Stage) -> None:
+    """Call the run by its rows and its base model from here on."""
+    base = base_model(r.project.train.model, beside=r.beside, cache=r.home / "cache").name
+    began = datetime.fromtimestamp(r.log.client.get_run(r.log.run_id).info.start_time / 1000, UTC)
+    r.log.name(name(r.project, began=began, rows=sum(rows_by_source(rows).values()), base=base))
+
+
+def scored(r: Retrain, version: Version, *, rows: Stage, trained: Stage, challenger: Stage) -> None:
+    """The challenger's scores, with the model and the data that they are about, and the pictures: before anybody is asked."""
+    named(r, rows)
+    splits, sealed, log = r.prepared.splits, r.prepared.sealed, r.log
+    test, dev = ("test", sealed.digest), ("dev", splits.digest)
+    sizes = splits.counts.get("rows") or {"dev": sum(splits.counts["dev"].values())}
+    by_source = rows_by_source(rows)
+    training = ("training", rows.digest, sum(by_source.values()))
+    log.used(datasets=[training, (*dev, sizes["dev"]), (*test, challenger.counts["rows"])], model_id=version.model_id)
+    log.model_metrics(stage_runs.test_metrics(challenger), model_id=version.model_id, dataset=test)
+    log.model_metrics({"dev.f1_macro": trained.counts["dev_f1_macro"]}, model_id=version.model_id, dataset=dev)
+    for picture in [*stage_runs.pictures(challenger), *stage_runs.pictures(trained)]:
+        log.client.log_artifact(log.run_id, str(picture))
+
+
+def stands(r: Retrain, version: Version, champion: dict[str, Any] | None, *, promoted: bool) -> bool:
+    """Whether the run tells its verdict already, and this is only the champion met again: what it says stays."""
+    itself = champion is not None and champion["version"] == version.version and not promoted
+    return itself and "verdict" in r.log.client.get_run(r.log.run_id).data.tags
+
+
+def write(r: Retrain, report: dict[str, Any], *, rows: Stage) -> None:
+    """The columns that runs are compared by, and the description."""
+    by_source, data = rows_by_source(rows), report["data"]
+    columns = {f"data.{source}.rows": float(by_source.get(source, 0)) for source in ("synthetic", "harvested", "seed")}
+    columns |= {f"data.{source}.rows": float(n) for source, n in by_source.items()}
+    columns |= {"data.training.rows": float(sum(by_source.values()))}
+    columns |= {f"data.{k}.rows": float(data[k]["total"]) for k in ("requested", "accepted", "rejected")}
+    columns |= {f"tokens.{k}": float(v) for k, v in report["tokens"].items()}
+    r.log.metrics(columns | {"cost.usd": report["cost"]["usd"]})
+    names = {"seed": "real", "reviewed": "reviewed by a person"}
+    r.log.describe(
+        render(
+            report
+            | {
+                "rows": {names.get(source, source): n for source, n in by_source.items()},
+                "generators": sorted(data["generators"]) or ["no LLM"],
+            },
+            TEMPLATE,
+        )
+    )

@@ -1,0 +1,86 @@
+"""What is known of the encoder that is fine-tuned: its name and its licence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import yaml
+
+from tasks.references import resolve
+
+NOT_STATED = "not stated"
+_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
+_HEADING = re.compile(r"^# +([\w.\-/ ]{1,60})$", re.MULTILINE)
+_NO_NAMES = {"model", "encoder", "models", "data"}
+_LICENCE = 60  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """The encoder's name, and the licence of its weights or `not stated`."""
+
+    name: str
+    licence: str
+
+
+def base_model(reference: str, *, beside: Path, cache: Path) -> BaseModel:
+    """What the encoder's own files tell.
+
+    The name is its README's heading, otherwise the last telling part of `reference`. The licence is that of the README's front
+    matter (as on the Hugging Face Hub), the first line of a LICENSE file, or what the package that carries it says.
+    Raises what `resolve` raises.
+    """
+    folder = resolve(reference, beside=beside, cache=cache, kind="model")
+    folder = folder if folder.is_dir() else folder.parent
+    readme = _read(folder / "README.md")
+    heading = _HEADING.search(_FRONT_MATTER.sub("", readme, count=1).lstrip())
+    licence = _of_readme(readme) or _of_file(folder) or _of_package(reference) or NOT_STATED
+    return BaseModel(heading.group(1).strip() if heading else short_name(reference), licence[:_LICENCE])
+
+
+def short_name(reference: str) -> str:
+    """The last part of a reference that names something: `package:bert_tiny/model` is bert_tiny."""
+    parts = [part for part in re.split(r"[/:]", reference) if part]
+    telling = [part for part in parts if part not in _NO_NAMES]
+    return (telling or parts)[-1]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _of_readme(readme: str) -> str:
+    found = _FRONT_MATTER.match(readme)
+    try:
+        told = yaml.safe_load(found.group(1)) if found else None
+    except yaml.YAMLError:
+        return ""
+    licence = told.get("license") if isinstance(told, dict) else None
+    return licence.strip() if isinstance(licence, str) else ""
+
+
+def _of_file(folder: Path) -> str:
+    for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE"):
+        if line := next((line.strip(" #") for line in _read(folder / name).splitlines() if line.strip(" #")), ""):
+            return line
+    return ""
+
+
+def _of_package(reference: str) -> str:
+    """`License-Expression` or `License` of the distribution that carries a `package:` reference."""
+    if not reference.startswith("package:"):
+        return ""
+    name = reference.removeprefix("package:").partition("/")[0]
+    for distribution in metadata.packages_distributions().get(name, []):
+        told = metadata.metadata(distribution)
+        for field in ("License-Expression", "License"):
+            lines = str(told[field]).splitlines() if field in told else []
+            if lines and lines[0].strip():
+                return lines[0].strip()
+    return ""
