@@ -40,7 +40,7 @@ def test_it_says_what_a_reader_asks() -> None:
     assert "| tfidf logistic regression | 0.500" in card and "calibration error 0.030" in card
     assert "| training rows, digest | abc |\n| test rows, digest | def |" in card
     assert (
-        "all-MiniLM-L6-v2, licence: apache-2.0" in card
+        "all-MiniLM-L6-v2 (apache-2.0)" in card
         and "| prompt | toy-generate/1 |" in card
         and "opened 5 times" in card
     )
@@ -61,7 +61,7 @@ def test_parts_of_the_test_set_and_other_figures_are_told_where_they_are_there()
     assert "| a\\|b | 12 | 0.500 (0.250 to 0.750) |\n" in card and "- typos: F1, 0.800" in card
     assert "| llm (on 20 rows alone) | 0.912" in card
     assert "typing errors" in render(TOLD) and "typing errors" not in card
-    assert "Licence: that of package:x/y, and the terms of gpt-4o-mini" in card
+    assert "Licence: that of all-MiniLM-L6-v2 (apache-2.0), and the terms of gpt-4o-mini" in card
 
 
 def test_texts_from_data_are_letters() -> None:
