@@ -40,9 +40,7 @@ def test_it_says_what_a_reader_asks() -> None:
     assert "| tfidf logistic regression | 0.500" in card and "calibration error 0.030" in card
     assert "| training rows, digest | abc |\n| test rows, digest | def |" in card
     assert (
-        "all-MiniLM-L6-v2 (apache-2.0)" in card
-        and "| prompt | toy-generate/1 |" in card
-        and "opened 5 times" in card
+        "all-MiniLM-L6-v2 (apache-2.0)" in card and "| prompt | toy-generate/1 |" in card and "opened 5 times" in card
     )
     assert "b\\|c 0.500." in card
 
