@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -16,7 +15,7 @@ from flows import outbox
 from flows.journal import Kind
 from flows.progress import say
 from flows.registry import Registry, Version, need_champion
-from flows.settings import Settings
+from flows.settings import Settings, user
 from flows.tracking import connect
 from tasks import bundle, evidence, files
 from tasks.errors import UserError
@@ -29,10 +28,7 @@ WITH_WEIGHTS = ("train", "export", "soup")  # stages that hold a bundle
 def person(by: str | None = None) -> str:
     """Who does it: the name given, otherwise this machine's user. Raises UserError for a name without a letter."""
     if by is None:
-        try:
-            return getpass.getuser()
-        except (KeyError, OSError):  # a container whose user has no name
-            return "unknown"
+        return user()
     if not by.strip() or len(by) > 100:
         raise UserError(f"--by {by[:20]!r}: give a name of 1 to 100 characters")
     return by.strip()

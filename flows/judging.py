@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from tasks.evaluate.score import baselines_of
 from tasks.files import CorruptDirectory, Stage
 from tasks.judge import Verdict
 from tasks.project import Project
+from tasks.records import count_by_source
 
 COMPARISONS = 3  # tries to judge against a champion that keeps moving
 
@@ -111,6 +111,7 @@ def _judge(
         ]  # the same rows, or no comparison
         name = max(whole, key=lambda b: baselines[b].counts["f1_macro"]["value"])
         opponent, title, figures = baselines[name], f"the best baseline ({name.replace('_', ' ')})", None
+        limits: dict[str, Any] = {"label_margin": None}  # a baseline is nothing to fall from
     else:
         title = f"champion version {champion.version}"
         try:
@@ -122,15 +123,15 @@ def _judge(
             unknown = {"version": champion.version, "f1_macro": None}
             return judge.unsure(f"{title} can't be scored again: {e}", title), unknown, None
         figures = {"version": champion.version, **reports.figures(opponent), **beside, "measures": measures}
+        limits = _limits(p, challenger, opponent, measures)
     settings = {
         "labels": p.label_names,
         "opponent_name": title,
         "min_gain": p.promote.min_gain,
         "confidence": p.promote.confidence,
         "rule": p.promote.rule,
-        "label_margin": p.promote.limits.label_f1 if champion else None,  # a baseline is nothing to fall from
         "look": look,
-        **(_limits(p, challenger, opponent, measures) if champion else {}),
+        **limits,
         "samples": p.evaluate.bootstrap,
         "seed": p.evaluate.seed,
     }
@@ -139,7 +140,7 @@ def _judge(
 
 
 def _limits(p: Project, challenger: Stage, champion: Stage, beside: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    """What may not get worse than the champion's, beside the labels: slices and measures. `beside` are measures of other stages, by
+    """What may not get worse than the champion's: labels, slices and measures. `beside` are measures of other stages, by
     the names in tasks/non_inferiority.py."""
     limits = non_inferiority.limits_of(p.promote.limits)
     if not champion.counts["probabilities"]:  # else no project that gets a new label ever had a champion again
@@ -148,6 +149,7 @@ def _limits(p: Project, challenger: Stage, champion: Stage, beside: dict[str, tu
             "  the champion has other labels than the project: its probabilities can't be compared, and promote.limits.ece waits"
         )
     return {
+        "label_margin": p.promote.limits.label_f1,
         "slices": list(p.evaluate.slices),
         "slice_margin": p.promote.limits.slice_f1,
         "measures": non_inferiority.measures(challenger, champion) | beside,
@@ -182,8 +184,8 @@ def _record(r: Retrain, version: Version, verdict: Verdict, challenger: Stage, e
 def description(r: Retrain, challenger: Stage, rows: Stage) -> str:
     """The registered version in a sentence: what it was trained on and how it scores."""
     f1 = challenger.counts["f1_macro"]
-    sources = Counter(row.source for row in files.read_records(rows.directory / "kept.jsonl"))
-    trained_on = ", ".join(f"{n} {'real' if source == 'seed' else source}" for source, n in sorted(sources.items()))
+    sources = count_by_source(files.read_records(rows.directory / "kept.jsonl"))
+    trained_on = ", ".join(f"{n} {'real' if source == 'seed' else source}" for source, n in sources.items())
     return (
         f"{r.project.train.model} fine-tuned on {trained_on} rows; macro-F1 {f1['value']:.3f} "
         f"({f1['ci_low']:.3f} to {f1['ci_high']:.3f}) on {challenger.counts['rows']} "

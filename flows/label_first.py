@@ -17,7 +17,7 @@ def label_first(r: Retrain, version: Version, bundle: Path) -> dict[str, Any] | 
 
     `bundle` holds the challenger, registered as `version`. A champion that can't be verified is not asked.
     """
-    champion = r.registry.champion(r.project.name) or r.registry.standing(r.project.name)
+    champion = r.registry.standing(r.project.name)
     other = None
     if champion is not None:
         try:

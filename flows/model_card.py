@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ from flows.registry import Version
 from tasks import files
 from tasks.base_model import base_model
 from tasks.files import Stage
+from tasks.records import count_by_source
 from tasks.report.blocks import blocks
-from tasks.report.tell import MORE
+from tasks.report.tell import MORE, SOURCES, generators_of
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "mlflow" / "model_card.md.j2"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
@@ -24,13 +24,8 @@ _MOST = 4900  # characters of a version's description that every store of MLflow
 def write(r: Retrain, version: Version, report: dict[str, Any], *, rows: Stage, challenger: Stage, prompt: str) -> str:
     """The card in Markdown, logged to the run as `model_card.md` and set as the version's description; its origin as tags."""
     base = base_model(r.project.train.model, beside=r.beside, cache=r.home / "cache")
-    kept = Counter(row.source for row in files.read_records(rows.directory / "kept.jsonl"))
-    names = {
-        "seed": "real, labelled",
-        "harvested": "real, labelled by the model before",
-        "reviewed": "looked at by a person",
-    }
-    generators = sorted({e.model for _, e in r.project.generate.sources().values()}) if kept["synthetic"] else []
+    kept = count_by_source(files.read_records(rows.directory / "kept.jsonl"))
+    generators = generators_of(r.project, kept)
     digests = {"training": rows.digest, "dev": r.prepared.splits.digest, "test": r.prepared.sealed.digest}
     card = render(
         report
@@ -41,11 +36,11 @@ def write(r: Retrain, version: Version, report: dict[str, Any], *, rows: Stage, 
             "prompt": prompt,
             "multi_label": r.project.multi_label,
             "labels": r.project.labels,
-            "rows": {names.get(source, source): n for source, n in sorted(kept.items())},
+            "rows": {SOURCES.get(source, source): n for source, n in kept.items()},
             "generators": generators,
             "digests": {name: digest[:12] for name, digest in digests.items()},
             "scores": challenger.counts.get("scores"),
-            "slices": files.read_json(challenger.directory / "metrics.json").get("slices"),
+            "slices": challenger.counts["slices"],
             "more_figures": {name: blocks(report[name]) for name in MORE if report.get(name)},
         }
     )

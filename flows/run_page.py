@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tasks import files
 from tasks.base_model import base_model
 from tasks.files import Stage
 from tasks.project import Project
+from tasks.records import count_by_source
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "mlflow" / "run_page.md.j2"
 
@@ -31,24 +31,25 @@ def name(project: Project, *, began: datetime, rows: int, base: str) -> str:
 
 def rows_by_source(rows: Stage) -> dict[str, int]:
     """How many rows of each source are trained on."""
-    return dict(sorted(Counter(row.source for row in files.read_records(rows.directory / "kept.jsonl")).items()))
+    return count_by_source(files.read_records(rows.directory / "kept.jsonl"))
 
 
-def named(r: Retrain, rows: Stage) -> None:
-    """Call the run by its rows and its base model from here on."""
+def named(r: Retrain, rows: Stage) -> int:
+    """How many rows are trained on; the run is called by that and by its base model from here on."""
     base = base_model(r.project.train.model, beside=r.beside, cache=r.home / "cache").name
     began = datetime.fromtimestamp(r.log.client.get_run(r.log.run_id).info.start_time / 1000, UTC)
-    r.log.name(name(r.project, began=began, rows=sum(rows_by_source(rows).values()), base=base))
+    trained_on = sum(rows_by_source(rows).values())
+    r.log.name(name(r.project, began=began, rows=trained_on, base=base))
+    return trained_on
 
 
 def scored(r: Retrain, version: Version, *, rows: Stage, trained: Stage, challenger: Stage) -> None:
     """The challenger's scores, with the model and the data that they are about, and the pictures: before anybody is asked."""
-    named(r, rows)
+    trained_on = named(r, rows)
     splits, sealed, log = r.prepared.splits, r.prepared.sealed, r.log
     test, dev = ("test", sealed.digest), ("dev", splits.digest)
     sizes = splits.counts.get("rows") or {"dev": sum(splits.counts["dev"].values())}
-    by_source = rows_by_source(rows)
-    training = ("training", rows.digest, sum(by_source.values()))
+    training = ("training", rows.digest, trained_on)
     log.used(datasets=[training, (*dev, sizes["dev"]), (*test, challenger.counts["rows"])], model_id=version.model_id)
     log.model_metrics(stage_runs.test_metrics(challenger), model_id=version.model_id, dataset=test)
     log.model_metrics({"dev.f1_macro": trained.counts["dev_f1_macro"]}, model_id=version.model_id, dataset=dev)

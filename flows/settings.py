@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,14 @@ class Settings:
     def artifacts(self) -> Path:
         """Where a store that is a local file keeps its artifacts."""
         return self.home / "mlartifacts"
+
+
+def user() -> str:
+    """This machine's user, or `unknown`: a container's may have no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 def quiet() -> None:

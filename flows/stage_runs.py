@@ -13,6 +13,7 @@ from tasks.judge import Verdict
 from tasks.prepare import Prepared
 from tasks.records import Record, Rejected, shown
 
+ASKED = ("unparsed_share", "usd", "tokens", "usd_per_text", "tokens_per_text")  # figures of the LLM asked directly
 ERRORS = ("mistakes", "confusion_pairs", "likely_label_errors")  # tables of an evaluation
 
 
@@ -145,11 +146,9 @@ def test_metrics(scored: Stage) -> dict[str, float]:
 def scored(log: Tracking, who: str, stage: Stage) -> None:
     found = [*pictures(stage), stage.directory / "metrics.json", stage.directory / "predictions.jsonl"]
     tables = {name: files.read_lines(stage.directory / f"{name}.jsonl") for name in ERRORS}
-    metrics = test_metrics(stage)
-    for key in ("unparsed_share", "usd", "tokens", "usd_per_text", "tokens_per_text"):
-        if "llm" in stage.counts:
-            metrics[f"llm.{key}"] = float(stage.counts["llm"][key])
-    tables |= {"slices": slice_rows(stage)}
+    tables["slices"] = slice_rows(stage)
+    metrics, llm = test_metrics(stage), stage.counts.get("llm", {})
+    metrics |= {f"llm.{k}": float(llm[k]) for k in ASKED if llm}
     log.stage(stage, name=f"evaluate {who}", metrics=metrics, artifacts=found, tables=tables)
 
 

@@ -6,7 +6,10 @@ a kill logs each one once.
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mlflow import MlflowClient
@@ -28,13 +31,26 @@ def record(r: Retrain, filled: Filled) -> None:
         return
     there = logged(r.log.client, r.log.experiment_id, r.log.run_id)
     became = fates(filled.rows)
-    for number, asked in enumerate(filled.requests, 1):
-        for e in sample(r.project, n=n, splits=r.prepared.splits, **asked, **r.places):
-            if e.key not in there:
-                there.add(e.key)
-                tags = {"round": str(number), "curation": became.get(e.key, "no row")}
-                write(e, tags=tags, experiment_id=r.log.experiment_id, run_id=r.log.run_id)
+    with _unseeded():
+        for number, asked in enumerate(filled.requests, 1):
+            for e in sample(r.project, n=n, splits=r.prepared.splits, **asked, **r.places):
+                if e.key not in there:
+                    there.add(e.key)
+                    tags = {"round": str(number), "curation": became.get(e.key, "no row")}
+                    write(e, tags=tags, experiment_id=r.log.experiment_id, run_id=r.log.run_id)
     _flush()
+
+
+@contextmanager
+def _unseeded() -> Iterator[None]:
+    """`random` seeded by the system within. Traces draw their ids from it, and training seeds it: two retrains with one seed
+    would give their traces the same ids, and the later ones would replace the earlier ones in the store."""
+    state = random.getstate()
+    random.seed()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def logged(client: MlflowClient, experiment_id: str, run_id: str) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from mlflow.entities import Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 
 from flows.janitor import PLACE, place
-from flows.settings import Settings
+from flows.settings import Settings, user
 from tasks import files
 from tasks.errors import TransientError
 from tasks.files import Stage
@@ -90,7 +89,7 @@ class Tracking:
         run = _find(client, experiment_id, {"reseed.retrain": retrain_id})
         if run is None:
             tags = {"reseed.retrain": retrain_id, "reseed.project": experiment, "reseed.kind": kind}
-            tags |= {MLFLOW_USER: getpass.getuser(), MLFLOW_SOURCE_NAME: f"reseed {kind}", MLFLOW_SOURCE_TYPE: "LOCAL"}
+            tags |= {MLFLOW_USER: user(), MLFLOW_SOURCE_NAME: f"reseed {kind}", MLFLOW_SOURCE_TYPE: "LOCAL"}
             run = client.create_run(experiment_id, run_name=name, tags=tags)
             from mlflow.entities import Param
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import files
 from tasks.files import CorruptDirectory
-from tasks.labels import PROBLEM, decided, named
+from tasks.labels import PROBLEM, as_asked, decided, named
 from tasks.records import Label
 
 if TYPE_CHECKING:
@@ -156,6 +156,12 @@ class Classifier:
         encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
         first: dict[tuple[int, ...], int] = {}
         return [first.setdefault(tuple(ids), i) for i, ids in enumerate(encoded)]
+
+    def answers(self, p: np.ndarray, *, multi_label: bool) -> list[Label]:
+        """What the probabilities `p`, shape (texts, labels), decide for, as a project of the kind `multi_label` says it: a
+        bundle may be from before the project had several labels a text."""
+        said = named(decided(p, multi_label=self.multi_label), self.labels)
+        return [as_asked(a, multi_label=multi_label) for a in said]
 
     def predict(self, texts: list[str]) -> list[Prediction] | list[LabelSet]:
         """One prediction a text, in their order."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.evaluate.bootstrap import LEAST_GROUPS, group_codes, label_f1, stretch
 from tasks.evaluate.metrics import f1_by_label, f1_in
-from tasks.labels import codes, strange
+from tasks.labels import codes, strange, used
 from tasks.non_inferiority import LEAST_ROWS, Decision, Figure, Pairs, none_falls, over_limits
 from tasks.records import Label
 
@@ -158,7 +158,7 @@ def _not_comparable(
     n = len(true)
     if n == 0 or len(challenger) != n or len(opponent) != n:
         return f"{n} test rows, {len(challenger)} and {len(opponent)} answers: nothing to compare"
-    there = set().union(*([own] if isinstance(own, str) else own for own in true))
+    there = used(true)
     absent = [label for label in labels if label not in there]
     if absent:
         return f"no test row of {', '.join(map(repr, absent))}: macro-F1 is not known"

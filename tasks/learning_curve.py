@@ -63,7 +63,7 @@ def _points(project: Project, encoder: Path, rows: list[Record], dev: list[Recor
     from tasks.embed import embed
     from tasks.evaluate import bootstrap
     from tasks.evaluate.metrics import f1_macro
-    from tasks.probe import fit_probe
+    from tasks.probe import answers, fit_probe
 
     length, names, e = project.train.max_length, project.label_names, project.evaluate
     x = dict(zip((r.id for r in rows), embed(encoder, [r.text for r in rows], max_length=length), strict=True))
@@ -73,9 +73,9 @@ def _points(project: Project, encoder: Path, rows: list[Record], dev: list[Recor
     for part in nested(rows):
         if set(names) - {label for r in part for label in r.labels}:
             continue
-        said = fit_probe(np.stack([x[r.id] for r in part]), [known(r) for r in part]).predict(asked)
-        z = codes([label if isinstance(label, tuple) else str(label) for label in said], names)
+        probe = fit_probe(np.stack([x[r.id] for r in part]), [known(r) for r in part])
+        z = codes(answers(probe, asked), names)
         point = f1_macro(y, z, list(range(len(names))))
         drawn = bootstrap.macro_f1(y, [z], classes=len(names), samples=e.bootstrap, seed=e.seed)
-        points.append({"rows": len(part), **bootstrap.intervals(["f1"], np.array([point]), drawn)["f1"]})
+        points.append({"rows": len(part), **bootstrap.interval(point, drawn[:, 0])})
     return points

@@ -80,7 +80,7 @@ def quick_choice(project: Project, mixes: dict[str, Stage], *, splits: Stage, be
 def heads(project: Project, encoder: Path, mixes: dict[str, Stage], texts: list[str]) -> dict[str, list[Label]]:
     """Each mix's answers to `texts`, by a linear head on frozen embeddings. Every text is embedded once."""
     from tasks.embed import embed
-    from tasks.probe import fit_probe
+    from tasks.probe import answers, fit_probe
 
     rows = {name: files.read_records(stage.directory / "kept.jsonl") for name, stage in mixes.items()}
     unique = {r.id: r.text for own in rows.values() for r in own}
@@ -90,7 +90,7 @@ def heads(project: Project, encoder: Path, mixes: dict[str, Stage], texts: list[
     found = {}
     for name, own in rows.items():
         probe = fit_probe(x[[at[r.id] for r in own]], [known(r) for r in own])
-        found[name] = [label if isinstance(label, tuple) else str(label) for label in probe.predict(asked)]
+        found[name] = answers(probe, asked)
     return found
 
 

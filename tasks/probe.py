@@ -71,6 +71,11 @@ def fit_probe(x: np.ndarray, labels: Sequence[Label]) -> Any:
     return LogisticRegression(C=10, max_iter=1000).fit(x, labels)
 
 
+def answers(probe: Any, x: np.ndarray) -> list[Label]:
+    """What a fitted probe says of the embeddings `x`: labels as text, or label sets."""
+    return [label if isinstance(label, tuple) else str(label) for label in probe.predict(x)]
+
+
 class Judge:
     """A probe calibrated on dev: `judge(x)` gives probabilities, shape (rows, labels).
 

@@ -124,6 +124,11 @@ def count_by_label(records: Iterable[Record]) -> dict[str, int]:
     return dict(sorted(Counter(label for r in records for label in r.labels or (shown(r.label),)).items()))
 
 
+def count_by_source(records: Iterable[Record]) -> dict[str, int]:
+    """Rows a source, in the sources' alphabetical order."""
+    return dict(sorted(Counter(r.source for r in records).items()))
+
+
 def count_by_check(rejected: Iterable[Rejected]) -> dict[str, int]:
     """Rejected rows a check, most first."""
     return dict(Counter(r.check for r in rejected).most_common())

@@ -73,9 +73,9 @@ def tfidf(train: list[Record], texts: list[str]) -> list[Label]:
 
 def mean_vectors(train: list[Record], texts: list[str], vectors: Callable[[list[str]], np.ndarray]) -> list[Label]:
     """Logistic regression on the means of the texts' static vectors, fitted on the training rows. See word_vectors.py."""
-    from tasks.probe import fit_probe
+    from tasks.probe import answers, fit_probe
 
     if not train:
         return []
     probe = fit_probe(vectors([r.text for r in train]), [known(r) for r in train])
-    return [label if isinstance(label, tuple) else str(label) for label in probe.predict(vectors(texts))]
+    return answers(probe, vectors(texts))

@@ -17,7 +17,7 @@ import numpy as np
 
 from tasks import files
 from tasks.files import Stage
-from tasks.labels import are_sets, as_asked, decided, named
+from tasks.labels import are_sets
 from tasks.project import Project
 from tasks.records import Label, Record, shown
 
@@ -107,5 +107,4 @@ def _answers(project: Project, bundle: Path, digest: str, texts: list[str]) -> t
 
     model = Classifier.load(bundle, digest=digest)
     p = model.probabilities(texts)
-    said = named(decided(p, multi_label=model.multi_label), model.labels)
-    return p, [as_asked(a, multi_label=project.multi_label) for a in said]
+    return p, model.answers(p, multi_label=project.multi_label)

@@ -13,7 +13,7 @@ from tasks.evaluate.cases import Case, Cases, failure, filled, load_cases
 from tasks.evaluate.metrics import f1_macro
 from tasks.evaluate.perturb import perturbed
 from tasks.files import Stage
-from tasks.labels import as_asked, decided, known, named
+from tasks.labels import known
 from tasks.prepare import open_sealed
 from tasks.project import Project
 from tasks.records import NO_LABEL, Label, Record, folded, shown, words
@@ -126,8 +126,7 @@ def _ask(
     distinct = sorted(set(alike))
     p = dict(zip(distinct, model.probabilities([texts[i] for i in distinct]), strict=True))
     rows = [p[i] for i in alike]
-    said = named(decided(np.stack(rows), multi_label=model.multi_label), model.labels) if rows else []
-    answers = [as_asked(a, multi_label=several) for a in said]
+    answers = model.answers(np.stack(rows), multi_label=several) if rows else []
     return _Answered(*(dict(zip(texts, own, strict=True)) for own in (answers, rows, alike)))
 
 

@@ -17,7 +17,7 @@ from tasks.evaluate.bootstrap import group_codes
 from tasks.evaluate.metrics import measure
 from tasks.evaluate.scores import measure_scores
 from tasks.files import Stage
-from tasks.labels import as_asked, codes, decided, known, named
+from tasks.labels import codes, decided, known, named
 from tasks.prepare import open_sealed
 from tasks.project import Project
 from tasks.records import Label, Record
@@ -67,10 +67,9 @@ def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, 
         p = model.probabilities(texts)
         # a champion may be from before the project had several labels a text, or had these labels
         several = project.multi_label
-        said = named(decided(p, multi_label=model.multi_label), model.labels)
         same = model.multi_label == several and set(model.labels) == set(project.label_names)
         at = [model.labels.index(name) for name in project.label_names] if same else []
-        return Answers([as_asked(a, multi_label=several) for a in said], p[:, at] if same else None)
+        return Answers(model.answers(p, multi_label=several), p[:, at] if same else None)
 
     return _score(project, f"bundle {digest[:12]}", answer, sealed=sealed, home=home, inputs={"bundle": digest})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tasks.evidence import code
 from tasks.files import Stage
 from tasks.inference.choose import line as answers_by
 from tasks.project import Project
+from tasks.records import count_by_source
 from tasks.report.blocks import blocks, said
 from tasks.report.page import picture
 
@@ -55,7 +57,7 @@ def tell(
     shown where they are there, and so are the challenger's `slices`. `gain` may be a picture that is not there.
     """
     metrics = files.read_json(challenger.directory / "metrics.json")
-    kept = Counter(r.source for r in files.read_records(training.directory / "kept.jsonl"))
+    kept = Counter(count_by_source(files.read_records(training.directory / "kept.jsonl")))
     return {
         "report": report,
         "name": project.name,
@@ -80,7 +82,7 @@ def tell(
         },
         "answers_by": answers_by(report["inference"]),
         "sources": {SOURCES.get(source, source): n for source, n in kept.most_common()},
-        "generators": sorted({e.model for _, e in project.generate.sources().values()}) if kept["synthetic"] else [],
+        "generators": generators_of(project, kept),
         "digests": digests,
         "seeds": {
             "train.seeds": list(project.train.seeds),
@@ -92,6 +94,11 @@ def tell(
         "versions": versions(commit),
         "not_tested": not_tested(report, metrics),
     }
+
+
+def generators_of(project: Project, rows: Mapping[str, int]) -> list[str]:
+    """The models that wrote the synthetic ones among the training `rows`, a number for each source."""
+    return sorted({e.model for _, e in project.generate.sources().values()}) if rows.get("synthetic") else []
 
 
 def models(report: dict[str, Any]) -> list[dict[str, Any]]:
