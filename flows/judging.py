@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,9 +54,10 @@ def every_baseline(r: Retrain, curated: Stage) -> dict[str, Stage]:
 
 
 def judge_and_promote(
-    r: Retrain, version: Version, challenger: Stage, baselines: dict[str, Stage]
+    r: Retrain, version: Version, challenger: Stage, baselines: dict[str, Stage], seeds: Sequence[Stage] = ()
 ) -> tuple[Verdict, dict[str, Any] | None, bool]:
-    """The verdict against the champion of this moment, the champion's figures, and whether it was replaced."""
+    """The verdict against the champion of this moment, the champion's figures, and whether it was replaced. `seeds` are the scored
+    models of the challenger's recipe, one a seed."""
     promote = steps.store_step(r.registry.promote, name="promote")
     hooks = {"webhook": r.project.promote.webhook, "export": r.project.promote.export_to}
     r.registry.set_hooks(r.project.name, {k: v for k, v in hooks.items() if v})
@@ -69,7 +71,7 @@ def judge_and_promote(
                 not r.judged_before,
             )
         look = r.registry.look(r.project.name, test_set=r.prepared.sealed.digest, bundle=version.digest)
-        verdict, figures, evidence = _judge(r, opponent, challenger, baselines, look=look)
+        verdict, figures, evidence = _judge(r, opponent, challenger, baselines, look=look, seeds=seeds)
         if champion is None:
             verdict = replace(verdict, reasons=(*verdict.reasons, *r.registry.odd(r.project.name)))
         _record(r, version, verdict, challenger, evidence)
@@ -100,7 +102,13 @@ def judge_and_promote(
 
 
 def _judge(
-    r: Retrain, champion: Version | None, challenger: Stage, baselines: dict[str, Stage], *, look: int
+    r: Retrain,
+    champion: Version | None,
+    challenger: Stage,
+    baselines: dict[str, Stage],
+    *,
+    look: int,
+    seeds: Sequence[Stage],
 ) -> tuple[Verdict, dict[str, Any] | None, Stage | None]:
     """Against the champion, scored again on the same rows; where there is none, against the best baseline. With the figures
     of the champion, and the evidence that the verdict follows from."""
@@ -135,7 +143,7 @@ def _judge(
         "samples": p.evaluate.bootstrap,
         "seed": p.evaluate.seed,
     }
-    stage: Stage = steps.judged(challenger, opponent, settings=settings, home=r.home)
+    stage: Stage = steps.judged(challenger, opponent, settings=settings, seeds=seeds, home=r.home)
     return Verdict.from_json(stage.counts), figures, stage
 
 

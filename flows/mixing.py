@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
 
@@ -30,6 +30,7 @@ class Trained:
     harvested: Stage | None = None
     undone: dict[str, Any] | None = None
     seeds: dict[str, Any] | None = None
+    of_seeds: dict[int, Stage] = field(default_factory=dict)
 
 
 def train_best_mix(r: Retrain, curated: Stage) -> Trained:
@@ -45,7 +46,8 @@ def train_best_mix(r: Retrain, curated: Stage) -> Trained:
             break
     if done.harvested:
         done.mixes[WITH_HARVESTED] = done.harvested
-    done.model, done.run_id, done.seeds = best_of_seeds(r, done.rows, done.model, done.run_id)
+    best = best_of_seeds(r, done.rows, done.model, done.run_id)
+    done.model, done.run_id, done.seeds, done.of_seeds = best.model, best.run_id, best.told, best.of
     return done
 
 
@@ -142,5 +144,13 @@ def learned(r: Retrain, done: Trained) -> Stage | None:
 
 
 def _score(r: Retrain, rows: Stage, number: int, name: str) -> Stage:
-    model = train(r, rows, number)
-    return scored(r, model.directory / "bundle", model.counts["bundle"], f"{name}, seed {number + 1}")
+    return _scored(r, train(r, rows, number), f"{name}, seed {number + 1}")
+
+
+def seeds_scored(r: Retrain, done: Trained) -> list[Stage]:
+    """How the model of each of train.seeds does on the test rows; empty where there is one seed."""
+    return [_scored(r, model, f"seed {seed}") for seed, model in done.of_seeds.items()]
+
+
+def _scored(r: Retrain, trained: Stage, who: str) -> Stage:
+    return scored(r, trained.directory / "bundle", trained.counts["bundle"], who)

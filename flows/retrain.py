@@ -17,7 +17,7 @@ from flows.context import Retrain
 from flows.filling import Filled, cost, fill_quota
 from flows.judging import description, every_baseline, judge_and_promote, scored
 from flows.label_first import label_first
-from flows.mixing import learned, lift, train_best_mix
+from flows.mixing import learned, lift, seeds_scored, train_best_mix
 from flows.opening import opened, run_name
 from flows.progress import say
 from flows.prompts import record as record_prompt
@@ -79,7 +79,7 @@ def _story(r: Retrain) -> dict[str, Any]:
         description=description(r, challenger, trained.rows),
     )
     run_page.scored(r, version, rows=trained.rows, trained=trained.model, challenger=challenger)
-    verdict, champion, promoted = judge_and_promote(r, version, challenger, baselines)
+    verdict, champion, promoted = judge_and_promote(r, version, challenger, baselines, seeds_scored(r, trained))
     bundle = exported.directory / "bundle"
     to_label = label_first(r, version, bundle) if verdict.decision == "inconclusive" else None
     report = {

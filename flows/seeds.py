@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
@@ -25,12 +26,22 @@ def train(r: Retrain, rows: Stage, number: int = 0) -> Stage:
     return r.timed(stage)
 
 
-def best_of_seeds(r: Retrain, rows: Stage, first: Stage, run_id: str) -> tuple[Stage, str, dict[str, Any] | None]:
-    """(model, its MLflow run, what was found) over `train.seeds`: the best on dev, or their greedy soup where it is strictly
-    better. `first` is the model of the first seed; with one seed it is the answer, and nothing is found."""
+@dataclass
+class Best:
+    """The best model on dev and its MLflow run; and with several seeds what was `told` of them, and the model `of` each."""
+
+    model: Stage
+    run_id: str
+    told: dict[str, Any] | None = None
+    of: dict[int, Stage] = field(default_factory=dict)
+
+
+def best_of_seeds(r: Retrain, rows: Stage, first: Stage, run_id: str) -> Best:
+    """The best on dev over `train.seeds`, or their greedy soup where it is strictly better. `first` is the model of the first
+    seed, and with one seed the answer."""
     seeds = r.project.train.seeds
     if len(seeds) == 1:
-        return first, run_id, None
+        return Best(first, run_id)
     models, runs = [first], [run_id]
     for number, seed in enumerate(seeds[1:], 1):
         models.append(train(r, rows, number))
@@ -49,7 +60,8 @@ def best_of_seeds(r: Retrain, rows: Stage, first: Stage, run_id: str) -> tuple[S
     }
     r.log.metrics({"dev.f1_macro.mean": told["mean"], "dev.f1_macro.spread": told["spread"]})
     say(f"  dev F1 {line(told)}")
-    return (soup, soup_run, told) if soup.counts["won"] else (models[best], runs[best], told)
+    model, run_id = (soup, soup_run) if soup.counts["won"] else (models[best], runs[best])
+    return Best(model, run_id, told, dict(zip(seeds, models, strict=True)))
 
 
 def line(told: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +18,42 @@ from tasks.files import Stage
 from tasks.judge import Verdict
 
 VERSION = 2
-VERDICT, SETTINGS, SIDES = "verdict.json", "settings.json", ("challenger", "opponent")
+VERDICT, SETTINGS, SIDES, SEED = "verdict.json", "settings.json", ("challenger", "opponent"), "seed_"
 
 
-def judged(challenger: Stage, opponent: Stage, *, settings: dict[str, Any], home: Path) -> Stage:
-    """The stage `verdict` on two evaluations of the same test rows; its counts are the verdict.
+def judged(
+    challenger: Stage, opponent: Stage, *, settings: dict[str, Any], home: Path, seeds: Sequence[Stage] = ()
+) -> Stage:
+    """The stage `verdict` on two evaluations of the same test rows; its counts are the verdict. `seeds` are evaluations of the
+    models that the challenger's recipe gives with each of several seeds.
 
-    `settings` are the keyword arguments of tasks.judge.decide, but for `groups` and `slices`: the answers tell each row's group
-    and its slices, and `slices` here names those that are judged.
+    `settings` are the keyword arguments of tasks.judge.decide, but for `groups`, `seeds` and `slices`: the answers tell each row's
+    group and its slices, and `slices` here names those that are judged.
     """
     about = {"decide": settings, "code": code()}
 
+    sides = dict(zip(SIDES, (challenger, opponent), strict=True))
+    sides |= {f"{SEED}{number:03}": stage for number, stage in enumerate(seeds, 1)}
+
     def build(out: Path, work: Path) -> dict[str, Any]:
-        for name, scored in zip(SIDES, (challenger, opponent), strict=True):
+        for name, scored in sides.items():
             shutil.copyfile(scored.directory / "predictions.jsonl", out / f"{name}.jsonl")
         files.write_json(out / SETTINGS, about)
         verdict = decide(out)
         (out / VERDICT).write_bytes(_bytes(verdict))
         return verdict.to_json()
 
-    inputs = {"challenger": challenger.digest, "opponent": opponent.digest}
+    inputs = {name: stage.digest for name, stage in sides.items()}
     return files.stage(home, "verdict", version=VERSION, params=about, inputs=inputs, build=build)
 
 
 def decide(directory: Path) -> Verdict:
     """The verdict that follows from the evidence in `directory`."""
     mine, theirs = (files.read_lines(directory / f"{name}.jsonl") for name in SIDES)
-    if [(a["id"], a["label"]) for a in mine] != [(a["id"], a["label"]) for a in theirs]:
-        return judge.unsure("the two models did not answer the same rows", "the opponent", len(mine))
+    of_seeds = [files.read_lines(path) for path in sorted(directory.glob(f"{SEED}*.jsonl"))]
+    asked = [(a["id"], a["label"]) for a in mine]
+    if any([(a["id"], a["label"]) for a in said] != asked for said in (theirs, *of_seeds)):
+        return judge.unsure("the models did not answer the same rows", "the opponent", len(mine))
     settings: dict[str, Any] = files.read_json(directory / SETTINGS)["decide"]
     for name, rows in zip(SIDES, (mine, theirs), strict=True):
         if odd := sum("scores" in r and r["scores"] is None for r in rows):
@@ -52,8 +61,9 @@ def decide(directory: Path) -> Verdict:
             return judge.unsure(said, settings["opponent_name"], len(rows))
     slices = {name: [i for i, r in enumerate(mine) if name in r["slices"]] for name in settings.get("slices", [])}
     true, a, b = [r["label"] for r in mine], [r["predicted"] for r in mine], [r["predicted"] for r in theirs]
-    groups = [r.get("group") for r in mine]
-    return judge.decide(true, a, b, **{**settings, "slices": slices, "groups": groups})
+    told = {"slices": slices, "groups": [r.get("group") for r in mine]}
+    seeds = [[r["predicted"] for r in said] for said in of_seeds]
+    return judge.decide(true, a, b, **settings | told, seeds=seeds)
 
 
 def verify(directory: Path, *, digest: str | None = None) -> dict[str, Any]:

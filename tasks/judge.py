@@ -16,7 +16,7 @@ from tasks.non_inferiority import LEAST_ROWS, Decision, Figure, Pairs, none_fall
 from tasks.records import Label
 
 Rule = Literal["bounds", "point"]
-LATER = ("slices", "groups", "measures")  # left out where they say nothing: older evidence has no such keys
+LATER = ("slices", "groups", "measures", "recipe")  # left out where they say nothing: older evidence has no such keys
 WORN = 10  # verdicts on one test set, from which on it is said to be worn out
 
 
@@ -25,7 +25,8 @@ class Verdict:
     """The decision with every number that led to it. `gain` is challenger minus opponent in macro-F1, `alpha` the chance
     of a wrong promotion that this look was given, `won` and `lost` the rows that one model alone has right, with the
     p-value of McNemar's exact test, `labels` each label's gain in F1, `slices` that of the judged slices in macro-F1, `groups` how
-    many groups the rows are of, and `measures` what both models have of what is limited, challenger first."""
+    many groups the rows are of, `measures` what both models have of what is limited, challenger first, and `recipe` the mean gain
+    of the models of all `seeds` with the bounds that their differences widen."""
 
     decision: Decision
     reasons: tuple[str, ...]
@@ -44,6 +45,7 @@ class Verdict:
     slices: dict[str, float] | None = None
     groups: int | None = None
     measures: dict[str, list[float | None]] | None = None
+    recipe: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         said = {**asdict(self), "reasons": list(self.reasons)}
@@ -85,6 +87,7 @@ def decide(
     groups: Sequence[str | None] = (),
     measures: Pairs | None = None,
     limits: Mapping[str, float] | None = None,
+    seeds: Sequence[Sequence[Label]] = (),
     samples: int = 5000,
     seed: int = 0,
 ) -> Verdict:
@@ -98,11 +101,14 @@ def decide(
     (stratified by label; of label sets plain; of whole groups where `groups` names them, a row without a name alone), at what
     `spent` leaves this look of 1 - `confidence`. With the rule `point` both are the observed gain itself: the plain `its F1 is
     higher`, whatever chance had to do with it; the limits hold all the same. Paired bootstrap: Berg-Kirkpatrick et al. 2012.
+
+    `seeds` holds the answers of the challenger's recipe trained with each of several seeds. The verdict is on the one model that
+    would be promoted; what the recipe gains whichever seed it is trained with is said beside it.
     """
     n, alpha = len(true), 0.5 if rule == "point" else spent(1 - confidence, look)
-    if fault := _not_comparable(true, challenger, opponent, labels=labels, groups=groups):
+    if fault := _not_comparable(true, challenger, opponent, *seeds, labels=labels, groups=groups):
         return unsure(fault, opponent_name, n)
-    y, a, b = (codes(answers, labels) for answers in (true, challenger, opponent))
+    y, a, b, *of_seeds = (codes(answers, labels) for answers in (true, challenger, opponent, *seeds))
     together = group_codes(groups)
     many = None if together is None else int(together.max()) + 1
     if many is not None and many < LEAST_GROUPS and rule == "bounds":
@@ -130,34 +136,33 @@ def decide(
         slices={name: round(f.seen, 12) for name, f in of_slices.items()} or None,
         groups=many,
         measures={name: list(pair) for name, pair in (measures or {}).items()} or None,
+        recipe=_recipe(y, of_seeds, b, alpha, wider, len(labels), how) if len(of_seeds) > 1 else None,
     )
-    said, worn = _said(verdict, rule), _worn(verdict, rule)
+    said, beside = _said(verdict, rule), (*_recipe_said(verdict, rule, min_gain), *_worn(verdict, rule))
     broken, unknown = over_limits(measures or {}, limits or {})
     if bounds.upper <= min_gain:
-        return replace(verdict, decision="keep", reasons=(f"{said}: not above promote.min_gain {min_gain}", *worn))
+        return replace(verdict, decision="keep", reasons=(f"{said}: not above promote.min_gain {min_gain}", *beside))
     if bounds.lower > min_gain:
         decision, reasons = none_falls([*of_labels, *of_slices.values()], alpha=alpha, stretch=wider)
         above = f"{said}: above promote.min_gain {min_gain}"
         decision = "keep" if broken else "inconclusive" if unknown and decision == "promote" else decision
-        return replace(verdict, decision=decision, reasons=(above, *broken, *reasons, *unknown, *worn))
+        return replace(verdict, decision=decision, reasons=(above, *broken, *reasons, *unknown, *beside))
     more = _more_rows(n, bounds.gain - min_gain, bounds.deviation * wider, 1 - alpha)
     between = f"{said}: promote.min_gain {min_gain} lies between; {_advice(more, verdict)}"
     decision = "keep" if broken else "inconclusive"
-    return replace(verdict, decision=decision, reasons=(between, *broken, *unknown, *worn), more_rows=more)
+    return replace(verdict, decision=decision, reasons=(between, *broken, *unknown, *beside), more_rows=more)
 
 
 def _not_comparable(
     true: Sequence[Label],
-    challenger: Sequence[Label],
-    opponent: Sequence[Label],
-    *,
+    *answers: Sequence[Label],
     labels: list[str],
     groups: Sequence[str | None],
 ) -> str | None:
     """Why nothing can be said of these answers, or None."""
     n = len(true)
-    if n == 0 or len(challenger) != n or len(opponent) != n:
-        return f"{n} test rows, {len(challenger)} and {len(opponent)} answers: nothing to compare"
+    if n == 0 or any(len(own) != n for own in answers):
+        return f"{n} test rows, {' and '.join(str(len(own)) for own in answers)} answers: nothing to compare"
     there = used(true)
     absent = [label for label in labels if label not in there]
     if absent:
@@ -220,6 +225,43 @@ def _bounds(of_labels: list[Figure], alpha: float, wider: float) -> _Bounds:
     # rounded: a difference in the order of summation is no gain
     point, lower, upper = (round(gain + wider * float(v - middle), 12) for v in (middle, low, high))
     return _Bounds(point, lower, upper, float(gains.std()))
+
+
+def _recipe(
+    y: np.ndarray, a: list[np.ndarray], b: np.ndarray, alpha: float, wider: float, classes: int, how: dict[str, Any]
+) -> dict[str, float]:
+    """The mean gain of the models `a`, one a seed, over `b`; with one-sided bounds from a bootstrap of the rows and, nested in it,
+    of the seeds.
+
+    One seed fewer than there are is drawn with replacement, so that the mean of those drawn spreads as the mean of the seeds does
+    (Rao and Wu 1988, "Resampling inference with complex survey data"). Few seeds say little of that spread: the bounds take
+    Student's t, with Satterthwaite's (1946) degrees of freedom for the sum of both spreads.
+    """
+    from scipy.stats import norm, t
+
+    k = len(a)
+    seen = np.array([float((f1_by_label(y, own, classes) - f1_by_label(y, b, classes)).mean()) for own in a])
+    f1 = label_f1(y, [*a, b], classes=classes, **how).mean(axis=-1)
+    times = np.random.default_rng(how["seed"]).multinomial(k - 1, np.full(k, 1 / k), size=len(f1))
+    gains = ((f1[:, :k] - f1[:, [k]]) * times).sum(axis=1) / (k - 1)
+    of_seeds = float(seen.var(ddof=1)) / k
+    if of_seeds > 0 and alpha < 0.5:
+        freedom = (k - 1) * max(1.0, float(gains.var()) / of_seeds) ** 2
+        wider *= float(t.ppf(1 - alpha, freedom) / norm.ppf(1 - alpha))
+    low, middle, high = np.quantile(gains, [alpha, 0.5, 1 - alpha])
+    gain, lower, upper = (round(float(seen.mean() + wider * (v - middle)), 12) for v in (middle, low, high))
+    return {"gain": gain, "lower": lower, "upper": upper, "seeds": k}
+
+
+def _recipe_said(v: Verdict, rule: Rule, min_gain: float) -> tuple[str, ...]:
+    if v.recipe is None or v.lower is None:
+        return ()
+    said = f"its recipe gains {v.recipe['gain']:+.4f} on average over {v.recipe['seeds']} seeds"
+    if rule == "point":
+        return (said,)
+    said += f", bounds {v.recipe['lower']:+.4f} to {v.recipe['upper']:+.4f} with the choice of the seed in them"
+    lucky = v.recipe["lower"] <= min_gain < v.lower
+    return (said + (": this model is better, and the next one trained like it may not be" if lucky else ""),)
 
 
 def _said(v: Verdict, rule: Rule) -> str:

@@ -105,8 +105,21 @@ def test_groups_slices_and_measures_are_in_the_evidence(tmp_path: Path) -> None:
     assert evidence.verify(stage.directory)["same"]
 
 
+def test_the_answers_of_several_seeds_are_in_the_evidence(tmp_path: Path) -> None:
+    mine, theirs = answered(tmp_path, "challenger", wrong=6), answered(tmp_path, "opponent", wrong=40)
+    seeds = [answered(tmp_path, f"seed {n}", wrong=n) for n in (6, 20, 30)]
+    stage = evidence.judged(mine, theirs, settings=SETTINGS, seeds=seeds, home=tmp_path)
+    assert stage.counts["recipe"]["seeds"] == 3 and 0 < stage.counts["recipe"]["gain"] < stage.counts["gain"]
+    assert evidence.verify(stage.directory)["same"]
+    other = answered(tmp_path, "seed of other rows", wrong=0, true=TRUE[::-1])
+    odd = evidence.judged(mine, theirs, settings=SETTINGS, seeds=[*seeds, other], home=tmp_path)
+    assert odd.counts["decision"] == "inconclusive"
+
+
 def test_what_has_no_groups_slices_or_measures_says_nothing_of_them(stage: Stage) -> None:
-    assert not {"groups", "slices", "measures"} & set(json.loads((stage.directory / "verdict.json").read_text()))
+    assert not {"groups", "slices", "measures", "recipe"} & set(
+        json.loads((stage.directory / "verdict.json").read_text())
+    )
 
 
 @pytest.mark.parametrize("side", ["challenger", "opponent"])
