@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.train.attention import documents_class, dropout_class, dropped
+from tasks.train.attention import documents_class, dropout_class, kept
 from tasks.train.packing import FAMILIES, PackingCollator, pack, packs
 
 SMALL = {
@@ -100,7 +100,9 @@ class TestExact:
     def test_loss_logits_and_gradients_are_those_of_row_by_row(self, model: Any, shapes: dict[str, Any]) -> None:
         assert packs(model, device="cpu", half=False)
         logits, gradients, loss = one_by_one(model, rows())
-        undo = pack(model)
+        undo = pack(model, alone=True)
+        model(**collator(model)(rows(seed=1))).loss.backward()  # what the step before leaves in the kept gradients
+        model.zero_grad()
         out = model(**collator(model, **shapes)(rows()))
         out.loss.backward()
         packed = taken(model)
@@ -109,6 +111,14 @@ class TestExact:
         assert packed.keys() == gradients.keys()
         for name, wanted in gradients.items():
             assert torch.allclose(packed[name], wanted, atol=1e-5), name
+
+    def test_gradients_of_several_batches_add_up(self, model: Any) -> None:
+        _, gradients, _ = one_by_one(model, rows())
+        pack(model, alone=True)
+        for part in (rows()[:1], rows()[1:]):
+            (model(**collator(model)(part)).loss * len(part) / len(rows())).backward()
+        for name, found in taken(model).items():
+            assert torch.allclose(found, gradients[name], atol=1e-5), name
 
     def test_no_document_sees_another(self, model: Any) -> None:
         pack(model)
@@ -124,7 +134,7 @@ class TestExact:
         before = str(model)
         with torch.inference_mode():
             wanted = model(input_ids=ids, attention_mask=mask).logits
-            undo = pack(model)
+            undo = pack(model, alone=True)
             assert torch.allclose(model(input_ids=ids, attention_mask=mask).logits, wanted, atol=1e-6)
             undo()
             assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, wanted)
@@ -145,7 +155,7 @@ class TestExact:
             at = torch.arange(n)
             scores = (0.5 * a @ b.mT).masked_fill((at[:, None] - at).abs() >= 3, -torch.inf)
             weights = scores.softmax(-1)
-            pieces.append(weights.masked_fill(dropped(weights.shape, 0.25), 0) / 0.75 @ c)
+            pieces.append(weights * kept(weights, 0.25) / 0.75 @ c)
             start += n
         plain = torch.cat(pieces, 1)
         assert torch.allclose(out, plain)
@@ -204,7 +214,7 @@ class TestDropout:
         draws = []
         for _ in range(2):
             torch.manual_seed(3)
-            draws.append(dropped(torch.Size((4000, 100)), 0.3))
+            draws.append(kept(torch.empty(4000, 100), 0.3) == 0)
         assert torch.equal(*draws)
         for step in (1, 2, 3, 4):  # four elements come from one draw
             both = (draws[0][:, step:] & draws[0][:, :-step]).float().mean().item()

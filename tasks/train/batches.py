@@ -122,7 +122,8 @@ def batched(trainer: Any) -> Any:
             half = self.args.bf16 or self.args.fp16
             self.packing = packs(self.model, device=self.args.device.type, half=half)
             if self.packing:
-                self.unpack = pack(self.model)
+                alone = self.args.world_size == 1 and not self.args.torch_compile
+                self.unpack = pack(self.model, alone=alone)
                 config = self.model.config
                 self.data_collator = PackingCollator(FAMILIES[config.model_type](config), int(config.pad_token_id or 0))
 

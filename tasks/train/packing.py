@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.train.attention import NAME, dropout_class, register
+from tasks.train.embedding import keep_gradients
 
 # the position of a document's first token; all of these hand position ids and keyword arguments down to their attention
 FAMILIES: dict[str, Callable[[Any], int]] = {
@@ -37,10 +38,11 @@ def packs(model: Any, *, device: str, half: bool) -> bool:
     return device == "cpu" or (device == "cuda" and half and not dropout)
 
 
-def pack(model: Any) -> Callable[[], None]:
+def pack(model: Any, *, alone: bool = False) -> Callable[[], None]:
     """Make `model` take packed batches beside padded ones; what is returned makes it as it was.
 
-    On the CPU its dropout layers draw their bits eight times as fast (see tasks/train/attention.py).
+    On the CPU its dropout layers draw their bits faster (see tasks/train/attention.py), and where it is trained `alone`, by one
+    process and not compiled, its embeddings keep their gradients (tasks/train/embedding.py).
     """
     import torch
 
@@ -48,7 +50,9 @@ def pack(model: Any) -> Callable[[], None]:
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
     swapped = []
-    if next(model.parameters()).device.type == "cpu":
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    give_up = keep_gradients(model) if on_cpu and alone else None
+    if on_cpu:
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if type(child) is torch.nn.Dropout:
@@ -58,6 +62,8 @@ def pack(model: Any) -> Callable[[], None]:
 
     def undo() -> None:
         hook.remove()
+        if give_up:
+            give_up()
         model.set_attn_implementation(before)
         for parent, name, child in swapped:
             setattr(parent, name, child.train(parent.training))
