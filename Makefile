@@ -1,15 +1,18 @@
-# make run | test | lint | lock | clean
+# make run | test | quick | lint | lock | clean
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: run test lint lock clean
+.PHONY: run test quick lint lock clean
 
 run: $(READY)  ## from label names to a promoted, answering model: BBC News
 	$(BIN)/reseed retrain configs/bbc-news.yaml
 
 test: $(READY)  ## every test, on two processes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+quick: $(READY)  ## the tests that start no process of their own and load no real model
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not real"
 
 lint: $(READY)  ## lint, format and types
 	$(BIN)/ruff check .

@@ -39,6 +39,36 @@ def test_the_graphs_answer_as_the_weights(backends: dict[str, Classifier]) -> No
     assert told["agreement"] >= 0.9 and 0 < told["largest_difference"] < 0.1
 
 
+def test_plain_attention_is_one_operator_and_masked_attention_stays(small_bundle: Path) -> None:
+    import onnx_ir as ir
+
+    from tasks.inference.attention import fuse
+    from tasks.inference.export import _graph
+
+    def ops(model: Any) -> list[str]:
+        return [node.op_type for node in model.graph]
+
+    plain, masked = _graph(small_bundle), _graph(small_bundle)
+    layers = ops(plain).count("Softmax")
+    assert fuse(plain) == layers == ops(plain).count("MultiHeadAttention") and "Softmax" not in ops(plain)
+    softmax = next(node for node in masked.graph if node.op_type == "Softmax")
+    added = ir.node("Add", [softmax.inputs[0], softmax.inputs[0]])
+    masked.graph.insert_before(softmax, [added])
+    softmax.replace_input_with(0, added.outputs[0])
+    assert fuse(masked) == layers - 1 and ops(masked).count("Softmax") == 1
+
+
+def test_products_of_one_text_keep_its_shape(small_bundle: Path, tmp_path: Path) -> None:
+    import onnx_ir as ir
+
+    graph = ir.load(export(small_bundle, tmp_path, kinds=["onnx-int8"])["onnx-int8"]).graph
+    integers = [node for node in graph if node.op_type == "MatMulIntegerToFloat"]
+    layers = sum(node.op_type == "MultiHeadAttention" for node in graph)
+    assert len(integers) >= 6 * layers and "Slice" not in {n.inputs[0].producer().op_type for n in integers}
+    assert all(n.inputs[0].producer().op_type == "QuantizeLinear" for n in integers)
+    assert sum(node.op_type == "Reshape" for node in graph) <= len(integers), "one for the scales of each input"
+
+
 def measured(**rates: tuple[float, float]) -> dict[str, dict[str, float]]:
     return {
         name.replace("_", "-"): {"texts_per_second": r, "agreement": a, "largest_difference": 0.0}

@@ -22,7 +22,7 @@ from tasks.project import Predict, Project
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
+VERSION = 2
 TIMED, PASSES = 32, 3  # texts and times that each backend is timed with
 COMPARED = 2000  # dev texts whose answers are compared, at most
 

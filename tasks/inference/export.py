@@ -30,11 +30,13 @@ def export(bundle: Path, into: Path, *, kinds: list[str]) -> dict[str, Path]:
         raise CannotExport(f"{', '.join(missing)} not installed: pip install {' '.join(missing)}")
     import onnx_ir as ir
 
+    from tasks.inference.attention import fuse
     from tasks.inference.int8 import quantise
 
     try:
         with _quiet():
             graph = _graph(bundle)
+        fuse(graph)
     except Exception as e:  # an architecture that the exporter does not know fails in as many ways as there are ones
         raise CannotExport(f"transformers.exporters: {type(e).__name__}: {' '.join(str(e).split())[:200]}") from e
     found = {}

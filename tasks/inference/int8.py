@@ -58,16 +58,19 @@ class _Rewrite:
         return node.outputs[0]
 
     def quantised(self, x: Any, before: Any, width: int) -> tuple[Any, Any]:
-        """`x` as rows of uint8 around 128, shape (tokens, width), and each row's scale, of `x`'s rank."""
+        """`x` as rows of uint8 around 128, and each row's scale, of `x`'s rank. The rows have the shape of `x` where it is one text's,
+        (tokens, width) otherwise."""
         import numpy as np
 
         if x not in self.seen:
             largest = self.add(before, "ReduceMax", [self.add(before, "Abs", [x]), self.last], keepdims=1)
             scale = self.add(before, "Mul", [self.add(before, "Max", [largest, self.tiny]), self.step])
-            rows = self.add(before, "Reshape", [x, self.constant(np.array([-1, width], np.int64))])
+            rows, axis = x, len(x.shape or ()) - 2
+            if not _one_text(x):
+                rows, axis = self.add(before, "Reshape", [x, self.constant(np.array([-1, width], np.int64))]), 0
             scales = self.add(before, "Reshape", [scale, self.last])
             middles = self.add(before, "Expand", [self.middle, self.add(before, "Shape", [scales])])
-            self.seen[x] = self.add(before, "QuantizeLinear", [rows, scales, middles], axis=0), scale
+            self.seen[x] = self.add(before, "QuantizeLinear", [rows, scales, middles], axis=axis), scale
         return self.seen[x]
 
     def product(self, node: Any, weight: np.ndarray) -> None:
@@ -80,11 +83,18 @@ class _Rewrite:
         rows, row_scale = self.quantised(x, node, weight.shape[0])
         inputs = [rows, self.constant(whole), self.one, self.constant(scale), self.middle]
         y = self.add(node, "MatMulIntegerToFloat", inputs, MICROSOFT)
-        batch = self.add(node, "Slice", [self.add(node, "Shape", [x]), self.first, self.last])
-        shape = self.add(node, "Concat", [batch, self.constant(np.array([weight.shape[1]], np.int64))], axis=0)
-        y = self.add(node, "Mul", [self.add(node, "Reshape", [y, shape]), row_scale])
+        if not _one_text(x):
+            batch = self.add(node, "Slice", [self.add(node, "Shape", [x]), self.first, self.last])
+            shape = self.add(node, "Concat", [batch, self.constant(np.array([weight.shape[1]], np.int64))], axis=0)
+            y = self.add(node, "Reshape", [y, shape])
+        y = self.add(node, "Mul", [y, row_scale])
         ir.convenience.replace_all_uses_with(node.outputs[0], y)
         self.graph.remove(node, safe=True)
+
+
+def _one_text(x: Any) -> bool:
+    """Whether all dimensions of `x` but the last two are known to be 1."""
+    return x.shape is not None and len(x.shape) >= 2 and all(d == 1 for d in list(x.shape)[:-2])
 
 
 def quantise(model: Any) -> int:
