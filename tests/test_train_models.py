@@ -132,3 +132,32 @@ class TestRefusals:
         """Its positions count from the padding's number on, and this tokenizer does not know."""
         load(family("RoBERTa"), list(toy.LABELS), settings=chosen(max_length=65))
         self.refused(family("RoBERTa"), "train.max_length is 66", "at most 65 tokens", max_length=66)
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_every_family_answers_alike_through_its_graph(name: str, family: Callable[..., Path], tmp_path: Path) -> None:
+    """Attention that is more than a softmax of products must stay what it is when plain attention becomes one operator."""
+    import onnxruntime
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from tasks.inference.export import export
+
+    torch.manual_seed(1)
+    model = AutoModelForSequenceClassification.from_pretrained(family(name), num_labels=3).eval()
+    for p in model.parameters():  # as initialised all weights are so small that attention is even
+        p.data *= 5
+    whole = tmp_path / "whole"
+    model.save_pretrained(whole)
+    AutoTokenizer.from_pretrained(tmp_path / name).save_pretrained(whole)
+    out = tmp_path / "graphs"
+    out.mkdir()
+    session = onnxruntime.InferenceSession(
+        export(whole, out, kinds=["onnx"])["onnx"], providers=["CPUExecutionProvider"]
+    )
+    for length in (3, 12, 40):
+        ids = torch.randint(5, 40, (1, length))
+        feed = {i.name: (ids if i.name == "input_ids" else torch.zeros_like(ids)).numpy() for i in session.get_inputs()}
+        with torch.inference_mode():
+            wanted = model(input_ids=ids).logits.numpy()
+        assert abs(session.run(["logits"], feed)[0] - wanted).max() < 1e-4 * max(1, abs(wanted).max())
