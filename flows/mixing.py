@@ -15,7 +15,7 @@ from tasks import files
 from tasks.adapt import told
 from tasks.evaluate.score import read_predictions
 from tasks.files import Stage
-from tasks.mix import WITH_HARVESTED, WITH_SYNTHETIC, best, possible
+from tasks.mix import WITH_HARVESTED, best, possible, whole
 
 
 @dataclass
@@ -66,7 +66,7 @@ def choose(r: Retrain, mixes: dict[str, Stage]) -> str:
     """The name of the mix that is best on dev."""
     how = r.project.evaluate.lift
     if len(mixes) == 1 or how == "off":
-        return WITH_SYNTHETIC
+        return whole(mixes)
     if how == "quick":
         stage = r.timed(steps.choose(r.project, mixes, splits=r.prepared.splits, **r.places), title="choose the mix")
         dev = stage.counts["dev"]

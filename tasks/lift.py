@@ -9,7 +9,7 @@ from typing import Any
 from tasks import files
 from tasks.files import Stage
 from tasks.labels import codes, known
-from tasks.mix import REAL, WITH_HARVESTED, WITH_SYNTHETIC, WITHOUT, heads
+from tasks.mix import REAL, WITH_HARVESTED, WITH_SYNTHETIC, WITHOUT, heads, whole
 from tasks.prepare import open_sealed
 from tasks.project import Project
 from tasks.records import Label
@@ -22,7 +22,8 @@ DESCRIPTIONS = "label descriptions"
 def steps_of(names: list[str]) -> list[tuple[str, str, str]]:
     """(what is gained by, from this mix, to that mix) for the mixes there are."""
     base = REAL if REAL in names else DESCRIPTIONS
-    found = [("synthetic", base, WITH_SYNTHETIC), ("harvested", WITH_SYNTHETIC, WITH_HARVESTED)]
+    found = [("synthetic", base, WITH_SYNTHETIC)] if WITH_SYNTHETIC in names else [("real", DESCRIPTIONS, REAL)]
+    found += [("harvested", whole(names), WITH_HARVESTED)]
     found += [("generator " + n.removeprefix(WITHOUT), n, WITH_SYNTHETIC) for n in names if n.startswith(WITHOUT)]
     return [(what, a, b) for what, a, b in found if a in names and b in names]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ def of_rows(name: str, rows: list[Record]) -> list[Record]:
 
 
 def possible(project: Project, rows: list[Record]) -> list[str]:
-    """The mixes of curated rows that have every label, the smallest first: real alone, all; and without each of several generators."""
+    """The mixes of curated rows that have every label, the smallest first: real alone, all; and without each of several generators.
+    Where nothing was made up, real rows alone are all there is."""
+    if rows and len(of_rows(REAL, rows)) == len(rows):
+        return [REAL]
     names = [REAL, WITH_SYNTHETIC]
     generators = list(project.generate.sources())
     if len(generators) > 1:
@@ -40,6 +43,11 @@ def possible(project: Project, rows: list[Record]) -> list[str]:
         if all(label in have for label in project.label_names) and (name == WITH_SYNTHETIC or len(mixed) < len(rows)):
             found.append(name)
     return found or [WITH_SYNTHETIC]
+
+
+def whole(mixes: Iterable[str]) -> str:
+    """The name of the mix of all curated rows."""
+    return WITH_SYNTHETIC if WITH_SYNTHETIC in mixes else REAL
 
 
 def mix(name: str, *, curated: Stage, home: Path) -> Stage:
