@@ -222,5 +222,5 @@ def test_a_slow_endpoint_is_given_up_in_time(
 ) -> None:
     llm.always = scripted.hang
     began = time.monotonic()
-    assert reseed("retrain", config)[0] == 1
+    assert reseed("retrain", config, "--set", "generate.timeout_seconds=0.5")[0] == 1
     assert time.monotonic() - began < 25, "five requests of 0.5 s each, and no more"
