@@ -550,7 +550,7 @@ def test_a_whole_retrain_serves_label_sets(
         rows=40,
         multi_label=True,
         data={"split": {"dev": 8, "test": 20, "seed": 4}},
-        train={"epochs": 6},
+        train={"epochs": 10},
         generate={"per_label": 16},
     )
     code, out, err = reseed("retrain", config, "--json")
