@@ -547,9 +547,9 @@ def test_a_whole_retrain_serves_label_sets(
         tmp_path / "project",
         endpoint=llm.url,
         encoder=encoder,
-        rows=40,
+        rows=70,
         multi_label=True,
-        data={"split": {"dev": 8, "test": 20, "seed": 4}},
+        data={"split": {"dev": 8, "test": 40, "seed": 4}},
         train={"epochs": 10},
         generate={"per_label": 16},
     )
