@@ -36,8 +36,7 @@ class Trained:
 def train_best_mix(r: Retrain, curated: Stage) -> Trained:
     """The model of the mix that is best on dev; harvested rows are kept only while they don't lower dev F1."""
     r.adapted = adapt(r, curated)
-    rows = files.read_records(curated.directory / "kept.jsonl")
-    mixes = {name: steps.mix(name, curated=curated, home=r.home) for name in possible(r.project, rows)}
+    mixes = mixes_of(r, curated)
     chosen = choose(r, mixes)
     model = train(r, mixes[chosen])
     done = Trained(model, stage_runs.trained(r.log, model), mixes[chosen], mixes, chosen)
@@ -46,9 +45,15 @@ def train_best_mix(r: Retrain, curated: Stage) -> Trained:
             break
     if done.harvested:
         done.mixes[WITH_HARVESTED] = done.harvested
-    best = best_of_seeds(r, done.rows, done.model, done.run_id)
-    done.model, done.run_id, done.seeds, done.of_seeds = best.model, best.run_id, best.told, best.of
+    found = best_of_seeds(r, done.rows, done.model, done.run_id)
+    done.model, done.run_id, done.seeds, done.of_seeds = found.model, found.run_id, found.told, found.of
     return done
+
+
+def mixes_of(r: Retrain, curated: Stage) -> dict[str, Stage]:
+    """The rows of each mix that there can be, by its name."""
+    rows = files.read_records(curated.directory / "kept.jsonl")
+    return {name: steps.mix(name, curated=curated, home=r.home) for name in possible(r.project, rows)}
 
 
 def adapt(r: Retrain, curated: Stage) -> Stage | None:

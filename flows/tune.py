@@ -21,14 +21,13 @@ from rich.markup import escape
 from flows import stage_runs, steps
 from flows.context import Retrain
 from flows.filling import fill_quota
-from flows.mixing import adapt, choose
+from flows.mixing import adapt, choose, mixes_of
 from flows.opening import opened, run_name
 from flows.progress import say
 from flows.settings import Settings
 from flows.tracking import Tracking
 from tasks import files, search
 from tasks.files import Stage
-from tasks.mix import possible
 from tasks.project_file import load_project
 from tasks.records import digest_of
 from tasks.references import digest_of_path
@@ -72,8 +71,7 @@ def _rows(config: str, overrides: list[str] | None) -> tuple[Retrain, Stage]:
         filled = fill_quota(r)
         stage_runs.curated(r.log, filled.rows)
         r.adapted = adapt(r, filled.rows)
-        kept = files.read_records(filled.rows.directory / "kept.jsonl")
-        mixes = {name: steps.mix(name, curated=filled.rows, home=r.home) for name in possible(r.project, kept)}
+        mixes = mixes_of(r, filled.rows)
         return r, mixes[choose(r, mixes)]
 
 

@@ -138,19 +138,37 @@ def decide(
         measures={name: list(pair) for name, pair in (measures or {}).items()} or None,
         recipe=_recipe(y, of_seeds, b, alpha, wider, len(labels), how) if len(of_seeds) > 1 else None,
     )
-    said, beside = _said(verdict, rule), (*_recipe_said(verdict, rule, min_gain), *_worn(verdict, rule))
-    broken, unknown = over_limits(measures or {}, limits or {})
-    if bounds.upper <= min_gain:
-        return replace(verdict, decision="keep", reasons=(f"{said}: not above promote.min_gain {min_gain}", *beside))
-    if bounds.lower > min_gain:
-        decision, reasons = none_falls([*of_labels, *of_slices.values()], alpha=alpha, stretch=wider)
+    over = over_limits(measures or {}, limits or {})
+    figures = [*of_labels, *of_slices.values()]
+    return _concluded(verdict, figures, over, min_gain=min_gain, rule=rule, wider=wider, deviation=bounds.deviation)
+
+
+def _concluded(
+    v: Verdict,
+    figures: list[Figure],
+    over: tuple[tuple[str, ...], tuple[str, ...]],
+    *,
+    min_gain: float,
+    rule: Rule,
+    wider: float,
+    deviation: float,
+) -> Verdict:
+    """The verdict `v` with the decision that follows from its numbers, and the reasons. `over` are the limits that are broken and
+    those that can't be checked, `deviation` that of the gain from resample to resample, before it is made `wider`."""
+    assert v.gain is not None and v.lower is not None and v.upper is not None and v.alpha is not None
+    said, (broken, unknown) = _said(v, rule), over
+    beside = (*_recipe_said(v, rule, min_gain), *_worn(v, rule))
+    if v.upper <= min_gain:
+        return replace(v, decision="keep", reasons=(f"{said}: not above promote.min_gain {min_gain}", *beside))
+    if v.lower > min_gain:
+        decision, reasons = none_falls(figures, alpha=v.alpha, stretch=wider)
         above = f"{said}: above promote.min_gain {min_gain}"
         decision = "keep" if broken else "inconclusive" if unknown and decision == "promote" else decision
-        return replace(verdict, decision=decision, reasons=(above, *broken, *reasons, *unknown, *beside))
-    more = _more_rows(n, bounds.gain - min_gain, bounds.deviation * wider, 1 - alpha)
-    between = f"{said}: promote.min_gain {min_gain} lies between; {_advice(more, verdict)}"
+        return replace(v, decision=decision, reasons=(above, *broken, *reasons, *unknown, *beside))
+    more = _more_rows(v.rows, v.gain - min_gain, deviation * wider, 1 - v.alpha)
+    between = f"{said}: promote.min_gain {min_gain} lies between; {_advice(more, v)}"
     decision = "keep" if broken else "inconclusive"
-    return replace(verdict, decision=decision, reasons=(between, *broken, *unknown, *beside), more_rows=more)
+    return replace(v, decision=decision, reasons=(between, *broken, *unknown, *beside), more_rows=more)
 
 
 def _not_comparable(
@@ -239,8 +257,9 @@ def _recipe(
     """
     from scipy.stats import norm, t
 
-    k = len(a)
-    seen = np.array([float((f1_by_label(y, own, classes) - f1_by_label(y, b, classes)).mean()) for own in a])
+    k, theirs = len(a), f1_by_label(y, b, classes)
+    seen = np.array([float((f1_by_label(y, own, classes) - theirs).mean()) for own in a])
+    # drawn apart from the verdict's own resamples, which so are the same with seeds and without
     f1 = label_f1(y, [*a, b], classes=classes, **how).mean(axis=-1)
     times = np.random.default_rng(how["seed"]).multinomial(k - 1, np.full(k, 1 / k), size=len(f1))
     gains = ((f1[:, :k] - f1[:, [k]]) * times).sum(axis=1) / (k - 1)

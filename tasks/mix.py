@@ -51,12 +51,13 @@ def whole(mixes: Iterable[str]) -> str:
 
 
 def mix(name: str, *, curated: Stage, home: Path) -> Stage:
-    """`kept.jsonl`: the curated rows of one mix. The whole is the curated directory itself."""
-    if name == WITH_SYNTHETIC:
+    """`kept.jsonl`: the curated rows of one mix. The mix of them all is the curated directory itself."""
+    every = files.read_records(curated.directory / "kept.jsonl")
+    rows = of_rows(name, every)
+    if len(rows) == len(every):
         return curated
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        rows = of_rows(name, files.read_records(curated.directory / "kept.jsonl"))
         files.write_records(out / "kept.jsonl", rows)
         return {"rows": count_by_label(rows)}
 

@@ -85,6 +85,7 @@ def test_first_run_promotes_and_second_finds_everything(
     rates = first["robustness"]["perturbations"]
     assert rates["casing"]["flips"] == 0 < rates["casing"]["rows"] == 90
     assert told.data.metrics["test.flip_rate.typos"] == rates["typos"]["flip_rate"]["value"]
+    assert told.data.metrics["test.flip_rate.truncation"] == rates["truncation"]["flip_rate"]["value"] > 0
     assert first["robustness"]["cases"]["case"]["failed"] == 0
     assert told.data.metrics["serving.latency_p50_ms"] == first["serving"]["latency_p50_ms"] > 0
     for run, table in [("robustness challenger", "robustness.json"), ("robustness challenger", "cases.json")]:

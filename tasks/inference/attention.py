@@ -55,11 +55,10 @@ def _around(softmax: Any) -> tuple[tuple[_Side, _Side, _Side], Any] | None:
         return None
     turned = _next(answers, "Transpose")
     joined = _next(turned, "Reshape") if turned is not None else None
-    sides = [_side(value) for value in (*scores.inputs, answers.inputs[1])]
-    q, k, v = sides
+    q, k, v = (_side(value) for value in (*scores.inputs, answers.inputs[1]))
     if joined is None or q is None or k is None or v is None or v.scale != 1:
         return None
-    alike = q.heads == k.heads == v.heads and [len(s.value.shape) for s in (q, k, v)] == [3, 3, 3]
+    alike = q.heads == k.heads == v.heads
     return ((q, k, v), joined) if alike and joined.outputs[0].shape is not None else None
 
 
@@ -80,8 +79,7 @@ def _side(value: Any) -> _Side | None:
                 return None
             scale *= float(factor.numpy())
         elif node.op_type == "Reshape":
-            parted = node.outputs[0].shape
-            whole = value.shape
+            whole, parted = value.shape, node.outputs[0].shape
             if whole is not None and parted is not None and len(whole) == 3 and len(parted) == 4:
                 heads, size = parted[2], parted[3]
                 if isinstance(heads, int) and isinstance(size, int):

@@ -65,8 +65,9 @@ class _Rewrite:
         if x not in self.seen:
             largest = self.add(before, "ReduceMax", [self.add(before, "Abs", [x]), self.last], keepdims=1)
             scale = self.add(before, "Mul", [self.add(before, "Max", [largest, self.tiny]), self.step])
-            rows, axis = x, len(x.shape or ()) - 2
-            if not _one_text(x):
+            if _one_text(x):
+                rows, axis = x, len(x.shape) - 2
+            else:
                 rows, axis = self.add(before, "Reshape", [x, self.constant(np.array([-1, width], np.int64))]), 0
             scales = self.add(before, "Reshape", [scale, self.last])
             middles = self.add(before, "Expand", [self.middle, self.add(before, "Shape", [scales])])

@@ -92,12 +92,8 @@ def dropout_class() -> Any:
     """The class, made here because importing torch takes seconds."""
     import torch
 
-    class Dropout(torch.nn.Module):
+    class Dropout(torch.nn.Dropout):
         """torch.nn.Dropout on the CPU, with its bits drawn four at a time."""
-
-        def __init__(self, p: float) -> None:
-            super().__init__()
-            self.p = p
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             if not self.training or not self.p:

@@ -8,35 +8,17 @@ gradient that is there.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 
-def keep_gradients(model: Any) -> Callable[[], None]:
-    """Make the plain embeddings of `model` that are trained keep their gradients; what is returned makes them as they were.
-
-    autograd's hooks on these weights are not called, so it is not for distributed training.
-    """
-    import torch
-
-    own = [m for m in model.modules() if type(m) is torch.nn.Embedding and m.weight.requires_grad and _plain(m)]
-    for module in own:
-        module.__class__ = _embedding_class()
-
-    def undo() -> None:
-        for module in own:
-            module.__class__ = torch.nn.Embedding
-            vars(module).pop("kept", None)
-
-    return undo
-
-
-def _plain(module: Any) -> bool:
-    return module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
+def keeps(module: Any) -> bool:
+    """Whether an embedding is trained, and plainly. autograd's hooks on its weight are not called: not for distributed training."""
+    plain = module.max_norm is None and not module.scale_grad_by_freq and not module.sparse
+    return plain and bool(module.weight.requires_grad)
 
 
 @functools.cache
-def _embedding_class() -> Any:
+def embedding_class() -> Any:
     """The class, made here because importing torch takes seconds."""
     import torch
 
@@ -54,9 +36,10 @@ def _embedding_class() -> Any:
             if weight.grad is None:
                 module.kept = torch.empty_like(weight) if module.kept is None else module.kept
                 weight.grad = module.kept.zero_()
-            weight.grad.index_add_(0, ctx.ids, grad.reshape(len(ctx.ids), -1).to(weight.dtype))
+            rows = grad.reshape(len(ctx.ids), -1).to(weight.dtype)
             if module.padding_idx is not None:
-                weight.grad[module.padding_idx] = 0
+                rows = rows.masked_fill((ctx.ids == module.padding_idx)[:, None], 0)
+            weight.grad.index_add_(0, ctx.ids, rows)
             return None, None, None
 
     class Embedding(torch.nn.Embedding):

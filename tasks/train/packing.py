@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.train.attention import NAME, dropout_class, register
-from tasks.train.embedding import keep_gradients
+from tasks.train.embedding import embedding_class, keeps
 
 # the position of a document's first token; all of these hand position ids and keyword arguments down to their attention
 FAMILIES: dict[str, Callable[[Any], int]] = {
@@ -49,24 +49,24 @@ def pack(model: Any, *, alone: bool = False) -> Callable[[], None]:
     register()
     before = model.config._attn_implementation
     model.set_attn_implementation(NAME)
-    swapped = []
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    give_up = keep_gradients(model) if on_cpu and alone else None
-    if on_cpu:
-        for parent in list(model.modules()):
-            for name, child in list(parent.named_children()):
-                if type(child) is torch.nn.Dropout:
-                    swapped.append((parent, name, child))
-                    setattr(parent, name, dropout_class()(child.p).train(child.training))
+    dropouts, embeddings = [], []
+    if next(model.parameters()).device.type == "cpu":
+        dropouts = [m for m in model.modules() if type(m) is torch.nn.Dropout]
+        embeddings = [m for m in model.modules() if alone and type(m) is torch.nn.Embedding and keeps(m)]
+    for module in dropouts:
+        module.__class__ = dropout_class()
+    for module in embeddings:
+        module.__class__ = embedding_class()
     hook = model.base_model.register_forward_hook(_by_document, with_kwargs=True)
 
     def undo() -> None:
         hook.remove()
-        if give_up:
-            give_up()
         model.set_attn_implementation(before)
-        for parent, name, child in swapped:
-            setattr(parent, name, child.train(parent.training))
+        for module in dropouts:
+            module.__class__ = torch.nn.Dropout
+        for module in embeddings:
+            module.__class__ = torch.nn.Embedding
+            vars(module).pop("kept", None)
 
     return undo
 
