@@ -8,7 +8,7 @@
 Padding is not counted: a row's useful tokens are those of its text. In one run, on the same rows and with the same number
 of epochs: (a) `shipped`, run_classification's defaults: padded to max_length, fp32, batches of 8; (b) `tuned`: padded to
 the batch's longest, grouped by length, bf16 where the processor has it, a fused optimiser; `reseed`: the same settings with
-tasks/train/batches.py. Rounds alternate between them (`--rounds`), and the fastest round of each counts, for a machine
+the trainer that a retrain uses. Rounds alternate between them (`--rounds`), and the fastest round of each counts, for a machine
 that others use too; each ends in macro-F1 on held-out stories, with a seed of its own, and the mean of the rounds counts. Dev is not
 looked at in between.
 
@@ -136,8 +136,6 @@ def run(side: str, task: dict[str, Any], *, epochs: int, seed: int, score: bool)
     from sklearn.metrics import f1_score
     from transformers import DataCollatorWithPadding, Trainer, set_seed
 
-    from tasks.train.batches import batched
-
     set_seed(seed)
     model, clock = task["model"](), Clock()
     if side == "shipped":
@@ -145,7 +143,7 @@ def run(side: str, task: dict[str, Any], *, epochs: int, seed: int, score: bool)
     else:
         collator = DataCollatorWithPadding(task["tokenizer"])
     with tempfile.TemporaryDirectory() as work:
-        trainer = (batched(Trainer) if side == "reseed" else Trainer)(
+        trainer = (own_trainer if side == "reseed" else Trainer)(
             model=model,
             args=arguments(side, work=Path(work), epochs=epochs, batch=task["batch"], half=task["half"], seed=seed),
             train_dataset=task["train"],
@@ -160,6 +158,20 @@ def run(side: str, task: dict[str, Any], *, epochs: int, seed: int, score: bool)
             told = trainer.predict(task["test"])
             found["f1_macro"] = float(f1_score(told.label_ids, told.predictions.argmax(-1), average="macro"))
     return found
+
+
+def own_trainer(**given: Any) -> Any:
+    """Reseed's trainer as a retrain makes it, with the other sides' settings."""
+    from tasks.project.train import Train
+    from tasks.train.batches import batched
+    from tasks.train.losses import loss_of
+    from tasks.train.trainer import saving, trainer_class
+
+    settings = Train(label_smoothing=0.0, save_strategy="no", load_best_model_at_end=False)
+    made = batched(trainer_class())(compute_loss_func=loss_of(settings, positive=None, multi_label=False), **given)
+    made.settings = settings
+    made.add_callback(saving(made))
+    return made
 
 
 def bbc(chosen: argparse.Namespace, work: Path) -> dict[str, Any]:

@@ -78,6 +78,39 @@ class TestBatches:
         assert max(sums) <= sampler.most
         assert len(found[0]) == pieces * -(-sum(lengths) // tokens)
 
+    @given(Lengths, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3))
+    @settings(max_examples=200, deadline=None)
+    def test_a_few_sizes_hold_every_batch(self, lengths: list[int], rows: int, processes: int, pieces: int) -> None:
+        sampler = TokenBatches(np.array(lengths), rows=rows, processes=processes, pieces=pieces)
+        sizes = sampler.sizes()
+        assert len(sizes) <= 8 and sizes == tuple(sorted(set(sizes))) and not any(size % 64 for size in sizes)
+        found = shares(lengths, processes, rows=rows, pieces=pieces)
+        assert max(sum(lengths[i] for i in batch) for batches in found for batch in batches) <= sizes[-1]
+
+    @pytest.mark.parametrize(
+        ("name", "rows", "processes", "share"),
+        [
+            ("one long", 16, 1, 0.8),
+            ("one long", 16, 4, 0.5),
+            ("tail", 16, 1, 0.75),
+            ("news", 16, 1, 0.9),
+            ("news", 16, 4, 0.8),
+        ],
+    )
+    def test_little_of_the_sizes_is_padding(self, name: str, rows: int, processes: int, share: float) -> None:
+        rng = np.random.default_rng(0)
+        lengths = {
+            "one long": np.append(rng.integers(5, 31, 1999), 256),
+            "tail": np.minimum(rng.lognormal(5.5, 1.1, 2000).astype(int) + 8, 8192),
+            "news": np.where(rng.random(2000) < 0.5, rng.integers(55, 150, 2000), rng.integers(108, 513, 2000)),
+        }[name]
+        sampler = TokenBatches(lengths, rows=rows, processes=processes)
+        sizes, filled = sampler.sizes(), 0
+        for batches in shares(lengths.tolist(), processes, rows=rows):
+            sums = [int(lengths[batch].sum()) for batch in batches]
+            filled += sum(next(size for size in sizes if size >= n) for n in sums)
+        assert lengths.sum() / filled > share
+
     def test_batches_are_of_like_size(self) -> None:
         rng = np.random.default_rng(0)
         lengths = rng.integers(10, 257, 3000)

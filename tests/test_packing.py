@@ -95,7 +95,9 @@ def taken(model: Any) -> dict[str, Any]:
 
 class TestExact:
     @pytest.mark.parametrize(
-        "shapes", [{}, {"tokens": 100, "documents": 9, "longest": 40}], ids=["as long as its rows", "of constant shape"]
+        "shapes",
+        [{}, {"sizes": (20, 100), "documents": 9, "longest": 40}],
+        ids=["as long as its rows", "of one of two sizes"],
     )
     def test_loss_logits_and_gradients_are_those_of_row_by_row(self, model: Any, shapes: dict[str, Any]) -> None:
         assert packs(model, device="cpu", half=False)
@@ -179,9 +181,10 @@ class TestWhere:
 class TestCollator:
     @given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(0, 90))
     @settings(max_examples=60, deadline=None)
-    def test_constant_shapes(self, lengths: list[int], spare: int) -> None:
+    def test_few_shapes(self, lengths: list[int], spare: int) -> None:
         tokens, documents = sum(lengths) + spare, 30
-        batch = PackingCollator(2, 0, tokens=tokens, documents=documents, longest=40)(rows(tuple(lengths)))
+        sizes = (sum(lengths) - 1, tokens, 500)
+        batch = PackingCollator(2, 0, sizes=sizes, documents=documents, longest=40)(rows(tuple(lengths)))
         ends = batch["cu_seq_lens_q"]
         assert batch["input_ids"].shape == batch["position_ids"].shape == (1, tokens) and ends.shape == (documents + 1,)
         assert ends.dtype == torch.int32 and ends[0] == 0 and ends[-1] == tokens
@@ -196,7 +199,7 @@ class TestCollator:
         given = [row | {"weight": w} for row, w in zip(rows(), (1.0, 2.0, 0.5, 1.0), strict=True)]
         assert PackingCollator()(given)["weight"].tolist() == [1.0, 2.0, 0.5, 1.0]
         with pytest.raises(ValueError, match=r"54 tokens do not fit into a packed batch of 53"):
-            PackingCollator(tokens=53)(rows())
+            PackingCollator(sizes=(20, 53))(rows())
 
 
 class TestDropout:

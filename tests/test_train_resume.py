@@ -169,6 +169,14 @@ def spoiled(monkeypatch: pytest.MonkeyPatch, *, when: Any) -> None:
     monkeypatch.setattr("tasks.train.fine_tune.trainer_class", spoiling)
 
 
+def test_a_gpu_is_waited_for_every_tenth_step_and_before_all_that_is_told() -> None:
+    from transformers import TrainerControl
+
+    assert [step for step in range(1, 31) if trainers._looks(step, TrainerControl())] == [10, 20, 30]
+    for told in ("should_log", "should_evaluate", "should_save", "should_training_stop"):
+        assert trainers._looks(3, TrainerControl(**{told: True})), told
+
+
 class TestNotFinite:
     def test_it_goes_back_and_on_in_fp32(self, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr("tasks.train.arguments.has_bf16", lambda: True)

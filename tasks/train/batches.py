@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
@@ -52,12 +53,15 @@ class TokenBatches:
             )
         self.steps = math.ceil(len(self.lengths) / rows if tokens is None else total / tokens)
         self.parts = self.steps * pieces * processes
+        self.mean = math.ceil(total / self.parts)
         self.by_rows = total / self.parts < longest
-        self.most = (
-            longest * math.ceil(len(self.lengths) / self.parts)
-            if self.by_rows
-            else math.ceil(total / self.parts) + longest
-        )
+        fullest = -math.ceil(len(self.lengths) / self.parts)  # rows of a batch where rows are counted, from the end
+        self.most = int(np.sort(self.lengths)[fullest:].sum()) if self.by_rows else self.mean + longest
+
+    def sizes(self, n: int = 8) -> tuple[int, ...]:
+        """At most `n` numbers of tokens, multiples of 64, from the mean of a batch to its most: each a same factor above the last."""
+        steps = [self.mean * (self.most / self.mean) ** (i / (n - 1)) for i in range(n)]
+        return tuple(sorted({-(-round(size) // 64) * 64 for size in [*steps[:-1], self.most]}))
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -110,7 +114,7 @@ def batched(trainer: Any) -> Any:
     """The Trainer class with batches of TokenBatches, packed where the model can (`packing` says so), padded otherwise.
 
     Its datasets are those of tasks/train/data.py. `tokens_per_step` is set on it after it is made, and `unpack()` gives
-    the model back as it was. Dev rows are sorted by length. On CUDA, packed batches have a constant number of tokens.
+    the model back as it was. Dev rows are sorted by length. On CUDA, packed batches are filled up to one of a few sizes.
     """
 
     class Batched(trainer):  # type: ignore[misc]
@@ -145,7 +149,7 @@ def batched(trainer: Any) -> Any:
             loader = DataLoader(
                 self._remove_unused_columns(self.train_dataset, description="training"),
                 batch_sampler=sampler,  # type: ignore[arg-type]
-                collate_fn=self._constant(sampler) if self.packing else self.data_collator,
+                collate_fn=self._of_few_sizes(sampler) if self.packing else self.data_collator,
                 num_workers=args.dataloader_num_workers,
                 pin_memory=args.dataloader_pin_memory,
                 persistent_workers=args.dataloader_persistent_workers,
@@ -153,14 +157,13 @@ def batched(trainer: Any) -> Any:
             # the sampler hands out shares itself: to accelerate this is one process
             return prepare_data_loader(loader, device=args.device, num_processes=1, process_index=0, put_on_device=True)
 
-        def _constant(self, sampler: TokenBatches) -> PackingCollator:
+        def _of_few_sizes(self, sampler: TokenBatches) -> PackingCollator:
             collator: PackingCollator = self.data_collator
             if self.args.device.type != "cuda":
                 return collator
-            longest = int(sampler.lengths.max())
-            tokens = -(-sampler.most // 64) * 64
-            documents = tokens // int(sampler.lengths.min()) + 2
-            return PackingCollator(collator.first, collator.pad, tokens=tokens, documents=documents, longest=longest)
+            sizes, lengths = sampler.sizes(), sampler.lengths
+            documents = sizes[-1] // int(lengths.min()) + 2
+            return replace(collator, sizes=sizes, documents=documents, longest=int(lengths.max()))
 
         def _get_eval_sampler(self, eval_dataset: Any) -> Any:
             import numpy as np

@@ -93,14 +93,15 @@ def _by_document(module: Any, _: Any, given: dict[str, Any], output: Any) -> Any
 class PackingCollator:
     """Rows (`input_ids`, `labels`, maybe `weight`) to one packed batch; `first` is the position of a document's first token.
 
-    With `tokens`, every batch has that many: what is left over is padding in documents of its own at the end, which the
-    head never sees, and `cu_seq_lens` is filled up to `documents` + 1 with empty ones. So the encoder's shapes stay
-    constant for compiled graphs; the head's follow the number of rows. Raises ValueError when the rows have more tokens.
+    With `sizes`, ascending, a batch has the smallest number of tokens among them that holds its rows: what is left over is
+    padding in documents of its own at the end, which the head never sees, and `cu_seq_lens` is filled up to `documents` + 1
+    with empty ones. So the encoder's shapes are few for compiled graphs; the head's follow the number of rows. Raises
+    ValueError when the rows have more tokens than the largest.
     """
 
     first: int = 0
     pad: int = 0
-    tokens: int | None = None
+    sizes: tuple[int, ...] = ()
     documents: int | None = None
     longest: int | None = None
 
@@ -109,9 +110,11 @@ class PackingCollator:
 
         lengths = [len(row["input_ids"]) for row in rows]
         longest = self.longest or max(lengths)
-        spare = 0 if self.tokens is None else self.tokens - sum(lengths)
-        if spare < 0:
-            raise ValueError(f"{sum(lengths)} tokens do not fit into a packed batch of {self.tokens}")
+        tokens = sum(lengths)
+        size = next((n for n in self.sizes if n >= tokens), None) if self.sizes else tokens
+        if size is None:
+            raise ValueError(f"{tokens} tokens do not fit into a packed batch of {self.sizes[-1]}")
+        spare = size - tokens
         # cut, so that positions stay within what the model has
         pieces = [*lengths, *[longest] * (spare // longest), *[spare % longest] * (spare % longest > 0)]
         pieces += [0] * ((self.documents or 0) - len(pieces))

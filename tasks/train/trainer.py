@@ -68,6 +68,9 @@ def _learning(base: Any) -> Any:
 
         def _agreed(self) -> bool:
             """True when any process was asked to stop. Raises NotFinite on all when the loss of any was no number."""
+            asked = self.args.world_size == 1 and self.asked.to_stop
+            if not (asked or self.args.device.type == "cpu" or _looks(self.state.global_step, self.control)):
+                return False
             bad = torch.zeros((), device=self.args.device) if self._bad is None else self._bad.float()
             self._bad = None
             told = torch.stack([bad, torch.tensor(float(self.asked.to_stop), device=bad.device)])
@@ -79,6 +82,12 @@ def _learning(base: Any) -> Any:
             return bool(stop)
 
     return Learning
+
+
+def _looks(step: int, control: Any) -> bool:
+    """Whether what a GPU computed is looked at after this step: each look waits for it. Before all that is told or kept."""
+    told = control.should_log or control.should_evaluate or control.should_save or control.should_training_stop
+    return bool(told or step % 10 == 0)
 
 
 def _keeping(base: Any) -> Any:
