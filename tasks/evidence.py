@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import files, judge, labels, non_inferiority
-from tasks.evaluate import bootstrap, metrics
+from tasks import files, gain, judge, labels, non_inferiority
+from tasks.evaluate import bootstrap, metrics, permutation
 from tasks.files import Stage
 from tasks.judge import Verdict
 
-VERSION = 2
+VERSION = 3
 VERDICT, SETTINGS, SIDES, SEED = "verdict.json", "settings.json", ("challenger", "opponent"), "seed_"
 
 
@@ -97,7 +97,10 @@ def code() -> dict[str, str]:
         version = importlib.metadata.version("reseed")
     except importlib.metadata.PackageNotFoundError:
         version = "not installed"
-    places = [__file__, *(str(m.__file__) for m in (judge, non_inferiority, bootstrap, metrics, labels))]
+    places = [
+        __file__,
+        *(str(m.__file__) for m in (judge, gain, non_inferiority, bootstrap, metrics, permutation, labels)),
+    ]
     said = b"".join(Path(place).read_bytes() for place in places)
     return {"reseed": version, "judge": hashlib.sha256(said).hexdigest()}
 

@@ -11,12 +11,20 @@ import numpy as np
 
 from tasks.evaluate.bootstrap import LEAST_GROUPS, group_codes, label_f1, stretch
 from tasks.evaluate.metrics import f1_by_label, f1_in
+from tasks.evaluate.permutation import p_value
+from tasks.gain import bounds_of, mcnemar, more_rows, of_recipe
 from tasks.labels import codes, strange, used
 from tasks.non_inferiority import LEAST_ROWS, Decision, Figure, Pairs, none_falls, over_limits
 from tasks.records import Label
 
 Rule = Literal["bounds", "point"]
-LATER = ("slices", "groups", "measures", "recipe")  # left out where they say nothing: older evidence has no such keys
+LATER = (
+    "slices",
+    "groups",
+    "measures",
+    "recipe",
+    "permutation_p",
+)  # left out where they say nothing, as in older evidence
 WORN = 10  # verdicts on one test set, from which on it is said to be worn out
 
 
@@ -24,9 +32,10 @@ WORN = 10  # verdicts on one test set, from which on it is said to be worn out
 class Verdict:
     """The decision with every number that led to it. `gain` is challenger minus opponent in macro-F1, `alpha` the chance
     of a wrong promotion that this look was given, `won` and `lost` the rows that one model alone has right, with the
-    p-value of McNemar's exact test, `labels` each label's gain in F1, `slices` that of the judged slices in macro-F1, `groups` how
-    many groups the rows are of, `measures` what both models have of what is limited, challenger first, and `recipe` the mean gain
-    of the models of all `seeds` with the bounds that their differences widen."""
+    p-value of McNemar's exact test, `permutation_p` that of the one-sided permutation test of the gain, `labels` each label's gain
+    in F1, `slices` that of the judged slices in macro-F1, `groups` how many groups the rows are of, `measures` what both models have
+    of what is limited, challenger first, and `recipe` the mean gain of the models of all `seeds` with the bounds that their
+    differences widen."""
 
     decision: Decision
     reasons: tuple[str, ...]
@@ -46,6 +55,7 @@ class Verdict:
     groups: int | None = None
     measures: dict[str, list[float | None]] | None = None
     recipe: dict[str, float] | None = None
+    permutation_p: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         said = {**asdict(self), "reasons": list(self.reasons)}
@@ -91,16 +101,17 @@ def decide(
     samples: int = 5000,
     seed: int = 0,
 ) -> Verdict:
-    """Promote when the one-sided lower bound of the gain is above `min_gain`, no label falls by more than `label_margin` in F1, no
-    slice by more than `slice_margin` in the macro-F1 of its labels, and no measure is beyond its limit; keep when the upper bound
-    is not above `min_gain`, a label or slice surely falls, or a limit is broken; inconclusive between, or when rows, classes or
-    measures are missing. Answers are labels, or label sets.
+    """Promote when the one-sided lower bound of the gain is above `min_gain`, chance alone does not give as much, no label falls by
+    more than `label_margin` in F1, no slice by more than `slice_margin` in the macro-F1 of its labels, and no measure is beyond its
+    limit; keep when the upper bound is not above `min_gain`, a label or slice surely falls, or a limit is broken; inconclusive
+    between, or when rows, classes or measures are missing. Answers are labels, or label sets.
 
     `slices` holds the rows of each slice by their places; one with fewer than LEAST_ROWS is left out. `measures` and `limits` are
-    those of tasks/non_inferiority.py. The bounds are the observed gain plus the centred quantiles of a paired bootstrap
-    (stratified by label; of label sets plain; of whole groups where `groups` names them, a row without a name alone), at what
-    `spent` leaves this look of 1 - `confidence`. With the rule `point` both are the observed gain itself: the plain `its F1 is
-    higher`, whatever chance had to do with it; the limits hold all the same. Paired bootstrap: Berg-Kirkpatrick et al. 2012.
+    those of tasks/non_inferiority.py. The bounds come from a paired bootstrap (Berg-Kirkpatrick et al. 2012; stratified by label; of
+    label sets plain; of whole groups where `groups` names them, a row without a name alone), at what `spent` leaves this look of 1 -
+    `confidence`; at the same level a permutation test must tell the gain from chance (tasks/evaluate/permutation.py): with few rows,
+    rare labels or few errors the bounds alone are too narrow. With the rule `point` both bounds are the observed gain itself and
+    nothing is tested: the plain `its F1 is higher`, whatever chance had to do with it; the limits hold all the same.
 
     `seeds` holds the answers of the challenger's recipe trained with each of several seeds. The verdict is on the one model that
     would be promoted; what the recipe gains whichever seed it is trained with is said beside it.
@@ -118,10 +129,10 @@ def decide(
     how: dict[str, Any] = {"samples": samples, "seed": seed, "groups": together}
     of_labels = _label_figures(y, a, b, labels, label_margin, how)
     of_slices = _slice_figures(y, a, b, slices or {}, slice_margin, how)
-    bounds = _bounds(of_labels, alpha, wider)
+    bounds = bounds_of(of_labels, alpha, wider)
     if not all(map(math.isfinite, (bounds.gain, bounds.lower, bounds.upper))):
         return unsure("the gain is not a number", opponent_name, n)
-    won, lost, p = _mcnemar(y, a, b)
+    won, lost, p = mcnemar(y, a, b)
     verdict = Verdict(
         "inconclusive",
         (),
@@ -136,7 +147,10 @@ def decide(
         slices={name: round(f.seen, 12) for name, f in of_slices.items()} or None,
         groups=many,
         measures={name: list(pair) for name, pair in (measures or {}).items()} or None,
-        recipe=_recipe(y, of_seeds, b, alpha, wider, len(labels), how) if len(of_seeds) > 1 else None,
+        recipe=of_recipe(y, of_seeds, b, alpha, wider, len(labels), how) if len(of_seeds) > 1 else None,
+        permutation_p=None
+        if rule == "point"
+        else p_value(y, a, b, classes=len(labels), alpha=alpha, seed=seed, groups=together),
     )
     over = over_limits(measures or {}, limits or {})
     figures = [*of_labels, *of_slices.values()]
@@ -160,15 +174,20 @@ def _concluded(
     beside = (*_recipe_said(v, rule, min_gain), *_worn(v, rule))
     if v.upper <= min_gain:
         return replace(v, decision="keep", reasons=(f"{said}: not above promote.min_gain {min_gain}", *beside))
-    if v.lower > min_gain:
+    above = f"{said}: above promote.min_gain {min_gain}"
+    by_chance = v.permutation_p is not None and v.permutation_p > v.alpha
+    if v.lower > min_gain and not by_chance:
         decision, reasons = none_falls(figures, alpha=v.alpha, stretch=wider)
-        above = f"{said}: above promote.min_gain {min_gain}"
         decision = "keep" if broken else "inconclusive" if unknown and decision == "promote" else decision
         return replace(v, decision=decision, reasons=(above, *broken, *reasons, *unknown, *beside))
-    more = _more_rows(v.rows, v.gain - min_gain, deviation * wider, 1 - v.alpha)
-    between = f"{said}: promote.min_gain {min_gain} lies between; {_advice(more, v)}"
+    why = f"{said}: promote.min_gain {min_gain} lies between"
+    if v.lower > min_gain:
+        why = f"{above}, but more than {v.alpha:.2%} of swaps between two equals give as much by chance"
+    more = more_rows(v.rows, v.gain - min_gain, deviation * wider, 1 - v.alpha)
     decision = "keep" if broken else "inconclusive"
-    return replace(v, decision=decision, reasons=(between, *broken, *unknown, *beside), more_rows=more)
+    return replace(
+        v, decision=decision, reasons=(f"{why}; {_advice(more, v)}", *broken, *unknown, *beside), more_rows=more
+    )
 
 
 def _not_comparable(
@@ -226,52 +245,6 @@ def _slice_figures(
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Bounds:
-    """The gain in macro-F1, its one-sided bounds, and its deviation from resample to resample."""
-
-    gain: float
-    lower: float
-    upper: float
-    deviation: float
-
-
-def _bounds(of_labels: list[Figure], alpha: float, wider: float) -> _Bounds:
-    gains = np.stack([f.drawn for f in of_labels], axis=1).mean(axis=-1)
-    gain = float(np.mean([f.seen for f in of_labels]))
-    low, middle, high = np.quantile(gains, [alpha, 0.5, 1 - alpha])
-    # rounded: a difference in the order of summation is no gain
-    point, lower, upper = (round(gain + wider * float(v - middle), 12) for v in (middle, low, high))
-    return _Bounds(point, lower, upper, float(gains.std()))
-
-
-def _recipe(
-    y: np.ndarray, a: list[np.ndarray], b: np.ndarray, alpha: float, wider: float, classes: int, how: dict[str, Any]
-) -> dict[str, float]:
-    """The mean gain of the models `a`, one a seed, over `b`; with one-sided bounds from a bootstrap of the rows and, nested in it,
-    of the seeds.
-
-    One seed fewer than there are is drawn with replacement, so that the mean of those drawn spreads as the mean of the seeds does
-    (Rao and Wu 1988, "Resampling inference with complex survey data"). Few seeds say little of that spread: the bounds take
-    Student's t, with Satterthwaite's (1946) degrees of freedom for the sum of both spreads.
-    """
-    from scipy.stats import norm, t
-
-    k, theirs = len(a), f1_by_label(y, b, classes)
-    seen = np.array([float((f1_by_label(y, own, classes) - theirs).mean()) for own in a])
-    # drawn apart from the verdict's own resamples, which so are the same with seeds and without
-    f1 = label_f1(y, [*a, b], classes=classes, **how).mean(axis=-1)
-    times = np.random.default_rng(how["seed"]).multinomial(k - 1, np.full(k, 1 / k), size=len(f1))
-    gains = ((f1[:, :k] - f1[:, [k]]) * times).sum(axis=1) / (k - 1)
-    of_seeds = float(seen.var(ddof=1)) / k
-    if of_seeds > 0 and alpha < 0.5:
-        freedom = (k - 1) * max(1.0, float(gains.var()) / of_seeds) ** 2
-        wider *= float(t.ppf(1 - alpha, freedom) / norm.ppf(1 - alpha))
-    low, middle, high = np.quantile(gains, [alpha, 0.5, 1 - alpha])
-    gain, lower, upper = (round(float(seen.mean() + wider * (v - middle)), 12) for v in (middle, low, high))
-    return {"gain": gain, "lower": lower, "upper": upper, "seeds": k}
-
-
 def _recipe_said(v: Verdict, rule: Rule, min_gain: float) -> tuple[str, ...]:
     if v.recipe is None or v.lower is None:
         return ()
@@ -289,7 +262,9 @@ def _said(v: Verdict, rule: Rule) -> str:
     said = f"macro-F1 {v.gain:+.4f} against {v.opponent}, "
     if rule == "point":
         return said + "by the plain rule (promote.rule: point), which leaves chance out"
-    said += f"{1 - v.alpha:.2%} one-sided bounds {v.lower:+.4f} to {v.upper:+.4f}"
+    said += (
+        f"{1 - v.alpha:.2%} one-sided bounds {v.lower:+.4f} to {v.upper:+.4f}, permutation test p {v.permutation_p:.2g}"
+    )
     said += f" over {v.groups} groups" if v.groups else ""
     return said + (f" (verdict {v.look} on this test set)" if v.look > 1 else "")
 
@@ -310,21 +285,3 @@ def _advice(more: int | None, v: Verdict) -> str:
         f"about {more} more test rows{groups} would decide, drawn at random: rows chosen because a model finds them hard "
         f"make a biased test"
     )
-
-
-def _mcnemar(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:
-    """Rows that the challenger alone has right, rows that the opponent alone has, and McNemar's exact two-sided p-value."""
-    from scipy.stats import binomtest
-
-    right_a, right_b = ((y == z) if y.ndim == 1 else (y == z).all(axis=1) for z in (a, b))
-    won, lost = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
-    return won, lost, round(float(binomtest(won, won + lost).pvalue), 12) if won + lost else 1.0
-
-
-def _more_rows(n: int, distance: float, deviation: float, confidence: float) -> int | None:
-    """Rows beyond `n` at which the bound would reach `min_gain`, its width falling with the root of the rows."""
-    from scipy.stats import norm
-
-    if abs(distance) < 1e-9:
-        return None
-    return max(1, math.ceil(n * (norm.ppf(confidence) * deviation / distance) ** 2) - n)

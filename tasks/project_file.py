@@ -20,9 +20,16 @@ Read = TypeVar("Read", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which `1e-4` is a number and a key that stands twice is an error."""
+    """YAML in which `1e-4` is a number, a key that stands twice is an error, and `off` and `no` are words, as in YAML 1.2."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in own if tag != "tag:yaml.org,2002:bool"]
+    for first, own in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 FLOAT = "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 _Loader.add_implicit_resolver(*FLOAT)
 
@@ -102,6 +109,7 @@ REMEDIES = {
     "model_type": "write its keys and values below it, or leave it out",
     "dict_type": "write its keys and values below it",
     "tuple_type": "write a list, such as [one, two]",
+    "bool_type": "write true or false",
 }
 
 

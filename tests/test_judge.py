@@ -8,7 +8,7 @@ import random
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tasks.evaluate.permutation import p_value
 from tasks.judge import Verdict, decide, spent
+from tasks.labels import codes
 from tasks.non_inferiority import limits_of
 from tasks.project import Limits
 
@@ -144,7 +146,9 @@ def test_the_bounds_and_the_decision_agree(pair: Pair, min_gain: str) -> None:
     v, least = pair.decide(min_gain=float(min_gain)), float(min_gain)
     assert v.lower is not None and v.gain is not None and v.upper is not None
     assert v.lower <= v.gain <= v.upper and v.rows == len(pair.true)
-    expected = "promote" if v.lower > least else "keep" if v.upper <= least else "inconclusive"
+    assert v.permutation_p is not None and v.alpha is not None and 0 < v.permutation_p <= 1
+    sure = v.lower > least and v.permutation_p <= v.alpha
+    expected = "promote" if sure else "keep" if v.upper <= least else "inconclusive"
     assert v.decision == expected and (v.more_rows is None or v.decision == "inconclusive")
 
 
@@ -219,6 +223,57 @@ class TestLooks:
         assert not any("worn out" in r for r in pair.decide(look=9).reasons)
         late = pair.decide(look=10)
         assert late.decision == "promote" and "decided 10 times and is worn out" in late.reasons[-1]
+
+
+class TestChance:
+    """What the bootstrap's bounds alone would promote: with few rows that differ, or few of a label, they are too narrow."""
+
+    @pytest.mark.parametrize("look", [1, 20, 351])
+    @pytest.mark.parametrize("won", [1, 2, 3, 5])
+    def test_a_few_rows_better_and_none_worse_is_not_enough(self, won: int, look: int) -> None:
+        wrong = {"a": "b", "b": "c", "c": "a"}
+        true = [*"abc"] * 160
+        challenger = [wrong[t] if i < 15 else t for i, t in enumerate(true)]  # errors that both share
+        opponent = [wrong[t] if i < 15 + won else t for i, t in enumerate(true)]
+        v = Pair(true, challenger, opponent).decide(look=look, samples=2000)
+        assert (v.decision, v.won, v.lost) == ("inconclusive", won, 0)
+        assert v.permutation_p is not None and v.permutation_p > 0.025
+
+    def test_above_the_bounds_and_within_chance_says_so(self) -> None:
+        """Three rows a label, all of one gained: the bounds know no other outcome, the swaps do."""
+        v = Pair([*"abc"], [*"abc"], [*"aaa"]).decide()
+        assert v.lower is not None and v.lower > 0 and v.decision == "inconclusive"
+        assert "but more than 2.50% of swaps between two equals give as much by chance" in v.reasons[0]
+
+    @settings(deadline=None, max_examples=30)
+    @given(pairs(), st.sampled_from([False, True]))
+    def test_the_permutation_test_is_the_share_of_all_swaps(self, pair: Pair, in_groups: bool) -> None:
+        n = min(9, len(pair.true))
+        true, a, b = pair.true[-n:], pair.challenger[-n:], pair.opponent[-n:]
+        of = [i // 2 for i in range(n)] if in_groups else list(range(n))
+        seen, reached = exact_f1(true, a) - exact_f1(true, b), 0
+        swaps = list(product([False, True], repeat=max(of) + 1))
+        for swap in swaps:
+            mine, theirs = (
+                [y if swap[g] == side else x for x, y, g in zip(a, b, of, strict=True)] for side in (True, False)
+            )
+            reached += exact_f1(true, mine) - exact_f1(true, theirs) >= seen
+        y, x, z = (codes(answers, LABELS) for answers in (true, a, b))
+        groups = np.array(of) if in_groups else None
+        p = p_value(y, x, z, classes=3, alpha=0.01, seed=0, groups=groups)
+        share = reached / len(swaps)
+        assert p == pytest.approx(share, abs=5 * share * ((1 - share) / min(250, 10_000 * share)) ** 0.5)
+
+    def test_of_label_sets_whole_sets_are_swapped(self) -> None:
+        y = np.array([[1, 0], [0, 1], [1, 1], [0, 0]] * 10)
+        how: dict[str, Any] = {"classes": 2, "alpha": 0.025, "seed": 0}
+        assert p_value(y, y, 1 - y, **how) < 0.001 and p_value(y, y, y, **how) == 1.0
+        assert p_value(y, 1 - y, y, **how) == pytest.approx(1.0, abs=1e-3)
+
+    def test_a_bound_beyond_the_resamples_is_drawn_out(self) -> None:
+        pair = models(500, 0.85, 0.80)
+        lower = [pair.decide(look=k, samples=500).lower for k in (1, 4, 16, 64, 256)]
+        assert all(a is not None and b is not None and a > b for a, b in pairwise(lower))
 
 
 class TestLabelsThatFall:
@@ -393,6 +448,34 @@ class TestRates:
             f"promoted without a difference: {rate:.4f} of 2000, {spent(0.05, 1):.4f} allowed at the first look\n"
         )
         assert rate <= 0.025 + 3 * (0.025 * 0.975 / 2000) ** 0.5
+
+    @pytest.mark.parametrize(
+        ("rows", "accuracy", "look"),
+        [
+            ((1, 1, 1), 0.8, 1),
+            ((2, 2, 2), 0.8, 1),
+            ((100, 100, 1), 0.9, 1),
+            ((10,) * 3, 0.95, 1),
+            ((20,) * 3, 0.97, 1),
+            ((50,) * 3, 0.98, 1),
+            ((20,) * 3, 0.97, 5),
+        ],
+    )
+    def test_nor_with_few_rows_rare_labels_or_few_errors(
+        self, rows: tuple[int, ...], accuracy: float, look: int
+    ) -> None:
+        rng, promoted, trials = np.random.default_rng(0), 0, 300
+        true = np.repeat(np.arange(3), rows)
+        for i in range(trials):
+            hard = rng.random(len(true))
+            given_ = (answered(rng, true, accuracy, hard), answered(rng, true, accuracy, hard))
+            v = Pair([LABELS[k] for k in true], *given_).decide(samples=400, seed=i, look=look)
+            promoted += v.decision == "promote"
+        allowed = spent(0.05, look)
+        sys.stderr.write(
+            f"{rows} rows, accuracy {accuracy}, verdict {look}: {promoted / trials:.4f}, {allowed:.4f} allowed\n"
+        )
+        assert promoted / trials <= allowed + 3 * (allowed * (1 - allowed) / trials) ** 0.5
 
     def test_five_points_are_found_in_a_thousand_rows(self) -> None:
         rate = simulated(400, rows=1000, better=0.05)

@@ -42,7 +42,8 @@ def test_the_least_project_has_every_default(tmp_path: Path) -> None:
         ("train: {zzzzzzz: 7}", ["'train.zzzzzzz'", "the keys here are", "learning_rate"]),
         ("train: {epochs: three}", ["train.epochs", "'three'", "integer"]),
         ("train: {epochs: 3.5}", ["train.epochs", "3.5", "integer"]),
-        ("train: {epochs: yes}", ["train.epochs", "True", "integer"]),
+        ("train: {epochs: true}", ["train.epochs", "True", "integer"]),
+        ("train: {freeze_embeddings: yes}", ["train.freeze_embeddings", "'yes'", "write true or false"]),
         ("train: {epochs: '3'}", ["train.epochs", "'3'", "integer"]),
         ("train: {epochs: 0}", ["train.epochs", "0", "greater than or equal to 1"]),
         ("train: {learning_rate: .inf}", ["train.learning_rate", "inf", "finite"]),
@@ -97,11 +98,17 @@ def test_one_label_is_no_classifier(tmp_path: Path) -> None:
     assert "toy.yaml" in message and "at least two labels" in message
 
 
-@pytest.mark.parametrize("label", ["yes", "no", "on", "1", "1.5", "1e5", "~", "2024-01-31", "[a, b]"])
+@pytest.mark.parametrize("label", ["true", "False", "1", "1.5", "1e5", "~", "2024-01-31", "[a, b]"])
 def test_a_label_that_yaml_does_not_read_as_text_wants_quotes(tmp_path: Path, label: str) -> None:
     message = refused(tmp_path, f"{LABELS}  fruit: what grows\n  {label}: what rusts\n")
     assert "toy.yaml, line 5" in message and "put it in quotes" in message
     assert (f"'{label}'" if label[0] != "[" else "['a', 'b']") in message
+
+
+def test_off_no_and_their_like_are_words(tmp_path: Path) -> None:
+    found = load(tmp_path, LABELS + "  no: refused\n  yes: agreed\n  on: running\n", "evaluate.lift=off")
+    assert found.label_names == ["no", "yes", "on"] and found.evaluate.lift == "off"
+    assert load(tmp_path, LABELS + "  a: b\n  b: c\ncurate: {personal_data: off}\n").curate.personal_data == "off"
 
 
 def test_a_label_in_quotes_is_text(tmp_path: Path) -> None:

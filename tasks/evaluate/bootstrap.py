@@ -63,6 +63,40 @@ class Tallies:
         return np.asarray(self.right / self.rows[:, None])
 
 
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Rows that are alike in truth and answers: how many there are of each (`counts`), each row's (`cell`), and of one such row the
+    labels that it has (`true`), that each model gives it (`predicted`) and both (`hits`), shape (cells, labels), and whether a model's
+    whole answer is right, (cells,). `first` is the label of rows with one."""
+
+    counts: np.ndarray
+    cell: np.ndarray
+    first: np.ndarray
+    true: np.ndarray
+    predicted: list[np.ndarray]
+    hits: list[np.ndarray]
+    right: list[np.ndarray]
+
+
+def cells_of(y: np.ndarray, predictions: list[np.ndarray], *, classes: int) -> Cells:
+    """The different rows that there are, in an order that does not depend on theirs. See `draw` for what goes in."""
+    answers = (
+        [y, *predictions]
+        if y.ndim == 2
+        else [y, *(np.where((p >= 0) & (p < classes), p, classes) for p in predictions)]
+    )
+    table = np.hstack(answers) if y.ndim == 2 else np.stack(answers, axis=1)
+    cells, cell, counts = np.unique(table, axis=0, return_inverse=True, return_counts=True)
+    hot = (
+        np.split(cells, len(answers), axis=1)
+        if y.ndim == 2
+        else [cells[:, [m]] == np.arange(classes) for m in range(len(answers))]
+    )
+    true, said = hot[0].astype(np.int64), [h.astype(np.int64) for h in hot[1:]]
+    right = [(true == p).all(axis=1).astype(np.int64) for p in said]
+    return Cells(counts, cell.ravel(), cells[:, 0], true, said, [true * p for p in said], right)
+
+
 def draw(
     y: np.ndarray,
     predictions: list[np.ndarray],
@@ -80,29 +114,15 @@ def draw(
     """
     from scipy.sparse import csr_array
 
-    answers = (
-        [y, *predictions]
-        if y.ndim == 2
-        else [y, *(np.where((p >= 0) & (p < classes), p, classes) for p in predictions)]
-    )
-    table = np.hstack(answers) if y.ndim == 2 else np.stack(answers, axis=1)
-    # sorted: the order of rows is no input
-    cells, cell, counts = np.unique(table, axis=0, return_inverse=True, return_counts=True)
-    strata = cells[:, 0] if y.ndim == 1 and groups is None else None
-    hot = (
-        np.split(cells, len(answers), axis=1)
-        if y.ndim == 2
-        else [cells[:, [m]] == np.arange(classes) for m in range(len(answers))]
-    )
-    true, said = hot[0].astype(np.int64), [h.astype(np.int64) for h in hot[1:]]
-    right = [(true == p).all(axis=1).astype(np.int64) for p in said]
-    hits, predicted = [csr_array(true * p) for p in said], [csr_array(p) for p in said]
-    truth = csr_array(true)
-    for drawn in _counts(cell.ravel(), counts, strata=strata, groups=groups, samples=samples, seed=seed):
+    cells = cells_of(y, predictions, classes=classes)
+    hits, predicted = [csr_array(h) for h in cells.hits], [csr_array(p) for p in cells.predicted]
+    right, truth = cells.right, csr_array(cells.true)
+    strata = cells.first if y.ndim == 1 and groups is None else None
+    for drawn in _counts(cells.cell, cells.counts, strata=strata, groups=groups, samples=samples, seed=seed):
         yield Tallies(
             np.stack([drawn @ h for h in hits], axis=1),
             np.stack([drawn @ p for p in predicted], axis=1),
-            np.repeat((drawn @ truth)[:, None], len(said), axis=1),
+            np.repeat((drawn @ truth)[:, None], len(predictions), axis=1),
             np.stack([drawn @ r for r in right], axis=1),
             drawn.sum(axis=1),
         )
@@ -126,10 +146,10 @@ def _counts(
     if groups is not None:
         from scipy.sparse import csr_array
 
-        kinds, many = _kinds(cell, groups)
-        place = np.repeat(np.arange(len(kinds)), [len(kind) for kind in kinds])
-        held, times = np.array([pair for kind in kinds for pair in kind], dtype=np.int64).T
-        of_kind = csr_array((times, (place, held)), shape=(len(kinds), counts.size))
+        found, many = kinds(cell, groups)
+        place = np.repeat(np.arange(len(found)), [len(kind) for kind in found])
+        held, times = np.array([pair for kind in found for pair in kind], dtype=np.int64).T
+        of_kind = csr_array((times, (place, held)), shape=(len(found), counts.size))
         for size in sizes:
             yield rng.multinomial(many.sum(), many / many.sum(), size=size) @ of_kind
         return
@@ -142,13 +162,13 @@ def _counts(
         yield drawn
 
 
-def _kinds(cell: np.ndarray, groups: np.ndarray) -> tuple[list[tuple[tuple[int, int], ...]], np.ndarray]:
+def kinds(cell: np.ndarray, groups: np.ndarray) -> tuple[list[tuple[tuple[int, int], ...]], np.ndarray]:
     """The different groups there are, each as its (cell, rows) pairs, in order; and how many groups are of each kind."""
     own: dict[int, Counter[int]] = defaultdict(Counter)
     for c, g in zip(cell.tolist(), groups.tolist(), strict=True):
         own[g][c] += 1
-    kinds = sorted(Counter(tuple(sorted(held.items())) for held in own.values()).items())
-    return [kind for kind, _ in kinds], np.array([n for _, n in kinds])
+    found = sorted(Counter(tuple(sorted(held.items())) for held in own.values()).items())
+    return [kind for kind, _ in found], np.array([n for _, n in found])
 
 
 def stretch(groups: np.ndarray | None, alpha: float) -> float:
