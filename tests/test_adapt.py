@@ -205,3 +205,11 @@ class TestRefusals:
         bad.mkdir()
         with pytest.raises(UserError, match=r"bad can't be adapted.*adapt.epochs"):
             text.adapt(encoder=bad)
+
+    def test_weights_that_do_not_fit(self, text: Text, tmp_path: Path) -> None:
+        bad = tmp_path / "bad"
+        shutil.copytree(text.encoder, bad)
+        config = json.loads((bad / "config.json").read_text())
+        (bad / "config.json").write_text(json.dumps({**config, "intermediate_size": 40}))
+        with pytest.raises(UserError, match=r"bad has weights that don't fit its config.json.*would be random"):
+            text.adapt(encoder=bad)

@@ -15,6 +15,7 @@ from tasks.errors import UserError
 from tasks.progress import Report, silent
 from tasks.project import Adapt, Project
 from tasks.records import digest_of
+from tasks.train.load import check_weights, not_loaded
 
 
 @dataclass
@@ -94,9 +95,8 @@ def load_masked(encoder: Path, project: Project) -> Masked:
     set_seed(project.adapt.seed)  # of a new head
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder, **local)
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            encoder, use_safetensors=True, output_loading_info=True, **local
-        )
+        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, info = AutoModelForMaskedLM.from_pretrained(encoder, **options, **local)
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         raise UserError(
             f"train.model {encoder} can't be adapted: {' '.join(str(e).split())[:300]}; set adapt.epochs to 0, or use an "
@@ -106,8 +106,9 @@ def load_masked(encoder: Path, project: Project) -> Masked:
         raise UserError(
             f"train.model {encoder} has no mask token, so it can't guess masked words: set adapt.epochs to 0"
         )
+    check_weights(model, info, encoder=encoder)
     prefix = model.base_model_prefix + "."
-    missing = [k for k in info["missing_keys"] if not k.startswith(prefix)]
+    missing = [k for k in not_loaded(info) if not k.startswith(prefix)]
     if missing and model.get_output_embeddings() is not None:
         model.config.tie_word_embeddings = True
         model.tie_weights()
