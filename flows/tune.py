@@ -83,10 +83,9 @@ def _search(r: Retrain, rows: Stage, study: Any, runs: _Runs) -> None:
         run_id = runs.begin(trial.number, settings)
         say(f"trial {trial.number}: {_line(settings)}")
 
-        def keep_going(step: int, f1: float) -> bool:
-            trial.report(f1, step)
-            runs.log.client.log_metric(run_id, "dev.f1_macro", f1, step=step)
-            return not trial.should_prune()
+        def keep_going(epoch: int, f1: float, share: float) -> bool:
+            runs.log.client.log_metric(run_id, "dev.f1_macro", f1, step=epoch)
+            return search.worth_it(trial, f1, share=share)
 
         stage: Stage | None = steps.trial(
             r.project,

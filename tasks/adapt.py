@@ -20,7 +20,7 @@ from tasks.records import Record
 from tasks.references import digest_of_path, resolve
 from tasks.train.masked import Masked, history_of, load_masked, save_encoder, train_masked, warm_head
 
-VERSION = 1
+VERSION = 2
 FEWEST = 20  # texts
 
 
@@ -32,7 +32,8 @@ def adapt(
     Counts: `rows` learned from, `steps`, `resumed_from`, and the pseudo-`perplexity` before and after, over the masked
     tokens (the same ones) of held-out texts. `head` is `made` where the checkpoint has no head for masked words: one is
     made, its decoder tied to the word embeddings, and trained with the encoder frozen before anything is measured. A
-    killed stage goes on from its last whole checkpoint. Raises UserError where there is no mask token or too little text.
+    killed stage goes on from its last whole checkpoint. Raises UserError where there is no mask token or too little text, the
+    checkpoint's weights don't fit, or the training fails.
     """
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
 

@@ -1,6 +1,7 @@
 """A search for settings with Optuna: its storage, which trial comes next, and what a killed worker left.
 
-Tree-structured Parzen estimator: Bergstra et al. 2011. A trial is pruned by the median rule: Golovin et al. 2017.
+Tree-structured Parzen estimator: Bergstra et al. 2011. A trial is pruned by the median rule (Golovin et al. 2017), read at
+the same share of each trial's own schedule: a long one has hardly begun to anneal when a short one of as many epochs ends.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tasks.errors import TransientError, UserError
@@ -21,6 +23,8 @@ from tasks.tune import turn
 HEARTBEAT, GRACE = 30, 300  # seconds; a trial without a heartbeat for as long as GRACE is taken to be dead
 RETRIES = 3  # of a trial whose worker died
 OWNER, OWN_SETTINGS = "worker", "own settings"
+WHOLE = 10**6  # a trial's length in Optuna's steps, which are whole numbers; so fine that no two looks fall into one
+SPARED, FEWEST = 0.1, 5  # no trial is pruned within this share of it, or by fewer others
 RANGES = ("learning_rate", "weight_decay", "warmup", "label_smoothing")
 
 
@@ -39,9 +43,7 @@ def open_study(project: Project, question: dict[str, Any], *, home: Path, url: s
             storage=_storage(url),
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1)
-            if project.tune.prune
-            else optuna.pruners.NopPruner(),
+            pruner=MedianAtShare() if project.tune.prune else optuna.pruners.NopPruner(),
         )
     except (ArgumentError, NoSuchModuleError, ImportError) as e:
         raise UserError(f"tune.storage is no database URL that can be used: {_short(e)}") from None
@@ -186,6 +188,32 @@ def search(
             raise UserError(
                 f"three trials in a row failed, the last with {type(last[-1]).__name__}: {_short(last[-1])}"
             )
+
+
+def worth_it(trial: Any, f1: float, *, share: float) -> bool:
+    """Tell Optuna what dev said after this share of the trial; False where going on is not worth it."""
+    trial.report(f1, round(share * WHOLE))
+    return not trial.should_prune()
+
+
+class MedianAtShare:
+    """A pruner: a trial ends where its best look so far is below the median of the best looks that the complete trials had
+    had at that share of their own length. Those without a look by then don't count."""
+
+    def prune(self, study: Any, trial: Any) -> bool:
+        from optuna.trial import TrialState
+
+        step = trial.last_step
+        if step is None or step < SPARED * WHOLE:
+            return False
+        others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        bests = [best for t in others if (best := _best_by(t, step)) is not None]
+        own = _best_by(trial, step)
+        return len(bests) >= FEWEST and own is not None and own < median(bests)
+
+
+def _best_by(trial: Any, step: int) -> float | None:
+    return max((v for at, v in trial.intermediate_values.items() if at <= step), default=None)
 
 
 def done(study: Any) -> int:

@@ -21,10 +21,10 @@ from tasks.project import Project, Train
 from tasks.records import NO_LABEL, Label, Record, count_by_label, digest_of
 from tasks.references import digest_of_path, resolve
 
-VERSION = 1
+VERSION = 2
 
-# keep_going(step, dev F1 so far): asked after each epoch; False ends the trial
-KeepGoing = Callable[[int, float], bool]
+# keep_going(epoch, dev F1 so far, share of the trial that is done): asked at each look at dev; False ends the trial
+KeepGoing = Callable[[int, float, float], bool]
 
 
 class Pruned(Exception):
@@ -127,14 +127,20 @@ def _train_folds(
     dev = files.read_records(splits.directory / "dev.jsonl")
     scores: list[float] = []
     history: list[tuple[int, str, float]] = []
-    epochs = project.train.epochs
     steps = resumed = 0
+    share = 0.0  # of the fold, by steps: epochs are not the measure where max_steps is, nor looks between them
+
+    def noted(done: int, total: int, note: str) -> None:
+        nonlocal share
+        share = done / total
+        report(done, total, note)
 
     for number, (own, held) in enumerate(parts):
 
-        def after(epoch: int, f1: float, first: int = number * epochs) -> None:
-            worth_it = keep_going(first + epoch, mean([*scores, f1]))
-            if not worth_it and first + epoch < len(parts) * epochs:  # at the end there is nothing to save
+        def after(epoch: int, f1: float, number: int = number) -> None:
+            whole = (number + share) / len(parts)
+            worth_it = keep_going(number * project.train.epochs + epoch, mean([*scores, f1]), whole)
+            if not worth_it and whole < 1:  # at the end there is nothing to save
                 raise Pruned
 
         trained = fine_tune(
@@ -144,7 +150,7 @@ def _train_folds(
             settings=project.train,
             encoder=encoder,
             work=work / f"fold-{number}",
-            report=report,
+            report=noted,
             on_epoch=after,
             multi_label=project.multi_label,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from tasks import files
 from tasks.adapt import _texts, adapt, told
 from tasks.errors import UserError
 from tasks.files import Stage
+from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record, Source
 from tasks.train.masked import load_masked
+from tasks.train.resume import Terminated
 from tests.kit import toy
 from tests.kit.stages import made
 
@@ -48,10 +51,10 @@ class Text:
         given = {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}}
         return Project.model_validate({**given, "adapt": {**quick, **changes}, "train": train})
 
-    def adapt(self, home: str = "", **changes: Any) -> Stage:
+    def adapt(self, home: str = "", report: Report = silent, **changes: Any) -> Stage:
         where = self.home / home if home else self.home
         project = self.project(**changes)
-        return adapt(project, curated=self.curated, splits=self.splits, beside=self.home, home=where)
+        return adapt(project, curated=self.curated, splits=self.splits, beside=self.home, home=where, report=report)
 
 
 @pytest.fixture
@@ -185,6 +188,81 @@ def test_a_killed_adaptation_goes_on_and_ends_the_same(
     assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
 
 
+def test_sigterm_leaves_a_checkpoint_of_the_step_in_flight(text: Text) -> None:
+    whole, heard = text.adapt("whole", steps=20), []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    asked: list[int] = []
+
+    def report(done: int, total: int, note: str) -> None:
+        if total == 20 and done == 7 and not asked:
+            asked.append(done)
+            signal.raise_signal(signal.SIGTERM)
+
+    try:
+        with pytest.raises(Terminated, match="stopped at step 7"):
+            text.adapt("stopped", steps=20, report=report)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [1], "passed on"
+    resumed = text.adapt("stopped", steps=20)
+    assert resumed.counts["resumed_from"] == 7
+    a, b = weights(whole), weights(resumed)
+    assert all((a[k] == b[k]).all() for k in a)
+
+
+class TestFailures:
+    @staticmethod
+    def nothing_kept(text: Text) -> bool:
+        return not list((text.home / "stages").glob("adapt/*"))
+
+    @pytest.mark.parametrize("weight", [True, False])
+    def test_what_is_no_number_is_said_and_not_kept(
+        self, weight: bool, text: Text, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch
+        from transformers import Trainer
+
+        real = Trainer.training_step
+
+        def step(self: Any, model: Any, *given: Any, **named: Any) -> Any:
+            loss = real(self, model, *given, **named)
+            if self.state.global_step == 3:  # as a step too long leaves it
+                if not weight:
+                    return loss * float("nan")
+                next(p for n, p in model.named_parameters() if "pooler" in n or "word_embeddings" in n).data[0] = (
+                    torch.inf
+                )
+            return loss
+
+        monkeypatch.setattr(Trainer, "training_step", step)
+        with pytest.raises(
+            UserError, match=r"the adaptation failed: .* not a number at step \d+; lower adapt.learning_rate"
+        ):
+            text.adapt(steps=20)
+        assert self.nothing_kept(text)
+
+    def test_too_little_memory(self, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+        from transformers import Trainer
+
+        def step(*_: Any, **__: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        monkeypatch.setattr(Trainer, "training_step", step)
+        with pytest.raises(UserError, match=r"out of memory with 8 texts a step: lower adapt.batch_size"):
+            text.adapt(steps=20)
+        assert self.nothing_kept(text)
+
+    def test_one_device_is_used_of_several(self, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+        from transformers import TrainingArguments
+
+        from tasks.train.masked import _arguments
+
+        monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: setattr(self, "_n_gpu", 4))
+        masked = load_masked(text.encoder, text.project())
+        assert _arguments(masked, text.project().adapt, text.home)._n_gpu == 1
+
+
 class TestRefusals:
     def test_no_mask_token(self, text: Text, tmp_path: Path) -> None:
         bad = tmp_path / "bad"
@@ -204,4 +282,12 @@ class TestRefusals:
         bad = tmp_path / "bad"
         bad.mkdir()
         with pytest.raises(UserError, match=r"bad can't be adapted.*adapt.epochs"):
+            text.adapt(encoder=bad)
+
+    def test_weights_that_do_not_fit(self, text: Text, tmp_path: Path) -> None:
+        bad = tmp_path / "bad"
+        shutil.copytree(text.encoder, bad)
+        config = json.loads((bad / "config.json").read_text())
+        (bad / "config.json").write_text(json.dumps({**config, "intermediate_size": 40}))
+        with pytest.raises(UserError, match=r"bad has weights that don't fit its config.json.*would be random"):
             text.adapt(encoder=bad)

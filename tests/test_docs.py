@@ -10,10 +10,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from tasks.project import Data, Project, Section
+from tasks.project import Data, Project, Section, Train
 from tests.conftest import ROOT
 
 KEYS = (ROOT / "docs" / "project-file.md").read_text()
+TRAINING = (ROOT / "docs" / "training.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
@@ -34,6 +35,11 @@ def test_every_key_is_documented_with_its_default(key: str, field: Any) -> None:
     value = list(field.default) if isinstance(field.default, tuple) else field.default
     assert yaml.safe_load(default) == value or default == str(value), f"{key}: the default is {value!r}"
     assert field.description in row
+
+
+@pytest.mark.parametrize("key", Train.model_fields)
+def test_every_key_of_the_training_is_explained(key: str) -> None:
+    assert re.search(rf"`{key}\b", TRAINING), f"docs/training.md says nothing of train.{key}"
 
 
 def test_no_key_is_documented_that_does_not_exist() -> None:

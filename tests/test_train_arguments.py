@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from transformers import SchedulerType
 
 from tasks.errors import UserError
 from tasks.train.arguments import training_arguments
 from tasks.train.resume import Attempt
+from tests.conftest import ROOT
 from tests.kit.training import BATCHES, Tune, chosen, same
 
 STEPS, TOP = 3 * BATCHES, 3e-3
@@ -40,6 +43,13 @@ CURVES: dict[str, tuple[dict[str, Any], Any]] = {
         {"min_lr_rate": 0.1},
         lambda s, w: 0.1 + 0.9 * (1 + math.cos(math.pi * after_warmup(s, w))) / 2,
     ),
+}
+
+# what these curves can't do without
+NEEDED: dict[str, dict[str, Any]] = {
+    "cosine_with_min_lr": {"min_lr": 1e-6},
+    "cosine_warmup_with_min_lr": {"min_lr_rate": 0.1},
+    "warmup_stable_decay": {"num_decay_steps": 5},
 }
 
 
@@ -71,6 +81,43 @@ class TestSchedules:
         rates = [v for _, n, v in trained.history if n == "train.learning_rate"]
         assert rates[0] == 1e-9 and rates[-1] < 1e-9
 
+    def test_a_plateau_is_where_f1_no_longer_rises(self, tune: Tune) -> None:
+        given = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 0, "factor": 0.5}}
+        trained = tune(epochs=3, learning_rate=5e-4, logging_steps=BATCHES, **given)
+        f1 = [v for _, n, v in trained.history if n == "dev.f1_macro"]
+        rates = [v for _, n, v in trained.history if n == "train.learning_rate"]
+        assert f1[0] < f1[1], "a training that gets better"
+        assert rates == [5e-4] * 3
+
+    @pytest.mark.parametrize("name", [str(s.value) for s in SchedulerType])
+    def test_what_a_curve_needs_is_said_before_anything_is_loaded(self, name: str) -> None:
+        if name in NEEDED:
+            with pytest.raises(
+                UserError, match=rf"train.lr_scheduler_kwargs is {{}}, which {name} can't be drawn with"
+            ):
+                arguments(lr_scheduler_type=name)
+        made = arguments(lr_scheduler_type=name, lr_scheduler_kwargs=NEEDED.get(name, {}))
+        assert made.lr_scheduler_type == name
+        assert f"`{name}`" in (ROOT / "docs" / "training.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("cosine", {"num_cycles": "two"}),
+            ("cosine_with_min_lr", {"min_lr": 0.0, "min_lr_rate": 0.1}),
+            ("polynomial", {"lr_end": 1.0}),
+            ("inverse_sqrt", {"timescale": 0}),
+            ("reduce_lr_on_plateau", {"patiense": 1}),
+            ("greedy", {"factor": 1.5}),
+            ("warmup_stable_decay", {"num_decay_steps": 5, "decay_type": "steep"}),
+        ],
+    )
+    def test_options_that_a_curve_cannot_take(self, name: str, options: dict[str, Any]) -> None:
+        with pytest.raises(
+            UserError, match=rf"train.lr_scheduler_kwargs is {{.*}}, which {name} can't be drawn with: \w"
+        ):
+            arguments(lr_scheduler_type=name, lr_scheduler_kwargs=options)
+
 
 class TestReaching:
     def test_fields_arrive_under_the_names_of_transformers(self) -> None:
@@ -89,14 +136,14 @@ class TestReaching:
             gradient_checkpointing=True,
             seeds=(5,),
             data_seed=9,
-            arguments={"adam_beta2": 0.98, "neftune_noise_alpha": 5.0},
+            arguments={"adam_beta2": 0.98, "dataloader_num_workers": 2},
         )
         assert (got.num_train_epochs, got.per_device_train_batch_size, got.per_device_eval_batch_size) == (7, 6, 12)
         assert (got.gradient_accumulation_steps, got.weight_decay, got.max_grad_norm) == (3, 0.2, 0.5)
         assert (got.optim.value, got.logging_steps, got.eval_steps) == ("adamw_torch", 9, 4)
         assert got.save_steps == 4, "what is evaluated is saved"
         assert got.activation_checkpointing and (got.seed, got.data_seed) == (5, 9)
-        assert (got.adam_beta2, got.neftune_noise_alpha) == (0.98, 5.0)
+        assert (got.adam_beta2, got.dataloader_num_workers) == (0.98, 2)
         assert got.report_to == [] and not got.push_to_hub
 
     def test_the_optimiser_is_the_fused_one(self) -> None:
@@ -120,6 +167,15 @@ class TestReaching:
         assert same(first, tune("b", epochs=1, data_seed=0)) and not same(first, tune("c", epochs=1, data_seed=1))
 
 
+FREE = {
+    "optim_args", "optim_target_modules", "adam_beta1", "adam_beta2", "adam_epsilon", "tf32", "torch_compile_backend",
+    "torch_compile_mode", "torch_empty_cache_steps", "logging_strategy", "logging_first_step", "log_on_each_node", "log_level",
+    "log_level_replica", "eval_delay", "eval_accumulation_steps", "save_on_each_node", "full_determinism", "debug",
+    "dataloader_num_workers", "dataloader_persistent_workers", "ddp_find_unused_parameters", "ddp_bucket_cap_mb",
+    "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend", "ddp_timeout",
+}  # fmt: skip
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         ("changes", "said"),
@@ -136,6 +192,18 @@ class TestMistakes:
             ({"arguments": {"push_to_hub": True}}, r"names 'push_to_hub', which can't be chosen: take it out"),
             ({"arguments": {"hub_token": "x"}}, r"can't be chosen"),
             ({"arguments": {"output_dir": "x"}}, r"can't be chosen"),
+            (
+                {"arguments": {"neftune_noise_alpha": 5.0}},
+                r"can't be chosen \(its noise would hang on how many texts.*take it out",
+            ),
+            ({"arguments": {"dataloader_drop_last": True}}, r"can't be chosen \(every row is learned from"),
+            (
+                {"arguments": {"dataloader_prefetch_factor": 2}},
+                r"can't be chosen \(the batches of training don't heed it",
+            ),
+            ({"arguments": {"average_tokens_across_devices": False}}, r"can't be chosen \(a step's loss is divided by"),
+            ({"arguments": {"bf16_full_eval": True}}, r"can't be chosen \(the model that is kept would be cut down"),
+            ({"arguments": {"fp16_full_eval": True}}, r"can't be chosen \(the model that is kept would be cut down"),
             ({"arguments": {"torch_empty_cache_steps": 0}}, r"the train settings don't fit transformers .*torch_empty"),
         ],
     )
@@ -143,9 +211,21 @@ class TestMistakes:
         with pytest.raises(UserError, match=said):
             arguments(**changes)
 
-    def test_a_field_that_another_transformers_lacks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import dataclasses
+    def test_what_can_be_chosen_is_what_was_tried(self) -> None:
+        """A field that another transformers has anew is judged before it is taken."""
+        from transformers import TrainingArguments
 
+        taken = set()
+        for field in dataclasses.fields(TrainingArguments):
+            try:
+                arguments(arguments={field.name: None})
+            except UserError as e:
+                if "can't be chosen" in str(e) or "set that" in str(e):
+                    continue
+            taken.add(field.name)
+        assert taken == FREE
+
+    def test_a_field_that_another_transformers_lacks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real = dataclasses.fields
         monkeypatch.setattr(dataclasses, "fields", lambda c: [f for f in real(c) if f.name != "warmup_steps"])
         with pytest.raises(UserError, match=r"train.warmup needs warmup_steps, which transformers .* does not know"):

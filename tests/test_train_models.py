@@ -134,6 +134,51 @@ class TestRefusals:
         self.refused(family("RoBERTa"), "train.max_length is 66", "at most 65 tokens", max_length=66)
 
 
+def rewritten(folder: Path, change: Callable[[str], str]) -> Path:
+    """The checkpoint with its weights under other names."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    save_file({change(k): v for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+class TestWeights:
+    """What is trained is what the checkpoint holds, never random weights in its place."""
+
+    @pytest.mark.parametrize("name", list(FAMILIES))
+    def test_those_of_another_shape_or_name_are_refused(self, name: str, family: Callable[..., Path]) -> None:
+        refused, folder = TestRefusals.refused, family(name)
+        config = (folder / "config.json").read_text()
+        TestRefusals.reconfigured(folder, intermediate_size=40, hidden_dim=40)
+        refused(folder, "train.model", "don't fit its config.json", "would be random", "layer")
+        (folder / "config.json").write_text(config)
+        TestRefusals.reconfigured(folder, num_hidden_layers=5, n_layers=5, layer_types=None)
+        refused(folder, "don't fit its config.json", ".3." if name == "MiniLM" else ".2.")
+        (folder / "config.json").write_text(config)
+        rewritten(folder, "another.{}".format)
+        refused(folder, "don't fit its config.json", "embeddings")
+
+    @pytest.mark.parametrize("name", list(FAMILIES))
+    @pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification"])
+    def test_another_head_is_no_fault(self, name: str, head: str, family: Callable[..., Path]) -> None:
+        import torch
+        import transformers
+
+        folder = family(name)
+        made = getattr(transformers, f"AutoModelFor{head}").from_pretrained(folder, num_labels=5)
+        made.save_pretrained(folder)
+        model, _ = load(folder, list(toy.LABELS), settings=chosen())
+        own, kept = model.base_model.state_dict(), made.base_model.state_dict()
+        assert all(torch.equal(own[k], v) for k, v in kept.items()) and model.config.num_labels == len(toy.LABELS)
+
+    def test_names_of_old_are_known(self, family: Callable[..., Path]) -> None:
+        def old(name: str) -> str:
+            return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+        load(rewritten(family("BERT"), old), list(toy.LABELS), settings=chosen())
+
+
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_every_family_answers_alike_through_its_graph(name: str, family: Callable[..., Path], tmp_path: Path) -> None:
     """Attention that is more than a softmax of products must stay what it is when plain attention becomes one operator."""

@@ -44,7 +44,9 @@ class Bench:
         self.rows = made(home, "curate", rows={"kept.jsonl": TRAINING})
         self.splits = made(home, "splits", rows={"dev.jsonl": DEV})
 
-    def trial(self, p: Project, settings: dict[str, Any], keep_going: Any = lambda step, f1: True) -> Stage | None:
+    def trial(
+        self, p: Project, settings: dict[str, Any], keep_going: Any = lambda epoch, f1, share: True
+    ) -> Stage | None:
         inputs: dict[str, Any] = {"rows": self.rows, "splits": self.splits, "adapted": None}
         return trial(p, settings, **inputs, keep_going=keep_going, beside=self.home, home=self.home)
 
@@ -56,22 +58,22 @@ def bench(tmp_path: Path, encoder: Path) -> Bench:
 
 class TestTrial:
     def test_it_tells_each_epoch_and_keeps_no_model(self, bench: Bench) -> None:
-        told: list[tuple[int, float]] = []
+        told: list[tuple[int, float, float]] = []
 
-        def keep_going(step: int, f1: float) -> bool:
-            told.append((step, f1))
+        def keep_going(epoch: int, f1: float, share: float) -> bool:
+            told.append((epoch, f1, share))
             return True
 
         stage = bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, keep_going)
-        assert stage is not None and [step for step, _ in told] == [1, 2]
-        assert stage.counts["dev_f1_macro"] == max(f1 for _, f1 in told)
+        assert stage is not None and [(epoch, share) for epoch, _, share in told] == [(1, 0.5), (2, 1.0)]
+        assert stage.counts["dev_f1_macro"] == max(f1 for _, f1, _ in told)
         assert {p.name for p in stage.directory.iterdir()} == {"history.json", files.MANIFEST}
         assert not list((bench.home / "work").glob("*/*"))
 
     def test_one_that_is_not_worth_it_ends_and_leaves_nothing(self, bench: Bench) -> None:
-        assert bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, lambda step, f1: False) is None
+        assert bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, lambda epoch, f1, share: False) is None
         assert not list((bench.home / "work").glob("*/*")) and not list((bench.home / "stages").glob("trial/*"))
-        last = bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, lambda step, f1: step < 2)
+        last = bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, lambda epoch, f1, share: share < 1)
         assert last is not None, "at its last epoch there is nothing to save by ending it"
 
     def test_a_failed_one_leaves_nothing(self, bench: Bench) -> None:
@@ -83,23 +85,33 @@ class TestTrial:
         class Killed(BaseException):
             pass
 
-        def kill(step: int, f1: float) -> bool:
-            if step == 2:
+        shares: list[float] = []
+
+        def kill(epoch: int, f1: float, share: float) -> bool:
+            shares.append(share)
+            if epoch == 2 and len(shares) == 2:
                 raise Killed
             return True
 
         p = project(bench.encoder, train={"epochs": 3})
         with pytest.raises(Killed):
             bench.trial(p, {"learning_rate": 2e-3}, kill)
-        again = bench.trial(p, {"learning_rate": 2e-3})
+        again = bench.trial(p, {"learning_rate": 2e-3}, kill)
+        assert shares == [1 / 3, 2 / 3, 2 / 3, 1]
         assert again is not None and again.counts["resumed_from"] == 5 and again.counts["steps"] == 15
+
+    def test_looks_between_epochs_are_told_apart_and_steps_decide_where_they_are_given(self, bench: Bench) -> None:
+        told: list[float] = []
+        p = project(bench.encoder, train={"max_steps": 8, "eval_strategy": "steps", "eval_steps": 2, "patience": 9})
+        assert bench.trial(p, {}, lambda epoch, f1, share: told.append(share) is None) is not None
+        assert told == [0.25, 0.5, 0.75, 1.0]
 
     def test_folds_are_judged_beside_dev(self, tmp_path: Path, encoder: Path) -> None:
         bench = Bench(tmp_path, encoder)
         bench.rows = made(tmp_path, "curate", rows={"kept.jsonl": [*TRAINING, *rows(4, "seed", 9)]}, params={"real": 1})
-        told: list[int] = []
-        stage = bench.trial(project(encoder, folds=2), {}, lambda step, f1: told.append(step) is None)
-        assert stage is not None and told == [1, 2, 3, 4]
+        told: list[tuple[int, float]] = []
+        stage = bench.trial(project(encoder, folds=2), {}, lambda epoch, f1, share: told.append((epoch, share)) is None)
+        assert stage is not None and told == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
         scores = stage.counts["folds"]
         assert len(scores) == 2 and stage.counts["dev_f1_macro"] == pytest.approx(sum(scores) / 2)
 
@@ -222,8 +234,7 @@ class TestSearch:
 
         def lagging(trial: Any) -> float:
             for epoch in range(1, 5):
-                trial.report(0.9 if trial.number < 6 else 0.1, epoch)
-                if trial.should_prune():
+                if not search.worth_it(trial, 0.9 if trial.number < 6 else 0.1, share=epoch / 4):
                     raise optuna.TrialPruned
             return 0.9 if trial.number < 6 else 0.1
 
@@ -235,6 +246,26 @@ class TestSearch:
             found_all(study, p, lagging)
             states = Counter(t.state for t in study.trials)
             assert states[TrialState.PRUNED] == (4 if prune else 0) and search.done(study) == 10
+
+    def test_a_long_trial_is_held_against_short_ones_at_the_same_share(self, tmp_path: Path) -> None:
+        """F1 rises as each one's learning rate falls: after a quarter of 8 epochs less is reached than after 2 of 2."""
+        import optuna
+
+        reached = [*((2, 0.8), (4, 0.8), (3, 0.8)) * 2, (8, 0.9), (8, 0.5), (7, 0.9), (2, 0.5)]
+
+        def annealed(trial: Any) -> float:
+            epochs, end = reached[trial.number]
+            for epoch in range(1, epochs + 1):
+                if not search.worth_it(trial, end * (1 + epoch / epochs) / 2, share=epoch / epochs):
+                    raise optuna.TrialPruned
+            return end
+
+        p = project(trials=10, space=LEARNING_RATE)
+        study = study_of(p, tmp_path)
+        found_all(study, p, annealed)
+        pruned = [t.number for t in study.trials if t.state == optuna.trial.TrialState.PRUNED]
+        assert pruned == [7, 9], "long or short, what is worse at the same share is ended, and what ends better is not"
+        assert len(study.trials[7].intermediate_values) == 3, "as soon as five others had a look by then"
 
     def test_ctrl_c_queues_the_trial_again(self, tmp_path: Path) -> None:
         p = project(trials=3, space=LEARNING_RATE)

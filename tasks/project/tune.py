@@ -64,7 +64,9 @@ class Tune(Section):
     folds: int = Field(
         0, ge=0, le=20, description="2 and more: real training rows are held out in turn and judged beside dev"
     )
-    prune: bool = Field(True, description="stop a trial whose dev F1 is below the median of the others' at that epoch")
+    prune: bool = Field(
+        True, description="stop a trial whose dev F1 is below the median of the others' at that share of their training"
+    )
     storage: str | None = Field(
         None, description="a database URL that several machines share; a SQLite file in the workspace without it"
     )

@@ -25,13 +25,36 @@ OURS = {
     "activation_checkpointing": "gradient_checkpointing",
     "seed": "seeds",
 }
-# fields that where a stage writes, whom it tells and how it resumes rest on, or that would send the model away
+# fields that where a stage writes, whom it tells, how it resumes and what a batch is rest on, or that would send the model away
 FIXED = {
     "output_dir", "report_to", "use_cpu", "disable_tqdm", "greater_is_better", "train_sampling_strategy",
     "length_column_name", "restore_callback_states_from_checkpoint", "remove_unused_columns", "logging_nan_inf_filter",
     "enable_jit_checkpoint", "auto_find_batch_size", "ignore_data_skip", "save_only_model", "push_to_hub", "deepspeed",
     "fsdp", "prediction_loss_only", "batch_eval_metrics", "resume_from_checkpoint", "do_train", "do_eval", "do_predict",
+    "activation_checkpointing_kwargs", "gradient_checkpointing_kwargs", "accelerator_config", "parallelism_config",
+    "local_rank", "label_names", "eval_do_concat_batches", "eval_use_gather_object", "use_liger_kernel",
+    "liger_kernel_config",
 }  # fmt: skip
+# fields that transformers knows and that would do harm here, or nothing, and why
+REFUSED = {
+    "neftune_noise_alpha": "its noise would hang on how many texts share a batch",
+    "average_tokens_across_devices": "a step's loss is divided by the rows of all processes",
+    "bf16_full_eval": "the model that is kept would be cut down to 16 bits",
+    "fp16_full_eval": "the model that is kept would be cut down to 16 bits",
+    "eval_on_start": "a training that goes on after a kill would look at dev once more",
+    "dataloader_drop_last": "every row is learned from and every dev row is judged",
+    "dataloader_in_order": "the order of rows hangs on the seed alone",
+    "dataloader_prefetch_factor": "the batches of training don't heed it",
+    "dataloader_multiprocessing_context": "the batches of training don't heed it",
+    "include_for_metrics": "nothing reads it",
+    "include_num_input_tokens_seen": "nothing reads it",
+    "skip_memory_metrics": "nothing reads them: MLflow has the machine's memory",
+    "run_name": "the run in MLflow is named by the retrain",
+    "project": "the run in MLflow is named by the retrain",
+    "use_cache": "a classifier has nothing to cache",
+}
+# curves that go by the figure of each look at dev
+FOLLOWING = ("reduce_lr_on_plateau", "greedy")
 
 
 def precision_of(settings: Train) -> str:
@@ -67,6 +90,7 @@ def training_arguments(settings: Train, *, work: Path, attempt: Attempt) -> Any:
                 f"train.{key} needs {name}, which transformers {transformers.__version__} does not know: {UPDATE}"
             )
     _check_curve(settings)
+    _draw_curve(settings, given["lr_scheduler_kwargs"])
     _check_optimiser(settings)
     try:
         made = TrainingArguments(**given)
@@ -93,7 +117,7 @@ def _given(settings: Train, work: Path, attempt: Attempt) -> dict[str, Any]:
         "per_device_eval_batch_size": max(1, attempt.eval_batch_size // processes()),
         "gradient_accumulation_steps": attempt.accumulation,
         "warmup_steps": settings.warmup,  # below 1 it is a share of all steps
-        "lr_scheduler_kwargs": dict(settings.lr_scheduler_kwargs),
+        "lr_scheduler_kwargs": _curve_options(settings),
         "bf16": attempt.precision == "bf16",
         "fp16": attempt.precision == "fp16",
         "greater_is_better": settings.metric_for_best_model != "loss",
@@ -154,6 +178,8 @@ def _allow(name: str, given: dict[str, Any], known: set[str]) -> None:
     where = f"train.arguments names {name!r}"
     if name in OURS or name in Train.model_fields:
         raise UserError(f"{where}, which is train.{OURS.get(name, name)}: set that")
+    if name in REFUSED:
+        raise UserError(f"{where}, which can't be chosen ({REFUSED[name]}): take it out")
     if name in FIXED or name in given or name.startswith(("hub_", "fsdp", "trackio")):
         raise UserError(f"{where}, which can't be chosen: take it out")
     if name not in known:
@@ -178,6 +204,32 @@ def _check_curve(settings: Train) -> None:
                 f"train.lr_scheduler_kwargs names {name!r}{nearest(name, own)}, which {settings.lr_scheduler_type} does "
                 f"not take: it takes {', '.join(own) or 'nothing'}"
             )
+
+
+def _curve_options(settings: Train) -> dict[str, Any]:
+    """What the curve is given. Curves that follow dev are told whether more is better: they would take F1 for a loss."""
+    follows = settings.lr_scheduler_type in FOLLOWING
+    mode = {"mode": "min" if settings.metric_for_best_model == "loss" else "max"} if follows else {}
+    return {**mode, **settings.lr_scheduler_kwargs}
+
+
+def _draw_curve(settings: Train, options: dict[str, Any], steps: int = 20) -> None:
+    """Draw the curve over a few steps. Raises UserError where an option that it needs is missing, or has a value it can't take."""
+    import torch
+    from transformers import get_scheduler
+
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=settings.learning_rate)
+    told = (0.0,) if settings.lr_scheduler_type in FOLLOWING else ()
+    try:
+        curve = get_scheduler(settings.lr_scheduler_type, optimiser, steps // 10, steps, options)
+        for _ in range(steps):
+            optimiser.step()
+            curve.step(*told)
+    except (TypeError, ValueError, ArithmeticError) as e:
+        raise UserError(
+            f"train.lr_scheduler_kwargs is {settings.lr_scheduler_kwargs}, which {settings.lr_scheduler_type} can't be drawn "
+            f"with: {' '.join(str(e).split())[:300]}; docs/training.md says what each curve takes"
+        ) from None
 
 
 def _check_optimiser(settings: Train) -> None:

@@ -32,9 +32,9 @@ def load(encoder: Path, labels: list[str], *, settings: Train, multi_label: bool
         if multi_label:
             config.problem_type = PROBLEM
         tokenizer = AutoTokenizer.from_pretrained(encoder, **local)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            encoder, config=config, use_safetensors=True, ignore_mismatched_sizes=True, **local
-        )
+        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, info = AutoModelForSequenceClassification.from_pretrained(encoder, config=config, **options, **local)
+        check_weights(model, info, encoder=encoder)
         if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
             raise ValueError("its tokenizer knows no words")
         if tokenizer.pad_token_id is None:
@@ -52,6 +52,25 @@ def load(encoder: Path, labels: list[str], *, settings: Train, multi_label: bool
         )
     tokenizer.model_max_length = settings.max_length
     return model, tokenizer
+
+
+def not_loaded(info: dict[str, Any]) -> list[str]:
+    """The weights that transformers made at random, the checkpoint having none or some of another shape, in order."""
+    return sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+
+
+def check_weights(model: Any, info: dict[str, Any], *, encoder: Path) -> None:
+    """Raises UserError when a weight of the encoder was not loaded. A head may be new, and BERT's pooler, which a masked
+    language model leaves out."""
+    prefix = model.base_model_prefix + "."
+    whole = {prefix + name for name, _ in model.base_model.named_parameters()}  # buffers are not learned
+    lost = [k for k in not_loaded(info) if k in whole and not k.startswith(prefix + "pooler.")]
+    if lost:
+        raise UserError(
+            f"train.model {encoder} has weights that don't fit its config.json: {len(lost)} of the encoder's {len(whole)} "
+            f"are missing or of another shape, such as {', '.join(lost[:3])}, and would be random: give the whole "
+            f"checkpoint, with the config.json it was saved with"
+        )
 
 
 def _config(encoder: Path, labels: list[str], settings: Train) -> Any:

@@ -15,6 +15,8 @@ from tasks.errors import UserError
 from tasks.progress import Report, silent
 from tasks.project import Adapt, Project
 from tasks.records import digest_of
+from tasks.train.load import check_weights, not_loaded
+from tasks.train.resume import Asked, NotFinite, Terminated, sigterm_noted
 
 
 @dataclass
@@ -94,9 +96,8 @@ def load_masked(encoder: Path, project: Project) -> Masked:
     set_seed(project.adapt.seed)  # of a new head
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder, **local)
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            encoder, use_safetensors=True, output_loading_info=True, **local
-        )
+        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        model, info = AutoModelForMaskedLM.from_pretrained(encoder, **options, **local)
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         raise UserError(
             f"train.model {encoder} can't be adapted: {' '.join(str(e).split())[:300]}; set adapt.epochs to 0, or use an "
@@ -106,8 +107,9 @@ def load_masked(encoder: Path, project: Project) -> Masked:
         raise UserError(
             f"train.model {encoder} has no mask token, so it can't guess masked words: set adapt.epochs to 0"
         )
+    check_weights(model, info, encoder=encoder)
     prefix = model.base_model_prefix + "."
-    missing = [k for k in info["missing_keys"] if not k.startswith(prefix)]
+    missing = [k for k in not_loaded(info) if not k.startswith(prefix)]
     if missing and model.get_output_embeddings() is not None:
         model.config.tie_word_embeddings = True
         model.tie_weights()
@@ -147,13 +149,60 @@ def warm_head(masked: Masked, texts: list[str], settings: Adapt, *, report: Repo
 def train_masked(
     masked: Masked, texts: list[str], settings: Adapt, *, work: Path, report: Report = silent
 ) -> tuple[int, int, list[dict[str, Any]]]:
-    """(steps, step resumed from, the Trainer's log) of training `masked.model` in place; checkpoints are sealed in `work`."""
-    import torch
+    """(steps, step resumed from, the Trainer's log) of training `masked.model` in place; checkpoints are sealed in `work`.
+
+    At a SIGTERM the step in flight is finished and a checkpoint written. Raises UserError where the loss or a weight is no
+    number, or memory runs out.
+    """
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    try:
+        with sigterm_noted() as asked:
+            return _train(masked, texts, settings, work=work, report=report, asked=asked)
+    except NotFinite as e:
+        other = ", or set train.precision to fp32" if masked.bf16 else ""
+        raise UserError(
+            f"the adaptation failed: {e}; lower adapt.learning_rate (it is {settings.learning_rate:g}){other}"
+        ) from None
+    except RuntimeError as e:
+        if not should_reduce_batch_size(e):
+            raise
+        raise UserError(
+            f"the adaptation ran out of memory with {settings.batch_size} texts a step: lower adapt.batch_size or "
+            f"train.max_length"
+        ) from None
+
+
+def _train(
+    masked: Masked, texts: list[str], settings: Adapt, *, work: Path, report: Report, asked: Asked
+) -> tuple[int, int, list[dict[str, Any]]]:
     import transformers
-    from transformers import TrainingArguments, set_seed
+    from transformers import set_seed
 
     set_seed(settings.seed)
-    arguments = TrainingArguments(
+    trainer = _sealing_trainer()(
+        model=masked.model,
+        args=_arguments(masked, settings, work),
+        train_dataset=masked.encoded(texts),
+        data_collator=masked.masker(settings),
+        processing_class=masked.tokenizer,
+        callbacks=[_reporting(report, asked)],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
+    checkpoint = _whole_checkpoint(work)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if asked.to_stop:
+        raise Terminated(f"stopped at step {trainer.state.global_step}")
+    check_finite(trainer.model, step=trainer.state.global_step)
+    resumed = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+    return trainer.state.global_step, resumed, trainer.state.log_history
+
+
+def _arguments(masked: Masked, settings: Adapt, work: Path) -> Any:
+    import torch
+    from transformers import TrainingArguments
+
+    made = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=settings.epochs,
         max_steps=settings.steps or -1,
@@ -165,6 +214,7 @@ def train_masked(
         save_strategy="steps",
         save_steps=0.1,  # below 1 it is a share of all steps
         logging_steps=0.02,
+        logging_nan_inf_filter=False,  # a loss that is no number ends the training
         remove_unused_columns=False,
         bf16=masked.bf16,
         use_cpu=not torch.cuda.is_available(),
@@ -174,19 +224,16 @@ def train_masked(
         disable_tqdm=True,
         report_to="none",
     )
-    trainer = _sealing_trainer()(
-        model=masked.model,
-        args=arguments,
-        train_dataset=masked.encoded(texts),
-        data_collator=masked.masker(settings),
-        processing_class=masked.tokenizer,
-        callbacks=[_reporting(report)],
-    )
-    trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
-    checkpoint = _whole_checkpoint(work)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    resumed = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
-    return trainer.state.global_step, resumed, trainer.state.log_history
+    made._n_gpu = min(made._n_gpu, 1)  # as in tasks/train/arguments.py: one device, or the batch is multiplied
+    return made
+
+
+def check_finite(model: Any, *, step: int) -> None:
+    """Raises NotFinite when a weight is no number."""
+    import torch
+
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        raise NotFinite(f"a weight was not a number at step {step}")
 
 
 def _whole_checkpoint(work: Path) -> Path | None:
@@ -201,12 +248,21 @@ def _whole_checkpoint(work: Path) -> Path | None:
 
 
 def _sealing_trainer() -> Any:
+    import torch
     from transformers import Trainer
 
     class SealingTrainer(Trainer):
-        """Trainer whose checkpoint counts once its manifest is written; only then are older ones removed."""
+        """Trainer whose checkpoint counts once its manifest is written; only then are older ones removed. A loss or a weight
+        that is no number ends it before."""
+
+        def training_step(self, *given: Any, **named: Any) -> Any:
+            loss = super().training_step(*given, **named)
+            if not torch.isfinite(loss):
+                raise NotFinite(f"the loss was not a number at step {self.state.global_step + 1}")
+            return loss
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            check_finite(self.model, step=self.state.global_step)
             super()._save_checkpoint(model, trial)
             newest = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             files.seal(newest)
@@ -217,7 +273,8 @@ def _sealing_trainer() -> Any:
     return SealingTrainer
 
 
-def _reporting(report: Report) -> Any:
+def _reporting(report: Report, asked: Asked) -> Any:
+    """A callback that says how far the training is, and ends it with a checkpoint where it is asked to stop."""
     from transformers import TrainerCallback
 
     class Reporting(TrainerCallback):
@@ -225,6 +282,8 @@ def _reporting(report: Report) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             report(state.global_step, state.max_steps, self.note)
+            if asked.to_stop:
+                control.should_save = control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:

@@ -14,7 +14,7 @@ from tasks.train.curves import draw
 from tasks.train.data import RecordFile
 from tasks.train.fine_tune import fine_tune
 
-VERSION = 4
+VERSION = 5
 
 
 def write_bundle(
