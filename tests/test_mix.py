@@ -74,7 +74,7 @@ class TestLift:
 
     def test_differences_have_intervals_that_hold_them(self) -> None:
         answers = {REAL: [self.said(0.6, 1)], WITH_SYNTHETIC: [self.said(0.9, 2)]}
-        found = compare(list(self.TRUE), answers, labels=LABELS, samples=500, seed=0)
+        found = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=500, seed=0)
         (lift,) = found["lifts"]
         assert lift["by"] == "synthetic" and lift["ci_low"] < lift["value"] < lift["ci_high"]
         assert lift["ci_low"] > 0 and lift["value"] == pytest.approx(
@@ -83,26 +83,29 @@ class TestLift:
 
     def test_the_same_answers_gain_nothing(self) -> None:
         same = self.said(0.8, 3)
-        (lift,) = compare(list(self.TRUE), {REAL: [same], WITH_SYNTHETIC: [same]}, labels=LABELS, samples=200, seed=0)[
-            "lifts"
-        ]
+        answers = {REAL: [same], WITH_SYNTHETIC: [same]}
+        (lift,) = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=200, seed=0)["lifts"]
         assert lift["value"] == lift["ci_low"] == lift["ci_high"] == 0
 
     def test_seeds_are_averaged_and_their_spread_is_told(self) -> None:
         answers = {WITH_SYNTHETIC: [self.said(0.9, s) for s in range(3)]}
-        told = compare(list(self.TRUE), answers, labels=LABELS, samples=200, seed=0)["mixes"][WITH_SYNTHETIC]
+        how: dict[str, Any] = {"chosen": WITH_SYNTHETIC, "labels": LABELS, "samples": 200, "seed": 0}
+        told = compare(list(self.TRUE), answers, **how)["mixes"][WITH_SYNTHETIC]
         assert told["seeds"] == 3 and 0 < told["spread"] < 0.1
 
     def test_what_is_compared_with_what(self) -> None:
-        assert [s[0] for s in steps_of([REAL, WITH_SYNTHETIC, "with harvested", "without a"])] == [
-            "synthetic",
-            "harvested",
-            "generator a",
-        ]
-        assert steps_of(["label descriptions", WITH_SYNTHETIC])[0][1] == "label descriptions"
+        names = [REAL, WITH_SYNTHETIC, "with harvested", "without a"]
+        for chosen in (REAL, WITH_SYNTHETIC, "without a"):
+            assert steps_of(names, chosen=chosen) == [
+                ("synthetic", REAL, WITH_SYNTHETIC),
+                ("harvested", chosen, "with harvested"),  # it was added to these rows
+                ("generator a", "without a", WITH_SYNTHETIC),
+            ]
+        found = steps_of(["label descriptions", WITH_SYNTHETIC], chosen=WITH_SYNTHETIC)
+        assert found[0][1] == "label descriptions"
 
     def test_where_nothing_was_made_up_nothing_is_said_of_it(self) -> None:
-        assert steps_of(["label descriptions", REAL, "with harvested"]) == [
+        assert steps_of(["label descriptions", REAL, "with harvested"], chosen=REAL) == [
             ("real", "label descriptions", REAL),
             ("harvested", REAL, "with harvested"),
         ]
