@@ -173,8 +173,12 @@ def test_seeds_that_repeat_held_out_rows_are_not_shown() -> None:
     held = [record(text("test", i, 20), source="test") for i in range(3)]
     seeds = [record(text("seed", i, 20), source="seed") for i in range(3)]
     leaked = record(held[1].text + " and more", source="seed")
-    shown, hidden = leaks_into_prompts([*seeds, leaked], Fingerprints.of(held), limit=0.3)
-    assert shown == seeds and [(r.record.id, r.other) for r in hidden] == [(leaked.id, held[1].id)]
+    short = [record(written("fruit", random.Random(i), 7), source="test") for i in range(30)]
+    turned = record(" ".join(short[4].text.split()[::-1]), source="seed")  # in another order: no 4-gram is left
+    held_out = Fingerprints.of([*held, *short], by_kind)
+    shown, hidden = leaks_into_prompts([turned, *seeds, leaked], context(held_out=held_out))
+    assert shown == seeds
+    assert [(r.record.id, r.other) for r in hidden] == [(leaked.id, held[1].id), (turned.id, short[4].id)]
 
 
 def test_splits_hold_embeddings_only_of_short_texts_and_hang_on_the_encoder_only_then(
