@@ -34,7 +34,7 @@ from tasks.review.decisions import apply, decisions
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 4
+VERSION = 5
 REAL = 5000  # unlabelled rows that are read for the frequencies of words
 
 Check = Callable[[list[Record], Context], tuple[list[Record], list[Rejected]]]
