@@ -19,7 +19,7 @@ from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of
 from tasks.synthesise.parse import parse
-from tasks.synthesise.plan import Focus, plan
+from tasks.synthesise.plan import Focus, plan, wanted
 
 VERSION = 4
 # what does not change the texts that come back
@@ -109,7 +109,7 @@ def synthesise(
     what was bought until then is kept and not asked for again.
     """
     g = project.generate
-    by_name = sources(project, beside=beside, home=home)
+    by_name = {n: s for n, s in sources(project, beside=beside, home=home).items() if n in wanted(project)}
     params = g.model_dump(mode="json", exclude=NOT_IN_KEY)
     params |= {"count": count, "round": round_number, "generation": generation, "labels": project.labels}
     params |= {"min_words": project.curate.min_words, "leak": project.curate.leak, "more_topics": more_topics or {}}
