@@ -19,7 +19,7 @@ from tasks.curate.duplicates import near
 from tasks.curate.language import language
 from tasks.curate.leak import leak, short_leak
 from tasks.curate.personal import personal_data
-from tasks.curate.run import context_of
+from tasks.curate.run import context_of, real_rows
 from tasks.files import Stage
 from tasks.labels import known
 from tasks.progress import Report, silent
@@ -138,7 +138,7 @@ def harvest(
         own = {r.id for r in base}
         rows = [r for r in files.read_records(splits.directory / "unlabelled.jsonl") if r.id not in own]
         rows = sorted(rows, key=lambda r: r.id)[:MOST_LOOKED_AT]
-        context = context_of(project, splits, beside=beside, home=home)
+        context = context_of(project, splits, beside=beside, home=home, real=real_rows(splits))
         told: dict[str, Any] = {}
         taken: list[Record] = []
         rejected: list[Rejected] = []

@@ -96,7 +96,9 @@ def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record],
     return kept, rejected
 
 
-def context_of(project: Project, splits: Stage, *, beside: Path, home: Path) -> Context:
+def context_of(
+    project: Project, splits: Stage, *, beside: Path, home: Path, real: list[Record] | None = None
+) -> Context:
     """What the checks compare rows with. The encoder is looked for when a text is embedded, not before."""
 
     def embedded(texts: list[str]) -> np.ndarray:
@@ -105,7 +107,7 @@ def context_of(project: Project, splits: Stage, *, beside: Path, home: Path) -> 
         return embed(_encoder(project, beside, home), texts, max_length=project.train.max_length)
 
     held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
-    return Context(project.curate, held_out, embedded, real=_real(splits.directory))
+    return Context(project.curate, held_out, embedded, real=real or [])
 
 
 def _encoder(project: Project, beside: Path, home: Path) -> Path:
@@ -130,7 +132,7 @@ def curate(
         for r in rounds:
             records += files.read_records(r.directory / "rows.jsonl")
             rejected += files.read_rejected(r.directory / "rejected.jsonl")
-        context = context_of(project, splits, beside=beside, home=home)
+        context = context_of(project, splits, beside=beside, home=home, real=real_rows(splits))
         kept, out_of_checks = run_checks(records, context, report)
         kept, rejected, reviewed = apply(kept, rejected + out_of_checks, decided)
         for check in (leak, short_leak):  # a row that a check took before these may have been vouched for
@@ -151,10 +153,10 @@ def curate(
     return files.stage(home, "curate", version=VERSION, params=params, inputs=inputs, build=build)
 
 
-def _real(splits: Path) -> list[Record]:
+def real_rows(splits: Stage) -> list[Record]:
     """Real rows for statistics: seed, dev, and the first of the unlabelled."""
-    real = [r for split in ("seed", "dev") for r in files.read_records(splits / f"{split}.jsonl")]
-    with (splits / "unlabelled.jsonl").open(encoding="utf-8") as f:
+    real = [r for split in ("seed", "dev") for r in files.read_records(splits.directory / f"{split}.jsonl")]
+    with (splits.directory / "unlabelled.jsonl").open(encoding="utf-8") as f:
         return real + [Record.from_json(json.loads(line)) for line in itertools.islice(f, REAL)]
 
 
