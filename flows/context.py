@@ -28,6 +28,7 @@ class Retrain:
     registry: Registry
     log: Tracking
     prepared: Prepared
+    answers: Stage | None = None  # of the models that are told apart, where they are the real text
     seconds: Counter[str] = field(default_factory=Counter)
     measured: Measured | None = None  # the challenger's robustness and cost of serving
     adapted: Stage | None = None  # the encoder that is fine-tuned, where it is not the project's own

@@ -22,6 +22,7 @@ from tasks.synthesise.study import read_focus
 class Filled:
     """What was asked for and what became of it."""
 
+    answers: Stage | None = None  # of the models that are told apart: asked for before the rounds, and paid for
     rounds: list[Stage] = field(default_factory=list)
     requests: list[dict[str, Any]] = field(default_factory=list)  # what each round was asked for
     curated: Stage | None = None
@@ -35,6 +36,11 @@ class Filled:
     def rows(self) -> Stage:
         assert self.curated is not None
         return self.curated
+
+    @property
+    def bought(self) -> list[Stage]:
+        """The stages that asked LLMs for text."""
+        return [*([self.answers] if self.answers else []), *self.rounds]
 
     @property
     def accepted(self) -> dict[str, int]:
@@ -51,7 +57,7 @@ def fill_quota(r: Retrain) -> Filled:
     """Every label's quota of accepted rows, or the reason why not. What dev says is hard is asked for in later portions."""
     g = r.project.generate
     quota = g.quota(r.project.label_names, r.prepared.splits.counts["seed"])
-    done = Filled()
+    done = Filled(r.answers)
     if g.propose and any(quota.values()):
         proposed = r.timed(steps.propose(r.project, generation=r.generation, **r.places))
         done.topics = files.read_json(proposed.directory / "topics.json")
@@ -146,15 +152,18 @@ def _say_what_is_missing(done: Filled, quota: dict[str, int]) -> None:
 
 def cost(r: Retrain, done: Filled) -> dict[str, Any]:
     """Requests, tokens and dollars of this challenger, and per accepted row; `measured` is false where any was estimated."""
-    spent = open_ledger(r.project, generation=r.generation, home=r.home).spent
+    spent = open_ledger(r.project, generation=r.generation, home=r.home).spent.to_json()
+    if done.answers:  # their ledger is their own
+        own = done.answers.counts["spent"]
+        spent = {k: v + own[k] for k, v in spent.items()} | {"measured": spent["measured"] and own["measured"]}
     rows = done.sizes["accepted"]
-    tokens = sum(s.counts["prompt_tokens"] + s.counts["completion_tokens"] for s in done.rounds)
-    usd = sum(s.counts["usd"] for s in done.rounds)
+    tokens = sum(s.counts["prompt_tokens"] + s.counts["completion_tokens"] for s in done.bought)
+    usd = sum(s.counts["usd"] for s in done.bought)
     return {
-        "spent": spent.to_json(),
+        "spent": spent,
         "tokens": tokens,
         "usd": round(usd, 6),
-        "measured": all(s.counts["measured"] for s in done.rounds),
+        "measured": all(s.counts["measured"] for s in done.bought),
         "tokens_per_accepted_row": round(tokens / rows, 1) if rows else None,
         "usd_per_accepted_row": round(usd / rows, 8) if rows else None,
     }

@@ -16,29 +16,33 @@ from flows.filling import cost, fill_quota
 from flows.opening import opened, run_name
 from flows.prompts import record as record_prompt
 from flows.settings import Settings
-from tasks import files
+from tasks import by_model, files
 from tasks.llm.budget import estimate
+from tasks.llm.request import Request
 from tasks.prepare import prepare
 from tasks.project import Project
 from tasks.project_file import check_references, load_project
-from tasks.synthesise.plan import plan
+from tasks.synthesise.plan import plan, unknown_drops, wanted
+from tasks.synthesise.propose import proposals, proposer
 from tasks.synthesise.quota import FIRST_GUESS
 
 
 def planned(config: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """Requests, tokens and dollars that the whole quota is likely to take, by generator. Nothing is sent."""
+    """Requests, tokens and dollars that the whole quota is likely to take, by generator. Nothing is sent.
+
+    Where models are told apart, they are those of the answers, which are the real text: it is not there yet.
+    """
     project = load_project(config, overrides)
     check_references(project, config)
-    home = Settings.from_environment().home
-    splits = prepare(project, beside=config.absolute().parent, home=home).splits
-    quota = project.generate.quota(project.label_names, splits.counts["seed"])
-    seeds = files.read_records(splits.directory / "seed.jsonl")
-    count = {label: n for label, n in quota.items() if n}
-    requests = plan(project, count=count, seeds=seeds, round_number=0, generation=0)
-    generators = {
-        name: estimate([q for q in requests if q.tag["generator"] == name], endpoint, FIRST_GUESS)
-        for name, (_, endpoint) in project.generate.sources().items()
-    }
+    places = {"beside": config.absolute().parent, "home": Settings.from_environment().home}
+    example: Request | None
+    if project.generate.mode == "by_model":
+        asked = by_model.planned(project, **places)
+        generators = {name: estimate(own, project.generate.sources()[name][1]) for name, own in asked.items()}
+        quota = dict.fromkeys(project.label_names, 0)
+        example = next(q for own in asked.values() for q in own)
+    else:
+        quota, generators, example = _planned_rows(project, **places)
     total = {
         key: sum(g[key] for g in generators.values()) for key in ("requests", "prompt_tokens", "completion_tokens")
     }
@@ -52,8 +56,29 @@ def planned(config: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
         "budget": project.generate.budget.model_dump(),
         "over_budget": _over(project, total, usd),
         "estimated": True,
-        "example": requests[0].messages[-1][1] if requests else None,
+        "notices": unknown_drops(project),
+        "example": example.messages[-1][1] if example else None,
     }
+
+
+def _planned_rows(
+    project: Project, *, beside: Path, home: Path
+) -> tuple[dict[str, int], dict[str, dict[str, Any]], Request | None]:
+    """(rows wanted by label, what each generator is likely to take, a request)."""
+    splits = prepare(project, beside=beside, home=home).splits
+    quota = project.generate.quota(project.label_names, splits.counts["seed"])
+    seeds = files.read_records(splits.directory / "seed.jsonl")
+    count = {label: n for label, n in quota.items() if n}
+    requests = plan(project, count=count, seeds=seeds, round_number=0, generation=0)
+    generators = {
+        name: estimate([q for q in requests if q.tag["generator"] == name], endpoint, FIRST_GUESS)
+        for name, (_, endpoint) in (wanted(project) if requests else {}).items()
+    }
+    if project.generate.propose and requests:
+        name = proposer(project)
+        more = estimate(proposals(project), wanted(project)[name][1])
+        generators[name] = {k: round(v + more[k], 6) for k, v in generators[name].items()} | {"estimated": True}
+    return quota, generators, requests[0] if requests else None
 
 
 def _over(project: Project, total: dict[str, int], usd: float) -> list[str]:
@@ -101,8 +126,11 @@ def show_plan(found: dict[str, Any], console: Console) -> None:
     for name, own in [*found["generators"].items(), ("in all", found["total"])]:
         table.add_row(escape(name), *(f"{own[key]:,}" for key in keys))
     console.print(table)
-    quota = ", ".join(f"{n} {label}" for label, n in found["quota"].items())
-    console.print(escape(f"accepted rows wanted: {quota}"))
+    if any(found["quota"].values()):
+        quota = ", ".join(f"{n} {label}" for label, n in found["quota"].items())
+        console.print(escape(f"accepted rows wanted: {quota}"))
+    for notice in found["notices"]:
+        console.print(escape(notice))
     for name in found["over_budget"]:
         console.print(
             escape(f"generate.budget.{name} is {found['budget'][name]}: the run would stop before its quota is full")

@@ -15,6 +15,7 @@ from tasks import files
 from tasks.adapt import told
 from tasks.evaluate.score import read_predictions
 from tasks.files import Stage
+from tasks.lift import DESCRIPTIONS
 from tasks.mix import WITH_HARVESTED, best, possible, whole
 
 
@@ -27,6 +28,7 @@ class Trained:
     rows: Stage
     mixes: dict[str, Stage]
     chosen: str
+    best: Stage  # on dev so far: a harvest is compared with it, so that small falls don't add up
     harvested: Stage | None = None
     undone: dict[str, Any] | None = None
     seeds: dict[str, Any] | None = None
@@ -39,7 +41,7 @@ def train_best_mix(r: Retrain, curated: Stage) -> Trained:
     mixes = mixes_of(r, curated)
     chosen = choose(r, mixes)
     model = train(r, mixes[chosen])
-    done = Trained(model, stage_runs.trained(r.log, model), mixes[chosen], mixes, chosen)
+    done = Trained(model, stage_runs.trained(r.log, model), mixes[chosen], mixes, chosen, best=model)
     for number in range(1, r.project.harvest.rounds + 1):
         if not r.prepared.splits.counts["unlabelled"] or not _harvest(r, done, number):
             break
@@ -85,7 +87,7 @@ def choose(r: Retrain, mixes: dict[str, Stage]) -> str:
 
 
 def _harvest(r: Retrain, done: Trained, number: int) -> bool:
-    """Whether another round may follow: this one added rows and dev F1 did not fall."""
+    """Whether another round may follow: this one added rows and dev F1 did not fall below that of the best model so far."""
     harvested: Stage = steps.harvest(
         r.project,
         training=done.mixes[done.chosen],
@@ -103,10 +105,11 @@ def _harvest(r: Retrain, done: Trained, number: int) -> bool:
         return False
     model = train(r, harvested)
     run_id = stage_runs.trained(r.log, model, f"train after harvest {number}")
-    seen: Stage = steps.watch(r.project, before=done.model, after=model, splits=r.prepared.splits, home=r.home)
+    seen: Stage = steps.watch(r.project, before=done.best, after=model, splits=r.prepared.splits, home=r.home)
     c = seen.counts
     said = (
-        f"dev F1 {c['before']:.3f} before and {c['after']:.3f} after, {c['standard_error']:.3f} of which may be chance"
+        f"dev F1 {c['before']:.3f} at best before and {c['after']:.3f} after, "
+        f"{c['standard_error']:.3f} of which may be chance"
     )
     if c["fell"]:
         say(f"  harvest {number} is undone: {said}")
@@ -114,6 +117,7 @@ def _harvest(r: Retrain, done: Trained, number: int) -> bool:
         return False
     say(f"  {said}")
     done.model, done.run_id, done.rows, done.harvested = model, run_id, harvested, harvested
+    done.best = model if c["difference"] >= 0 else done.best
     return True
 
 
@@ -124,13 +128,14 @@ def lift(r: Retrain, done: Trained, descriptions: Stage) -> dict[str, Any] | Non
         return None
     if how == "quick":
         said = [a["predicted"] for a in read_predictions(descriptions)]
-        stage = steps.quick_lift(r.project, done.mixes, reference=said, sealed=sealed, **r.places)
+        stage = steps.quick_lift(r.project, done.mixes, chosen=done.chosen, reference=said, sealed=sealed, **r.places)
     else:
         scores = {
             name: [_score(r, rows, n, name) for n in range(len(r.project.train.seeds))]
             for name, rows in done.mixes.items()
         }
-        stage = steps.full_lift(r.project, {"label descriptions": [descriptions], **scores}, home=r.home)
+        scores = {DESCRIPTIONS: [descriptions], **scores}
+        stage = steps.full_lift(r.project, scores, chosen=done.chosen, home=r.home)
     r.timed(stage)
     stage_runs.lifted(r.log, stage)
     for step in stage.counts["lifts"]:

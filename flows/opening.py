@@ -11,7 +11,7 @@ from pathlib import Path
 from prefect.exceptions import Pause
 from prefect.runtime import deployment, flow_run
 
-from flows import experiment_page, outbox, run_page, steps
+from flows import experiment_page, outbox, run_page, stage_runs, steps
 from flows import generation as generations
 from flows.context import Retrain
 from flows.janitor import tidy
@@ -22,10 +22,12 @@ from flows.tracking import Tracking, connect
 from tasks import files
 from tasks.by_model import with_answers
 from tasks.errors import TransientError, UserError
+from tasks.files import Stage
 from tasks.prepare import Prepared
 from tasks.project import Project
 from tasks.project_file import check_references, load_project
 from tasks.records import digest_of
+from tasks.synthesise.plan import unknown_drops
 from tasks.synthesise.stage import check_endpoint
 
 
@@ -47,6 +49,8 @@ def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = Fal
             settings.home, project.name, fresh=fresh, flow_run=str(flow_run.id or "")
         )
         registry = Registry(connect(settings), settings)
+        for sentence in unknown_drops(project):
+            say(f"  {sentence}")
         for sentence in [*registry.reconcile(project.name), *registry.odd(project.name)]:
             say(f"  {sentence}")
         for sentence in outbox.deliver(settings, registry):
@@ -57,9 +61,11 @@ def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = Fal
             say(f"  closed what a kill left in MLflow: {len(left['runs'])} runs, {len(left['models'])} models")
         try:
             with log.machine_watched():
-                prepared = _prepare(project, Path(config).absolute().parent, settings.home)
                 place = Path(config).absolute()
-                r = Retrain(project, place, settings, generation, judged_before, registry, log, prepared)
+                answers, prepared = _prepare(project, place.parent, settings.home)
+                r = Retrain(project, place, settings, generation, judged_before, registry, log, prepared, answers)
+                if answers:
+                    stage_runs.answered(log, r.timed(answers))
                 yield r
         except Pause:  # a person is waited for: neither failed nor killed
             log.close("SCHEDULED")
@@ -73,13 +79,15 @@ def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = Fal
             generations.judged(settings.home, project.name, generation)
 
 
-def _prepare(project: Project, beside: Path, home: Path) -> Prepared:
-    """The splits of the project's real text: where the label is the model that wrote it, of the models' answers."""
+def _prepare(project: Project, beside: Path, home: Path) -> tuple[Stage | None, Prepared]:
+    """(the models' answers where the label is the model that wrote it, the splits of the project's real text)."""
     places = {"beside": beside, "home": home}
+    answers: Stage | None = None
     if project.generate.mode == "by_model":
-        project = with_answers(project, steps.ask_models(project, **places))
+        answers = steps.ask_models(project, **places)
+        project = with_answers(project, answers)
     prepared: Prepared = steps.prepare(project, **places)
-    return prepared
+    return answers, prepared
 
 
 def _open_run(project: Project, settings: Settings, *, config: str, generation: int) -> Tracking:

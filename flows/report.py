@@ -73,6 +73,7 @@ def data_counts(prepared: Prepared, filled: Filled, trained: Trained) -> dict[st
             "by_label": harvested,
         },
         "generators": by_generator(filled),
+        "answers": answered(filled),
         "given_up": filled.given_up,
         "ended": filled.ended,
         "topics_proposed": filled.topics,
@@ -85,12 +86,13 @@ def data_counts(prepared: Prepared, filled: Filled, trained: Trained) -> dict[st
 
 
 def by_generator(filled: Filled) -> dict[str, Any]:
-    """Requests, rows accepted and cost of each generator."""
+    """Requests, rows accepted and cost of each generator. Of models that are told apart, accepted are the answers that are rows."""
     kept = Counter(
         str(row.lineage.get("generator")) for row in files.read_records(filled.rows.directory / "kept.jsonl")
     )
+    kept.update(filled.answers.counts["rows"] if filled.answers else {})
     found: dict[str, dict[str, Any]] = {}
-    for r in filled.rounds:
+    for r in filled.bought:
         for name, c in r.counts["generators"].items():
             own = found.setdefault(name, {"requests": 0, "rows": 0, "tokens": 0, "usd": 0.0, "accepted": kept[name]})
             own["requests"] += c["requests"]
@@ -98,6 +100,12 @@ def by_generator(filled: Filled) -> dict[str, Any]:
             own["tokens"] += c["prompt_tokens"] + c["completion_tokens"]
             own["usd"] = round(own["usd"] + c["usd"], 9)
     return found
+
+
+def answered(filled: Filled) -> dict[str, Any] | None:
+    """Where models are told apart: the questions, rows by label, and answers that left their question out, by reason and model."""
+    c = filled.answers.counts if filled.answers else None
+    return c and {name: c[name] for name in ("questions", "rows", "left_out")}
 
 
 def tokens(rounds: list[Stage]) -> dict[str, int]:
@@ -135,6 +143,8 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("accepted", f"{data['accepted']['total']}  ({_counted(data['accepted']['by_label'])})"),
         ("rejected", f"{data['rejected']['total']}  ({_counted(data['rejected']['by_reason'])})"),
     ]
+    if data["answers"]:
+        lines.append(("questions asked", _questions(data["answers"])))
     if data["harvested"]["total"]:
         counted = _counted(data["harvested"]["by_label"])
         lines.append(("harvested real rows", f"{data['harvested']['total']}  ({counted})"))
@@ -166,6 +176,12 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     asked = f'reseed predict {model["name"]} "some text"'
     lines.append(("ask the model", asked if report["promoted"] or champion else "there is no champion to ask yet"))
     return lines
+
+
+def _questions(told: dict[str, Any]) -> str:
+    """`294 of 2 models  (left out: smollm2 3 shorter, gemma 1 unanswered)`."""
+    left = [f"{m} {n} {why}" for why, own in told["left_out"].items() for m, n in own.items() if n]
+    return f"{told['questions']} of {len(told['rows'])} models  (left out: {', '.join(left) or 'none'})"
 
 
 def _gains(lift: dict[str, Any] | None) -> list[tuple[str, str]]:

@@ -100,7 +100,7 @@ def _story(r: Retrain) -> dict[str, Any]:
         "adapted": r.adapted.counts if r.adapted else None,
         "data": reports.data_counts(r.prepared, filled, trained),
         "seconds": {name: round(s, 1) for name, s in r.seconds.items()},
-        "tokens": reports.tokens(filled.rounds),
+        "tokens": reports.tokens(filled.bought),
         "cost": cost(r, filled),
         "generation": r.generation,
         "mlflow_run_id": r.log.run_id,

@@ -46,6 +46,15 @@ def splits(log: Tracking, prepared: Prepared) -> None:
     log.stage(s, name="prepare", metrics=rows, tables=tables, dataset=("dev", s.directory / "dev.jsonl"))
 
 
+def answered(log: Tracking, stage: Stage) -> None:
+    """What several models answered, where they are to be told apart."""
+    c = stage.counts
+    metrics = {f"generate.{k}": float(c[k]) for k in ("requests", "lost", "prompt_tokens", "completion_tokens", "usd")}
+    metrics["generate.questions"] = float(c["questions"])
+    left = {f"generate.{why}.{model}": float(n) for why, own in c["left_out"].items() for model, n in own.items()}
+    log.stage(stage, metrics=metrics | left)
+
+
 def generated(log: Tracking, number: int, round_: Stage) -> None:
     c = round_.counts
     metrics = {f"generate.{k}": float(c[k]) for k in ("replies", "lost", "prompt_tokens", "completion_tokens")}

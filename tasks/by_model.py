@@ -17,15 +17,15 @@ from tasks import files
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.budget import Ledger
-from tasks.llm.request import Request
+from tasks.llm.request import Outcome, Reply, Request
 from tasks.llm.sources import Source, client_of, sources
 from tasks.progress import Report, silent
-from tasks.project import Endpoint, Project
+from tasks.project import Project
 from tasks.readers import FORMATS, Columns, read_rows
 from tasks.records import folded, whole
 from tasks.references import digest_of_path, resolve
 
-VERSION = 1
+VERSION = 2
 POOL = "pool.jsonl"
 
 _MARK = re.compile(
@@ -39,16 +39,15 @@ _NEXT = re.compile(r"^\s*(?:Question|Answer|Q|A|User|Assistant)\s*:", re.MULTILI
 def ask_models(project: Project, *, home: Path, beside: Path, report: Report = silent) -> Stage:
     """Every generator's answers to every question, found or asked for: `pool.jsonl` with text, label and question.
 
-    `counts` holds rows a label, the questions left out, and words an answer (10th, 50th and 90th percentile) before and
-    after cutting. Raises UserError for questions that can't be read or when no question is left, and what the client
-    raises; what was bought is kept in the cache.
+    `counts` holds rows a label, the questions left out, words an answer (10th, 50th and 90th percentile) before and
+    after cutting, and what was asked and what it cost: of each of `generators`, and in all. Raises UserError for
+    questions that can't be read or when no question is left, and what the client raises; what was bought is kept in the
+    cache.
     """
-    g, data = project.generate, project.data
-    assert g.questions is not None, "the project file was checked"
-    path = resolve(g.questions, beside=beside, cache=home / "cache")
+    g = project.generate
+    path = _questions_file(project, beside, home)
     models = sources(project, beside=beside, home=home)
-    # the questions' column and encoding are the data's: there is no other data
-    questions = read_questions(path, column=data.text_column, encoding=data.encoding)
+    questions = _questions(project, path)
     sampling = {
         name: {"model": m.model, **m.endpoint.model_dump(include={"temperature", "top_p", "max_tokens"})}
         for name, m in models.items()
@@ -58,9 +57,12 @@ def ask_models(project: Project, *, home: Path, beside: Path, report: Report = s
     def build(out: Path, work: Path) -> dict[str, Any]:
         ledger = Ledger(work / "spending.jsonl", g.budget)
         answers: dict[str, dict[str, str]] = {}
+        told: dict[str, dict[str, Any]] = {}
         for label in project.label_names:
-            requests = [_request(q, label=label, endpoint=models[label].endpoint, seed=g.seed) for q in questions]
-            answers[label] = _ask(models[label], requests, home=home, ledger=ledger, report=report)
+            requests = _requests(project, label, questions)
+            replies, outcome = _ask(models[label], requests, home=home, ledger=ledger, report=report)
+            answers[label] = {r.request.tag["question"]: whole(r.text or "") for r in replies}
+            told[label] = _cost(requests, replies, outcome)
         rows, counts = same_length(answers, questions, words=g.answer_words)
         if not rows:
             raise UserError(
@@ -68,11 +70,27 @@ def ask_models(project: Project, *, home: Path, beside: Path, report: Report = s
                 f"{counts['left_out']} by reason; lower generate.answer_words, or raise max_tokens"
             )
         files.write_lines(out / POOL, rows)
-        return counts | {"spent": ledger.spent.to_json()}
+        return counts | {"spent": ledger.spent.to_json(), "generators": told, **_total(told)}
 
     return files.stage(
         home, "answers", version=VERSION, params=params, inputs={"questions": digest_of_path(path)}, build=build
     )
+
+
+def planned(project: Project, *, beside: Path, home: Path) -> dict[str, list[Request]]:
+    """What each model would be asked. Raises UserError for questions that can't be read."""
+    questions = _questions(project, _questions_file(project, beside, home))
+    return {label: _requests(project, label, questions) for label in project.label_names}
+
+
+def _questions_file(project: Project, beside: Path, home: Path) -> Path:
+    assert project.generate.questions is not None, "the project file was checked"
+    return resolve(project.generate.questions, beside=beside, cache=home / "cache")
+
+
+def _questions(project: Project, path: Path) -> list[str]:
+    """The questions' column and encoding are the data's: there is no other data."""
+    return read_questions(path, column=project.data.text_column, encoding=project.data.encoding)
 
 
 def with_answers(project: Project, answers: Stage) -> Project:
@@ -100,29 +118,58 @@ def read_questions(path: Path, *, column: str = "text", encoding: str = "utf-8")
     return list(once.values())
 
 
-def _request(question: str, *, label: str, endpoint: Endpoint, seed: int) -> Request:
-    drawn = int.from_bytes(hashlib.sha256(f"{seed}/{question}".encode()).digest()[:4]) % 2**31
-    return Request(
-        (("user", question),),
-        endpoint.temperature,
-        endpoint.top_p,
-        endpoint.max_tokens,
-        drawn,
-        tag={"label": label, "question": question},
-    )
+def _requests(project: Project, label: str, questions: list[str]) -> list[Request]:
+    """One for each question to the model that is called as the label."""
+    e = project.generate.sources()[label][1]
+    return [
+        Request(
+            (("user", question),),
+            e.temperature,
+            e.top_p,
+            e.max_tokens,
+            _drawn(project.generate.seed, question),
+            tag={"label": label, "question": question},
+        )
+        for question in questions
+    ]
 
 
-def _ask(source: Source, requests: list[Request], *, home: Path, ledger: Ledger, report: Report) -> dict[str, str]:
-    """What the model wrote for each question; a question without a reply is not there."""
+def _drawn(seed: int, question: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{question}".encode()).digest()[:4]) % 2**31
+
+
+def _ask(
+    source: Source, requests: list[Request], *, home: Path, ledger: Ledger, report: Report
+) -> tuple[list[Reply], Outcome]:
+    """The model's replies; a question that was put off has none."""
     with client_of(source, ledger=ledger, home=home) as client:
-        found: dict[str, str] = {}
+        replies = []
         for reply in client.ask_all(requests):
-            found[reply.request.tag["question"]] = whole(reply.text or "")
-            report(len(found), len(requests), f"answers of {reply.request.label}")
+            replies.append(reply)
+            report(len(replies), len(requests), f"answers of {reply.request.label}")
         outcome = client.outcome
     if outcome.stopped:  # some of the answers would make another data set
         raise (UserError if outcome.over_budget else TransientError)(outcome.stopped)
-    return found
+    return replies, outcome
+
+
+def _cost(requests: list[Request], replies: list[Reply], outcome: Outcome) -> dict[str, Any]:
+    """What one model was asked and what its answers cost when they were bought."""
+    return {
+        "requests": len(requests),
+        "rows": sum(bool(r.text) for r in replies),
+        "lost": sum(outcome.lost.values()),
+        "prompt_tokens": sum(r.prompt_tokens for r in replies),
+        "completion_tokens": sum(r.completion_tokens for r in replies),
+        "usd": round(sum(r.usd for r in replies), 9),
+        "measured": all(r.measured for r in replies),
+    }
+
+
+def _total(told: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    sums = ("requests", "lost", "prompt_tokens", "completion_tokens", "usd")
+    total: dict[str, Any] = {key: sum(t[key] for t in told.values()) for key in sums}
+    return total | {"measured": all(t["measured"] for t in told.values())}
 
 
 def plain(answer: str) -> str:

@@ -14,8 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import files
+from tasks.curate.context import Context
 from tasks.curate.duplicates import near
-from tasks.curate.leak import FINGERPRINTS, Fingerprints, leak
+from tasks.curate.language import language
+from tasks.curate.leak import leak, short_leak
+from tasks.curate.personal import personal_data
+from tasks.curate.run import context_of, real_rows
 from tasks.files import Stage
 from tasks.labels import known
 from tasks.progress import Report, silent
@@ -26,7 +30,8 @@ from tasks.references import digest_of_path, resolve
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 3
+VERSION = 4
+CHECKS = (personal_data, language, leak, short_leak)  # of curation, in its order; `near` is after them
 READ = 256  # tokens of a text that the probe reads at least,
 FEW = 5_000  # where there are no more texts than these: it costs little then
 MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
@@ -133,7 +138,7 @@ def harvest(
         own = {r.id for r in base}
         rows = [r for r in files.read_records(splits.directory / "unlabelled.jsonl") if r.id not in own]
         rows = sorted(rows, key=lambda r: r.id)[:MOST_LOOKED_AT]
-        held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
+        context = context_of(project, splits, beside=beside, home=home, real=real_rows(splits))
         told: dict[str, Any] = {}
         taken: list[Record] = []
         rejected: list[Rejected] = []
@@ -143,7 +148,7 @@ def harvest(
             p, q = _opinions(project, encoder, trained.directory / "bundle", learned, dev, rows, report)
             choose = take_sets if project.multi_label else take
             taken, told = choose(rows, p, q, labels=project.label_names, settings=project.harvest, number=number)
-            taken, rejected = _checked(project, taken, base, held_out)
+            taken, rejected = checked(taken, base, context)
         files.write_records(out / "kept.jsonl", [*base, *taken])
         files.write_records(out / "rejected.jsonl", rejected)
         return {
@@ -151,13 +156,15 @@ def harvest(
             "harvested": count_by_label(taken),
             "added": len(taken),
             "rejected": count_by_check(rejected),
+            "personal_data": dict(context.personal_data.most_common()),
             **told,
         }
 
     inputs = {"training": training.digest, "current": current.digest, "bundle": trained.counts["bundle"]}
     inputs |= {"splits": splits.digest, "encoder": digest_of_path(encoder)}
     params = project.harvest.model_dump(mode="json", exclude={"rounds"}) | {"labels": project.label_names}
-    params |= {"number": number, "leak": project.curate.leak, "near_duplicate": project.curate.near_duplicate}
+    checks = {"personal_data", "language", "leak", "short_leak", "near_duplicate"}
+    params |= {"number": number} | project.curate.model_dump(mode="json", include=checks)
     params |= {"max_length": project.train.max_length}
     return files.stage(home, "harvest", version=VERSION, params=params, inputs=inputs, build=build)
 
@@ -204,18 +211,13 @@ def _opinions(
     return p, judge(x)
 
 
-def _checked(
-    project: Project, taken: list[Record], base: list[Record], held_out: Fingerprints
-) -> tuple[list[Record], list[Rejected]]:
-    """What is left of the rows taken without leaks of dev and test, and without repeats of training rows."""
-    from tasks.curate import Context
-
-    context = Context(project.curate, held_out, _no_embedding)
-    kept, leaks = leak(taken, context)
-    together, repeats = near([*base, *kept], context)
+def checked(taken: list[Record], base: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+    """What is left of the rows taken: those that a check of curation which asks for no label has nothing against, and that
+    repeat no training row."""
+    rejected: list[Rejected] = []
+    for check in CHECKS:
+        taken, out = check(taken, context)
+        rejected += out
+    together, repeats = near([*base, *taken], context)
     fresh = {r.id for r in together}
-    return [r for r in kept if r.id in fresh], leaks + [r for r in repeats if r.record.source == "harvested"]
-
-
-def _no_embedding(texts: list[str]) -> np.ndarray:
-    raise AssertionError("these checks read no embeddings")
+    return [r for r in taken if r.id in fresh], rejected + [r for r in repeats if r.record.source == "harvested"]

@@ -9,21 +9,21 @@ from typing import Any
 from tasks import files
 from tasks.files import Stage
 from tasks.labels import codes, known
-from tasks.mix import REAL, WITH_HARVESTED, WITH_SYNTHETIC, WITHOUT, heads, whole
+from tasks.mix import REAL, WITH_HARVESTED, WITH_SYNTHETIC, WITHOUT, heads
 from tasks.prepare import open_sealed
 from tasks.project import Project
 from tasks.records import Label
 from tasks.references import digest_of_path, resolve
 
-VERSION = 1
+VERSION = 2
 DESCRIPTIONS = "label descriptions"
 
 
-def steps_of(names: list[str]) -> list[tuple[str, str, str]]:
-    """(what is gained by, from this mix, to that mix) for the mixes there are."""
+def steps_of(names: list[str], *, chosen: str) -> list[tuple[str, str, str]]:
+    """(what is gained by, from this mix, to that mix) for the mixes there are; harvested rows were added to the `chosen` one."""
     base = REAL if REAL in names else DESCRIPTIONS
     found = [("synthetic", base, WITH_SYNTHETIC)] if WITH_SYNTHETIC in names else [("real", DESCRIPTIONS, REAL)]
-    found += [("harvested", whole(names), WITH_HARVESTED)]
+    found += [("harvested", chosen, WITH_HARVESTED)]
     found += [("generator " + n.removeprefix(WITHOUT), n, WITH_SYNTHETIC) for n in names if n.startswith(WITHOUT)]
     return [(what, a, b) for what, a, b in found if a in names and b in names]
 
@@ -32,6 +32,7 @@ def compare(
     true: Sequence[Label],
     answers: dict[str, list[list[Label]]],
     *,
+    chosen: str,
     labels: list[str],
     samples: int,
     seed: int,
@@ -39,8 +40,9 @@ def compare(
 ) -> dict[str, Any]:
     """`mixes`: macro-F1 of each, the mean over its seeds; `lifts`: differences. Both with 95% intervals.
 
-    `answers` holds, for each mix, the answers of one model a seed. All are resampled together (a stratified paired bootstrap; with
-    `groups` one of whole groups), so an interval is about the test rows; the spread over seeds is given beside it.
+    `answers` holds, for each mix, the answers of one model a seed; to the `chosen` one harvested rows were added. All are
+    resampled together (a stratified paired bootstrap; with `groups` one of whole groups), so an interval is about the test
+    rows; the spread over seeds is given beside it.
     """
     import numpy as np
 
@@ -71,7 +73,7 @@ def compare(
         | told(
             drawn[:, of[b]].mean(axis=1) - drawn[:, of[a]].mean(axis=1), float(seen[of[b]].mean() - seen[of[a]].mean())
         )
-        for what, a, b in steps_of(list(answers))
+        for what, a, b in steps_of(list(answers), chosen=chosen)
     ]
     return {"mixes": mixes, "lifts": lifts}
 
@@ -80,6 +82,7 @@ def quick_lift(
     project: Project,
     mixes: dict[str, Stage],
     *,
+    chosen: str,
     reference: list[Label] | None,
     sealed: Stage,
     beside: Path,
@@ -97,7 +100,7 @@ def quick_lift(
         if reference is not None:
             answers = {DESCRIPTIONS: [reference], **answers}
         e = project.evaluate
-        how: dict[str, Any] = {"labels": project.label_names, "samples": e.bootstrap, "seed": e.seed}
+        how: dict[str, Any] = {"chosen": chosen, "labels": project.label_names, "samples": e.bootstrap, "seed": e.seed}
         found = compare([known(r) for r in rows], answers, groups=[r.group for r in rows], **how)
         files.write_json(out / "lift.json", found)
         return {"how": "quick", **found}
@@ -105,12 +108,12 @@ def quick_lift(
     inputs = {"sealed": sealed.digest, "encoder": digest_of_path(encoder)}
     inputs |= {f"mix {name}": stage.digest for name, stage in mixes.items()}
     params = {"labels": project.label_names, "max_length": project.train.max_length, "reference": reference is not None}
-    params |= {"bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed}
+    params |= {"bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed, "chosen": chosen}
     params |= {"groups": True} if project.data.group_column else {}
     return files.stage(home, "lift", version=VERSION, params=params, inputs=inputs, build=build)
 
 
-def full_lift(project: Project, scored: dict[str, list[Stage]], *, home: Path) -> Stage:
+def full_lift(project: Project, scored: dict[str, list[Stage]], *, chosen: str, home: Path) -> Stage:
     """`lift.json` from scored models: each mix fine-tuned by the same recipe, one model a seed."""
     from tasks.evaluate.score import read_predictions
 
@@ -120,13 +123,13 @@ def full_lift(project: Project, scored: dict[str, list[Stage]], *, home: Path) -
         true, groups = [a["label"] for a in first], [a.get("group") for a in first]
         answers = {name: [[a["predicted"] for a in said] for said in own] for name, own in rows.items()}
         e = project.evaluate
-        how: dict[str, Any] = {"labels": project.label_names, "samples": e.bootstrap, "seed": e.seed}
+        how: dict[str, Any] = {"chosen": chosen, "labels": project.label_names, "samples": e.bootstrap, "seed": e.seed}
         found = compare(true, answers, groups=groups, **how)
         files.write_json(out / "lift.json", found)
         return {"how": "full", **found}
 
     inputs = {f"{name} {i}": stage.digest for name, own in scored.items() for i, stage in enumerate(own)}
     params: dict[str, Any] = {"labels": project.label_names}
-    params |= {"bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed}
+    params |= {"bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed, "chosen": chosen}
     params |= {"groups": True} if project.data.group_column else {}
     return files.stage(home, "lift", version=VERSION, params=params, inputs=inputs, build=build)

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow import MlflowClient
 
+from flows.report import rows as rows_of
 from tasks import files
 from tasks.by_model import POOL, ask_models, first_words, percentiles, plain, read_questions, same_length, with_answers
 from tasks.errors import TransientError, UserError
@@ -19,7 +21,7 @@ from tasks.llm.local import BASE_TEMPLATE, has_chat_template
 from tasks.prepare import prepare
 from tasks.project import Project
 from tasks.project_file import check_references, load_project
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Command, last_json
 from tests.kit.scripted import Fault, Server, completion, status
 
 QUESTIONS = [f"What is thing number {i}?" for i in range(20)]
@@ -140,6 +142,43 @@ def test_a_model_that_is_down(folder: Path, models: dict[str, Server]) -> None:
     models["two"].always = speaks("two", 20)
     _, stage = asked(folder, models)
     assert stage.counts["rows"] == {"one": 20, "two": 20} and len(models["one"].requests) == 20
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server", "home")
+def test_a_retrain_tells_what_the_answers_cost(
+    folder: Path, models: dict[str, Server], encoder: Path, reseed: Command
+) -> None:
+    good, short = speaks("two", 13), speaks("two", 12)
+    answers = itertools.chain([short], itertools.repeat(good))
+    models["two"].always = lambda handler: next(answers)(handler)
+    config = settings(models, usd={"input": 1.0, "output": 2.0})
+    config |= {"train": {"model": str(encoder), "epochs": 1, "max_length": 32, "precision": "fp32"}}
+    config |= {"predict": {"backend": "torch"}, "harvest": {"rounds": 0}}
+    config |= {"evaluate": {"bootstrap": 200, "serving": 0, "static_model": "off", "lift": "off"}}
+    (folder / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
+    code, out, err = reseed("retrain", folder / "who.yaml", "--json")
+    assert code == 0, err
+    told = last_json(out)
+    of_one = {"requests": 20, "rows": 20, "tokens": 600, "usd": 0.001, "accepted": 19}
+    assert told["data"]["generators"] == {"one": of_one, "two": of_one}
+    assert told["tokens"] == {"prompt": 400, "completion": 800, "total": 1200}
+    cost = told["cost"]
+    assert (cost["tokens"], cost["usd"], cost["measured"]) == (1200, 0.002, True)
+    assert cost["spent"] == {"requests": 40, "tokens": 1200, "usd": pytest.approx(0.002), "measured": True}
+    left_out = {"shorter": {"one": 0, "two": 1}, "unanswered": {"one": 0, "two": 0}}
+    assert told["data"]["answers"] == {"questions": 20, "rows": {"one": 19, "two": 19}, "left_out": left_out}
+    assert told["seconds"]["answers"] > 0
+    lines = dict(rows_of(told))
+    assert lines["questions asked"] == "20 of 2 models  (left out: two 1 shorter)"
+    assert lines["cost"] == "$0.0020 measured"
+    client = MlflowClient(told["mlflow_tracking_uri"], told["mlflow_tracking_uri"])
+    seen = client.get_run(told["mlflow_run_id"])
+    assert (seen.data.metrics["tokens.total"], seen.data.metrics["cost.usd"]) == (1200.0, 0.002)
+    (own,) = client.search_runs([seen.info.experiment_id], "tags.`reseed.stage` = 'answers'")
+    assert own.data.metrics["generate.requests"] == 40 and own.data.metrics["generate.shorter.two"] == 1
+    page = Path(told["report"]).read_text(encoding="utf-8")
+    assert "Each was asked the same 20 questions" in page and "two 1 shorter" in page
 
 
 WORDS = st.lists(st.text("ab\u00e9.", min_size=1, max_size=4), max_size=12)

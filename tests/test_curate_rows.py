@@ -114,6 +114,37 @@ def test_groups_larger_than_any_list_of_neighbours_leave_one_row() -> None:
     assert kept == [*others, group[0]] and {r.other for r in rejected} == {group[0].id}
 
 
+@pytest.mark.parametrize("others", [0, 20, 200])
+@pytest.mark.parametrize("common", [0.0, 3.0])
+def test_a_label_that_says_one_thing_over_and_over(others: int, common: float) -> None:
+    """60 paraphrases of mean cosine 0.976 beside other rows of their label, whose own mean they are where these are few; also
+    with an encoder all of whose embeddings point one way."""
+    rng = np.random.default_rng(0)
+    topic, one = rng.normal(size=(2, 384)) / 384**0.5  # of about length 1
+    told = {f"paraphrase {i}": one + 0.155 * rng.normal(size=384) / 384**0.5 for i in range(60)}
+    said = {
+        f"{kind} {i}": rng.normal(size=384) / 384**0.5
+        for kind, n in (("other", others), ("real", 20))
+        for i in range(n)
+    }
+    vectors = {t: v + 0.5 * topic + common for t, v in (told | said).items()}
+    if not common:
+        x = np.array([v - 0.5 * topic for t, v in vectors.items() if t in told])
+        x /= np.linalg.norm(x, axis=1, keepdims=True)
+        assert float((x @ x.T)[np.tril_indices(60, -1)].mean()) == pytest.approx(0.976, abs=0.003)
+
+    def embed(texts: list[str]) -> np.ndarray:
+        x = np.array([vectors[t] for t in texts])
+        return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+    real = [record(t, source="dev") for t in said if t.startswith("real")]
+    rows = [record(t) for t in vectors if not t.startswith("real")]
+    kept, rejected = semantic_duplicate(rows, Context(Curate(), Fingerprints.of([]), embed, real=real))
+    assert len(rejected) == 59 and {r.record.text for r in rejected} < set(told)
+    assert kept == [rows[0], *rows[60:]] and {r.other for r in rejected} == {rows[0].id}
+    assert semantic_duplicate(rows[60:], Context(Curate(), Fingerprints.of([]), embed, real=real))[1] == []
+
+
 def test_the_real_row_of_a_group_is_kept_wherever_it_stands() -> None:
     story = text("tale", 1, 20)
     rows = [record(story), record(story + " more"), record(story, source="reviewed"), record(text("b", 1, 20), "metal")]
@@ -173,8 +204,12 @@ def test_seeds_that_repeat_held_out_rows_are_not_shown() -> None:
     held = [record(text("test", i, 20), source="test") for i in range(3)]
     seeds = [record(text("seed", i, 20), source="seed") for i in range(3)]
     leaked = record(held[1].text + " and more", source="seed")
-    shown, hidden = leaks_into_prompts([*seeds, leaked], Fingerprints.of(held), limit=0.3)
-    assert shown == seeds and [(r.record.id, r.other) for r in hidden] == [(leaked.id, held[1].id)]
+    short = [record(written("fruit", random.Random(i), 7), source="test") for i in range(30)]
+    turned = record(" ".join(short[4].text.split()[::-1]), source="seed")  # in another order: no 4-gram is left
+    held_out = Fingerprints.of([*held, *short], by_kind)
+    shown, hidden = leaks_into_prompts([turned, *seeds, leaked], context(held_out=held_out))
+    assert shown == seeds
+    assert [(r.record.id, r.other) for r in hidden] == [(leaked.id, held[1].id), (turned.id, short[4].id)]
 
 
 def test_splits_hold_embeddings_only_of_short_texts_and_hang_on_the_encoder_only_then(

@@ -11,14 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import files
+from tasks.curate import Context
+from tasks.curate.grams import hashed
+from tasks.curate.leak import Fingerprints
 from tasks.files import Stage
-from tasks.harvest import quotas, take
+from tasks.harvest import checked, quotas, take
 from tasks.lift import compare, steps_of
 from tasks.mix import REAL, WITH_SYNTHETIC, best, difference, mix, possible
 from tasks.probe import self_trained
-from tasks.project import Harvest, Project
+from tasks.project import Curate, Harvest, Project
 from tasks.records import Record
 from tests.kit import toy
+from tests.kit.rows import record, text
 
 LABELS = list(toy.LABELS)
 
@@ -74,7 +78,7 @@ class TestLift:
 
     def test_differences_have_intervals_that_hold_them(self) -> None:
         answers = {REAL: [self.said(0.6, 1)], WITH_SYNTHETIC: [self.said(0.9, 2)]}
-        found = compare(list(self.TRUE), answers, labels=LABELS, samples=500, seed=0)
+        found = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=500, seed=0)
         (lift,) = found["lifts"]
         assert lift["by"] == "synthetic" and lift["ci_low"] < lift["value"] < lift["ci_high"]
         assert lift["ci_low"] > 0 and lift["value"] == pytest.approx(
@@ -83,26 +87,29 @@ class TestLift:
 
     def test_the_same_answers_gain_nothing(self) -> None:
         same = self.said(0.8, 3)
-        (lift,) = compare(list(self.TRUE), {REAL: [same], WITH_SYNTHETIC: [same]}, labels=LABELS, samples=200, seed=0)[
-            "lifts"
-        ]
+        answers = {REAL: [same], WITH_SYNTHETIC: [same]}
+        (lift,) = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=200, seed=0)["lifts"]
         assert lift["value"] == lift["ci_low"] == lift["ci_high"] == 0
 
     def test_seeds_are_averaged_and_their_spread_is_told(self) -> None:
         answers = {WITH_SYNTHETIC: [self.said(0.9, s) for s in range(3)]}
-        told = compare(list(self.TRUE), answers, labels=LABELS, samples=200, seed=0)["mixes"][WITH_SYNTHETIC]
+        how: dict[str, Any] = {"chosen": WITH_SYNTHETIC, "labels": LABELS, "samples": 200, "seed": 0}
+        told = compare(list(self.TRUE), answers, **how)["mixes"][WITH_SYNTHETIC]
         assert told["seeds"] == 3 and 0 < told["spread"] < 0.1
 
     def test_what_is_compared_with_what(self) -> None:
-        assert [s[0] for s in steps_of([REAL, WITH_SYNTHETIC, "with harvested", "without a"])] == [
-            "synthetic",
-            "harvested",
-            "generator a",
-        ]
-        assert steps_of(["label descriptions", WITH_SYNTHETIC])[0][1] == "label descriptions"
+        names = [REAL, WITH_SYNTHETIC, "with harvested", "without a"]
+        for chosen in (REAL, WITH_SYNTHETIC, "without a"):
+            assert steps_of(names, chosen=chosen) == [
+                ("synthetic", REAL, WITH_SYNTHETIC),
+                ("harvested", chosen, "with harvested"),  # it was added to these rows
+                ("generator a", "without a", WITH_SYNTHETIC),
+            ]
+        found = steps_of(["label descriptions", WITH_SYNTHETIC], chosen=WITH_SYNTHETIC)
+        assert found[0][1] == "label descriptions"
 
     def test_where_nothing_was_made_up_nothing_is_said_of_it(self) -> None:
-        assert steps_of(["label descriptions", REAL, "with harvested"]) == [
+        assert steps_of(["label descriptions", REAL, "with harvested"], chosen=REAL) == [
             ("real", "label descriptions", REAL),
             ("harvested", REAL, "with harvested"),
         ]
@@ -152,6 +159,52 @@ class TestHarvest:
             own, some = ([r.id for r in found if r.label == label] for found in (taken, few))
             assert 1 <= len(some) <= 2 and some == sorted(own)[: len(some)], "chance, not confidence, decides"
         assert sum(told["proportions"].values()) == pytest.approx(1, abs=0.001)
+
+
+def by_word(texts: list[str]) -> np.ndarray:
+    """Embeddings in which the order of words is lost."""
+    x = np.array([sum(np.random.default_rng(hashed(w, 1)[:1]).normal(size=16) for w in t.split()) for t in texts])
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+class TestWhatIsHarvestedIsChecked:
+    """Rows that were taken, as `take` leaves them, against 30 short held-out rows and one training row."""
+
+    HELD: ClassVar[list[Record]] = [Record.of(text(f"held{i}x", 0, 8), "fruit", "test") for i in range(30)]
+    BASE: ClassVar[list[Record]] = [record(f"A long story of which nothing is short: {text('base', 0, 20)}.")]
+    FRENCH = "Le conseil municipal a annoncé mardi que le nouveau pont sur le fleuve serait ouvert avant la fin de l'année prochaine."
+
+    def left(self, rows: list[Record], **chosen: Any) -> tuple[list[Record], dict[str, list[Record]]]:
+        english = "The council said on Tuesday that the new bridge would be opened before the end of year"
+        real = [record(f"{english} {i} and that nobody has to pay for it.", source="dev") for i in range(9)]
+        context = Context(Curate(**chosen), Fingerprints.of(self.HELD, by_word), by_word, real=real)
+        kept, rejected = checked(rows, self.BASE, context)
+        out = {check: [r.record for r in rejected if r.check == check] for check in {r.check for r in rejected}}
+        assert len(kept) + len(rejected) == len(rows)
+        return kept, out
+
+    def harvested(self, words: str) -> Record:
+        return record(words, "fruit", "harvested", score=0.9, harvest=1)
+
+    def test_a_short_row_in_other_words_and_a_long_one_do_not_pass(self) -> None:
+        short = self.harvested(" ".join(self.HELD[3].text.split()[::-1]))
+        long = self.harvested(f"{self.HELD[5].text} {text('end', 0, 8)}")
+        again = self.harvested(self.BASE[0].text + " And more.")
+        good = [self.harvested(text("good", i, n)) for i, n in enumerate((6, 9, 20))]
+        kept, out = self.left([short, *good, long, again])
+        assert kept == good
+        assert {check: len(rows) for check, rows in out.items()} == {"leak": 1, "short_leak": 1, "near_duplicate": 1}
+        assert all(r.text == "" for check in ("leak", "short_leak") for r in out[check])
+
+    def test_personal_data_and_other_languages_are_set_aside_as_in_curation(self) -> None:
+        mail = self.harvested(
+            "Write to jane.roe@example.com or call +1 212 555 2368 before the end of the week, she said."
+        )
+        french = self.harvested(self.FRENCH)
+        kept, out = self.left([mail, french], personal_data="set_aside")
+        assert kept == [] and {check: len(rows) for check, rows in out.items()} == {"personal_data": 1, "language": 1}
+        assert out["personal_data"][0].text == ""
+        assert self.left([mail, french], language="off") == ([mail, french], {}), "noted, not set aside"
 
 
 class TestWatchingDev:

@@ -80,6 +80,7 @@ def report(p: Project, stage: Stage, **changes: Any) -> dict[str, Any]:
             "real_set_aside": {"by_reason": {word: 1}, "notices": []},
             "given_up": {word: word},
             "generators": {word: generator},
+            "answers": {"questions": 9, "rows": {word: 8}, "left_out": {"shorter": {word: 1}}},
         },
         "cost": {
             "tokens": 100,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tasks.curate.grams import hashed, trusted
@@ -99,17 +100,19 @@ def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
 
 
 CHUNK = 512  # rows compared with one another at once
+LEAST_REAL = 8  # rows of a label that tell where it lies,
+MOST_REAL = 200  # and as many are enough
 
 
 def semantic_duplicate(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
     """The first of each group of one label, or label set, whose embeddings' cosine is `curate.semantic_duplicate` or more.
 
-    Each label's mean is taken off its embeddings first: what is left is not the topic but what a text says of it (as the
-    common direction of embeddings tells little: Mu and Viswanath 2018, arXiv:1702.01417). Neighbours come from an HNSW
-    index (Malkov and Yashunin 2018, arXiv:1603.09320; the usearch library), which can miss one.
+    The label's mean is taken off the embeddings first: what is left is not the topic but what a text says of it (as the
+    common direction of embeddings tells little: Mu and Viswanath 2018, arXiv:1702.01417). It is the mean of these rows and,
+    a second time, of real rows of the label where there are eight or more: where most rows say the same, that is their own
+    mean. Neighbours come from an HNSW index (Malkov and Yashunin 2018, arXiv:1603.09320; the usearch library), which can
+    miss one. Not covered: a label that says one thing over and over and has fewer real rows.
     """
-    import numpy as np
-
     threshold = context.settings.semantic_duplicate
     if threshold <= 0 or not records:
         return records, []
@@ -119,9 +122,10 @@ def semantic_duplicate(records: list[Record], context: Context) -> tuple[list[Re
     found: dict[int, tuple[int, float]] = {}
     for members in groups.values():
         x = context.vectors([records[i] for i in members])
-        x = x - x.mean(0)
-        x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
-        found |= {members[i]: (members[j], s) for i, (j, s) in _repeated(x, threshold).items()}
+        for mean in _means(x, records[members[0]].label, context):
+            left = [at for at, i in enumerate(members) if i not in found]
+            again = _repeated(_without(mean, x[left]), threshold)
+            found |= {members[left[i]]: (members[left[j]], s) for i, (j, s) in again.items()}
     kept, rejected = [], []
     for i, r in enumerate(records):
         if i not in found or trusted(r):
@@ -131,6 +135,22 @@ def semantic_duplicate(records: list[Record], context: Context) -> tuple[list[Re
         reason = f"its meaning is {s:.2f} that of row {records[j].id} (curate.semantic_duplicate {threshold})"
         rejected.append(repeats(r, records[j], "semantic_duplicate", reason, s, context))
     return kept, rejected
+
+
+def _means(x: np.ndarray, label: Label | None, context: Context) -> Iterator[np.ndarray]:
+    """What texts of the label have in common: the mean of its real rows where they are enough, and that of `x`, its rows."""
+    real = [r for r in context.real if r.label == label][:MOST_REAL]
+    if len(real) >= LEAST_REAL:
+        yield context.vectors(real).mean(0)
+    yield x.mean(0)
+
+
+def _without(mean: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The embeddings from `mean` on, of length 1."""
+    import numpy as np
+
+    moved = x - mean
+    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)
 
 
 def _repeated(x: np.ndarray, threshold: float) -> dict[int, tuple[int, float]]:

@@ -132,17 +132,7 @@ def leak(records: list[Record], context: Context) -> tuple[list[Record], list[Re
 
     A record that is set aside loses its text: it would tell the sealed one.
     """
-    return _without_leaks(records, context.held_out, context.settings.leak)
-
-
-def leaks_into_prompts(
-    seeds: list[Record], held_out: Fingerprints, *, limit: float
-) -> tuple[list[Record], list[Rejected]]:
-    """(seed rows that may be shown to an LLM, those that repeat a dev or test row and may not); `limit` is `curate.leak`."""
-    return _without_leaks(seeds, held_out, limit)
-
-
-def _without_leaks(records: list[Record], held_out: Fingerprints, limit: float) -> tuple[list[Record], list[Rejected]]:
+    limit, held_out = context.settings.leak, context.held_out
     kept, rejected = [], []
     for r in records:
         share, other = (1.0, r.id) if r.id in held_out.known else held_out.closest(r.text)
@@ -171,3 +161,10 @@ def short_leak(records: list[Record], context: Context) -> tuple[list[Record], l
         else:
             kept.append(r)
     return kept, rejected
+
+
+def leaks_into_prompts(seeds: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+    """(seed rows that may be shown to an LLM, those that repeat a dev or test row, also in other words, and may not)."""
+    shown, hidden = leak(seeds, context)
+    shown, in_other_words = short_leak(shown, context)
+    return shown, hidden + in_other_words

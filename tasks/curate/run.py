@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import files
 from tasks.curate.agreement import agreement
@@ -31,7 +31,10 @@ from tasks.records import Record, Rejected, count_by_check, count_by_label, dige
 from tasks.references import digest_of_path, resolve
 from tasks.review.decisions import apply, decisions
 
-VERSION = 4
+if TYPE_CHECKING:
+    import numpy as np
+
+VERSION = 5
 REAL = 5000  # unlabelled rows that are read for the frequencies of words
 
 Check = Callable[[list[Record], Context], tuple[list[Record], list[Rejected]]]
@@ -93,6 +96,24 @@ def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record],
     return kept, rejected
 
 
+def context_of(
+    project: Project, splits: Stage, *, beside: Path, home: Path, real: list[Record] | None = None
+) -> Context:
+    """What the checks compare rows with. The encoder is looked for when a text is embedded, not before."""
+
+    def embedded(texts: list[str]) -> np.ndarray:
+        from tasks.embed import embed
+
+        return embed(_encoder(project, beside, home), texts, max_length=project.train.max_length)
+
+    held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
+    return Context(project.curate, held_out, embedded, real=real or [])
+
+
+def _encoder(project: Project, beside: Path, home: Path) -> Path:
+    return resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+
+
 def curate(
     project: Project, *, rounds: list[Stage], splits: Stage, beside: Path, home: Path, report: Report = silent
 ) -> Stage:
@@ -101,24 +122,17 @@ def curate(
     Beside them stand `doubtful.jsonl` (rows for a person to look at: real ones whose label is doubted, and those set aside
     for their label) and `opinions.jsonl` (what the probe makes of each row that reached it).
     """
-    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+    encoder = _encoder(project, beside, home)
     quota = project.generate.quota(project.label_names, splits.counts.get("seed", {}))
     decided = decisions(home / "reviews" / f"{project.name}.jsonl")
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        from tasks.embed import embed
-
         records = files.read_records(splits.directory / "seed.jsonl")
         rejected: list[Rejected] = []
         for r in rounds:
             records += files.read_records(r.directory / "rows.jsonl")
             rejected += files.read_rejected(r.directory / "rejected.jsonl")
-        context = Context(
-            settings=project.curate,
-            held_out=Fingerprints.load(splits.directory / FINGERPRINTS),
-            embed=lambda texts: embed(encoder, texts, max_length=project.train.max_length),
-            real=_real(splits.directory),
-        )
+        context = context_of(project, splits, beside=beside, home=home, real=real_rows(splits))
         kept, out_of_checks = run_checks(records, context, report)
         kept, rejected, reviewed = apply(kept, rejected + out_of_checks, decided)
         for check in (leak, short_leak):  # a row that a check took before these may have been vouched for
@@ -139,10 +153,10 @@ def curate(
     return files.stage(home, "curate", version=VERSION, params=params, inputs=inputs, build=build)
 
 
-def _real(splits: Path) -> list[Record]:
+def real_rows(splits: Stage) -> list[Record]:
     """Real rows for statistics: seed, dev, and the first of the unlabelled."""
-    real = [r for split in ("seed", "dev") for r in files.read_records(splits / f"{split}.jsonl")]
-    with (splits / "unlabelled.jsonl").open(encoding="utf-8") as f:
+    real = [r for split in ("seed", "dev") for r in files.read_records(splits.directory / f"{split}.jsonl")]
+    with (splits.directory / "unlabelled.jsonl").open(encoding="utf-8") as f:
         return real + [Record.from_json(json.loads(line)) for line in itertools.islice(f, REAL)]
 
 

@@ -12,7 +12,9 @@ from tasks.project.base import Section, Share, Texts
 class Curate(Section):
     """What sets a row aside. A share of 0 turns its check off."""
 
-    drop_generators: Texts = Field((), description="names of generators whose rows are all set aside")
+    drop_generators: Texts = Field(
+        (), description="names of generators that are not asked, and whose rows are all set aside"
+    )
     markup: bool = Field(True, description="HTML, Markdown and broken Unicode are taken off generated texts")
     min_words: int = Field(8, ge=1, description="a generated text must have")
     max_words: int = Field(2000, ge=1, description="a generated text may have")

@@ -14,8 +14,9 @@ import random
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tasks.errors import UserError, nearest
 from tasks.llm.request import Request
-from tasks.project import Generate, Project
+from tasks.project import Endpoint, Project
 from tasks.records import Record
 
 GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill every share evenly from the first request on
@@ -53,7 +54,7 @@ def plan(
     """Requests of one round for `count` rows a label, the labels interleaved; the same arguments give the same requests.
 
     A request's tag holds its label, generator, rows asked for, and what was drawn; in a multi-label project also `labels`,
-    which are two in a share of the requests (`generate.pairs`).
+    which are two in a share of the requests (`generate.pairs`). Raises UserError where no generator is left to ask.
     """
     g = project.generate
     requests = []
@@ -130,7 +131,7 @@ def _request(
         )
     tag = {**drawn, **attributes, "rows": rows, "prompt": prompt, "seeds": [r.id for r in shown]}
     tag |= {"near": near} if near else {}
-    name, endpoint = _generator(g, number)
+    name, endpoint = _generator(wanted(project), number)
     tag["generator"] = name
     if shown:
         texts = "\n\n".join(" ".join(r.text.split())[:SHOWN_CHARACTERS] for r in shown)
@@ -160,10 +161,36 @@ def _near(project: Project, label: str, rng: random.Random, focus: Focus | None)
     return None
 
 
-def _generator(g: Generate, number: int) -> tuple[str, Any]:
+def wanted(project: Project) -> dict[str, tuple[float, Endpoint]]:
+    """The generators that are asked: all but `curate.drop_generators`, with their shares of the requests, which add up to 1.
+
+    Raises UserError where none is left.
+    """
+    every = project.generate.sources()
+    left = {name: own for name, own in every.items() if name not in project.curate.drop_generators}
+    if not left:
+        raise UserError(
+            f"curate.drop_generators holds every generator of the project ({', '.join(map(repr, every))}): nobody is left to ask; "
+            f"take one out of it, or set generate.per_label to 0"
+        )
+    total = sum(share for share, _ in left.values())
+    return {name: (share / total, endpoint) for name, (share, endpoint) in left.items()}
+
+
+def unknown_drops(project: Project) -> list[str]:
+    """A sentence for each name in `curate.drop_generators` that is no generator's: it may be one that the project had once."""
+    known = list(project.generate.sources())
+    return [
+        f"curate.drop_generators holds {name!r}{nearest(name, known)}, which none of the generators is called: "
+        f"{', '.join(map(repr, known))}; it sets nothing aside"
+        for name in project.curate.drop_generators
+        if name not in known
+    ]
+
+
+def _generator(sources: dict[str, tuple[float, Endpoint]], number: int) -> tuple[str, Endpoint]:
     """The generator of a label's request `number`: every prefix of the requests keeps the shares."""
     at, total = (number + 1) * GOLDEN % 1.0, 0.0
-    sources = g.sources()
     for name, (share, endpoint) in sources.items():
         total += share
         if at < total:

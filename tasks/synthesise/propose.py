@@ -12,7 +12,7 @@ from tasks.llm.request import Request
 from tasks.llm.sources import sources
 from tasks.project import Project
 from tasks.records import digest_of, folded, whole, words
-from tasks.synthesise.plan import subtopics
+from tasks.synthesise.plan import subtopics, wanted
 from tasks.synthesise.stage import ask, open_ledger
 
 VERSION = 1
@@ -36,21 +36,11 @@ def read_list(text: str, *, known: list[str]) -> list[str]:
 
 def propose(project: Project, *, generation: int, beside: Path, home: Path) -> Stage:
     """`topics.json`: more subtopics for each label, proposed by the first generator. A label whose reply holds no list has none."""
-    source = next(iter(sources(project, beside=beside, home=home).values()))
+    source = sources(project, beside=beside, home=home)[proposer(project)]
     g = project.generate
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        requests = [
-            Request(
-                (("user", _question(g.text_kind, label, line)),),
-                0.7,
-                0.95,
-                200,
-                g.seed,
-                tag={"label": label, "line": line},
-            )
-            for label, line in project.labels.items()
-        ]
+        requests = proposals(project)
         replies, _ = ask(source, requests, ledger=open_ledger(project, generation=generation, home=home), home=home)
         topics = {
             r.request.tag["label"]: read_list(r.text or "", known=subtopics(r.request.tag["line"])) for r in replies
@@ -61,6 +51,22 @@ def propose(project: Project, *, generation: int, beside: Path, home: Path) -> S
     params = {"labels": project.labels, "text_kind": g.text_kind, "seed": g.seed, "generation": generation}
     inputs = {"source": digest_of(source.identity())}
     return files.stage(home, "propose", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def proposer(project: Project) -> str:
+    """The name of the generator that is asked for subtopics. Raises UserError where none is left."""
+    return next(iter(wanted(project)))
+
+
+def proposals(project: Project) -> list[Request]:
+    """A request for each label."""
+    g = project.generate
+    return [
+        Request(
+            (("user", _question(g.text_kind, label, line)),), 0.7, 0.95, 200, g.seed, tag={"label": label, "line": line}
+        )
+        for label, line in project.labels.items()
+    ]
 
 
 def _question(kind: str, label: str, line: str) -> str:

@@ -48,7 +48,7 @@ def sample(project: Project, *, n: int, splits: Stage, beside: Path, home: Path,
 
     `asked` is what the round was asked for: count, round_number, generation, more_topics, focus.
     """
-    seeds, _ = seeds_to_show(project, splits)
+    seeds, _ = seeds_to_show(project, splits, beside=beside, home=home)
     by_name = sources(project, beside=beside, home=home)
     cache = Cache(home / "cache" / "llm")
     found: list[Exchange] = []

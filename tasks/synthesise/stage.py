@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks import files
-from tasks.curate.leak import FINGERPRINTS, Fingerprints, leaks_into_prompts
+from tasks.curate.leak import leaks_into_prompts
+from tasks.curate.run import context_of
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.budget import Ledger
@@ -18,9 +19,9 @@ from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of
 from tasks.synthesise.parse import parse
-from tasks.synthesise.plan import Focus, plan
+from tasks.synthesise.plan import Focus, plan, wanted
 
-VERSION = 3
+VERSION = 4
 # what does not change the texts that come back
 NOT_IN_KEY = {
     "api_key_env",
@@ -57,12 +58,21 @@ def open_ledger(project: Project, *, generation: int, home: Path) -> Ledger:
     return Ledger(home / "ledgers" / project.name / f"{digest_of(about)[:24]}.jsonl", project.generate.budget)
 
 
-def seeds_to_show(project: Project, splits: Stage) -> tuple[list[Record], int]:
+def seeds_to_show(project: Project, splits: Stage, *, beside: Path, home: Path) -> tuple[list[Record], int]:
     """The seed rows that requests may show, and how many may not be, as they repeat dev or test text."""
-    seeds = files.read_records(splits.directory / "seed.jsonl") if project.generate.examples else []
-    held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
-    shown, hidden = leaks_into_prompts(seeds, held_out, limit=project.curate.leak)
-    return shown, len(hidden)
+    if not project.generate.examples:
+        return [], 0
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        seeds = files.read_records(splits.directory / "seed.jsonl")
+        shown, hidden = leaks_into_prompts(seeds, context_of(project, splits, beside=beside, home=home))
+        files.write_records(out / "seed.jsonl", shown)
+        return {"hidden": len(hidden)}
+
+    params = project.curate.model_dump(mode="json", include={"leak", "short_leak"})
+    # a stage, as short texts are embedded for it; the splits hang on the encoder where there are any to compare with
+    stage = files.stage(home, "shown", version=1, params=params, inputs={"splits": splits.digest}, build=build)
+    return files.read_records(stage.directory / "seed.jsonl"), stage.counts["hidden"]
 
 
 def ask(
@@ -99,16 +109,17 @@ def synthesise(
     what was bought until then is kept and not asked for again.
     """
     g = project.generate
-    by_name = sources(project, beside=beside, home=home)
+    by_name = {n: s for n, s in sources(project, beside=beside, home=home).items() if n in wanted(project)}
     params = g.model_dump(mode="json", exclude=NOT_IN_KEY)
     params |= {"count": count, "round": round_number, "generation": generation, "labels": project.labels}
     params |= {"min_words": project.curate.min_words, "leak": project.curate.leak, "more_topics": more_topics or {}}
+    params |= {"short_leak": project.curate.short_leak}
     params |= {"focus": focus.to_json() if focus else None}
     params |= {"multi_label": True} if project.multi_label else {}
     params |= {"generators": [source.identity() for source in by_name.values()]}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        seeds, not_shown = seeds_to_show(project, splits)
+        seeds, not_shown = seeds_to_show(project, splits, beside=beside, home=home)
         requests = plan(
             project,
             count=count,
