@@ -338,6 +338,7 @@ class TestCommand:
         self.two(capsys, self.arguments(data, out, tmp_path / "none"), "none", "is not there")
         self.two(capsys, self.arguments(data, out, encoder, max_length=999), "999", "128")
         self.two(capsys, self.arguments(data, out, encoder, epochs=0), "--epochs", "0")
+        self.two(capsys, self.arguments(data, out, encoder, seeds="[3,1]"), "--seeds [3, 1]", "'[3]'", "--out")
         (data / "dev.jsonl").write_text("")
         self.two(capsys, self.arguments(data, out, encoder), str(data / "dev.jsonl"), "no rows")
         write_data(data, dev=[*DEV, Record.of("a heavy thing", "stone", "dev")])

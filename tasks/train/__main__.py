@@ -64,7 +64,6 @@ def _settings(options: dict[str, str | None], labels: list[str]) -> Train:
     try:
         settings = Train(**given)
         settings.check_labels(labels)
-        return settings
     except ValidationError as e:
         wrong = e.errors()[0]
         said = wrong["msg"].removeprefix("Value error, ")
@@ -74,6 +73,12 @@ def _settings(options: dict[str, str | None], labels: list[str]) -> Train:
         raise UserError(f"--{name} {wrong['input']}: {said[:1].lower() + said[1:]}") from None
     except ValueError as e:
         raise UserError(str(e)) from None
+    if len(settings.seeds) > 1:
+        raise UserError(
+            f"--seeds {list(settings.seeds)}: one model is trained here, with one seed: give one, as --seeds "
+            f"'[{settings.seeds[0]}]', and another --out for each; reseed retrain trains one with each and compares them on dev"
+        )
+    return settings
 
 
 def _need_labels(data: Path, labels: list[str], dev: list[Record]) -> None:
