@@ -198,8 +198,13 @@ def _listed(text: str) -> Any:
         return None
 
 
+def _codec(encoding: str) -> str:
+    """The encoding; of UTF-8, the one that leaves out a mark at the start."""
+    return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+
+
 def _decoded(data: bytes, encoding: str) -> str:
-    return data.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
+    return data.decode(_codec(encoding))
 
 
 def _decode(path: Path, data: bytes, encoding: str) -> str:
@@ -211,6 +216,17 @@ def _decode(path: Path, data: bytes, encoding: str) -> str:
             f"{path} is not {encoding}: byte 0x{data[e.start]:02x} on line {line}; "
             f"save it as UTF-8, or set data.encoding (latin-1, cp1252, utf-16)"
         ) from None
+
+
+def _lines(path: Path, encoding: str) -> Iterator[str]:
+    """The lines of a file, one in memory at a time. Raises UserError as _decode does."""
+    try:
+        with path.open(encoding=_codec(encoding), newline="\n") as f:
+            for line in f:
+                yield line.removesuffix("\n")
+    except UnicodeDecodeError:
+        _decode(path, path.read_bytes(), encoding)  # knows the place in the whole file
+        raise
 
 
 def _csv(path: Path, delimiter: str | None, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -270,7 +286,7 @@ def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
     def no_constant(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
 
-    for number, line in enumerate(_decode(path, path.read_bytes(), encoding).split("\n"), 1):
+    for number, line in enumerate(_lines(path, encoding), 1):
         if not line.strip():
             continue
         try:

@@ -156,11 +156,11 @@ def tokenizer(encoder: Path) -> Any:
 class TestRowsOnTheDisk:
     def test_they_are_what_the_tokeniser_says(self, tmp_path: Path, tokenizer: Any) -> None:
         rows = records(2100)  # more than are tokenised at once
-        weights = [1 + i % 3 / 2 for i in range(len(rows))]
+        weights = np.array([1 + i % 3 / 2 for i in range(len(rows))])
         how: dict[str, Any] = {"labels": list(toy.LABELS), "tokenizer": tokenizer, "max_length": 12, "work": tmp_path}
         made = tokenised(rows, weights=weights, **how)
         plain = tokenizer([r.text for r in rows], truncation=True, max_length=12)["input_ids"]
-        assert made["input_ids"][:] == plain and made["weight"][:] == weights
+        assert made["input_ids"][:] == plain and made["weight"][:] == weights.tolist()
         assert made["labels"][:] == [i % 3 for i in range(len(rows))]
         assert lengths_of(made).tolist() == [len(ids) for ids in plain]
         assert made.cache_files, "it is not read from a file"
@@ -177,7 +177,9 @@ class TestRowsOnTheDisk:
         assert first.stat().st_mtime_ns == made and len(list(tmp_path.glob("*.arrow"))) == 1
         tokenised(records(30), **{**how, "max_length": 11})
         tokenised(records(29), **how)
-        assert len(list(tmp_path.glob("*.arrow"))) == 3 and not list(tmp_path.glob("*.tmp"))
+        for heavy in (2.0, 3.0):
+            tokenised(stream, weights=np.array([heavy] + [1.0] * 29), **how)
+        assert len(list(tmp_path.glob("*.arrow"))) == 5 and not list(tmp_path.glob("*.tmp"))
 
     @pytest.mark.slow
     def test_memory_does_not_grow_with_rows(self) -> None:

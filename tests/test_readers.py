@@ -112,6 +112,22 @@ def test_csv_that_can_not_be_read(tmp_path: Path, data: bytes | str, said: list[
     assert [s for s in said if s not in message] == []
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+def test_jsonl_is_read_a_line_at_a_time_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    path, odd = tmp_path / "rows.jsonl", "café \x85" + (" \u2028" if "utf" in encoding else "")
+    line = json.dumps({"text": odd, "label": "b", "more": "x" * 9000}, ensure_ascii=False)
+    path.write_bytes("\r\n".join([line] * 3).encode(encoding))
+    rows = read(path, encoding.removesuffix("-sig"))
+    assert [r.text for r in rows] == [odd] * 3 and rows[-1].place == "rows.jsonl, line 3"
+
+
+def test_a_byte_that_is_not_utf8_is_named_with_its_line_in_the_whole_file(tmp_path: Path) -> None:
+    line = json.dumps({"text": "x" * 9000, "label": "b"}).encode()
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join([line] * 4 + [b'{"text": "caf\xe9", "label": "b"}']))
+    with pytest.raises(UserError, match="byte 0xe9 on line 5;"):
+        read(tmp_path / "rows.jsonl")
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252"])
 def test_other_encodings(tmp_path: Path, encoding: str) -> None:
     (row,) = read(csv_file(tmp_path, "text,label\ncafé,b\n".encode(encoding)), encoding)

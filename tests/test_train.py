@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -282,6 +283,15 @@ pathlib.Path(__file__).with_name("loaded").touch()
 """
 
 
+PEAKS = """
+import resource, sys
+from tasks.train.__main__ import main
+for data in sys.argv[1:3]:
+    assert main(["--data", data, "--out", data + "-out", *sys.argv[3:]]) == 0
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
 class TestCommand:
     """python -m tasks.train"""
 
@@ -324,6 +334,22 @@ class TestCommand:
         assert [p["score"] for p in plain] == pytest.approx([p.score for p in ours], abs=1e-5)
         assert sum(p.label == r.label for p, r in zip(ours, DEV, strict=True)) > 0.9 * len(DEV)
 
+    @pytest.mark.slow
+    def test_memory_does_not_grow_with_rows(self, tmp_path: Path, encoder: Path) -> None:
+        """The peak of one process after a few rows, and after many: all that the command does, and two steps."""
+        few, many = 4000, 40_000
+        for n in (few, many):
+            words = [toy.sentence(toy.WRITTEN[k], random.Random(0), n=60) for k in toy.LABELS]
+            rows = (Record.of(f"{i} {words[i % 3]}", list(toy.LABELS)[i % 3], "seed") for i in range(n))
+            write_data(tmp_path / str(n), train=rows)
+        quick = ["--model", str(encoder), "--max-steps", "2", "--max-length", "16", "--class-weights", '{"metal": 2.0}']
+        command = [sys.executable, "-c", PEAKS, str(tmp_path / str(few)), str(tmp_path / str(many)), *quick]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False)
+        assert ran.returncode == 0, ran.stderr[-3000:]
+        peaks = [int(mb) for mb in ran.stdout.split()]
+        assert files.verify(tmp_path / f"{many}-out")["counts"]["rows"] == many
+        assert peaks[1] - peaks[0] < 25, f"{peaks} MB: the texts alone of the other rows are 14 MB, as records 60"
+
     def two(self, capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str) -> None:
         """Exit status 2 and one sentence that holds `words`."""
         assert main(arguments) == 2
@@ -338,6 +364,7 @@ class TestCommand:
         self.two(capsys, self.arguments(data, out, tmp_path / "none"), "none", "is not there")
         self.two(capsys, self.arguments(data, out, encoder, max_length=999), "999", "128")
         self.two(capsys, self.arguments(data, out, encoder, epochs=0), "--epochs", "0")
+        self.two(capsys, self.arguments(data, out, encoder, seeds="[3,1]"), "--seeds [3, 1]", "'[3]'", "--out")
         (data / "dev.jsonl").write_text("")
         self.two(capsys, self.arguments(data, out, encoder), str(data / "dev.jsonl"), "no rows")
         write_data(data, dev=[*DEV, Record.of("a heavy thing", "stone", "dev")])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -27,19 +28,36 @@ from tasks.readers import Columns, Row, column_names, read_rows
 from tasks.records import Record, Source, digest_of
 from tasks.references import resolve
 from tasks.train.arguments import processes
+from tasks.train.data import RecordFile
 from tasks.train.fine_tune import fine_tune
 from tasks.train.stage import write_bundle
 
 
-def _records(path: Path, *, multi_label: bool) -> list[Record]:
+def _records(path: Path, *, multi_label: bool) -> Iterator[Record]:
+    """The rows that can be used, one in memory at a time. Raises UserError where there is none."""
     if not path.exists():
         raise UserError(f"{path} is not there: --data must hold train.jsonl and dev.jsonl")
     sourced = "source" in column_names(path)
-    rows = list(read_rows(path, Columns(group="source" if sourced else None, many=multi_label)))
-    records = [Record.of(r.text, r.label, _source(r), place=r.place) for r in rows if not r.fault]
-    if not records:
-        raise UserError(f"{path} has no row that can be used; the first is at {rows[0].place}: {rows[0].fault}")
-    return records
+    faulty, usable = None, 0
+    for r in read_rows(path, Columns(group="source" if sourced else None, many=multi_label)):
+        if r.fault:
+            faulty = faulty or r
+            continue
+        usable += 1
+        yield Record.of(r.text, r.label, _source(r), place=r.place)
+    if faulty and not usable:
+        raise UserError(f"{path} has no row that can be used; the first is at {faulty.place}: {faulty.fault}")
+
+
+def _looked_at(path: Path, *, multi_label: bool) -> tuple[dict[str, str], str]:
+    """(where each label stands first, a digest of all that is learned from the rows), in one pass."""
+    places: dict[str, str] = {}
+    digest = hashlib.sha256()
+    for r in _records(path, multi_label=multi_label):
+        for label in r.labels:
+            places.setdefault(label, r.lineage["place"])
+        digest.update(json.dumps([r.text, r.label, r.source]).encode() + b"\n")
+    return places, digest.hexdigest()
 
 
 def _source(row: Row) -> Source:
@@ -64,7 +82,6 @@ def _settings(options: dict[str, str | None], labels: list[str]) -> Train:
     try:
         settings = Train(**given)
         settings.check_labels(labels)
-        return settings
     except ValidationError as e:
         wrong = e.errors()[0]
         said = wrong["msg"].removeprefix("Value error, ")
@@ -74,16 +91,23 @@ def _settings(options: dict[str, str | None], labels: list[str]) -> Train:
         raise UserError(f"--{name} {wrong['input']}: {said[:1].lower() + said[1:]}") from None
     except ValueError as e:
         raise UserError(str(e)) from None
+    if len(settings.seeds) > 1:
+        raise UserError(
+            f"--seeds {list(settings.seeds)}: one model is trained here, with one seed: give one, as --seeds "
+            f"'[{settings.seeds[0]}]', and another --out for each; reseed retrain trains one with each and compares them on dev"
+        )
+    return settings
 
 
-def _need_labels(data: Path, labels: list[str], dev: list[Record]) -> None:
+def _need_labels(data: Path, labels: list[str], dev: dict[str, str]) -> None:
+    """Raises UserError where a label of dev, each with its place, is not among the `labels` of train, or these are too few."""
     if len(labels) < 2:
         only = f"only the label {labels[0]!r}" if labels else "no label"
         raise UserError(f"{data / 'train.jsonl'} has {only}: a classifier needs at least two labels")
-    for r in dev:
-        for label in set(r.labels) - set(labels):
+    for label, place in dev.items():
+        if label not in labels:
             raise UserError(
-                f"{data / 'dev.jsonl'}, at {r.lineage['place']}: the label {label!r}{nearest(label, labels)} is "
+                f"{data / 'dev.jsonl'}, at {place}: the label {label!r}{nearest(label, labels)} is "
                 f"not in train.jsonl: add rows of it there, or remove it here"
             )
 
@@ -128,17 +152,17 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(data: Path, out: Path, options: dict[str, str | None], *, multi_label: bool) -> None:
     if out.exists():
         raise UserError(f"{out} is there already: give --out a new folder")
-    rows = {split: _records(data / f"{split}.jsonl", multi_label=multi_label) for split in ("train", "dev")}
-    labels = dict.fromkeys(sorted({label for r in rows["train"] for label in r.labels}), "")
-    _need_labels(data, list(labels), rows["dev"])
+    rows = {split: data / f"{split}.jsonl" for split in ("train", "dev")}
+    (known, train), (dev_known, dev) = (_looked_at(path, multi_label=multi_label) for path in rows.values())
+    labels = dict.fromkeys(sorted(known), "")
+    _need_labels(data, list(labels), dev_known)
     settings = _settings(options, list(labels))
     # scratch that survives a kill, under what went in: other rows or settings must not go on from it
-    read = {split: [[r.text, r.label, r.source] for r in records] for split, records in rows.items()}
-    work = out.parent / f".{out.name}.{digest_of([settings.model_dump(mode='json'), read])[:16]}.work"
+    work = out.parent / f".{out.name}.{digest_of([settings.model_dump(mode='json'), train, dev])[:16]}.work"
     with _together() as (first, wait):
         if first:
-            for split, records in rows.items():
-                files.write_records(work / f"{split}.jsonl", records)
+            for split, path in rows.items():
+                files.write_records(work / f"{split}.jsonl", _records(path, multi_label=multi_label))
             _model(settings)
         wait()
         given: dict[str, Any] = {"settings": settings, "encoder": _model(settings), "report": _progress}
@@ -146,8 +170,8 @@ def _train(data: Path, out: Path, options: dict[str, str | None], *, multi_label
         if first:
             _publish(out, work, labels, given)
         else:  # the first process writes what all have learned
-            train, dev = (files.read_records(work / f"{split}.jsonl") for split in rows)
-            fine_tune(train, dev, labels=list(labels), work=work, **given)
+            records = (RecordFile(work / f"{split}.jsonl") for split in rows)
+            fine_tune(*records, labels=list(labels), work=work, **given)
         wait()
     if first:
         shutil.rmtree(work)

@@ -8,7 +8,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 from tasks.labels import codes, known
 from tasks.records import Record
@@ -40,7 +43,7 @@ def tokenised(
     tokenizer: Any,
     max_length: int,
     work: Path,
-    weights: list[float] | None = None,
+    weights: np.ndarray | None = None,
     multi_label: bool = False,
 ) -> Any:
     """A datasets.Dataset of `input_ids` (int32), `labels` (the place in `labels`; with `multi_label` 0 and 1, float32, for
@@ -60,9 +63,12 @@ def tokenised(
     return Dataset.from_file(str(path))
 
 
-def _digest(records: Iterable[Record], labels: list[str], tokenizer: Any, *more: Any) -> str:
+def _digest(
+    records: Iterable[Record], labels: list[str], tokenizer: Any, max_length: int, weights: np.ndarray | None
+) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    about = [labels, backend.to_str() if backend is not None else repr(tokenizer), *more]
+    weighed = None if weights is None else hashlib.sha256(weights.data).hexdigest()
+    about = [labels, backend.to_str() if backend is not None else repr(tokenizer), max_length, weighed]
     found = hashlib.sha256(json.dumps(about).encode())
     for r in records:
         found.update(json.dumps([r.text, r.label]).encode())
@@ -75,7 +81,7 @@ def _write(
     labels: list[str],
     tokenizer: Any,
     max_length: int,
-    weights: list[float] | None,
+    weights: np.ndarray | None,
     multi_label: bool,
 ) -> None:
     import pyarrow as pa

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     from torch import Tensor
 
     from tasks.train.data import RecordFile
@@ -81,13 +82,17 @@ def loss_of(settings: Train, *, positive: list[float] | None = None, multi_label
     return loss
 
 
-def row_weights(records: list[Record] | RecordFile, *, settings: Train) -> list[float] | None:
-    """A weight a row, 1 on average; None where all are alike.
+def row_weights(records: list[Record] | RecordFile, *, settings: Train) -> np.ndarray | None:
+    """A weight a row, 1 on average, shape (rows,) in float64; None where all are alike.
 
     The weight of its label times that of its source, divided by their mean over the rows, so that the learning rate keeps
     its meaning. `balanced` weighs a label by rows / (labels * rows of the label), as scikit-learn does. Of label sets the
     source alone counts: `positive_weights` has the labels'.
     """
+    import numpy as np
+
+    if not settings.class_weights and not settings.source_weights:
+        return None
     per_label: dict[str, float] = {}
     if settings.class_weights == "balanced":
         counts = Counter(label for r in records for label in r.labels)
@@ -95,12 +100,12 @@ def row_weights(records: list[Record] | RecordFile, *, settings: Train) -> list[
     elif settings.class_weights:
         per_label = dict(settings.class_weights)
     per_source: dict[Any, float] = dict(settings.source_weights)
-    weights = [
+    each = (
         (per_label.get(r.label, 1.0) if isinstance(r.label, str) else 1.0) * per_source.get(r.source, 1.0)
         for r in records
-    ]
-    mean = sum(weights) / max(1, len(weights))
-    return [w / mean for w in weights] if len(set(weights)) > 1 else None
+    )
+    weights = np.fromiter(each, dtype=np.float64, count=len(records))
+    return weights / weights.mean() if len(weights) and weights.min() < weights.max() else None
 
 
 def positive_weights(records: list[Record] | RecordFile, labels: list[str], *, settings: Train) -> list[float] | None:

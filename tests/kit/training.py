@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int, *, sealed: boo
     monkeypatch.setattr(files, "seal", seal)
 
 
-def write_data(folder: Path, train: list[Record] = TRAIN, dev: list[Record] = DEV) -> Path:
+def write_data(folder: Path, train: Iterable[Record] = TRAIN, dev: Iterable[Record] = DEV) -> Path:
     """train.jsonl and dev.jsonl, as `python -m tasks.train` reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, records in (("train", train), ("dev", dev)):
