@@ -120,8 +120,8 @@ def _ask(source: Source, requests: list[Request], *, home: Path, ledger: Ledger,
             found[reply.request.tag["question"]] = whole(reply.text or "")
             report(len(found), len(requests), f"answers of {reply.request.label}")
         outcome = client.outcome
-    if outcome.stopped:  # some of the answers would make another data set
-        raise (UserError if outcome.over_budget else TransientError)(outcome.stopped)
+    if why := outcome.stopped or outcome.parked.get(source.name):  # some of the answers would make another data set
+        raise (UserError if outcome.over_budget else TransientError)(why)
     return found
 
 

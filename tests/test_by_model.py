@@ -142,6 +142,14 @@ def test_a_model_that_is_down(folder: Path, models: dict[str, Server]) -> None:
     assert stage.counts["rows"] == {"one": 20, "two": 20} and len(models["one"].requests) == 20
 
 
+def test_a_model_that_is_put_off_for_long_makes_no_smaller_data_set(folder: Path, models: dict[str, Server]) -> None:
+    models["two"].faults = [None] * 5
+    models["two"].always = status(429, retry_after="5000")
+    with pytest.raises(TransientError, match="asked to wait 5000 s"):
+        asked(folder, models)
+    assert not list((folder / "home" / "stages").rglob(POOL))
+
+
 WORDS = st.lists(st.text("ab\u00e9.", min_size=1, max_size=4), max_size=12)
 
 
