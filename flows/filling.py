@@ -10,7 +10,7 @@ from flows import stage_runs, steps
 from flows.context import Retrain
 from flows.progress import say
 from tasks import files
-from tasks.errors import UserError
+from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.synthesise.plan import Focus
 from tasks.synthesise.quota import hopeless, missing, portions, request_budget, to_request
@@ -29,6 +29,7 @@ class Filled:
     studies: list[Stage] = field(default_factory=list)
     topics: dict[str, list[str]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    tried: Counter[str] = field(default_factory=Counter)  # of those asked for, the rows whose requests were answered
     given_up: dict[str, str] = field(default_factory=dict)
     ended: str | None = None  # why, when the quota is not full
 
@@ -62,6 +63,8 @@ def fill_quota(r: Retrain) -> Filled:
         proposed = r.timed(steps.propose(r.project, generation=r.generation, **r.places))
         done.topics = files.read_json(proposed.directory / "topics.json")
         stage_runs.proposed(r.log, proposed, done.topics)
+        for label, why in proposed.counts["unanswered"].items():
+            say(f"  {label}: no subtopics were proposed: {why}")
     focus: Focus | None = None
     targets = portions(quota, g.rounds)
     for number, target in enumerate(targets):
@@ -88,12 +91,12 @@ def _fill(r: Retrain, done: Filled, quota: dict[str, int], target: dict[str, int
         if done.rounds and done.curated is None:
             done.curated = _curate(r, done)
         lacking = missing(target, done.accepted)
-        for label in list(lacking):
-            if why := hopeless(label, asked=done.asked, accepted=done.accepted):
+        for label in lacking:
+            if why := hopeless(label, tried=done.tried, accepted=done.accepted):
                 done.given_up[label] = why
-                del lacking[label]
-        left = budget - sum(s.counts["requests"] for s in done.rounds)
-        count = to_request(lacking, asked=done.asked, accepted=done.accepted, budget=left * g.rows_per_reply)
+        lacking = {label: n for label, n in lacking.items() if label not in done.given_up}
+        left = budget - sum(s.counts["replies"] for s in done.rounds)
+        count = to_request(lacking, tried=done.tried, accepted=done.accepted, budget=left * g.rows_per_reply)
         if not lacking:
             return
         if not count:
@@ -116,16 +119,17 @@ def _ask(r: Retrain, done: Filled, count: dict[str, int], focus: Focus | None) -
     done.rounds.append(stage)
     done.requests.append(asked)
     done.asked.update(count)
+    done.tried.update(stage.counts["answered"])
     stage_runs.generated(r.log, len(done.rounds), stage)
     for label, why in stage.counts["parked"].items():
         say(f"  {label}: {why}")
+    for label, why in stage.counts["left"].items():
+        done.given_up[label] = f"the label {label!r} is left for the next retrain: {why}"
     if hidden := stage.counts["seeds_not_shown"]:
         say(f"  {hidden} seed rows repeat dev or test text and are not shown to the LLM (curate.leak)")
-    if not stage.found and stage.counts["stopped"]:
-        done.ended = stage.counts["stopped"]
-    elif not stage.counts["replies"]:
-        done.ended = stage.counts["stopped"] or "a round brought no reply"
+    done.ended = stage.counts["stopped"]
     done.curated = _curate(r, done)
+    say(f"  {done.sizes['accepted']} rows are accepted so far: {cost_line(cost(r, done))}")
 
 
 def _curate(r: Retrain, done: Filled) -> Stage:
@@ -136,10 +140,11 @@ def _curate(r: Retrain, done: Filled) -> Stage:
 def _say_what_is_missing(done: Filled, quota: dict[str, int]) -> None:
     c = done.rows.counts
     if not done.sizes["seed"] + done.sizes["accepted"]:
-        raise UserError(
+        why = "".join(f"; {reason}" for reason in [*done.given_up.values(), done.ended] if reason)
+        passes = any(s.counts["parked"] for s in done.rounds)
+        raise (TransientError if passes else UserError)(
             f"there is no row to train on: {done.asked.total()} were asked for, none was accepted, and there are no seed rows"
-            f"{'; ' + done.ended if done.ended else ''}; set generate.per_label above 0 or give real rows (data.split.seed); "
-            f"set aside: {c['rejected']}"
+            f"{why}; set generate.per_label above 0 or give real rows (data.split.seed); set aside: {c['rejected']}"
         )
     for why in done.given_up.values():
         say(f"  {why}")
@@ -151,19 +156,31 @@ def _say_what_is_missing(done: Filled, quota: dict[str, int]) -> None:
 
 
 def cost(r: Retrain, done: Filled) -> dict[str, Any]:
-    """Requests, tokens and dollars of this challenger, and per accepted row; `measured` is false where any was estimated."""
+    """Requests, tokens and dollars of this challenger, and per accepted row; `measured` is false where any was estimated.
+
+    All that its ledger holds: failed tries that may be billed, proposed subtopics, and the LLM asked as a baseline included; and what
+    the models' answers cost, where which of them wrote a text is its label.
+    """
     spent = open_ledger(r.project, generation=r.generation, home=r.home).spent.to_json()
     if done.answers:  # their ledger is their own
         own = done.answers.counts["spent"]
         spent = {k: v + own[k] for k, v in spent.items()} | {"measured": spent["measured"] and own["measured"]}
-    rows = done.sizes["accepted"]
-    tokens = sum(s.counts["prompt_tokens"] + s.counts["completion_tokens"] for s in done.bought)
-    usd = sum(s.counts["usd"] for s in done.bought)
+    rows, tokens, usd = done.sizes["accepted"], spent["tokens"], spent["usd"]
     return {
         "spent": spent,
         "tokens": tokens,
         "usd": round(usd, 6),
-        "measured": all(s.counts["measured"] for s in done.bought),
+        "measured": spent["measured"],
         "tokens_per_accepted_row": round(tokens / rows, 1) if rows else None,
         "usd_per_accepted_row": round(usd / rows, 8) if rows else None,
     }
+
+
+def cost_line(cost: dict[str, Any]) -> str:
+    """`$0.0042 and 9,300 tokens measured; $0.000070 and 155.0 tokens an accepted row`, dollars where there is a price."""
+    dollars = f"${cost['usd']:.4f} and " if cost["usd"] else ""
+    line = f"{dollars}{cost['tokens']:,} tokens {'measured' if cost['measured'] else 'estimated'}"
+    if cost["tokens_per_accepted_row"] is None:
+        return line
+    dollars = f"${cost['usd_per_accepted_row']:.6f} and " if cost["usd"] else ""
+    return f"{line}; {dollars}{cost['tokens_per_accepted_row']:,} tokens an accepted row"

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows import report as reports
 from flows import stage_runs
-from flows.filling import cost, fill_quota
+from flows.filling import cost, cost_line, fill_quota
 from flows.opening import opened, run_name
 from flows.prompts import record as record_prompt
 from flows.settings import Settings
@@ -150,8 +150,8 @@ def show_rows(found: dict[str, Any], console: Console) -> None:
         "rejected": f"{found['sizes']['rejected']}  ({rejected or 'none'})",
         "rows": found["rows"],
     }
-    if found["cost"]["usd"]:
-        lines["cost"] = reports.cost_line(found["cost"])
+    if found["cost"]["tokens"]:
+        lines["cost"] = cost_line(found["cost"])
     if found["ended"]:
         lines["ended"] = found["ended"]
     for name, value in lines.items():

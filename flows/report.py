@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows import beside_f1
-from flows.filling import Filled
+from flows.filling import Filled, cost_line
 from flows.label_first import line as label_first_line
 from flows.report_page import shown
 from flows.seeds import line as seeds_line
@@ -162,7 +162,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     lines += [(f"gain by {name}", value) for name, value in _gains(report["lift"])]
     lines.append(("answers by", answers_by(report["inference"])))
     lines += beside_f1.lines(report)
-    if report["cost"]["usd"]:
+    if report["cost"]["tokens"]:
         lines.append(("cost", cost_line(report["cost"])))
     lines.append(("verdict", report["verdict"] + ("  (now champion)" if report["promoted"] else "")))
     lines += [("why", reason) for reason in report["reasons"]]
@@ -190,12 +190,6 @@ def _gains(lift: dict[str, Any] | None) -> list[tuple[str, str]]:
         (f"{s['by']} rows", f"{s['value']:+.3f}  ({s['ci_low']:+.3f} to {s['ci_high']:+.3f}{how}; over {s['from']})")
         for s in (lift or {}).get("lifts", [])
     ]
-
-
-def cost_line(cost: dict[str, Any]) -> str:
-    a_row = cost["usd_per_accepted_row"]
-    how = "measured" if cost["measured"] else "estimated"
-    return f"${cost['usd']:.4f} {how}" + (f", ${a_row:.6f} an accepted row" if a_row is not None else "")
 
 
 def show(report: dict[str, Any], console: Console) -> None:

@@ -148,8 +148,8 @@ def _ask(
             replies.append(reply)
             report(len(replies), len(requests), f"answers of {reply.request.label}")
         outcome = client.outcome
-    if outcome.stopped:  # some of the answers would make another data set
-        raise (UserError if outcome.over_budget else TransientError)(outcome.stopped)
+    if why := outcome.stopped or outcome.parked.get(source.name):  # some of the answers would make another data set
+        raise (UserError if outcome.over_budget else TransientError)(why)
     return replies, outcome
 
 

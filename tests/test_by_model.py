@@ -144,6 +144,14 @@ def test_a_model_that_is_down(folder: Path, models: dict[str, Server]) -> None:
     assert stage.counts["rows"] == {"one": 20, "two": 20} and len(models["one"].requests) == 20
 
 
+def test_a_model_that_is_put_off_for_long_makes_no_smaller_data_set(folder: Path, models: dict[str, Server]) -> None:
+    models["two"].faults = [None] * 5
+    models["two"].always = status(429, retry_after="5000")
+    with pytest.raises(TransientError, match="asked to wait 5000 s"):
+        asked(folder, models)
+    assert not list((folder / "home" / "stages").rglob(POOL))
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server", "home")
 def test_a_retrain_tells_what_the_answers_cost(
@@ -171,7 +179,7 @@ def test_a_retrain_tells_what_the_answers_cost(
     assert told["seconds"]["answers"] > 0
     lines = dict(rows_of(told))
     assert lines["questions asked"] == "20 of 2 models  (left out: two 1 shorter)"
-    assert lines["cost"] == "$0.0020 measured"
+    assert lines["cost"].startswith("$0.0020 and 1,200 tokens measured")
     client = MlflowClient(told["mlflow_tracking_uri"], told["mlflow_tracking_uri"])
     seen = client.get_run(told["mlflow_run_id"])
     assert (seen.data.metrics["tokens.total"], seen.data.metrics["cost.usd"]) == (1200.0, 0.002)

@@ -531,12 +531,17 @@ class TestParking:
         assert len(list(client.ask_all([request(i, tag=None) for i in range(3)]))) == 3
         assert len(waits) == 1 and 110 < waits[0] <= 121 and client.outcome.lost == {}
 
-    def test_nothing_answered_is_an_error(self, make: Make, llm: Any) -> None:
+    def test_all_put_off_is_told_and_no_error(self, make: Make, llm: Any) -> None:
         llm.always = scripted.status(429, retry_after="3600")
         client = make()
-        with pytest.raises(TransientError, match="rate limit"):
-            list(client.ask_all(self.of("ab", 3)))
-        assert client.outcome.lost == {"ab": 3} and len(llm.requests) == 1
+        assert list(client.ask_all(self.of("ab", 3))) == []
+        assert client.outcome.lost == {"ab": 3} and "3600" in client.outcome.parked["ab"] and len(llm.requests) == 1
+
+    def test_another_label_that_fails_is_an_error(self, make: Make, llm: Any) -> None:
+        llm.faults = [scripted.status(429, retry_after="3600")]
+        llm.always = scripted.status(500)
+        with pytest.raises(TransientError, match="500"):
+            list(make().ask_all([*self.of("ab", 3), *self.of("abc", 1)]))
 
 
 class TestDeadline:

@@ -56,6 +56,14 @@ def test_the_least_project_has_every_default(tmp_path: Path) -> None:
         ("generate: {prompt: '{topic} {who}'}", ["generate.prompt", "'who'", "text_kind"]),
         ("generate: {styles: []}", ["generate.styles", "[]", "at least one"]),
         ("generate: {styles: terse}", ["generate.styles", "'terse'", "write a list"]),
+        (
+            "generate: {budget: {usd: 1.5}, endpoint: 'https://a.example/v1', model: m}",
+            ["generate.budget.usd 1.5", "'m' at https://a.example/v1 has no price", "give generate.usd.input"],
+        ),
+        (
+            "generate: {budget: {usd: 1}, generators: [{name: near}, {name: far, endpoint: 'https://a.example/v1'}]}",
+            ["generate.budget.usd 1", "'far' at https://a.example/v1 has no price"],
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_its_value_and_remedy(tmp_path: Path, addition: str, said: list[str]) -> None:
@@ -200,6 +208,21 @@ def test_overrides(tmp_path: Path) -> None:
 def test_bad_overrides(tmp_path: Path, override: str, said: list[str]) -> None:
     message = refused(tmp_path, BASE, override)
     assert [s for s in said if s not in message] == []
+
+
+@pytest.mark.parametrize(
+    "generate",
+    [
+        "",
+        "endpoint: 'https://a.example/v1', usd: {output: 0.6}",
+        "endpoint: 'https://a.example/v1', usd: {input: 0, output: 0}",
+        "generators: [{name: far, endpoint: 'https://a.example/v1', usd: {input: 0.15}}]",
+    ],
+    ids=["local", "price", "free", "its own price"],
+)
+def test_a_limit_in_dollars_that_can_be_kept(tmp_path: Path, generate: str) -> None:
+    p = load(tmp_path, f"{BASE}generate: {{budget: {{usd: 1}}, {generate}}}\n")
+    assert p.generate.budget.usd == 1
 
 
 def test_a_project_is_frozen(tmp_path: Path) -> None:

@@ -61,14 +61,14 @@ class TestHowMany:
         assert missing(quota, {}) == quota
         assert missing(dict.fromkeys(toy.LABELS, 0), {}) == {}
 
-    @given(lacking=LACKING, asked=TRIED, accepted=TRIED, budget=st.integers(-20, 4000))
+    @given(lacking=LACKING, tried=TRIED, accepted=TRIED, budget=st.integers(-20, 4000))
     def test_never_past_the_budget_nor_for_what_lacks_nothing(
-        self, lacking: dict[str, int], asked: dict[str, int], accepted: dict[str, int], budget: int
+        self, lacking: dict[str, int], tried: dict[str, int], accepted: dict[str, int], budget: int
     ) -> None:
-        n = to_request(lacking, asked=asked, accepted=accepted, budget=budget)
+        n = to_request(lacking, tried=tried, accepted=accepted, budget=budget)
         assert sum(n.values()) <= max(budget, 0)
         assert set(n) <= set(lacking) and all(v > 0 for v in n.values())
-        unbounded = to_request(lacking, asked=asked, accepted=accepted, budget=10**9)
+        unbounded = to_request(lacking, tried=tried, accepted=accepted, budget=10**9)
         assert set(unbounded) == set(lacking), "with room, every lacking label is asked for"
         assert all(v <= 20 * lacking[k] + 1 for k, v in unbounded.items())
         total = sum(unbounded.values())
@@ -80,16 +80,16 @@ class TestHowMany:
             assert n == unbounded
 
     def test_measured_acceptance_replaces_the_guess(self) -> None:
-        few = to_request({"a": 19}, asked={"a": 9}, accepted={"a": 3}, budget=1000)
+        few = to_request({"a": 19}, tried={"a": 9}, accepted={"a": 3}, budget=1000)
         assert few == {"a": 20}, "nine tries tell too little"
-        assert to_request({"a": 19}, asked={"a": 10}, accepted={"a": 5}, budget=1000) == {"a": 38}
-        assert to_request({"a": 10}, asked={"a": 50}, accepted={}, budget=1000) == {"a": 150}, "up to 200 tries"
-        assert to_request({"a": 10}, asked={"a": 100}, accepted={"a": 10}, budget=1000) == {"a": 100}
+        assert to_request({"a": 19}, tried={"a": 10}, accepted={"a": 5}, budget=1000) == {"a": 38}
+        assert to_request({"a": 10}, tried={"a": 50}, accepted={}, budget=1000) == {"a": 150}, "up to 200 tries"
+        assert to_request({"a": 10}, tried={"a": 100}, accepted={"a": 10}, budget=1000) == {"a": 100}
 
     def test_a_label_is_given_up_after_200_rows_with_under_5_percent(self) -> None:
-        assert hopeless("a", asked={"a": 199}, accepted={}) is None
-        assert hopeless("a", asked={"a": 200}, accepted={"a": 10}) is None
-        assert "accepted 9 of 200" in str(hopeless("a", asked={"a": 200}, accepted={"a": 9}))
+        assert hopeless("a", tried={"a": 199}, accepted={}) is None
+        assert hopeless("a", tried={"a": 200}, accepted={"a": 10}) is None
+        assert "accepted 9 of 200" in str(hopeless("a", tried={"a": 200}, accepted={"a": 9}))
 
     @given(TRIED, st.integers(0, 5))
     def test_portions_grow_to_the_whole(self, quota: dict[str, int], rounds: int) -> None:

@@ -93,8 +93,9 @@ class Client:
         """Replies as they arrive, one call at a time. What is bought is in the cache, even after a failure.
 
         Nothing more is sent when a limit of the budget would be passed, or when over half of the last 20 requests
-        failed: `outcome` says so. Raises UserError for a refused key, an unknown model or a request the endpoint won't
-        take; TransientError when none was answered. Closing the iterator early cancels what is under way.
+        failed: `outcome` says so, and which labels were put off for too long. Raises UserError for a refused key, an unknown
+        model or a request the endpoint won't take; TransientError when none was answered, unless all were put off. Closing
+        the iterator early cancels what is under way.
         """
         if not self._thread.is_alive():
             self._thread.start()

@@ -71,7 +71,8 @@ class Run:
         return Outcome(dict(sorted(lost.items())), dict(self._parking.closed), self._stopped, self._over_budget)
 
     async def over(self, waiting: Iterator[Request]) -> None:
-        """Ask them all. Raises UserError for what no retry mends, TransientError when nothing was answered."""
+        """Ask them all. Raises UserError for what no retry mends, TransientError when nothing was answered, unless all that is
+        missing was put off for too long: `outcome` says for how long."""
         try:
             while True:
                 self._fill(waiting)
@@ -90,7 +91,8 @@ class Run:
             await self._end()
         for request in waiting:
             self._taken[request.label] += 1
-        if self._last and not self._replied and not self._stopped:
+        put_off = self.outcome.lost.keys() <= self._parking.closed.keys()
+        if self._last and not self._replied and not self._stopped and not put_off:
             raise self._last
 
     async def _end(self) -> None:

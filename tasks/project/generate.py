@@ -24,7 +24,7 @@ class Budget(Section):
 
     requests: int | None = Field(None, ge=1, description="tries included; without it ten for each row asked for")
     tokens: int | None = Field(None, ge=1, description="prompt and written tokens together")
-    usd: float | None = Field(None, ge=0, description="dollars, by `generate.usd`")
+    usd: float | None = Field(None, ge=0, description="dollars, by `generate.usd`, which an endpoint needs then")
 
 
 class Endpoint(Section):
@@ -184,8 +184,19 @@ class Generate(Endpoint):
                 f"generate.mode by_model has {len(self.generators)} generators and {'' if self.questions else 'no '}questions: "
                 f"give two or more generate.generators, named as the labels, and generate.questions"
             )
-        self.sources()  # each with its own keys must be valid
+        self._has_prices(self.sources())  # each with its own keys must be valid
         return self
+
+    def _has_prices(self, sources: dict[str, tuple[float, Endpoint]]) -> None:
+        """Raises ValueError where a limit in dollars would never be met, as an endpoint's price is not told."""
+        told = {g.name: g.usd is not None for g in self.generators}
+        for name, (_, e) in sources.items():
+            free = e.endpoint == "local" or told.get(name) or "usd" in self.model_fields_set
+            if self.budget.usd is not None and not (free or e.usd.input or e.usd.output):
+                raise ValueError(
+                    f"generate.budget.usd {self.budget.usd:g} can't be kept, as {name!r} at {e.endpoint} has no price: give "
+                    f"generate.usd.input and generate.usd.output, dollars a million tokens (0 where it costs nothing)"
+                )
 
     def sources(self) -> dict[str, tuple[float, Endpoint]]:
         """Each generator's name with its share of the requests (they add up to 1) and its settings."""

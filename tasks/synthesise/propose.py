@@ -13,9 +13,9 @@ from tasks.llm.sources import sources
 from tasks.project import Project
 from tasks.records import digest_of, folded, whole, words
 from tasks.synthesise.plan import subtopics, wanted
-from tasks.synthesise.stage import ask, open_ledger
+from tasks.synthesise.stage import ask, found_if_whole, open_ledger
 
-VERSION = 1
+VERSION = 2
 ASKED = 12  # subtopics a label
 MOST_WORDS = 12  # of one subtopic: a longer line is talk
 _BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,2}[.):])\s*")
@@ -35,22 +35,32 @@ def read_list(text: str, *, known: list[str]) -> list[str]:
 
 
 def propose(project: Project, *, generation: int, beside: Path, home: Path) -> Stage:
-    """`topics.json`: more subtopics for each label, proposed by the first generator. A label whose reply holds no list has none."""
+    """`topics.json`: more subtopics for each label, proposed by the first generator. A label whose reply holds no list has none.
+
+    A label without a reply (`counts["unanswered"]`) is asked for again by a later call.
+    """
     source = sources(project, beside=beside, home=home)[proposer(project)]
     g = project.generate
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        requests = proposals(project)
-        replies, _ = ask(source, requests, ledger=open_ledger(project, generation=generation, home=home), home=home)
+        requests, ledger = proposals(project), open_ledger(project, generation=generation, home=home)
+        replies, outcome = ask(source, requests, ledger=ledger, home=home)
         topics = {
             r.request.tag["label"]: read_list(r.text or "", known=subtopics(r.request.tag["line"])) for r in replies
         }
         files.write_json(out / "topics.json", topics)
-        return {"topics": {label: len(found) for label, found in topics.items()}}
+        return {
+            "topics": {label: len(found) for label, found in topics.items()},
+            "unanswered": {
+                label: outcome.parked.get(label) or outcome.stopped or "the request failed with all its tries"
+                for label in outcome.lost
+            },
+            "cut_short": bool(outcome.lost),
+        }
 
     params = {"labels": project.labels, "text_kind": g.text_kind, "seed": g.seed, "generation": generation}
     inputs = {"source": digest_of(source.identity())}
-    return files.stage(home, "propose", version=VERSION, params=params, inputs=inputs, build=build)
+    return found_if_whole(home, "propose", version=VERSION, params=params, inputs=inputs, build=build)
 
 
 def proposer(project: Project) -> str:

@@ -17,32 +17,33 @@ def missing(quota: dict[str, int], accepted: dict[str, int]) -> dict[str, int]:
     return {label: n for label, want in quota.items() if (n := want - accepted.get(label, 0)) > 0}
 
 
-def hopeless(label: str, *, asked: dict[str, int], accepted: dict[str, int]) -> str | None:
-    """Why the label is given up, or None while it is worth asking for."""
-    tried, had = asked.get(label, 0), accepted.get(label, 0)
-    if tried < HOPELESS_TRIES or had >= HOPELESS * tried:
+def hopeless(label: str, *, tried: dict[str, int], accepted: dict[str, int]) -> str | None:
+    """Why the label is given up, or None while it is worth asking for. `tried` are the rows whose requests were answered."""
+    n, had = tried.get(label, 0), accepted.get(label, 0)
+    if n < HOPELESS_TRIES or had >= HOPELESS * n:
         return None
     return (
-        f"the label {label!r} accepted {had} of {tried} rows, under {HOPELESS:.0%}: make its description more concrete, "
+        f"the label {label!r} accepted {had} of {n} rows, under {HOPELESS:.0%}: make its description more concrete, "
         f"or try another generate.model"
     )
 
 
 def to_request(
-    lacking: dict[str, int], *, asked: dict[str, int], accepted: dict[str, int], budget: int
+    lacking: dict[str, int], *, tried: dict[str, int], accepted: dict[str, int], budget: int
 ) -> dict[str, int]:
     """Rows a label to ask for in the next round: what is missing over the label's measured acceptance, within `budget`.
 
-    A label whose acceptance is not known to be above HOPELESS is asked for at most up to HOPELESS_TRIES rows. A budget too
-    small for all is shared in proportion, by largest remainder.
+    Acceptance is over the rows `tried`, whose requests were answered. A label whose acceptance is not known to be above
+    HOPELESS is asked for at most up to HOPELESS_TRIES rows. A budget too small for all is shared in proportion, by largest
+    remainder.
     """
     wanted = {}
     for label, n in lacking.items():
-        tried = asked.get(label, 0)
-        rate = accepted.get(label, 0) / tried if tried >= ENOUGH_TRIES else FIRST_GUESS
+        n_tried = tried.get(label, 0)
+        rate = accepted.get(label, 0) / n_tried if n_tried >= ENOUGH_TRIES else FIRST_GUESS
         wanted[label] = math.ceil(n / max(rate, HOPELESS))
         if rate <= HOPELESS:
-            wanted[label] = min(wanted[label], max(HOPELESS_TRIES - tried, n))
+            wanted[label] = min(wanted[label], max(HOPELESS_TRIES - n_tried, n))
     total, budget = sum(wanted.values()), max(budget, 0)
     if total <= budget:
         return wanted
@@ -54,7 +55,7 @@ def to_request(
 
 
 def request_budget(generate: Generate, quota: dict[str, int]) -> int:
-    """Requests that one challenger may plan."""
+    """Answered requests that one challenger may have."""
     return generate.budget.requests or math.ceil(REQUESTS_A_ROW * sum(quota.values()) / generate.rows_per_reply)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from tasks.llm.request import Outcome, Reply, Request
 from tasks.llm.sources import Source, client_of, sources
 from tasks.progress import Report, silent
 from tasks.project import Project
-from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of
+from tasks.records import Record, Rejected, count_by_check, count_by_label
 from tasks.synthesise.parse import parse
 from tasks.synthesise.plan import Focus, plan, wanted
 
@@ -49,13 +49,23 @@ NOT_IN_KEY = {
 
 
 def open_ledger(project: Project, *, generation: int, home: Path) -> Ledger:
-    """What this challenger has cost so far. A new limit goes on with the same ledger; other requests have another."""
-    about = {
-        "labels": project.labels,
-        "generation": generation,
-        "generate": project.generate.model_dump(mode="json", exclude={"budget", "traces"}),
-    }
-    return Ledger(home / "ledgers" / project.name / f"{digest_of(about)[:24]}.jsonl", project.generate.budget)
+    """What this challenger has cost so far, under whatever settings: none of them begins anew with its budget.
+
+    Each try is booked at the price of its day; a changed `usd` is for the tries to come.
+    """
+    return Ledger(home / "ledgers" / project.name / f"{generation}.jsonl", project.generate.budget)
+
+
+def found_if_whole(home: Path, name: str, *, params: dict[str, Any], **more: Any) -> Stage:
+    """files.stage, but one that was cut short (`counts["cut_short"]`) is not found again: it is built anew beside it.
+
+    What was bought is in the cache, so that only what is missing is asked for.
+    """
+    stage, attempt = files.stage(home, name, params=params, **more), 0
+    while stage.found and stage.counts["cut_short"]:
+        attempt += 1
+        stage = files.stage(home, name, params={**params, "attempt": attempt}, **more)
+    return stage
 
 
 def seeds_to_show(project: Project, splits: Stage, *, beside: Path, home: Path) -> tuple[list[Record], int]:
@@ -105,7 +115,8 @@ def synthesise(
 ) -> Stage:
     """One round of rows from the LLMs: `rows.jsonl` and `rejected.jsonl`, with requests, tokens and dollars counted.
 
-    `count` is rows a label. Raises UserError for what no retry mends, TransientError when an endpoint is down;
+    `count` is rows a label. Of a round that the budget cut short, or that had to leave labels which were put off for too long,
+    a later call asks for what is missing. Raises UserError for what no retry mends, TransientError when an endpoint is down;
     what was bought until then is kept and not asked for again.
     """
     g = project.generate
@@ -160,15 +171,19 @@ def synthesise(
         }
 
     inputs = {"splits": splits.digest}
-    return files.stage(home, "synthesise", version=VERSION, params=params, inputs=inputs, build=build)
+    return found_if_whole(home, "synthesise", version=VERSION, params=params, inputs=inputs, build=build)
 
 
 def _counts(
     requests: list[Request], replies: list[Reply], outcome: Outcome, parsed: list[Record | Rejected]
 ) -> dict[str, Any]:
+    answered: Counter[str] = Counter()
+    for r in replies:
+        answered[r.request.label] += r.request.tag["rows"]
     return {
         "requests": len(requests),
         "replies": len(replies),
+        "answered": dict(sorted(answered.items())),  # rows asked for by the requests that have a reply
         "lost": sum(outcome.lost.values()),
         "parked": dict(outcome.parked),
         "stopped": outcome.stopped,
@@ -184,12 +199,23 @@ def _counts(
 def _total(told: dict[str, dict[str, Any]]) -> dict[str, Any]:
     sums = ("requests", "replies", "lost", "bought", "prompt_tokens", "completion_tokens", "usd")
     total: dict[str, Any] = {key: sum(t[key] for t in told.values()) for key in sums}
-    parked: dict[str, str] = defaultdict(str)
+    parked: dict[str, str] = {}
+    answered: Counter[str] = Counter()
     for t in told.values():
         parked.update(t["parked"])
+        answered.update(t["answered"])
+    # with a label that another generator has answered the next round goes on
+    left = {label: why for label, why in parked.items() if len(told) == 1 or label not in answered}
     stopped = [f"{name}: {t['stopped']}" for name, t in told.items() if t["stopped"]]
     measured = all(t["measured"] for t in told.values())
-    return total | {"parked": dict(parked), "stopped": "; ".join(stopped) or None, "measured": measured}
+    return total | {
+        "answered": dict(answered),
+        "parked": parked,
+        "left": left,
+        "stopped": "; ".join(stopped) or None,
+        "cut_short": bool(stopped or left),
+        "measured": measured,
+    }
 
 
 def check_endpoint(project: Project) -> None:
