@@ -74,9 +74,12 @@ def judge_and_promote(
         verdict, figures, evidence = _judge(r, opponent, challenger, baselines, look=look, seeds=seeds)
         if champion is None:
             verdict = replace(verdict, reasons=(*verdict.reasons, *r.registry.odd(r.project.name)))
+        said_no = r.registry.said_no(version) if verdict.decision == "promote" else None
+        if said_no:
+            verdict = replace(verdict, reasons=(said_no, *verdict.reasons))
         _record(r, version, verdict, challenger, evidence)
-        if verdict.decision != "promote":
-            return verdict, figures, False
+        if said_no or verdict.decision != "promote":
+            return replace(verdict, decision="keep") if said_no else verdict, figures, False
         who = ""
         if r.project.promote.approval == "required":
             said = approval.ask(r, version, verdict, champion=champion)

@@ -270,11 +270,21 @@ class Registry:
 
     def odd(self, name: str) -> list[str]:
         """A sentence on whatever of `name` is not as its history says."""
-        champion, there = self.champion(name), {v.version for v in self.versions_or_none(name)}
-        found = Journal.read(self.client, name)
-        if champion is None:
-            return found.odd(None, there=there)
-        return found.odd(champion.version, written=champion.tags.get(journal.ROW), there=there)
+        champion, found = self.champion(name), Journal.read(self.client, name)
+        there = {v.version: v.tags.get(journal.ROW) for v in reversed(self.versions_or_none(name))}
+        return found.odd(champion.version if champion else None, there=there)
+
+    def said_no(self, version: Version) -> str | None:
+        """A sentence where a person took this version back after it was promoted, or refused it: no verdict overrules that."""
+        found, tags = Journal.read(self.client, version.name), self.version(version.name, version.version).tags
+        row, said = found.taken_back(version.version), None
+        if row is not None:
+            what = "was taken back" if row.kind == "rollback" else f"was replaced with version {row.version}"
+            said = f"version {version.version} {what} by {row.who}: {row.reason}"
+        elif not any(r.kind != "verdict" for r in found.rows if r.version == version.version):  # else it was overruled
+            by, because = (tags.get(f"reseed.refused_{key}", "") for key in ("by", "because"))
+            said = f"version {version.version} was refused by {by}: {because}" if by else None
+        return said and f"{said}; `reseed promote {version.name} {version.version} --reason ...` overrules it"
 
     def standing(self, name: str) -> Version | None:
         """What a challenger has to beat: the champion, or where its alias was deleted the version promoted last that is there.

@@ -355,6 +355,27 @@ class TestHistory:
         with pytest.raises(UserError, match=r"no model 'toi'.*did you mean 'toy'"):
             hand.promote(store.settings, "toi", "1", reason="why not")
 
+    def test_a_version_that_a_person_took_back_or_refused_is_named_with_the_reason(
+        self, store: Store, three: list[Version]
+    ) -> None:
+        one, two, three_ = three
+        registry, overrules = store.registry, "`reseed promote toy {} --reason ...` overrules it"
+        assert [registry.said_no(v) for v in three] == [None, None, None], "1 had to give way to a verdict"
+        hand.rollback(store.settings, "toy", reason="it is rude", by="ada")
+        said = "version 2 was taken back by ada: it is rude; " + overrules.format(2)
+        assert [registry.said_no(v) for v in three] == [None, said, None]
+        store.promote(three_, one)
+        assert [registry.said_no(v) for v in three] == [None, said, None], "another's promotion changes nothing"
+        hand.promote(store.settings, "toy", "2", reason="it was not so rude", by="bob")
+        replaced = "version 3 was replaced with version 2 by bob: it was not so rude; " + overrules.format(3)
+        assert [registry.said_no(v) for v in three] == [None, None, replaced]
+
+        registry.record(one, {"reseed.refused_by": "ada", "reseed.refused_because": "not now"})
+        refused = "version 1 was refused by ada: not now; " + overrules.format(1)
+        assert registry.said_no(one) == refused
+        hand.promote(store.settings, "toy", "1", reason="now")
+        assert registry.said_no(one) is None
+
     def test_a_tampered_version_is_not_gone_back_to(self, store: Store, three: list[Version]) -> None:
         shutil.rmtree(store.settings.home / "serving")  # what this machine fetched and checked before
         flip(store.stored(three[0]) / "model.safetensors")
@@ -402,6 +423,18 @@ class TestHistory:
         assert any(said in sentence for sentence in hand.history(store.settings, "toy")["odd"])
         hand.rollback(store.settings, "toy", reason="what was changed stops no promotion")
         assert store.aliases()["champion"] == "2" and store.registry.history("toy")[-1].kind == "rollback"
+
+    def test_a_promotion_that_was_cut_off_is_seen_even_after_the_next_one(
+        self, store: Store, three: list[Version]
+    ) -> None:
+        """Its row is gone and the aliases are as before: what is left is a history whole in itself."""
+        said = "the row of version 2 was changed or taken away since it was promoted"
+        store.client.delete_registered_model_tag("toy", "reseed.history.000002")
+        store.client.set_registered_model_alias("toy", "champion", "1")
+        store.client.delete_registered_model_alias("toy", "previous")
+        assert store.moves() == [(None, "1")] and hand.history(store.settings, "toy")["odd"] == [said]
+        store.promote(three[2], three[0])
+        assert store.moves() == [(None, "1"), ("1", "3")] and store.registry.odd("toy") == [said]
 
     def test_where_the_alias_was_deleted_a_rollback_goes_to_what_was_promoted_last(
         self, store: Store, three: list[Version]
