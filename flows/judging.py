@@ -186,9 +186,9 @@ def _record(r: Retrain, version: Version, verdict: Verdict, challenger: Stage, e
         "reseed.judged_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "reseed.test.f1_macro": f"{f1['value']:.4f}",
         "reseed.run": r.log.run_id,
+        "reseed.evidence": evidence.digest if evidence else "",  # an older verdict's must not stay
+        "reseed.evidence_run": stage_runs.evidence(r.log, evidence) if evidence else "",
     }
-    if evidence is not None:
-        tags |= {"reseed.evidence": evidence.digest, "reseed.evidence_run": stage_runs.evidence(r.log, evidence)}
     r.registry.record(version, tags)
 
 

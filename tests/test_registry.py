@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
-from flows import hand
+from flows import hand, judging
 from flows.journal import Intent
 from flows.promotion import ChampionMoved
 from flows.registry import Registry, Version, need_champion, promotion_key
 from flows.settings import Settings
-from tasks import bundle, files
+from tasks import bundle, evidence, files, judge
 from tasks.errors import TransientError, UserError
-from tasks.files import CorruptDirectory
+from tasks.files import CorruptDirectory, Stage
+from tests.conftest import Command
 from tests.kit import toy
 from tests.kit.registry import TOLD, Bundle, Store
+from tests.test_evidence import SETTINGS, answered
 
 
 class TestRegistering:
@@ -358,7 +361,7 @@ class TestHistory:
     def test_a_version_that_a_person_took_back_or_refused_is_named_with_the_reason(
         self, store: Store, three: list[Version]
     ) -> None:
-        one, two, three_ = three
+        one, three_ = three[0], three[2]
         registry, overrules = store.registry, "`reseed promote toy {} --reason ...` overrules it"
         assert [registry.said_no(v) for v in three] == [None, None, None], "1 had to give way to a verdict"
         hand.rollback(store.settings, "toy", reason="it is rude", by="ada")
@@ -496,5 +499,78 @@ class TestPruning:
         store.promote(one, None)
         with pytest.raises(UserError, match="version 1 of 'toy' is its champion, and stays"):
             store.registry.delete(one)
+@pytest.mark.usefixtures("unasked")
+class TestVerifying:
+    @pytest.fixture
+    def store(self, sqlite: Store) -> Store:
+        return sqlite
+
+    @pytest.fixture
+    def pair(self, store: Store, bundles: list[Bundle]) -> list[Version]:
+        """Versions 1 and 2, each with the evidence of its promotion; 2 is champion."""
+        pair = [store.register(b) for b in bundles[:2]]
+        self.judged(store, pair[0], {"baseline": "majority"})
+        store.promote(pair[0], None)
+        self.judged(store, pair[1], {"bundle": pair[0].digest})
+        store.promote(pair[1], pair[0])
+        return pair
+
+    def judged(self, store: Store, version: Version, opponent: dict[str, str], *, wrong: int = 6) -> None:
+        """Record a verdict with its evidence, as a retrain does."""
+        home, sealed = store.settings.home, {"sealed": "c" * 64}
+        mine = answered(home, "challenger", wrong=wrong, read={"bundle": version.digest, **sealed})
+        theirs = answered(home, "opponent", wrong=40, read={**opponent, **sealed})
+        stage = evidence.judged(mine, theirs, settings=SETTINGS, home=home)
+        tags = {"reseed.stage": "verdict", "reseed.digest": stage.digest}
+        run_id = store.client.create_run(store.experiment, tags=tags).info.run_id
+        for path in stage.directory.iterdir():
+            store.client.log_artifact(run_id, str(path))
+        told = {"verdict": stage.counts["decision"], "evidence": stage.digest, "evidence_run": run_id}
+        store.registry.record(version, {f"reseed.{key}": value for key, value in told.items()})
+
+    def test_each_version_and_promotion(self, store: Store, pair: list[Version], reseed: Command) -> None:
+        for version, promotion in [(None, None), ("1", None), ("2", None), (None, 1), ("2", 2)]:
+            found = hand.verify(store.settings, "toy", version, promotion=promotion)
+            assert found["same"] and found["disagrees"] == [] and found["verdict"] == "promote"
+            assert not found["older"] and found["read"]["challenger"]["sealed"] == "c" * 64
+        with pytest.raises(UserError, match=r"no promotion 7 .there are: 1 of version 1, 2 of version 2."):
+            hand.verify(store.settings, "toy", promotion=7)
+        with pytest.raises(UserError, match=r"no promotion 1 of version 2"):
+            hand.verify(store.settings, "toy", "2", promotion=1)
+        assert reseed("verify", "toy", "--promotion", "1")[:1] == (0,)
+
+    def test_a_promotions_evidence_is_found_after_the_version_was_judged_again(
+        self, store: Store, pair: list[Version]
+    ) -> None:
+        self.judged(store, pair[0], {"bundle": pair[1].digest}, wrong=90)
+        assert hand.verify(store.settings, "toy", "1")["verdict"] == "keep"
+        found = hand.verify(store.settings, "toy", promotion=1)
+        assert found["same"] and found["verdict"] == "promote" and found["disagrees"] == []
+
+    def test_evidence_of_another_version(self, store: Store, pair: list[Version], reseed: Command) -> None:
+        tags = store.registry.version("toy", "1").tags
+        store.registry.record(pair[1], {key: tags[key] for key in ("reseed.evidence", "reseed.evidence_run")})
+        code, out, _ = reseed("verify", "toy")
+        one, two = (v.digest[:12] for v in pair)
+        assert code == 1 and "byte for byte" not in out
+        assert f"look: the evidence is of bundle {one}, and version 2 is bundle {two}" in out
+        assert "look: promotion 2 was of bundle" in out
+        assert f"compares with a baseline, and promotion 2 was in the place of version 1, bundle {one}" in out
+
+    def test_another_verdict_than_the_evidences(self, store: Store, pair: list[Version]) -> None:
+        store.registry.record(pair[0], {"reseed.verdict": "inconclusive"})
+        (said,) = hand.verify(store.settings, "toy", "1")["disagrees"]
+        assert said == "the verdict on version 1 is recorded as inconclusive, the evidence says promote"
+
+    def test_a_verdict_without_evidence_leaves_none_of_an_older_one(self, store: Store, pair: list[Version]) -> None:
+        figures = {"f1_macro": {"value": 0.5}}
+        r: Any = SimpleNamespace(registry=store.registry, log=SimpleNamespace(run_id="a run"))
+        judging._record(
+            r, pair[1], judge.unsure("not promoted: its files differ", "version 1"), Stage("", "", "", "", figures, 0)
+        )
+        with pytest.raises(UserError, match="version 2 of 'toy' has no evidence"):
+            hand.verify(store.settings, "toy", "2")
+
+
         with pytest.raises(UserError, match="version 2 of 'toy' is its challenger, and stays"):
             store.registry.delete(two)
