@@ -229,10 +229,11 @@ def prune(settings: Settings, name: str, *, keep: int, really: bool) -> dict[str
         needed = {v.digest for v in kept}
         directories = [d for v in gone if v.digest not in needed for d in _directories(settings, v)]
         size = sum(_size(d) for d in directories)
+        stayed = []
         if really:
             for v in gone:
                 held()
-                registry.delete(v)
+                stayed.append(registry.delete(v))
             for d in directories:
                 shutil.rmtree(d, ignore_errors=True)
     return {
@@ -240,19 +241,27 @@ def prune(settings: Settings, name: str, *, keep: int, really: bool) -> dict[str
         "kept": [v.version for v in kept],
         "removed" if really else "would_remove": [v.version for v in gone],
         "mib": round(size / 2**20, 1),
+        "stayed": [sentence for sentence in stayed if sentence],
     }
 
 
 def show_pruned(found: dict[str, Any]) -> None:
     done = "removed" in found
     gone = found["removed"] if done else found["would_remove"]
-    what = f"versions {', '.join(sorted(gone, key=int))} and {found['mib']} MiB of files" if gone else "nothing"
+    what = (
+        f"versions {', '.join(sorted(gone, key=int))} and {found['mib']} MiB of this workspace" if gone else "nothing"
+    )
     kept = ", ".join(sorted(found["kept"], key=int)) or "none"
     click.echo(f"{found['model']}: {what} {'removed' if done else 'would go; --yes removes it'}; kept: {kept}")
+    for sentence in found["stayed"]:
+        click.echo(f"  look: {sentence}")
 
 
 def _directories(settings: Settings, version: Version) -> list[Path]:
-    """Where this workspace holds the version's bundle: in stages, and as it was fetched."""
+    """Where this workspace holds the version's bundle: in stages, and as it was fetched. None of one without a digest, which is
+    not ours: the path would be that of every fetched bundle of the project."""
+    if not version.digest:
+        return []
     found = [settings.home / "serving" / version.name / version.digest[:32]]
     for stage in WITH_WEIGHTS:
         for manifest in (settings.home / "stages" / stage).glob(f"*/{files.MANIFEST}"):

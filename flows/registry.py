@@ -25,7 +25,7 @@ from flows import journal, promotion
 from flows.fresh_process import answers_in_fresh_process
 from flows.journal import MOST, Entry, Intent, Journal, Kind
 from flows.locking import Held, registry_lock
-from flows.logged_model import logged_model
+from flows.logged_model import logged_model, remove_files
 from flows.promotion import ChampionMoved
 from flows.settings import Settings
 from tasks import bundle
@@ -189,21 +189,23 @@ class Registry:
         except MlflowException:
             return []
 
-    def delete(self, version: Version) -> None:
-        """Take a version out of the registry, its logged model and its files. Call it under the lock.
+    def delete(self, version: Version) -> str | None:
+        """Take a version out of the registry, its logged model and its files; where files stayed, a sentence on where. Call it
+        under the lock.
 
-        Raises UserError for one that an alias stands for: the champion is not deleted.
+        Files of a version that Reseed did not register stay: they may be another version's. Raises UserError for one that an alias
+        stands for: the champion is not deleted.
         """
         names = [a for a, v in self.aliases(version.name).items() if v == version.version]
         if names:
             raise UserError(f"version {version.version} of {version.name!r} is its {names[0]}, and stays")
         mv = self.client.get_model_version(version.name, version.version)
-        place = str(mv.source or "").removeprefix("file://")
+        place = str(mv.source or "")
         self.client.delete_model_version(version.name, version.version)
         if version.model_id:
             self.client.delete_logged_model(version.model_id)
-        if Path(place).is_absolute() and Path(place).is_relative_to(self.settings.artifacts):
-            shutil.rmtree(place, ignore_errors=True)
+        why = remove_files(place, within=self.settings.artifacts) if version.digest else "Reseed did not register it"
+        return why and f"the files of version {version.version} stay at {place or 'an unknown place'}: {why}"
 
     def record(self, version: Version, tags: dict[str, str]) -> None:
         """Write what was judged of a version onto it."""

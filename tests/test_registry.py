@@ -478,28 +478,6 @@ class TestHistory:
 
 
 @pytest.mark.usefixtures("unasked")
-class TestPruning:
-    def test_champions_their_history_and_the_newest_stay(self, store: Store, bundles: list[Bundle]) -> None:
-        versions = [store.register(b) for b in bundles]
-        store.promote(versions[0], None)
-        store.promote(versions[3], versions[0])
-        places = {v.version: store.stored(v) for v in versions}
-        planned = hand.prune(store.settings, "toy", keep=1, really=False)
-        assert planned["would_remove"] == ["5", "3", "2"] and planned["kept"] == ["6", "4", "1"]
-        assert len(store.registry.versions("toy")) == 6, "without --yes nothing goes"
-        assert hand.prune(store.settings, "toy", keep=1, really=True)["removed"] == ["5", "3", "2"]
-        assert [v.version for v in store.registry.versions("toy")] == ["6", "4", "1"]
-        assert {v for v, place in places.items() if place.exists()} == {"6", "4", "1"}
-        for v in store.registry.versions("toy"):
-            bundle.check(store.registry.fetch(v), digest=v.digest)
-        assert hand.prune(store.settings, "toy", keep=1, really=True)["removed"] == []
-
-    def test_the_champion_is_not_deleted(self, store: Store, bundles: list[Bundle]) -> None:
-        one, two = (store.register(b) for b in bundles[:2])
-        store.promote(one, None)
-        with pytest.raises(UserError, match="version 1 of 'toy' is its champion, and stays"):
-            store.registry.delete(one)
-@pytest.mark.usefixtures("unasked")
 class TestVerifying:
     @pytest.fixture
     def store(self, sqlite: Store) -> Store:
