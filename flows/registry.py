@@ -24,7 +24,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from flows import journal, promotion
 from flows.fresh_process import answers_in_fresh_process
 from flows.journal import MOST, Entry, Intent, Journal, Kind
-from flows.locking import Held, registry_lock
+from flows.locking import WORKSPACE, Held, need_one_workspace, registry_lock
 from flows.logged_model import logged_model, remove_files
 from flows.promotion import ChampionMoved
 from flows.settings import Settings
@@ -240,6 +240,9 @@ class Registry:
                     f"{f'version {expected.version}' if expected else 'no champion'}, but the champion is now "
                     f"{f'version {now.version}' if now else 'gone'}"
                 )
+            tags = journal.tags_of(self.client, version.name)
+            if here := need_one_workspace(self.settings, version.name, tags.get(WORKSPACE, "")):
+                self.client.set_registered_model_tag(version.name, WORKSPACE, here)
             old, number = now.version if now else None, Journal.read(self.client, version.name).next
             writer.begin(Intent(version.name, version.version, old, reason[:MOST], _now(), number, kind, who))
 

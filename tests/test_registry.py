@@ -132,6 +132,28 @@ class TestPromoting:
             store.promote(two, one)
         assert store.aliases()["champion"] == "1" and len(store.moves()) == len(unasked) == 1
 
+    def test_where_each_workspace_has_a_lock_of_its_own_one_of_them_promotes(
+        self, sqlite: Store, bundles: list[Bundle], tmp_path: Path
+    ) -> None:
+        """As with an MLflow server over HTTP."""
+        server, versions = "http://mlflow.example:5000", [sqlite.register(b) for b in bundles[:3]]
+
+        def at(folder: str, lock: str = "") -> Registry:
+            return Registry(sqlite.client, Settings(tmp_path / folder, server, lock))
+
+        at("one").promote(versions[0], expected=None, reason="better", **TOLD)
+        at("one").promote(versions[1], expected=versions[0], reason="better", **TOLD)
+        told: dict[str, Any] = {"expected": versions[1], "reason": "better", **TOLD}
+        with pytest.raises(
+            UserError, match=r"promoted last in the workspace .*/one, .*each workspace has a lock.*RESEED_LOCK"
+        ):
+            at("two").promote(versions[2], **told)
+        assert sqlite.moves() == [(None, "1"), ("1", "2")]
+        at("two", "file").promote(versions[2], **told)
+        assert sqlite.moves()[-1] == ("2", "3")
+        with pytest.raises(UserError, match=r"promoted last in the workspace .*/two"):
+            at("one").promote(versions[0], **told | {"expected": versions[2]})
+
     def test_need_champion_says_what_is_missing(self, store: Store, bundles: list[Bundle]) -> None:
         with pytest.raises(UserError, match=r"no model 'toy'.*reseed retrain"):
             need_champion(store.registry, "toy")
@@ -550,5 +572,66 @@ class TestVerifying:
             hand.verify(store.settings, "toy", "2")
 
 
+@pytest.mark.usefixtures("unasked")
+class TestPruning:
+    def test_champions_their_history_and_the_newest_stay(self, store: Store, bundles: list[Bundle]) -> None:
+        versions = [store.register(b) for b in bundles]
+        store.promote(versions[0], None)
+        store.promote(versions[3], versions[0])
+        places = {v.version: store.stored(v) for v in versions}
+        planned = hand.prune(store.settings, "toy", keep=1, really=False)
+        assert planned["would_remove"] == ["5", "3", "2"] and planned["kept"] == ["6", "4", "1"]
+        assert len(store.registry.versions("toy")) == 6, "without --yes nothing goes"
+        assert hand.prune(store.settings, "toy", keep=1, really=True)["removed"] == ["5", "3", "2"]
+        assert [v.version for v in store.registry.versions("toy")] == ["6", "4", "1"]
+        assert {v for v, place in places.items() if place.exists()} == {"6", "4", "1"}
+        for v in store.registry.versions("toy"):
+            bundle.check(store.registry.fetch(v), digest=v.digest)
+        assert hand.prune(store.settings, "toy", keep=1, really=True)["removed"] == []
+
+    def test_a_version_that_is_not_ours_takes_no_files_along(self, store: Store, bundles: list[Bundle]) -> None:
+        """As `Register model` in MLflow's UI makes one of a run: it has no digest, and the champion's files are its own."""
+        one = store.register(bundles[0])
+        store.promote(one, None)
+        source = store.client.get_model_version("toy", "1").source
+        assert store.client.create_model_version("toy", source).version in {2, "2"}
+        store.register(bundles[1])
+        fetched = store.registry.fetch(one)
+        found = hand.prune(store.settings, "toy", keep=1, really=True)
+        assert found["removed"] == ["2"] and found["mib"] == 0
+        assert found["stayed"] == [f"the files of version 2 stay at {source}: Reseed did not register it"]
+        assert fetched.exists() and bundle.check(store.stored(one), digest=one.digest)
+
+    def test_files_on_s3_go_too_or_it_is_said_that_they_stay(
+        self, home: Path, s3: Any, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+
+        store = Store(Settings(home, f"sqlite:///{home / 'mlflow.db'}"), artifacts="s3://bucket/toy")
+        for b in bundles[:3]:
+            store.register(b)
+
+        def there() -> set[str]:
+            listed = s3.list_objects_v2(Bucket="bucket").get("Contents", [])
+            return {key for v in ("1", "2", "3") for key in [sources[v]] if any(key in o["Key"] for o in listed)}
+
+        sources = {v: f"toy/models/{store.registry.version('toy', v).model_id}/" for v in ("1", "2", "3")}
+        assert there() == set(sources.values())
+
+        def refuse(self: Any, artifact_path: str | None = None) -> None:
+            raise PermissionError("you may not delete here")
+
+        with store.registry.lock("toy"), monkeypatch.context() as m:
+            m.setattr(S3ArtifactRepository, "delete_artifacts", refuse)
+            said = store.registry.delete(store.registry.version("toy", "1"))
+        assert said and "the files of version 1 stay at s3://bucket/toy/" in said and "you may not delete here" in said
+        assert hand.prune(store.settings, "toy", keep=1, really=True)["stayed"] == []
+        assert there() == {sources["1"], sources["3"]}
+
+    def test_the_champion_is_not_deleted(self, store: Store, bundles: list[Bundle]) -> None:
+        one, two = (store.register(b) for b in bundles[:2])
+        store.promote(one, None)
+        with pytest.raises(UserError, match="version 1 of 'toy' is its champion, and stays"):
+            store.registry.delete(one)
         with pytest.raises(UserError, match="version 2 of 'toy' is its challenger, and stays"):
             store.registry.delete(two)
