@@ -67,15 +67,17 @@ def history(name: str, as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @click.argument("version", required=False)
+@click.option("--promotion", type=click.IntRange(1), help="The verdict of this promotion in `reseed history NAME`.")
 @json_option
-def verify(name: str, version: str | None, as_json: bool) -> None:
-    """Come to the verdict on VERSION of NAME (the champion otherwise) again from its evidence; 1 where it differs."""
+def verify(name: str, version: str | None, promotion: int | None, as_json: bool) -> None:
+    """Come to the verdict on VERSION of NAME (the champion otherwise) again from its evidence; 1 where it differs, or the evidence is
+    not of what the registry says."""
     from flows import hand
 
     with output_for(as_json) as finish:
-        found = hand.verify(Settings.from_environment(), name, version)
+        found = hand.verify(Settings.from_environment(), name, version, promotion=promotion)
         finish(found, lambda: hand.show_verified(found))
-    if not found["same"]:
+    if not found["same"] or found["disagrees"]:
         sys.exit(1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import click
 from mlflow.exceptions import MlflowException
 
 from flows import outbox
-from flows.journal import Kind
+from flows.journal import Entry, Kind
 from flows.progress import say
 from flows.registry import Registry, Version, need_champion
 from flows.settings import Settings, user
@@ -91,37 +91,126 @@ def show_history(found: dict[str, Any]) -> None:
         click.echo(f"  look: {sentence}")
 
 
-def verify(settings: Settings, name: str, version: str | None = None) -> dict[str, Any]:
-    """Whether the recorded verdict on a version (the champion otherwise) follows from its evidence, byte for byte.
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What the registry says of a verdict: on which version and bundle, by which evidence, and the promotion that rests on it."""
 
-    The evidence comes from MLflow, and must have the digest that the version carries.
+    version: str
+    bundle: str
+    verdict: str
+    evidence: str
+    row: Entry | None = None
+    before: str = ""  # the bundle in whose place the promotion put it, where it is known
+
+
+def verify(
+    settings: Settings, name: str, version: str | None = None, *, promotion: int | None = None
+) -> dict[str, Any]:
+    """Whether the recorded verdict on a version (the champion otherwise), or the one of a promotion in the history, follows from its
+    evidence, byte for byte, and is the one that the registry claims: `disagrees` has a sentence on whatever differs.
+
+    The evidence comes from MLflow, and must have the digest that the version or the promotion carries.
     """
     import mlflow.artifacts
 
     registry = _registry(settings, name)
+    claim = _claimed(registry, name, version) if promotion is None else _promoted(registry, name, version, promotion)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            run_id = _run_of(registry, name, claim)
+            place = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="", dst_path=folder)
+            found = evidence.verify(Path(place), digest=claim.evidence)
+            found |= {"disagrees": _disagreements(claim, found), "older": found["read"] is None}
+        except (CorruptDirectory, MlflowException, OSError) as e:
+            found = {"same": False, "verdict": claim.verdict, "fault": str(e), "disagrees": []}
+    return {"model": name, "version": claim.version, "promotion": claim.row and claim.row.number, **found}
+
+
+def _claimed(registry: Registry, name: str, version: str | None) -> Claim:
+    """What the tags of a version say; of the champion, what the promotion says that made it champion, too."""
     asked = need_champion(registry, name) if version is None else registry.version(name, version)
-    digest, run_id = (asked.tags.get(f"reseed.{key}", "") for key in ("evidence", "evidence_run"))
-    if not digest or not run_id:
+    verdict, digest = (asked.tags.get(f"reseed.{key}", "") for key in ("verdict", "evidence"))
+    if not digest:
         raise UserError(
             f"version {asked.version} of {name!r} has no evidence: its opponent could not be scored, or it was not judged"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            place = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="", dst_path=folder)
-            found = evidence.verify(Path(place), digest=digest)
-        except (CorruptDirectory, MlflowException, OSError) as e:
-            found = {"same": False, "verdict": asked.tags.get("reseed.verdict", ""), "fault": str(e)}
-    return {"model": name, "version": asked.version, **found}
+    champion, rows = registry.champion(name), registry.history(name)
+    claim = Claim(asked.version, asked.digest, verdict, digest)
+    if champion is None or not rows or not champion.version == asked.version == rows[-1].version:
+        return claim  # it may have been judged again since
+    return replace(claim, row=rows[-1], before=_before(rows, rows[-1]))
+
+
+def _promoted(registry: Registry, name: str, version: str | None, number: int) -> Claim:
+    """What the history says of the promotion of this number."""
+    rows = registry.history(name)
+    row = next((r for r in rows if r.number == number), None)
+    if row is None or version not in {None, row.version}:
+        known = ", ".join(f"{r.number} of version {r.version}" for r in rows) or "none"
+        what = f"promotion {number}" if version is None else f"promotion {number} of version {version}"
+        raise UserError(f"{name!r} has no {what} (there are: {known}); `reseed history {name}` shows them")
+    if not row.evidence:
+        raise UserError(f"promotion {number} of {name!r} has no evidence: the version had no verdict that rests on any")
+    return Claim(row.version, row.bundle, row.verdict, row.evidence, row, _before(rows, row))
+
+
+def _before(rows: list[Entry], row: Entry) -> str:
+    return next((r.bundle for r in reversed(rows) if r.number < row.number and r.version == row.before), "")
+
+
+def _run_of(registry: Registry, name: str, claim: Claim) -> str:
+    """The run that holds the evidence. Raises CorruptDirectory where there is none any more."""
+    tags = {v.version: v.tags for v in registry.versions(name)}.get(claim.version, {})
+    if tags.get("reseed.evidence") == claim.evidence and tags.get("reseed.evidence_run"):
+        return tags["reseed.evidence_run"]
+    experiment = registry.client.get_experiment_by_name(name)
+    query = f"tags.`reseed.stage` = 'verdict' and tags.`reseed.digest` = '{claim.evidence}'"
+    runs = registry.client.search_runs([experiment.experiment_id], query, max_results=1) if experiment else []
+    if not runs:
+        raise CorruptDirectory(f"MLflow has no run any more that holds the evidence {claim.evidence[:12]}")
+    return str(runs[0].info.run_id)
+
+
+def _disagreements(claim: Claim, found: dict[str, Any]) -> list[str]:
+    """A sentence on whatever the registry says otherwise than the evidence."""
+    said, row, version = [], claim.row, f"version {claim.version}"
+    if found["verdict"] != claim.verdict:
+        said.append(
+            f"the verdict on {version} is recorded as {claim.verdict or 'none'}, the evidence says {found['verdict']}"
+        )
+    read = found["read"] or {}
+    bundle, opponent = (read.get(side, {}).get("bundle", "") for side in evidence.SIDES)
+    if read and bundle != claim.bundle:
+        said.append(f"the evidence is of bundle {bundle[:12] or 'none'}, and {version} is bundle {claim.bundle[:12]}")
+    if row is None:
+        return said
+    if (row.evidence, row.verdict, row.bundle) != (claim.evidence, claim.verdict, claim.bundle):
+        said.append(
+            f"promotion {row.number} was of bundle {row.bundle[:12]} by the verdict {row.verdict or 'none'} on the evidence "
+            f"{row.evidence[:12] or 'none'}; {version} says bundle {claim.bundle[:12]}, {claim.verdict}, {claim.evidence[:12]}"
+        )
+    if read and row.kind == "verdict" and claim.before and opponent != claim.before:
+        said.append(
+            f"the evidence compares with {f'bundle {opponent[:12]}' if opponent else 'a baseline'}, and promotion {row.number} "
+            f"was in the place of version {row.before}, bundle {claim.before[:12]}"
+        )
+    return said
 
 
 def show_verified(found: dict[str, Any]) -> None:
     what = f"{found['model']} {found['version']}: {found['verdict']}"
     if "fault" in found:
         click.echo(f"{what}, but the evidence is not what was recorded: {found['fault']}")
-    elif found["same"]:
-        click.echo(f"{what}, byte for byte again from {found['rows']} rows and {found['code']} code")
-    else:
+    elif not found["same"]:
         click.echo(f"{what}, but the evidence now leads to {found['again']['decision']} ({found['code']} code)")
+    elif found["disagrees"]:
+        click.echo(f"{what}, but the evidence is not of what the registry says:")
+    else:
+        click.echo(f"{what}, byte for byte again from {found['rows']} rows and {found['code']} code")
+    for sentence in found["disagrees"]:
+        click.echo(f"  look: {sentence}")
+    if found.get("older"):
+        click.echo("  look: the evidence is of an older form, which does not name the models and the test rows")
     for reason in found.get("reasons", []):
         click.echo(f"  {reason}")
 
@@ -140,10 +229,11 @@ def prune(settings: Settings, name: str, *, keep: int, really: bool) -> dict[str
         needed = {v.digest for v in kept}
         directories = [d for v in gone if v.digest not in needed for d in _directories(settings, v)]
         size = sum(_size(d) for d in directories)
+        stayed = []
         if really:
             for v in gone:
                 held()
-                registry.delete(v)
+                stayed.append(registry.delete(v))
             for d in directories:
                 shutil.rmtree(d, ignore_errors=True)
     return {
@@ -151,19 +241,27 @@ def prune(settings: Settings, name: str, *, keep: int, really: bool) -> dict[str
         "kept": [v.version for v in kept],
         "removed" if really else "would_remove": [v.version for v in gone],
         "mib": round(size / 2**20, 1),
+        "stayed": [sentence for sentence in stayed if sentence],
     }
 
 
 def show_pruned(found: dict[str, Any]) -> None:
     done = "removed" in found
     gone = found["removed"] if done else found["would_remove"]
-    what = f"versions {', '.join(sorted(gone, key=int))} and {found['mib']} MiB of files" if gone else "nothing"
+    what = (
+        f"versions {', '.join(sorted(gone, key=int))} and {found['mib']} MiB of this workspace" if gone else "nothing"
+    )
     kept = ", ".join(sorted(found["kept"], key=int)) or "none"
     click.echo(f"{found['model']}: {what} {'removed' if done else 'would go; --yes removes it'}; kept: {kept}")
+    for sentence in found["stayed"]:
+        click.echo(f"  look: {sentence}")
 
 
 def _directories(settings: Settings, version: Version) -> list[Path]:
-    """Where this workspace holds the version's bundle: in stages, and as it was fetched."""
+    """Where this workspace holds the version's bundle: in stages, and as it was fetched. None of one without a digest, which is
+    not ours: the path would be that of every fetched bundle of the project."""
+    if not version.digest:
+        return []
     found = [settings.home / "serving" / version.name / version.digest[:32]]
     for stage in WITH_WEIGHTS:
         for manifest in (settings.home / "stages" / stage).glob(f"*/{files.MANIFEST}"):

@@ -119,6 +119,12 @@ class Journal:
         """The number of the row to come."""
         return 1 + max([0, *(row.number for row in self.rows), *self.unreadable])
 
+    def taken_back(self, version: str) -> Entry | None:
+        """The row by which a person put another version in the place of this one, after it was promoted last; None where it was
+        never champion, still is, or had to give way to a verdict."""
+        at = max((i for i, row in enumerate(self.rows) if row.version == version), default=len(self.rows))
+        return next((row for row in self.rows[at + 1 : at + 2] if row.kind != "verdict"), None)
+
     def broken_links(self) -> list[str]:
         """A sentence for each row that does not follow on the one before it: something was changed or taken away."""
         found = [f"row {number} can't be read: it was changed" for number in self.unreadable]
@@ -134,9 +140,9 @@ class Journal:
             last = row
         return found
 
-    def odd(self, champion: str | None, *, written: str | None = None, there: set[str]) -> list[str]:
-        """A sentence on whatever is not as the rows say: `champion` is the version of the alias, `written` the digest of its row
-        as it carries it, `there` the versions that there are."""
+    def odd(self, champion: str | None, *, there: dict[str, str | None]) -> list[str]:
+        """A sentence on whatever is not as the rows say: `champion` is the version of the alias, `there` the versions that there
+        are, each with the digest of its row as it carries it."""
         found, last = self.broken_links(), self.rows[-1].version if self.rows else None
         now = f"version {champion}" if champion else "gone"
         if last is not None and last not in there:
@@ -145,9 +151,10 @@ class Journal:
             found.append(
                 f"the alias champion is {now}, but version {last} was promoted last: it was moved without Reseed"
             )
-        if written not in {None, *(row.digest for row in self.rows if row.version == champion)}:
-            found.append(f"the row of version {champion} was changed or taken away since it was promoted")
-        elif champion is not None and last is None:
+        for version, written in there.items():  # of every version, or the last rows could be cut off unseen
+            if written not in {None, *(row.digest for row in self.rows if row.version == version)}:
+                found.append(f"the row of version {version} was changed or taken away since it was promoted")
+        if champion is not None and last is None and there.get(champion) is None:
             found.append(f"the alias champion is {now}, which was not promoted by Reseed")
         return found
 

@@ -74,9 +74,12 @@ def judge_and_promote(
         verdict, figures, evidence = _judge(r, opponent, challenger, baselines, look=look, seeds=seeds)
         if champion is None:
             verdict = replace(verdict, reasons=(*verdict.reasons, *r.registry.odd(r.project.name)))
+        said_no = r.registry.said_no(version) if verdict.decision == "promote" else None
+        if said_no:
+            verdict = replace(verdict, reasons=(said_no, *verdict.reasons))
         _record(r, version, verdict, challenger, evidence)
-        if verdict.decision != "promote":
-            return verdict, figures, False
+        if said_no or verdict.decision != "promote":
+            return replace(verdict, decision="keep") if said_no else verdict, figures, False
         who = ""
         if r.project.promote.approval == "required":
             said = approval.ask(r, version, verdict, champion=champion)
@@ -183,9 +186,9 @@ def _record(r: Retrain, version: Version, verdict: Verdict, challenger: Stage, e
         "reseed.judged_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "reseed.test.f1_macro": f"{f1['value']:.4f}",
         "reseed.run": r.log.run_id,
+        "reseed.evidence": evidence.digest if evidence else "",  # an older verdict's must not stay
+        "reseed.evidence_run": stage_runs.evidence(r.log, evidence) if evidence else "",
     }
-    if evidence is not None:
-        tags |= {"reseed.evidence": evidence.digest, "reseed.evidence_run": stage_runs.evidence(r.log, evidence)}
     r.registry.record(version, tags)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 
@@ -44,6 +46,23 @@ def logged_model(client: MlflowClient, key: str, directory: Path, *, name: str, 
             tags={"reseed.promotion_key": key},
         )
     return str(info.model_id)
+
+
+def remove_files(place: str, *, within: Path) -> str | None:
+    """Remove the files of a logged model; why they stay where they do. Local ones must lie below `within`."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    if urlsplit(place).scheme in {"", "file"}:
+        local = Path(place.removeprefix("file://"))
+        if not local.is_absolute() or not local.is_relative_to(within):
+            return f"they are not below {within}"
+        shutil.rmtree(local, ignore_errors=True)
+        return f"{local} can't be removed" if local.exists() else None
+    try:
+        get_artifact_repository(place).delete_artifacts()  # as `mlflow gc` does
+    except Exception as e:  # every kind of store has exceptions of its own
+        return f"{type(e).__name__}: {' '.join(str(e).split())[:300]}"
+    return None
 
 
 def _signature(directory: Path) -> Any:

@@ -24,8 +24,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 from flows import journal, promotion
 from flows.fresh_process import answers_in_fresh_process
 from flows.journal import MOST, Entry, Intent, Journal, Kind
-from flows.locking import Held, registry_lock
-from flows.logged_model import logged_model
+from flows.locking import WORKSPACE, Held, need_one_workspace, registry_lock
+from flows.logged_model import logged_model, remove_files
 from flows.promotion import ChampionMoved
 from flows.settings import Settings
 from tasks import bundle
@@ -189,21 +189,23 @@ class Registry:
         except MlflowException:
             return []
 
-    def delete(self, version: Version) -> None:
-        """Take a version out of the registry, its logged model and its files. Call it under the lock.
+    def delete(self, version: Version) -> str | None:
+        """Take a version out of the registry, its logged model and its files; where files stayed, a sentence on where. Call it
+        under the lock.
 
-        Raises UserError for one that an alias stands for: the champion is not deleted.
+        Files of a version that Reseed did not register stay: they may be another version's. Raises UserError for one that an alias
+        stands for: the champion is not deleted.
         """
         names = [a for a, v in self.aliases(version.name).items() if v == version.version]
         if names:
             raise UserError(f"version {version.version} of {version.name!r} is its {names[0]}, and stays")
         mv = self.client.get_model_version(version.name, version.version)
-        place = str(mv.source or "").removeprefix("file://")
+        place = str(mv.source or "")
         self.client.delete_model_version(version.name, version.version)
         if version.model_id:
             self.client.delete_logged_model(version.model_id)
-        if Path(place).is_absolute() and Path(place).is_relative_to(self.settings.artifacts):
-            shutil.rmtree(place, ignore_errors=True)
+        why = remove_files(place, within=self.settings.artifacts) if version.digest else "Reseed did not register it"
+        return why and f"the files of version {version.version} stay at {place or 'an unknown place'}: {why}"
 
     def record(self, version: Version, tags: dict[str, str]) -> None:
         """Write what was judged of a version onto it."""
@@ -238,6 +240,9 @@ class Registry:
                     f"{f'version {expected.version}' if expected else 'no champion'}, but the champion is now "
                     f"{f'version {now.version}' if now else 'gone'}"
                 )
+            tags = journal.tags_of(self.client, version.name)
+            if here := need_one_workspace(self.settings, version.name, tags.get(WORKSPACE, "")):
+                self.client.set_registered_model_tag(version.name, WORKSPACE, here)
             old, number = now.version if now else None, Journal.read(self.client, version.name).next
             writer.begin(Intent(version.name, version.version, old, reason[:MOST], _now(), number, kind, who))
 
@@ -270,11 +275,21 @@ class Registry:
 
     def odd(self, name: str) -> list[str]:
         """A sentence on whatever of `name` is not as its history says."""
-        champion, there = self.champion(name), {v.version for v in self.versions_or_none(name)}
-        found = Journal.read(self.client, name)
-        if champion is None:
-            return found.odd(None, there=there)
-        return found.odd(champion.version, written=champion.tags.get(journal.ROW), there=there)
+        champion, found = self.champion(name), Journal.read(self.client, name)
+        there = {v.version: v.tags.get(journal.ROW) for v in reversed(self.versions_or_none(name))}
+        return found.odd(champion.version if champion else None, there=there)
+
+    def said_no(self, version: Version) -> str | None:
+        """A sentence where a person took this version back after it was promoted, or refused it: no verdict overrules that."""
+        found, tags = Journal.read(self.client, version.name), self.version(version.name, version.version).tags
+        row, said = found.taken_back(version.version), None
+        if row is not None:
+            what = "was taken back" if row.kind == "rollback" else f"was replaced with version {row.version}"
+            said = f"version {version.version} {what} by {row.who}: {row.reason}"
+        elif not any(r.kind != "verdict" for r in found.rows if r.version == version.version):  # else it was overruled
+            by, because = (tags.get(f"reseed.refused_{key}", "") for key in ("by", "because"))
+            said = f"version {version.version} was refused by {by}: {because}" if by else None
+        return said and f"{said}; `reseed promote {version.name} {version.version} --reason ...` overrules it"
 
     def standing(self, name: str) -> Version | None:
         """What a challenger has to beat: the champion, or where its alias was deleted the version promoted last that is there.

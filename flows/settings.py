@@ -7,19 +7,27 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from tasks.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`home` is the workspace (RESEED_HOME, otherwise .reseed here); `tracking_uri` is MLflow's store
-    (MLFLOW_TRACKING_URI, otherwise a SQLite file in the workspace)."""
+    (MLFLOW_TRACKING_URI, otherwise a SQLite file in the workspace); `lock` is where the registry's lock is (RESEED_LOCK: a
+    PostgreSQL URL, or `file` for one in this workspace; otherwise beside the store)."""
 
     home: Path
     tracking_uri: str
+    lock: str = ""
 
     @classmethod
     def from_environment(cls) -> Settings:
         home = Path(os.environ.get("RESEED_HOME") or ".reseed").absolute()
-        return cls(home, os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}")
+        lock = os.environ.get("RESEED_LOCK", "")
+        if lock not in {"", "file"} and not lock.startswith("postgresql"):
+            scheme = lock.partition(":")[0][:20]  # no more of it: it may hold a password
+            raise UserError(f"RESEED_LOCK begins with {scheme!r}: give postgresql://USER@HOST/DATABASE, or `file`")
+        return cls(home, os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}", lock)
 
     @property
     def sqlite(self) -> Path | None:

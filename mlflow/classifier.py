@@ -17,6 +17,8 @@ from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 ALLOWED = {".safetensors", ".json", ".txt", ".model", ".md", ".onnx", ".data"}
+CODE = {"auto_map", "custom_pipelines"}
+NO_SETTINGS = {"reseed.json", "manifest.json", "tokenizer.json", "vocab.json"}  # words and labels, called anything
 Answer = Callable[[Any], Any]  # an encoded text in, its logits (labels,), float64, out
 
 
@@ -99,10 +101,12 @@ def _weights(directory: Path) -> Answer:
 def _verify(directory: Path, digest: str | None) -> None:
     """Raise ValueError, saying what, where a file differs from the manifest, stands beside it, or could run code, or where the
     bundle is not the one that was registered (`digest`). Nothing was loaded before."""
+    if not digest:
+        raise ValueError("the logged model does not say which bundle it holds (model_config): the model is not loaded")
     manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
     listed = {f["path"]: f["sha256"] for f in manifest["files"]}
     said = json.dumps(manifest["files"], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    if hashlib.sha256(said.encode()).hexdigest() not in {digest or manifest["digest"]}:
+    if hashlib.sha256(said.encode()).hexdigest() != digest:
         raise ValueError("the bundle is not the one that was registered: the model is not loaded")
     present = {p.relative_to(directory).as_posix(): p for p in directory.rglob("*") if not p.is_dir() or p.is_symlink()}
     for name in sorted(listed.keys() ^ (present.keys() - {"manifest.json"})):
@@ -113,8 +117,27 @@ def _verify(directory: Path, digest: str | None) -> None:
             raise ValueError(f"{name} has no place in a bundle: the model is not loaded")
         if name != "manifest.json" and hashlib.sha256(path.read_bytes()).hexdigest() != listed[name]:
             raise ValueError(f"{name} differs from its manifest: the model is not loaded")
-        if path.name in {"config.json", "tokenizer_config.json"} and "auto_map" in json.loads(path.read_bytes()):
-            raise ValueError(f"{name} asks for custom code (auto_map): the model is not loaded")
+    for name, path in present.items():
+        asked = _asks_for_code(path) if path.suffix.lower() == ".json" and path.name not in NO_SETTINGS else None
+        if asked:
+            raise ValueError(f"{name} asks for custom code ({asked}): the model is not loaded")
+
+
+def _asks_for_code(path: Path) -> str | None:
+    """The setting, at any depth of the file, that names code to be loaded, as in tasks/bundle.py."""
+
+    def asked(value: Any) -> str | None:
+        inner = list(value.items()) if isinstance(value, dict) else []
+        for key, v in inner:
+            if key in CODE or ("_implementation" in key and "/" in str(v)):
+                return str(key)
+        nested = [v for key, v in inner if key not in {"id2label", "label2id"}] if inner else value
+        return next(filter(None, map(asked, nested)), None) if isinstance(nested, list) else None
+
+    try:
+        return asked(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{path.name} is no JSON ({e}): the model is not loaded") from None
 
 
 set_model(Classifier())

@@ -18,6 +18,7 @@ from tasks.files import Stage
 from tasks.judge import Verdict
 
 VERSION = 3
+LIBRARIES = ("numpy", "scipy", "scikit-learn")  # whose arithmetic the verdict rests on
 VERDICT, SETTINGS, SIDES, SEED = "verdict.json", "settings.json", ("challenger", "opponent"), "seed_"
 
 
@@ -28,12 +29,13 @@ def judged(
     models that the challenger's recipe gives with each of several seeds.
 
     `settings` are the keyword arguments of tasks.judge.decide, but for `groups`, `seeds` and `slices`: the answers tell each row's
-    group and its slices, and `slices` here names those that are judged.
+    group and its slices, and `slices` here names those that are judged. What each evaluation read, its model and the sealed test
+    rows, by their digests, is written beside them, so that the evidence is of these alone.
     """
-    about = {"decide": settings, "code": code()}
-
     sides = dict(zip(SIDES, (challenger, opponent), strict=True))
     sides |= {f"{SEED}{number:03}": stage for number, stage in enumerate(seeds, 1)}
+    read = {name: files.read_json(stage.directory / files.MANIFEST)["inputs"] for name, stage in sides.items()}
+    about = {"decide": settings, "code": code(), "read": read}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         for name, scored in sides.items():
@@ -69,40 +71,46 @@ def decide(directory: Path) -> Verdict:
 def verify(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
     """Whether the evidence is as it was sealed, and leads to the recorded verdict again, byte for byte.
 
-    The result has `same`, both verdicts where they differ, and `code`: whether this code is the one that judged. Raises
-    CorruptDirectory when a file differs from the manifest, or the directory from `digest`.
+    The result has `same`, both verdicts where they differ, `code`: whether this code is the one that judged, and `read`: what
+    each side's evaluation read, by digest; None of evidence before version 3, which does not name it. Raises CorruptDirectory when
+    a file differs from the manifest, or the directory from `digest`.
     """
     manifest = files.verify(directory)
     if digest is not None and manifest["digest"] != digest:
         raise files.CorruptDirectory(f"{directory} is not the evidence that was recorded: {manifest['digest'][:12]}")
     there, again = (directory / VERDICT).read_bytes(), decide(directory)
     recorded = json.loads(there)
-    then = files.read_json(directory / SETTINGS)["code"]
+    settings = files.read_json(directory / SETTINGS)
+    then, now = settings["code"], code()
+    other = [f"{name} {then[name]}" for name in LIBRARIES if name in then and then[name] != now[name]]
+    if any(then.get(key) != now[key] for key in ("reseed", "judge")):
+        other.insert(0, f"{then['reseed']}, {then['judge'][:12]}")
     found = {
         "same": there == _bytes(again),
         "verdict": recorded["decision"],
         "reasons": recorded["reasons"],
         "rows": recorded["rows"],
         "evidence": manifest["digest"],
-        "code": "the same" if then == code() else f"other: judged by {then['reseed']}, {then['judge'][:12]}",
+        "code": f"other: judged by {', '.join(other)}" if other else "the same",
+        "read": settings.get("read"),
     }
     return found if found["same"] else found | {"recorded": recorded, "again": again.to_json()}
 
 
 def code() -> dict[str, str]:
-    """What decides: the version of Reseed, and the digest of the modules whose arithmetic it is."""
+    """What decides: the versions of Reseed and of what it counts with, and the digest of the modules whose arithmetic it is."""
     import importlib.metadata
 
-    try:
-        version = importlib.metadata.version("reseed")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    places = [
-        __file__,
-        *(str(m.__file__) for m in (judge, gain, non_inferiority, bootstrap, metrics, permutation, labels)),
-    ]
+    versions = {}
+    for name in ("reseed", *LIBRARIES):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    of_judging = (judge, gain, non_inferiority, bootstrap, metrics, permutation, labels)
+    places = [__file__, *(str(m.__file__) for m in of_judging)]
     said = b"".join(Path(place).read_bytes() for place in places)
-    return {"reseed": version, "judge": hashlib.sha256(said).hexdigest()}
+    return {**versions, "judge": hashlib.sha256(said).hexdigest()}
 
 
 def _bytes(verdict: Verdict) -> bytes:

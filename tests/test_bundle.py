@@ -17,6 +17,7 @@ import pytest
 from tasks import bundle, files, predict
 from tasks.bundle import Classifier, UnsafeBundle, check
 from tasks.files import CorruptDirectory
+from tests.conftest import ROOT
 from tests.kit import toy
 
 ABOUT = {"labels": toy.LABELS, "max_length": 32, "base_model": "tiny"}
@@ -173,11 +174,24 @@ UNSAFE: dict[str, Callable[[Path], Any]] = {
     "auto_map in tokenizer_config.json": lambda d: ask_for_code(d / "tokenizer_config.json"),
     "auto_map further down": lambda d: say(d / "config.json", text_config={"x": [{"auto_map": {"AutoModel": "e.E"}}]}),
     "a kernel of the hub": lambda d: say(d / "config.json", attn_implementation="somebody/kernel"),
+    "a pipeline of its own": lambda d: say(d / "config.json", custom_pipelines={"x": {"impl": "e.E"}}),
     "an adapter of another model": lambda d: (d / "adapter_config.json").write_text(
         '{"base_model_name_or_path": "/x"}'
     ),
     "a pipe": lambda d: os.mkfifo(d / "more.json"),
 }
+
+
+@pytest.fixture(scope="module")
+def pyfunc() -> Any:
+    """mlflow/classifier.py, by its path, as MLflow loads it."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("classifier", ROOT / "mlflow" / "classifier.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -210,6 +224,21 @@ class TestTampered:
         with pytest.raises(UnsafeBundle if resealed else CorruptDirectory):
             Classifier.load(copy)
 
+    @pytest.mark.parametrize("how", UNSAFE)
+    def test_so_does_what_mlflow_serves_it_with(self, how: str, copy: Path, pyfunc: Any) -> None:
+        UNSAFE[how](copy)
+        with pytest.raises(ValueError, match="the model is not loaded"):
+            pyfunc._verify(copy, files.seal(copy))
+
+    def test_mlflow_serves_no_bundle_without_its_digest(self, saved: tuple[Path, str], copy: Path, pyfunc: Any) -> None:
+        pyfunc._verify(copy, saved[1])
+        for digest in (None, ""):
+            with pytest.raises(ValueError, match="does not say which bundle it holds"):
+                pyfunc._verify(copy, digest)
+        (copy / "added.json").write_text("{")
+        with pytest.raises(ValueError, match=r"added\.json is no JSON"):
+            pyfunc._verify(copy, files.seal(copy))
+
     def test_another_bundle_than_the_expected_is_refused(self, saved: tuple[Path, str], copy: Path) -> None:
         flip(copy / "model.safetensors")
         digest = files.seal(copy)
@@ -227,10 +256,10 @@ class TestTampered:
         with pytest.raises(CorruptDirectory, match="digest"):
             check(copy, digest=saved[1])
 
-    def test_a_label_may_be_called_anything(self, copy: Path) -> None:
+    def test_a_label_may_be_called_anything(self, copy: Path, pyfunc: Any) -> None:
         say(copy / "config.json", label2id={"auto_map": 0}, id2label={"0": "auto_map"})
         say(copy / bundle.ABOUT, labels={"auto_map": "a kind of map"})
-        files.seal(copy)
+        pyfunc._verify(copy, files.seal(copy))
         assert check(copy)["labels"] == {"auto_map": "a kind of map"}
 
     def test_nothing_there(self, tmp_path: Path) -> None:

@@ -25,8 +25,11 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def answered(home: Path, name: str, *, wrong: int, true: list[str] = TRUE, **more: Any) -> Stage:
-    """An evaluation whose first `wrong` answers are wrong. `more` are other fields, made of the row's number."""
+def answered(
+    home: Path, name: str, *, wrong: int, true: list[str] = TRUE, read: dict[str, str] | None = None, **more: Any
+) -> Stage:
+    """An evaluation whose first `wrong` answers are wrong. `read` is what it read; `more` are other fields, made of the row's
+    number."""
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         with (out / "predictions.jsonl").open("w", encoding="utf-8") as f:
@@ -36,9 +39,8 @@ def answered(home: Path, name: str, *, wrong: int, true: list[str] = TRUE, **mor
                 f.write(json.dumps(row | {k: make(i) for k, make in more.items()}) + "\n")
         return {}
 
-    return files.stage(
-        home, "evaluate", version=1, params={"name": name, "wrong": wrong, "more": sorted(more)}, inputs={}, build=build
-    )
+    params = {"name": name, "wrong": wrong, "more": sorted(more)}
+    return files.stage(home, "evaluate", version=1, params=params, inputs=read or {}, build=build)
 
 
 @pytest.fixture
@@ -70,6 +72,37 @@ def test_a_changed_file_is_seen(name: str, stage: Stage) -> None:
     path.write_text(path.read_text(encoding="utf-8").replace("1", "2", 1), encoding="utf-8")
     with pytest.raises(CorruptDirectory, match=name):
         evidence.verify(stage.directory)
+
+
+def test_it_names_the_models_the_test_rows_and_the_libraries_under_its_seal(tmp_path: Path) -> None:
+    told = [{"bundle": "a" * 64, "sealed": "c" * 64}, {"baseline": "majority", "sealed": "c" * 64}]
+    sides = [answered(tmp_path, name, wrong=6, read=read) for name, read in zip(evidence.SIDES, told, strict=True)]
+    stage = evidence.judged(sides[0], sides[1], settings=SETTINGS, home=tmp_path)
+    assert evidence.verify(stage.directory)["read"] == dict(zip(evidence.SIDES, told, strict=True))
+    path = stage.directory / "settings.json"
+    assert set(files.read_json(path)["code"]) == {"reseed", "judge", *evidence.LIBRARIES}
+    path.write_text(path.read_text(encoding="utf-8").replace("a" * 64, "b" * 64), encoding="utf-8")
+    with pytest.raises(CorruptDirectory, match=r"settings\.json"):
+        evidence.verify(stage.directory)
+
+
+def test_that_another_library_counted_is_said(stage: Stage) -> None:
+    settings = files.read_json(stage.directory / "settings.json")
+    settings["code"]["scipy"] = "0.1"
+    files.write_json(stage.directory / "settings.json", settings)
+    files.seal(stage.directory)
+    found = evidence.verify(stage.directory)
+    assert found["same"] and found["code"] == "other: judged by scipy 0.1"
+
+
+def test_evidence_of_an_older_form_is_verified_and_names_nothing(stage: Stage) -> None:
+    settings = files.read_json(stage.directory / "settings.json")
+    settings.pop("read")
+    settings["code"] = {key: settings["code"][key] for key in ("reseed", "judge")}
+    files.write_json(stage.directory / "settings.json", settings)
+    files.seal(stage.directory)
+    found = evidence.verify(stage.directory)
+    assert found["same"] and found["code"] == "the same" and found["read"] is None
 
 
 def test_a_verdict_that_does_not_follow_is_seen(stage: Stage) -> None:

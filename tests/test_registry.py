@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
-from flows import hand
+from flows import hand, judging
 from flows.journal import Intent
 from flows.promotion import ChampionMoved
 from flows.registry import Registry, Version, need_champion, promotion_key
 from flows.settings import Settings
-from tasks import bundle, files
+from tasks import bundle, evidence, files, judge
 from tasks.errors import TransientError, UserError
-from tasks.files import CorruptDirectory
+from tasks.files import CorruptDirectory, Stage
+from tests.conftest import Command
 from tests.kit import toy
 from tests.kit.registry import TOLD, Bundle, Store
+from tests.test_evidence import SETTINGS, answered
 
 
 class TestRegistering:
@@ -128,6 +131,28 @@ class TestPromoting:
         with pytest.raises(CorruptDirectory, match="differs from its manifest"):
             store.promote(two, one)
         assert store.aliases()["champion"] == "1" and len(store.moves()) == len(unasked) == 1
+
+    def test_where_each_workspace_has_a_lock_of_its_own_one_of_them_promotes(
+        self, sqlite: Store, bundles: list[Bundle], tmp_path: Path
+    ) -> None:
+        """As with an MLflow server over HTTP."""
+        server, versions = "http://mlflow.example:5000", [sqlite.register(b) for b in bundles[:3]]
+
+        def at(folder: str, lock: str = "") -> Registry:
+            return Registry(sqlite.client, Settings(tmp_path / folder, server, lock))
+
+        at("one").promote(versions[0], expected=None, reason="better", **TOLD)
+        at("one").promote(versions[1], expected=versions[0], reason="better", **TOLD)
+        told: dict[str, Any] = {"expected": versions[1], "reason": "better", **TOLD}
+        with pytest.raises(
+            UserError, match=r"promoted last in the workspace .*/one, .*each workspace has a lock.*RESEED_LOCK"
+        ):
+            at("two").promote(versions[2], **told)
+        assert sqlite.moves() == [(None, "1"), ("1", "2")]
+        at("two", "file").promote(versions[2], **told)
+        assert sqlite.moves()[-1] == ("2", "3")
+        with pytest.raises(UserError, match=r"promoted last in the workspace .*/two"):
+            at("one").promote(versions[0], **told | {"expected": versions[2]})
 
     def test_need_champion_says_what_is_missing(self, store: Store, bundles: list[Bundle]) -> None:
         with pytest.raises(UserError, match=r"no model 'toy'.*reseed retrain"):
@@ -355,6 +380,27 @@ class TestHistory:
         with pytest.raises(UserError, match=r"no model 'toi'.*did you mean 'toy'"):
             hand.promote(store.settings, "toi", "1", reason="why not")
 
+    def test_a_version_that_a_person_took_back_or_refused_is_named_with_the_reason(
+        self, store: Store, three: list[Version]
+    ) -> None:
+        one, three_ = three[0], three[2]
+        registry, overrules = store.registry, "`reseed promote toy {} --reason ...` overrules it"
+        assert [registry.said_no(v) for v in three] == [None, None, None], "1 had to give way to a verdict"
+        hand.rollback(store.settings, "toy", reason="it is rude", by="ada")
+        said = "version 2 was taken back by ada: it is rude; " + overrules.format(2)
+        assert [registry.said_no(v) for v in three] == [None, said, None]
+        store.promote(three_, one)
+        assert [registry.said_no(v) for v in three] == [None, said, None], "another's promotion changes nothing"
+        hand.promote(store.settings, "toy", "2", reason="it was not so rude", by="bob")
+        replaced = "version 3 was replaced with version 2 by bob: it was not so rude; " + overrules.format(3)
+        assert [registry.said_no(v) for v in three] == [None, None, replaced]
+
+        registry.record(one, {"reseed.refused_by": "ada", "reseed.refused_because": "not now"})
+        refused = "version 1 was refused by ada: not now; " + overrules.format(1)
+        assert registry.said_no(one) == refused
+        hand.promote(store.settings, "toy", "1", reason="now")
+        assert registry.said_no(one) is None
+
     def test_a_tampered_version_is_not_gone_back_to(self, store: Store, three: list[Version]) -> None:
         shutil.rmtree(store.settings.home / "serving")  # what this machine fetched and checked before
         flip(store.stored(three[0]) / "model.safetensors")
@@ -403,6 +449,18 @@ class TestHistory:
         hand.rollback(store.settings, "toy", reason="what was changed stops no promotion")
         assert store.aliases()["champion"] == "2" and store.registry.history("toy")[-1].kind == "rollback"
 
+    def test_a_promotion_that_was_cut_off_is_seen_even_after_the_next_one(
+        self, store: Store, three: list[Version]
+    ) -> None:
+        """Its row is gone and the aliases are as before: what is left is a history whole in itself."""
+        said = "the row of version 2 was changed or taken away since it was promoted"
+        store.client.delete_registered_model_tag("toy", "reseed.history.000002")
+        store.client.set_registered_model_alias("toy", "champion", "1")
+        store.client.delete_registered_model_alias("toy", "previous")
+        assert store.moves() == [(None, "1")] and hand.history(store.settings, "toy")["odd"] == [said]
+        store.promote(three[2], three[0])
+        assert store.moves() == [(None, "1"), ("1", "3")] and store.registry.odd("toy") == [said]
+
     def test_where_the_alias_was_deleted_a_rollback_goes_to_what_was_promoted_last(
         self, store: Store, three: list[Version]
     ) -> None:
@@ -442,6 +500,79 @@ class TestHistory:
 
 
 @pytest.mark.usefixtures("unasked")
+class TestVerifying:
+    @pytest.fixture
+    def store(self, sqlite: Store) -> Store:
+        return sqlite
+
+    @pytest.fixture
+    def pair(self, store: Store, bundles: list[Bundle]) -> list[Version]:
+        """Versions 1 and 2, each with the evidence of its promotion; 2 is champion."""
+        pair = [store.register(b) for b in bundles[:2]]
+        self.judged(store, pair[0], {"baseline": "majority"})
+        store.promote(pair[0], None)
+        self.judged(store, pair[1], {"bundle": pair[0].digest})
+        store.promote(pair[1], pair[0])
+        return pair
+
+    def judged(self, store: Store, version: Version, opponent: dict[str, str], *, wrong: int = 6) -> None:
+        """Record a verdict with its evidence, as a retrain does."""
+        home, sealed = store.settings.home, {"sealed": "c" * 64}
+        mine = answered(home, "challenger", wrong=wrong, read={"bundle": version.digest, **sealed})
+        theirs = answered(home, "opponent", wrong=40, read={**opponent, **sealed})
+        stage = evidence.judged(mine, theirs, settings=SETTINGS, home=home)
+        tags = {"reseed.stage": "verdict", "reseed.digest": stage.digest}
+        run_id = store.client.create_run(store.experiment, tags=tags).info.run_id
+        for path in stage.directory.iterdir():
+            store.client.log_artifact(run_id, str(path))
+        told = {"verdict": stage.counts["decision"], "evidence": stage.digest, "evidence_run": run_id}
+        store.registry.record(version, {f"reseed.{key}": value for key, value in told.items()})
+
+    def test_each_version_and_promotion(self, store: Store, pair: list[Version], reseed: Command) -> None:
+        for version, promotion in [(None, None), ("1", None), ("2", None), (None, 1), ("2", 2)]:
+            found = hand.verify(store.settings, "toy", version, promotion=promotion)
+            assert found["same"] and found["disagrees"] == [] and found["verdict"] == "promote"
+            assert not found["older"] and found["read"]["challenger"]["sealed"] == "c" * 64
+        with pytest.raises(UserError, match=r"no promotion 7 .there are: 1 of version 1, 2 of version 2."):
+            hand.verify(store.settings, "toy", promotion=7)
+        with pytest.raises(UserError, match=r"no promotion 1 of version 2"):
+            hand.verify(store.settings, "toy", "2", promotion=1)
+        assert reseed("verify", "toy", "--promotion", "1")[:1] == (0,)
+
+    def test_a_promotions_evidence_is_found_after_the_version_was_judged_again(
+        self, store: Store, pair: list[Version]
+    ) -> None:
+        self.judged(store, pair[0], {"bundle": pair[1].digest}, wrong=90)
+        assert hand.verify(store.settings, "toy", "1")["verdict"] == "keep"
+        found = hand.verify(store.settings, "toy", promotion=1)
+        assert found["same"] and found["verdict"] == "promote" and found["disagrees"] == []
+
+    def test_evidence_of_another_version(self, store: Store, pair: list[Version], reseed: Command) -> None:
+        tags = store.registry.version("toy", "1").tags
+        store.registry.record(pair[1], {key: tags[key] for key in ("reseed.evidence", "reseed.evidence_run")})
+        code, out, _ = reseed("verify", "toy")
+        one, two = (v.digest[:12] for v in pair)
+        assert code == 1 and "byte for byte" not in out
+        assert f"look: the evidence is of bundle {one}, and version 2 is bundle {two}" in out
+        assert "look: promotion 2 was of bundle" in out
+        assert f"compares with a baseline, and promotion 2 was in the place of version 1, bundle {one}" in out
+
+    def test_another_verdict_than_the_evidences(self, store: Store, pair: list[Version]) -> None:
+        store.registry.record(pair[0], {"reseed.verdict": "inconclusive"})
+        (said,) = hand.verify(store.settings, "toy", "1")["disagrees"]
+        assert said == "the verdict on version 1 is recorded as inconclusive, the evidence says promote"
+
+    def test_a_verdict_without_evidence_leaves_none_of_an_older_one(self, store: Store, pair: list[Version]) -> None:
+        figures = {"f1_macro": {"value": 0.5}}
+        r: Any = SimpleNamespace(registry=store.registry, log=SimpleNamespace(run_id="a run"))
+        judging._record(
+            r, pair[1], judge.unsure("not promoted: its files differ", "version 1"), Stage("", "", "", "", figures, 0)
+        )
+        with pytest.raises(UserError, match="version 2 of 'toy' has no evidence"):
+            hand.verify(store.settings, "toy", "2")
+
+
+@pytest.mark.usefixtures("unasked")
 class TestPruning:
     def test_champions_their_history_and_the_newest_stay(self, store: Store, bundles: list[Bundle]) -> None:
         versions = [store.register(b) for b in bundles]
@@ -457,6 +588,45 @@ class TestPruning:
         for v in store.registry.versions("toy"):
             bundle.check(store.registry.fetch(v), digest=v.digest)
         assert hand.prune(store.settings, "toy", keep=1, really=True)["removed"] == []
+
+    def test_a_version_that_is_not_ours_takes_no_files_along(self, store: Store, bundles: list[Bundle]) -> None:
+        """As `Register model` in MLflow's UI makes one of a run: it has no digest, and the champion's files are its own."""
+        one = store.register(bundles[0])
+        store.promote(one, None)
+        source = store.client.get_model_version("toy", "1").source
+        assert store.client.create_model_version("toy", source).version in {2, "2"}
+        store.register(bundles[1])
+        fetched = store.registry.fetch(one)
+        found = hand.prune(store.settings, "toy", keep=1, really=True)
+        assert found["removed"] == ["2"] and found["mib"] == 0
+        assert found["stayed"] == [f"the files of version 2 stay at {source}: Reseed did not register it"]
+        assert fetched.exists() and bundle.check(store.stored(one), digest=one.digest)
+
+    def test_files_on_s3_go_too_or_it_is_said_that_they_stay(
+        self, home: Path, s3: Any, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+
+        store = Store(Settings(home, f"sqlite:///{home / 'mlflow.db'}"), artifacts="s3://bucket/toy")
+        for b in bundles[:3]:
+            store.register(b)
+
+        def there() -> set[str]:
+            listed = s3.list_objects_v2(Bucket="bucket").get("Contents", [])
+            return {key for v in ("1", "2", "3") for key in [sources[v]] if any(key in o["Key"] for o in listed)}
+
+        sources = {v: f"toy/models/{store.registry.version('toy', v).model_id}/" for v in ("1", "2", "3")}
+        assert there() == set(sources.values())
+
+        def refuse(self: Any, artifact_path: str | None = None) -> None:
+            raise PermissionError("you may not delete here")
+
+        with store.registry.lock("toy"), monkeypatch.context() as m:
+            m.setattr(S3ArtifactRepository, "delete_artifacts", refuse)
+            said = store.registry.delete(store.registry.version("toy", "1"))
+        assert said and "the files of version 1 stay at s3://bucket/toy/" in said and "you may not delete here" in said
+        assert hand.prune(store.settings, "toy", keep=1, really=True)["stayed"] == []
+        assert there() == {sources["1"], sources["3"]}
 
     def test_the_champion_is_not_deleted(self, store: Store, bundles: list[Bundle]) -> None:
         one, two = (store.register(b) for b in bundles[:2])

@@ -6,7 +6,18 @@ import getpass
 
 import pytest
 
-from flows.settings import user
+from flows.settings import Settings, user
+from tasks.errors import UserError
+
+
+def test_where_the_lock_is_is_said_without_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    for said in ("", "file", "postgresql://a:secret@b/c", "postgresql+psycopg://a:secret@b/c"):
+        monkeypatch.setenv("RESEED_LOCK", said)
+        assert Settings.from_environment().lock == said
+    monkeypatch.setenv("RESEED_LOCK", "mysql://a:secret@b/c")
+    with pytest.raises(UserError, match="RESEED_LOCK begins with 'mysql'") as e:
+        Settings.from_environment()
+    assert "secret" not in str(e.value)
 
 
 @pytest.mark.parametrize("fault", [KeyError("getpwuid(): uid not found: 1001"), OSError("no user")])

@@ -85,6 +85,27 @@ def test_a_champion_that_moved_is_compared_with_again(
     assert last_json(reseed("verify", "toy", "3", "--json")[1])["same"]
 
 
+def test_what_a_person_took_back_is_not_promoted_by_the_same_retrain_again(
+    config: Path, reseed: Command, registry: Registry, small_bundle: Path
+) -> None:
+    run_id = registry.client.create_run(registry.client.create_experiment("toy")).info.run_id
+    told = {"run_id": run_id, "labels": list(toy.LABELS), "description": "nobody trained it"}
+    bad = registry.register("toy", small_bundle, digest=bundle.files.verify(small_bundle)["digest"], **told)
+    hand.promote(registry.settings, "toy", bad.version, reason="to begin with")
+    first = last_json(reseed("retrain", config, "--json")[1])
+    assert first["promoted"] and champion(registry) == "2", first["reasons"]
+    hand.rollback(registry.settings, "toy", reason="it is rude", by="ada")
+
+    code, out, _ = reseed("retrain", config, "--json")
+    again = last_json(out)
+    said = "version 2 was taken back by ada: it is rude; `reseed promote toy 2 --reason ...` overrules it"
+    assert code == 0 and again["reasons"][0] == said and again["model"] == first["model"]
+    assert again["verdict"] == "keep" and not again["promoted"] and champion(registry) == "1"
+    tags = registry.version("toy", "2").tags
+    assert tags["reseed.verdict"] == "promote" and tags["reseed.reasons"].startswith(said)
+    assert len(registry.history("toy")) == 3 and last_json(reseed("verify", "toy", "2", "--json")[1])["same"]
+
+
 def test_what_was_deleted_by_hand_is_said_and_still_has_to_be_beaten(
     config: Path, reseed: Command, registry: Registry
 ) -> None:

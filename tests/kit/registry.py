@@ -49,11 +49,13 @@ def bundles_of(encoder: Path, folder: Path, n: int = 6) -> list[Bundle]:
 class Store:
     """The registry of one store and workspace."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, artifacts: str | None = None) -> None:
         self.settings = settings
         self.client: MlflowClient = connect(settings)
         self.registry = Registry(self.client, settings)
-        self.experiment = self.client.create_experiment("toy", artifact_location=str(settings.artifacts / "toy"))
+        self.experiment = self.client.create_experiment(
+            "toy", artifact_location=artifacts or str(settings.artifacts / "toy")
+        )
         self.run_id = self.client.create_run(self.experiment).info.run_id
 
     def register(self, b: Bundle, name: str = "toy") -> Version:
