@@ -1,8 +1,8 @@
 """What was meant and what was done, both in MLflow's store, where the aliases are: intents, and the history of a name.
 
 An intent is written before the aliases move and taken away after, so that what a kill leaves between them is finished at the
-next start, of whichever worker and workspace. The history has one row a promotion, in the tags of the registered model:
-it stays when an alias is moved or deleted. Each row holds the digest of the one before it, and the version that was
+next start, of whichever worker and workspace. The history has one row a promotion and one a refusal, in the tags of the
+registered model: it stays when an alias is moved or deleted. Each row holds the digest of the one before it, and the version that was
 promoted the digest of its row, so a row that was changed or taken away is seen.
 """
 
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from tasks.records import digest_of
 
-Kind = Literal["verdict", "by hand", "rollback"]
+Kind = Literal["verdict", "by hand", "rollback", "refused"]
 ROW = "reseed.promotion"  # of a version: the digest of its last row in the history
 _ROWS, _INTENTS = "reseed.history.", "reseed.intent."
 MOST = 3000  # characters of a reason that are kept: a tag of MLflow's holds 5000
@@ -60,7 +60,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of the history: at `when`, `who` made `version` the champion in place of `before`.
+    """One row of the history: at `when`, `who` made `version` the champion in place of `before`, or refused to.
 
     `bundle` is the digest of what was promoted, `evidence` of what its verdict rests on, `link` of the row before.
     """
@@ -115,6 +115,11 @@ class Journal:
         return found
 
     @property
+    def promotions(self) -> list[Entry]:
+        """The rows that made a champion: all but the refusals."""
+        return [row for row in self.rows if row.kind != "refused"]
+
+    @property
     def next(self) -> int:
         """The number of the row to come."""
         return 1 + max([0, *(row.number for row in self.rows), *self.unreadable])
@@ -137,7 +142,7 @@ class Journal:
     def odd(self, champion: str | None, *, written: str | None = None, there: set[str]) -> list[str]:
         """A sentence on whatever is not as the rows say: `champion` is the version of the alias, `written` the digest of its row
         as it carries it, `there` the versions that there are."""
-        found, last = self.broken_links(), self.rows[-1].version if self.rows else None
+        found, last = self.broken_links(), self.promotions[-1].version if self.promotions else None
         now = f"version {champion}" if champion else "gone"
         if last is not None and last not in there:
             found.append(f"version {last}, which was promoted last, was deleted; the alias champion is {now}")
@@ -153,7 +158,7 @@ class Journal:
 
 
 def note(client: MlflowClient, intent: Intent, *, bundle: str, verdict: str, evidence: str) -> str:
-    """Add the row of a promotion that was carried out, once; its digest. Call it under the registry's lock."""
+    """Add the row of a promotion that was carried out or refused, once; its digest. Call it under the registry's lock."""
     rows = Journal.read(client, intent.name).rows
     there = next((row for row in rows if intent.is_row(row)), None)
     if there is not None:
