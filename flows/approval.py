@@ -55,7 +55,8 @@ def ask(r: Retrain, version: Version, verdict: Verdict, *, champion: Version | N
     if deployment.id is None:
         return Said(False, f"a person has to approve it (promote.approval): {promote}, or {no}")
     say(f"version {version.version} waits for a person's approval: resume this flow run")
-    answer = _answered(f"approve-{version.version}-{champion.version if champion else 'none'}", _table(version, verdict))
+    opponent = champion.version if champion else "none"
+    answer = _answered(f"approve-{version.version}-{opponent}", _table(version, verdict))
     by, reason = answer.by.strip()[:MOST_OF_A_NAME], answer.reason.strip()
     word = "approved" if answer.approve else "refused"
     r.registry.record(version, {f"reseed.{word}_by": by, f"reseed.{word}_because": reason})
@@ -117,8 +118,8 @@ def write_refusal(registry: Registry, version: Version, *, champion: Version | N
     with promotion.writing(registry, version.name) as writer:
         writer.reconcile(version.name)  # an intent that is open has the number of the next row
         found = Journal.read(registry.client, version.name)
-        same = ("refused", version.version, before, who, reason)
-        if any((row.kind, row.version, row.before, row.who, row.reason) == same for row in found.rows):
+        same = (version.version, before, who, reason)
+        if any((row.version, row.before, row.who, row.reason) == same for row in found.refusals):
             return
         when = datetime.now(UTC).isoformat(timespec="microseconds")
         intent = Intent(version.name, version.version, before, reason, when, found.next, "refused", who)

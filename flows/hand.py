@@ -75,7 +75,7 @@ def show_moved(done: dict[str, Any], said: str) -> None:
 def history(settings: Settings, name: str) -> dict[str, Any]:
     """Every promotion and refusal of `name`, oldest first, and what is not as the history says."""
     registry = _registry(settings, name)
-    rows, champion = Journal.read(registry.client, name).rows, registry.champion(name)
+    rows, champion = Journal.read(registry.client, name).chain, registry.champion(name)
     now = champion.version if champion else None
     return {"model": name, "champion": now, "history": [asdict(r) for r in rows], "odd": registry.odd(name)}
 

@@ -84,9 +84,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The rows of a name, oldest first, its open intents, and the numbers of rows that can't be read."""
+    """The promotions of a name, oldest first, its refusals, its open intents, and the numbers of rows that can't be read."""
 
     rows: list[Entry] = field(default_factory=list)
+    refusals: list[Entry] = field(default_factory=list)
     intents: list[Intent] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)
 
@@ -105,7 +106,7 @@ class Journal:
                 if row is None or row.number != number:
                     found.unreadable.append(number)
                 else:
-                    found.rows.append(row)
+                    (found.refusals if row.kind == "refused" else found.rows).append(row)
             elif key.startswith(_INTENTS):
                 intent = _read(Intent, said)
                 if intent is not None and intent.is_open(tags):
@@ -115,20 +116,20 @@ class Journal:
         return found
 
     @property
-    def promotions(self) -> list[Entry]:
-        """The rows that made a champion: all but the refusals."""
-        return [row for row in self.rows if row.kind != "refused"]
+    def chain(self) -> list[Entry]:
+        """The promotions and the refusals, in the order of their numbers: each follows on the one before."""
+        return sorted([*self.rows, *self.refusals], key=lambda row: row.number)
 
     @property
     def next(self) -> int:
         """The number of the row to come."""
-        return 1 + max([0, *(row.number for row in self.rows), *self.unreadable])
+        return 1 + max([0, *(row.number for row in self.chain), *self.unreadable])
 
     def broken_links(self) -> list[str]:
         """A sentence for each row that does not follow on the one before it: something was changed or taken away."""
         found = [f"row {number} can't be read: it was changed" for number in self.unreadable]
         last: Entry | None = None
-        for row in self.rows:
+        for row in self.chain:
             if row.number != (last.number + 1 if last else 1):
                 if row.number - 1 not in self.unreadable:
                     found.append(f"before row {row.number} a row is missing")
@@ -142,7 +143,7 @@ class Journal:
     def odd(self, champion: str | None, *, written: str | None = None, there: set[str]) -> list[str]:
         """A sentence on whatever is not as the rows say: `champion` is the version of the alias, `written` the digest of its row
         as it carries it, `there` the versions that there are."""
-        found, last = self.broken_links(), self.promotions[-1].version if self.promotions else None
+        found, last = self.broken_links(), self.rows[-1].version if self.rows else None
         now = f"version {champion}" if champion else "gone"
         if last is not None and last not in there:
             found.append(f"version {last}, which was promoted last, was deleted; the alias champion is {now}")
@@ -159,7 +160,7 @@ class Journal:
 
 def note(client: MlflowClient, intent: Intent, *, bundle: str, verdict: str, evidence: str) -> str:
     """Add the row of a promotion that was carried out or refused, once; its digest. Call it under the registry's lock."""
-    rows = Journal.read(client, intent.name).rows
+    rows = Journal.read(client, intent.name).chain
     there = next((row for row in rows if intent.is_row(row)), None)
     if there is not None:
         return there.digest

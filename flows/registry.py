@@ -266,7 +266,7 @@ class Registry:
 
     def history(self, name: str) -> list[Entry]:
         """The promotions of `name`, oldest first."""
-        return Journal.read(self.client, name).promotions
+        return Journal.read(self.client, name).rows
 
     def odd(self, name: str) -> list[str]:
         """A sentence on whatever of `name` is not as its history says."""

@@ -170,10 +170,9 @@ def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
         with running(sys.executable, str(script), **environment):
             found = wait_for(lambda: _deployment(api), "the deployment")
 
-            def started() -> str:
-                _, run = get(
-                    f"{api}/deployments/{found['id']}/create_flow_run", {"parameters": {"config": str(config)}}
-                )
+            def started(**more: Any) -> str:
+                parameters = {"config": str(config), **more}
+                _, run = get(f"{api}/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
                 return f"{api}/flow_runs/{run['id']}"
 
             def state(run: str, name: str) -> None:
@@ -203,14 +202,15 @@ def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
             assert told["champion"] is None and told["odd"] == []
             assert [(h["version"], h["kind"], h["who"]) for h in told["history"]] == [("1", "refused", "ada")]
 
-            run = started()
+            run = started(fresh=True)
             state(run, "Suspended")
-            assert resume(run, approve=True, by="bob", reason="ada agrees now") == "ACCEPT"
+            assert "toy: promote?" in question(run, "approve-2-none")
+            assert resume(run, approve=True, by="bob", reason="enough rows now") == "ACCEPT"
             state(run, "Completed")
     told = last_json(reseed("history", "toy", "--json")[1])
-    assert told["champion"] == "1" and told["odd"] == []
+    assert told["champion"] == "2" and told["odd"] == []
     (_, row) = told["history"]
-    assert (row["kind"], row["who"]) == ("verdict", "bob") and "approved by bob: ada agrees now" in row["reason"]
+    assert (row["kind"], row["who"]) == ("verdict", "bob") and "approved by bob: enough rows now" in row["reason"]
 
 
 def _deployment(api: str) -> Any:
