@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    precision_score,
+    recall_score,
+)
 
 from tasks import files
 from tasks.evaluate import baselines, plots
@@ -54,6 +61,43 @@ def test_the_figures_are_those_of_scikit_learn(data: list[tuple[str, str]]) -> N
     assert m["rows"] == len(true)
     for name in SUMMARY:
         assert 0 <= m[name]["ci_low"] <= m[name]["value"] <= m[name]["ci_high"] <= 1
+    for figures in m["labels"].values():
+        assert 0 <= figures["f1_ci_low"] <= figures["f1"] <= figures["f1_ci_high"] <= 1
+    more = m["more"]
+    assert {name: v["value"] for name, v in more.items()} == pytest.approx(more_of(true, predicted))
+    assert all(v["ci_low"] <= v["value"] <= v["ci_high"] <= 1 for v in more.values())
+
+
+def more_of(true: list[str], predicted: list[str]) -> dict[str, float]:
+    told: dict[str, Any] = {"labels": LABELS, "zero_division": 0}
+    return {
+        "balanced_accuracy": recall_score(true, predicted, labels=sorted(set(true)), average="macro", zero_division=0),
+        "f1_micro": f1_score(true, predicted, average="micro", **told),
+        "f1_weighted": f1_score(true, predicted, average="weighted", **told),
+        "matthews": matthews_corrcoef(true, predicted),
+    }
+
+
+def test_each_interval_is_what_resampling_rows_gives() -> None:
+    true, predicted = answers(25, 0.7, seed=3)
+    m = measure(true, predicted, LABELS, samples=4000, seed=0)
+    t, p, rng = np.array(true), np.array(predicted), np.random.default_rng(7)
+    plain = []
+    for _ in range(1000):
+        take = np.concatenate([rng.choice(np.flatnonzero(t == label), 25) for label in LABELS])
+        each = f1_score(t[take], p[take], labels=LABELS, average=None, zero_division=0)
+        plain.append([*more_of(t[take].tolist(), p[take].tolist()).values(), *each])
+    low, high = np.quantile(plain, [0.025, 0.975], axis=0)
+    ends = [(v["ci_low"], v["ci_high"]) for v in m["more"].values()]
+    ends += [(v["f1_ci_low"], v["f1_ci_high"]) for v in m["labels"].values()]
+    assert np.array(ends) == pytest.approx(np.column_stack([low, high]), abs=0.025)
+
+
+def test_a_single_group_says_nothing_of_a_correlation() -> None:
+    true, predicted = answers(5, 0.7)
+    m = measure(true, predicted, LABELS, samples=100, seed=0, groups=np.zeros(15, dtype=np.int64))
+    assert (m["more"]["matthews"]["ci_low"], m["more"]["matthews"]["ci_high"]) == (-1.0, 1.0)
+    assert (m["labels"]["bird"]["f1_ci_low"], m["labels"]["bird"]["f1_ci_high"]) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("labels", "n", "right"), [(2, 100, 0.9), (5, 3, 0.5), (200, 2, 0.6), (200, 2, 0.9)])
