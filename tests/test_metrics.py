@@ -22,8 +22,8 @@ from sklearn.metrics import (
 
 from tasks import files
 from tasks.evaluate import baselines, plots
-from tasks.evaluate.bootstrap import draw, macro_f1
-from tasks.evaluate.metrics import SUMMARY, measure
+from tasks.evaluate.bootstrap import Tallies, draw, macro_f1
+from tasks.evaluate.metrics import MORE, SUMMARY, measure, more_in
 from tasks.evaluate.score import read_predictions, score_baseline
 from tasks.labels import codes
 from tasks.prepare import count_openings, prepare
@@ -78,19 +78,16 @@ def more_of(true: list[str], predicted: list[str]) -> dict[str, float]:
     }
 
 
-def test_each_interval_is_what_resampling_rows_gives() -> None:
-    true, predicted = answers(25, 0.7, seed=3)
-    m = measure(true, predicted, LABELS, samples=4000, seed=0)
-    t, p, rng = np.array(true), np.array(predicted), np.random.default_rng(7)
-    plain = []
-    for _ in range(1000):
-        take = np.concatenate([rng.choice(np.flatnonzero(t == label), 25) for label in LABELS])
-        each = f1_score(t[take], p[take], labels=LABELS, average=None, zero_division=0)
-        plain.append([*more_of(t[take].tolist(), p[take].tolist()).values(), *each])
-    low, high = np.quantile(plain, [0.025, 0.975], axis=0)
-    ends = [(v["ci_low"], v["ci_high"]) for v in m["more"].values()]
-    ends += [(v["f1_ci_low"], v["f1_ci_high"]) for v in m["labels"].values()]
-    assert np.array(ends) == pytest.approx(np.column_stack([low, high]), abs=0.025)
+@pytest.mark.parametrize("right", [0.0, 0.7, 1.0])
+def test_what_is_counted_in_a_resample_is_what_scikit_learn_says_of_its_rows(right: float) -> None:
+    true, predicted = answers(25, right, [*LABELS, "stone"], seed=3)
+    true, predicted = true[:75], predicted[:75]  # no row of a stone, but answers
+    y, z = codes(true, LABELS), codes(predicted, LABELS)
+    hot = [v[:, None] == np.arange(3) for v in (y, z)]
+    counts = ((hot[0] & hot[1]).sum(0), hot[1].sum(0), hot[0].sum(0))
+    itself = Tallies(*(n[None, None] for n in counts), np.array([[(y == z).sum()]]), np.array([len(y)]))
+    told = more_of(true, ["other" if k < 0 else LABELS[k] for k in z])
+    assert dict(zip(MORE, more_in(itself, np.unique(y))[0], strict=True)) == pytest.approx(told)
 
 
 def test_a_single_group_says_nothing_of_a_correlation() -> None:

@@ -37,7 +37,8 @@ def test_the_champions_scores_stand_at_its_own_model_and_not_on_the_retrain(
         run_page.champion_scored(r, champion, score)
 
     assert "test.f1_macro" not in sqlite.client.get_run(log.run_id).data.metrics, "those are the challenger's"
-    (run,) = sqlite.client.search_runs([log.experiment_id], "tags.`reseed.stage` = 'evaluate champion 1'")
+    (found,) = sqlite.client.search_runs([log.experiment_id], "tags.`reseed.stage` = 'evaluate champion 1'")
+    run = sqlite.client.get_run(found.info.run_id)  # a search leaves out the models
     assert [m.model_id for m in run.inputs.model_inputs] == [champion.model_id]
     (data,) = [d.dataset for d in run.inputs.dataset_inputs]
     assert (data.name, data.digest) == ("test", prepared.sealed.digest[:36])

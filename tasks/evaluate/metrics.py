@@ -90,7 +90,7 @@ def measure(
     chunks = list(bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups))
     there = np.unique(y)
     drawn = np.concatenate([_summary(chunk) for chunk in chunks])
-    more = np.concatenate([_more(chunk, there) for chunk in chunks])
+    more = np.concatenate([more_in(chunk, there) for chunk in chunks])
     each = np.concatenate([label_sets.f1_of_each(chunk) for chunk in chunks])
     confusion = np.zeros((len(labels), len(labels) + 1), dtype=int)
     np.add.at(confusion, (y, np.where(z < 0, len(labels), z)), 1)
@@ -100,13 +100,13 @@ def measure(
         "labels": label_sets.by_label(labels, (p, r, f, n), each, groups=groups),
         "more": {
             name: bootstrap.interval(value, more[:, i], groups=groups, least=-1.0 if name == "matthews" else 0.0)
-            for i, (name, value) in enumerate(zip(MORE, _more_here(y, z, len(labels)), strict=True))
+            for i, (name, value) in enumerate(zip(MORE, _more(y, z, len(labels)), strict=True))
         },
         "confusion": confusion[:, : len(labels)].tolist(),
     }
 
 
-def _more_here(y: np.ndarray, z: np.ndarray, labels: int) -> list[float]:
+def _more(y: np.ndarray, z: np.ndarray, labels: int) -> list[float]:
     """MORE, scikit-learn's."""
     from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 
@@ -125,7 +125,7 @@ def _summary(chunk: bootstrap.Tallies) -> np.ndarray:
     return np.column_stack([chunk.accuracy[:, 0], *macro])
 
 
-def _more(chunk: bootstrap.Tallies, there: np.ndarray) -> np.ndarray:
+def more_in(chunk: bootstrap.Tallies, there: np.ndarray) -> np.ndarray:
     """MORE of the one model in each resample, shape (samples, figures); `there` are the labels that have rows."""
     hits, said, true = (v[:, 0] for v in (chunk.hits, chunk.predicted, chunk.true))
     rows = chunk.rows.astype(np.float64)
