@@ -144,7 +144,9 @@ def test_a_refusal_stands_in_the_history_and_promotes_nothing(
 
 FLOW = """
 from flows.retrain import retrain
-retrain.serve(name="toy", pause_on_shutdown=False)
+
+if __name__ == "__main__":  # a run is a process that imports this file again
+    retrain.serve(name="toy", pause_on_shutdown=False)
 """
 
 
