@@ -39,6 +39,21 @@ def promote(name: str, version: str, reason: str, by: str | None, as_json: bool)
 
 @click.command()
 @click.argument("name")
+@click.argument("version")
+@click.option("--reason", required=True, help="Why, for the history.")
+@click.option("--by", help="Who; this machine's user otherwise.")
+@json_option
+def refuse(name: str, version: str, reason: str, by: str | None, as_json: bool) -> None:
+    """Write into the history of NAME that VERSION is not to be its champion, and why; no alias moves."""
+    from flows import approval
+
+    with output_for(as_json) as finish:
+        done = approval.refuse(Settings.from_environment(), name, version, reason=reason, by=by)
+        finish(done, lambda: approval.show_refused(done))
+
+
+@click.command()
+@click.argument("name")
 @click.option("--reason", required=True, help="Why, for the history.")
 @click.option("--by", help="Who; this machine's user otherwise.")
 @json_option
@@ -56,7 +71,7 @@ def rollback(name: str, reason: str, by: str | None, as_json: bool) -> None:
 @click.argument("name")
 @json_option
 def history(name: str, as_json: bool) -> None:
-    """Every promotion of NAME: when, which version, by whom and why; and whether the aliases are as it says."""
+    """Every promotion and refusal of NAME: when, which version, by whom and why; and whether the aliases are as it says."""
     from flows import hand
 
     with output_for(as_json) as finish:
@@ -110,4 +125,4 @@ def report(name: str, show: bool, as_json: bool) -> None:
         finish(found, lambda: click.echo(report_page.shown(found["report"])))
 
 
-COMMANDS = (status, report, promote, rollback, history, verify, prune)
+COMMANDS = (status, report, promote, refuse, rollback, history, verify, prune)

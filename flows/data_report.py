@@ -1,4 +1,4 @@
-"""What the data report leaves in MLflow: the page as an artifact of the retrain's run, and its tables."""
+"""What the data report leaves in MLflow: the page as an artifact of the retrain's run, its tables and the funnel as a picture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ PAGE = "data_report.html"
 
 
 def log(tracking: Tracking, stage: Stage) -> None:
-    """`data_report.html` and the tables `data_report/{funnel,rejected,accepted}.json` on the parent run, once a retrain."""
+    """`data_report.html`, `funnel.png` and the tables `data_report/{funnel,rejected,accepted}.json` on the parent run, once a
+    retrain."""
     if any(a.path == PAGE for a in tracking.client.list_artifacts(tracking.run_id)):
         return  # a table that is logged again would hold every row twice
     figures = files.read_json(stage.directory / "figures.json")
@@ -20,6 +21,7 @@ def log(tracking: Tracking, stage: Stage) -> None:
         _table(tracking, name, rows)
     if stage.counts["auc"] is not None:
         tracking.metrics({"data.two_sample.auc": stage.counts["auc"], "data.two_sample.p": stage.counts["p"]})
+    tracking.client.log_artifact(tracking.run_id, str(stage.directory / "funnel.png"))
     # last, as it says that the others are there
     tracking.client.log_text(tracking.run_id, (stage.directory / "report.html").read_text(encoding="utf-8"), PAGE)
 

@@ -12,7 +12,7 @@ import click
 from mlflow.exceptions import MlflowException
 
 from flows import outbox
-from flows.journal import Entry, Kind
+from flows.journal import Entry, Journal, Kind
 from flows.progress import say
 from flows.registry import Registry, Version, need_champion
 from flows.settings import Settings, user
@@ -73,9 +73,9 @@ def show_moved(done: dict[str, Any], said: str) -> None:
 
 
 def history(settings: Settings, name: str) -> dict[str, Any]:
-    """Every promotion of `name`, oldest first, and what is not as the history says."""
+    """Every promotion and refusal of `name`, oldest first, and what is not as the history says."""
     registry = _registry(settings, name)
-    rows, champion = registry.history(name), registry.champion(name)
+    rows, champion = Journal.read(registry.client, name).chain, registry.champion(name)
     now = champion.version if champion else None
     return {"model": name, "champion": now, "history": [asdict(r) for r in rows], "odd": registry.odd(name)}
 
@@ -83,7 +83,8 @@ def history(settings: Settings, name: str) -> dict[str, Any]:
 def show_history(found: dict[str, Any]) -> None:
     click.echo(f"{found['model']}: champion {found['champion'] or 'none'}")
     for row in found["history"]:
-        came = f"version {row['version']}" + (f" after {row['before']}" if row["before"] else "")
+        beside = "against" if row["kind"] == "refused" else "after"
+        came = f"version {row['version']}" + (f" {beside} {row['before']}" if row["before"] else "")
         click.echo(
             f"  {row['number']:>3}  {row['when'][:19]}  {came:<24} {row['kind']:<8} {row['who']:<12} {row['reason']}"
         )

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-import socket
+import uuid
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-PLACE = "reseed.place"  # of a run: the machine and workspace where it goes on
+from flows.logged_model import every_logged_model
+from tasks import files
+
+PLACE = "reseed.place"  # of a run: the workspace where it goes on
+NAMED = "workspace.jsonl"
 _MOST = 1000
 
 
 def place(home: Path) -> str:
-    return f"{socket.gethostname()}:{home}"
+    """The workspace's own name, on whatever machine it is used: a pod that is started anew has another host name.
+
+    A file in the workspace keeps it. The file's inode is part of it, as a copy of a workspace is another one: each has its own
+    lock, so neither knows whether the other's retrain lives.
+    """
+    kept = home / NAMED
+    while not (lines := files.read_lines(kept)):  # of two that come first at once, the first line counts
+        files.append_line(kept, {"workspace": uuid.uuid4().hex})
+    return f"{lines[0]['workspace']}:{kept.stat().st_ino}"
 
 
 def tidy(client: MlflowClient, *, experiment_id: str, home: Path, mine: str) -> dict[str, list[str]]:
     """End as KILLED every retrain of this experiment that began in this workspace and is RUNNING still, with its children,
     and delete the PENDING models of such runs; their ids.
 
-    Call it while holding the project's retrain lock, which says that no other retrain of it lives here. `mine` is the run
-    that goes on; what it logs again is finished then. Searches for settings, which may be several at once, and other
-    workspaces' runs are left alone.
+    Call it while holding the project's retrain lock, which says that no other retrain of it lives in this workspace, on
+    whichever machine: that takes a disk whose locks count on all machines that share it. `mine` is the run that goes on; what it
+    logs again is finished then. Searches for settings, which may be several at once, and other workspaces' runs are left alone.
     """
     where = place(home)
 
@@ -39,7 +51,7 @@ def tidy(client: MlflowClient, *, experiment_id: str, home: Path, mine: str) -> 
         client.set_terminated(run_id, "KILLED")
     pending = [
         str(m.model_id)
-        for m in client.search_logged_models([experiment_id])
+        for m in every_logged_model(client, experiment_id)
         if str(m.status) == "PENDING" and m.source_run_id and is_ours(client.get_run(m.source_run_id))
     ]
     for model_id in pending:

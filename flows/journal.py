@@ -1,8 +1,8 @@
 """What was meant and what was done, both in MLflow's store, where the aliases are: intents, and the history of a name.
 
 An intent is written before the aliases move and taken away after, so that what a kill leaves between them is finished at the
-next start, of whichever worker and workspace. The history has one row a promotion, in the tags of the registered model:
-it stays when an alias is moved or deleted. Each row holds the digest of the one before it, and the version that was
+next start, of whichever worker and workspace. The history has one row a promotion and one a refusal, in the tags of the
+registered model: it stays when an alias is moved or deleted. Each row holds the digest of the one before it, and the version that was
 promoted the digest of its row, so a row that was changed or taken away is seen.
 """
 
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from tasks.records import digest_of
 
-Kind = Literal["verdict", "by hand", "rollback"]
+Kind = Literal["verdict", "by hand", "rollback", "refused"]
 ROW = "reseed.promotion"  # of a version: the digest of its last row in the history
 _ROWS, _INTENTS = "reseed.history.", "reseed.intent."
 MOST = 3000  # characters of a reason that are kept: a tag of MLflow's holds 5000
@@ -60,7 +60,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One row of the history: at `when`, `who` made `version` the champion in place of `before`.
+    """One row of the history: at `when`, `who` made `version` the champion in place of `before`, or refused to.
 
     `bundle` is the digest of what was promoted, `evidence` of what its verdict rests on, `link` of the row before.
     """
@@ -84,9 +84,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """The rows of a name, oldest first, its open intents, and the numbers of rows that can't be read."""
+    """The promotions of a name, oldest first, its refusals, its open intents, and the numbers of rows that can't be read."""
 
     rows: list[Entry] = field(default_factory=list)
+    refusals: list[Entry] = field(default_factory=list)
     intents: list[Intent] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)
 
@@ -105,7 +106,7 @@ class Journal:
                 if row is None or row.number != number:
                     found.unreadable.append(number)
                 else:
-                    found.rows.append(row)
+                    (found.refusals if row.kind == "refused" else found.rows).append(row)
             elif key.startswith(_INTENTS):
                 intent = _read(Intent, said)
                 if intent is not None and intent.is_open(tags):
@@ -115,9 +116,14 @@ class Journal:
         return found
 
     @property
+    def chain(self) -> list[Entry]:
+        """The promotions and the refusals, in the order of their numbers: each follows on the one before."""
+        return sorted([*self.rows, *self.refusals], key=lambda row: row.number)
+
+    @property
     def next(self) -> int:
         """The number of the row to come."""
-        return 1 + max([0, *(row.number for row in self.rows), *self.unreadable])
+        return 1 + max([0, *(row.number for row in self.chain), *self.unreadable])
 
     def taken_back(self, version: str) -> Entry | None:
         """The row by which a person put another version in the place of this one, after it was promoted last; None where it was
@@ -129,7 +135,7 @@ class Journal:
         """A sentence for each row that does not follow on the one before it: something was changed or taken away."""
         found = [f"row {number} can't be read: it was changed" for number in self.unreadable]
         last: Entry | None = None
-        for row in self.rows:
+        for row in self.chain:
             if row.number != (last.number + 1 if last else 1):
                 if row.number - 1 not in self.unreadable:
                     found.append(f"before row {row.number} a row is missing")
@@ -160,8 +166,8 @@ class Journal:
 
 
 def note(client: MlflowClient, intent: Intent, *, bundle: str, verdict: str, evidence: str) -> str:
-    """Add the row of a promotion that was carried out, once; its digest. Call it under the registry's lock."""
-    rows = Journal.read(client, intent.name).rows
+    """Add the row of a promotion that was carried out or refused, once; its digest. Call it under the registry's lock."""
+    rows = Journal.read(client, intent.name).chain
     there = next((row for row in rows if intent.is_row(row)), None)
     if there is not None:
         return there.digest

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows import approval, beside_f1, outbox, stage_runs, steps
+from flows import approval, beside_f1, outbox, run_page, stage_runs, steps
 from flows import report as reports
 from flows.context import Retrain
 from flows.progress import say
@@ -129,6 +129,7 @@ def _judge(
             directory = r.registry.fetch(champion)
             who = f"champion {champion.version}"
             opponent = scored(r, directory, champion.digest, who)
+            run_page.champion_scored(r, champion, opponent)
             beside, measures = beside_f1.compared(r, directory, champion.digest, who)
         except CorruptDirectory as e:
             unknown = {"version": champion.version, "f1_macro": None}

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
 
 from tasks import files
 from tasks.labels import PROBLEM
 
 CLASSIFIER = Path(__file__).resolve().parent.parent / "mlflow" / "classifier.py"
+PAGE = 100  # logged models that are asked for at once
+
+
+def every_logged_model(client: MlflowClient, experiment_id: str) -> Iterator[LoggedModel]:
+    """The logged models of an experiment, page after page."""
+    token = None
+    while True:
+        page = client.search_logged_models([experiment_id], max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def logged_model(client: MlflowClient, key: str, directory: Path, *, name: str, run_id: str, labels: list[str]) -> str:
@@ -20,7 +34,7 @@ def logged_model(client: MlflowClient, key: str, directory: Path, *, name: str, 
     import mlflow
 
     experiment = client.get_run(run_id).info.experiment_id
-    for model in client.search_logged_models([experiment]):
+    for model in every_logged_model(client, experiment):
         if model.tags.get("reseed.promotion_key") == key and str(model.status) == "READY":
             return str(model.model_id)
     import pandas as pd

@@ -15,6 +15,7 @@ import os
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from flows.journal import Intent
 from flows.settings import Settings
@@ -23,6 +24,7 @@ from tasks.errors import TransientError, UserError
 from tasks.files import CorruptDirectory
 
 SIGNED_WITH = "RESEED_WEBHOOK_SECRET"  # in the environment; its HMAC-SHA256 of the body signs a webhook
+TOKEN, FROM = "{token}", "RESEED_WEBHOOK_TOKEN"  # in a webhook's address, and what stands there when it is sent
 TIMEOUT = 20.0
 TRIES = 3
 
@@ -59,7 +61,7 @@ def deliver(settings: Settings, registry: Any) -> list[str]:
         return []
     with contextlib.suppress(UserError), files.only_one(folder / ".lock", "a delivery"):
         for told in waiting(settings):
-            what = f"{told['letter']} of {told['model']} {told['version']} to {told['to']}"
+            what = f"{told['letter']} of {told['model']} {told['version']} to {shown(told['to'])}"
             try:
                 _webhook(told) if told["letter"] == "webhook" else _export(told, registry)
             except (TransientError, UserError, CorruptDirectory) as e:
@@ -68,6 +70,12 @@ def deliver(settings: Settings, registry: Any) -> list[str]:
             (folder / f"{told['id']}-{told['letter']}.json").unlink(missing_ok=True)
             said.append(f"{what}: done")
     return said
+
+
+def shown(to: str) -> str:
+    """The address as it may be printed: of a webhook the host alone, as the rest often holds a token."""
+    found = urlsplit(to)
+    return f"{found.scheme}://{found.netloc.rpartition('@')[2]}" if found.scheme in {"http", "https"} else to
 
 
 def signature(secret: str, stamp: str, body: bytes) -> str:
@@ -82,6 +90,10 @@ def _webhook(told: dict[str, Any]) -> None:
     secret = os.environ.get(SIGNED_WITH, "")
     if not secret:
         raise UserError(f"promote.webhook needs a secret to sign with: set {SIGNED_WITH} in the environment")
+    to, token = str(told["to"]), os.environ.get(FROM, "")
+    if TOKEN in to and not token:
+        raise UserError(f"the address in promote.webhook asks for {TOKEN}: set {FROM} in the environment")
+    to = to.replace(TOKEN, token)
     body = json.dumps({k: v for k, v in told.items() if k not in {"letter", "to"}}, ensure_ascii=False).encode()
 
     @retry(
@@ -99,7 +111,7 @@ def _webhook(told: dict[str, Any]) -> None:
             "X-Reseed-Signature": f"sha256={signature(secret, stamp, body)}",
         }
         try:
-            answer = httpx.post(told["to"], content=body, headers=headers, timeout=TIMEOUT, follow_redirects=False)
+            answer = httpx.post(to, content=body, headers=headers, timeout=TIMEOUT, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL) as e:
             raise TransientError(f"{type(e).__name__}: {e}") from None
         if not answer.is_success:

@@ -78,7 +78,7 @@ def _story(r: Retrain) -> dict[str, Any]:
         labels=r.project.label_names,
         description=description(r, challenger, trained.rows),
     )
-    run_page.scored(r, version, rows=trained.rows, trained=trained.model, challenger=challenger)
+    run_page.scored(r, version, rows=trained.rows, trained=trained.model, challenger=challenger, curve=curve)
     verdict, champion, promoted = judge_and_promote(r, version, challenger, baselines, seeds_scored(r, trained))
     bundle = exported.directory / "bundle"
     to_label = label_first(r, version, bundle) if verdict.decision == "inconclusive" else None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from mlflow.entities import LoggedModelInput
+from mlflow.exceptions import MlflowException
 
 from flows import stage_runs
 from flows.context import Retrain
 from flows.model_card import render
 from flows.registry import Version
+from flows.tracking import dataset_input
 from tasks import files
 from tasks.base_model import base_model
 from tasks.files import Stage
@@ -43,7 +48,9 @@ def named(r: Retrain, rows: Stage) -> int:
     return trained_on
 
 
-def scored(r: Retrain, version: Version, *, rows: Stage, trained: Stage, challenger: Stage) -> None:
+def scored(
+    r: Retrain, version: Version, *, rows: Stage, trained: Stage, challenger: Stage, curve: Stage | None = None
+) -> None:
     """The challenger's scores, with the model and the data that they are about, and the pictures: before anybody is asked."""
     trained_on = named(r, rows)
     splits, sealed, log = r.prepared.splits, r.prepared.sealed, r.log
@@ -53,8 +60,24 @@ def scored(r: Retrain, version: Version, *, rows: Stage, trained: Stage, challen
     log.used(datasets=[training, (*dev, sizes["dev"]), (*test, challenger.counts["rows"])], model_id=version.model_id)
     log.model_metrics(stage_runs.test_metrics(challenger), model_id=version.model_id, dataset=test)
     log.model_metrics({"dev.f1_macro": trained.counts["dev_f1_macro"]}, model_id=version.model_id, dataset=dev)
-    for picture in [*stage_runs.pictures(challenger), *stage_runs.pictures(trained)]:
-        log.client.log_artifact(log.run_id, str(picture))
+    for stage in [challenger, trained, *([curve] if curve else [])]:
+        for picture in stage_runs.pictures(stage):
+            log.client.log_artifact(log.run_id, str(picture))
+
+
+def champion_scored(r: Retrain, champion: Version, score: Stage) -> None:
+    """The champion's scores with its own model and the same test rows, on the run that scored it: the retrain's own run has the
+    challenger's under the same names."""
+    log = replace(r.log, run_id=stage_runs.scored(r.log, f"champion {champion.version}", score))
+    test = ("test", r.prepared.sealed.digest)
+    try:
+        if champion.model_id:  # a version that was registered before versions told has none
+            log.model_metrics(stage_runs.test_metrics(score), model_id=champion.model_id, dataset=test)
+            data, model = dataset_input(*test, score.counts["rows"]), LoggedModelInput(champion.model_id)
+            log.client.log_inputs(log.run_id, datasets=[data], models=[model])
+    except MlflowException as e:
+        if e.error_code != "RESOURCE_DOES_NOT_EXIST":  # somebody deleted the logged model: the registry's files stay
+            raise
 
 
 def stands(r: Retrain, version: Version, champion: dict[str, Any] | None, *, promoted: bool) -> bool:

@@ -141,24 +141,26 @@ def adapted(log: Tracking, stage: Stage) -> None:
 
 
 def test_metrics(scored: Stage) -> dict[str, float]:
-    """`test.f1_macro`, its interval, and F1 per label."""
-    c = scored.counts
-    names = [name for name, v in c.items() if name != "labels" and isinstance(v, dict) and "ci_low" in v]
-    found = {f"test.{name}": c[name]["value"] for name in names}
-    found |= {f"test.{name}.{end}": c[name][end] for name in names for end in ("ci_low", "ci_high")}
-    scores = {k: v for k, v in c.get("scores", {}).items() if isinstance(v, float)}
-    found |= {f"test.{k}": v for k, v in (c.get("more", {}) | scores).items()}
+    """`test.f1_macro` and the other figures with their intervals, and F1 per label with its own."""
+    c, ends = scored.counts, ("ci_low", "ci_high")
+    whole = {name: v for name, v in c.items() if name != "labels" and isinstance(v, dict) and "ci_low" in v}
+    whole |= c.get("more", {})
+    found = {f"test.{name}": v["value"] for name, v in whole.items()}
+    found |= {f"test.{name}.{end}": v[end] for name, v in whole.items() for end in ends}
+    found |= {f"test.{k}": v for k, v in c.get("scores", {}).items() if isinstance(v, float)}
+    found |= {f"test.f1.{label}.{end}": v[f"f1_{end}"] for label, v in c["labels"].items() for end in ends}
     found |= {f"test.f1_macro.{s['name']}"[:200]: s["f1_macro"]["value"] for s in c.get("slices", []) if s["f1_macro"]}
     return found | {f"test.f1.{label}": v["f1"] for label, v in c["labels"].items()}
 
 
-def scored(log: Tracking, who: str, stage: Stage) -> None:
+def scored(log: Tracking, who: str, stage: Stage) -> str:
+    """The id of the run that has them."""
     found = [*pictures(stage), stage.directory / "metrics.json", stage.directory / "predictions.jsonl"]
     tables = {name: files.read_lines(stage.directory / f"{name}.jsonl") for name in ERRORS}
     tables["slices"] = slice_rows(stage)
     metrics, llm = test_metrics(stage), stage.counts.get("llm", {})
     metrics |= {f"llm.{k}": float(llm[k]) for k in ASKED if llm}
-    log.stage(stage, name=f"evaluate {who}", metrics=metrics, artifacts=found, tables=tables)
+    return log.stage(stage, name=f"evaluate {who}", metrics=metrics, artifacts=found, tables=tables)
 
 
 def slice_rows(scored: Stage) -> list[dict[str, Any]]:

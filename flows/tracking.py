@@ -207,21 +207,22 @@ class Tracking:
 
     def used(self, *, datasets: list[tuple[str, str, int]], model_id: str) -> None:
         """On the parent run: the datasets (name, digest and rows, no texts) and the model that came of them."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelOutput
+        from mlflow.entities import LoggedModelOutput
 
-        inputs = [
-            DatasetInput(
-                Dataset(
-                    name, digest[:36], "reseed", json.dumps({"digest": digest}), profile=json.dumps({"num_rows": n})
-                ),
-                [InputTag("mlflow.data.context", name)],
-            )
-            for name, digest, n in datasets
-        ]
-        self.client.log_inputs(self.run_id, datasets=inputs)
+        self.client.log_inputs(self.run_id, datasets=[dataset_input(*told) for told in datasets])
         outputs = self.client.get_run(self.run_id).outputs
         if model_id not in {m.model_id for m in (outputs.model_outputs if outputs else [])}:  # twice is an error
             self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, 0)])
+
+
+def dataset_input(name: str, digest: str, rows: int) -> Any:
+    """A dataset as a run's input: name, digest and number of rows, no texts."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    about, profile = json.dumps({"digest": digest}), json.dumps({"num_rows": rows})
+    return DatasetInput(
+        Dataset(name, digest[:36], "reseed", about, profile=profile), [InputTag("mlflow.data.context", name)]
+    )
 
 
 def _experiment(client: MlflowClient, settings: Settings, name: str) -> str:

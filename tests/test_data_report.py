@@ -424,6 +424,8 @@ def test_the_page_and_tables_are_logged_once(home: Path, tmp_path: Path, encoder
 
     page = mlflow.artifacts.load_text(client.get_run(tracking.run_id).info.artifact_uri + "/data_report.html")
     assert page == (made_.directory / "report.html").read_text()
+    assert "funnel.png" in {a.path for a in client.list_artifacts(tracking.run_id)}
+    assert (made_.directory / "funnel.png").read_bytes().startswith(b"\x89PNG")
     table = client.load_table(tracking.experiment_id, "data_report/funnel.json", run_ids=[tracking.run_id])
     assert table["step"].iloc[0] == "asked" and len(table) == len(set(table["step"]))
     accepted = client.load_table(tracking.experiment_id, "data_report/accepted.json", run_ids=[tracking.run_id])

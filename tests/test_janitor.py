@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
-from flows.janitor import tidy
+from flows import logged_model
+from flows.janitor import place, tidy
 from flows.settings import Settings
 from flows.tracking import Tracking, connect
 
@@ -59,6 +63,28 @@ def test_searches_and_other_workspaces_are_left_alone(store: Store, tmp_path: Pa
     assert {store.status(r) for r in (search.run_id, elsewhere.run_id, trial, stage)} == {"RUNNING"}
 
 
+def test_a_pod_that_is_started_anew_closes_what_was_left_under_its_old_name(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "pod-a1")
+    dead = store.opened("dead")
+    monkeypatch.setattr(socket, "gethostname", lambda: "pod-b2")
+    assert store.tidied(store.opened("mine"))["runs"] == [dead.run_id]
+
+
+def test_a_copy_of_a_workspace_is_another_one_and_lives_on(store: Store, tmp_path: Path) -> None:
+    first = store.opened("first")
+    copied = Path(shutil.copytree(store.settings.home, tmp_path / "copy"))
+    store.opened("second", home=copied)
+    assert place(copied) == place(copied) != place(store.settings.home)
+    assert store.tidied(store.opened("mine"))["runs"] == [first.run_id]
+
+
+def test_two_first_starts_at_once_have_one_name(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(place, [tmp_path / "new"] * 32))) == 1
+
+
 def test_pending_models_of_ours_are_deleted(store: Store, tmp_path: Path) -> None:
     dead, elsewhere = store.opened("dead"), store.opened("elsewhere", home=tmp_path / "other")
     runs = [store.child(dead, "train"), dead.run_id, store.child(elsewhere, "train")]
@@ -68,6 +94,13 @@ def test_pending_models_of_ours_are_deleted(store: Store, tmp_path: Path) -> Non
     assert sorted(store.tidied(store.opened("mine"))["models"]) == sorted(pending[:2])
     left = {m.model_id for m in store.client.search_logged_models([dead.experiment_id])}
     assert left == {pending[2], ready}
+
+
+def test_every_page_of_models_is_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logged_model, "PAGE", 2)
+    dead = store.opened("dead")
+    pending = [store.client.create_logged_model(dead.experiment_id, source_run_id=dead.run_id) for _ in range(5)]
+    assert len(store.tidied(store.opened("mine"))["models"]) == len(pending)
 
 
 def test_a_run_that_is_opened_again_is_not_dead(store: Store) -> None:

@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    precision_score,
+    recall_score,
+)
 
 from tasks import files
 from tasks.evaluate import baselines, plots
-from tasks.evaluate.bootstrap import draw, macro_f1
-from tasks.evaluate.metrics import SUMMARY, measure
+from tasks.evaluate.bootstrap import Tallies, draw, macro_f1
+from tasks.evaluate.metrics import MORE, SUMMARY, measure, more_in
 from tasks.evaluate.score import read_predictions, score_baseline
 from tasks.labels import codes
 from tasks.prepare import count_openings, prepare
@@ -54,6 +61,40 @@ def test_the_figures_are_those_of_scikit_learn(data: list[tuple[str, str]]) -> N
     assert m["rows"] == len(true)
     for name in SUMMARY:
         assert 0 <= m[name]["ci_low"] <= m[name]["value"] <= m[name]["ci_high"] <= 1
+    for figures in m["labels"].values():
+        assert 0 <= figures["f1_ci_low"] <= figures["f1"] <= figures["f1_ci_high"] <= 1
+    more = m["more"]
+    assert {name: v["value"] for name, v in more.items()} == pytest.approx(more_of(true, predicted))
+    assert all(v["ci_low"] <= v["value"] <= v["ci_high"] <= 1 for v in more.values())
+
+
+def more_of(true: list[str], predicted: list[str]) -> dict[str, float]:
+    told: dict[str, Any] = {"labels": LABELS, "zero_division": 0}
+    return {
+        "balanced_accuracy": recall_score(true, predicted, labels=sorted(set(true)), average="macro", zero_division=0),
+        "f1_micro": f1_score(true, predicted, average="micro", **told),
+        "f1_weighted": f1_score(true, predicted, average="weighted", **told),
+        "matthews": matthews_corrcoef(true, predicted),
+    }
+
+
+@pytest.mark.parametrize("right", [0.0, 0.7, 1.0])
+def test_what_is_counted_in_a_resample_is_what_scikit_learn_says_of_its_rows(right: float) -> None:
+    true, predicted = answers(25, right, [*LABELS, "stone"], seed=3)
+    true, predicted = true[:75], predicted[:75]  # no row of a stone, but answers
+    y, z = codes(true, LABELS), codes(predicted, LABELS)
+    hot = [v[:, None] == np.arange(3) for v in (y, z)]
+    counts = ((hot[0] & hot[1]).sum(0), hot[1].sum(0), hot[0].sum(0))
+    itself = Tallies(*(n[None, None] for n in counts), np.array([[(y == z).sum()]]), np.array([len(y)]))
+    told = more_of(true, ["other" if k < 0 else LABELS[k] for k in z])
+    assert dict(zip(MORE, more_in(itself, np.unique(y))[0], strict=True)) == pytest.approx(told)
+
+
+def test_a_single_group_says_nothing_of_a_correlation() -> None:
+    true, predicted = answers(5, 0.7)
+    m = measure(true, predicted, LABELS, samples=100, seed=0, groups=np.zeros(15, dtype=np.int64))
+    assert (m["more"]["matthews"]["ci_low"], m["more"]["matthews"]["ci_high"]) == (-1.0, 1.0)
+    assert (m["labels"]["bird"]["f1_ci_low"], m["labels"]["bird"]["f1_ci_high"]) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("labels", "n", "right"), [(2, 100, 0.9), (5, 3, 0.5), (200, 2, 0.6), (200, 2, 0.9)])

@@ -27,6 +27,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.taken: list[tuple[dict[str, str], bytes]] = []
+        self.paths: list[str] = []
         self.broken = 0
         owner = self
 
@@ -37,6 +38,7 @@ class Receiver:
                 fine = owner.broken < 0
                 if fine:
                     owner.taken.append((dict(self.headers), body))
+                    owner.paths.append(self.path)
                 self.send_response(204 if fine else 503)
                 self.end_headers()
 
@@ -100,6 +102,22 @@ def test_what_can_not_be_delivered_waits(
         m.delenv(outbox.SIGNED_WITH)
         assert "set RESEED_WEBHOOK_SECRET" in outbox.deliver(settings, registry)[0]
     assert outbox.deliver(settings, registry)[0].endswith(": done") and len(receiver.taken) == 1
+
+
+def test_a_token_in_the_address_is_neither_printed_nor_kept(
+    settings: Settings, receiver: Receiver, registry: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox.put(settings, INTENT, hooks={"webhook": receiver.url + "/{token}?key=K3Y"}, bundle="d" * 64)
+    (waits,) = outbox.deliver(settings, registry)
+    assert waits.endswith("asks for {token}: set RESEED_WEBHOOK_TOKEN in the environment")
+    monkeypatch.setenv("RESEED_WEBHOOK_TOKEN", "T0KEN")
+    assert all("T0KEN" not in p.read_text() for p in (settings.home / "outbox").glob("[!.]*.json"))
+    (done,) = outbox.deliver(settings, registry)
+    assert done == f"webhook of toy 2 to {receiver.url.removesuffix('/hook')}: done"
+    assert receiver.paths == ["/hook/T0KEN?key=K3Y"]
+    assert "K3Y" not in waits
+    assert outbox.shown("https://me:secret@example.com:8443/x") == "https://example.com:8443"
+    assert outbox.shown("s3://bucket/prefix") == "s3://bucket/prefix"
 
 
 def test_a_receiver_that_is_not_there_stops_nothing(settings: Settings, receiver: Receiver, registry: Any) -> None:

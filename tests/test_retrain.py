@@ -67,7 +67,9 @@ def test_first_run_promotes_and_second_finds_everything(
     assert told.info.status == "FINISHED" and told.data.tags["verdict"] == "promote"
     assert told.data.params["train.learning_rate"] == "0.01" and told.data.params["promote.min_gain"] == "0.0"
     assert told.data.metrics["test.f1_macro"] == pytest.approx(first["test"]["f1_macro"])
-    assert set(toy.LABELS) == {k.removeprefix("test.f1.") for k in told.data.metrics if k.startswith("test.f1.")}
+    each = {f"{label}{end}" for label in toy.LABELS for end in ("", ".ci_low", ".ci_high")}
+    assert each == {k.removeprefix("test.f1.") for k in told.data.metrics if k.startswith("test.f1.")}
+    assert told.data.metrics["test.matthews.ci_low"] <= told.data.metrics["test.matthews"]
     children = client().search_runs([told.info.experiment_id], f"tags.`mlflow.parentRunId` = '{told.info.run_id}'")
     stages = {c.info.run_name: c for c in children}
     assert {"prepare", "synthesise 1", "curate", "train", "evaluate challenger", "evaluate majority"} <= set(stages)
@@ -101,7 +103,8 @@ def test_first_run_promotes_and_second_finds_everything(
     assert (
         first["report"].endswith("/reports/toy.html") and "Content-Security-Policy" in page and "now champion" in page
     )
-    assert {"report.html", "gain.png"} <= {f.path for f in client().list_artifacts(told.info.run_id)}
+    shown = {f.path for f in client().list_artifacts(told.info.run_id)}
+    assert {"report.html", "gain.png", "funnel.png", "curve.png", "confusion.png"} <= shown
     Path(first["report"]).unlink()
     code, out, _ = reseed("report", "toy", "--json")
     assert code == 0 and last_json(out) == {
@@ -199,6 +202,14 @@ def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(con
         [client().get_experiment_by_name("toy").experiment_id], "tags.`reseed.stage` = 'evaluate champion 1'"
     )
     assert len({r.data.tags["reseed.stage_key"] for r in runs}) >= 2
+    model_id = client().get_model_version("toy", "1").tags["reseed.model"]
+    runs = [client().get_run(r.info.run_id) for r in runs]  # a search leaves out the models
+    assert all([m.model_id for m in r.inputs.model_inputs] == [model_id] for r in runs)
+    told = {m.run_id: m for m in client().get_logged_model(model_id).metrics if m.key == "test.f1_macro"}
+    assert {r.info.run_id for r in runs} < set(told), "the champion's page has what it was scored at again"
+    for r in runs:
+        (data,) = [d.dataset for d in r.inputs.dataset_inputs]
+        assert (data.name, data.digest) == ("test", told[r.info.run_id].dataset_digest)
 
     code, out, _ = reseed("status", "toy", "--json")
     state = last_json(out)["projects"]["toy"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from tasks.data_report.page import title
 from tasks.data_report.rows import RUN_BY, Gathered, generated
 from tasks.records import Record, Rejected, shown
 
@@ -73,6 +75,26 @@ def _in_order(found: list[tuple[str, Counter[str]]], ran: list[str]) -> list[tup
         return ran.index(name) if name in ran else len(ran)
 
     return sorted(found, key=lambda item: at(item[0]))
+
+
+def picture(steps: list[dict[str, Any]], name: str, path: Path) -> None:
+    """The steps of the funnel as a PNG of bars: what is left after each, and what it lost."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 0.34 * len(steps) + 1.1), layout="constrained")
+    axes = figure.subplots()
+    colors = ["#d98f00" if s["lost"] else "#4c78a8" for s in steps]
+    axes.barh(range(len(steps)), [s["total"] for s in steps], color=colors)
+    for i, s in enumerate(steps):
+        lost = f" (−{s['lost']:,})" if s["lost"] else ""
+        axes.annotate(f"{s['total']:,}{lost}", (s["total"], i), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(steps)), [title(s["step"]).replace("$", r"\$") for s in steps])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.25 * max(1, *(s["total"] for s in steps)))
+    axes.set_xlabel("rows left after each step")
+    axes.set_title(name.replace("$", r"\$"), fontsize=10)
+    axes.spines[["right", "top"]].set_visible(False)
+    figure.savefig(path, dpi=110, format="png")
 
 
 def rejected_by_check(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The data report of one retrain as a stage: `report.html`, one file that needs no network, and `figures.json`."""
+"""The data report of one retrain as a stage: `report.html`, one file that needs no network, `figures.json` and `funnel.png`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks import files
 from tasks.data_report.cost import cost, drawn
 from tasks.data_report.distance import by_id, pairs, telling_words, two_sample
 from tasks.data_report.diversity import diversity
-from tasks.data_report.funnel import balance, funnel, rejected_by_check
+from tasks.data_report.funnel import balance, funnel, picture, rejected_by_check
 from tasks.data_report.page import render
 from tasks.data_report.rows import Gathered, gather, withheld
 from tasks.data_report.samples import samples
@@ -23,7 +23,7 @@ from tasks.references import digest_of_path, resolve
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 2
+VERSION = 3
 MOST_ROWS = 2000  # embedded in all
 
 
@@ -38,7 +38,7 @@ def data_report(
     home: Path,
     report: Report = silent,
 ) -> Stage:
-    """`report.html` and `figures.json` about the rows that were asked for, came, were set aside, and are trained on.
+    """`report.html`, `figures.json` and `funnel.png` about the rows that were asked for, came, were set aside, and are trained on.
 
     The sealed test set is not read. The same inputs give the same bytes.
     """
@@ -58,6 +58,7 @@ def data_report(
         )
         found["read"] = inputs
         files.write_json(out / "figures.json", found)
+        picture(found["funnel"], f"{project.name}: from what was asked for to what is accepted", out / "funnel.png")
         files.write_bytes(out / "report.html", render(found).encode())
         test = found["distance"]["test"] or {}
         return {

@@ -22,7 +22,7 @@ from tasks.project import Project
 from tasks.records import Label, Record
 from tasks.synthesise.stage import open_ledger
 
-VERSION = 1
+VERSION = 2
 CONTEXT = 4096  # tokens of a request with its answer: any LLM in use reads as many
 LEAST_TEXT = 1024  # bytes of a text, however long the list of labels
 NONE = "none"

@@ -185,15 +185,17 @@ def stretch(groups: np.ndarray | None, alpha: float) -> float:
     return float(t.ppf(1 - alpha, many - 1) / norm.ppf(1 - alpha) * (many / (many - 1)) ** 0.5)
 
 
-def interval(point: float, drawn: np.ndarray, *, groups: np.ndarray | None = None) -> dict[str, float]:
+def interval(
+    point: float, drawn: np.ndarray, *, groups: np.ndarray | None = None, least: float = 0.0
+) -> dict[str, float]:
     """A figure's `value` and its 95% interval, percentiles of `drawn`, shape (samples,), widened to hold the value: with very few
-    rows a label all resamples can lie below it. Few groups widen it by `stretch`, and a single one says nothing of others: 0 to
-    1."""
+    rows a label all resamples can lie below it. Few groups widen it by `stretch`, and a single one says nothing of others:
+    `least` (what the figure can be at worst) to 1."""
     low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
     if groups is not None:
         wider = stretch(groups, 0.025)
-        low, high = (np.clip(middle + (v - middle) * wider, 0, 1) for v in (low, high))
-        low, high = (low, high) if len(np.unique(groups)) > 1 else (0.0, 1.0)
+        low, high = (np.clip(middle + (v - middle) * wider, least, 1) for v in (low, high))
+        low, high = (low, high) if len(np.unique(groups)) > 1 else (least, 1.0)
     return {"value": float(point), "ci_low": float(min(low, point)), "ci_high": float(max(high, point))}
 
 

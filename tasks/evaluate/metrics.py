@@ -12,6 +12,7 @@ from tasks.labels import are_sets, codes, strange
 from tasks.records import Label
 
 SUMMARY = ("accuracy", "precision_macro", "recall_macro", "f1_macro")
+MORE = ("balanced_accuracy", "f1_micro", "f1_weighted", "matthews")  # what some ask for beside
 
 
 def f1_macro(true: Any, predicted: Any, labels: list[Any]) -> float:
@@ -67,8 +68,8 @@ def measure(
     seed: int,
     groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Accuracy, macro precision, recall and F1, each with its 95% interval, F1 per label, and the confusion matrix. For label
-    sets what tasks/evaluate/label_sets.py measures.
+    """Accuracy, macro precision, recall and F1, and under `more` MORE, each with its 95% interval; precision, recall and F1 per
+    label, F1 with its interval; and the confusion matrix. For label sets what tasks/evaluate/label_sets.py measures.
 
     The figures are scikit-learn's; the intervals are percentiles of a stratified bootstrap, or with `groups` (an index for
     each row) of one of whole groups, widened to hold the figure itself. A predicted label that is not among `labels` is a
@@ -86,30 +87,53 @@ def measure(
     p, r, f, n = precision_recall_fscore_support(true, predicted, labels=labels, average=None, zero_division=0)
     point = np.array([accuracy_score(true, predicted), p.mean(), r.mean(), f.mean()])
     y, z = codes(true, labels), codes(predicted, labels)
-    drawn: list[np.ndarray] = []
-    for chunk in bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups):
-        macro = (v[:, 0].mean(axis=-1) for v in (chunk.precision, chunk.recall, chunk.f1))
-        drawn.append(np.column_stack([chunk.accuracy[:, 0], *macro]))
+    chunks = list(bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups))
+    there = np.unique(y)
+    drawn = np.concatenate([_summary(chunk) for chunk in chunks])
+    more = np.concatenate([more_in(chunk, there) for chunk in chunks])
+    each = np.concatenate([label_sets.f1_of_each(chunk) for chunk in chunks])
     confusion = np.zeros((len(labels), len(labels) + 1), dtype=int)
     np.add.at(confusion, (y, np.where(z < 0, len(labels), z)), 1)
     return {
         "rows": len(true),
-        **bootstrap.intervals(SUMMARY, point, np.concatenate(drawn), groups=groups),
-        "labels": label_sets.by_label(labels, p, r, f, n),
-        "more": _more(y, z, labels),
+        **bootstrap.intervals(SUMMARY, point, drawn, groups=groups),
+        "labels": label_sets.by_label(labels, (p, r, f, n), each, groups=groups),
+        "more": {
+            name: bootstrap.interval(value, more[:, i], groups=groups, least=-1.0 if name == "matthews" else 0.0)
+            for i, (name, value) in enumerate(zip(MORE, _more(y, z, len(labels)), strict=True))
+        },
         "confusion": confusion[:, : len(labels)].tolist(),
     }
 
 
-def _more(y: np.ndarray, z: np.ndarray, labels: list[str]) -> dict[str, float]:
-    """What some ask for beside SUMMARY, scikit-learn's, without an interval."""
+def _more(y: np.ndarray, z: np.ndarray, labels: int) -> list[float]:
+    """MORE, scikit-learn's."""
     from sklearn.metrics import f1_score, matthews_corrcoef, recall_score
 
-    names = list(range(len(labels)))
-    there = np.unique(y).tolist()
-    return {
-        "balanced_accuracy": float(recall_score(y, z, labels=there, average="macro", zero_division=0.0)),
-        "f1_micro": float(f1_score(y, z, labels=names, average="micro", zero_division=0.0)),
-        "f1_weighted": float(f1_score(y, z, labels=names, average="weighted", zero_division=0.0)),
-        "matthews": float(matthews_corrcoef(y, z)),
-    }
+    names = list(range(labels))
+    return [
+        float(recall_score(y, z, labels=np.unique(y).tolist(), average="macro", zero_division=0.0)),
+        float(f1_score(y, z, labels=names, average="micro", zero_division=0.0)),
+        float(f1_score(y, z, labels=names, average="weighted", zero_division=0.0)),
+        float(matthews_corrcoef(y, z)),
+    ]
+
+
+def _summary(chunk: bootstrap.Tallies) -> np.ndarray:
+    """SUMMARY of the one model in each resample, shape (samples, figures)."""
+    macro = (v[:, 0].mean(axis=-1) for v in (chunk.precision, chunk.recall, chunk.f1))
+    return np.column_stack([chunk.accuracy[:, 0], *macro])
+
+
+def more_in(chunk: bootstrap.Tallies, there: np.ndarray) -> np.ndarray:
+    """MORE of the one model in each resample, shape (samples, figures); `there` are the labels that have rows."""
+    hits, said, true = (v[:, 0] for v in (chunk.hits, chunk.predicted, chunk.true))
+    rows = chunk.rows.astype(np.float64)
+    micro = 2 * hits.sum(axis=1) / (said.sum(axis=1) + true.sum(axis=1))
+    weighted = (chunk.f1[:, 0] * true).sum(axis=1) / rows
+    # Gorodkin 2004: an answer that is no label is one more class, which no row has; 0 where one class is all there is
+    other = rows - said.sum(axis=1)
+    above = chunk.right[:, 0] * rows - (said * true).sum(axis=1)
+    below = (rows**2 - (said**2).sum(axis=1) - other**2) * (rows**2 - (true**2).sum(axis=1))
+    matthews = above / np.sqrt(np.where(below > 0, below, np.inf))
+    return np.column_stack([chunk.recall[:, 0][:, there].mean(axis=1), micro, weighted, matthews])

@@ -23,7 +23,7 @@ from tasks.project import Project
 from tasks.records import Label, Record
 from tasks.references import digest_of_path, resolve
 
-VERSION = 5
+VERSION = 6
 BASELINES = ("majority", "descriptions", "tfidf_logistic_regression")
 STATIC, INPUT, ZERO_SHOT = "static_embeddings", "input_embeddings", "zero_shot"
 # settings of one baseline alone, and of other stages

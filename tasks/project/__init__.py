@@ -154,7 +154,9 @@ class Promote(Section):
     )
     approval: Literal["none", "required"] = Field("none", description="required: a person says yes to each promotion")
     webhook: str | None = Field(
-        None, pattern=r"^https?://\S+$", description="told of each promotion, signed with RESEED_WEBHOOK_SECRET"
+        None,
+        pattern=r"^https?://\S+$",
+        description="told of each promotion, signed with RESEED_WEBHOOK_SECRET; {token} in it is RESEED_WEBHOOK_TOKEN",
     )
     export_to: str | None = Field(
         None,
