@@ -17,6 +17,7 @@ from flows.registry import Version
 from tasks import files, judge, non_inferiority
 from tasks.errors import TransientError
 from tasks.evaluate.score import baselines_of
+from tasks.evidence import rows_digest
 from tasks.files import CorruptDirectory, Stage
 from tasks.judge import Verdict
 from tasks.project import Project
@@ -70,7 +71,7 @@ def judge_and_promote(
                 {"version": champion.version, **reports.figures(challenger), **beside_f1.told(r.measured)},
                 not r.judged_before,
             )
-        look = r.registry.look(r.project.name, test_set=r.prepared.sealed.digest, bundle=version.digest)
+        look = r.registry.look(r.project.name, test_set=rows_digest(challenger), bundle=version.digest)
         verdict, figures, evidence = _judge(r, opponent, challenger, baselines, look=look, seeds=seeds)
         if champion is None:
             verdict = replace(verdict, reasons=(*verdict.reasons, *r.registry.odd(r.project.name)))

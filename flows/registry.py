@@ -33,7 +33,7 @@ from tasks.errors import TransientError, UserError, nearest
 from tasks.files import CorruptDirectory
 
 _MODEL = "reseed.model"
-MOST_LOOKS = 350  # bundles that a tag holds; after as many verdicts nothing is promoted on a test set any more
+MOST_LOOKS = 350  # bundles that a tag holds; long before as many verdicts no level is left to promote at
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from tasks import files, gain, judge, labels, non_inferiority
 from tasks.evaluate import bootstrap, metrics, permutation
 from tasks.files import Stage
 from tasks.judge import Verdict
+from tasks.records import digest_of
 
 VERSION = 3
 LIBRARIES = ("numpy", "scipy", "scikit-learn")  # whose arithmetic the verdict rests on
@@ -47,6 +48,11 @@ def judged(
 
     inputs = {name: stage.digest for name, stage in sides.items()}
     return files.stage(home, "verdict", version=VERSION, params=about, inputs=inputs, build=build)
+
+
+def rows_digest(scored: Stage) -> str:
+    """The digest of the test rows that were answered, whatever their order, place and other columns: their ids and labels."""
+    return digest_of(sorted([r["id"], r["label"]] for r in files.read_lines(scored.directory / "predictions.jsonl")))
 
 
 def decide(directory: Path) -> Verdict:

@@ -163,3 +163,10 @@ def test_probabilities_that_are_no_numbers_decide_nothing(side: str, rule: str, 
     theirs = answered(tmp_path, "opponent", wrong=90, **odd if side == "opponent" else {})
     verdict = Verdict.from_json(evidence.judged(mine, theirs, settings=SETTINGS | {"rule": rule}, home=tmp_path).counts)
     assert verdict.decision == "inconclusive" and f"1 of 120 answers of the {side}" in verdict.reasons[0]
+
+
+def test_the_same_test_rows_are_known_whatever_stands_beside_them(tmp_path: Path) -> None:
+    plain = answered(tmp_path, "plain", wrong=3)
+    beside = answered(tmp_path, "beside", wrong=9, place=lambda i: f"rows.csv:{i}")
+    other = answered(tmp_path, "other", wrong=3, true=[*TRUE[:-1], LABELS[(LABELS.index(TRUE[-1]) + 1) % 3]])
+    assert evidence.rows_digest(plain) == evidence.rows_digest(beside) != evidence.rows_digest(other)
