@@ -104,12 +104,14 @@ def test_planted_repeats_and_leaks(stories: dict[str, list[Record]], run: Callab
     rows = numbered([*stories["rows"], *copies, *exact, *leaks])
     n, c, e = len(stories["rows"]), len(copies), len(exact)
     out = {r.record.lineage["n"]: r for r in run(rows)}
+    # a few stories were written twice by the BBC itself: they are set aside without any that were planted
+    own = {r.record.lineage["n"] for r in run(rows[:n]) if r.check.endswith("duplicate")}
     twice = {i for i, r in out.items() if r.check.endswith("duplicate")}
-    recall, _ = told("exact and near duplicates", twice, set(range(n, n + c + e)))
-    assert recall >= 0.95
+    recall, precision = told("exact and near duplicates", twice - own, set(range(n, n + c + e)))
+    assert recall >= 0.95 and precision >= 0.95 and len(own) < 0.02 * n
     leaked = {i for i, r in out.items() if r.check == "leak"}
     recall, precision = told("exact and near leaks", leaked, set(range(n + c + e, len(rows))))
-    assert recall >= 0.95 and precision >= 0.8
+    assert recall >= 0.95 and precision >= 0.95
     held = {r.id for r in stories["held"]}
     assert all(out[i].other in held for i in leaked)
 
