@@ -62,6 +62,9 @@ def _move(registry: Registry, to: Version, *, kind: Kind, reason: str, by: str |
         registry.promote(to, expected=champion, reason=reason, probes=PROBES, labels=labels, kind=kind, who=person(by))
     except CorruptDirectory as e:
         raise UserError(f"version {to.version} of {to.name!r} can't be the champion: {e}") from None
+    if by := registry.version(to.name, to.version).tags.get("reseed.refused_by"):  # that no is overruled from now on
+        registry.record(to, {"reseed.overruled": f"refused by {by}"})
+        registry.client.delete_model_version_tag(to.name, to.version, "reseed.refused_by")
     before = champion.version if champion else None
     told = outbox.deliver(registry.settings, registry)
     return {"model": to.name, "version": to.version, "before": before, "reason": reason, "told": told}

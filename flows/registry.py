@@ -286,9 +286,9 @@ class Registry:
         if row is not None:
             what = "was taken back" if row.kind == "rollback" else f"was replaced with version {row.version}"
             said = f"version {version.version} {what} by {row.who}: {row.reason}"
-        elif not any(r.kind != "verdict" for r in found.rows if r.version == version.version):  # else it was overruled
+        elif tags.get("reseed.refused_by"):
             by, because = (tags.get(f"reseed.refused_{key}", "") for key in ("by", "because"))
-            said = f"version {version.version} was refused by {by}: {because}" if by else None
+            said = f"version {version.version} was refused by {by}: {because}"
         return said and f"{said}; `reseed promote {version.name} {version.version} --reason ...` overrules it"
 
     def standing(self, name: str) -> Version | None:

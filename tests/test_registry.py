@@ -400,6 +400,8 @@ class TestHistory:
         assert registry.said_no(one) == refused
         hand.promote(store.settings, "toy", "1", reason="now")
         assert registry.said_no(one) is None
+        store.promote(three_, one)
+        assert registry.said_no(one) is None, "what was overruled is not said again"
 
     def test_a_tampered_version_is_not_gone_back_to(self, store: Store, three: list[Version]) -> None:
         shutil.rmtree(store.settings.home / "serving")  # what this machine fetched and checked before
