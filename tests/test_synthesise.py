@@ -410,7 +410,7 @@ class TestDiversity:
         assert read_list("I cannot.", known=[]) == [] and read_list("1. " + "word " * 30, known=[]) == []
 
     @given(shares=st.lists(st.integers(1, 9), min_size=2, max_size=4), n=st.integers(40, 200))
-    @settings(max_examples=30)
+    @settings(max_examples=30, deadline=None)
     def test_generators_have_their_shares_of_every_label(self, shares: list[int], n: int) -> None:
         generators = [{"name": f"g{i}", "share": float(s), "model": f"m{i}"} for i, s in enumerate(shares)]
         requests = drawn(project(generators=generators), {"metal": n, "bird": n})
