@@ -126,7 +126,9 @@ def _ask(r: Retrain, done: Filled, count: dict[str, int], focus: Focus | None) -
     for label, why in stage.counts["left"].items():
         done.given_up[label] = f"the label {label!r} is left for the next retrain: {why}"
     if hidden := stage.counts["seeds_not_shown"]:
-        say(f"  {hidden} seed rows repeat dev or test text and are not shown to the LLM (curate.leak, curate.short_leak)")
+        say(
+            f"  {hidden} seed rows repeat dev or test text and are not shown to the LLM (curate.leak, curate.short_leak)"
+        )
     done.ended = stage.counts["stopped"]
     done.curated = _curate(r, done)
     say(f"  {done.sizes['accepted']} rows are accepted so far: {cost_line(cost(r, done))}")
