@@ -40,7 +40,7 @@ def train_best_mix(r: Retrain, curated: Stage) -> Trained:
     r.adapted = adapt(r, curated)
     mixes = mixes_of(r, curated)
     chosen = choose(r, mixes)
-    model = train(r, mixes[chosen])
+    model = train(r, mixes[chosen], name="train")
     done = Trained(model, stage_runs.trained(r.log, model), mixes[chosen], mixes, chosen, best=model)
     for number in range(1, r.project.harvest.rounds + 1):
         if not r.prepared.splits.counts["unlabelled"] or not _harvest(r, done, number):
@@ -103,7 +103,7 @@ def _harvest(r: Retrain, done: Trained, number: int) -> bool:
     say(f"  {added} of {looked} unlabelled rows are labelled with confidence and agreement")
     if not added:
         return False
-    model = train(r, harvested)
+    model = train(r, harvested, name=f"train after harvest {number}")
     run_id = stage_runs.trained(r.log, model, f"train after harvest {number}")
     seen: Stage = steps.watch(r.project, before=done.best, after=model, splits=r.prepared.splits, home=r.home)
     c = seen.counts

@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
 from flows import stage_runs, steps
 from flows.context import Retrain
-from flows.progress import say
+from flows.progress import curves, say
 from tasks.files import Stage
+from tasks.progress import Points
 
 
-def train(r: Retrain, rows: Stage, number: int = 0) -> Stage:
-    """The encoder (adapted, where there is an `adapt` section) fine-tuned on `rows` with seed `number` of train.seeds."""
-    stage: Stage = steps.train(
-        r.project,
-        curated=rows,
-        splits=r.prepared.splits,
-        generation=r.generation,
-        number=number,
-        adapted=r.adapted,
-        **r.places,
-    )
-    return r.timed(stage)
+def train(r: Retrain, rows: Stage, number: int = 0, name: str | None = None) -> Stage:
+    """The encoder (adapted, where there is an `adapt` section) fine-tuned on `rows` with seed `number` of train.seeds.
+
+    Its curves are in the MLflow run `name` while it trains; stage_runs.trained adds the rest.
+    """
+
+    def trained(on_points: Callable[[str, Points], None] | None) -> Stage:
+        stage: Stage = steps.train(
+            r.project,
+            curated=rows,
+            splits=r.prepared.splits,
+            generation=r.generation,
+            number=number,
+            adapted=r.adapted,
+            on_points=on_points,
+            **r.places,
+        )
+        return r.timed(stage)
+
+    if name is None:
+        return trained(None)
+    with curves(r.log, name) as on_points:
+        return trained(on_points)
 
 
 @dataclass
@@ -44,7 +57,7 @@ def best_of_seeds(r: Retrain, rows: Stage, first: Stage, run_id: str) -> Best:
         return Best(first, run_id)
     models, runs = [first], [run_id]
     for number, seed in enumerate(seeds[1:], 1):
-        models.append(train(r, rows, number))
+        models.append(train(r, rows, number, f"train seed {seed}"))
         runs.append(stage_runs.trained(r.log, models[-1], f"train seed {seed}"))
     scores = [float(m.counts["dev_f1_macro"]) for m in models]
     best = max(range(len(models)), key=lambda i: (scores[i], -i))

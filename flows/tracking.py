@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Metric, Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 
 from flows.janitor import PLACE, place
@@ -21,6 +22,7 @@ from flows.settings import Settings, user
 from tasks import files
 from tasks.errors import TransientError
 from tasks.files import Stage
+from tasks.progress import Points
 from tasks.records import shown
 
 _METRIC_NAME = re.compile(r"[^\w/.\- ]")
@@ -61,6 +63,12 @@ def _fill(db: Path) -> None:
 def metric_name(*parts: str) -> str:
     """`split.metric[.slice]` with what MLflow forbids in a name replaced."""
     return _METRIC_NAME.sub("_", ".".join(parts))
+
+
+def points_now(rows: Points, **about: str) -> list[Metric]:
+    """The points as MLflow takes them, of this moment: what is logged twice with the same time is one."""
+    now = int(time.time() * 1000)
+    return [Metric(metric_name(name), float(value), now, step, **about) for step, name, value in rows]
 
 
 @dataclass
@@ -143,15 +151,28 @@ class Tracking:
         new = [(0, k, v) for k, v in values.items() if there.get(metric_name(k)) != float(v)]
         self._metrics(self.run_id, new, model_id=model_id, dataset_name=dataset[0], dataset_digest=dataset[1][:36])
 
-    def _metrics(self, run_id: str, rows: list[tuple[int, str, float]], **about: str) -> None:
-        import time
+    def _metrics(self, run_id: str, rows: Points, **about: str) -> None:
+        self.log_points(run_id, points_now(rows, **about))
 
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        points = [Metric(metric_name(name), float(value), now, step, **about) for step, name, value in rows]
+    def log_points(self, run_id: str, points: list[Metric]) -> None:
         for start in range(0, len(points), 1000):
             self.client.log_batch(run_id, metrics=points[start : start + 1000])
+
+    def logged(self, run_id: str, names: set[str]) -> set[tuple[str, int]]:
+        """(name, step) of the points that a run has: MLflow draws what is logged a second time twice."""
+        return {(m.key, m.step) for name in names for m in self.client.get_metric_history(run_id, name)}
+
+    def stage_run(self, name: str, key: str) -> Run:
+        """The child run of a stage: that of an earlier try, which goes on if it is not FINISHED, or a new one."""
+        tags = {"mlflow.parentRunId": self.run_id, "reseed.stage": name, "reseed.stage_key": key}
+        run = _find(self.client, self.experiment_id, tags)
+        if run is None:
+            return self.client.create_run(self.experiment_id, run_name=name, tags=tags)
+        if run.info.status in {"FAILED", "KILLED"}:
+            self.client.update_run(run.info.run_id, status="RUNNING")
+            if "failure" in run.data.tags:
+                self.client.delete_tag(run.info.run_id, "failure")
+        return run
 
     def stage(
         self,
@@ -159,22 +180,20 @@ class Tracking:
         *,
         name: str | None = None,
         metrics: dict[str, float] | None = None,
-        history: list[tuple[int, str, float]] | None = None,
+        history: Points | None = None,
         tables: dict[str, list[dict[str, Any]]] | None = None,
         artifacts: list[Path] | None = None,
         dataset: tuple[str, Path] | None = None,
     ) -> str:
         """The id of the stage's child run, logged once: an interrupted logging is done again, a finished one is not."""
-        tags = {"mlflow.parentRunId": self.run_id, "reseed.stage": name or stage.name, "reseed.stage_key": stage.key}
-        run = _find(self.client, self.experiment_id, tags)
-        if run is not None and run.info.status == "FINISHED":
-            return str(run.info.run_id)
-        if run is None:
-            run = self.client.create_run(self.experiment_id, run_name=name or stage.name, tags=tags)
+        run = self.stage_run(name or stage.name, stage.key)
         run_id = str(run.info.run_id)
+        if run.info.status == "FINISHED":
+            return run_id
         self.client.set_tag(run_id, "reseed.digest", stage.digest)
+        there = self.logged(run_id, {metric_name(n) for _, n, _ in history or []})
+        self._metrics(run_id, [p for p in history or [] if (metric_name(p[1]), p[0]) not in there])
         self.metrics({"seconds": stage.seconds, **(metrics or {})}, run_id)
-        self._metrics(run_id, history or [])
         for title, rows in (tables or {}).items():
             self._table(run_id, title, rows)
         for path in artifacts or []:

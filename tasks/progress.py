@@ -7,6 +7,9 @@ from collections.abc import Callable
 # report(done, total, note): called from any thread, often; it must not raise
 Report = Callable[[int, int, str], None]
 
+# points of curves: (step, name, value)
+Points = list[tuple[int, str, float]]
+
 
 def silent(done: int, total: int, note: str) -> None:
     """A listener that says nothing."""

@@ -99,7 +99,7 @@ def test_small_falls_of_several_harvests_do_not_add_up(
     monkeypatch.setattr(mixing.steps, "harvest", lambda *_, number, **__: stage(number))
     monkeypatch.setattr(mixing.steps, "watch", watch)
     monkeypatch.setattr(mixing, "mixes_of", lambda *_: {REAL: stage(0)})
-    monkeypatch.setattr(mixing, "train", lambda _, rows, *__: rows)
+    monkeypatch.setattr(mixing, "train", lambda _, rows, **__: rows)
     monkeypatch.setattr(stage_runs, "trained", lambda _, model, *__: f"run {model.key}")
     monkeypatch.setattr(stage_runs, "harvested", lambda *_: None)
     rounds = project.harvest.model_copy(update={"rounds": 3})

@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.evaluate.metrics import f1_macro
-from tasks.progress import Report, silent
+from tasks.progress import Points, Report, silent
 from tasks.project.train import Train
 from tasks.records import Record
 from tasks.train.arguments import check_batch, precision_of, processes, training_arguments
@@ -39,7 +39,7 @@ class Trained:
     steps: int
     resumed_from: int
     attempt: Attempt
-    history: list[tuple[int, str, float]]
+    history: Points
 
     @property
     def temperature(self) -> float:
@@ -64,6 +64,7 @@ class _Task:
     work: Path
     report: Report
     on_epoch: Callable[[int, float], None] | None
+    on_points: Callable[[Points], None] | None
     multi_label: bool
 
 
@@ -77,6 +78,7 @@ def fine_tune(
     work: Path,
     report: Report = silent,
     on_epoch: Callable[[int, float], None] | None = None,
+    on_points: Callable[[Points], None] | None = None,
     multi_label: bool = False,
 ) -> Trained:
     """The encoder in `encoder` with a classification head over `labels`, best on dev by macro-F1, calibrated on dev.
@@ -87,7 +89,8 @@ def fine_tune(
     Resumes from the newest whole checkpoint in `work`. A loss that is no number is tried once more from there in fp32;
     where memory runs out, fewer rows are taken at a time and as many a step. Raises UserError when the checkpoint can't
     classify, the settings don't fit, there are no rows to train on, or nothing of that helped.
-    `on_epoch(epoch, dev F1)` may end it by raising.
+    `on_epoch(epoch, dev F1)` may end it by raising. `on_points` is told nothing when the training begins, and then the points
+    of `history` as they come; those that follow a checkpoint are told again by who goes on from it.
     """
     import transformers
 
@@ -98,7 +101,7 @@ def fine_tune(
     check_batch(settings)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    task = _Task(train, dev, labels, settings, encoder, work, report, on_epoch, multi_label)
+    task = _Task(train, dev, labels, settings, encoder, work, report, on_epoch, on_points, multi_label)
     attempt = Attempt.first(settings, precision=precision_of(settings), work=work)
     with sigterm_noted() as asked:
         while True:
@@ -190,7 +193,22 @@ def _trainer(task: _Task, model: Any, tokenizer: Any, arguments: Any) -> Any:
         trainer.add_callback(EarlyStoppingCallback(settings.patience, settings.min_improvement))
     if trainer.is_world_process_zero():
         trainer.add_callback(reporting(task.report, task.on_epoch))
+        if task.on_points:
+            trainer.add_callback(_telling(task.on_points))
     return trainer
+
+
+def _telling(on_points: Callable[[Points], None]) -> Any:
+    from transformers import TrainerCallback
+
+    class Telling(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            on_points([])
+
+        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            on_points(_history(state.log_history[-1:]))
+
+    return Telling()
 
 
 _METRICS = {
@@ -202,7 +220,7 @@ _METRICS = {
 }
 
 
-def _history(log: list[dict[str, float]]) -> list[tuple[int, str, float]]:
+def _history(log: list[dict[str, float]]) -> Points:
     past = sorted((int(h["step"]), k, float(v)) for h in log for k, v in h.items() if k in _METRICS)
     return [(step, _METRICS[k], v) for step, k, v in past if v == v and abs(v) != float("inf")]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tasks import bundle, files
 from tasks.files import Stage
-from tasks.progress import Report, silent
+from tasks.progress import Points, Report, silent
 from tasks.project import Project, Train
 from tasks.references import digest_of_path, resolve
 from tasks.train.curves import draw
@@ -28,6 +30,7 @@ def write_bundle(
     dev: Path,
     about: dict[str, Any],
     report: Report,
+    on_points: Callable[[Points], None] | None = None,
     multi_label: bool = False,
 ) -> dict[str, Any]:
     """Fine-tune on the records in `train`, write `out/bundle`, `out/history.json` and `out/curves.png` (where matplotlib is), and
@@ -41,6 +44,7 @@ def write_bundle(
         encoder=encoder,
         work=work,
         report=report,
+        on_points=on_points,
         multi_label=multi_label,
     )
     calibration = trained.calibration.told(list(labels))
@@ -81,10 +85,12 @@ def train(
     beside: Path,
     home: Path,
     report: Report = silent,
+    on_points: Callable[[str, Points], None] | None = None,
 ) -> Stage:
     """The challenger: `bundle/` (see tasks/bundle.py), `history.json` and `curves.png`. A killed training goes on from
     its last whole checkpoint. `number` picks one of `train.seeds`; `adapted` is the adapt stage whose encoder stands in
-    for `train.model`."""
+    for `train.model`. `on_points` is told the stage's key, and the points of the curves as they come; of a stage that is
+    found, nothing."""
     own = adapted.directory / "encoder" if adapted else None
     encoder = own or resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
     settings = project.train.model_copy(update={"seeds": (project.train.seeds[number] + 1000 * generation,)})
@@ -102,6 +108,7 @@ def train(
             dev=splits.directory / "dev.jsonl",
             about=about,
             report=report,
+            on_points=partial(on_points, work.name) if on_points else None,  # the key names the scratch directory
             multi_label=project.multi_label,
         )
 
