@@ -12,19 +12,16 @@ import hashlib
 import os
 import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from flows.janitor import place
 from flows.settings import Settings
-from tasks import files
 from tasks.errors import TransientError, UserError
 
 LOCK_SECONDS = 120
-WORKSPACE = (
-    "reseed.workspace"  # of a registered model: the workspace that promoted last, where each has a lock of its own
-)
+WORKSPACE = "reseed.workspace"  # of a registered model: the one that promoted last, where each has a lock of its own
 Held = Callable[[], None]  # returns while the lock is held; raises LockLost otherwise
 
 # no limit of the server's ends the session that holds the lock; a machine that is gone is noticed in two minutes
@@ -74,17 +71,14 @@ def need_one_workspace(settings: Settings, name: str, last: str) -> str:
     """
     if settings.sqlite or any(uri.startswith("postgresql") for uri in (settings.lock, settings.tracking_uri)):
         return ""
-    path = settings.home / "locks" / "workspace.json"
-    if not path.exists():
-        files.write_json(path, {"id": uuid.uuid4().hex})
-    mine, place = files.read_json(path)["id"], f"{socket.gethostname()}:{settings.home}"
+    mine = place(settings.home)
     if last and last.split()[0] != mine and settings.lock != "file":
         raise UserError(
             f"{name!r} was promoted last in the workspace {last.partition(' ')[2]}, and with MLflow at {settings.tracking_uri} each "
             "workspace has a lock of its own, so two could promote at once: promote there, or set RESEED_LOCK in all of them to "
             "the URL of a PostgreSQL database, or here to `file` where no other workspace promotes any more"
         )
-    return f"{mine} {place}"
+    return f"{mine} {socket.gethostname()}:{settings.home}"
 
 
 @contextlib.contextmanager
