@@ -92,7 +92,7 @@ def _over(project: Project, total: dict[str, int], usd: float) -> list[str]:
     return [name for name, n in wanted.items() if (limit := getattr(limits, name)) is not None and n > limit]
 
 
-@flow(name="generate", flow_run_name=run_name, timeout_seconds=24 * 3600)
+@flow(name="generate", flow_run_name=run_name, timeout_seconds=7 * 24 * 3600)
 def generate(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """Fill every label's quota of accepted rows and stop there; the next retrain finds them."""
     with opened(config, overrides) as r:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -21,17 +22,11 @@ def template(project: Project) -> str:
 def register(client: MlflowClient, project: Project) -> str:
     """`NAME/VERSION` of the project's prompt: the registered version with the same text, or a new one."""
     name, text = f"{project.name}-generate", template(project)
-    version = 1
-    while True:  # versions count up from 1; few, and read one by one as the store gives no search by text
-        try:
-            found = client.get_prompt_version(name, str(version))
-        except MlflowException:
-            found = None
-        if found is None:
-            break
-        if found.template == text:
-            return f"{name}/{version}"
-        version += 1
+    latest = client.load_prompt(f"prompts:/{name}@latest", allow_missing=True)
+    for version in range(1, latest.version + 1 if latest else 1):  # read one by one: the store gives no search by text
+        with suppress(MlflowException):  # a version may have been deleted
+            if client.get_prompt_version(name, str(version)).template == text:
+                return f"{name}/{version}"
     made = client.register_prompt(name=name, template=text, commit_message="from the project file")
     return f"{name}/{made.version}"
 

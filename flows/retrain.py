@@ -27,7 +27,7 @@ from tasks.files import Stage
 from tasks.prepare import count_openings
 
 
-@flow(name="retrain", flow_run_name=run_name, timeout_seconds=48 * 3600)
+@flow(name="retrain", flow_run_name=run_name, timeout_seconds=7 * 24 * 3600)
 def retrain(config: str, overrides: list[str] | None = None, fresh: bool = False) -> dict[str, Any]:
     """The report (flows/report.py) of a retrain of the project file `config`. `fresh` makes a new challenger."""
     with opened(config, overrides, fresh=fresh) as r:

@@ -40,6 +40,7 @@ from tasks.train.stage import train as _train
 from tasks.tune import trial as _trial
 
 MINUTE, HOUR = 60, 3600
+BATCH = 30 * HOUR  # the Batch API answers within a day
 
 
 def may_pass(task: Any, run: Any, state: Any) -> bool:
@@ -82,17 +83,17 @@ def step(
 # reads files, S3 or a hub
 prepare = step(_prepare, name="prepare", timeout=HOUR, retries=3)
 # talks to several LLMs
-ask_models = step(_ask_models, name="ask models", timeout=12 * HOUR, retries=2, listens=True)
+ask_models = step(_ask_models, name="ask models", timeout=BATCH, retries=2, listens=True)
 # talks to an LLM; each request has retries of its own, and what was bought is not asked for again
 synthesise = step(
     _synthesise,
     name="synthesise",
-    timeout=12 * HOUR,
+    timeout=BATCH,
     retries=2,
     listens=True,
     task_run_name="synthesise round {round_number}",
 )
-propose = step(_propose, name="propose", timeout=HOUR, retries=2)
+propose = step(_propose, name="propose", timeout=BATCH, retries=2)
 study = step(_study, name="study", timeout=HOUR)
 curate = step(_curate.curate, name="curate", timeout=2 * HOUR, listens=True)
 train = step(_train, name="train", timeout=24 * HOUR, listens=True)
