@@ -181,7 +181,7 @@ class TestJudge:
             "label descriptions": [[()] * len(TestMeasure.TRUE)],
             "with synthetic": [TestMeasure.SAID],
         }
-        found = compare(TestMeasure.TRUE, answers, labels=NAMES, samples=300, seed=0)
+        found = compare(TestMeasure.TRUE, answers, chosen="with synthetic", labels=NAMES, samples=300, seed=0)
         assert found["lifts"][0]["value"] == pytest.approx(f1_macro(TestMeasure.TRUE, TestMeasure.SAID, NAMES))
 
 
