@@ -20,6 +20,7 @@ from tasks.files import CorruptDirectory
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="reseed", message="%(package)s %(version)s")
 def commands() -> None:
     """From label names to a promoted, answering text classifier, and kept good."""
 

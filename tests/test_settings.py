@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import getpass
+import importlib.metadata
 
 import pytest
+from click.testing import CliRunner
 
+from flows.cli import commands
 from flows.settings import Settings, user
 from tasks.errors import UserError
 
@@ -27,3 +30,8 @@ def test_a_container_whose_user_has_no_name_is_no_fault(fault: Exception, monkey
 
     monkeypatch.setattr(getpass, "getuser", nobody)
     assert user() == "unknown"
+
+
+def test_the_command_says_its_version() -> None:
+    said = CliRunner().invoke(commands, ["--version"])
+    assert said.exit_code == 0 and said.output == f"reseed {importlib.metadata.version('reseed')}\n"
