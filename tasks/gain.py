@@ -12,6 +12,7 @@ from tasks.evaluate.bootstrap import label_f1
 from tasks.evaluate.metrics import f1_by_label
 from tasks.non_inferiority import Figure
 
+MANY = 1_000_000  # rows
 TAIL = 10  # resamples beyond a quantile, below which it is drawn out from one that has as many
 
 
@@ -84,9 +85,11 @@ def mcnemar(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[int, int, floa
 
 
 def more_rows(n: int, distance: float, deviation: float, confidence: float) -> int | None:
-    """Rows beyond `n` at which the bound would reach `min_gain`, its width falling with the root of the rows."""
+    """Rows beyond `n` at which the bound would reach `min_gain`, its width falling with the root of the rows; None where nobody
+    could label as many (MANY)."""
     from scipy.stats import norm
 
     if abs(distance) < 1e-9:
         return None
-    return max(1, math.ceil(n * (norm.ppf(confidence) * deviation / distance) ** 2) - n)
+    more = n * (norm.ppf(confidence) * deviation / distance) ** 2 - n
+    return None if more > MANY else max(1, math.ceil(more))

@@ -279,7 +279,7 @@ def _worn(v: Verdict, rule: Rule) -> tuple[str, ...]:
 
 def _advice(more: int | None, v: Verdict) -> str:
     if more is None:
-        return "no number of rows decides at no difference"
+        return "no number of rows that can be had would decide"
     groups = f" of about {math.ceil(more * v.groups / v.rows)} more groups" if v.groups else ""
     return (
         f"about {more} more test rows{groups} would decide, drawn at random: rows chosen because a model finds them hard "

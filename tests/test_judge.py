@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tasks.evaluate.permutation import p_value
+from tasks.gain import more_rows
 from tasks.judge import Verdict, decide, spent
 from tasks.labels import codes
 from tasks.non_inferiority import limits_of
@@ -197,6 +198,11 @@ def test_what_few_rows_can_not_tell_more_rows_can() -> None:
 def test_no_number_of_rows_decides_at_no_difference() -> None:
     v = Pair(LABELS * 4, [*LABELS * 3, "b", "c", "a"], ["b", "c", "a", *LABELS * 3]).decide()
     assert (v.decision, v.gain, v.more_rows) == ("inconclusive", 0.0, None) and "no number of rows" in v.reasons[0]
+
+
+def test_nobody_is_asked_for_a_billion_rows() -> None:
+    assert more_rows(500, 1e-6, 0.01, 0.975) is None and more_rows(500, 0.0, 0.01, 0.975) is None
+    assert more_rows(500, 0.01, 0.01, 0.975) == math.ceil(500 * 1.959964**2) - 500 == more_rows(500, -0.01, 0.01, 0.975)
 
 
 class TestLooks:
