@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import click
 
 from flows.output import json_option, output_for
 from flows.settings import Settings
+
+
+def by_a_person(verb: Callable[..., None]) -> Callable[..., None]:
+    """The options of a verb that goes into the history: why, and who."""
+    reason = click.option("--reason", required=True, help="Why, for the history.")
+    return reason(click.option("--by", help="Who; this machine's user otherwise.")(verb))
 
 
 @click.command()
@@ -25,8 +32,7 @@ def status(name: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @click.argument("version")
-@click.option("--reason", required=True, help="Why, for the history.")
-@click.option("--by", help="Who; this machine's user otherwise.")
+@by_a_person
 @json_option
 def promote(name: str, version: str, reason: str, by: str | None, as_json: bool) -> None:
     """Make VERSION the champion of NAME by hand; it must load and answer, its verdict is not asked."""
@@ -40,8 +46,7 @@ def promote(name: str, version: str, reason: str, by: str | None, as_json: bool)
 @click.command()
 @click.argument("name")
 @click.argument("version")
-@click.option("--reason", required=True, help="Why, for the history.")
-@click.option("--by", help="Who; this machine's user otherwise.")
+@by_a_person
 @json_option
 def refuse(name: str, version: str, reason: str, by: str | None, as_json: bool) -> None:
     """Write into the history of NAME that VERSION is not to be its champion, and why; no alias moves."""
@@ -54,8 +59,7 @@ def refuse(name: str, version: str, reason: str, by: str | None, as_json: bool) 
 
 @click.command()
 @click.argument("name")
-@click.option("--reason", required=True, help="Why, for the history.")
-@click.option("--by", help="Who; this machine's user otherwise.")
+@by_a_person
 @json_option
 def rollback(name: str, reason: str, by: str | None, as_json: bool) -> None:
     """Make the champion of NAME that was before the champion again."""

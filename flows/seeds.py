@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any
 
 from flows import stage_runs, steps
 from flows.context import Retrain
-from flows.progress import curves, say
+from flows.curves import curves
+from flows.progress import say
 from tasks.files import Stage
-from tasks.progress import Points
 
 
 def train(r: Retrain, rows: Stage, number: int = 0, name: str | None = None) -> Stage:
@@ -19,8 +19,7 @@ def train(r: Retrain, rows: Stage, number: int = 0, name: str | None = None) -> 
 
     Its curves are in the MLflow run `name` while it trains; stage_runs.trained adds the rest.
     """
-
-    def trained(on_points: Callable[[str, Points], None] | None) -> Stage:
+    with curves(r.log, name) if name else nullcontext() as on_points:
         stage: Stage = steps.train(
             r.project,
             curated=rows,
@@ -32,11 +31,6 @@ def train(r: Retrain, rows: Stage, number: int = 0, name: str | None = None) -> 
             **r.places,
         )
         return r.timed(stage)
-
-    if name is None:
-        return trained(None)
-    with curves(r.log, name) as on_points:
-        return trained(on_points)
 
 
 @dataclass

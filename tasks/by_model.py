@@ -17,7 +17,7 @@ from tasks import files
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.budget import Ledger
-from tasks.llm.request import Outcome, Reply, Request
+from tasks.llm.request import Outcome, Reply, Request, costs, total
 from tasks.llm.sources import Source, client_of, sources
 from tasks.progress import Report, silent
 from tasks.project import Project
@@ -62,7 +62,7 @@ def ask_models(project: Project, *, home: Path, beside: Path, report: Report = s
             requests = _requests(project, label, questions)
             replies, outcome = _ask(models[label], requests, home=home, ledger=ledger, report=report)
             answers[label] = {r.request.tag["question"]: whole(r.text or "") for r in replies}
-            told[label] = _cost(requests, replies, outcome)
+            told[label] = costs(requests, replies, outcome) | {"rows": sum(bool(r.text) for r in replies)}
         rows, counts = same_length(answers, questions, words=g.answer_words)
         if not rows:
             raise UserError(
@@ -70,7 +70,7 @@ def ask_models(project: Project, *, home: Path, beside: Path, report: Report = s
                 f"{counts['left_out']} by reason; lower generate.answer_words, or raise max_tokens"
             )
         files.write_lines(out / POOL, rows)
-        return counts | {"spent": ledger.spent.to_json(), "generators": told, **_total(told)}
+        return counts | {"spent": ledger.spent.to_json(), "generators": told, **total(told.values())}
 
     return files.stage(
         home, "answers", version=VERSION, params=params, inputs={"questions": digest_of_path(path)}, build=build
@@ -151,25 +151,6 @@ def _ask(
     if why := outcome.stopped or outcome.parked.get(source.name):  # some of the answers would make another data set
         raise (UserError if outcome.over_budget else TransientError)(why)
     return replies, outcome
-
-
-def _cost(requests: list[Request], replies: list[Reply], outcome: Outcome) -> dict[str, Any]:
-    """What one model was asked and what its answers cost when they were bought."""
-    return {
-        "requests": len(requests),
-        "rows": sum(bool(r.text) for r in replies),
-        "lost": sum(outcome.lost.values()),
-        "prompt_tokens": sum(r.prompt_tokens for r in replies),
-        "completion_tokens": sum(r.completion_tokens for r in replies),
-        "usd": round(sum(r.usd for r in replies), 9),
-        "measured": all(r.measured for r in replies),
-    }
-
-
-def _total(told: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    sums = ("requests", "lost", "prompt_tokens", "completion_tokens", "usd")
-    total: dict[str, Any] = {key: sum(t[key] for t in told.values()) for key in sums}
-    return total | {"measured": all(t["measured"] for t in told.values())}
 
 
 def plain(answer: str) -> str:

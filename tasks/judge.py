@@ -18,13 +18,8 @@ from tasks.non_inferiority import LEAST_ROWS, Decision, Figure, Pairs, none_fall
 from tasks.records import Label
 
 Rule = Literal["bounds", "point"]
-LATER = (
-    "slices",
-    "groups",
-    "measures",
-    "recipe",
-    "permutation_p",
-)  # left out where they say nothing, as in older evidence
+# left out where they say nothing, as in older evidence
+LATER = ("slices", "groups", "measures", "recipe", "permutation_p")
 WORN = 10  # verdicts on one test set, from which on it is said to be worn out
 
 
@@ -133,6 +128,8 @@ def decide(
     if not all(map(math.isfinite, (bounds.gain, bounds.lower, bounds.upper))):
         return unsure("the gain is not a number", opponent_name, n)
     won, lost, p = mcnemar(y, a, b)
+    test: dict[str, Any] = {"classes": len(labels), "alpha": alpha, "seed": seed, "groups": together}
+    by_chance = None if rule == "point" else p_value(y, a, b, **test)
     verdict = Verdict(
         "inconclusive",
         (),
@@ -148,9 +145,7 @@ def decide(
         groups=many,
         measures={name: list(pair) for name, pair in (measures or {}).items()} or None,
         recipe=of_recipe(y, of_seeds, b, alpha, wider, len(labels), how) if len(of_seeds) > 1 else None,
-        permutation_p=None
-        if rule == "point"
-        else p_value(y, a, b, classes=len(labels), alpha=alpha, seed=seed, groups=together),
+        permutation_p=by_chance,
     )
     over = over_limits(measures or {}, limits or {})
     figures = [*of_labels, *of_slices.values()]

@@ -33,6 +33,11 @@ def group_codes(keys: Sequence[str | None]) -> np.ndarray | None:
     return np.array([at.setdefault(key or i, len(at)) for i, key in enumerate(keys)], dtype=np.int64)
 
 
+def f1_of(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """F1 of rows found, rows said and rows there are: 0 where nothing is true or predicted, as scikit-learn's zero_division=0."""
+    return np.asarray(2 * hits / np.maximum(predicted + true, 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Tallies:
     """What resamples hold. Of each label the rows that have it (`true`), that are given it (`predicted`) and both (`hits`), shape
@@ -56,7 +61,7 @@ class Tallies:
 
     @property
     def f1(self) -> np.ndarray:
-        return 2 * self.hits / np.maximum(self.predicted + self.true, 1)
+        return f1_of(self.hits, self.predicted, self.true)
 
     @property
     def accuracy(self) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.evaluate.bootstrap import Cells, cells_of, kinds
+from tasks.evaluate.bootstrap import Cells, cells_of, f1_of, kinds
 
 CHUNK = 500
 LEAST, ENOUGH = 10_000, 250  # swaps; and of these the number that reach the gain, with which it is known well enough
@@ -68,5 +68,4 @@ def _gain(
     hits: np.ndarray, other: np.ndarray, predicted: np.ndarray, others: np.ndarray, true: np.ndarray
 ) -> np.ndarray:
     """The difference of two models' macro-F1, from the last axis's labels."""
-    f1 = [2 * h / np.maximum(p + true, 1) for h, p in ((hits, predicted), (other, others))]
-    return np.asarray((f1[0] - f1[1]).mean(axis=-1))
+    return np.asarray((f1_of(hits, predicted, true) - f1_of(other, others, true)).mean(axis=-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,25 @@ class Outcome:
     parked: dict[str, str]
     stopped: str | None = None
     over_budget: bool = False
+
+
+def costs(requests: list[Request], replies: list[Reply], outcome: Outcome) -> dict[str, Any]:
+    """What one source was asked, and what its replies cost when they were bought."""
+    return {
+        "requests": len(requests),
+        "lost": sum(outcome.lost.values()),
+        "prompt_tokens": sum(r.prompt_tokens for r in replies),
+        "completion_tokens": sum(r.completion_tokens for r in replies),
+        "usd": round(sum(r.usd for r in replies), 9),
+        "measured": all(r.measured for r in replies),
+    }
+
+
+def total(told: Iterable[dict[str, Any]], *more: str) -> dict[str, Any]:
+    """The `costs` of several sources together, with sums of `more` counts."""
+    told = list(told)
+    sums = ("requests", "lost", "prompt_tokens", "completion_tokens", "usd", *more)
+    return {key: sum(t[key] for t in told) for key in sums} | {"measured": all(t["measured"] for t in told)}
 
 
 class Cache:

@@ -59,6 +59,7 @@ def plan(
     g = project.generate
     requests = []
     pairs = _together(project, seeds)
+    generators = wanted(project) if any(count.values()) else {}
     for label, rows in count.items():
         topics = subtopics(project.labels[label]) + (more_topics or {}).get(label, [])
         topics = (focus.topics.get(label) if focus else None) or topics
@@ -71,7 +72,8 @@ def plan(
                 drawn |= _about_two(project, drawn, pairs[label], rng)
             about = set(drawn.get("labels", [label]))
             examples = [r for r in seeds if about <= set(r.labels)]
-            requests.append(_request(project, drawn, rng, examples=examples, number=i, rows=asked, focus=focus))
+            source = _generator(generators, i)
+            requests.append(_request(project, drawn, rng, source=source, examples=examples, rows=asked, focus=focus))
             requests[-1].tag["round"] = round_number
     random.Random(f"{g.seed}/{generation}/{round_number}").shuffle(requests)  # noqa: S311
     return requests
@@ -100,8 +102,8 @@ def _request(
     drawn: dict[str, Any],
     rng: random.Random,
     *,
+    source: tuple[str, Endpoint],
     examples: list[Record],
-    number: int,
     rows: int,
     focus: Focus | None,
 ) -> Request:
@@ -131,7 +133,7 @@ def _request(
         )
     tag = {**drawn, **attributes, "rows": rows, "prompt": prompt, "seeds": [r.id for r in shown]}
     tag |= {"near": near} if near else {}
-    name, endpoint = _generator(wanted(project), number)
+    name, endpoint = source
     tag["generator"] = name
     if shown:
         texts = "\n\n".join(" ".join(r.text.split())[:SHOWN_CHARACTERS] for r in shown)

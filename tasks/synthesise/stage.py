@@ -13,7 +13,7 @@ from tasks.curate.run import context_of
 from tasks.errors import TransientError, UserError
 from tasks.files import Stage
 from tasks.llm.budget import Ledger
-from tasks.llm.request import Outcome, Reply, Request
+from tasks.llm.request import Outcome, Reply, Request, costs, total
 from tasks.llm.sources import Source, client_of, sources
 from tasks.progress import Report, silent
 from tasks.project import Project
@@ -120,7 +120,8 @@ def synthesise(
     what was bought until then is kept and not asked for again.
     """
     g = project.generate
-    by_name = {n: s for n, s in sources(project, beside=beside, home=home).items() if n in wanted(project)}
+    asked = wanted(project)
+    by_name = {n: s for n, s in sources(project, beside=beside, home=home).items() if n in asked}
     params = g.model_dump(mode="json", exclude=NOT_IN_KEY)
     params |= {"count": count, "round": round_number, "generation": generation, "labels": project.labels}
     params |= {"min_words": project.curate.min_words, "leak": project.curate.leak, "more_topics": more_topics or {}}
@@ -180,25 +181,17 @@ def _counts(
     answered: Counter[str] = Counter()
     for r in replies:
         answered[r.request.label] += r.request.tag["rows"]
-    return {
-        "requests": len(requests),
+    return costs(requests, replies, outcome) | {
         "replies": len(replies),
         "answered": dict(sorted(answered.items())),  # rows asked for by the requests that have a reply
-        "lost": sum(outcome.lost.values()),
         "parked": dict(outcome.parked),
         "stopped": outcome.stopped,
         "bought": sum(r.bought for r in replies),
         "rows": sum(isinstance(p, Record) for p in parsed),
-        "prompt_tokens": sum(r.prompt_tokens for r in replies),
-        "completion_tokens": sum(r.completion_tokens for r in replies),
-        "usd": round(sum(r.usd for r in replies), 9),
-        "measured": all(r.measured for r in replies),
     }
 
 
 def _total(told: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    sums = ("requests", "replies", "lost", "bought", "prompt_tokens", "completion_tokens", "usd")
-    total: dict[str, Any] = {key: sum(t[key] for t in told.values()) for key in sums}
     parked: dict[str, str] = {}
     answered: Counter[str] = Counter()
     for t in told.values():
@@ -207,14 +200,12 @@ def _total(told: dict[str, dict[str, Any]]) -> dict[str, Any]:
     # with a label that another generator has answered the next round goes on
     left = {label: why for label, why in parked.items() if len(told) == 1 or label not in answered}
     stopped = [f"{name}: {t['stopped']}" for name, t in told.items() if t["stopped"]]
-    measured = all(t["measured"] for t in told.values())
-    return total | {
+    return total(told.values(), "replies", "bought") | {
         "answered": dict(answered),
         "parked": parked,
         "left": left,
         "stopped": "; ".join(stopped) or None,
         "cut_short": bool(stopped or left),
-        "measured": measured,
     }
 
 

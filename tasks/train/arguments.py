@@ -98,10 +98,13 @@ def training_arguments(settings: Train, *, work: Path, attempt: Attempt) -> Any:
         raise UserError(
             f"the train settings don't fit transformers {transformers.__version__}: {' '.join(str(e).split())[:300]}"
         ) from None
-    made._n_gpu = min(
-        made._n_gpu, 1
-    )  # one process drives one device: Trainer would else multiply the batch by all it sees
-    return made
+    return on_one_device(made)
+
+
+def on_one_device(arguments: Any) -> Any:
+    """The TrainingArguments of a process that drives one device: Trainer would else multiply the batch by all it sees."""
+    arguments._n_gpu = min(arguments._n_gpu, 1)
+    return arguments
 
 
 UPDATE = "install the version that requirements.lock names, or leave it out"

@@ -21,7 +21,7 @@ from tasks.train.data import RecordFile, tokenised
 from tasks.train.load import load
 from tasks.train.losses import loss_of, positive_weights, row_weights
 from tasks.train.optimiser import freeze
-from tasks.train.resume import Asked, Attempt, NotFinite, latest_checkpoint, sigterm_noted
+from tasks.train.resume import Asked, Attempt, NotFinite, latest_checkpoint, out_of_memory, sigterm_noted, step_of
 from tasks.train.trainer import reporting, saving, trainer_class
 
 
@@ -110,7 +110,7 @@ def fine_tune(
             except NotFinite as e:
                 attempt = attempt.in_fp32(e, settings=settings)
             except RuntimeError as e:
-                if not _out_of_memory(e):
+                if not out_of_memory(e):
                     raise
                 attempt = attempt.halved(processes=processes())
                 attempt.keep(work)
@@ -118,12 +118,6 @@ def fine_tune(
                     raise UserError(f"{attempt.notes[-1]}, once the same command is given again") from None
             attempt.keep(work)
             gc.collect()  # the trainer, out of the exception's traceback
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    return bool(should_reduce_batch_size(error))
 
 
 def _attempt(task: _Task, attempt: Attempt, asked: Asked) -> Trained:
@@ -153,7 +147,7 @@ def _attempt(task: _Task, attempt: Attempt, asked: Asked) -> Trained:
         dev_f1_macro=f1,
         calibration=fitted if folded else Calibration(),
         steps=trainer.state.global_step,
-        resumed_from=int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0,
+        resumed_from=step_of(checkpoint) if checkpoint else 0,
         attempt=attempt,
         history=_history(trainer.state.log_history),
     )

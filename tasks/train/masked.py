@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import files
 from tasks.embed import has_bf16, room
 from tasks.errors import UserError
 from tasks.progress import Report, silent
 from tasks.project import Adapt, Project
 from tasks.records import digest_of
+from tasks.train.arguments import on_one_device
 from tasks.train.load import check_weights, not_loaded
-from tasks.train.resume import Asked, NotFinite, Terminated, sigterm_noted
+from tasks.train.resume import (
+    Asked,
+    NotFinite,
+    Terminated,
+    check_finite,
+    latest_checkpoint,
+    out_of_memory,
+    seal_and_rotate,
+    sigterm_noted,
+    step_of,
+)
+from tasks.train.trainer import reporting
 
 
 @dataclass
@@ -154,8 +164,6 @@ def train_masked(
     At a SIGTERM the step in flight is finished and a checkpoint written. Raises UserError where the loss or a weight is no
     number, or memory runs out.
     """
-    from accelerate.utils.memory import should_reduce_batch_size
-
     try:
         with sigterm_noted() as asked:
             return _train(masked, texts, settings, work=work, report=report, asked=asked)
@@ -165,7 +173,7 @@ def train_masked(
             f"the adaptation failed: {e}; lower adapt.learning_rate (it is {settings.learning_rate:g}){other}"
         ) from None
     except RuntimeError as e:
-        if not should_reduce_batch_size(e):
+        if not out_of_memory(e):
             raise
         raise UserError(
             f"the adaptation ran out of memory with {settings.batch_size} texts a step: lower adapt.batch_size or "
@@ -186,15 +194,15 @@ def _train(
         train_dataset=masked.encoded(texts),
         data_collator=masked.masker(settings),
         processing_class=masked.tokenizer,
-        callbacks=[_reporting(report, asked)],
+        callbacks=[reporting(report), _stopping(asked)],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
-    checkpoint = _whole_checkpoint(work)
+    checkpoint = latest_checkpoint(work)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if asked.to_stop:
         raise Terminated(f"stopped at step {trainer.state.global_step}")
     check_finite(trainer.model, step=trainer.state.global_step)
-    resumed = int(checkpoint.name.rsplit("-", 1)[1]) if checkpoint else 0
+    resumed = step_of(checkpoint) if checkpoint else 0
     return trainer.state.global_step, resumed, trainer.state.log_history
 
 
@@ -224,27 +232,7 @@ def _arguments(masked: Masked, settings: Adapt, work: Path) -> Any:
         disable_tqdm=True,
         report_to="none",
     )
-    made._n_gpu = min(made._n_gpu, 1)  # as in tasks/train/arguments.py: one device, or the batch is multiplied
-    return made
-
-
-def check_finite(model: Any, *, step: int) -> None:
-    """Raises NotFinite when a weight is no number."""
-    import torch
-
-    if not all(torch.isfinite(p).all() for p in model.parameters()):
-        raise NotFinite(f"a weight was not a number at step {step}")
-
-
-def _whole_checkpoint(work: Path) -> Path | None:
-    """The newest checkpoint whose files match their manifest; torn ones are removed."""
-    for path in sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True):
-        try:
-            files.verify(path)
-            return path
-        except files.CorruptDirectory:
-            shutil.rmtree(path)
-    return None
+    return on_one_device(made)
 
 
 def _sealing_trainer() -> Any:
@@ -264,32 +252,21 @@ def _sealing_trainer() -> Any:
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             check_finite(self.model, step=self.state.global_step)
             super()._save_checkpoint(model, trial)
-            newest = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            files.seal(newest)
-            for old in newest.parent.glob("checkpoint-*"):
-                if old != newest:
-                    shutil.rmtree(old)
+            seal_and_rotate(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", best=None, keep=1)
 
     return SealingTrainer
 
 
-def _reporting(report: Report, asked: Asked) -> Any:
-    """A callback that says how far the training is, and ends it with a checkpoint where it is asked to stop."""
+def _stopping(asked: Asked) -> Any:
+    """A callback that ends the training with a checkpoint where it is asked to stop."""
     from transformers import TrainerCallback
 
-    class Reporting(TrainerCallback):
-        note = ""
-
+    class Stopping(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            report(state.global_step, state.max_steps, self.note)
             if asked.to_stop:
                 control.should_save = control.should_training_stop = True
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                self.note = f"loss {logs['loss']:.3f}"
-
-    return Reporting()
+    return Stopping()
 
 
 def history_of(log: list[dict[str, Any]]) -> list[tuple[int, str, float]]:

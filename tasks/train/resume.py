@@ -19,13 +19,14 @@ from tasks.project.train import Train
 ATTEMPT = "attempt.json"
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step at which it was written."""
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 
 def checkpoints(work: Path) -> list[Path]:
     """The folders of checkpoints, whole or torn, the newest first."""
-    return sorted(work.glob("checkpoint-*"), key=_step, reverse=True)
+    return sorted(work.glob("checkpoint-*"), key=step_of, reverse=True)
 
 
 def latest_checkpoint(work: Path) -> Path | None:
@@ -60,6 +61,21 @@ class NotFinite(RuntimeError):
 
 class Terminated(RuntimeError):
     """SIGTERM came, and what was learned is in a checkpoint."""
+
+
+def check_finite(model: Any, *, step: int) -> None:
+    """Raises NotFinite when a weight is no number."""
+    import torch
+
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        raise NotFinite(f"a weight was not a number at step {step}")
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether fewer rows at a time would help."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return bool(should_reduce_batch_size(error))
 
 
 @dataclass

@@ -11,7 +11,7 @@ from tasks import files
 from tasks.progress import Report
 from tasks.project.train import Train
 from tasks.train.optimiser import groups
-from tasks.train.resume import Asked, NotFinite, Terminated, seal_and_rotate
+from tasks.train.resume import Asked, NotFinite, Terminated, check_finite, seal_and_rotate
 
 
 def trainer_class() -> Any:
@@ -92,7 +92,6 @@ def _looks(step: int, control: Any) -> bool:
 
 def _keeping(base: Any) -> Any:
     """The class that writes checkpoints, whole and in their time, and goes on from them as if it had never stopped."""
-    import torch
 
     class Keeping(base):  # type: ignore[misc]
         epoch_over = False  # set by `saving`
@@ -127,8 +126,7 @@ def _keeping(base: Any) -> Any:
             newest = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             if (newest / files.MANIFEST).exists():
                 return  # of the same step, and nothing was learned since
-            if not all(torch.isfinite(p).all() for p in self.model.parameters()):
-                raise NotFinite(f"a weight was not a number at step {self.state.global_step}")
+            check_finite(self.model, step=self.state.global_step)
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # each process writes its random state
             if self.args.should_save:

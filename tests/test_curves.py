@@ -13,9 +13,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from flows import progress, stage_runs
+from flows import curves as live
+from flows import stage_runs
+from flows.curves import curves
 from flows.janitor import tidy
-from flows.progress import curves
 from flows.settings import Settings
 from flows.tracking import Tracking, connect
 from tasks import files
@@ -69,7 +70,7 @@ class Desk:
 
 @pytest.fixture
 def desk(home: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    monkeypatch.setattr(progress, "CURVE_SECONDS", 0.01)
+    monkeypatch.setattr(live, "CURVE_SECONDS", 0.01)
     return Desk(home, encoder)
 
 
