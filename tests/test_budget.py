@@ -160,6 +160,15 @@ class TestRestart:
             found = list(c.ask_all(requests(6)))
         assert other.spent == Spent() and {r.key: r.usd for r in found} == bought and not any(r.bought for r in found)
 
+    def test_what_was_bought_is_handed_out_where_the_budget_ends_before_it(self, llm: Any, tmp_path: Path, book: Path) -> None:
+        Meter(llm)
+        with client(llm, tmp_path, Ledger(book, Budget())) as c:
+            bought = {r.key for r in c.ask_all(requests(30)[20:26])}
+        with client(llm, tmp_path, Ledger(tmp_path / "other.jsonl", Budget(requests=1))) as c:
+            replies = list(c.ask_all(requests(30)))
+            assert c.outcome.over_budget and c.outcome.lost == {"one": 23}
+        assert {r.key for r in replies if not r.bought} == bought and len(replies) == 7
+
     @pytest.mark.parametrize("garbage", [b'{"key": "a", "try', b"\xff\xfe\x00", b"null\n[]\n{}\n", b'{"key": 3}\n'])
     def test_a_torn_line_breaks_nothing(self, garbage: bytes, book: Path) -> None:
         ledger = Ledger(book, Budget(requests=3))

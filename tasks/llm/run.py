@@ -89,8 +89,7 @@ class Run:
                 self._wake.clear()
         finally:
             await self._end()
-        for request in waiting:
-            self._taken[request.label] += 1
+        self._hand_out_rest(waiting)
         put_off = self.outcome.lost.keys() <= self._parking.closed.keys()
         if self._last and not self._replied and not self._stopped and not put_off:
             raise self._last
@@ -141,6 +140,14 @@ class Run:
     def _hand_out(self, ask: _Ask, kept: dict[str, Any], *, bought: bool) -> None:
         self._replied[ask.request.label] += 1
         self.emit(Reply(ask.request, ask.key, **kept, bought=bought))
+
+    def _hand_out_rest(self, waiting: Iterator[Request]) -> None:
+        """After an early end, what an earlier run bought: nothing that is paid for is left behind."""
+        for request in waiting:
+            self._taken[request.label] += 1
+            ask = _Ask(request, request.key(self.c.name, self.c.model))
+            if (kept := self.c.found(ask.key)) is not None:
+                self._hand_out(ask, kept, bought=False)
 
     async def _unpark(self) -> None:
         """Wait for the label whose time is over first, and make its requests ready again."""
