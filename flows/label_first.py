@@ -33,7 +33,10 @@ def label_first(r: Retrain, version: Version, bundle: Path) -> dict[str, Any] | 
     return {"path": str(stage.directory / FILE), **stage.counts}
 
 
-def line(found: dict[str, Any]) -> str:
+def line(found: dict[str, Any], project: str) -> str:
     """What the report says of it."""
     differ = f", {found['differ']} of them answered differently by the champion" if found["differ"] else ""
-    return f"{found['rows']} unlabelled rows{differ}: {found['path']} (for training or dev, not for the test set)"
+    return (
+        f"{found['rows']} unlabelled rows{differ}: write labels into `decision` in a copy of {found['path']}, then `reseed "
+        f"review {project} --import COPY`; the next retrain learns from them"
+    )

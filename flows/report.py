@@ -167,7 +167,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     lines.append(("verdict", report["verdict"] + ("  (now champion)" if report["promoted"] else "")))
     lines += [("why", reason) for reason in report["reasons"]]
     if report.get("label_first"):
-        lines.append(("label first", label_first_line(report["label_first"])))
+        lines.append(("label first", label_first_line(report["label_first"], report["project"])))
     spent = {stage: s for stage, s in report["seconds"].items() if s}
     lines.append(("seconds", ", ".join(f"{stage} {s:.0f}" for stage, s in spent.items()) or "every stage was found"))
     lines.append(("MLflow run", report["mlflow_run_id"]))

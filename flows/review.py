@@ -39,6 +39,7 @@ class Sitting:
     project: Project
     ranked: list[Doubt]
     decided: Decisions
+    splits: Path
 
     @property
     def rows(self) -> dict[str, Record]:
@@ -78,7 +79,7 @@ def _place(home: Path, name: str) -> Path:
 def sit_down(
     settings: Settings, given: str, *, by: str | None = None, curated: Path | None = None, splits: Path | None = None
 ) -> Sitting:
-    """The sitting for a project file or the name of a project that was retrained here.
+    """The sitting for a project file or the name of a project that was retrained here, with what its last retrain harvested.
 
     Raises UserError when there is no such project, or nothing was curated yet.
     """
@@ -86,13 +87,15 @@ def sit_down(
         raise UserError("give --curated and --splits together: the rows of one, and the dev rows that belong to them")
     config = _config(settings.home, given)
     project = load_project(config)
+    harvested = None
     if curated is None or splits is None:
-        curated, splits = _last(settings.home, project)
+        curated, splits, harvested = _last(settings.home, project)
     for directory, need in ((curated, "kept.jsonl"), (splits, "dev.jsonl")):
         if not (directory / need).exists():
             raise UserError(f"{directory} has no {need}: give the directories of a curate stage and of its splits")
-    ranked = _rank(project, curated=curated, splits=splits, beside=config.absolute().parent, home=settings.home)
-    return Sitting(project, ranked, Decisions(decisions_file(settings.home, project.name), by=person(by)))
+    beside = config.absolute().parent
+    ranked = _rank(project, curated=curated, splits=splits, harvested=harvested, beside=beside, home=settings.home)
+    return Sitting(project, ranked, Decisions(decisions_file(settings.home, project.name), by=person(by)), splits)
 
 
 def wait_for_review(project: Project, *, curated: Path, splits: Path, config: Path, home: Path) -> int:
@@ -109,7 +112,7 @@ def wait_for_review(project: Project, *, curated: Path, splits: Path, config: Pa
     if not project.review.required:
         return 0
     ranked = _rank(project, curated=curated, splits=splits, beside=config.absolute().parent, home=home)
-    sitting = Sitting(project, ranked, Decisions(decisions_file(home, project.name), by="retrain"))
+    sitting = Sitting(project, ranked, Decisions(decisions_file(home, project.name), by="retrain"), splits)
     asked = 0
     while (status := sitting.status())["missing"]:
         seen, needed = status["looked_at"], status["looked_at"] + status["missing"]
@@ -130,9 +133,19 @@ def wait_for_review(project: Project, *, curated: Path, splits: Path, config: Pa
     return int(status["looked_at"])
 
 
-def _rank(project: Project, *, curated: Path, splits: Path, beside: Path, home: Path) -> list[Doubt]:
+def _rank(
+    project: Project, *, curated: Path, splits: Path, harvested: Path | None = None, beside: Path, home: Path
+) -> list[Doubt]:
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
-    stage = ranked_stage(project, curated=curated, splits=splits, encoder=encoder, home=home, report=_tell)
+    stage = ranked_stage(
+        project,
+        curated=curated,
+        splits=splits,
+        harvested=harvested,
+        encoder=encoder,
+        home=home,
+        report=_tell,
+    )
     return read_ranked(stage)
 
 
@@ -154,18 +167,22 @@ def _config(home: Path, given: str) -> Path:
     return Path(files.read_json(_place(home, given))["config"])
 
 
-def _last(home: Path, project: Project) -> tuple[Path, Path]:
-    """The curated rows and the splits of the project's last retrain; without a note of it, the newest that fit."""
+def _last(home: Path, project: Project) -> tuple[Path, Path, Path | None]:
+    """The curated rows, the splits and the harvested rows, where there are any, of the project's last retrain.
+
+    Without a note of it, the newest that fit, and nothing harvested.
+    """
     place = _place(home, project.name)
     if place.exists():
         noted = files.read_json(place)
-        if Path(noted["curated"]).exists() and Path(noted["splits"]).exists():
-            return Path(noted["curated"]), Path(noted["splits"])
+        curated, splits, harvested = (Path(noted.get(k) or "-") for k in ("curated", "splits", "harvested"))
+        if curated.exists() and splits.exists():
+            return curated, splits, harvested if harvested.exists() else None
     stages = home / "stages"
-    splits = {m["digest"]: p for p, m in _manifests(stages / "splits") if m["params"]["labels"] == project.label_names}
+    of = {m["digest"]: p for p, m in _manifests(stages / "splits") if m["params"]["labels"] == project.label_names}
     for path, manifest in _manifests(stages / "curate"):
-        if manifest["inputs"]["splits"] in splits:
-            return path, splits[manifest["inputs"]["splits"]]
+        if manifest["inputs"]["splits"] in of:
+            return path, of[manifest["inputs"]["splits"]], None
     raise UserError(
         f"nothing of {project.name!r} was curated in {home} yet: run `reseed retrain` first, or give --curated and --splits"
     )
@@ -199,10 +216,13 @@ def export(sitting: Sitting, out: Path) -> dict[str, Any]:
 
 
 def take(sitting: Sitting, source: Path) -> dict[str, Any]:
-    """Read the decisions written into an exported file."""
+    """Read the decisions written into an exported file, or into a copy of the list of what to label first."""
     project = sitting.project
+    wanted = table.ids(source) - sitting.rows.keys()
+    unlabelled = files.iter_records(sitting.splits / "unlabelled.jsonl") if wanted else ()
+    rows = sitting.rows | {r.id: r for r in unlabelled if r.id in wanted}
     separator = (project.data.label_separator or "|") if project.multi_label else None
-    made: list[Decision] = table.take(source, sitting.rows, project.label_names, sitting.decided, separator=separator)
+    made: list[Decision] = table.take(source, rows, project.label_names, sitting.decided, separator=separator)
     return {**sitting.status(), "imported": len(made)}
 
 

@@ -192,7 +192,9 @@ class Desk:
         self._read()
         self.at = next((i for i, d in enumerate(self.queue) if taken and d.id == taken[0].id), self.at)
         self.at = min(self.at, max(0, len(self.queue) - 1))
-        self.message = f"taken back: {len(taken)} row{'s' * (len(taken) != 1)}" if taken else "there is nothing to undo"
+        self.message = (
+            f"taken back: {len(taken)} row{'s' * (len(taken) != 1)}" if taken else "there is nothing of yours to undo"
+        )
 
     def _read(self) -> None:
         self.queue, self.current = self.sitting.queue(), self.sitting.decided.current()

@@ -127,9 +127,15 @@ def write_records(path: Path, rows: Iterable[Record | Rejected]) -> None:
     write_lines(path, (row.to_json() for row in rows))
 
 
-def read_records(path: Path) -> list[Record]:
+def iter_records(path: Path) -> Iterator[Record]:
+    """The records of a file, one after another, however many there are."""
     with path.open(encoding="utf-8") as f:
-        return [Record.from_json(json.loads(line)) for line in f]
+        for line in f:
+            yield Record.from_json(json.loads(line))
+
+
+def read_records(path: Path) -> list[Record]:
+    return list(iter_records(path))
 
 
 def read_rejected(path: Path) -> list[Rejected]:

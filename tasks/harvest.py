@@ -24,8 +24,9 @@ from tasks.files import Stage
 from tasks.labels import known
 from tasks.progress import Report, silent
 from tasks.project import Harvest, Project
-from tasks.records import NO_LABEL, Record, Rejected, count_by_check, count_by_label
+from tasks.records import NO_LABEL, Record, Rejected, count_by_check, count_by_label, digest_of
 from tasks.references import digest_of_path, resolve
+from tasks.review.decisions import decisions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -129,13 +130,15 @@ def harvest(
 ) -> Stage:
     """`kept.jsonl`: the rows of `training` and what harvest `number` adds; `rejected.jsonl`: what the checks set aside.
 
-    `trained` is the model so far and `current` the rows it was trained on; the labels of earlier harvests are given anew.
+    `trained` is the model so far and `current` the rows it was trained on; the labels of earlier harvests are given anew. Rows
+    that a person decided about are in `training`, or are wanted no more.
     """
+    decided = decisions(home / "reviews" / f"{project.name}.jsonl")
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         base = files.read_records(training.directory / "kept.jsonl")
-        own = {r.id for r in base}
+        own = {r.id for r in base} | decided.keys()
         rows = [r for r in files.read_records(splits.directory / "unlabelled.jsonl") if r.id not in own]
         rows = sorted(rows, key=lambda r: r.id)[:MOST_LOOKED_AT]
         context = context_of(project, splits, beside=beside, home=home, real=real_rows(splits))
@@ -162,6 +165,8 @@ def harvest(
 
     inputs = {"training": training.digest, "current": current.digest, "bundle": trained.counts["bundle"]}
     inputs |= {"splits": splits.digest, "encoder": digest_of_path(encoder)}
+    if decided:
+        inputs["reviewed"] = digest_of(sorted(decided))
     params = project.harvest.model_dump(mode="json", exclude={"rounds"}) | {"labels": project.label_names}
     checks = {"personal_data", "language", "leak", "short_leak", "near_duplicate"}
     params |= {"number": number} | project.curate.model_dump(mode="json", include=checks)

@@ -20,7 +20,7 @@ REAL, WITH_SYNTHETIC, WITH_HARVESTED, WITHOUT = "real rows alone", "with synthet
 def of_rows(name: str, rows: list[Record]) -> list[Record]:
     """The rows of the mix `name`."""
     if name == REAL:
-        return [r for r in rows if r.origin == "seed"]
+        return [r for r in rows if r.is_real]
     if name.startswith(WITHOUT):
         return [r for r in rows if r.lineage.get("generator") != name.removeprefix(WITHOUT)]
     assert name == WITH_SYNTHETIC, name

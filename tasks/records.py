@@ -83,6 +83,11 @@ class Record:
         return was
 
     @property
+    def is_real(self) -> bool:
+        """True for a training row that no LLM wrote and a person gave its label: a seed row, or a reviewed text of real use."""
+        return self.origin == "seed" or (self.source == "reviewed" and self.origin == "unlabelled")
+
+    @property
     def group(self) -> str | None:
         """The content hash of its group in data.group_column, so that a name need not travel; None: it stands alone."""
         named = self.lineage.get("group")

@@ -167,7 +167,7 @@ def folds(rows: list[Record], n: int) -> list[tuple[list[Record], list[Record]]]
     """
     if not n:
         return [(rows, [])]
-    real = sorted((r for r in rows if r.origin == "seed"), key=lambda r: r.id)
+    real = sorted((r for r in rows if r.is_real), key=lambda r: r.id)
     counts = count_by_label(real)
     fewest = min((counts.get(label, 0) for label in count_by_label(rows) if label != NO_LABEL), default=0)
     if fewest < n:

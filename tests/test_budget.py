@@ -160,7 +160,9 @@ class TestRestart:
             found = list(c.ask_all(requests(6)))
         assert other.spent == Spent() and {r.key: r.usd for r in found} == bought and not any(r.bought for r in found)
 
-    def test_what_was_bought_is_handed_out_where_the_budget_ends_before_it(self, llm: Any, tmp_path: Path, book: Path) -> None:
+    def test_what_was_bought_is_handed_out_where_the_budget_ends_before_it(
+        self, llm: Any, tmp_path: Path, book: Path
+    ) -> None:
         Meter(llm)
         with client(llm, tmp_path, Ledger(book, Budget())) as c:
             bought = {r.key for r in c.ask_all(requests(30)[20:26])}

@@ -486,7 +486,7 @@ def test_without_a_note_the_newest_directory_that_fits_is_taken(where: Place, ho
         os.utime(path, (path.stat().st_atime + 100 - age,) * 2)
     from flows.review import _last
 
-    assert _last(home, where.project) == (newer, home / "stages" / "splits" / where.splits.name)
+    assert _last(home, where.project) == (newer, home / "stages" / "splits" / where.splits.name, None)
 
 
 # --- a retrain that waits

@@ -40,7 +40,7 @@ def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
 @pytest.fixture
 def desk(where: Place, encoder: Path, tmp_path: Path) -> Desk:
     rows = rank(where.project, curated=where.curated, splits=where.splits, encoder=encoder)
-    return Desk(Sitting(where.project, rows, Decisions(tmp_path / "d.jsonl", by="ana")))
+    return Desk(Sitting(where.project, rows, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
 
 
 def test_a_key_pressed_at_a_page_that_changed_since_decides_nothing(desk: Desk) -> None:
@@ -107,7 +107,7 @@ def test_history_tells_origin_checks_and_decisions(desk: Desk) -> None:
 
 
 def test_an_empty_queue_is_a_page_too(where: Place, tmp_path: Path) -> None:
-    desk = Desk(Sitting(where.project, [], Decisions(tmp_path / "d.jsonl", by="ana")))
+    desk = Desk(Sitting(where.project, [], Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
     desk.press("a", 0)
     assert desk.row is None and not (tmp_path / "d.jsonl").exists()
 

@@ -157,7 +157,7 @@ def test_what_is_decided_last_stands(tmp_path_factory: Any, told: list[tuple[Any
 
 @pytest.fixture
 def desk(where: Place, ranked: list[Doubt], tmp_path: Path) -> Desk:
-    return Desk(Sitting(where.project, ranked, Decisions(tmp_path / "d.jsonl", by="ana")))
+    return Desk(Sitting(where.project, ranked, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
 
 
 def press(desk: Desk, *keys: str) -> None:

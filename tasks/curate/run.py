@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of
 from tasks.references import digest_of_path, resolve
-from tasks.review.decisions import apply, decisions
+from tasks.review.decisions import Decision, apply, decisions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +127,8 @@ def curate(
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         records = files.read_records(splits.directory / "seed.jsonl")
-        rejected: list[Rejected] = []
+        vouched, rejected = looked_at(splits, decided, multi_label=project.multi_label)
+        records += vouched
         for r in rounds:
             records += files.read_records(r.directory / "rows.jsonl")
             rejected += files.read_rejected(r.directory / "rejected.jsonl")
@@ -153,11 +153,24 @@ def curate(
     return files.stage(home, "curate", version=VERSION, params=params, inputs=inputs, build=build)
 
 
+def looked_at(splits: Stage, decided: dict[str, Decision], *, multi_label: bool) -> tuple[list[Record], list[Rejected]]:
+    """(reviewed, rejected): the unlabelled rows that a person decided about, such as harvested ones."""
+    vouched: list[Record] = []
+    rejected: list[Rejected] = []
+    for r in files.iter_records(splits.directory / "unlabelled.jsonl") if decided else ():
+        if d := decided.get(r.id):
+            seen = r.but(label=d.label_before)
+            if d.decision != "reject":
+                vouched.append(d.vouched(seen, multi_label=multi_label))
+            elif seen.label is not None:  # one that never had a label is left out of harvests, and that is all
+                rejected.append(d.set_aside(seen))
+    return vouched, rejected
+
+
 def real_rows(splits: Stage) -> list[Record]:
     """Real rows for statistics: seed, dev, and the first of the unlabelled."""
     real = [r for split in ("seed", "dev") for r in files.read_records(splits.directory / f"{split}.jsonl")]
-    with (splits.directory / "unlabelled.jsonl").open(encoding="utf-8") as f:
-        return real + [Record.from_json(json.loads(line)) for line in itertools.islice(f, REAL)]
+    return [*real, *itertools.islice(files.iter_records(splits.directory / "unlabelled.jsonl"), REAL)]
 
 
 def _counts(kept: list[Record], rejected: list[Rejected]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tasks.labels import are_sets
 from tasks.project import Project
 from tasks.records import Label, Record, shown
 
-VERSION = 1
+VERSION = 2
 FILE = "label_first.jsonl"
 MOST = 200  # rows in the list
 MOST_READ = (
@@ -65,6 +65,7 @@ def rank(
                 "champion": None if champion is None else shown(champion[i]),
                 "margin": float(margins[i]),
                 "text": records[i].text,
+                "decision": "",  # for a person: a label
             }
         )
     return found

@@ -52,6 +52,33 @@ class Decision:
         lists = {k: tuple(v) for k, v in row.items() if k.startswith("label_") and isinstance(v, list)}
         return cls(**row | lists)
 
+    def vouched(self, r: Record, *, multi_label: bool, check: str | None = None) -> Record:
+        """The row as a `reviewed` one with the person's label, which `check` may have set aside; one that is so already, as it is.
+
+        A decision outlives a change of `multi_label`. Raises UserError for one for a set of labels where a text has one.
+        """
+        if r.source == "reviewed":
+            return r
+        was = {"label": r.label, "source": r.source, "check": check}
+        lineage = {**r.lineage, "reviewed": {"by": self.by, "when": self.when, "was": was}}
+        return r.but(label=self._fitting(multi_label), source="reviewed", lineage=lineage)
+
+    def set_aside(self, r: Record, *, check: str | None = None) -> Rejected:
+        """The row as the person rejected it; `check` may have set it aside before."""
+        before = f"; set aside before as {check}" if check else ""
+        return Rejected(r, CHECK, f"rejected by {self.by} on {self.when[:10]}{before}")
+
+    def _fitting(self, multi_label: bool) -> Label | None:
+        after = self.label_after
+        if after is None:
+            return None
+        if not multi_label and isinstance(after, tuple) and len(after) != 1:
+            raise UserError(
+                f"{self.by} decided that row {self.id} is {shown(after)!r}, but a text has one label in this project: set "
+                f"multi_label to true, or move the file of decisions away"
+            )
+        return as_asked(after, multi_label=multi_label)
+
 
 def text_digest(text: str) -> str:
     """SHA-256 (hex) of the text as it stands."""
@@ -95,8 +122,8 @@ class Decisions:
             files.append_line(self.path, d.to_json())
 
     def undo(self) -> list[Decision]:
-        """The decisions taken back: the last group that still stands; none when there is nothing to undo."""
-        standing = standing_lines(self.path)
+        """The decisions taken back: this person's last group that still stands; none when there is nothing to undo."""
+        standing = [d for d in standing_lines(self.path) if d.by == self._by]
         if not standing:
             return []
         last = [d for d in standing if d.group == standing[-1].group]
@@ -180,13 +207,9 @@ def apply(
     def settle(r: Record, d: Decision, check: str | None) -> None:
         if d.decision == "reject":
             gone.add(r.id)
-            before = f"; set aside before as {check}" if check else ""
-            out.append(Rejected(r, CHECK, f"rejected by {d.by} on {d.when[:10]}{before}"))
+            out.append(d.set_aside(r, check=check))
         else:
-            was = {"label": r.label, "source": r.source, "check": check}
-            note = {"by": d.by, "when": d.when, "was": was}
-            lineage = {**r.lineage, "reviewed": note}
-            reviewed[r.id] = r.but(label=_fitting(d, r), source="reviewed", lineage=lineage)
+            reviewed[r.id] = d.vouched(r, multi_label=isinstance(r.label, tuple), check=check)
 
     for r in records:
         d = decisions.get(r.id)
@@ -203,16 +226,3 @@ def apply(
         else:
             settle(r, d, row.check)
     return kept, out, list(reviewed.values())
-
-
-def _fitting(d: Decision, r: Record) -> Label | None:
-    """The decided label as the row's project has labels: a decision outlives a change of `multi_label`."""
-    if d.label_after is None or r.label is None:
-        return d.label_after
-    several = isinstance(r.label, tuple)
-    if not several and isinstance(d.label_after, tuple) and len(d.label_after) != 1:
-        raise UserError(
-            f"{d.by} decided that row {r.id} is {shown(d.label_after)!r}, but a text has one label in this project: set "
-            f"multi_label to true, or move the file of decisions away"
-        )
-    return as_asked(d.label_after, multi_label=several)

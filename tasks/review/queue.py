@@ -96,10 +96,16 @@ def _difference(own: tuple[str, ...], seen: tuple[str, ...]) -> str:
 
 
 def queue(
-    project: Project, *, curated: Path, splits: Path, encoder: Path, decisions: dict[str, Decision]
+    project: Project,
+    *,
+    curated: Path,
+    splits: Path,
+    encoder: Path,
+    decisions: dict[str, Decision],
+    harvested: Path | None = None,
 ) -> list[Doubt]:
-    """The doubtful rows and the decided ones, the most doubtful first. `curated` and `splits` are stages' directories."""
-    return waiting(rank(project, curated=curated, splits=splits, encoder=encoder), decisions)
+    """The doubtful rows and the decided ones, the most doubtful first; the directories are stages'."""
+    return waiting(rank(project, curated=curated, splits=splits, encoder=encoder, harvested=harvested), decisions)
 
 
 def waiting(ranked: list[Doubt], decisions: dict[str, Decision]) -> list[Doubt]:
@@ -113,9 +119,9 @@ def looked_at(decisions: dict[str, Decision], queue: list[Doubt]) -> int:
 
 
 def candidates(
-    project: Project, *, curated: Path, splits: Path, held_out: Fingerprints
+    project: Project, *, curated: Path, splits: Path, held_out: Fingerprints, harvested: Path | None = None
 ) -> tuple[list[Record], list[tuple[Record, Rejected | None]]]:
-    """(dev rows, what may be shown): the training rows and those set aside for their label, one row a text.
+    """(dev rows, what may be shown): the training rows, harvested ones too, and those set aside for their label, one row a text.
 
     A row of dev is never shown, nor one that repeats held-out text as far as `curate.leak` allows: what was set aside
     before the check for leaks has not been through it.
@@ -125,8 +131,9 @@ def candidates(
     hidden = {d.id for d in dev} | set(held_out.ids) | {r.record.id for r in rejected if r.check in LEAKS}
     limit = project.curate.leak
     found: dict[str, tuple[Record, Rejected | None]] = {}
-    for r in files.read_records(curated / "kept.jsonl"):
-        found.setdefault(r.id, (r, None))
+    for directory in (curated, *([harvested] if harvested else [])):
+        for r in files.iter_records(directory / "kept.jsonl"):
+            found.setdefault(r.id, (r, None))
     for row in rejected:
         r = row.record
         known_label = r.label is not None and not strange([r.label], project.label_names)
@@ -138,7 +145,15 @@ def candidates(
     return dev, shown
 
 
-def rank(project: Project, *, curated: Path, splits: Path, encoder: Path, report: Report = silent) -> list[Doubt]:
+def rank(
+    project: Project,
+    *,
+    curated: Path,
+    splits: Path,
+    encoder: Path,
+    harvested: Path | None = None,
+    report: Report = silent,
+) -> list[Doubt]:
     """Every row that may be shown, the most doubtful first: by the mean of its ranks in margin, loss and influence.
 
     Raises UserError when the probe has too few rows, CorruptDirectory when a directory differs from its manifest.
@@ -150,8 +165,10 @@ def rank(project: Project, *, curated: Path, splits: Path, encoder: Path, report
 
     files.verify(curated)
     files.verify(splits)
+    if harvested:
+        files.verify(harvested)
     held_out = _fingerprints(splits)
-    dev, shown = candidates(project, curated=curated, splits=splits, held_out=held_out)
+    dev, shown = candidates(project, curated=curated, splits=splits, held_out=held_out, harvested=harvested)
     report(0, 2, "reading the texts")
     vectors = embed(encoder, [r.text for r in (*(r for r, _ in shown), *dev)], max_length=project.train.max_length)
     x, dev_x = vectors[: len(shown)], vectors[len(shown) :]
@@ -247,18 +264,27 @@ def _close(
 
 
 def ranked_stage(
-    project: Project, *, curated: Path, splits: Path, encoder: Path, home: Path, report: Report = silent
+    project: Project,
+    *,
+    curated: Path,
+    splits: Path,
+    encoder: Path,
+    home: Path,
+    harvested: Path | None = None,
+    report: Report = silent,
 ) -> Stage:
     """`rank` as a stage's directory: `rows.jsonl`, found when the same rows were ranked before."""
     from tasks.references import digest_of_path
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        rows = rank(project, curated=curated, splits=splits, encoder=encoder, report=report)
+        rows = rank(project, curated=curated, splits=splits, encoder=encoder, harvested=harvested, report=report)
         files.write_lines(out / "rows.jsonl", (d.to_json() for d in rows))
         return {"rows": len(rows), "doubtful": sum(d.doubtful for d in rows)}
 
     inputs = {"curated": files.verify(curated)["digest"], "splits": files.verify(splits)["digest"]}
     inputs["encoder"] = digest_of_path(encoder)
+    if harvested:
+        inputs["harvested"] = files.verify(harvested)["digest"]
     params = {"labels": project.label_names, "max_length": project.train.max_length, "leak": project.curate.leak}
     params["short_leak"] = project.curate.short_leak
     return files.stage(home, "review", version=VERSION, params=params, inputs=inputs, build=build)

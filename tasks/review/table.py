@@ -72,6 +72,12 @@ def write(out: Path, rows: list[Doubt]) -> None:
         raise UserError(f"--export {out}: {out.suffix or 'no suffix'} is not written here; use .csv or .jsonl")
 
 
+def ids(path: Path) -> set[str]:
+    """The ids that the file names; none where it has no such column."""
+    csv_quotes = path.suffix.lower() in {".csv", ".tsv"}
+    return {str(_value(fields.get("id"), csv_quotes)) for _, fields in read_fields(path)} if path.exists() else set()
+
+
 def read(
     path: Path, rows: dict[str, Record], labels: list[str], *, separator: str | None = None
 ) -> list[tuple[Record, str, Label | None]]:
@@ -101,6 +107,8 @@ def read(
                 f"{path}: {place}: the text is not that of row {key}: the columns have shifted apart; nothing was imported"
             )
         try:
+            if rows[key].label is None and str(said).lower() == "accept" and said not in labels:
+                raise ValueError("it has no label that could be accepted: write one of the labels, or reject")
             made = (rows[key], *(_choice(said, labels) if separator is None else _set(said, labels, separator)))
         except ValueError as e:
             raise UserError(f"{path}: {place}: {e}; nothing was imported") from None

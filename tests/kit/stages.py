@@ -65,7 +65,13 @@ class Data:
         of_round = {"asked": count_by_label(came), "requests": len(came), "replies": len(came), "lost": 0}
         real = {"dev.jsonl": dev or [], "seed.jsonl": seed or [], "unlabelled.jsonl": unlabelled or []}
         self.sealed = made(home, "sealed", rows={"test.jsonl": test or []})
-        self.splits = made(home, "splits", rows=real, fingerprints=[*(dev or []), *(test or [])])
+        self.splits = made(
+            home,
+            "splits",
+            rows=real,
+            counts={"seed": count_by_label(seed or []), "unlabelled": len(unlabelled or [])},
+            fingerprints=[*(dev or []), *(test or [])],
+        )
         self.round = made(
             home,
             "synthesise",
