@@ -117,7 +117,7 @@ class Classifier:
         from tasks.inference.backends import Torch
 
         self.backend, self.multi_label = backend or Torch(model, tokenizer), multi_label
-        self._tokenizer, self.labels, self._max_length = tokenizer, labels, max_length
+        self._tokenizer, self.labels, self.max_length = tokenizer, labels, max_length
 
     @classmethod
     def load(cls, directory: Path, *, digest: str | None = None, plain: bool = False) -> Classifier:
@@ -137,7 +137,20 @@ class Classifier:
     def through(self, backend: Backend) -> Classifier:
         """The same classifier with another backend."""
         how: dict[str, Any] = {"backend": backend, "multi_label": self.multi_label}
-        return Classifier(None, self._tokenizer, self.labels, self._max_length, **how)
+        return Classifier(None, self._tokenizer, self.labels, self.max_length, **how)
+
+    def reading(self, max_length: int) -> Classifier:
+        """The same classifier, which cuts a text at so many tokens, or at what its encoder can read where that is less.
+
+        It has to answer through torch: a graph may have been measured on shorter texts alone.
+        """
+        from tasks.embed import room
+        from tasks.inference.backends import Torch
+
+        assert isinstance(self.backend, Torch), self.backend.name
+        how: dict[str, Any] = {"backend": self.backend, "multi_label": self.multi_label}
+        most = room(self.backend.model, self._tokenizer)
+        return Classifier(None, self._tokenizer, self.labels, min(max_length, most), **how)
 
     def probabilities(self, texts: list[str]) -> np.ndarray:
         """Shape (texts, labels), float32, in the order of `texts`; no row depends on another. Rows sum to 1, or of label
@@ -146,14 +159,14 @@ class Classifier:
             import numpy as np
 
             return np.zeros((0, len(self.labels)), dtype=np.float32)
-        encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length)
+        encoded = self._tokenizer(texts, truncation=True, max_length=self.max_length)
         return self.backend.probabilities(dict(encoded))
 
     def alike(self, texts: list[str]) -> list[int]:
         """For each text the place of the first one that is read as the same tokens: both get the same answer."""
         if not texts:
             return []
-        encoded = self._tokenizer(texts, truncation=True, max_length=self._max_length)["input_ids"]
+        encoded = self._tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
         first: dict[tuple[int, ...], int] = {}
         return [first.setdefault(tuple(ids), i) for i, ids in enumerate(encoded)]
 

@@ -31,10 +31,10 @@ from tasks.review.decisions import decisions
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 4
+VERSION = 5
 CHECKS = (personal_data, language, leak, short_leak)  # of curation, in its order; `near` is after them
-READ = 256  # tokens of a text that the probe reads at least,
-FEW = 5_000  # where there are no more texts than these: it costs little then
+READ = 512  # tokens of a text that both judges read, also where training cuts it earlier,
+READ_IN_ALL = 1_280_000  # as long as these are enough for all texts: it costs little then
 MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
 
 
@@ -184,23 +184,16 @@ def _opinions(
     report: Report,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities of each row, shape (rows, labels): the model's and the probe's."""
-    import torch
-
-    from tasks.bundle import Classifier
-    from tasks.embed import embed, has_bf16
+    from tasks.embed import embed
     from tasks.probe import self_trained
 
-    labels = project.label_names
-
-    length = max(project.train.max_length, READ if len(rows) <= FEW else 0)
+    length = max(project.train.max_length, min(READ, READ_IN_ALL // max(1, len(rows))))
 
     def embedded(records: list[Record]) -> np.ndarray:
         return embed(encoder, [r.text for r in records], max_length=length)
 
     report(0, 3, "the model")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
-        p = Classifier.load(bundle).probabilities([r.text for r in rows])
+    p = _by_model(bundle, rows, dev, length)
     report(1, 3, "the probe")
     x = embedded(rows)
     report(2, 3, "the probe")
@@ -210,10 +203,30 @@ def _opinions(
         x,
         x_dev=embedded(dev),
         y_dev=[known(r) for r in dev],
-        labels=labels,
-        confidence=project.harvest.confidence,
+        labels=project.label_names,
     )
     return p, judge(x)
+
+
+def _by_model(bundle: Path, rows: list[Record], dev: list[Record], length: int) -> np.ndarray:
+    """The model's probabilities, shape (rows, labels). It reads up to `length` tokens of a text where that does not raise its log
+    loss on dev, else as many as it was trained on."""
+    import torch
+
+    from tasks.bundle import Classifier
+    from tasks.embed import has_bf16
+    from tasks.labels import codes
+    from tasks.probe import log_loss
+
+    model = Classifier.load(bundle, plain=True)
+    longer = model.reading(length)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
+        if longer.max_length > model.max_length:
+            y, texts = codes([known(r) for r in dev], model.labels), [r.text for r in dev]
+            own, more = (log_loss(m.probabilities(texts), y, multi_label=m.multi_label) for m in (model, longer))
+            model = longer if more <= own and dev else model
+        return model.probabilities([r.text for r in rows])
 
 
 def checked(taken: list[Record], base: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:

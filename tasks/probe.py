@@ -11,6 +11,10 @@ from tasks.records import Label
 if TYPE_CHECKING:
     import numpy as np
 
+C = 10.0  # of a probe that dev does not choose
+STRENGTHS = (1.0, 3.0, 10.0)  # of those that it chooses from
+CONFIDENT = 0.8  # a label of the probe's own, to be learned from
+
 
 class _Constant:
     """The probe of rows that have one label."""
@@ -34,13 +38,13 @@ class _Constant:
 class Each:
     """One logistic regression a label against the rest, its yes and no weighing alike, so that one half is a fair threshold."""
 
-    def __init__(self, x: Any, sets: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, x: Any, sets: Sequence[tuple[str, ...]], *, c: float = C) -> None:
         from sklearn.linear_model import LogisticRegression
 
         self.classes_ = sorted(used(sets))
         y = codes(list(sets), self.classes_)
         self._models = [
-            LogisticRegression(C=10, max_iter=1000, class_weight="balanced").fit(x, own)
+            LogisticRegression(C=c, max_iter=1000, class_weight="balanced").fit(x, own)
             if 0 < own.sum() < len(own)
             else None
             for own in y.T
@@ -60,20 +64,33 @@ class Each:
         return found
 
 
-def fit_probe(x: np.ndarray, labels: Sequence[Label]) -> Any:
-    """A fitted classifier, as scikit-learn's are, of embeddings `x`, shape (rows, dimensions), into labels or label sets."""
+def fit_probe(x: np.ndarray, labels: Sequence[Label], *, c: float = C) -> Any:
+    """A fitted classifier, as scikit-learn's are, of embeddings `x`, shape (rows, dimensions), into labels or label sets.
+
+    `c` is the inverse of the penalty's strength.
+    """
     from sklearn.linear_model import LogisticRegression
 
     if are_sets(labels):
-        return Each(x, [tuple(own) for own in labels])
+        return Each(x, [tuple(own) for own in labels], c=c)
     if len(set(labels)) < 2:
         return _Constant(str(labels[0]))
-    return LogisticRegression(C=10, max_iter=1000).fit(x, labels)
+    return LogisticRegression(C=c, max_iter=1000).fit(x, labels)
 
 
 def answers(probe: Any, x: np.ndarray) -> list[Label]:
     """What a fitted probe says of the embeddings `x`: labels as text, or label sets."""
     return [label if isinstance(label, tuple) else str(label) for label in probe.predict(x)]
+
+
+def log_loss(p: np.ndarray, y: np.ndarray, *, multi_label: bool) -> float:
+    """Of probabilities, shape (rows, labels), for the true codes `y`; infinite without rows."""
+    import numpy as np
+
+    if not len(p):
+        return float("inf")
+    hit = np.where(y > 0, p, 1 - p) if multi_label else p[range(len(p)), y]
+    return -float(np.log(np.maximum(hit, 1e-12)).mean())
 
 
 class Judge:
@@ -85,7 +102,6 @@ class Judge:
     def __init__(
         self, probe: Any, labels: list[str], x_dev: np.ndarray, y_dev: np.ndarray, *, multi_label: bool
     ) -> None:
-        import numpy as np
 
         from tasks.train.calibrate import Calibration
 
@@ -94,9 +110,7 @@ class Judge:
         self.log_loss = float("inf")
         if len(x_dev):
             self._fitted = Calibration.fitted(self._logits(x_dev), y_dev)
-            p = self(x_dev)
-            hit = np.where(y_dev > 0, p, 1 - p) if multi_label else p[range(len(p)), y_dev]
-            self.log_loss = -float(np.log(np.maximum(hit, 1e-12)).mean())
+            self.log_loss = log_loss(self(x_dev), y_dev, multi_label=multi_label)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         return probabilities(self._fitted.applied(self._logits(x)), multi_label=self._several)
@@ -119,27 +133,43 @@ def self_trained(
     x_dev: np.ndarray,
     y_dev: Sequence[Label],
     labels: list[str],
-    confidence: float,
     rounds: int = 8,
 ) -> Judge:
     """The probe of the embeddings `x`, then fitted again on its own confident labels of the `unlabelled` ones too, while
-    that lowers the log loss on dev, up to `rounds` times. Without dev rows it is the plain probe.
+    that lowers the log loss on dev, up to `rounds` times; of several penalties, the one whose log loss on dev is then
+    least. Without dev rows it is the plain probe.
 
     It is confident of a label set where it is of each label in it and out of it. Self-training: Scudder 1965; as
     classification EM on the unlabelled part: Amini and Gallinari 2002.
     """
+    if not len(x_dev):
+        return Judge(fit_probe(x, y), labels, x_dev, codes([], labels), multi_label=are_sets(y))
+    how: dict[str, Any] = {"x_dev": x_dev, "y_dev": codes(list(y_dev), labels), "labels": labels, "rounds": rounds}
+    return min((_taught(x, y, unlabelled, c=c, **how) for c in STRENGTHS), key=lambda judge: judge.log_loss)
+
+
+def _taught(
+    x: np.ndarray,
+    y: Sequence[Label],
+    unlabelled: np.ndarray,
+    *,
+    x_dev: np.ndarray,
+    y_dev: np.ndarray,
+    labels: list[str],
+    rounds: int,
+    c: float,
+) -> Judge:
     import numpy as np
 
     several = are_sets(y)
-    true = codes(list(y_dev), labels)
 
     def judge_of(x: np.ndarray, y: Sequence[Label]) -> Judge:
-        return Judge(fit_probe(x, y), labels, x_dev, true, multi_label=several)
+        return Judge(fit_probe(x, y, c=c), labels, x_dev, y_dev, multi_label=several)
 
     judge = judge_of(x, y)
-    for _ in range(rounds if len(x_dev) and len(unlabelled) else 0):
+    for _ in range(rounds if len(unlabelled) else 0):
         p = judge(unlabelled)
-        sure = certainty(p, multi_label=several) >= confidence
+        sure = certainty(p, multi_label=several) >= CONFIDENT
         own = named(decided(p[sure], multi_label=several), labels)
         again = judge_of(np.concatenate([x, unlabelled[sure]]), [*y, *own])
         if again.log_loss >= judge.log_loss:

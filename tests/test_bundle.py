@@ -103,6 +103,10 @@ class TestAnswers:
             ["the " * 40, "the " * 40 + toy.REAL["metal"][0], toy.REAL["metal"][0] + " the" * 40]
         )
         assert a.scores == b.scores != c.scores
+        longer = classifier.reading(50)
+        a, b = longer.predict(["the " * 40, "the " * 40 + toy.REAL["metal"][0]])
+        assert a.scores != b.scores and longer.max_length == 50
+        assert classifier.reading(10**6).max_length == 128, "what its encoder has positions for"
 
     @pytest.mark.parametrize("odd", ["", " \n", "\x00", "👩‍🔬" * 50, "中文", "x" * 20_000])
     def test_any_text_gets_a_label(self, odd: str, classifier: Classifier) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import files
+from tasks import files, probe
+from tasks.bundle import Classifier
 from tasks.curate import Context
 from tasks.curate.grams import hashed
 from tasks.curate.leak import Fingerprints
 from tasks.files import Stage
-from tasks.harvest import checked, quotas, take
+from tasks.harvest import _by_model, checked, quotas, take
 from tasks.lift import compare, steps_of
 from tasks.mix import REAL, WITH_SYNTHETIC, best, difference, mix, possible
 from tasks.probe import self_trained
@@ -207,6 +209,28 @@ class TestWhatIsHarvestedIsChecked:
         assert self.left([mail, french], language="off") == ([mail, french], {}), "noted, not set aside"
 
 
+class TestHowMuchOfATextTheModelReads:
+    """Its bundle cuts texts at 32 tokens; the unlabelled ones say more after that."""
+
+    LONG: ClassVar[list[str]] = [
+        toy.sentence(toy.REAL[k], random.Random(f"{k}{i}"), 50) for k in toy.LABELS for i in range(8)
+    ]
+
+    def dev(self, bundle: Path, sign: int) -> list[Record]:
+        """Rows whose labels are those that gain (or lose) the most where the model reads on."""
+        short = Classifier.load(bundle)
+        more = sign * (short.reading(60).probabilities(self.LONG) - short.probabilities(self.LONG))
+        return [Record.of(t, short.labels[int(k)], "dev") for t, k in zip(self.LONG, more.argmax(axis=1), strict=True)]
+
+    @pytest.mark.parametrize(("sign", "tokens"), [(1, 60), (-1, 32), (0, 32)])
+    def test_dev_decides(self, sign: int, tokens: int, small_bundle: Path) -> None:
+        rows = [Record.of(t, None, "unlabelled") for t in self.LONG]
+        found = _by_model(small_bundle, rows, self.dev(small_bundle, sign) if sign else [], 60)
+        expected = Classifier.load(small_bundle).reading(tokens).probabilities(self.LONG)
+        other = Classifier.load(small_bundle).reading(92 - tokens).probabilities(self.LONG)
+        assert np.abs(found - expected).max() < 0.01 < np.abs(found - other).max()
+
+
 class TestWatchingDev:
     """200 dev rows, of which the model before has 190 right."""
 
@@ -245,10 +269,10 @@ class TestTheProbeThatReadsUnlabelledText:
         y[:3] = range(3)
         return self.CENTRES[y] + [shift, shift] + rng.normal(0, 1, (rows, 2)), [LABELS[k] for k in y]
 
-    def judged(self, unlabelled: np.ndarray, *, dev: int = 150, confidence: float = 0.8) -> Any:
+    def judged(self, unlabelled: np.ndarray, *, dev: int = 150) -> Any:
         x, y = self.drawn(30, 1, shift=1.2)
         x_dev, y_dev = self.drawn(dev, 2) if dev else (np.zeros((0, 2)), [])
-        return self_trained(x, y, unlabelled, x_dev=x_dev, y_dev=y_dev, labels=LABELS, confidence=confidence)
+        return self_trained(x, y, unlabelled, x_dev=x_dev, y_dev=y_dev, labels=LABELS)
 
     def test_it_finds_the_clouds_that_the_labelled_rows_missed(self) -> None:
         found, true = self.drawn(600, 3)
@@ -270,6 +294,15 @@ class TestTheProbeThatReadsUnlabelledText:
         plain, read = self.judged(np.zeros((0, 2))), self.judged(far)
         assert read.log_loss <= plain.log_loss < float("inf")
 
+    def test_dev_chooses_the_penalty(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found, _ = self.drawn(600, 3)
+        best, alone = self.judged(found).log_loss, []
+        for c in probe.STRENGTHS:
+            with monkeypatch.context() as m:
+                m.setattr(probe, "STRENGTHS", (c,))
+                alone.append(self.judged(found).log_loss)
+        assert best == min(alone) and len(set(alone)) == len(alone)
+
     def test_without_dev_rows_it_is_the_plain_probe(self) -> None:
         found, _ = self.drawn(600, 3)
         assert np.array_equal(self.judged(found, dev=0)(found), self.judged(np.zeros((0, 2)), dev=0)(found))
@@ -277,5 +310,5 @@ class TestTheProbeThatReadsUnlabelledText:
     def test_a_label_without_a_row_is_not_seen(self) -> None:
         x, y = self.drawn(30, 1)
         some = [i for i, k in enumerate(y) if k != LABELS[2]]
-        judge = self_trained(x[some], [y[i] for i in some], x, x_dev=x, y_dev=y, labels=LABELS, confidence=0.8)
+        judge = self_trained(x[some], [y[i] for i in some], x, x_dev=x, y_dev=y, labels=LABELS)
         assert set(judge(x).argmax(axis=1)) == {0, 1}

@@ -44,7 +44,7 @@ class Torch:
         import torch
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model, self._tokenizer = model.to(self._device).eval(), tokenizer
+        self.model, self._tokenizer = model.to(self._device).eval(), tokenizer
         self._batch_tokens, self._threads = batch_tokens, threads
         self._multi_label = model.config.problem_type == PROBLEM
 
@@ -53,7 +53,7 @@ class Torch:
         import torch
 
         ids = encoded["input_ids"]
-        found = np.zeros((len(ids), self._model.config.num_labels), dtype=np.float32)
+        found = np.zeros((len(ids), self.model.config.num_labels), dtype=np.float32)
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads or before)
         try:
@@ -61,7 +61,7 @@ class Torch:
                 for rows in batches([len(i) for i in ids], tokens=self._batch_tokens):
                     own = {name: [values[i] for i in rows] for name, values in encoded.items()}
                     batch = self._tokenizer.pad(own, return_tensors="pt", verbose=False).to(self._device)
-                    logits = self._model(**batch).logits.float()
+                    logits = self.model(**batch).logits.float()
                     p = torch.sigmoid(logits) if self._multi_label else torch.softmax(logits, dim=-1)
                     found[rows] = p.cpu().numpy()
         finally:
