@@ -256,6 +256,11 @@ def _sentence(error: BaseException) -> str | None:
             return f"the disk is full{where}: free some space, or set RESEED_HOME to another disk; finished stages are kept"
         if "database or disk is full" in str(seen):
             return "the disk is full (MLflow's or Prefect's database): free some space; finished stages are kept"
+        if "mlflow" in sys.modules:
+            from flows import store_faults
+
+            if said := store_faults.sentence(seen, Settings.from_environment()):
+                return said
         seen = seen.__cause__ or seen.__context__
     if isinstance(error, CorruptDirectory):
         return f"{error}: it is not used"

@@ -74,7 +74,7 @@ def need_one_workspace(settings: Settings, name: str, last: str) -> str:
     mine = place(settings.home)
     if last and last.split()[0] != mine and settings.lock != "file":
         raise UserError(
-            f"{name!r} was promoted last in the workspace {last.partition(' ')[2]}, and with MLflow at {settings.tracking_uri} each "
+            f"{name!r} was promoted last in the workspace {last.partition(' ')[2]}, and with MLflow at {settings.store} each "
             "workspace has a lock of its own, so two could promote at once: promote there, or set RESEED_LOCK in all of them to "
             "the URL of a PostgreSQL database, or here to `file` where no other workspace promotes any more"
         )

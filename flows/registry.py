@@ -71,7 +71,7 @@ class Registry:
         except MlflowException as e:
             if e.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 return None
-            raise TransientError(f"MLflow at {self.settings.tracking_uri}: {e}") from None
+            raise TransientError(f"MLflow at {self.settings.store}: {e}") from None
 
     def aliases(self, name: str) -> dict[str, str]:
         """Each alias of `name` and the version it stands for."""
@@ -322,7 +322,7 @@ class Registry:
                     "BAD_REQUEST",
                 }:  # the latter: what SQLAlchemy refused
                     raise
-                raise TransientError(f"MLflow at {self.settings.tracking_uri}: {e}") from None
+                raise TransientError(f"MLflow at {self.settings.store}: {e}") from None
 
 
 def promotion_key(name: str, digest: str) -> str:

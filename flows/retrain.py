@@ -104,7 +104,7 @@ def _story(r: Retrain) -> dict[str, Any]:
         "cost": cost(r, filled),
         "generation": r.generation,
         "mlflow_run_id": r.log.run_id,
-        "mlflow_tracking_uri": r.settings.tracking_uri,
+        "mlflow_tracking_uri": r.settings.store,
         "flow_run_id": flow_run.id,
         "report": str(report_page.place(r.settings, r.project.name)),
     }

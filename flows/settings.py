@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,11 @@ class Settings:
         return (
             Path(self.tracking_uri.removeprefix("sqlite:///")) if self.tracking_uri.startswith("sqlite:///") else None
         )
+
+    @property
+    def store(self) -> str:
+        """The store's address for a person to read: without a user and password."""
+        return re.sub(r"//[^/@]*@", "//", self.tracking_uri)
 
     @property
     def artifacts(self) -> Path:

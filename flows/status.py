@@ -27,7 +27,7 @@ def read(settings: Settings, name: str | None) -> dict[str, Any]:
     free = shutil.disk_usage(settings.home if settings.home.exists() else settings.home.parent).free
     return {
         "home": str(settings.home),
-        "mlflow": settings.tracking_uri,
+        "mlflow": settings.store,
         "free_gib": round(free / 2**30, 1),
         "projects": {n: _project(registry, n) for n in names},
     }

@@ -19,6 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW
 
 from flows.janitor import PLACE, place
 from flows.settings import Settings, user
+from flows.store_faults import notice_silence
 from tasks import files
 from tasks.errors import TransientError
 from tasks.files import Stage
@@ -47,6 +48,7 @@ def connect(settings: Settings) -> MlflowClient:
                 beside = db.with_name(f".{db.name}.{os.getpid()}.new")
                 _fill(beside)
                 beside.rename(db)
+    notice_silence(settings)
     mlflow.set_tracking_uri(settings.tracking_uri)
     mlflow.set_registry_uri(settings.tracking_uri)
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
