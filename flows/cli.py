@@ -247,24 +247,28 @@ for _command in cli_registry.COMMANDS:
     commands.add_command(_command)
 
 
-def _sentence(error: BaseException) -> str | None:
-    """What to say of an error whose traceback would help nobody; None for a bug."""
+def _told(error: BaseException) -> UserError | TransientError | None:
+    """The sentence for an error whose traceback would help nobody; None for a bug."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in {errno.ENOSPC, errno.EDQUOT}:
             where = f" ({seen.filename})" if seen.filename else ""
-            return f"the disk is full{where}: free some space, or set RESEED_HOME to another disk; finished stages are kept"
+            return TransientError(
+                f"the disk is full{where}: free some space, or set RESEED_HOME to another disk; finished stages are kept"
+            )
         if "database or disk is full" in str(seen):
-            return "the disk is full (MLflow's or Prefect's database): free some space; finished stages are kept"
+            return TransientError(
+                "the disk is full (MLflow's or Prefect's database): free some space; finished stages are kept"
+            )
         if "mlflow" in sys.modules:
             from flows import store_faults
 
-            if said := store_faults.sentence(seen, Settings.from_environment()):
+            if said := store_faults.fault(seen, Settings.from_environment()):
                 return said
         seen = seen.__cause__ or seen.__context__
     if isinstance(error, CorruptDirectory):
-        return f"{error}: it is not used"
-    return str(error) if isinstance(error, TransientError) else None
+        return TransientError(f"{error}: it is not used")
+    return error if isinstance(error, TransientError) else None
 
 
 def main() -> None:
@@ -283,14 +287,14 @@ def main() -> None:
         click.echo("reseed: stopped; what was finished is kept, and the same command goes on from there", err=True)
         code = 1
     except Exception as e:
-        sentence = _sentence(e)
-        if sentence is None:
+        told = _told(e)
+        if told is None:
             import traceback
 
             traceback.print_exc()
-            sentence = "this is a bug in reseed; what was finished is kept. Please report the lines above"
-        click.echo(f"reseed: {sentence}", err=True)
-        code = 1
+        bug = "this is a bug in reseed; what was finished is kept. Please report the lines above"
+        click.echo(f"reseed: {told or bug}", err=True)
+        code = 2 if isinstance(told, UserError) else 1
     sys.exit(code)
 
 

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect.exceptions import Pause
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.runtime import deployment, flow_run
 
-from flows import experiment_page, outbox, run_page, stage_runs, steps
+from flows import experiment_page, outbox, run_page, stage_runs, steps, store_faults
 from flows import generation as generations
 from flows.context import Retrain
 from flows.janitor import tidy
@@ -44,7 +45,8 @@ def opened(config: str, overrides: list[str] | None = None, *, fresh: bool = Fal
     project = load_project(Path(config), overrides or [])
     check_references(project, Path(config))
     check_endpoint(project)
-    with files.only_one(settings.home / "locks" / f"retrain-{project.name}.lock", f"a retrain of {project.name!r}"):
+    lock = settings.home / "locks" / f"retrain-{project.name}.lock"
+    with store_faults.told(settings), files.only_one(lock, f"a retrain of {project.name!r}"):
         generation, judged_before = generations.begin(
             settings.home, project.name, fresh=fresh, flow_run=str(flow_run.id or "")
         )
@@ -111,8 +113,9 @@ def _say_mistakes_in_a_line() -> None:
     """
     quiet()
     if not deployment.id:
-        for handler in logging.getLogger("prefect").handlers:
-            handler.addFilter(_not_said_by_the_command)
+        for handler in logging.getLogger().handlers:  # where Prefect's own configuration puts it
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.addFilter(_not_said_by_the_command)
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_shortened)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import socket
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from mlflow.exceptions import MlflowException
 
 from flows.progress import say
 from flows.settings import Settings
+from tasks.errors import TransientError, UserError
 
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 
@@ -30,19 +33,35 @@ def notice_silence(settings: Settings) -> None:
         )
 
 
-def sentence(error: BaseException, settings: Settings) -> str | None:
-    """What a person is to do about a store that refused or never answered; None for another error."""
+def fault(error: BaseException, settings: Settings) -> UserError | TransientError | None:
+    """The sentence about a store that refused (UserError) or did not answer (TransientError); None of another error."""
     text, where = str(error), f"MLflow's store {settings.store}"
     if isinstance(error, MlflowException):
         if "error code 401" in text:
-            return (
-                f"{where} wants to know who asks, or does not know the user and password given: set MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
+            return UserError(
+                f"{where} wants to know who asks, or does not know the user and password given: set "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN)"
             )
         if "error code 403" in text or "Permission denied" in text:
-            return f"{where} does not let this user do that: have its administrator give the permission EDIT or MANAGE"
+            return UserError(
+                f"{where} does not let this user do that: have its administrator give the permission EDIT or MANAGE"
+            )
         if "Max retries exceeded" in text or "failed with exception" in text:
-            return f"{where} did not answer: start it, or set MLFLOW_TRACKING_URI to where it is; what was finished is kept"
+            return TransientError(
+                f"{where} did not answer: start it, or set MLFLOW_TRACKING_URI to where it is; what was finished is kept"
+            )
     if type(error).__module__.startswith("sqlalchemy") and type(error).__name__ == "OperationalError":
-        return f"{where} did not answer as it should ({text.splitlines()[0][:200]}); what was finished is kept"
+        said = text.splitlines()[0][:200]
+        return TransientError(f"{where} did not answer as it should ({said}); what was finished is kept")
     return None
+
+
+@contextlib.contextmanager
+def told(settings: Settings) -> Iterator[None]:
+    """A fault of the store within the body, as its sentence."""
+    try:
+        yield
+    except Exception as e:
+        if said := fault(e, settings):
+            raise said from e
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +12,8 @@ import pytest
 
 from flows import store_faults
 from flows.settings import Settings
-from tests.conftest import Command
+from tasks.errors import TransientError
+from tests.conftest import ROOT, Command
 from tests.test_servers import free_port
 
 
@@ -52,7 +54,7 @@ def test_who_may_not_is_told_what_to_set(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing(status))
     code, _, err = reseed(verb, "toy")
-    assert code == 1 and remedy in err and "hush" not in err and "Traceback" not in err
+    assert code == 2 and remedy in err and "hush" not in err and "Traceback" not in err
     assert len(err.strip().splitlines()) == 1, err
 
 
@@ -78,7 +80,7 @@ def test_a_store_without_a_port_is_not_knocked_at(uri: str, tmp_path: Path, capf
 
 
 def test_another_error_is_none_of_the_stores(tmp_path: Path) -> None:
-    assert store_faults.sentence(ValueError("error code 401"), Settings(tmp_path, "http://x")) is None
+    assert store_faults.fault(ValueError("error code 401"), Settings(tmp_path, "http://x")) is None
 
 
 def test_a_database_that_is_not_there(tmp_path: Path) -> None:
@@ -87,5 +89,19 @@ def test_a_database_that_is_not_there(tmp_path: Path) -> None:
     uri = f"postgresql+psycopg://me:hush@127.0.0.1:{free_port()}/x"
     with pytest.raises(sqlalchemy.exc.OperationalError) as e:
         sqlalchemy.create_engine(uri).connect()
-    said = store_faults.sentence(e.value, Settings(tmp_path, uri))
-    assert said and "refused" in said and "hush" not in said and "\n" not in said
+    said = store_faults.fault(e.value, Settings(tmp_path, uri))
+    assert isinstance(said, TransientError) and "refused" in str(said)
+    assert "hush" not in str(said) and "\n" not in str(said)
+
+
+@pytest.mark.slow
+def test_the_command_says_it_once(
+    refusing: Callable[[int], str],
+    home: Path,
+    fresh_process: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing(401))
+    ran = fresh_process("retrain", ROOT / "configs" / "bbc-news.yaml", home=home)
+    said = ran.stderr.strip().splitlines()
+    assert ran.returncode == 2 and len(said) == 1 and said[0].startswith("reseed: MLflow's store"), ran.stderr
