@@ -203,14 +203,16 @@ def _disagreements(claim: Claim, found: dict[str, Any]) -> list[str]:
 
 def show_verified(found: dict[str, Any]) -> None:
     what = f"{found['model']} {found['version']}: {found['verdict']}"
+    kind, _, why = str(found.get("code", "")).partition(": ")
+    code = f"{kind} code" + f" ({why})" * bool(why)
     if "fault" in found:
         click.echo(f"{what}, but the evidence is not what was recorded: {found['fault']}")
     elif not found["same"]:
-        click.echo(f"{what}, but the evidence now leads to {found['again']['decision']} ({found['code']} code)")
+        click.echo(f"{what}, but the evidence now leads to {found['again']['decision']}: by {code}")
     elif found["disagrees"]:
         click.echo(f"{what}, but the evidence is not of what the registry says:")
     else:
-        click.echo(f"{what}, byte for byte again from {found['rows']} rows and {found['code']} code")
+        click.echo(f"{what}, byte for byte again from {found['rows']} rows, by {code}")
     for sentence in found["disagrees"]:
         click.echo(f"  look: {sentence}")
     if found.get("older"):
