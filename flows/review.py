@@ -20,6 +20,7 @@ from tasks.project_file import load_project
 from tasks.records import Record
 from tasks.references import resolve
 from tasks.review import Decision, Decisions, Doubt, looked_at, table
+from tasks.review.decisions import decisions_file
 from tasks.review.queue import ranked_stage, read_ranked, waiting
 
 WAIT_SECONDS = 30 * 24 * 3600  # a suspended flow run fails after them
@@ -64,11 +65,6 @@ class Sitting:
             "missing": max(0, min(required, len(rows)) - seen),
             "decisions": str(self.decided.path),
         }
-
-
-def decisions_file(home: Path, name: str) -> Path:
-    """Where the decisions about a project's rows are kept."""
-    return home / "reviews" / f"{name}.jsonl"
 
 
 def _place(home: Path, name: str) -> Path:

@@ -136,8 +136,7 @@ class Classifier:
 
     def through(self, backend: Backend) -> Classifier:
         """The same classifier with another backend."""
-        how: dict[str, Any] = {"backend": backend, "multi_label": self.multi_label}
-        return Classifier(None, self._tokenizer, self.labels, self.max_length, **how)
+        return self._with(backend, self.max_length)
 
     def reading(self, max_length: int) -> Classifier:
         """The same classifier, which cuts a text at so many tokens, or at what its encoder can read where that is less.
@@ -148,9 +147,11 @@ class Classifier:
         from tasks.inference.backends import Torch
 
         assert isinstance(self.backend, Torch), self.backend.name
-        how: dict[str, Any] = {"backend": self.backend, "multi_label": self.multi_label}
-        most = room(self.backend.model, self._tokenizer)
-        return Classifier(None, self._tokenizer, self.labels, min(max_length, most), **how)
+        return self._with(self.backend, min(max_length, room(self.backend.model, self._tokenizer)))
+
+    def _with(self, backend: Backend, max_length: int) -> Classifier:
+        how: dict[str, Any] = {"backend": backend, "multi_label": self.multi_label}
+        return Classifier(None, self._tokenizer, self.labels, max_length, **how)
 
     def probabilities(self, texts: list[str]) -> np.ndarray:
         """Shape (texts, labels), float32, in the order of `texts`; no row depends on another. Rows sum to 1, or of label

@@ -15,7 +15,7 @@ from tasks.errors import UserError
 from tasks.files import Stage
 from tasks.project import Curate
 from tasks.records import Record, Rejected, folded, shown
-from tasks.review.decisions import lines
+from tasks.review.decisions import decisions_file, lines
 
 LISTED = 5  # rows in the sentence about an ambiguous ROW
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -136,7 +136,7 @@ def explain(row: str, *, places: Places, home: Path, name: str, settings: Curate
         reply=_reply(r, raw, g, hidden, home=home, shown=shown),
         steps=_steps(entry, g),
         opinion=_opinion(r.id, curated=curated, home=home),
-        decisions=_decisions(r.id, home / "reviews" / f"{name}.jsonl"),
+        decisions=_decisions(r.id, decisions_file(home, name)),
         trained_on=None if out else _trained_on(r, g, places, home),
         harvested={k: r.lineage.get(k) for k in ("score", "harvest")} if r.source == "harvested" else None,
         same_text=[{"check": t.rejected.check, "reason": t.rejected.reason} for t in twins if t.rejected],

@@ -21,12 +21,12 @@ from tasks.curate.leak import leak, short_leak
 from tasks.curate.personal import personal_data
 from tasks.curate.run import context_of, real_rows
 from tasks.files import Stage
-from tasks.labels import known
+from tasks.labels import codes, known
 from tasks.progress import Report, silent
 from tasks.project import Harvest, Project
 from tasks.records import NO_LABEL, Record, Rejected, count_by_check, count_by_label, digest_of
 from tasks.references import digest_of_path, resolve
-from tasks.review.decisions import decisions
+from tasks.review.decisions import decisions, decisions_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -133,7 +133,7 @@ def harvest(
     `trained` is the model so far and `current` the rows it was trained on; the labels of earlier harvests are given anew. Rows
     that a person decided about are in `training`, or are wanted no more.
     """
-    decided = decisions(home / "reviews" / f"{project.name}.jsonl")
+    decided = decisions(decisions_file(home, project.name))
     encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
 
     def build(out: Path, work: Path) -> dict[str, Any]:
@@ -215,17 +215,16 @@ def _by_model(bundle: Path, rows: list[Record], dev: list[Record], length: int) 
 
     from tasks.bundle import Classifier
     from tasks.embed import has_bf16
-    from tasks.labels import codes
     from tasks.probe import log_loss
 
     model = Classifier.load(bundle, plain=True)
     longer = model.reading(length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
-        if longer.max_length > model.max_length:
+        if dev and longer.max_length > model.max_length:
             y, texts = codes([known(r) for r in dev], model.labels), [r.text for r in dev]
             own, more = (log_loss(m.probabilities(texts), y, multi_label=m.multi_label) for m in (model, longer))
-            model = longer if more <= own and dev else model
+            model = longer if more <= own else model
         return model.probabilities([r.text for r in rows])
 
 

@@ -142,37 +142,26 @@ def self_trained(
     It is confident of a label set where it is of each label in it and out of it. Self-training: Scudder 1965; as
     classification EM on the unlabelled part: Amini and Gallinari 2002.
     """
-    if not len(x_dev):
-        return Judge(fit_probe(x, y), labels, x_dev, codes([], labels), multi_label=are_sets(y))
-    how: dict[str, Any] = {"x_dev": x_dev, "y_dev": codes(list(y_dev), labels), "labels": labels, "rounds": rounds}
-    return min((_taught(x, y, unlabelled, c=c, **how) for c in STRENGTHS), key=lambda judge: judge.log_loss)
-
-
-def _taught(
-    x: np.ndarray,
-    y: Sequence[Label],
-    unlabelled: np.ndarray,
-    *,
-    x_dev: np.ndarray,
-    y_dev: np.ndarray,
-    labels: list[str],
-    rounds: int,
-    c: float,
-) -> Judge:
     import numpy as np
 
     several = are_sets(y)
+    true = codes(list(y_dev), labels)
 
-    def judge_of(x: np.ndarray, y: Sequence[Label]) -> Judge:
-        return Judge(fit_probe(x, y, c=c), labels, x_dev, y_dev, multi_label=several)
+    def judge_of(x: np.ndarray, y: Sequence[Label], c: float) -> Judge:
+        return Judge(fit_probe(x, y, c=c), labels, x_dev, true, multi_label=several)
 
-    judge = judge_of(x, y)
-    for _ in range(rounds if len(unlabelled) else 0):
-        p = judge(unlabelled)
-        sure = certainty(p, multi_label=several) >= CONFIDENT
-        own = named(decided(p[sure], multi_label=several), labels)
-        again = judge_of(np.concatenate([x, unlabelled[sure]]), [*y, *own])
-        if again.log_loss >= judge.log_loss:
-            break
-        judge = again
-    return judge
+    def taught(c: float) -> Judge:
+        judge = judge_of(x, y, c)
+        for _ in range(rounds if len(unlabelled) else 0):
+            p = judge(unlabelled)
+            sure = certainty(p, multi_label=several) >= CONFIDENT
+            own = named(decided(p[sure], multi_label=several), labels)
+            again = judge_of(np.concatenate([x, unlabelled[sure]]), [*y, *own], c)
+            if again.log_loss >= judge.log_loss:
+                break
+            judge = again
+        return judge
+
+    if not len(x_dev):
+        return judge_of(x, y, C)
+    return min(map(taught, STRENGTHS), key=lambda judge: judge.log_loss)

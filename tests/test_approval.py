@@ -16,6 +16,7 @@ from flows.registry import Version
 from tasks.judge import Verdict, decide
 from tests.conftest import ROOT, Command, last_json
 from tests.kit import toy
+from tests.kit.deployed import Run
 from tests.kit.registry import Bundle, Store
 from tests.test_servers import BIN, free_port, get, running, wait_for
 
@@ -170,62 +171,24 @@ def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
     with running(BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment):
         wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
         with running(sys.executable, str(script), **environment):
-            found = wait_for(lambda: _deployment(api), "the deployment")
-
-            def started(**more: Any) -> str:
-                parameters = {"config": str(config), **more}
-                made = answered(f"{api}/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
-                return f"{api}/flow_runs/{made['id']}"
-
-            def state(run: str, name: str) -> None:
-                def there() -> bool:
-                    now = get(run)[1]["state"]
-                    assert now["type"] not in {"FAILED", "CRASHED"}, now["message"]
-                    return bool(now["name"] == name)
-
-                wait_for(there, f"the state {name}", 200)
-
-            def question(run: str, key: str) -> str:
-                asked = {"prefix": f"suspended-{key}-description"}
-                return str(wait_for(lambda: get(f"{run}/input/filter", asked)[1], "the question")[0]["value"])
-
-            def resume(run: str, **answer: Any) -> Any:
-                return answered(f"{run}/resume", {"run_input": answer})["status"]
-
-            run = started()
-            state(run, "Suspended")
-            assert "toy: promote?" in question(run, "approve-1-none")
-            assert resume(run, approve=False, by=" ", reason="too few rows") == "ACCEPT"
-            assert "had no name" in question(run, "approve-1-none-1")
-            state(run, "Suspended")
-            assert resume(run, approve=False, by="ada", reason="too few rows") == "ACCEPT"
-            state(run, "Completed")
+            run = Run.started(api, "retrain/toy", {"config": str(config)})
+            run.reaches("Suspended", 200)
+            assert "toy: promote?" in run.question("approve-1-none")
+            assert run.resume(approve=False, by=" ", reason="too few rows") == "ACCEPT"
+            assert "had no name" in run.question("approve-1-none-1")
+            run.reaches("Suspended", 200)
+            assert run.resume(approve=False, by="ada", reason="too few rows") == "ACCEPT"
+            run.reaches("Completed", 200)
             told = last_json(reseed("history", "toy", "--json")[1])
             assert told["champion"] is None and told["odd"] == []
             assert [(h["version"], h["kind"], h["who"]) for h in told["history"]] == [("1", "refused", "ada")]
 
-            run = started(fresh=True)
-            state(run, "Suspended")
-            assert "toy: promote?" in question(run, "approve-2-none")
-            assert resume(run, approve=True, by="bob", reason="enough rows now") == "ACCEPT"
-            state(run, "Completed")
+            run = Run.started(api, "retrain/toy", {"config": str(config), "fresh": True})
+            run.reaches("Suspended", 200)
+            assert "toy: promote?" in run.question("approve-2-none")
+            assert run.resume(approve=True, by="bob", reason="enough rows now") == "ACCEPT"
+            run.reaches("Completed", 200)
     told = last_json(reseed("history", "toy", "--json")[1])
     assert told["champion"] == "2" and told["odd"] == []
     (_, row) = told["history"]
     assert (row["kind"], row["who"]) == ("verdict", "bob") and "approved by bob: enough rows now" in row["reason"]
-
-
-def answered(url: str, body: Any) -> Any:
-    """What Prefect's server says, asked again while its SQLite file is locked (status 503 or 500), as a person would."""
-
-    def there() -> Any:
-        status, told = get(url, body)
-        assert status < 300 or status >= 500, (status, told)
-        return told if status < 300 else None
-
-    return wait_for(there, f"an answer of {url}", 60)
-
-
-def _deployment(api: str) -> Any:
-    status, found = get(f"{api}/deployments/name/retrain/toy")
-    return found if status == 200 else None

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from tasks.review.probe import fitted, influence
 from tasks.review.queue import ranked_stage, read_ranked, waiting
 from tests.conftest import ROOT, Command, last_json
 from tests.kit import toy
+from tests.kit.deployed import Run
 from tests.kit.review import Place, place, row
 from tests.kit.rows import record, text
 from tests.test_servers import BIN, free_port, get, running, wait_for
@@ -564,51 +564,25 @@ def test_a_deployments_run_is_suspended_until_a_person_looked(tmp_path: Path, en
     with running(BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment):
         wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
         with running(sys.executable, str(script), **environment):
-            found = wait_for(lambda: _deployment(api), "the deployment")
             parameters = {k: str(getattr(where, k)) for k in ("config", "curated", "splits")} | {"home": str(home)}
-            _, run = get(f"{api}/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
-            address = f"{api}/flow_runs/{run['id']}"
-
-            def state(name: str) -> None:
-                def there() -> bool:
-                    now = get(address)[1]["state"]
-                    assert now["type"] not in {"FAILED", "CRASHED"}, now["message"]
-                    return bool(now["name"] == name)
-
-                wait_for(there, f"the state {name}", 120)
-
-            def question(number: int) -> str:
-                """What the pause of that number asks; the state is set before the question is stored."""
-                asked = {"prefix": f"suspended-review-{number}-description"}
-                return str(wait_for(lambda: get(f"{address}/input/filter", asked)[1], "the question")[0]["value"])
-
-            def resume(**answer: Any) -> Any:
-                return get(f"{address}/resume", {"run_input": answer})[1]
-
-            state("Suspended")
+            run = Run.started(api, "waits/toy", parameters)
+            run.reaches("Suspended")
             assert (home / "starts").read_text() == "x"
-            assert "2 rows must be looked at (review.required), 0 are" in question(0)
-            refused = resume(go_on_without="perhaps")
-            assert refused["status"] == "REJECT" and get(address)[1]["state"]["name"] == "Suspended", "typed input"
+            assert "2 rows must be looked at (review.required), 0 are" in run.question("review-0")
+            assert run.resume(go_on_without="perhaps") == "REJECT" and run.state["name"] == "Suspended", "typed input"
             decided.decide([rows[0].record], "accept")
-            assert resume(by="ana")["status"] == "ACCEPT"  # too early: one of two
+            assert run.resume(by="ana") == "ACCEPT"  # too early: one of two
             wait_for(lambda: (home / "starts").read_text() == "xx", "the run to start anew")
-            state("Suspended")
-            assert "1 are" in question(1)
+            run.reaches("Suspended")
+            assert "1 are" in run.question("review-1")
             decided.decide([rows[1].record], "reject")
-            assert resume(by="ana")["status"] == "ACCEPT"
-            state("Completed")
+            assert run.resume(by="ana") == "ACCEPT"
+            run.reaches("Completed")
             assert (home / "starts").read_text() == "xxx"
 
             decided.undo()
-            _, run = get(f"{api}/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
-            address = f"{api}/flow_runs/{run['id']}"
-            state("Suspended")
-            assert "1 are" in question(0)
-            assert resume(by="ana", go_on_without=True)["status"] == "ACCEPT"
-            state("Completed")
-
-
-def _deployment(api: str) -> Any:
-    status, found = get(f"{api}/deployments/name/waits/toy")
-    return found if status == 200 else None
+            run = Run.started(api, "waits/toy", parameters)
+            run.reaches("Suspended")
+            assert "1 are" in run.question("review-0")
+            assert run.resume(by="ana", go_on_without=True) == "ACCEPT"
+            run.reaches("Completed")

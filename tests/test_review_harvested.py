@@ -14,11 +14,12 @@ import pytest
 from tasks import files
 from tasks.curate.run import curate
 from tasks.evaluate.label_first import label_first
+from tasks.files import Stage
 from tasks.harvest import harvest
 from tasks.mix import REAL, of_rows
 from tasks.project import Project
 from tasks.project_file import load_project
-from tasks.records import Record
+from tasks.records import Record, Rejected
 from tasks.review import Decisions, rank
 from tasks.review.queue import waiting
 from tests.conftest import Command, last_json
@@ -40,12 +41,18 @@ class Place:
     harvested: list[Record]
     wrong: list[Record]
 
-    def curated(self, home: Path) -> list[Record]:
-        stage = curate(
+    def curated(self, home: Path) -> Stage:
+        return curate(
             self.project, rounds=[self.data.round], splits=self.data.splits, beside=self.config.parent, home=home
         )
-        self.rejected = files.read_rejected(stage.directory / "rejected.jsonl")
-        return files.read_records(stage.directory / "kept.jsonl")
+
+
+def kept_by(stage: Stage) -> list[Record]:
+    return files.read_records(stage.directory / "kept.jsonl")
+
+
+def rejected_by(stage: Stage) -> list[Rejected]:
+    return files.read_rejected(stage.directory / "rejected.jsonl")
 
 
 @pytest.fixture
@@ -98,29 +105,27 @@ def test_doubtful_ones_are_in_the_queue(where: Place, encoder: Path, home: Path,
 def test_what_was_decided_about_them_enters_the_next_retrain(where: Place, home: Path, small_bundle: Path) -> None:
     right, thrown = where.wrong
     accepted = where.harvested[3]
-    assert not [r for r in where.curated(home) if r.source == "reviewed"]
+    assert not [r for r in kept_by(where.curated(home)) if r.source == "reviewed"]
     decided = decisions(home)
     decided.decide([right], "relabel", "metal" if right.label != "metal" else "fruit")
     decided.decide([thrown], "reject")
     decided.decide([accepted], "accept")
-    kept = where.curated(home)
+    curated = where.curated(home)
+    kept = kept_by(curated)
     found = {r.id: r for r in kept if r.source == "reviewed"}
     assert found.keys() == {right.id, accepted.id} and found[accepted.id].label == accepted.label
     assert found[right.id].label != right.label and found[right.id].text == right.text
     was = {"label": right.label, "source": "unlabelled", "check": None}
     assert found[right.id].lineage["reviewed"]["was"] == was and found[right.id].is_real
     assert {r.id for r in of_rows(REAL, kept)} == found.keys(), "a person's labels of real text are real rows"
-    (out,) = [r for r in where.rejected if r.check == "reviewed_out"]
+    (out,) = [r for r in rejected_by(curated) if r.check == "reviewed_out"]
     assert out.record.id == thrown.id and out.record.label == thrown.label and "rejected by ana" in out.reason
 
     trained: Any = SimpleNamespace(directory=small_bundle.parent, counts={"bundle": "x"})
-    where.data.curated = curate(
-        where.project, rounds=[where.data.round], splits=where.data.splits, beside=where.config.parent, home=home
-    )
     stage = harvest(
         where.project,
-        training=where.data.curated,
-        current=where.data.curated,
+        training=curated,
+        current=curated,
         trained=trained,
         splits=where.data.splits,
         number=1,
@@ -132,7 +137,7 @@ def test_what_was_decided_about_them_enters_the_next_retrain(where: Place, home:
     assert not again & {right.id, thrown.id, accepted.id}
     for _ in range(3):
         decided.undo()
-    assert not [r for r in where.curated(home) if r.source == "reviewed"], "taken back is as if it never was"
+    assert not [r for r in kept_by(where.curated(home)) if r.source == "reviewed"], "taken back is as if it never was"
 
 
 def test_what_is_to_be_labelled_first_comes_back_labelled(
@@ -154,9 +159,10 @@ def test_what_is_to_be_labelled_first_comes_back_labelled(
     assert code == 2 and "no label that could be accepted" in err and ":1" in err.replace("line ", ":"), err
     code, out, err = taken(row0="bird", row1="reject")
     assert code == 0 and last_json(out)["imported"] == 2, err
-    (labelled,) = [r for r in where.curated(home) if r.source == "reviewed"]
+    curated = where.curated(home)
+    (labelled,) = [r for r in kept_by(curated) if r.source == "reviewed"]
     assert (labelled.id, labelled.label, labelled.is_real) == (new[0]["id"], "bird", True)
-    assert labelled.lineage["reviewed"]["was"]["label"] is None and not where.rejected
+    assert labelled.lineage["reviewed"]["was"]["label"] is None and not rejected_by(curated)
 
 
 def test_undo_takes_back_ones_own_alone(where: Place, home: Path) -> None:
@@ -177,5 +183,5 @@ def test_a_text_that_cleaning_changes_stays_reviewed(tmp_path: Path, home: Path,
     data = Data(home, written=written, kept=written, unlabelled=[odd], dev=[real(k, 0, "dev") for k in WHO])
     decisions(home).decide([odd.but(label="bird")], "relabel", "metal")
     stage = curate(load_project(config), rounds=[data.round], splits=data.splits, beside=config.parent, home=home)
-    (found,) = [r for r in files.read_records(stage.directory / "kept.jsonl") if r.source == "reviewed"]
+    (found,) = [r for r in kept_by(stage) if r.source == "reviewed"]
     assert found.label == "metal" and found.id != odd.id and found.is_real

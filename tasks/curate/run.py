@@ -28,7 +28,7 @@ from tasks.progress import Report, silent
 from tasks.project import Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label, digest_of
 from tasks.references import digest_of_path, resolve
-from tasks.review.decisions import Decision, apply, decisions
+from tasks.review.decisions import Decision, apply, decisions, decisions_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +123,7 @@ def curate(
     """
     encoder = _encoder(project, beside, home)
     quota = project.generate.quota(project.label_names, splits.counts.get("seed", {}))
-    decided = decisions(home / "reviews" / f"{project.name}.jsonl")
+    decided = decisions(decisions_file(home, project.name))
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         records = files.read_records(splits.directory / "seed.jsonl")

@@ -123,8 +123,7 @@ class Run:
                 if request is None:
                     self._exhausted = True
                     return None
-                self._taken[request.label] += 1
-                ask = _Ask(request, request.key(self.c.name, self.c.model))
+                ask = self._begun(request)
             label = ask.request.label
             if ask.key in self._twins:
                 self._twins[ask.key].append(ask)
@@ -137,6 +136,10 @@ class Run:
                 return ask
         return None
 
+    def _begun(self, request: Request) -> _Ask:
+        self._taken[request.label] += 1
+        return _Ask(request, request.key(self.c.name, self.c.model))
+
     def _hand_out(self, ask: _Ask, kept: dict[str, Any], *, bought: bool) -> None:
         self._replied[ask.request.label] += 1
         self.emit(Reply(ask.request, ask.key, **kept, bought=bought))
@@ -144,8 +147,7 @@ class Run:
     def _hand_out_rest(self, waiting: Iterator[Request]) -> None:
         """After an early end, what an earlier run bought: nothing that is paid for is left behind."""
         for request in waiting:
-            self._taken[request.label] += 1
-            ask = _Ask(request, request.key(self.c.name, self.c.model))
+            ask = self._begun(request)
             if (kept := self.c.found(ask.key)) is not None:
                 self._hand_out(ask, kept, bought=False)
 

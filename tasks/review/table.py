@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,7 @@ def write(out: Path, rows: list[Doubt]) -> None:
 
 def ids(path: Path) -> set[str]:
     """The ids that the file names; none where it has no such column."""
-    csv_quotes = path.suffix.lower() in {".csv", ".tsv"}
-    return {str(_value(fields.get("id"), csv_quotes)) for _, fields in read_fields(path)} if path.exists() else set()
+    return {str(key) for _, (key,) in _cells(path, "id")} if path.exists() else set()
 
 
 def read(
@@ -94,10 +93,8 @@ def read(
         raise UserError(
             f"{path} has no column {sorted(lacking)[0]!r}: keep id, text and decision as --export wrote them"
         )
-    csv_quotes = path.suffix.lower() in {".csv", ".tsv"}
     found: dict[str, tuple[Record, str, Label | None]] = {}
-    for place, fields in read_fields(path):
-        said, key, text = (_value(fields.get(name), csv_quotes) for name in ("decision", "id", "text"))
+    for place, (said, key, text) in _cells(path, "decision", "id", "text"):
         if said in ("", None):
             continue
         if key not in rows:
@@ -115,6 +112,13 @@ def read(
         if found.setdefault(key, made) != made:
             raise UserError(f"{path}: {place}: row {key} has another decision on an earlier line; nothing was imported")
     return list(found.values())
+
+
+def _cells(path: Path, *names: str) -> Iterator[tuple[str, list[Any]]]:
+    """Each row's place, and its values in the columns `names`; None where there is none."""
+    csv_quotes = path.suffix.lower() in {".csv", ".tsv"}
+    for place, fields in read_fields(path):
+        yield place, [_value(fields.get(name), csv_quotes) for name in names]
 
 
 def _value(value: Any, csv_quotes: bool) -> Any:
