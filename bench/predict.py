@@ -25,6 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tasks.records import write_records
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -53,13 +55,12 @@ def stories() -> list[tuple[str, str]]:
 
 def trained(rows: list[tuple[str, str]], dev: list[tuple[str, str]], folder: Path) -> Path:
     """MiniLM fine-tuned for two epochs."""
-    from tasks import files
     from tasks.project import Train
     from tasks.records import Record
     from tasks.train.stage import write_bundle
 
     for name, part in (("train", rows), ("dev", dev)):
-        files.write_records(folder / f"{name}.jsonl", [Record.of(t, label, "seed") for t, label in part])
+        write_records(folder / f"{name}.jsonl", [Record.of(t, label, "seed") for t, label in part])
     write_bundle(
         folder,
         folder / "work",
@@ -150,9 +151,9 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from tasks import bundle
-    from tasks.bundle import Classifier
-    from tasks.inference.choose import choose
+    from tasks.model import bundle
+    from tasks.model.bundle import Classifier
+    from tasks.model.inference.choose import choose
     from tasks.project import Predict
 
     torch.set_num_threads(options.threads)

@@ -35,7 +35,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tasks.embed import has_bf16  # noqa: E402
+from tasks.encoder.embed import has_bf16  # noqa: E402
 from tasks.records import Record  # noqa: E402
 
 SIDES = ("shipped", "tuned", "reseed")
@@ -163,7 +163,7 @@ def run(side: str, task: dict[str, Any], *, epochs: int, seed: int, score: bool)
 def own_trainer(**given: Any) -> Any:
     """Reseed's trainer as a retrain makes it, with the other sides' settings."""
     from tasks.project.train import Train
-    from tasks.train.batches import batched
+    from tasks.train.kernels.batches import batched
     from tasks.train.losses import loss_of
     from tasks.train.trainer import saving, trainer_class
 
@@ -263,7 +263,7 @@ def peak() -> float | None:
 
 
 def compare(chosen: argparse.Namespace) -> dict[str, Any]:
-    from tasks.train.batches import lengths_of
+    from tasks.train.kernels.batches import lengths_of
 
     with tempfile.TemporaryDirectory() as work:
         task = at_random(chosen) if chosen.random else bbc(chosen, Path(work))
@@ -324,7 +324,7 @@ import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from transformers import AutoTokenizer
-from tasks.train.batches import TokenBatches, lengths_of
+from tasks.train.kernels.batches import TokenBatches, lengths_of
 from tasks.train.data import RecordFile, tokenised
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[2], local_files_only=True)
 work = Path(sys.argv[3])

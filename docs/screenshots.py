@@ -5,7 +5,7 @@
     reseed retrain configs/bbc-news.yaml
     python docs/screenshots.py --home .reseed --project bbc-news
 
-Needs Chromium and playwright. tests/test_mlflow_ui.py turns the same pages and reads what stands on them.
+Needs Chromium and playwright. tests/publishing/test_mlflow_ui.py turns the same pages and reads what stands on them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from flows import ui
-from flows.serve import listen
+from flows.cli import ui
+from flows.serving.api import listen
 from flows.settings import Settings
-from flows.tracking import connect
+from flows.tracking.run import connect
 
 IMAGES = Path(__file__).resolve().parent / "img"
 SIZE = {"width": 1280, "height": 800}

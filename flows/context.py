@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.progress import say
-from flows.registry import Registry
+from flows.registry.client import Registry
 from flows.settings import Settings
-from flows.tracking import Tracking
+from flows.tracking.run import Tracking
+from tasks.dataset.split import Prepared
 from tasks.evaluate.serving import Measured
-from tasks.files import Stage
-from tasks.prepare import Prepared
 from tasks.project import Project
+from tasks.stage import Stage
 
 
 @dataclass

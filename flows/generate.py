@@ -10,18 +10,20 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows import report as reports
-from flows import stage_runs
-from flows.filling import cost, cost_line, fill_quota
-from flows.opening import opened, run_name
-from flows.prompts import record as record_prompt
+from flows.publishing import report as reports
+from flows.publishing.prompts import record as record_prompt
+from flows.retraining.generation_loop import cost, cost_line, fill_quota
+from flows.retraining.session import opened, run_name
 from flows.settings import Settings
-from tasks import by_model, files
+from flows.tracking import stage_runs
+from tasks.dataset.split import prepare
 from tasks.llm.budget import estimate
 from tasks.llm.request import Request
-from tasks.prepare import prepare
 from tasks.project import Project
-from tasks.project_file import check_references, load_project
+from tasks.project.reader import load_project
+from tasks.records import read_records
+from tasks.setup.preflight import check_references
+from tasks.synthesise import by_model
 from tasks.synthesise.plan import plan, unknown_drops, wanted
 from tasks.synthesise.propose import proposals, proposer
 from tasks.synthesise.quota import FIRST_GUESS
@@ -67,7 +69,7 @@ def _planned_rows(
     """(rows wanted by label, what each generator is likely to take, a request)."""
     splits = prepare(project, beside=beside, home=home).splits
     quota = project.generate.quota(project.label_names, splits.counts["seed"])
-    seeds = files.read_records(splits.directory / "seed.jsonl")
+    seeds = read_records(splits.directory / "seed.jsonl")
     count = {label: n for label, n in quota.items() if n}
     requests = plan(project, count=count, seeds=seeds, round_number=0, generation=0)
     generators = {

@@ -11,25 +11,29 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
-from flows import beside_f1, data_report, model_card, report_page, run_page, stage_runs, steps, traces
-from flows import report as reports
+from flows import steps
 from flows.context import Retrain
-from flows.filling import Filled, cost, fill_quota
-from flows.judging import description, every_baseline, judge_and_promote, scored
-from flows.label_first import label_first
-from flows.mixing import learned, lift, seeds_scored, train_best_mix
-from flows.opening import opened, run_name
 from flows.progress import say
-from flows.prompts import record as record_prompt
-from flows.review import wait_for_review
-from tasks import files
-from tasks.files import Stage
-from tasks.prepare import count_openings
+from flows.publishing import data_report, html, model_card, run_page, traces
+from flows.publishing import report as reports
+from flows.publishing.prompts import record as record_prompt
+from flows.retraining import measurements
+from flows.retraining.decision import description, judge_and_promote
+from flows.retraining.generation_loop import Filled, cost, fill_quota
+from flows.retraining.label_first import label_first
+from flows.retraining.mixtures import learned, lift, seeds_scored, train_best_mix
+from flows.retraining.scoring import every_baseline, scored
+from flows.retraining.session import opened, run_name
+from flows.review.session import wait_for_review
+from flows.tracking import stage_runs
+from tasks import atomic
+from tasks.dataset.sealed import count_openings
+from tasks.stage import Stage
 
 
 @flow(name="retrain", flow_run_name=run_name, timeout_seconds=7 * 24 * 3600)
 def retrain(config: str, overrides: list[str] | None = None, fresh: bool = False) -> dict[str, Any]:
-    """The report (flows/report.py) of a retrain of the project file `config`. `fresh` makes a new challenger."""
+    """The report (flows/publishing/report.py) of a retrain of the project file `config`. `fresh` makes a new challenger."""
     with opened(config, overrides, fresh=fresh) as r:
         report = _story(r)
         r.judged = True
@@ -65,7 +69,7 @@ def _story(r: Retrain) -> dict[str, Any]:
     exported = r.timed(steps.export(r.project, trained=trained.model, splits=r.prepared.splits, home=r.home))
     stage_runs.exported(r.log, exported)
     challenger = scored(r, exported.directory / "bundle", exported.counts["bundle"], "challenger")
-    r.measured = beside_f1.measured(r, exported.directory / "bundle", exported.counts["bundle"], "challenger")
+    r.measured = measurements.measured(r, exported.directory / "bundle", exported.counts["bundle"], "challenger")
     baselines = every_baseline(r, filled.rows)
     gains = lift(r, trained, baselines["descriptions"])
     curve = learned(r, trained)
@@ -94,7 +98,7 @@ def _story(r: Retrain) -> dict[str, Any]:
         "baselines": reports.baselines(r.project, baselines, challenger),
         "lift": gains,
         "label_first": to_label,
-        **beside_f1.told(r.measured),
+        **measurements.told(r.measured),
         "inference": exported.counts["inference"],
         "seeds": trained.seeds,
         "adapted": r.adapted.counts if r.adapted else None,
@@ -106,11 +110,11 @@ def _story(r: Retrain) -> dict[str, Any]:
         "mlflow_run_id": r.log.run_id,
         "mlflow_tracking_uri": r.settings.store,
         "flow_run_id": flow_run.id,
-        "report": str(report_page.place(r.settings, r.project.name)),
+        "report": str(html.place(r.settings, r.project.name)),
     }
     if not run_page.stands(r, version, champion, promoted=promoted):
         stage_runs.judged(r.log, verdict)
-        report_page.write(r, report, verdict=verdict, challenger=challenger, training=trained.rows, curve=curve)
+        html.write(r, report, verdict=verdict, challenger=challenger, training=trained.rows, curve=curve)
         run_page.write(r, report, rows=trained.rows)
         model_card.write(r, version, report, rows=trained.rows, challenger=challenger, prompt=prompt)
     return report
@@ -125,7 +129,7 @@ def _note_places(r: Retrain, filled: Filled, harvested: Stage | None) -> None:
         "harvested": harvested.path if harvested else None,
         "config": str(r.config),
     }
-    files.write_json(r.home / "projects" / f"{r.project.name}.review.json", places)
+    atomic.write_json(r.home / "projects" / f"{r.project.name}.review.json", places)
 
 
 def _report_of_data(r: Retrain, filled: Filled, harvested: Stage | None) -> None:

@@ -15,29 +15,29 @@ from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
 from flows.progress import watched
-from tasks import adapt as _adapt
-from tasks import curate as _curate
-from tasks import evidence as _evidence
-from tasks import harvest as _harvest
-from tasks import learning_curve as _learning_curve
-from tasks import lift as _lift
-from tasks import mix as _mix
-from tasks.by_model import ask_models as _ask_models
-from tasks.data_report.run import data_report as _data_report
+from tasks.augment import learning_curve as _learning_curve
+from tasks.augment import lift as _lift
+from tasks.augment import mixtures as _mix
+from tasks.augment import self_training as _harvest
+from tasks.curate import stage
+from tasks.dataset.split import prepare as _prepare
 from tasks.errors import TransientError
-from tasks.evaluate import ask_llm as _ask_llm
 from tasks.evaluate import score as _score
 from tasks.evaluate import serving as _serving
+from tasks.evaluate.baselines import ask_llm as _ask_llm
 from tasks.evaluate.label_first import label_first as _label_first
 from tasks.evaluate.robustness import robustness as _robustness
-from tasks.inference.choose import exported as _exported
-from tasks.prepare import prepare as _prepare
+from tasks.model.inference.choose import exported as _exported
+from tasks.report.data.stage import data_report as _data_report
+from tasks.synthesise.by_model import ask_models as _ask_models
 from tasks.synthesise.propose import propose as _propose
 from tasks.synthesise.stage import synthesise as _synthesise
 from tasks.synthesise.study import study as _study
+from tasks.train.adaptation import adapt as _adapt
 from tasks.train.soup import soup as _soup
 from tasks.train.stage import train as _train
-from tasks.tune import trial as _trial
+from tasks.tune.trial import trial as _trial
+from tasks.verdict import evidence as _evidence
 
 MINUTE, HOUR = 60, 3600
 BATCH = 30 * HOUR  # the Batch API answers within a day
@@ -95,7 +95,7 @@ synthesise = step(
 )
 propose = step(_propose, name="propose", timeout=BATCH, retries=2)
 study = step(_study, name="study", timeout=HOUR)
-curate = step(_curate.curate, name="curate", timeout=2 * HOUR, listens=True)
+curate = step(stage.curate, name="curate", timeout=2 * HOUR, listens=True)
 train = step(_train, name="train", timeout=24 * HOUR, listens=True)
 export = step(_exported, name="export", timeout=HOUR, listens=True)
 soup = step(_soup, name="soup", timeout=HOUR, listens=True)

@@ -18,20 +18,22 @@ from prefect import flow
 from rich.console import Console
 from rich.markup import escape
 
-from flows import stage_runs, steps
+from flows import steps
 from flows.context import Retrain
-from flows.filling import fill_quota
-from flows.mixing import adapt, choose, mixes_of
-from flows.opening import opened, run_name
 from flows.progress import say
+from flows.retraining.generation_loop import fill_quota
+from flows.retraining.mixtures import adapt, choose, mixes_of
+from flows.retraining.session import opened, run_name
 from flows.settings import Settings
-from flows.tracking import Tracking
-from tasks import files, search
-from tasks.files import Stage
-from tasks.project_file import load_project
-from tasks.records import digest_of
+from flows.tracking import stage_runs
+from flows.tracking.run import Tracking
+from tasks import atomic
+from tasks.atomic import digest_of
+from tasks.project.reader import load_project
 from tasks.references import digest_of_path
-from tasks.tune import as_override, encoder_of, fragment, question, turn
+from tasks.stage import Stage
+from tasks.tune import search
+from tasks.tune.trial import as_override, encoder_of, fragment, question, turn
 
 STORAGE = "RESEED_TUNE_STORAGE"  # a database URL, which may hold a password
 
@@ -177,7 +179,7 @@ def _result(r: Retrain, study: Any, runs: _Runs, out: Path) -> dict[str, Any]:
         f"the best of many on {rows} dev rows flatters itself: `reseed retrain` says what it is worth on the test set",
     ]
     text = fragment(settings, said)
-    files.write_bytes(out, text.encode())
+    atomic.write_bytes(out, text.encode())
     runs.log.client.log_artifact(runs.log.run_id, str(out))
     runs.log.metrics({"dev.f1_macro.best": best.value} | ({"dev.f1_macro.own": own.value} if own else {}))
     result["best"] = {"trial": best.number, "dev_f1_macro": best.value, "train": settings}

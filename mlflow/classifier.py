@@ -124,7 +124,7 @@ def _verify(directory: Path, digest: str | None) -> None:
 
 
 def _asks_for_code(path: Path) -> str | None:
-    """The setting, at any depth of the file, that names code to be loaded, as in tasks/bundle.py."""
+    """The setting, at any depth of the file, that names code to be loaded, as in tasks/model/bundle.py."""
 
     def asked(value: Any) -> str | None:
         inner = list(value.items()) if isinstance(value, dict) else []

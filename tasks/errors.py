@@ -9,7 +9,7 @@ class TransientError(RuntimeError):
     """A fault outside this process that may pass: worth another try later."""
 
 
-def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
+def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
     """` (did you mean 'x'?)` for the closest known word, or an empty string when none is close."""
     import difflib
 

@@ -10,21 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.records import Label, Record, shown
+from tasks.records import Label, Record, label_text
 
 if TYPE_CHECKING:
     import numpy as np
 
-PROBLEM = "multi_label_classification"  # transformers' word for it, in a model's config
+MULTI_LABEL = "multi_label_classification"  # transformers' word for it, in a model's config
 
 
-def are_sets(found: Any) -> bool:
+def are_label_sets(found: Any) -> bool:
     """True for label sets: an array of two dimensions, or a sequence of sequences that are not text."""
     dimensions = getattr(found, "ndim", None)
     return dimensions == 2 if dimensions is not None else len(found) > 0 and isinstance(found[0], (tuple, list))
 
 
-def codes(found: Sequence[Label] | Sequence[list[str]], names: Sequence[str]) -> np.ndarray:
+def encode(found: Sequence[Label] | Sequence[list[str]], names: Sequence[str]) -> np.ndarray:
     """Of labels, each one's index in `names` or -1, shape (rows,); of label sets, 0 and 1, shape (rows, labels).
 
     In a set, what is not among the names is left out: `strange` finds it.
@@ -32,7 +32,7 @@ def codes(found: Sequence[Label] | Sequence[list[str]], names: Sequence[str]) ->
     import numpy as np
 
     at = {name: i for i, name in enumerate(names)}
-    if not are_sets(found):
+    if not are_label_sets(found):
         return np.array([at.get(str(label), -1) for label in found], dtype=np.int64)
     coded = np.zeros((len(found), len(names)), dtype=np.int64)
     for row, own in zip(coded, found, strict=True):
@@ -40,35 +40,35 @@ def codes(found: Sequence[Label] | Sequence[list[str]], names: Sequence[str]) ->
     return coded
 
 
-def used(found: Iterable[Label]) -> set[str]:
+def labels_in(found: Iterable[Label]) -> set[str]:
     """Every label that stands there, alone or in sets."""
     return {label for own in found for label in ([own] if isinstance(own, str) else own)}
 
 
-def strange(found: Iterable[Label], names: Sequence[str]) -> set[str]:
+def unknown_labels(found: Iterable[Label], names: Sequence[str]) -> set[str]:
     """The labels, alone or in sets, that are not among `names`."""
-    return used(found) - set(names)
+    return labels_in(found) - set(names)
 
 
-def named(coded: np.ndarray, names: Sequence[str]) -> list[Label]:
+def decode(coded: np.ndarray, names: Sequence[str]) -> list[Label]:
     """The labels or label sets that `coded` stands for."""
     if coded.ndim == 1:
         return [names[int(i)] for i in coded]
     return [tuple(sorted(names[i] for i in row.nonzero()[0])) for row in coded]
 
 
-def known(record: Record) -> Label:
+def label_of(record: Record) -> Label:
     """The label, or label set, of a record that must have one."""
     assert record.label is not None, record.id
     return record.label
 
 
-def as_asked(answer: Label, *, multi_label: bool) -> Label:
+def convert_answer(answer: Label, *, multi_label: bool) -> Label:
     """The answer of a model that may be of the other kind: a label as a set of one, a set of one as a label. Another set is no
     label, so as one it is wrong."""
     if multi_label == isinstance(answer, tuple):
         return answer
-    return (answer,) if isinstance(answer, str) else shown(answer)
+    return (answer,) if isinstance(answer, str) else label_text(answer)
 
 
 def probabilities(logits: np.ndarray, *, multi_label: bool) -> np.ndarray:
@@ -78,12 +78,12 @@ def probabilities(logits: np.ndarray, *, multi_label: bool) -> np.ndarray:
     return expit(logits.astype("float64")) if multi_label else softmax(logits.astype("float64"), axis=-1)
 
 
-def decided(scores: np.ndarray, *, multi_label: bool) -> np.ndarray:
+def predicted(scores: np.ndarray, *, multi_label: bool) -> np.ndarray:
     """The codes that probabilities decide for: the most probable label, or those of one half and more."""
     return (scores >= 0.5).astype("int64") if multi_label else scores.argmax(axis=1)
 
 
-def certainty(scores: np.ndarray, *, multi_label: bool) -> np.ndarray:
+def confidence(scores: np.ndarray, *, multi_label: bool) -> np.ndarray:
     """For each row the probability of what is decided: of the most probable label; of a set, of its least certain decision."""
     import numpy as np
 

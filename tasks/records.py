@@ -4,50 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
+
+from tasks.atomic import write_lines
+from tasks.text.tokens import fold
 
 Label = str | tuple[str, ...]  # one label; in a multi-label project a text's set of them, sorted
 NO_LABEL = "(no label)"  # how the empty set is shown
 Source = Literal["seed", "synthetic", "harvested", "reviewed", "dev", "test", "unlabelled"]
 
-_SPACE = re.compile(r"\s+")
-
-
-def folded(text: str) -> str:
-    """`text` in NFKC, lower case, single spaces: the form in which two rows are the same row."""
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip().casefold()
-
-
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
-
-
-def words(text: str) -> list[str]:
-    """What stands between white space; in Chinese and Japanese, which write none, each character."""
-    return _WORD.findall(text)
-
-
-def ngrams(text: str, n: int) -> set[str]:
-    """The word n-grams of the folded text; a shorter text is one n-gram."""
-    found = words(folded(text))
-    return {" ".join(found[i : i + n]) for i in range(max(1, len(found) - n + 1))}
-
-
-def whole(text: str) -> str:
-    """`text` with `?` for each half of a surrogate pair, which JSON allows and no file or encoder takes."""
-    return text.encode("utf-8", "replace").decode()
-
 
 def content_id(text: str) -> str:
     """24 hex digits of the SHA-256 of the folded text."""
-    return hashlib.sha256(folded(text).encode()).hexdigest()[:24]
+    return hashlib.sha256(fold(text).encode()).hexdigest()[:24]
 
 
-def shown(label: Label | None) -> str:
+def label_text(label: Label | None) -> str:
     """A label for a person and for counting: itself; the labels of a set joined by +."""
     return " + ".join(label) or NO_LABEL if isinstance(label, tuple) else str(label)
 
@@ -126,7 +102,7 @@ class Rejected:
 
 def count_by_label(records: Iterable[Record]) -> dict[str, int]:
     """Rows a label, in the labels' alphabetical order; a row with several counts for each, one with none as NO_LABEL."""
-    return dict(sorted(Counter(label for r in records for label in r.labels or (shown(r.label),)).items()))
+    return dict(sorted(Counter(label for r in records for label in r.labels or (label_text(r.label),)).items()))
 
 
 def count_by_source(records: Iterable[Record]) -> dict[str, int]:
@@ -139,7 +115,22 @@ def count_by_check(rejected: Iterable[Rejected]) -> dict[str, int]:
     return dict(Counter(r.check for r in rejected).most_common())
 
 
-def digest_of(value: Any) -> str:
-    """SHA-256 (hex) of a JSON value in its canonical form (sorted keys, no spaces)."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def write_records(path: Path, rows: Iterable[Record | Rejected]) -> None:
+    """JSON Lines, one record or rejected row a line."""
+    write_lines(path, (row.to_json() for row in rows))
+
+
+def iter_records(path: Path) -> Iterator[Record]:
+    """The records of a file, one after another, however many there are."""
+    with path.open(encoding="utf-8") as f:
+        for line in f:
+            yield Record.from_json(json.loads(line))
+
+
+def read_records(path: Path) -> list[Record]:
+    return list(iter_records(path))
+
+
+def read_rejected(path: Path) -> list[Rejected]:
+    with path.open(encoding="utf-8") as f:
+        return [Rejected.from_json(json.loads(line)) for line in f]

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tasks import files
+from tasks import atomic
 from tasks.errors import TransientError, UserError
 
 
@@ -74,7 +74,7 @@ def _joined(reference: str, cache: Path) -> Path:
             raise UserError(
                 f"{reference!r}: {named} joined have another SHA-256: install the packages again, all of one version"
             )
-        files.write_bytes(target, whole)
+        atomic.write_bytes(target, whole)
     return target
 
 
@@ -144,7 +144,7 @@ def _s3_object(
     folder = folder or cache / "s3" / hashlib.sha256(f"{bucket}/{key}@{tag}".encode()).hexdigest()[:24]
     target = folder / inner
     if not target.exists():
-        files.write_bytes(target, client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        atomic.write_bytes(target, client.get_object(Bucket=bucket, Key=key)["Body"].read())
     return target
 
 
@@ -195,8 +195,8 @@ def _name(names: list[str], code: int | None) -> str | None:
 
 def digest_of_path(path: Path) -> str:
     """SHA-256 over a file's bytes, or over the names and bytes of every file below a folder."""
-    from tasks.records import digest_of
+    from tasks.atomic import digest_of
 
     if path.is_file():
-        return files.sha256_file(path)
-    return digest_of(files.list_files(path))
+        return atomic.sha256_file(path)
+    return digest_of(atomic.list_files(path))

@@ -61,7 +61,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Pat
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from tasks import bundle
+    from tasks.model import bundle
     from tests.kit import toy
 
     torch.manual_seed(0)
@@ -76,7 +76,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Pat
 @pytest.fixture(scope="session")
 def graphs(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Its graphs, by backend: exporting takes seconds."""
-    from tasks.inference.export import export
+    from tasks.model.inference.export import export
 
     return export(small_bundle, tmp_path_factory.mktemp("graphs"), kinds=["onnx", "onnx-int8"])
 
@@ -84,8 +84,8 @@ def graphs(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 @pytest.fixture(scope="session")
 def backends(small_bundle: Path, graphs: dict[str, Path]) -> dict[str, Any]:
     """Its classifiers, by backend."""
-    from tasks.bundle import Classifier
-    from tasks.inference.backends import Onnx
+    from tasks.model.bundle import Classifier
+    from tasks.model.inference.backends import Onnx
 
     plain = Classifier.load(small_bundle)
     made = {k: plain.through(Onnx(p, name=k, labels=len(plain.labels), threads=2)) for k, p in graphs.items()}
@@ -96,7 +96,7 @@ def backends(small_bundle: Path, graphs: dict[str, Path]) -> dict[str, Any]:
 def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh MLflow store, made once: its migrations take seconds."""
     from flows.settings import Settings
-    from flows.tracking import connect
+    from flows.tracking.run import connect
 
     home = tmp_path_factory.mktemp("store")
     connect(Settings(home, f"sqlite:///{home / 'mlflow.db'}"))
@@ -169,7 +169,7 @@ def store(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def unasked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The bundles that a fresh process would have been asked to load; TestFreshProcess has the real thing."""
-    from flows import registry
+    from flows.registry import client as registry
 
     asked: list[Path] = []
     monkeypatch.setattr(registry, "answers_in_fresh_process", lambda directory, *_, **__: asked.append(directory))
@@ -207,7 +207,7 @@ def reseed(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
     """Run the command in this process: (exit status, stdout, stderr)."""
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
-        from flows.cli import main
+        from flows.cli.main import main
 
         monkeypatch.setattr(sys, "argv", ["reseed", *map(str, arguments)])
         capfd.readouterr()
@@ -232,9 +232,7 @@ def fresh_process(prefect_home: Path) -> Callable[..., subprocess.CompletedProce
     def run(
         *arguments: str | Path, home: Path, before: str = "", timeout: float = 200
     ) -> subprocess.CompletedProcess[str]:
-        code = (
-            f"import sys; sys.argv = {['reseed', *map(str, arguments)]!r}\n{before}\nfrom flows.cli import main; main()"
-        )
+        code = f"import sys; sys.argv = {['reseed', *map(str, arguments)]!r}\n{before}\nfrom flows.cli.main import main; main()"
         environment = {
             **os.environ,
             "RESEED_HOME": str(home),

@@ -56,7 +56,7 @@ def test_the_file_map_names_every_module() -> None:
 
 
 def test_every_verb_of_the_readme_exists_and_every_verb_takes_json() -> None:
-    from flows.cli import commands
+    from flows.cli.main import commands
 
     for verb in set(re.findall(r"reseed ([a-z]+) ", README)) - {"is"}:
         if verb in {"has"}:

@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import files
-from tasks.evaluate import baselines, bootstrap, plots
-from tasks.evaluate.metrics import f1_macro, measure
-from tasks.judge import decide
-from tasks.labels import as_asked, codes, decided, named, probabilities, strange
-from tasks.lift import compare
-from tasks.probe import fit_probe
-from tasks.records import Record, Rejected, count_by_label, shown
-from tasks.stratify import deal, folds
+from tasks.augment.lift import compare
+from tasks.encoder.linear_probe import fit_probe
+from tasks.evaluate import plots
+from tasks.evaluate.baselines import simple
+from tasks.labels import convert_answer, decode, encode, predicted, probabilities, unknown_labels
+from tasks.records import Record, Rejected, count_by_label, label_text, read_records, write_records
+from tasks.statistics import bootstrap
+from tasks.statistics.metrics import f1_macro, measure
+from tasks.statistics.stratified_split import deal, folds
+from tasks.verdict.decide import decide
 from tests.kit.rows import text
 
 NAMES = ["a", "b", "c"]
@@ -46,41 +47,44 @@ class TestRecords:
         r = Record.of("some text", "a", "seed")
         assert r.to_json()["label"] == "a" and r.labels == ("a",)
         assert Record.of("some text", None, "unlabelled").labels == ()
-        files.write_records(tmp_path / "rows.jsonl", [r])
-        assert files.read_records(tmp_path / "rows.jsonl") == [r]
+        write_records(tmp_path / "rows.jsonl", [r])
+        assert read_records(tmp_path / "rows.jsonl") == [r]
 
     def test_a_row_counts_for_each_of_its_labels(self) -> None:
         records = [Record.of(str(i), own, "seed") for i, own in enumerate([("a", "b"), ("b",), (), "c", None])]
         assert count_by_label(records) == {"(no label)": 1, "None": 1, "a": 1, "b": 2, "c": 1}
-        assert [shown(r.label) for r in records] == ["a + b", "b", "(no label)", "c", "None"]
+        assert [label_text(r.label) for r in records] == ["a + b", "b", "(no label)", "c", "None"]
 
 
 class TestCodes:
     @given(SETS)
     def test_sets_there_and_back(self, sets: list[tuple[str, ...]]) -> None:
-        coded = codes(sets, NAMES)
-        assert coded.shape == (len(sets), 3) and named(coded, NAMES) == sets
-        assert (codes([list(own) for own in sets], NAMES) == coded).all()
+        coded = encode(sets, NAMES)
+        assert coded.shape == (len(sets), 3) and decode(coded, NAMES) == sets
+        assert (encode([list(own) for own in sets], NAMES) == coded).all()
 
     @given(st.lists(st.sampled_from(NAMES), max_size=9))
     def test_labels_there_and_back(self, labels: list[str]) -> None:
-        assert codes(labels, NAMES).shape == (len(labels),) and named(codes(labels, NAMES), NAMES) == labels
+        assert encode(labels, NAMES).shape == (len(labels),) and decode(encode(labels, NAMES), NAMES) == labels
 
     def test_what_is_strange(self) -> None:
-        assert strange(["a", "d"], NAMES) == {"d"} and strange([("a", "d"), ()], NAMES) == {"d"}
-        assert codes([("a", "d")], NAMES).tolist() == [[1, 0, 0]]
+        assert unknown_labels(["a", "d"], NAMES) == {"d"} and unknown_labels([("a", "d"), ()], NAMES) == {"d"}
+        assert encode([("a", "d")], NAMES).tolist() == [[1, 0, 0]]
 
     def test_a_model_of_the_other_kind_is_compared(self) -> None:
-        assert as_asked("a", multi_label=True) == ("a",) and as_asked(("a", "b"), multi_label=True) == ("a", "b")
-        assert as_asked(("a",), multi_label=False) == "a" and as_asked("b", multi_label=False) == "b"
-        assert as_asked(("a", "b"), multi_label=False) not in NAMES
+        assert convert_answer("a", multi_label=True) == ("a",) and convert_answer(("a", "b"), multi_label=True) == (
+            "a",
+            "b",
+        )
+        assert convert_answer(("a",), multi_label=False) == "a" and convert_answer("b", multi_label=False) == "b"
+        assert convert_answer(("a", "b"), multi_label=False) not in NAMES
 
     def test_scores_decide(self) -> None:
         logits = np.array([[2.0, 0.0, -1.0], [-3.0, -2.0, -1.0]])
         several = probabilities(logits, multi_label=True)
-        assert named(decided(several, multi_label=True), NAMES) == [("a", "b"), ()]
+        assert decode(predicted(several, multi_label=True), NAMES) == [("a", "b"), ()]
         one = probabilities(logits, multi_label=False)
-        assert np.allclose(one.sum(1), 1) and named(decided(one, multi_label=False), NAMES) == ["a", "c"]
+        assert np.allclose(one.sum(1), 1) and decode(predicted(one, multi_label=False), NAMES) == ["a", "c"]
 
 
 class TestParts:
@@ -123,7 +127,7 @@ class TestMeasure:
     def test_it_is_scikit_learns(self) -> None:
         from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 
-        y, z = codes(self.TRUE, NAMES), codes(self.SAID, NAMES)
+        y, z = encode(self.TRUE, NAMES), encode(self.SAID, NAMES)
         told = measure(self.TRUE, self.SAID, NAMES, samples=400, seed=0)
         points = {
             "f1_macro": f1_score(y, z, average="macro"),
@@ -139,7 +143,7 @@ class TestMeasure:
         json.dumps(told)
 
     def test_a_resample_that_is_the_rows_gives_the_figures(self) -> None:
-        y, z = codes(self.TRUE, NAMES), codes(self.SAID, NAMES)
+        y, z = encode(self.TRUE, NAMES), encode(self.SAID, NAMES)
         drawn = bootstrap.macro_f1(y, [z, y], classes=3, samples=3000, seed=0)
         assert drawn.shape == (3000, 2)
         assert drawn[:, 0].mean() == pytest.approx(f1_macro(y, z, [0, 1, 2]), abs=0.01)
@@ -195,21 +199,21 @@ class TestQuickModels:
 
     def test_tfidf_learns_each_label(self) -> None:
         train = self.rows()
-        assert baselines.tfidf(train, ["worda of a", "wordb of b and worda of a", "n7"]) == [("a",), ("a", "b"), ()]
+        assert simple.tfidf(train, ["worda of a", "wordb of b and worda of a", "n7"]) == [("a",), ("a", "b"), ()]
 
     def test_majority_is_the_most_frequent_set(self) -> None:
         rows = [Record.of(str(i), own, "seed") for i, own in enumerate([("a", "b"), ("a", "b"), ("c",), ()])]
-        assert baselines.majority(rows, ["x", "y"], NAMES) == [("a", "b")] * 2
+        assert simple.majority(rows, ["x", "y"], NAMES) == [("a", "b")] * 2
 
     def test_the_cosine_is_chosen_on_dev(self) -> None:
-        y = codes([("a",), ("b",), ("a", "b"), ()], ["a", "b"])
+        y = encode([("a",), ("b",), ("a", "b"), ()], ["a", "b"])
         cosines = np.where(y == 1, 0.7, 0.3) + np.arange(8).reshape(4, 2) / 100
-        best = baselines.best_cosine(cosines, y)
+        best = simple.best_cosine(cosines, y)
         assert ((cosines >= best) == y).all()
 
     def test_the_probe_has_a_probability_a_label(self) -> None:
         own = some_sets(60, 5)
-        x = codes(own, NAMES) + np.random.default_rng(0).normal(0, 0.1, (len(own), 3))
+        x = encode(own, NAMES) + np.random.default_rng(0).normal(0, 0.1, (len(own), 3))
         probe = fit_probe(x, own)
         assert probe.classes_ == NAMES and probe.predict(x) == own
         always = fit_probe(x, [tuple(sorted({"a", *o})) for o in own])

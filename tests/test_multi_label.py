@@ -13,28 +13,31 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flows import ask, registry
-from tasks import bundle, files, harvest
-from tasks.bundle import Classifier, LabelSet
-from tasks.curate import Context
-from tasks.curate.agreement import agreement
-from tasks.curate.duplicates import exact
-from tasks.curate.label_noise import label_noise
-from tasks.curate.leak import Fingerprints
-from tasks.curate.run import surplus
-from tasks.curate.trigger import trigger
+from flows.registry import client as registry
+from flows.serving import predict
+from tasks import atomic
+from tasks.augment import self_training
+from tasks.curate.checks.agreement import agreement
+from tasks.curate.checks.duplicates import exact
+from tasks.curate.checks.label_noise import label_noise
+from tasks.curate.checks.trigger import trigger
+from tasks.curate.context import Context
+from tasks.curate.stage import surplus
+from tasks.dataset.readers import Columns, read_rows
+from tasks.dataset.split import Prepared, prepare
 from tasks.errors import UserError
-from tasks.inference.backends import Onnx
-from tasks.inference.choose import choose, compare
-from tasks.inference.export import export
 from tasks.llm.request import Reply
-from tasks.prepare import Prepared, prepare
+from tasks.model import bundle
+from tasks.model.bundle import Classifier, LabelSet
+from tasks.model.inference.backends import Onnx
+from tasks.model.inference.choose import choose, compare
+from tasks.model.inference.export import export
 from tasks.project import Curate, Harvest, Predict, Project
-from tasks.readers import Columns, read_rows
-from tasks.records import Record, count_by_label
+from tasks.records import Record, count_by_label, read_records
+from tasks.statistics.calibration import Calibration, threshold
 from tasks.synthesise.parse import parse
 from tasks.synthesise.plan import plan
-from tasks.train.calibrate import Calibration, threshold
+from tasks.text.fingerprints import Fingerprints
 from tasks.train.fine_tune import Trained, fine_tune
 from tests.conftest import Command, last_json
 from tests.kit import toy
@@ -178,7 +181,7 @@ class TestPrepare:
         for split, n in (("test", 8), ("dev", 4), ("seed", 3)):
             assert set(counts[split]) == {*LABELS, "(no label)"} and min(counts[split].values()) >= 1
             assert all(counts[split][label] >= n for label in LABELS)
-        read = {s: files.read_records(found.splits.directory / f"{s}.jsonl") for s in ("seed", "dev", "unlabelled")}
+        read = {s: read_records(found.splits.directory / f"{s}.jsonl") for s in ("seed", "dev", "unlabelled")}
         assert counts["rows"] == {"seed": len(read["seed"]), "dev": len(read["dev"]), "test": counts["rows"]["test"]}
         assert sum(counts["rows"].values()) + len(read["unlabelled"]) == len(table)
         assert all(isinstance(r.label, tuple) for r in read["dev"]) and all(r.label is None for r in read["unlabelled"])
@@ -342,7 +345,7 @@ class TestHarvest:
         p = np.array(kinds * 20)
         q = p.copy()
         q[3 :: len(kinds)] = [0.1, 0.9, 0.1]  # the probe sees another set
-        taken, told = harvest.take_sets(unlabelled, p, q, labels=LABELS, settings=Harvest(share=1.0), number=1)
+        taken, told = self_training.take_sets(unlabelled, p, q, labels=LABELS, settings=Harvest(share=1.0), number=1)
         kind = {r.id: i % len(kinds) for i, r in enumerate(unlabelled)}
         found = {(kind[r.id], r.label) for r in taken}
         assert found == {(0, ("fruit", "metal")), (2, ()), (4, ("bird",))}
@@ -350,7 +353,7 @@ class TestHarvest:
         assert told["confident"] == {"metal": 20, "fruit": 20, "bird": 20, "(no label)": 20}
         assert all(n >= told["quota"][label] > 0 for label, n in count_by_label(taken).items())
         few = Harvest(share=1.0, per_label=5)
-        taken, _ = harvest.take_sets(unlabelled, p, q, labels=LABELS, settings=few, number=1)
+        taken, _ = self_training.take_sets(unlabelled, p, q, labels=LABELS, settings=few, number=1)
         assert max(count_by_label(taken).values()) <= 5
 
 
@@ -437,7 +440,7 @@ def saved(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 class TestTraining:
     def test_it_learns_the_sets_and_its_figure_is_that_of_the_bundle(self, trained: Trained, saved: Path) -> None:
-        from tasks.evaluate.metrics import f1_macro
+        from tasks.statistics.metrics import f1_macro
 
         assert trained.dev_f1_macro > 0.9 and trained.model.config.problem_type == "multi_label_classification"
         answers = Classifier.load(saved).predict([r.text for r in DEV])
@@ -474,7 +477,7 @@ class TestTraining:
     def test_packed_and_padded_have_the_same_loss(
         self, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from tasks.train import batches
+        from tasks.train.kernels import batches
 
         how: dict[str, Any] = {
             "epochs": 1,
@@ -514,9 +517,9 @@ class TestAnswers:
         assert Classifier.load(tmp_path / "out").predict(texts[:3]) == plain.predict(texts[:3])
 
     def test_a_fresh_process_is_believed(self, saved: Path) -> None:
-        digest = files.verify(saved)["digest"]
+        digest = atomic.verify(saved)["digest"]
         registry.answers_in_fresh_process(saved, digest, probes=[DEV[0].text], labels=LABELS)
-        with pytest.raises(files.CorruptDirectory):
+        with pytest.raises(atomic.CorruptDirectory):
             registry.answers_in_fresh_process(saved, digest, probes=[DEV[0].text], labels=["other"])
 
     def test_answers_are_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -524,11 +527,11 @@ class TestAnswers:
             {"labels": ["bird", "metal"], "scores": {"metal": 0.9, "bird": 0.8}},
             {"labels": [], "scores": {"metal": 0.1, "bird": 0.2}},
         ]
-        given = ask.Given(["one", "two"], ["1", "2"])
-        ask.write(tmp_path / "out.csv", given, answers)
+        given = predict.Given(["one", "two"], ["1", "2"])
+        predict.write(tmp_path / "out.csv", given, answers)
         read = [r.label for r in read_rows(tmp_path / "out.csv", Columns(label="labels", many=True))]
         assert read == [("bird", "metal"), ()]
-        ask.show(given.texts, answers, None)
+        predict.show(given.texts, answers, None)
         assert capsys.readouterr().out == "bird 0.800, metal 0.900\tone\n(no label)\ttwo\n"
 
 
@@ -540,7 +543,7 @@ def test_a_whole_retrain_serves_label_sets(
     import mlflow.pyfunc
     from fastapi.testclient import TestClient
 
-    from flows import serve
+    from flows.serving import api
     from flows.settings import Settings
 
     config = toy.project(
@@ -585,8 +588,8 @@ def test_a_whole_retrain_serves_label_sets(
     answer.pop("text", None)
     assert row["labels"] == answer["labels"] and row["scores"] == pytest.approx(answer["scores"], abs=1e-4)
 
-    champion, directory = ask.load_champion(settings_, "toy")
-    with TestClient(serve.application(champion, directory)) as client:
+    champion, directory = predict.load_champion(settings_, "toy")
+    with TestClient(api.application(champion, directory)) as client:
         for _ in range(200):
             if client.get("/ready").status_code == 200:
                 break
@@ -601,10 +604,7 @@ def test_a_whole_retrain_serves_label_sets(
     code, out, err = reseed("retrain", config, "--set", "review.required=1", "--json")
     assert code == 0, err
     (reviewed,) = [
-        r
-        for path in home.glob("stages/curate/*/kept.jsonl")
-        for r in files.read_records(path)
-        if r.source == "reviewed"
+        r for path in home.glob("stages/curate/*/kept.jsonl") for r in read_records(path) if r.source == "reviewed"
     ]
     assert (reviewed.id, reviewed.label) == (row["id"], ())
     code, out, _ = reseed("curate", config, "--explain", reviewed.id)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.curate import curate
+from tasks.curate.stage import curate
+from tasks.dataset.split import prepare
 from tasks.evaluate.score import score_bundle
 from tasks.llm.local import local_server
-from tasks.prepare import prepare
-from tasks.project_file import load_project
+from tasks.project.reader import load_project
 from tasks.references import resolve
 from tasks.synthesise.stage import synthesise
 from tasks.train.stage import train

@@ -12,8 +12,8 @@ from typing import Any
 import datasets
 import pytest
 
+from tasks.dataset.readers import Columns, read_rows
 from tasks.errors import TransientError, UserError
-from tasks.readers import Columns, read_rows
 from tasks.references import check, digest_of_path, resolve
 
 Find = Callable[..., Path]

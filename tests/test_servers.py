@@ -148,9 +148,9 @@ def test_the_deployment_completes_on_a_worker(tmp_path: Path, llm: Any, encoder:
         assert deployment["global_concurrency_limit"]["limit"] == 1
         assert deployment["schedules"][0]["schedule"]["cron"] == "0 3 * * 1"
 
-    from flows.registry import Registry
+    from flows.registry.client import Registry
     from flows.settings import Settings
-    from flows.tracking import connect
+    from flows.tracking.run import connect
 
     settings = Settings(home, f"sqlite:///{home / 'mlflow.db'}")
     assert Registry(connect(settings), settings).champion("toy") is not None
@@ -159,7 +159,7 @@ def test_the_deployment_completes_on_a_worker(tmp_path: Path, llm: Any, encoder:
 def test_the_schedule_of_the_deployment_is_the_projects() -> None:
     import yaml
 
-    from tasks.project_file import load_project
+    from tasks.project.reader import load_project
 
     (deployment,) = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     schedule = load_project(ROOT / deployment["parameters"]["config"]).schedule

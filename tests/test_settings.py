@@ -8,7 +8,7 @@ import importlib.metadata
 import pytest
 from click.testing import CliRunner
 
-from flows.cli import commands
+from flows.cli.main import commands
 from flows.settings import Settings, user
 from tasks.errors import UserError
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tasks.curate.leak import Fingerprints
-from tasks.curate.probe import Opinions
+from tasks.curate.opinions import Opinions
 from tasks.project import Curate
 from tasks.records import Label, Record, Rejected
+from tasks.text.fingerprints import Fingerprints
 
 if TYPE_CHECKING:
     import numpy as np

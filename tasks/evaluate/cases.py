@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tasks.errors import UserError, nearest
+from tasks.errors import UserError, suggestion
 from tasks.project import Project
 from tasks.project.base import Positive, Section, Texts, _tuple
-from tasks.project_file import read_mapping, validated
-from tasks.records import Label, shown
+from tasks.project.reader import read_mapping, validated
+from tasks.records import Label, label_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +97,7 @@ def _mistakes(check: Check, slots: Mapping[str, Texts], project: Project) -> Ite
         yield "has no text: write at least one"
     for label in check.label or ():
         if label not in project.labels:
-            yield f"expects the label {label!r}{nearest(label, list(project.labels))}, which is not the project's: mend it"
+            yield f"expects the label {label!r}{suggestion(label, list(project.labels))}, which is not the project's: mend it"
     if check.label is not None and len(check.label) != 1 and (check.kind == "directional" or not project.multi_label):
         yield f"has {len(check.label)} labels where there is one: write a single label"
     for text in (text for group in check.groups for text in group):
@@ -118,7 +118,7 @@ def _misfilled(text: str, slots: Mapping[str, Texts], vary: str | None) -> Itera
         yield "has an empty text: write it, or remove it"
     for name in used:
         if name not in slots:
-            yield f"uses the slot {name!r}{nearest(name, list(slots))}, which is not among `slots`: add it there"
+            yield f"uses the slot {name!r}{suggestion(name, list(slots))}, which is not among `slots`: add it there"
     if vary is not None and vary not in used:
         yield f"varies the slot {vary!r}, which the text {text!r} has not: put {{{vary}}} into it"
 
@@ -178,13 +178,13 @@ def failure(check: Check, answers: Sequence[Label], p: np.ndarray, labels: Seque
     """
     if check.kind == "invariance":
         same = len(set(answers)) == 1
-        told = " / ".join(dict.fromkeys(map(shown, answers)))
+        told = " / ".join(dict.fromkeys(map(label_text, answers)))
         return None if same else {"expected": "the same answer", "answered": told}
     expected = check.label or ()
     if check.kind == "minimum_functionality":
         own = answers[0]
         met = (tuple(sorted(set(expected))) if isinstance(own, tuple) else expected[0]) == own
-        return None if met else {"expected": shown(tuple(expected)), "answered": shown(own)}
+        return None if met else {"expected": label_text(tuple(expected)), "answered": label_text(own)}
     by = 0.01 if check.by is None else check.by
     wanted = f"the probability of {expected[0]} {check.moves}s by {by:g}"
     if expected[0] not in labels:  # a champion from before the label

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.curate.label_noise import LEAST_ROWS, label_issues
-from tasks.evaluate.scores import confident_mistakes
-from tasks.labels import codes, known
-from tasks.records import Label, Record, shown
+from tasks.curate.checks.label_noise import LEAST_ROWS, label_issues
+from tasks.labels import encode, label_of
+from tasks.records import Label, Record, label_text
+from tasks.statistics.probability_scores import confident_mistakes
 
 MOST = 50  # rows of a table
 MOST_IDS = 20  # ids of a confusion
@@ -38,9 +38,9 @@ def confusion_pairs(rows: list[Record], said: list[Label], labels: list[str]) ->
     several = any(isinstance(r.label, tuple) for r in rows)
     for r, predicted in zip(rows, said, strict=True):
         if not several:
-            sizes[shown(r.label)] += 1
+            sizes[label_text(r.label)] += 1
             if predicted != r.label:
-                groups[shown(r.label), shown(predicted)].append(r.id)
+                groups[label_text(r.label), label_text(predicted)].append(r.id)
             continue
         mine, theirs = set(r.labels), set(predicted)
         for label in labels:
@@ -63,7 +63,7 @@ def mistakes(rows: list[Record], said: list[Label], p: np.ndarray, labels: list[
     `score` is the probability of the answer and `score_of_true` of the true label; of label sets they are those of the
     surest wrong decision of the row, about `label`.
     """
-    true = codes([known(r) for r in rows], labels)
+    true = encode([label_of(r) for r in rows], labels)
     if true.ndim == 1:
         return [_row(rows[i], said[i], score, own) for i, score, own in confident_mistakes(true, p, MOST)]
     sure = np.where((p >= 0.5) != (true > 0), np.maximum(p, 1 - p), 0.0)
@@ -80,7 +80,7 @@ def likely_label_errors(rows: list[Record], p: np.ndarray, labels: list[str]) ->
     The model has not seen these rows, so its probabilities are out of sample, as the method asks (Northcutt et al. 2021,
     arXiv:1911.00068). Where a label has fewer than 10 rows nothing is listed. Nobody's label is changed: a person looks.
     """
-    y = codes([known(r) for r in rows], labels)
+    y = encode([label_of(r) for r in rows], labels)
     hot = y if y.ndim == 2 else np.eye(len(labels), dtype=np.int64)[y]
     if not len(rows) or hot.sum(axis=0).min() < LEAST_ROWS:
         return []
@@ -93,15 +93,15 @@ def likely_label_errors(rows: list[Record], p: np.ndarray, labels: list[str]) ->
 def _suspect(row: Record, p: np.ndarray, own: float, labels: list[str]) -> dict[str, Any]:
     several = isinstance(row.label, tuple)
     likely = tuple(sorted(labels[k] for k in np.flatnonzero(p >= 0.5))) if several else labels[int(p.argmax())]
-    told = {"id": row.id, "label": shown(row.label), "likely": shown(likely)}
+    told = {"id": row.id, "label": label_text(row.label), "likely": label_text(likely)}
     return told | {"score_of_label": round(float(own), 4), "text": row.text}
 
 
 def _row(row: Record, said: Label, score: float, own: float) -> dict[str, Any]:
     return {
         "id": row.id,
-        "true": shown(row.label),
-        "predicted": shown(said),
+        "true": label_text(row.label),
+        "predicted": label_text(said),
         "score": round(float(score), 4),
         "score_of_true": round(float(own), 4),
         "text": row.text,

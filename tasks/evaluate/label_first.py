@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks import files
-from tasks.files import Stage
-from tasks.labels import are_sets
+from tasks import atomic
+from tasks.labels import are_label_sets
 from tasks.project import Project
-from tasks.records import Label, Record, shown
+from tasks.records import Label, Record, label_text, read_records
+from tasks.stage import Stage, stage
 
 VERSION = 2
 FILE = "label_first.jsonl"
@@ -44,7 +44,7 @@ def rank(
     highest, or of label sets of the nearest one to one half. No answer of the challenger's takes more than its equal part of the
     list, most / `labels`, so that one confused pair of labels does not fill it.
     """
-    margins = _margins(p, sets=are_sets(answers))
+    margins = _margins(p, sets=are_label_sets(answers))
     other = [champion is not None and champion[i] != a for i, a in enumerate(answers)]
     order = sorted(
         np.flatnonzero(np.isfinite(margins)).tolist(), key=lambda i: (not other[i], margins[i], records[i].id)
@@ -52,7 +52,7 @@ def rank(
     taken: Counter[str] = Counter()
     found: list[dict[str, Any]] = []
     for i in order:
-        said = shown(answers[i])
+        said = label_text(answers[i])
         if len(found) == most:
             break
         if taken[said] >= math.ceil(most / labels):
@@ -62,7 +62,7 @@ def rank(
             {
                 "id": records[i].id,
                 "challenger": said,
-                "champion": None if champion is None else shown(champion[i]),
+                "champion": None if champion is None else label_text(champion[i]),
                 "margin": float(margins[i]),
                 "text": records[i].text,
                 "decision": "",  # for a person: a label
@@ -88,23 +88,23 @@ def label_first(
         return None
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        rows = sorted(files.read_records(splits.directory / "unlabelled.jsonl"), key=lambda r: r.id)[:MOST_READ]
+        rows = sorted(read_records(splits.directory / "unlabelled.jsonl"), key=lambda r: r.id)[:MOST_READ]
         texts = [r.text for r in rows]
         p, answers = _answers(project, *challenger, texts)
         others = None if champion is None else _answers(project, *champion, texts)[1]
         found = rank(rows, p, answers, others, labels=len(project.labels))
-        files.write_lines(out / FILE, found)
+        atomic.write_lines(out / FILE, found)
         differ = sum(r["champion"] is not None and r["champion"] != r["challenger"] for r in found)
         return {"rows": len(found), "read": len(rows), "differ": differ}
 
     inputs = {"splits": splits.digest, "challenger": challenger[1]} | ({"champion": champion[1]} if champion else {})
     params = {"labels": project.label_names}
-    return files.stage(home, "label_first", version=VERSION, params=params, inputs=inputs, build=build)
+    return stage(home, "label_first", version=VERSION, params=params, inputs=inputs, build=build)
 
 
 def _answers(project: Project, bundle: Path, digest: str, texts: list[str]) -> tuple[np.ndarray, list[Label]]:
     """Probabilities, in the order of the bundle's own labels, and answers of the project's kind."""
-    from tasks.bundle import Classifier
+    from tasks.model.bundle import Classifier
 
     model = Classifier.load(bundle, digest=digest)
     p = model.probabilities(texts)

@@ -12,7 +12,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection
 
-from tasks.records import content_id, words
+from tasks.records import content_id
+from tasks.text.tokens import words
 
 TYPO_SHARE = 0.1  # of the words that are long enough
 _NEIGHBOURS = {

@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import files
+from tasks import atomic
+from tasks.dataset.sealed import open_sealed
 from tasks.evaluate.cases import Case, Cases, failure, filled, load_cases
-from tasks.evaluate.metrics import f1_macro
 from tasks.evaluate.perturb import perturbed
-from tasks.files import Stage
-from tasks.labels import known
-from tasks.prepare import open_sealed
+from tasks.labels import label_of
 from tasks.project import Project
-from tasks.records import NO_LABEL, Label, Record, folded, shown, words
+from tasks.records import NO_LABEL, Label, Record, label_text
+from tasks.stage import Stage, stage
+from tasks.statistics.metrics import f1_macro
+from tasks.text.tokens import fold, words
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tasks.bundle import Classifier
+    from tasks.model.bundle import Classifier
 
 VERSION = 1
 SHOWN = 10  # flipped rows of a perturbation, and failing cases of a test, that a person is shown
@@ -61,7 +62,7 @@ def robustness(project: Project, bundle: Path, *, digest: str, sealed: Stage, be
     cases = load_cases(project, beside=beside) if e.cases else None
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        from tasks.bundle import Classifier
+        from tasks.model.bundle import Classifier
 
         rows = open_sealed(sealed, home=home, by=f"robustness of bundle {digest[:12]}") if names else []
         chosen = sample(rows, e.robustness)
@@ -71,13 +72,13 @@ def robustness(project: Project, bundle: Path, *, digest: str, sealed: Stage, be
         told = _ask(model, chosen, changed, asked, several=project.multi_label)
         found = {"rows": len(chosen), **_flips(out, changed, told, project.label_names)}
         found["cases"] = _graded(out, cases, asked, told, model.labels) if cases else {}
-        files.write_json(out / "robustness.json", found)
+        atomic.write_json(out / "robustness.json", found)
         return found
 
     params = {"labels": project.labels, "rows": e.robustness, "perturbations": names}
     params |= {"multi_label": project.multi_label, "cases": cases.model_dump(mode="json") if cases else None}
     inputs = {"bundle": digest, "sealed": sealed.digest}
-    return files.stage(home, "robustness", version=VERSION, params=params, inputs=inputs, build=build)
+    return stage(home, "robustness", version=VERSION, params=params, inputs=inputs, build=build)
 
 
 def sample(rows: Sequence[Record], most: int) -> list[Record]:
@@ -105,10 +106,10 @@ def share(k: int, n: int) -> dict[str, float | None]:
 
 def _changed(chosen: list[Record], names: list[str], project: Project) -> dict[str, list[_Changed]]:
     """By perturbation, the rows that it changes."""
-    lines = [w for line in project.labels.values() for w in words(folded(line).replace(";", " ")) if len(w) > 3]
+    lines = [w for line in project.labels.values() for w in words(fold(line).replace(";", " ")) if len(w) > 3]
     keep = {
         *lines,
-        *(w for label in project.labels for w in words(folded(label))),
+        *(w for label in project.labels for w in words(fold(label))),
     }  # a "new law" says nothing of New York
     made = {name: [_Changed(r, perturbed(name, r.text, keep=keep)) for r in chosen] for name in names}
     return {name: [c for c in own if c.text != c.row.text] for name, own in made.items()}
@@ -147,14 +148,14 @@ def _flips(out: Path, changed: dict[str, list[_Changed]], told: _Answered, label
             {
                 "perturbation": name,
                 "id": c.row.id,
-                "true": shown(known(c.row)),
-                "before": shown(told.answers[c.row.text]),
-                "after": shown(told.answers[c.text]),
+                "true": label_text(label_of(c.row)),
+                "before": label_text(told.answers[c.row.text]),
+                "after": label_text(told.answers[c.text]),
                 "text": c.text,
             }
             for c in flipped[:SHOWN]
         ]
-    files.write_lines(out / "flips.jsonl", shown_rows)
+    atomic.write_lines(out / "flips.jsonl", shown_rows)
     return {"flip_rate": _overall(changed, found), "perturbations": found}
 
 
@@ -172,7 +173,7 @@ def _f1(own: list[_Changed], told: _Answered, labels: list[str]) -> dict[str, fl
     there = [label for label in labels if any(label in c.row.labels for c in own)]
     if not there:
         return {"f1_macro_before": None, "f1_macro": None, "fall": None}
-    true = [known(c.row) for c in own]
+    true = [label_of(c.row) for c in own]
     plain = f1_macro(true, [told.answers[c.row.text] for c in own], there)
     under = f1_macro(true, [told.answers[c.text] for c in own], there)
     return {"f1_macro_before": plain, "f1_macro": under, "fall": plain - under}
@@ -190,7 +191,7 @@ def _graded(out: Path, cases: Cases, asked: list[Case], told: _Answered, labels:
         if mistake is not None:
             about = {"test": case.test, "kind": check.kind, "texts": " / ".join(case.texts)}
             failed[case.test].append(about | mistake)
-    files.write_lines(out / "failures.jsonl", [row for own in failed.values() for row in own[:SHOWN]])
+    atomic.write_lines(out / "failures.jsonl", [row for own in failed.values() for row in own[:SHOWN]])
     size = Counter(case.test for case in asked)
     return {
         name: {

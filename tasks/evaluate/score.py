@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from tasks import files
-from tasks.evaluate import baselines, errors, plots, slices, word_vectors
-from tasks.evaluate.bootstrap import group_codes
-from tasks.evaluate.metrics import measure
-from tasks.evaluate.scores import measure_scores
-from tasks.files import Stage
-from tasks.labels import codes, decided, known, named
-from tasks.prepare import open_sealed
+from tasks import atomic
+from tasks.dataset.sealed import open_sealed
+from tasks.evaluate import errors, plots, slices
+from tasks.evaluate.baselines import simple as baselines
+from tasks.evaluate.baselines import word_vectors
+from tasks.labels import decode, encode, label_of, predicted
 from tasks.project import Project
-from tasks.records import Label, Record
+from tasks.records import Label, Record, read_records
 from tasks.references import digest_of_path, resolve
+from tasks.stage import Stage, stage
+from tasks.statistics.bootstrap import group_codes
+from tasks.statistics.metrics import measure
+from tasks.statistics.probability_scores import measure_scores
 
 VERSION = 6
 BASELINES = ("majority", "descriptions", "tfidf_logistic_regression")
@@ -61,7 +63,7 @@ def score_bundle(project: Project, bundle: Path, *, digest: str, sealed: Stage, 
     """
 
     def answer(texts: list[str]) -> Answers:
-        from tasks.bundle import Classifier
+        from tasks.model.bundle import Classifier
 
         model = Classifier.load(bundle, digest=digest)
         p = model.probabilities(texts)
@@ -93,19 +95,19 @@ def score_baseline(
 
     def answer(texts: list[str]) -> Answers:
         if name == ZERO_SHOT:
-            from tasks.evaluate.zero_shot import zero_shot
+            from tasks.evaluate.baselines.zero_shot import zero_shot
 
             assert model
             p = zero_shot(project.labels, texts, model, max_length=length, multi_label=project.multi_label)
-            return Answers(named(decided(p, multi_label=project.multi_label), project.label_names), p)
+            return Answers(decode(predicted(p, multi_label=project.multi_label), project.label_names), p)
         return Answers(simple(texts))
 
     def simple(texts: list[str]) -> list[Label]:
         if name == "descriptions":
             assert model
-            dev = files.read_records(splits.directory / "dev.jsonl") if project.multi_label else None
+            dev = read_records(splits.directory / "dev.jsonl") if project.multi_label else None
             return baselines.descriptions(project.labels, texts, model, length, dev=dev)
-        train = files.read_records(curated.directory / "kept.jsonl")
+        train = read_records(curated.directory / "kept.jsonl")
         if name == "majority":
             return baselines.majority(train, texts, project.label_names)
         if model is None:
@@ -135,7 +137,7 @@ def _score(
         return {"model": who, **measured(out, project, who, rows, answer([r.text for r in rows]))}
 
     params = {"labels": project.labels, **own_settings(project), **(params or {})}
-    return files.stage(
+    return stage(
         home, "evaluate", version=VERSION, params=params, inputs={**inputs, "sealed": sealed.digest}, build=build
     )
 
@@ -143,20 +145,20 @@ def _score(
 def measured(out: Path, project: Project, who: str, rows: list[Record], answers: Answers) -> dict[str, Any]:
     """The figures of the answers to `rows`, without the confusion; everything is written into `out`."""
     e, names = project.evaluate, project.label_names
-    true = [known(r) for r in rows]
+    true = [label_of(r) for r in rows]
     belongs = slices.members(rows, e.slices, project.data.keep_columns)
-    files.write_lines(out / "predictions.jsonl", _said(rows, answers, belongs))
+    atomic.write_lines(out / "predictions.jsonl", _said(rows, answers, belongs))
     how: dict[str, Any] = {"labels": names, "samples": e.bootstrap, "seed": e.seed}
     found = measure(true, answers.labels, groups=group_codes([r.group for r in rows]), **how)
     found["slices"] = slices.measure(rows, answers.labels, belongs, declared=list(e.slices), **how)
     title = f"{project.name}: {who}"
     scores = answers.scores if answers.scores is not None and np.isfinite(answers.scores).all() else None
     if scores is not None:
-        found["scores"] = measure_scores(codes(true, names), scores)
+        found["scores"] = measure_scores(encode(true, names), scores)
         plots.reliability(found["scores"]["reliability"], title, out / "reliability.png")
     for name, table in errors.tables(rows, answers.labels, scores, names).items():
-        files.write_lines(out / f"{name}.jsonl", table)
-    files.write_json(out / "metrics.json", found)
+        atomic.write_lines(out / f"{name}.jsonl", table)
+    atomic.write_json(out / "metrics.json", found)
     if project.multi_label:
         plots.by_label(found["labels"], title, out / "labels.png")
     else:

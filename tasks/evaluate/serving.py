@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import files
-from tasks.bundle import Classifier
-from tasks.files import Stage
+from tasks import atomic
+from tasks.model.bundle import Classifier
 from tasks.project import Project
+from tasks.records import read_records
+from tasks.stage import Stage, stage
 
 VERSION = 1
 WARM = 5  # answers before the first that is timed
@@ -64,7 +65,7 @@ def serving(project: Project, bundle: Path, *, digest: str, splits: Stage, home:
     def build(out: Path, work: Path) -> dict[str, Any]:
         found = _in_fresh_process([(bundle, digest)], _texts(splits), calls=project.evaluate.serving)
         found = {**found["bundles"][0], **found["process"], **_size(bundle), "host": host()}
-        files.write_json(out / "serving.json", found)
+        atomic.write_json(out / "serving.json", found)
         return found
 
     return _stage(project, {"bundle": digest}, splits=splits, home=home, build=build)
@@ -80,7 +81,7 @@ def side_by_side(project: Project, challenger: Measured, champion: Measured, *, 
             who: {k: own[k] for k in ("latency_p50_ms", "latency_p95_ms")}
             for who, own in zip(("challenger", "champion"), told["bundles"], strict=True)
         }
-        files.write_json(out / "serving.json", {**found, "host": host()})
+        atomic.write_json(out / "serving.json", {**found, "host": host()})
         return found
 
     inputs = {"bundle": challenger.digest, "beside": champion.digest}
@@ -89,13 +90,13 @@ def side_by_side(project: Project, challenger: Measured, champion: Measured, *, 
 
 def _stage(project: Project, inputs: dict[str, str], *, splits: Stage, home: Path, build: Any) -> Stage:
     params = {"host": host(), "calls": project.evaluate.serving}
-    return files.stage(
+    return stage(
         home, "serving", version=VERSION, params=params, inputs={**inputs, "splits": splits.digest}, build=build
     )
 
 
 def _texts(splits: Stage) -> list[str]:
-    return [r.text for r in sorted(files.read_records(splits.directory / "dev.jsonl"), key=lambda r: r.id)]
+    return [r.text for r in sorted(read_records(splits.directory / "dev.jsonl"), key=lambda r: r.id)]
 
 
 def host() -> dict[str, Any]:
@@ -114,10 +115,10 @@ def _lines(path: str | Path) -> list[str]:
 
 
 def _size(bundle: Path) -> dict[str, float]:
-    from tasks.inference.export import FILES
+    from tasks.model.inference.export import FILES
 
-    sizes = {f["path"]: int(f["size"]) for f in files.read_json(bundle / files.MANIFEST)["files"]}
-    chosen = files.read_json(bundle / "reseed.json").get("inference", {}).get("backend", "torch")
+    sizes = {f["path"]: int(f["size"]) for f in atomic.read_json(bundle / atomic.MANIFEST)["files"]}
+    chosen = atomic.read_json(bundle / "reseed.json").get("inference", {}).get("backend", "torch")
     begin = FILES.get(chosen, "model")
     read = [n for path, n in sizes.items() if path.startswith(begin) and (chosen in FILES or "safetensors" in path)]
     return {"bundle_mb": round(sum(sizes.values()) / 1e6, 3), "model_mb": round(sum(read) / 1e6, 3)}
@@ -195,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     bundles: list[dict[str, float]] = latencies(models, texts, calls=options.calls)
     process: dict[str, float] = {}
     if len(models) == 1:
-        from tasks.inference.choose import throughput
+        from tasks.model.inference.choose import throughput
 
         bundles[0]["texts_per_second"] = throughput({"one": models[0]}, texts)["one"]
         process = memory()

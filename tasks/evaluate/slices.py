@@ -1,7 +1,7 @@
 """How a model does on parts of the test rows: by length, by label, by each column kept, and by the project's own rules.
 
 A slice hangs on the rows alone, never on an answer, so every model is scored on the same ones. Those that the project file names
-may be judged (tasks/non_inferiority.py); the others are shown. Many are shown, so some will look bad by chance: read the intervals.
+may be judged (tasks/verdict/guardrails.py); the others are shown. Many are shown, so some will look bad by chance: read the intervals.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from tasks.evaluate import bootstrap
-from tasks.evaluate.metrics import f1_in
-from tasks.labels import codes, known
-from tasks.non_inferiority import LEAST_ROWS
+from tasks.labels import encode, label_of
 from tasks.project.slices import Rule
-from tasks.records import NO_LABEL, Label, Record, words
+from tasks.records import NO_LABEL, Label, Record
+from tasks.statistics import bootstrap
+from tasks.statistics.metrics import f1_in
+from tasks.text.tokens import words
+from tasks.verdict.guardrails import LEAST_ROWS
 
 MOST_VALUES = 20  # of a column; rows with rarer ones are its slice `other`
 LENGTHS = ("short", "middle", "long")
@@ -78,8 +79,8 @@ def measure(
     Macro-F1 is over the labels that occur in the slice. A slice without rows has no figures, one in which no row has any label no
     macro-F1. Of label sets the accuracy is that of whole sets. Rows of a group are drawn together, as in the whole test set.
     """
-    true, groups = [known(r) for r in records], bootstrap.group_codes([r.group for r in records])
-    y, z = codes(true, labels), codes(predicted, labels)
+    true, groups = [label_of(r) for r in records], bootstrap.group_codes([r.group for r in records])
+    y, z = encode(true, labels), encode(predicted, labels)
     at: dict[str, list[int]] = {name: [] for name in declared}
     for i, own in enumerate(belongs):
         for name in own:

@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 import openai
 import tenacity
 
-from tasks import files
+from tasks import atomic
+from tasks.atomic import digest_of
 from tasks.errors import TransientError, UserError
 from tasks.llm import wire
 from tasks.llm.budget import BudgetSpent, Hold, cost, priced
 from tasks.llm.context import Context, wait_for
 from tasks.llm.request import Outcome, Reply, Request
-from tasks.records import digest_of
 
 POLL = 30.0  # seconds between two looks at a batch
 MOST_REQUESTS = 50_000  # the API's limits for one batch; of 200 MB
@@ -99,7 +99,7 @@ class BatchRun:
         found = []
         for path in sorted(self._folder.glob("*.json")):
             try:
-                state = files.read_json(path)
+                state = atomic.read_json(path)
                 mine = (state["name"], state["model"]) == (self.c.name, self.c.model)
                 if mine and missing & set(state["keys"]):
                     found.append((path, state))
@@ -138,7 +138,7 @@ class BatchRun:
         file = await self._patiently(lambda: self.c.api.files.create(file=name, purpose="batch"))
         keys = {key: [r.most_prompt_tokens(), r.max_tokens] for key, r in chunk.items()}
         state = {"name": self.c.name, "model": self.c.model, "file": file.id, "id": None, "keys": keys}
-        files.write_json(path, state)
+        atomic.write_json(path, state)
         return state
 
     async def _finish(self, path: Path, state: dict[str, Any], *, fresh: bool = False) -> None:
@@ -149,7 +149,7 @@ class BatchRun:
         if not state["id"]:
             tries = itertools.count(0 if fresh else 1)
             state["id"] = await self._patiently(lambda: self._find_or_create(state["file"], look=next(tries) > 0))
-            files.write_json(path, state)
+            atomic.write_json(path, state)
         try:
             while (
                 batch := await self._patiently(lambda: self.c.api.batches.retrieve(state["id"]))

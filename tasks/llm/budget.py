@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import files
+from tasks import atomic
 from tasks.llm.request import Request
 from tasks.llm.wire import Answer
 from tasks.project import Budget, Endpoint, Price
@@ -73,7 +73,7 @@ class Ledger:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         reserved: dict[tuple[str, int], Hold] = {}
         settled: dict[tuple[str, int], dict[str, Any]] = {}
-        for line in files.read_lines(self._path):
+        for line in atomic.read_lines(self._path):
             try:
                 key, n, tokens, usd = str(line["key"]), int(line["try"]), int(line["tokens"]), float(line["usd"])
             except (KeyError, TypeError, ValueError):
@@ -170,7 +170,7 @@ class Ledger:
                 return  # it is settled
             self._book(tokens, usd, measured=measured)
         line = {"key": hold.key, "try": hold.n, "settled": True, "tokens": tokens, "usd": usd, "measured": measured}
-        files.append_line(self._path, line)
+        atomic.append_line(self._path, line)
         self._wake()
 
     def abandon(self, hold: Hold) -> None:

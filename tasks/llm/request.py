@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import files
-from tasks.records import digest_of
+from tasks import atomic
+from tasks.atomic import digest_of
 
 TEMPLATE_TOKENS = 128  # a chat template's own words: a system prompt that it adds, role marks, a date
 MESSAGE_TOKENS = 16
@@ -126,7 +126,7 @@ class Cache:
     def find(self, key: str) -> dict[str, Any] | None:
         """The fields of the answer, or None: a file that is torn or of another shape counts as none."""
         try:
-            kept = files.read_json(self._path(key))
+            kept = atomic.read_json(self._path(key))
         except (OSError, ValueError):
             return None
         if not isinstance(kept, dict) or set(kept) - {"seconds"} != self.FIELDS:
@@ -135,8 +135,8 @@ class Cache:
 
     def timing(self, key: str) -> tuple[float, float | None]:
         """When the answer of a finished request came (Unix seconds), and the seconds it took where they were measured."""
-        seconds = files.read_json(self._path(key)).get("seconds")
+        seconds = atomic.read_json(self._path(key)).get("seconds")
         return self._path(key).stat().st_mtime, float(seconds) if isinstance(seconds, int | float) else None
 
     def keep(self, key: str, kept: dict[str, Any]) -> None:
-        files.write_json(self._path(key), kept)
+        atomic.write_json(self._path(key), kept)

@@ -12,7 +12,7 @@ import openai
 
 from tasks.errors import TransientError, UserError
 from tasks.llm.request import Request
-from tasks.records import whole
+from tasks.text.tokens import replace_surrogates
 
 _NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 _MOST_TOKENS = 10**9  # a count above it is no count
@@ -40,7 +40,7 @@ def body_of(request: Request, model: str) -> dict[str, Any]:
     """The JSON body of the chat completion."""
     body = {
         "model": model,
-        "messages": [{"role": role, "content": whole(text)} for role, text in request.messages],
+        "messages": [{"role": role, "content": replace_surrogates(text)} for role, text in request.messages],
         "temperature": request.temperature,
         "top_p": request.top_p,
         "max_tokens": request.max_tokens,
@@ -73,8 +73,8 @@ def read_completion(body: Any) -> Answer:
     reason = first.get("finish_reason")
     prompt, completion = (_count(body.get("usage"), name) for name in ("prompt_tokens", "completion_tokens"))
     return Answer(
-        whole(text) if isinstance(text, str) else None,
-        whole(reason) if isinstance(reason, str) else None,
+        replace_surrogates(text) if isinstance(text, str) else None,
+        replace_surrogates(reason) if isinstance(reason, str) else None,
         prompt,
         completion,
     )

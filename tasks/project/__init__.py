@@ -1,4 +1,4 @@
-"""A project: one classifier's labels and settings, as strict, frozen models. tasks/project_file.py reads it."""
+"""A project: one classifier's labels and settings, as strict, frozen models. tasks/project/reader.py reads it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from tasks.errors import nearest
-from tasks.project.adapt import Adapt
+from tasks.atomic import digest_of
+from tasks.errors import suggestion
+from tasks.project.adaptation import Adapt
 from tasks.project.base import Positive, Section, Share, Texts, _tuple
 from tasks.project.curate import Curate
 from tasks.project.data import Data, Split
@@ -18,7 +19,6 @@ from tasks.project.predict import Predict
 from tasks.project.slices import Rule, plain_name
 from tasks.project.train import Train
 from tasks.project.tune import Space, Tune
-from tasks.records import digest_of
 
 __all__ = [
     "Adapt",
@@ -247,7 +247,7 @@ class Project(Section):
             for label in value if isinstance(value, dict) else ():
                 if label not in self.labels:
                     raise ValueError(
-                        f"{key} names {label!r}{nearest(label, list(self.labels))}, which is not in labels: add it there"
+                        f"{key} names {label!r}{suggestion(label, list(self.labels))}, which is not in labels: add it there"
                     )
         self.train.check_labels(list(self.labels))
         return self
@@ -306,7 +306,7 @@ class Project(Section):
         for name, rule in self.evaluate.slices.items():
             if rule.column is not None and rule.column not in self.data.keep_columns:
                 raise ValueError(
-                    f"evaluate.slices.{name} reads the column {rule.column!r}{nearest(rule.column, self.data.keep_columns)}, "
+                    f"evaluate.slices.{name} reads the column {rule.column!r}{suggestion(rule.column, self.data.keep_columns)}, "
                     f"which is not in data.keep_columns: add it there"
                 )
         return self

@@ -116,11 +116,11 @@ class Train(Section):
 
     def check_labels(self, labels: list[str]) -> None:
         """Raises ValueError when `class_weights` names what is no label."""
-        from tasks.errors import nearest
+        from tasks.errors import suggestion
 
         named: Any = self.class_weights if isinstance(self.class_weights, dict) else {}
         for label in named:
             if label not in labels:
                 raise ValueError(
-                    f"train.class_weights names {label!r}{nearest(label, labels)}, which is not in labels: add it there"
+                    f"train.class_weights names {label!r}{suggestion(label, labels)}, which is not in labels: add it there"
                 )

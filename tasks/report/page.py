@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tasks.data_report.page import filled
+from tasks.report.data.page import filled
 
 
 def render(told: dict[str, Any]) -> str:

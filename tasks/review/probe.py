@@ -1,7 +1,7 @@
 """What a logistic-regression probe on embeddings thinks of each row: its opinion, the row's loss, and its influence.
 
 Of label sets it is one probe a label, against the rest. Its yes and no weigh as often as they occur, unlike those of
-tasks/probe.py: the log loss ranks the rows, and weights would make it doubt each row that a label is not for.
+tasks/encoder/linear_probe.py: the log loss ranks the rows, and weights would make it doubt each row that a label is not for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.errors import UserError
-from tasks.labels import are_sets, certainty, codes, decided, named, used
+from tasks.labels import are_label_sets, confidence, decode, encode, labels_in, predicted
 from tasks.records import Label
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 FOLDS = 5
-STRENGTH = 10.0  # scikit-learn's C, as in tasks/curate/agreement.py
+STRENGTH = 10.0  # scikit-learn's C, as in tasks/curate/checks/agreement.py
 LEAST = 1e-6  # a probability, before its logarithm is taken
 
 
@@ -37,7 +37,7 @@ class Opinions:
     def said(self) -> tuple[list[Label], np.ndarray]:
         """The label, or label set, that the probe sees in each row, and how sure it is of it (n)."""
         several, p = self.y.ndim == 2, self.probabilities
-        return named(decided(p, multi_label=several), self.names), certainty(p, multi_label=several)
+        return decode(predicted(p, multi_label=several), self.names), confidence(p, multi_label=several)
 
     def measures(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(own, margin, loss) of each row: how probable its own label is, by how much the best other one is more probable,
@@ -71,7 +71,7 @@ def opinions(
     """
     import numpy as np
 
-    if are_sets(labels):
+    if are_label_sets(labels):
         return _of_sets(x, labels, trained_on, dev=dev, dev_labels=dev_labels)
     counts = Counter(label for label, is_in in zip(labels, trained_on, strict=True) if is_in)
     names = sorted(str(label) for label, n in counts.items() if n >= 2)
@@ -79,7 +79,7 @@ def opinions(
         raise UserError(
             f"a queue needs at least two training rows of at least two labels: these have {dict(counts)}; add rows"
         )
-    y, heard_y = codes(labels, names), codes(dev_labels, names)
+    y, heard_y = encode(labels, names), encode(dev_labels, names)
     inside = trained_on & (y >= 0)
     probe = fitted(x[inside], y[inside])
     p = probe.predict_proba(x)
@@ -98,8 +98,8 @@ def _of_sets(
     """The opinions of one probe a label. A label that all training rows but one have, or lack, is taken as they have it."""
     import numpy as np
 
-    names = sorted(used(sets))
-    y = codes(sets, names)
+    names = sorted(labels_in(sets))
+    y = encode(sets, names)
     yes = y[trained_on].sum(axis=0)
     rare = np.minimum(yes, trained_on.sum() - yes)
     if not (rare >= 2).any():
@@ -109,7 +109,7 @@ def _of_sets(
         )
     p, harm = np.zeros(y.shape), np.zeros(len(x))
     p[:] = 2 * yes > trained_on.sum()
-    dev_y = codes(dev_labels, names) if len(dev_labels) else np.zeros((0, len(names)), dtype=np.int64)
+    dev_y = encode(dev_labels, names) if len(dev_labels) else np.zeros((0, len(names)), dtype=np.int64)
     for k in (rare >= 2).nonzero()[0]:
         probe = fitted(x[trained_on], y[trained_on, k])
         p[:, k] = probe.predict_proba(x)[:, 1]

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import files
-from tasks.curate.leak import FINGERPRINTS, Fingerprints, is_short
+from tasks import atomic
+from tasks.decisions import CHECK, LEAKS, Decision
 from tasks.errors import UserError
-from tasks.files import Stage
-from tasks.labels import known, strange
+from tasks.labels import label_of, unknown_labels
 from tasks.progress import Report, silent
 from tasks.project import Project
-from tasks.records import Label, Record, Rejected, shown
-from tasks.review.decisions import CHECK, LEAKS, Decision
+from tasks.records import Label, Record, Rejected, iter_records, label_text, read_records, read_rejected
+from tasks.stage import Stage, stage
+from tasks.text.fingerprints import FINGERPRINTS, Fingerprints, is_short
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ class Doubt:
             return f"set aside as {self.check}: {self.reason}"
         if self.opinion == self.record.label:
             return f"the probe gives its own label only {self.own:.2f}"
-        said = f"the probe says {shown(self.opinion)!r} ({self.probability:.2f})"
+        said = f"the probe says {label_text(self.opinion)!r} ({self.probability:.2f})"
         if isinstance(self.record.label, tuple) and isinstance(self.opinion, tuple):
             return f"{said}: {_difference(self.record.label, self.opinion)} ({1 - self.own:.2f})"
         return f"{said} and gives its own label {self.own:.2f}"
@@ -126,17 +126,17 @@ def candidates(
     A row of dev is never shown, nor one that repeats held-out text as far as `curate.leak` allows: what was set aside
     before the check for leaks has not been through it.
     """
-    dev = files.read_records(splits / "dev.jsonl")
-    rejected = files.read_rejected(curated / "rejected.jsonl")
+    dev = read_records(splits / "dev.jsonl")
+    rejected = read_rejected(curated / "rejected.jsonl")
     hidden = {d.id for d in dev} | set(held_out.ids) | {r.record.id for r in rejected if r.check in LEAKS}
     limit = project.curate.leak
     found: dict[str, tuple[Record, Rejected | None]] = {}
     for directory in (curated, *([harvested] if harvested else [])):
-        for r in files.iter_records(directory / "kept.jsonl"):
+        for r in iter_records(directory / "kept.jsonl"):
             found.setdefault(r.id, (r, None))
     for row in rejected:
         r = row.record
-        known_label = r.label is not None and not strange([r.label], project.label_names)
+        known_label = r.label is not None and not unknown_labels([r.label], project.label_names)
         if row.check in CHECKS and r.text.strip() and known_label:
             share = held_out.closest(r.text)[0]
             if not (share > 0 and share >= limit):
@@ -160,13 +160,13 @@ def rank(
     """
     import numpy as np
 
-    from tasks.embed import embed
+    from tasks.encoder.embed import embed
     from tasks.review.probe import opinions
 
-    files.verify(curated)
-    files.verify(splits)
+    atomic.verify(curated)
+    atomic.verify(splits)
     if harvested:
-        files.verify(harvested)
+        atomic.verify(harvested)
     held_out = _fingerprints(splits)
     dev, shown = candidates(project, curated=curated, splits=splits, held_out=held_out, harvested=harvested)
     report(0, 2, "reading the texts")
@@ -175,9 +175,9 @@ def rank(
     repeats = _repeats(shown, x, held_out, project.curate.short_leak)
     shown, x = [pair for pair, hidden in zip(shown, repeats, strict=True) if not hidden], x[~repeats]
     report(1, 2, "asking the probe")
-    labels = [known(r) for r, _ in shown]
+    labels = [label_of(r) for r, _ in shown]
     trained_on = np.array([row is None for _, row in shown])
-    found = opinions(x, labels, trained_on, dev=dev_x, dev_labels=[known(d) for d in dev])
+    found = opinions(x, labels, trained_on, dev=dev_x, dev_labels=[label_of(d) for d in dev])
     close = _close(x, shown, [*zip(labels, found.said()[0], strict=True)])
     rows = _ranked(shown, found, close)
     report(2, 2, "done")
@@ -278,16 +278,16 @@ def ranked_stage(
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         rows = rank(project, curated=curated, splits=splits, encoder=encoder, harvested=harvested, report=report)
-        files.write_lines(out / "rows.jsonl", (d.to_json() for d in rows))
+        atomic.write_lines(out / "rows.jsonl", (d.to_json() for d in rows))
         return {"rows": len(rows), "doubtful": sum(d.doubtful for d in rows)}
 
-    inputs = {"curated": files.verify(curated)["digest"], "splits": files.verify(splits)["digest"]}
+    inputs = {"curated": atomic.verify(curated)["digest"], "splits": atomic.verify(splits)["digest"]}
     inputs["encoder"] = digest_of_path(encoder)
     if harvested:
-        inputs["harvested"] = files.verify(harvested)["digest"]
+        inputs["harvested"] = atomic.verify(harvested)["digest"]
     params = {"labels": project.label_names, "max_length": project.train.max_length, "leak": project.curate.leak}
     params["short_leak"] = project.curate.short_leak
-    return files.stage(home, "review", version=VERSION, params=params, inputs=inputs, build=build)
+    return stage(home, "review", version=VERSION, params=params, inputs=inputs, build=build)
 
 
 def read_ranked(stage: Stage) -> list[Doubt]:

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks import files
-from tasks.errors import UserError, nearest
-from tasks.labels import strange
-from tasks.readers import column_names, read_fields
-from tasks.records import Label, Record, content_id, whole
-from tasks.review.decisions import Decision, Decisions, outcome
+from tasks import atomic
+from tasks.dataset.readers import column_names, read_fields
+from tasks.decisions import Decision, Decisions, outcome
+from tasks.errors import UserError, suggestion
+from tasks.labels import unknown_labels
+from tasks.records import Label, Record, content_id
 from tasks.review.queue import Doubt
+from tasks.text.tokens import replace_surrogates
 
 COLUMNS = ("id", "text", "label", "opinion", "probability", "reason", "decision")
 FORMULA = re.compile(r"'*[=+\-@\t\r]")  # a cell that a spreadsheet would run, however often it was quoted
@@ -61,13 +62,13 @@ def write(out: Path, rows: list[Doubt]) -> None:
         for d in rows
     ]
     if out.suffix == ".jsonl":
-        files.write_bytes(out, "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in cells).encode())
+        atomic.write_bytes(out, "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in cells).encode())
     elif out.suffix == ".csv":
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, COLUMNS)
         table.writeheader()
         table.writerows({k: _cell(v) for k, v in c.items()} for c in cells)
-        files.write_bytes(out, text.getvalue().encode("utf-8-sig"))  # without a BOM, Excel reads no UTF-8
+        atomic.write_bytes(out, text.getvalue().encode("utf-8-sig"))  # without a BOM, Excel reads no UTF-8
     else:
         raise UserError(f"--export {out}: {out.suffix or 'no suffix'} is not written here; use .csv or .jsonl")
 
@@ -125,7 +126,7 @@ def _value(value: Any, csv_quotes: bool) -> Any:
     """A cell's text without what is around it; a list as it stands."""
     if value is None or isinstance(value, list):
         return value
-    return (unquoted(whole(str(value))) if csv_quotes else whole(str(value))).strip()
+    return (unquoted(replace_surrogates(str(value))) if csv_quotes else replace_surrogates(str(value))).strip()
 
 
 def _choice(said: Any, labels: Sequence[str]) -> tuple[str, str | None]:
@@ -138,7 +139,7 @@ def _choice(said: Any, labels: Sequence[str]) -> tuple[str, str | None]:
     if label in labels:
         return "relabel", label
     raise ValueError(
-        f"{said!r} is no decision{nearest(str(said), [*WORDS, *labels])}: write accept, reject or one of the labels "
+        f"{said!r} is no decision{suggestion(str(said), [*WORDS, *labels])}: write accept, reject or one of the labels "
         f"{', '.join(labels)}"
     )
 
@@ -153,10 +154,10 @@ def _set(said: Any, labels: Sequence[str], separator: str) -> tuple[str, tuple[s
             listed = _listed(said, separator)
         else:
             return choice, None if label is None else (label,)
-    odd = [v for v in listed if not isinstance(v, str) or strange([v], labels)]
+    odd = [v for v in listed if not isinstance(v, str) or unknown_labels([v], labels)]
     if odd:
         raise ValueError(
-            f"{odd[0]!r} is no decision{nearest(str(odd[0]), [*WORDS, *labels])}: write accept, reject, labels parted by "
+            f"{odd[0]!r} is no decision{suggestion(str(odd[0]), [*WORDS, *labels])}: write accept, reject, labels parted by "
             f"{separator!r}, or a list ([] for none of them); the labels are {', '.join(labels)}"
         )
     return "relabel", tuple(sorted(set(listed)))

@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from tasks.llm.request import Reply
-from tasks.records import Label, Record, Rejected, shown, whole, words
+from tasks.records import Label, Record, Rejected, label_text
+from tasks.text.tokens import replace_surrogates, words
 
 _REFUSAL = re.compile(
     r"^\W*(i['’]?m sorry|i am sorry|sorry,|i can(?:no|['’])t|i am unable|i['’]m unable|as an ai\b|as a language model|"
@@ -40,7 +41,7 @@ def parse(reply: Reply, *, min_words: int) -> list[Row]:
     """
     tag = reply.request.tag
     lineage = {k: v for k, v in tag.items() if k not in {"label", "labels", "rows"}} | {"request": reply.key}
-    raw = whole(reply.text or "")
+    raw = replace_surrogates(reply.text or "")
     if not raw.strip():
         return [_rejected(raw, tag, _cost(lineage, reply, 1), "empty_reply", _none_sent(reply))]
     if reply.finish_reason == "content_filter" or _REFUSAL.match(raw):
@@ -135,7 +136,7 @@ def _json_rows(raw: str, *, cut: bool) -> list[Any]:
 
 def _text_of(row: Any) -> str:
     text = row.get("text") if isinstance(row, dict) else None
-    return whole(text if isinstance(text, str) else json.dumps(row, ensure_ascii=False))
+    return replace_surrogates(text if isinstance(text, str) else json.dumps(row, ensure_ascii=False))
 
 
 def _wrong_shape(row: Any, *, several: bool) -> str | None:
@@ -157,7 +158,9 @@ def _json_row(row: Any, tag: dict[str, Any], lineage: dict[str, Any], *, min_wor
         return _rejected(text, tag, lineage, "wrong_shape", shape)
     wanted, said = _label(tag), row["label"] if "label" in row else tuple(sorted(set(row["labels"])))
     if said != wanted:
-        reason = f"asked for {shown(wanted)!r}, the model labelled it {whole(shown(said))[:60]!r}"
+        reason = (
+            f"asked for {label_text(wanted)!r}, the model labelled it {replace_surrogates(label_text(said))[:60]!r}"
+        )
         return _rejected(text, tag, lineage, "mislabelled", reason)
     if not text.strip():
         return _rejected(text, tag, lineage, "empty_reply", "the row's text is empty")

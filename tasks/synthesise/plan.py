@@ -14,7 +14,7 @@ import random
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tasks.errors import UserError, nearest
+from tasks.errors import UserError, suggestion
 from tasks.llm.request import Request
 from tasks.project import Endpoint, Project
 from tasks.records import Record
@@ -183,7 +183,7 @@ def unknown_drops(project: Project) -> list[str]:
     """A sentence for each name in `curate.drop_generators` that is no generator's: it may be one that the project had once."""
     known = list(project.generate.sources())
     return [
-        f"curate.drop_generators holds {name!r}{nearest(name, known)}, which none of the generators is called: "
+        f"curate.drop_generators holds {name!r}{suggestion(name, known)}, which none of the generators is called: "
         f"{', '.join(map(repr, known))}; it sets nothing aside"
         for name in project.curate.drop_generators
         if name not in known

@@ -6,14 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tasks import files
-from tasks.files import Stage
+from tasks import atomic
+from tasks.atomic import digest_of
 from tasks.llm.request import Request
 from tasks.llm.sources import sources
 from tasks.project import Project
-from tasks.records import digest_of, folded, whole, words
+from tasks.stage import Stage
 from tasks.synthesise.plan import subtopics, wanted
 from tasks.synthesise.stage import ask, found_if_whole, open_ledger
+from tasks.text.tokens import fold, replace_surrogates, words
 
 VERSION = 2
 ASKED = 12  # subtopics a label
@@ -24,12 +25,12 @@ _BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,2}[.):])\s*")
 def read_list(text: str, *, known: list[str]) -> list[str]:
     """The items of a list, a line each, without bullets, the known ones, and lines that are talk."""
     found: list[str] = []
-    seen = {folded(k) for k in known}
+    seen = {fold(k) for k in known}
     for line in text.splitlines():
-        item = whole(_BULLET.sub("", line)).strip(" .*\"'")
+        item = replace_surrogates(_BULLET.sub("", line)).strip(" .*\"'")
         listed = bool(_BULLET.match(line))
-        if listed and 1 <= len(words(item)) <= MOST_WORDS and not item.endswith(":") and folded(item) not in seen:
-            seen.add(folded(item))
+        if listed and 1 <= len(words(item)) <= MOST_WORDS and not item.endswith(":") and fold(item) not in seen:
+            seen.add(fold(item))
             found.append(item)
     return found[:ASKED]
 
@@ -48,7 +49,7 @@ def propose(project: Project, *, generation: int, beside: Path, home: Path) -> S
         topics = {
             r.request.tag["label"]: read_list(r.text or "", known=subtopics(r.request.tag["line"])) for r in replies
         }
-        files.write_json(out / "topics.json", topics)
+        atomic.write_json(out / "topics.json", topics)
         return {
             "topics": {label: len(found) for label, found in topics.items()},
             "unanswered": {

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tasks.files import Stage
 from tasks.llm import wire
 from tasks.llm.budget import cost
 from tasks.llm.request import Cache
 from tasks.llm.sources import Source, sources
 from tasks.project import Project
+from tasks.stage import Stage
 from tasks.synthesise.plan import plan
 from tasks.synthesise.stage import seeds_to_show
 

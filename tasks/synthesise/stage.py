@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tasks import files
-from tasks.curate.leak import leaks_into_prompts
-from tasks.curate.run import context_of
-from tasks.errors import TransientError, UserError
-from tasks.files import Stage
+from tasks.curate.checks.leak import leaks_into_prompts
+from tasks.curate.stage import context_of
+from tasks.errors import TransientError
 from tasks.llm.budget import Ledger
 from tasks.llm.request import Outcome, Reply, Request, costs, total
 from tasks.llm.sources import Source, client_of, sources
 from tasks.progress import Report, silent
 from tasks.project import Project
-from tasks.records import Record, Rejected, count_by_check, count_by_label
+from tasks.records import Record, Rejected, count_by_check, count_by_label, read_records, write_records
+from tasks.stage import Stage, stage
 from tasks.synthesise.parse import parse
 from tasks.synthesise.plan import Focus, plan, wanted
 
@@ -61,11 +59,11 @@ def found_if_whole(home: Path, name: str, *, params: dict[str, Any], **more: Any
 
     What was bought is in the cache, so that only what is missing is asked for.
     """
-    stage, attempt = files.stage(home, name, params=params, **more), 0
-    while stage.found and stage.counts["cut_short"]:
+    found, attempt = stage(home, name, params=params, **more), 0
+    while found.found and found.counts["cut_short"]:
         attempt += 1
-        stage = files.stage(home, name, params={**params, "attempt": attempt}, **more)
-    return stage
+        found = stage(home, name, params={**params, "attempt": attempt}, **more)
+    return found
 
 
 def seeds_to_show(project: Project, splits: Stage, *, beside: Path, home: Path) -> tuple[list[Record], int]:
@@ -74,15 +72,15 @@ def seeds_to_show(project: Project, splits: Stage, *, beside: Path, home: Path) 
         return [], 0
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        seeds = files.read_records(splits.directory / "seed.jsonl")
+        seeds = read_records(splits.directory / "seed.jsonl")
         shown, hidden = leaks_into_prompts(seeds, context_of(project, splits, beside=beside, home=home))
-        files.write_records(out / "seed.jsonl", shown)
+        write_records(out / "seed.jsonl", shown)
         return {"hidden": len(hidden)}
 
     params = project.curate.model_dump(mode="json", include={"leak", "short_leak"})
     # a stage, as short texts are embedded for it; the splits hang on the encoder where there are any to compare with
-    stage = files.stage(home, "shown", version=1, params=params, inputs={"splits": splits.digest}, build=build)
-    return files.read_records(stage.directory / "seed.jsonl"), stage.counts["hidden"]
+    made = stage(home, "shown", version=1, params=params, inputs={"splits": splits.digest}, build=build)
+    return read_records(made.directory / "seed.jsonl"), made.counts["hidden"]
 
 
 def ask(
@@ -160,8 +158,8 @@ def synthesise(
             rows += [p for p in parsed if isinstance(p, Record)]
             rejected += [p for p in parsed if isinstance(p, Rejected)]
             told[name] = _counts(own, replies, outcome, parsed)
-        files.write_records(out / "rows.jsonl", rows)
-        files.write_records(out / "rejected.jsonl", rejected)
+        write_records(out / "rows.jsonl", rows)
+        write_records(out / "rejected.jsonl", rejected)
         return {
             "asked": dict(count),
             "rows": count_by_label(rows),
@@ -207,12 +205,3 @@ def _total(told: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "stopped": "; ".join(stopped) or None,
         "cut_short": bool(stopped or left),
     }
-
-
-def check_endpoint(project: Project) -> None:
-    """Raises UserError when the project needs a key that the environment does not hold."""
-    for _, e in project.generate.sources().values():
-        if e.endpoint.startswith("https://api.openai.com") and not os.environ.get(e.api_key_env):
-            raise UserError(
-                f"generate.endpoint is {e.endpoint} but the environment has no {e.api_key_env}: export the key"
-            )

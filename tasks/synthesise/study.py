@@ -10,11 +10,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tasks import files
-from tasks.files import Stage
-from tasks.labels import known, used
+from tasks import atomic
+from tasks.labels import label_of, labels_in
 from tasks.project import Project
+from tasks.records import read_records
 from tasks.references import digest_of_path, resolve
+from tasks.stage import Stage, stage
 from tasks.synthesise.plan import Focus, subtopics
 
 VERSION = 1
@@ -36,20 +37,20 @@ def study(
     topics = {label: subtopics(line) + (more_topics or {}).get(label, []) for label, line in project.labels.items()}
 
     def build(out: Path, work: Path) -> dict[str, Any]:
-        from tasks.embed import embed
-        from tasks.evaluate.metrics import f1_macro
-        from tasks.probe import fit_probe
+        from tasks.encoder.embed import embed
+        from tasks.encoder.linear_probe import fit_probe
+        from tasks.statistics.metrics import f1_macro
 
-        kept = files.read_records(curated.directory / "kept.jsonl")
-        dev = files.read_records(splits.directory / "dev.jsonl")
+        kept = read_records(curated.directory / "kept.jsonl")
+        dev = read_records(splits.directory / "dev.jsonl")
         length = project.train.max_length
-        probe = fit_probe(embed(encoder, [r.text for r in kept], max_length=length), [known(r) for r in kept])
+        probe = fit_probe(embed(encoder, [r.text for r in kept], max_length=length), [label_of(r) for r in kept])
         x = embed(encoder, [r.text for r in dev], max_length=length)
         predicted = [p if isinstance(p, tuple) else str(p) for p in probe.predict(x)]
-        true = [known(r) for r in dev]
+        true = [label_of(r) for r in dev]
         # of label sets: the labels of a row that it was not given, each on its own
         missed = {
-            label: [i for i, r in enumerate(dev) if label in r.labels and label not in used([predicted[i]])]
+            label: [i for i, r in enumerate(dev) if label in r.labels and label not in labels_in([predicted[i]])]
             for label in topics
         }
         confused = Counter((str(t), str(p)) for t, p in zip(true, predicted, strict=True) if t != p)
@@ -63,18 +64,18 @@ def study(
             },
             near={label: _confused_with(label, confused) for label in topics if _confused_with(label, confused)},
         )
-        files.write_json(out / "focus.json", focus.to_json())
+        atomic.write_json(out / "focus.json", focus.to_json())
         f1 = f1_macro(true, predicted, project.label_names)
         pairs = [{"true": t, "predicted": p, "rows": n} for (t, p), n in confused.most_common()]
         return {"dev_f1_macro": f1, "missed": sum(map(len, missed.values())), "confused": pairs}
 
     inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     params = {"topics": topics, "max_length": project.train.max_length, "labels": project.label_names}
-    return files.stage(home, "study", version=VERSION, params=params, inputs=inputs, build=build)
+    return stage(home, "study", version=VERSION, params=params, inputs=inputs, build=build)
 
 
 def read_focus(stage: Stage) -> Focus:
-    return Focus(**files.read_json(stage.directory / "focus.json"))
+    return Focus(**atomic.read_json(stage.directory / "focus.json"))
 
 
 def _nearest(missed: Any, topics: list[str], vectors: Any) -> list[str]:

@@ -21,11 +21,12 @@ from typing import Any, cast, get_args
 
 from pydantic import ValidationError
 
-from tasks import files
-from tasks.errors import TransientError, UserError, nearest
+from tasks import atomic
+from tasks.atomic import digest_of
+from tasks.dataset.readers import Columns, Row, column_names, read_rows
+from tasks.errors import TransientError, UserError, suggestion
 from tasks.project import Train
-from tasks.readers import Columns, Row, column_names, read_rows
-from tasks.records import Record, Source, digest_of
+from tasks.records import Record, Source, write_records
 from tasks.references import resolve
 from tasks.train.arguments import processes
 from tasks.train.data import RecordFile
@@ -64,7 +65,7 @@ def _source(row: Row) -> Source:
     known = get_args(Source)
     if row.group is not None and row.group not in known:
         raise UserError(
-            f"{row.place}: the source {row.group!r}{nearest(row.group, known)} is none of {', '.join(known)}: take one of these"
+            f"{row.place}: the source {row.group!r}{suggestion(row.group, known)} is none of {', '.join(known)}: take one of these"
         )
     return cast(Source, row.group or "seed")
 
@@ -107,7 +108,7 @@ def _need_labels(data: Path, labels: list[str], dev: dict[str, str]) -> None:
     for label, place in dev.items():
         if label not in labels:
             raise UserError(
-                f"{data / 'dev.jsonl'}, at {place}: the label {label!r}{nearest(label, labels)} is "
+                f"{data / 'dev.jsonl'}, at {place}: the label {label!r}{suggestion(label, labels)} is "
                 f"not in train.jsonl: add rows of it there, or remove it here"
             )
 
@@ -162,7 +163,7 @@ def _train(data: Path, out: Path, options: dict[str, str | None], *, multi_label
     with _together() as (first, wait):
         if first:
             for split, path in rows.items():
-                files.write_records(work / f"{split}.jsonl", _records(path, multi_label=multi_label))
+                write_records(work / f"{split}.jsonl", _records(path, multi_label=multi_label))
             _model(settings)
         wait()
         given: dict[str, Any] = {"settings": settings, "encoder": _model(settings), "report": _progress}
@@ -185,7 +186,7 @@ def _model(settings: Train) -> Path:
 
 def _publish(out: Path, work: Path, labels: dict[str, str], given: dict[str, Any]) -> None:
     about: dict[str, object] = {}
-    with files.published(out, about) as beside:
+    with atomic.published(out, about) as beside:
         counts = write_bundle(
             beside,
             work,

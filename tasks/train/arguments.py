@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tasks.embed import has_bf16
-from tasks.errors import UserError, nearest
+from tasks.encoder.embed import has_bf16
+from tasks.errors import UserError, suggestion
 from tasks.project.train import Train
 from tasks.train.resume import Attempt
 
@@ -187,7 +187,7 @@ def _allow(name: str, given: dict[str, Any], known: set[str]) -> None:
         raise UserError(f"{where}, which can't be chosen: take it out")
     if name not in known:
         raise UserError(
-            f"{where}{nearest(name, sorted(known))}, which transformers {transformers.__version__} does not know: take it out"
+            f"{where}{suggestion(name, sorted(known))}, which transformers {transformers.__version__} does not know: take it out"
         )
 
 
@@ -204,7 +204,7 @@ def _check_curve(settings: Train) -> None:
     for name in settings.lr_scheduler_kwargs:
         if name not in own and not loose:
             raise UserError(
-                f"train.lr_scheduler_kwargs names {name!r}{nearest(name, own)}, which {settings.lr_scheduler_type} does "
+                f"train.lr_scheduler_kwargs names {name!r}{suggestion(name, own)}, which {settings.lr_scheduler_type} does "
                 f"not take: it takes {', '.join(own) or 'nothing'}"
             )
 
@@ -247,6 +247,6 @@ def _unknown(key: str, value: str, names: list[str]) -> None:
     import transformers
 
     raise UserError(
-        f"train.{key} is {value!r}{nearest(value, names)}, which transformers {transformers.__version__} does not know: "
+        f"train.{key} is {value!r}{suggestion(value, names)}, which transformers {transformers.__version__} does not know: "
         f"it knows {', '.join(names)}"
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-from tasks.labels import codes, known
+from tasks.labels import encode, label_of
 from tasks.records import Record
 
 AT_ONCE = 1000  # rows a tokeniser gets, which shares them out among its threads
@@ -103,7 +103,7 @@ def _write(
                     return_attention_mask=False,
                     return_token_type_ids=False,
                 )["input_ids"]
-                columns: list[Any] = [ids, codes([known(r) for r in batch], labels).tolist()]
+                columns: list[Any] = [ids, encode([label_of(r) for r in batch], labels).tolist()]
                 if weights is not None:
                     columns.append(weights[start : start + len(batch)])
                 stream.write(

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.evaluate.metrics import f1_macro
 from tasks.progress import Points, Report, silent
 from tasks.project.train import Train
 from tasks.records import Record
+from tasks.statistics.calibration import Calibration, as_served
+from tasks.statistics.metrics import f1_macro
 from tasks.train.arguments import check_batch, precision_of, processes, training_arguments
-from tasks.train.batches import batched
-from tasks.train.calibrate import Calibration, as_served
 from tasks.train.data import RecordFile, tokenised
+from tasks.train.kernels.batches import batched
 from tasks.train.load import load
 from tasks.train.losses import loss_of, positive_weights, row_weights
 from tasks.train.optimiser import freeze

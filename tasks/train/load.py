@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks import files
-from tasks.embed import room
+from tasks import atomic
+from tasks.encoder.embed import room
 from tasks.errors import UserError
-from tasks.labels import PROBLEM
+from tasks.labels import MULTI_LABEL
 from tasks.project.train import Train
 
 # what the families call it: BERT and RoBERTa, DistilBERT, ModernBERT, DeBERTa
@@ -30,7 +30,7 @@ def load(encoder: Path, labels: list[str], *, settings: Train, multi_label: bool
     try:
         config = _config(encoder, labels, settings)
         if multi_label:
-            config.problem_type = PROBLEM
+            config.problem_type = MULTI_LABEL
         tokenizer = AutoTokenizer.from_pretrained(encoder, **local)
         options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
         model, info = AutoModelForSequenceClassification.from_pretrained(encoder, config=config, **options, **local)
@@ -78,7 +78,7 @@ def _config(encoder: Path, labels: list[str], settings: Train) -> Any:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
 
-    raw = files.read_json(encoder / "config.json") if (encoder / "config.json").is_file() else {}
+    raw = atomic.read_json(encoder / "config.json") if (encoder / "config.json").is_file() else {}
     kind = raw.get("model_type")
     if kind and kind not in KNOWN:
         known = kind in transformers.CONFIG_MAPPING

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks import files
+from tasks import atomic
 from tasks.errors import UserError
 from tasks.project.train import Train
 
@@ -34,11 +34,11 @@ def latest_checkpoint(work: Path) -> Path | None:
     removed."""
     for path in checkpoints(work):
         try:
-            files.verify(path)
-            best = files.read_json(path / "trainer_state.json")["best_model_checkpoint"]
-            files.verify(work / Path(best or path).name)  # training ends with its weights
+            atomic.verify(path)
+            best = atomic.read_json(path / "trainer_state.json")["best_model_checkpoint"]
+            atomic.verify(work / Path(best or path).name)  # training ends with its weights
             return path
-        except files.CorruptDirectory:
+        except atomic.CorruptDirectory:
             shutil.rmtree(path)
     return None
 
@@ -48,7 +48,7 @@ def seal_and_rotate(newest: Path, *, best: str | None, keep: int) -> None:
 
     Trainer itself writes `checkpoint-N` in place, and a kill leaves a torn one that it would resume from.
     """
-    files.seal(newest)
+    atomic.seal(newest)
     kept = {p.name for p in checkpoints(newest.parent)[:keep]} | {newest.name, Path(best or newest).name}
     for old in checkpoints(newest.parent):
         if old.name not in kept:
@@ -128,13 +128,13 @@ class Attempt:
     def first(cls, settings: Train, *, precision: str, work: Path) -> Attempt:
         """As the settings say, or as an earlier process in `work` left it."""
         if (work / ATTEMPT).exists():
-            left = files.read_json(work / ATTEMPT)
+            left = atomic.read_json(work / ATTEMPT)
             return cls(**{**left, "notes": tuple(left["notes"])})
         eval_rows = settings.eval_batch_size or 2 * settings.batch_size
         return cls(precision, settings.batch_size, eval_rows, settings.gradient_accumulation_steps)
 
     def keep(self, work: Path) -> None:
-        files.write_json(work / ATTEMPT, dataclasses.asdict(self))
+        atomic.write_json(work / ATTEMPT, dataclasses.asdict(self))
 
     def in_fp32(self, why: NotFinite, *, settings: Train) -> Attempt:
         """The same in fp32. Raises UserError where it is that already."""

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks import bundle, files
-from tasks.files import Stage
-from tasks.labels import codes, known
+from tasks import atomic
+from tasks.labels import encode, label_of
+from tasks.model import bundle
 from tasks.progress import Report, silent
 from tasks.project import Project
-from tasks.train.calibrate import Calibration, as_served
+from tasks.records import read_records
+from tasks.stage import Stage, stage
+from tasks.statistics.calibration import Calibration, as_served
 
 VERSION = 1
 
@@ -54,20 +56,20 @@ def soup(project: Project, models: list[Stage], *, splits: Stage, home: Path, re
         }
         if told["won"]:
             told |= cook.serve(members, out / "bundle", told)
-        files.write_json(out / "soup.json", told)
+        atomic.write_json(out / "soup.json", told)
         return told
 
     inputs = {f"model {i}": str(m.counts["bundle"]) for i, m in enumerate(models)} | {"splits": splits.digest}
-    return files.stage(home, "soup", version=VERSION, params={}, inputs=inputs, build=build)
+    return stage(home, "soup", version=VERSION, params={}, inputs=inputs, build=build)
 
 
 class _Cook:
     """The models' weights without their temperatures, and one network to put means of them into."""
 
     def __init__(self, project: Project, models: list[Stage], splits: Stage, report: Report) -> None:
-        dev = files.read_records(splits.directory / "dev.jsonl")
+        dev = read_records(splits.directory / "dev.jsonl")
         self._texts, self._labels = [r.text for r in dev], project.label_names
-        self._y = codes([known(r) for r in dev], self._labels)
+        self._y = encode([label_of(r) for r in dev], self._labels)
         self._multi = project.multi_label
         self._about: dict[str, Any] = {}
         self._bundles = [m.directory / "bundle" for m in models]
@@ -109,7 +111,7 @@ class _Cook:
 
     def score(self, members: list[int]) -> float:
         """Macro-F1 on dev of the mean of these models."""
-        from tasks.evaluate.metrics import f1_macro
+        from tasks.statistics.metrics import f1_macro
 
         self._fill(members)
         said = as_served(self._logits(), self._y)
@@ -123,7 +125,7 @@ class _Cook:
         fitted = Calibration.fitted(self._logits(), self._y)
         if not fitted.fold(self._model):
             fitted = Calibration()
-        origin = {"bundles": [files.verify(self._bundles[i])["digest"] for i in sorted(members)]}
+        origin = {"bundles": [atomic.verify(self._bundles[i])["digest"] for i in sorted(members)]}
         found = fitted.told(self._labels)
         about = self._about | found | {"dev": {"f1_macro": told["dev_f1_macro"]}, "soup": origin}
         digest = bundle.save(self._model, self._tokenizer, directory, about=about)

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tasks import bundle, files
-from tasks.files import Stage
+from tasks import atomic
+from tasks.model import bundle
 from tasks.progress import Points, Report, silent
 from tasks.project import Project, Train
 from tasks.references import digest_of_path, resolve
+from tasks.stage import Stage, stage
 from tasks.train.curves import draw
 from tasks.train.data import RecordFile
 from tasks.train.fine_tune import fine_tune
@@ -58,7 +59,7 @@ def write_bundle(
         "notes": list(trained.attempt.notes),
     }
     digest = bundle.save(trained.model, trained.tokenizer, out / "bundle", about=about)
-    files.write_json(out / "history.json", trained.history)
+    atomic.write_json(out / "history.json", trained.history)
     draw(trained.history, out / "curves.png")
     return {
         "rows": len(rows),
@@ -87,7 +88,7 @@ def train(
     report: Report = silent,
     on_points: Callable[[str, Points], None] | None = None,
 ) -> Stage:
-    """The challenger: `bundle/` (see tasks/bundle.py), `history.json` and `curves.png`. A killed training goes on from
+    """The challenger: `bundle/` (see tasks/model/bundle.py), `history.json` and `curves.png`. A killed training goes on from
     its last whole checkpoint. `number` picks one of `train.seeds`; `adapted` is the adapt stage whose encoder stands in
     for `train.model`. `on_points` is told the stage's key, and the points of the curves as they come; of a stage that is
     found, nothing."""
@@ -114,4 +115,4 @@ def train(
 
     params = settings.model_dump(mode="json", exclude={"model"}) | {"labels": project.labels}
     params |= {"multi_label": True} if project.multi_label else {}
-    return files.stage(home, "train", version=VERSION, params=params, inputs=inputs, build=build)
+    return stage(home, "train", version=VERSION, params=params, inputs=inputs, build=build)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks import files
+from tasks import atomic
 from tasks.progress import Report
 from tasks.project.train import Train
 from tasks.train.optimiser import groups
@@ -124,7 +124,7 @@ def _keeping(base: Any) -> Any:
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             newest = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            if (newest / files.MANIFEST).exists():
+            if (newest / atomic.MANIFEST).exists():
                 return  # of the same step, and nothing was learned since
             check_finite(self.model, step=self.state.global_step)
             super()._save_checkpoint(model, trial)

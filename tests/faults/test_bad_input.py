@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tasks import atomic
 from tests.conftest import Command, last_json
 from tests.kit import scripted, toy
 
@@ -150,8 +151,8 @@ def test_unreachable_endpoint(config: Path, reseed: Command) -> None:
 
 def test_second_retrain_while_one_runs(config: Path, llm: Any, home: Path, fresh_process: Callable[..., Any]) -> None:
     hold = f"""
-from pathlib import Path; from tasks import files
-with files.only_one(Path({str(home)!r}) / "locks" / "retrain-toy.lock", "a retrain of 'toy'"):
+from pathlib import Path; from tasks import atomic
+with atomic.exclusive_lock(Path({str(home)!r}) / "locks" / "retrain-toy.lock", "a retrain of 'toy'"):
     print("held", flush=True); import time; time.sleep(60)
 """
     holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
@@ -171,9 +172,7 @@ def test_full_disk(config: Path, reseed: Command, home: Path, monkeypatch: pytes
     import errno
     import os
 
-    from tasks import files
-
-    real, kept = files.write_bytes, []
+    real, kept = atomic.write_bytes, []
 
     def full(path: Path, data: bytes) -> None:
         if path.is_relative_to(home / "cache" / "llm"):
@@ -183,7 +182,7 @@ def test_full_disk(config: Path, reseed: Command, home: Path, monkeypatch: pytes
         real(path, data)
 
     with monkeypatch.context() as m:
-        m.setattr(files, "write_bytes", full)
+        m.setattr(atomic, "write_bytes", full)
         code, _, err = reseed("retrain", config)
     assert code == 1
     one_sentence(err, "the disk is full", "RESEED_HOME")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tasks import atomic
 from tests.conftest import last_json
 from tests.kit import toy
 
@@ -31,15 +32,15 @@ wire.send = send
     # when the second checkpoint is being written: its files are there, its manifest is not
     "train": KILL
     + """
-from tasks import files
+from tasks import atomic
 from tasks.train import fine_tune
-real, sealed = files.seal, []
+real, sealed = atomic.seal, []
 def seal(directory, about=None):
     if directory.name.startswith("checkpoint-"):
         sealed.append(directory)
         if len(sealed) == 2: die()
     return real(directory, about)
-files.seal = seal
+atomic.seal = seal
 """,
     # when the registry has `previous` but not yet `champion`, the journal open
     "promote": KILL
@@ -89,9 +90,9 @@ def test_killed_and_run_again(
             "training began anew instead of going on from the whole checkpoint"
         )
 
-    from flows.registry import Registry
+    from flows.registry.client import Registry
     from flows.settings import Settings
-    from flows.tracking import connect
+    from flows.tracking.run import connect
 
     settings = Settings(home, f"sqlite:///{home / 'mlflow.db'}")
     registry = Registry(connect(settings), settings)
@@ -125,6 +126,5 @@ def servers_of(home: Path) -> list[int]:
 
 
 def train_counts(home: Path) -> list[dict[str, Any]]:
-    from tasks import files
 
-    return [files.read_json(m)["counts"] for m in (home / "stages" / "train").glob("[!.]*/manifest.json")]
+    return [atomic.read_json(m)["counts"] for m in (home / "stages" / "train").glob("[!.]*/manifest.json")]

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from flows import hand
-from flows.registry import Registry
+from flows.registry import admin
+from flows.registry.client import Registry
 from flows.settings import Settings
-from flows.tracking import connect
-from tasks import bundle
+from flows.tracking.run import connect
+from tasks.model import bundle
 from tests.conftest import Command, last_json
 from tests.kit import toy
 
@@ -48,17 +48,17 @@ def test_a_champion_that_moved_is_compared_with_again(
     """Version 3 beats the champion of the moment, a bad one; before it is promoted, a good one is champion again."""
     first = last_json(reseed("retrain", config, "--json")[1])
     assert first["promoted"], first["reasons"]
-    digest = bundle.files.verify(small_bundle)["digest"]
+    digest = bundle.atomic.verify(small_bundle)["digest"]
     run_id = registry.versions("toy")[0].run_id
     told = {"run_id": run_id, "labels": list(toy.LABELS), "description": "nobody trained it"}
     bad = registry.register("toy", small_bundle, digest=digest, **told)
-    hand.promote(registry.settings, "toy", bad.version, reason="a mistake")
+    admin.promote(registry.settings, "toy", bad.version, reason="a mistake")
     real, calls = Registry.promote, []
 
     def promote(self: Registry, version: Any, *, expected: Any, **told: Any) -> None:
         calls.append((version.version, expected.version))
         monkeypatch.setattr(Registry, "promote", real)
-        hand.rollback(self.settings, "toy", reason="it was a mistake")
+        admin.rollback(self.settings, "toy", reason="it was a mistake")
         self.promote(version, expected=expected, **told)
 
     monkeypatch.setattr(Registry, "promote", promote)
@@ -90,11 +90,11 @@ def test_what_a_person_took_back_is_not_promoted_by_the_same_retrain_again(
 ) -> None:
     run_id = registry.client.create_run(registry.client.create_experiment("toy")).info.run_id
     told = {"run_id": run_id, "labels": list(toy.LABELS), "description": "nobody trained it"}
-    bad = registry.register("toy", small_bundle, digest=bundle.files.verify(small_bundle)["digest"], **told)
-    hand.promote(registry.settings, "toy", bad.version, reason="to begin with")
+    bad = registry.register("toy", small_bundle, digest=bundle.atomic.verify(small_bundle)["digest"], **told)
+    admin.promote(registry.settings, "toy", bad.version, reason="to begin with")
     first = last_json(reseed("retrain", config, "--json")[1])
     assert first["promoted"] and champion(registry) == "2", first["reasons"]
-    hand.rollback(registry.settings, "toy", reason="it is rude", by="ada")
+    admin.rollback(registry.settings, "toy", reason="it is rude", by="ada")
 
     code, out, _ = reseed("retrain", config, "--json")
     again = last_json(out)

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from flows import journal, locking, outbox, promotion
-from flows import registry as module
-from flows.locking import LockLost
-from flows.promotion import ChampionMoved
-from flows.registry import Registry, Version
+from flows.registry import client as module
+from flows.registry import lock, notifications, promotion, promotion_log
+from flows.registry.client import Registry, Version
+from flows.registry.lock import LockLost
+from flows.registry.promotion import ChampionMoved
 from flows.settings import Settings
-from flows.tracking import connect
-from tasks import files
+from flows.tracking.run import connect
+from tasks import atomic
 from tasks.errors import TransientError
 from tests.conftest import ROOT
 from tests.kit.registry import PROCESSES, TOLD, Bundle, Store
@@ -68,7 +68,7 @@ def stop_at_line(at: int, do: int) -> None:
 
     Lines count once, from the first word of the intent on: before it nothing was meant.
     """
-    watched = {str(m.__file__) for m in (module, promotion, journal, outbox, files)}
+    watched = {str(m.__file__) for m in (module, promotion, promotion_log, notifications, atomic)}
     seen: set[tuple[str, int]] = set()
     meant = False
 
@@ -121,7 +121,7 @@ class TestSeveralProcesses:
     def test_the_lock_excludes_and_says_who_waits(
         self, store: Store, holder: Any, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(locking, "LOCK_SECONDS", 1)
+        monkeypatch.setattr(lock, "LOCK_SECONDS", 1)
         began = time.monotonic()
         with pytest.raises(TransientError, match="lock"), store.registry.lock("toy"):
             pytest.fail("two processes hold the lock")
@@ -177,7 +177,7 @@ def right(store: Store, *, moves: int | None = None) -> None:
     assert [row.before for row in found.rows] == [None, *(row.version for row in found.rows[:-1])]
     assert moves is None or len(found.rows) == moves, "a promotion was lost or done twice"
     assert aliases["champion"] == found.rows[-1].version and aliases.get("previous") == found.rows[-1].before
-    letters = {(told["when"], told["version"]) for told in outbox.waiting(store.settings)}
+    letters = {(told["when"], told["version"]) for told in notifications.waiting(store.settings)}
     assert letters == {(row.when, row.version) for row in found.rows}
 
 

@@ -10,27 +10,29 @@ from pathlib import Path
 SWEEP = '''
 import json, os, shutil, signal, sys
 from pathlib import Path
-from tasks import files
-from tasks.records import Record, Rejected
+from tasks import atomic, stage
+from tasks.records import Record, Rejected, read_records, write_records
+
+WATCHED = {atomic.__file__, stage.__file__}
 
 ROWS = [Record.of(f"text number {i}", "a", "synthetic", request=i) for i in range(40)]
 
 def build(out, work):
-    files.write_records(out / "kept.jsonl", ROWS)
-    files.write_records(out / "rejected.jsonl", [Rejected(ROWS[0], "length", "too short")])
+    write_records(out / "kept.jsonl", ROWS)
+    write_records(out / "rejected.jsonl", [Rejected(ROWS[0], "length", "too short")])
     return {"rows": len(ROWS)}
 
 def publish(home):
-    return files.stage(home, "curate", version=1, params={"a": 1}, inputs={"rows": "d"}, build=build)
+    return stage.stage(home, "curate", version=1, params={"a": 1}, inputs={"rows": "d"}, build=build)
 
 def killed_at(n, home):
-    """Whether a child that publishes was killed when it came to the n-th line of tasks/files.py."""
+    """Whether a child that publishes was killed when it came to the n-th line of tasks/atomic.py and tasks/stage.py."""
     child = os.fork()
     if not child:
         seen = 0
         def line(frame, event, arg):
             nonlocal seen
-            if event == "line" and frame.f_code.co_filename == files.__file__:
+            if event == "line" and frame.f_code.co_filename in WATCHED:
                 seen += 1
                 if seen == n:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -52,10 +54,10 @@ while True:
     assert len(found) <= 1, (n, found)
     for p in found:
         there += 1
-        assert files.verify(p)["digest"] == whole, n
+        assert atomic.verify(p)["digest"] == whole, n
     again = publish(home)
     assert again.digest == whole and again.found == bool(found), n
-    assert files.read_records(again.directory / "kept.jsonl") == ROWS, n
+    assert read_records(again.directory / "kept.jsonl") == ROWS, n
     assert [p.name for p in (home / "stages" / "curate").iterdir()] == [again.key], n
     shutil.rmtree(home)
 print(json.dumps({"kill_points": n - 1, "published_before_the_kill": there}))

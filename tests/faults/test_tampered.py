@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from flows import hand, serve
-from flows.registry import Version
-from tasks import bundle, files
-from tasks.bundle import Classifier
+from flows.registry import admin
+from flows.registry.client import Version
+from flows.serving import api
+from tasks import atomic
+from tasks.atomic import CorruptDirectory
 from tasks.errors import UserError
-from tasks.files import CorruptDirectory
+from tasks.model import bundle
+from tasks.model.bundle import Classifier
 from tests.conftest import Command
 from tests.kit.registry import Bundle, Store
 
@@ -40,7 +42,7 @@ def code(d: Path, mark: Path) -> None:
 
 
 def say(path: Path, **settings: Any) -> None:
-    path.write_text(json.dumps({**files.read_json(path), **settings}))
+    path.write_text(json.dumps({**atomic.read_json(path), **settings}))
 
 
 def flip(path: Path) -> None:
@@ -59,10 +61,10 @@ def link(d: Path) -> None:
 def climb(d: Path) -> None:
     """A manifest that lists a file beside the bundle, consistent in itself."""
     (d.parent / "evil.json").write_text("{}")
-    manifest = files.read_json(d / files.MANIFEST)
+    manifest = atomic.read_json(d / atomic.MANIFEST)
     outside = d.parent / "evil.json"
-    listed = [*manifest["files"], {"path": "../evil.json", "size": 2, "sha256": files.sha256_file(outside)}]
-    files.write_json(d / files.MANIFEST, manifest | {"files": listed, "digest": files.digest_of(listed)})
+    listed = [*manifest["files"], {"path": "../evil.json", "size": 2, "sha256": atomic.sha256_file(outside)}]
+    atomic.write_json(d / atomic.MANIFEST, manifest | {"files": listed, "digest": atomic.digest_of(listed)})
 
 
 def with_code(d: Path, mark: Path) -> None:
@@ -81,8 +83,8 @@ WAYS: dict[str, Callable[[Path, Path], Any]] = {
         code(d, m),
         say(d / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling_x.Evil", None]}, tokenizer_class="Evil"),
     ),
-    "files and manifest exchanged": lambda d, _: (flip(d / "model.safetensors"), files.seal(d)),
-    "auto_map under a new manifest": lambda d, m: (with_code(d, m), files.seal(d)),
+    "files and manifest exchanged": lambda d, _: (flip(d / "model.safetensors"), atomic.seal(d)),
+    "auto_map under a new manifest": lambda d, m: (with_code(d, m), atomic.seal(d)),
     "a link out of the bundle": lambda d, _: link(d),
     "a path that climbs": lambda d, _: climb(d),
     "a pipe": lambda d, _: os.mkfifo(d / "more.json"),
@@ -144,7 +146,7 @@ def test_it_is_not_gone_back_to(case: Case, never: list[str]) -> None:
     for how in WAYS:
         case.tampered(case.versions[0], how)
         with pytest.raises(UserError, match="version 1 of 'toy' can't be the champion") as e:
-            hand.rollback(case.store.settings, "toy", reason="back")
+            admin.rollback(case.store.settings, "toy", reason="back")
         case.refused(how, str(e.value), never)
 
 
@@ -165,7 +167,7 @@ def test_it_is_not_served_where_it_was_changed_after_it_was_fetched(case: Case, 
         shutil.rmtree(case.store.settings.home / "serving", ignore_errors=True)
         directory = case.store.registry.fetch(case.versions[1])
         WAYS[how](directory, case.mark)
-        with TestClient(serve.application(case.versions[1], directory)) as client:
+        with TestClient(api.application(case.versions[1], directory)) as client:
             until = time.monotonic() + 20
             while (said := client.get("/ready").json()["detail"]) == "the model is being loaded":
                 assert time.monotonic() < until
@@ -200,12 +202,12 @@ def test_a_rollback_answers_with_the_same_bytes(
         if name == "other":
             sqlite.promote(two, one)
         if name == "after":
-            hand.rollback(sqlite.settings, "toy", reason="back")
+            admin.rollback(sqlite.settings, "toy", reason="back")
         shutil.rmtree(sqlite.settings.home / "serving")
         assert reseed("predict", "toy", "--in", asked, "--out", tmp_path / f"{name}.jsonl")[0] == 0
         answers.append((tmp_path / f"{name}.jsonl").read_bytes())
     assert answers[0] == answers[2] != answers[1]
     directory = sqlite.registry.fetch(one)
-    for f in files.read_json(bundles[0].directory / files.MANIFEST)["files"]:
+    for f in atomic.read_json(bundles[0].directory / atomic.MANIFEST)["files"]:
         assert (directory / f["path"]).read_bytes() == (bundles[0].directory / f["path"]).read_bytes()
     assert bundle.check(directory, digest=bundles[0].digest) and Classifier.load(directory)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from tasks import files
+from tasks import atomic
 from tests.kit import toy
 from tests.kit.training import tuner
 
@@ -34,4 +34,4 @@ def curves(folder: Path, encoder: Path) -> dict[str, list[float]]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        files.write_json(GOLDEN, curves(Path(folder), toy.tiny_encoder(Path(folder) / "tiny-bert")))
+        atomic.write_json(GOLDEN, curves(Path(folder), toy.tiny_encoder(Path(folder) / "tiny-bert")))

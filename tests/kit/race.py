@@ -32,14 +32,15 @@ from mmap import mmap
 from pathlib import Path
 from typing import Any
 
-from flows import outbox
-from flows import registry as module
-from flows.journal import Journal
-from flows.promotion import ChampionMoved
-from flows.registry import Registry, Version
+from flows.registry import client as module
+from flows.registry import notifications
+from flows.registry.client import Registry, Version
+from flows.registry.promotion import ChampionMoved
+from flows.registry.promotion_log import Journal
 from flows.settings import Settings, quiet
-from tasks import bundle, files
+from tasks import atomic
 from tasks.errors import TransientError
+from tasks.model import bundle
 
 NAME, SCORE = "race", "reseed.test.f1_macro"
 PROMOTED, BEATEN, BROKEN = 0, 10, 11
@@ -68,8 +69,8 @@ class Race:
         source = self.settings.home / "sources" / str(number)
         directory = source / "artifacts" / "bundle"
         directory.mkdir(parents=True)
-        files.write_json(directory / bundle.ABOUT, {"labels": {"a": "", "b": ""}, "number": number})
-        files.seal(directory)
+        atomic.write_json(directory / bundle.ABOUT, {"labels": {"a": "", "b": ""}, "number": number})
+        atomic.seal(directory)
         return source
 
     def round(self, number: int) -> list[str]:
@@ -118,7 +119,7 @@ class Race:
         registry.client.create_registered_model(name)
         registry.set_hooks(name, {"webhook": "http://127.0.0.1:9/hook"})
         for score, source in zip(scores, self.sources, strict=True):
-            digest = files.read_json(source / "artifacts" / "bundle" / files.MANIFEST)["digest"]
+            digest = atomic.read_json(source / "artifacts" / "bundle" / atomic.MANIFEST)["digest"]
             tags = {"reseed.bundle": digest, SCORE: str(score)}
             registry.client.create_model_version(name, str(source), tags=tags)
         return "made"
@@ -238,7 +239,7 @@ class Race:
         wrong += [
             f"version {v} was promoted and has no row" for v, c in codes.items() if c == PROMOTED and v not in order
         ]
-        told = [(t["when"], t["version"]) for t in outbox.waiting(self.settings) if t["model"] == name]
+        told = [(t["when"], t["version"]) for t in notifications.waiting(self.settings) if t["model"] == name]
         if told != [(row.when, row.version) for row in found.rows]:
             wrong.append(f"the letters are {told}")
         return {"wrong": wrong, "counts": counts}
@@ -303,7 +304,7 @@ def main() -> int:
         home = Path(folder)
         settings = Settings(home, server.uri if server else f"sqlite:///{home / 'mlflow.db'}")
         if server is None:
-            from flows.tracking import connect
+            from flows.tracking.run import connect
 
             _forked(lambda: str(connect(settings)))  # MLflow's migrations
         told, wrong = run(settings, rounds=options.rounds, seed=options.seed)

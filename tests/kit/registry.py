@@ -9,11 +9,11 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from flows.journal import Journal
-from flows.registry import Registry, Version
+from flows.registry.client import Registry, Version
+from flows.registry.promotion_log import Journal
 from flows.settings import Settings
-from flows.tracking import connect
-from tasks import bundle
+from flows.tracking.run import connect
+from tasks.model import bundle
 from tests.kit import toy
 
 LABELS = list(toy.LABELS)

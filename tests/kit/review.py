@@ -6,12 +6,12 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks import files
-from tasks.curate.leak import Fingerprints
-from tasks.embed import embed
+from tasks.encoder.embed import embed
 from tasks.project import Project
-from tasks.project_file import load_project
-from tasks.records import Record, Rejected
+from tasks.project.reader import load_project
+from tasks.records import Record, Rejected, write_records
+from tasks.stage import stage
+from tasks.text.fingerprints import Fingerprints
 from tests.kit import toy
 
 XSS = (
@@ -115,20 +115,20 @@ def place(
 
     def split(out: Path, work: Path) -> dict[str, int]:
         for name, rows in (("seed", []), ("dev", dev), ("unlabelled", [])):
-            files.write_records(out / f"{name}.jsonl", rows)
-        files.write_records(out / "rejected.jsonl", [])
+            write_records(out / f"{name}.jsonl", rows)
+        write_records(out / "rejected.jsonl", [])
         Fingerprints.of([*dev, *test], embed=lambda texts: embed(encoder, texts)).save(
             out / "held_out_fingerprints.npz"
         )
         return {"dev": len(dev)}
 
     def curate(out: Path, work: Path) -> dict[str, int]:
-        files.write_records(out / "kept.jsonl", kept)
-        files.write_records(out / "rejected.jsonl", rejected)
+        write_records(out / "kept.jsonl", kept)
+        write_records(out / "rejected.jsonl", rejected)
         return {"kept": len(kept)}
 
-    splits = files.stage(folder, "splits", version=1, params={"labels": project.label_names}, inputs={}, build=split)
-    made = files.stage(folder, "curate", version=1, params={}, inputs={"splits": splits.digest}, build=curate)
+    splits = stage(folder, "splits", version=1, params={"labels": project.label_names}, inputs={}, build=split)
+    made = stage(folder, "curate", version=1, params={}, inputs={"splits": splits.digest}, build=curate)
     return Place(
         project,
         config,

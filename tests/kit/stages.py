@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tasks import files
-from tasks.curate.leak import FINGERPRINTS, Fingerprints
-from tasks.explain import Places
-from tasks.files import Stage
-from tasks.records import Record, Rejected, count_by_label
+from tasks.records import Record, Rejected, count_by_label, write_records
+from tasks.review.row_history import Places
+from tasks.stage import Stage, stage
+from tasks.text.fingerprints import FINGERPRINTS, Fingerprints
 from tests.kit.rows import record
 
 
@@ -33,12 +32,12 @@ def made(
 
     def build(out: Path, work: Path) -> dict[str, Any]:
         for file, table in (rows or {}).items():
-            files.write_records(out / file, table)
+            write_records(out / file, table)
         if fingerprints is not None:
             Fingerprints.of(fingerprints).save(out / FINGERPRINTS)
         return counts or {}
 
-    return files.stage(home, name, version=1, params=params or {}, inputs=inputs or {}, build=build)
+    return stage(home, name, version=1, params=params or {}, inputs=inputs or {}, build=build)
 
 
 class Data:

@@ -141,8 +141,8 @@ def project(
             "patience": 3,
             "precision": "fp32",
         },
-        "predict": {"backend": "torch"},  # an export takes seconds; tests/test_export.py has it
-        # serving takes a process, and tests/test_serving.py has it; its word vectors know the kinds by themselves, so nothing
+        "predict": {"backend": "torch"},  # an export takes seconds; tests/model/test_export.py has it
+        # serving takes a process, and tests/evaluate/test_serving.py has it; its word vectors know the kinds by themselves, so nothing
         # could be better than their mean
         "evaluate": {"bootstrap": 1000, "serving": 0, "static_model": "off"},
     }

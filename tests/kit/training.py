@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks import files
+from tasks import atomic
 from tasks.project import Train
 from tasks.records import Record, Source
 from tasks.train.fine_tune import Trained, fine_tune
@@ -63,7 +63,7 @@ class Stopped(Exception):
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int, *, sealed: bool = True) -> None:
     """Stop when the n-th checkpoint is sealed, or when its files lie there and its manifest does not."""
-    real, seen = files.seal, []
+    real, seen = atomic.seal, []
 
     def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
         seen.append(directory)
@@ -74,7 +74,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int, *, sealed: boo
             raise Stopped
         return digest
 
-    monkeypatch.setattr(files, "seal", seal)
+    monkeypatch.setattr(atomic, "seal", seal)
 
 
 def write_data(folder: Path, train: Iterable[Record] = TRAIN, dev: Iterable[Record] = DEV) -> Path:

@@ -1,0 +1,159 @@
+"""`reseed curate`: the funnel of a project's last retrain, and one row's whole story."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.settings import Settings
+from tasks import atomic
+from tasks.errors import UserError
+from tasks.project import Project
+from tasks.project.reader import load_project
+from tasks.report.data.funnel import funnel, rejected_by_check
+from tasks.report.data.page import title
+from tasks.report.data.rows import gather, stage_at
+from tasks.review.row_history import Places, explain, locate
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def places_of(settings: Settings, project: Project, curated: Path | None) -> Places:
+    """The directories of the project's last retrain, or those behind `curated`. Raises UserError where there are none."""
+    if curated is not None:
+        return locate(settings.home, curated)
+    noted = settings.home / "projects" / f"{project.name}.review.json"
+    if not noted.exists():
+        raise UserError(f"nothing of {project.name!r} was curated in {settings.home} yet: run `reseed retrain` first")
+    last: dict[str, Any] = atomic.read_json(noted)
+    for directory in (last["curated"], last["splits"]):
+        if not Path(directory).exists():
+            raise UserError(
+                f"{directory}, of the last retrain, is gone: run `reseed retrain` again, which makes it anew"
+            )
+    if "rounds" not in last:
+        return locate(settings.home, Path(last["curated"]))
+    harvested = Path(last["harvested"]) if last.get("harvested") else None
+    return Places(Path(last["curated"]), Path(last["splits"]), [Path(d) for d in last["rounds"]], harvested)
+
+
+def tell(settings: Settings, config: Path, row: str, curated: Path | None) -> dict[str, Any]:
+    """The story of ROW as JSON (tasks/review/row_history.py)."""
+    project = load_project(config)
+    places = places_of(settings, project, curated)
+    return explain(row, places=places, home=settings.home, name=project.name, settings=project.curate).to_json()
+
+
+def summary(settings: Settings, config: Path, curated: Path | None) -> dict[str, Any]:
+    """{project, curated, funnel, rejected}: where the rows of the last retrain went."""
+    project = load_project(config)
+    places = places_of(settings, project, curated)
+    g = gather(
+        rounds=[stage_at(d) for d in places.rounds],
+        curated=stage_at(places.curated),
+        harvested=stage_at(places.harvested) if places.harvested else None,
+        splits=stage_at(places.splits),
+    )
+    labels = project.label_names
+    return {
+        "project": project.name,
+        "curated": str(places.curated),
+        "funnel": funnel(g, labels),
+        "rejected": rejected_by_check(g, labels),
+    }
+
+
+def console() -> Console:
+    import sys
+
+    return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+
+
+def show_summary(found: dict[str, Any], to: Console) -> None:
+    """The funnel as a table: rows left after each step, by label."""
+    steps = found["funnel"]
+    table = Table(title=f"{escape(found['project'])}: rows left after each step", title_justify="left", pad_edge=False)
+    table.add_column("step")
+    for label in steps[0]["rows"]:
+        table.add_column(escape(label), justify="right", overflow="fold")
+    table.add_column("all", justify="right")
+    table.add_column("set aside", justify="right")
+    for s in steps:
+        counts = [str(n) for n in s["rows"].values()]
+        table.add_row(escape(title(s["step"])), *counts, str(s["total"]), str(s["lost"] or ""))
+    to.print(table)
+    to.print("reseed curate CONFIG --explain ROW tells the whole story of a row: its id, or a piece of its text")
+
+
+def show_story(story: dict[str, Any], to: Console) -> None:
+    """The story from the request to the model, a line a fact."""
+    table = Table(title=f"row {story['id']}: {story['fate']}", title_justify="left", show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in lines(story):
+        table.add_row(escape(_plain(name)), escape(_plain(value)))
+    to.print(table)
+
+
+def _plain(text: str) -> str:
+    """The text without what a terminal would obey; a reply is shown as it came, but it may not move the cursor."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def lines(story: dict[str, Any]) -> list[tuple[str, str]]:
+    """The story as pairs of a name and a sentence."""
+    text = "not shown: it repeats held-out text or holds personal data" if story["text"] is None else story["text"]
+    found = [("text", text), ("label", str(story["label"])), ("source", story["source"])]
+    found += _origin(story)
+    for step in story["steps"]:
+        found.append((title(step["check"]), "passed" if step["passed"] else f"set aside: {step['reason']}"))
+    if other := story["other"]:
+        about = f"{other['id']} ({other['where']}{', ' + other['label'] if other['label'] else ''})"
+        found.append(("the other row", f"{about}: {other['text'] or 'its text is not shown'}"))
+    found += [("the same text", f"set aside once more: {t['reason']}") for t in story["same_text"]]
+    if o := story["opinion"]:
+        said = f"{o['label']} ({o['probability']:.2f}); its own label {o['own']:.2f}"
+        said += f"; rank {o['rank']:g} of doubt" if o["rank"] is not None else ""
+        found.append(("the probe says", said))
+    found += [("a person", _decision(d)) for d in story["decisions"]]
+    if h := story["harvested"]:
+        found.append(("harvested", f"with a score of {h['score']}, in harvest {h['harvest']}"))
+    if t := story["trained_on"]:
+        models = ", ".join(t["models"]) or "no model yet"
+        found.append(("trained on", f"as {t['label']}, in {t['directory']}; by {models}"))
+    else:
+        found.append(("trained on", "no"))
+    return found
+
+
+def _origin(story: dict[str, Any]) -> list[tuple[str, str]]:
+    """The request and its reply, where an LLM wrote the row."""
+    found = []
+    if a := story["asked"]:
+        where = f"round {a['round'] + 1}" if isinstance(a["round"], int) else "no round"
+        found.append(("asked of", f"{a['generator']} at {a['endpoint'] or 'an unknown endpoint'}, in {where}"))
+        if a["prompt"]:
+            found.append(("prompt", a["prompt"]))
+        found += [(name, value) for name, value in a["drawn"].items()]
+        for s in a["seeds"]:
+            found.append(("seed row shown", f"{s['id']}: {s['text'] or 'it is not in these splits'}"))
+        if a["tokens"]:
+            estimated = ", estimated" if a["measured"] is False else ""
+            dollars = f", ${a['usd']:.6f}" if a["usd"] is not None else ""
+            found.append(
+                ("cost", f"{a['tokens'][0]:g} prompt and {a['tokens'][1]:g} written tokens{dollars}{estimated}")
+            )
+    if r := story["reply"]:
+        found.append(("reply", r["text"] if r["text"] is not None else "not shown"))
+        found.append(("kept in", r["path"] if r["kept"] else f"{r['path']} is gone"))
+    return found
+
+
+def _decision(d: dict[str, Any]) -> str:
+    to = f" to {d['label_after']}" if d["decision"] == "relabel" else ""
+    return f"{d['decision']}{to}, by {d['by']} on {d['when'][:16].replace('T', ' ')}"

@@ -1,0 +1,152 @@
+"""The writes of a promotion, and how what a kill or a lost lock left of one is set right.
+
+MLflow has no compare-and-set: an alias goes to whoever writes last. So there is one writer, by the registry's lock, and
+before each write it looks whether the lock is still held, its intent still open and the champion still the one it knows. Between a
+look and its write is a moment that nobody guards: a holder that is stopped just there, loses its lock and goes on later writes
+once more. It finds out at its next look, and puts back what the history says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flows.registry import notifications, promotion_log
+from flows.registry.lock import Held, LockLost
+from flows.registry.promotion_log import Intent, Journal
+from tasks.errors import TransientError
+
+if TYPE_CHECKING:
+    from flows.registry.client import Registry
+
+HOOKS = "reseed.hooks"
+
+
+class ChampionMoved(RuntimeError):
+    """The champion is not the one that the challenger was compared with: compare again."""
+
+
+@contextlib.contextmanager
+def writing(registry: Registry, name: str) -> Iterator[Writer]:
+    """The one that may write while the body runs, under the lock.
+
+    After LockLost, which is raised again, what it wrote too late is set right.
+    """
+    begun: list[Intent] = []
+    try:
+        with registry.lock(name) as held:
+            try:
+                yield Writer(registry, held, begun)
+            except Exception:
+                held()  # without the lock, whatever was met is the other's doing
+                raise
+    except LockLost:
+        for intent in begun:
+            _set_right(registry, intent)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who holds the lock, and the promotions that it has a part in."""
+
+    registry: Registry
+    held: Held
+    begun: list[Intent]
+
+    def begin(self, intent: Intent) -> None:
+        """Write the intent and carry it out."""
+        self.held()
+        self.begun.append(intent)
+        intent.write(self.registry.client)
+        self.carry_out(intent)
+
+    def carry_out(self, intent: Intent) -> None:
+        """Move the aliases, add the row, write the letters and close the intent. Every step can be done twice.
+
+        Raises LockLost when the lock or the intent is gone, ChampionMoved when somebody else moved the alias meanwhile.
+        """
+        registry, client = self.registry, self.registry.client
+        self.begun.append(intent)
+        before = intent.old or _promoted_before(registry, intent)
+        if before is not None:
+            self.look(intent)
+            client.set_registered_model_alias(intent.name, "previous", before)
+        self.look(intent)
+        client.set_registered_model_alias(intent.name, "champion", intent.new)
+        back = registry.champion(intent.name)
+        if back is None or back.version != intent.new:
+            raise TransientError(f"{intent.name}: the alias champion reads back as {back}, not version {intent.new}")
+        verdict, evidence = (back.tags.get(f"reseed.{key}", "") for key in ("verdict", "evidence"))
+        self.look(intent)
+        row = promotion_log.note(client, intent, bundle=back.digest, verdict=verdict, evidence=evidence)
+        told = client.get_registered_model(intent.name).tags.get(HOOKS, "{}")
+        notifications.put(registry.settings, intent, hooks=json.loads(told), bundle=back.digest)
+        registry.record(back, {"reseed.promoted_at": intent.when, promotion_log.ROW: row})
+        intent.close(client)
+
+    def look(self, intent: Intent) -> None:
+        """Return while the next write of this promotion may be made."""
+        self.held()
+        model = self.registry.client.get_registered_model(intent.name)
+        if not intent.is_open(model.tags):
+            raise LockLost(f"{intent.name}: another process has ended the promotion of version {intent.new} meanwhile")
+        now = str(model.aliases["champion"]) if "champion" in model.aliases else None
+        if now not in {intent.old, intent.new}:
+            raise ChampionMoved(
+                f"{intent.name}: while version {intent.new} was promoted, the champion was set to "
+                f"{f'version {now}' if now else 'none'} without the lock"
+            )
+
+    def reconcile(self, name: str) -> list[str]:
+        """Finish every promotion that a kill left open, or drop it where it can't be any more; a sentence on each."""
+        said = []
+        for intent in Journal.read(self.registry.client, name).intents:
+            why, what = _void(self.registry, intent), f"promotion of version {intent.new}, begun at {intent.when[:19]}"
+            if why is None:
+                self.carry_out(intent)
+                said.append(f"{name}: finished the {what}")
+            else:
+                self.held()
+                intent.close(self.registry.client)
+                said.append(f"{name}: dropped the {what}: {why}")
+        return said
+
+
+def _set_right(registry: Registry, intent: Intent) -> None:
+    """Undo what this process wrote after it had lost the lock, where others have promoted meanwhile."""
+    with writing(registry, intent.name) as writer:
+        writer.reconcile(intent.name)
+        rows, aliases = registry.history(intent.name), registry.aliases(intent.name)
+        if not rows or intent.is_row(rows[-1]):
+            return
+        last, there = rows[-1], {v.version for v in registry.versions(intent.name)}
+        if aliases.get("champion") == intent.new and last.version in there:
+            writer.held()
+            registry.client.set_registered_model_alias(intent.name, "champion", last.version)
+        if last.before is not None and aliases.get("previous") == intent.old and last.before in there:
+            writer.held()
+            registry.client.set_registered_model_alias(intent.name, "previous", last.before)
+
+
+def _void(registry: Registry, intent: Intent) -> str | None:
+    """Why an open intent can't be carried out any more; None where it can."""
+    if any(row.number >= intent.number and not intent.is_row(row) for row in registry.history(intent.name)):
+        return "others were promoted since"
+    champion = registry.champion(intent.name)
+    if (champion.version if champion else None) not in {intent.old, intent.new}:
+        return "somebody moved the alias champion since"
+    there = {None, *(v.version for v in registry.versions(intent.name))}
+    if not {intent.old, intent.new} <= there:
+        return "somebody deleted a version of it since"
+    return None
+
+
+def _promoted_before(registry: Registry, intent: Intent) -> str | None:
+    """Where there was no alias champion: the version promoted last that is there, which a rollback goes to."""
+    there = {v.version for v in registry.versions(intent.name)} - {intent.new}
+    rows = [row for row in registry.history(intent.name) if row.number < intent.number]
+    return next((row.version for row in reversed(rows) if row.version in there), None)

@@ -1,0 +1,204 @@
+"""The only code that writes what crosses a stage's wall: whole directories, named by what went in.
+
+A directory is written beside its place, fsynced, given `manifest.json` (path, size and SHA-256 of every file) last,
+and renamed once. So it exists under its key only when it is whole; readers verify it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+class CorruptDirectory(RuntimeError):
+    """A published directory whose files no longer match its manifest."""
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _files_below(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.rglob("*") if p.is_file() and p.relative_to(directory).as_posix() != MANIFEST)
+
+
+def list_files(directory: Path) -> list[dict[str, Any]]:
+    """Path, size and SHA-256 of every file below `directory`, sorted by path, the manifest left out."""
+    return [
+        {"path": p.relative_to(directory).as_posix(), "size": p.stat().st_size, "sha256": sha256_file(p)}
+        for p in _files_below(directory)
+    ]
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write one file whole or not at all: beside, fsynced, renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    try:
+        with beside.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    _fsync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """One JSON value, atomically."""
+    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_line(path: Path, value: Any) -> None:
+    """One JSON line at the end of an append-only file, on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        if f.seek(0, os.SEEK_END) and f.seek(-1, os.SEEK_END) >= 0 and f.read(1) != b"\n":
+            f.write(b"\n")  # a kill tore the last line: this one must not be torn with it
+        f.write((json.dumps(value, ensure_ascii=False) + "\n").encode())
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The whole lines of an append-only file; a line that a kill tore is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    found = []
+    for line in lines:
+        with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+            found.append(json.loads(line))
+    return found
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """JSON Lines, a value a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as f:
+        f.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
+    """Fsync every file below `directory` and write its manifest last. Returns the digest of its files."""
+    for p in _files_below(directory):
+        _fsync(p)
+    files = list_files(directory)
+    digest = digest_of(files)
+    write_json(directory / MANIFEST, {"version": 1, "digest": digest, "files": files, **(about or {})})
+    return digest
+
+
+def verify(directory: Path) -> dict[str, Any]:
+    """The manifest of `directory`, after every file was found with its size and SHA-256 and no file too many.
+
+    Raises CorruptDirectory naming the first file that differs.
+    """
+    try:
+        manifest: dict[str, Any] = read_json(directory / MANIFEST)
+        files = manifest["files"]
+        listed = {str(f["path"]) for f in files if f["size"] is not None and f["sha256"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
+        raise CorruptDirectory(f"{directory} has no readable {MANIFEST}: {e}") from None
+    present = {p.relative_to(directory).as_posix() for p in _files_below(directory)}
+    if present != listed:
+        odd = sorted(present ^ listed)[0]
+        raise CorruptDirectory(f"{directory}: {odd} is {'not in the manifest' if odd in present else 'missing'}")
+    for f in files:
+        path = directory / f["path"]
+        if path.is_symlink() or path.stat().st_size != f["size"] or sha256_file(path) != f["sha256"]:
+            raise CorruptDirectory(f"{path} differs from its manifest")
+    if manifest.get("digest") != digest_of(files):
+        raise CorruptDirectory(f"{directory}: the manifest's digest differs from its files")
+    return manifest
+
+
+@contextlib.contextmanager
+def published(target: Path, about: dict[str, Any]) -> Iterator[Path]:
+    """A directory to write into; on leaving it is sealed and renamed to `target`, on failure it is removed.
+
+    `about` is read on leaving, so the body may fill it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
+    beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    beside.mkdir()
+    try:
+        yield beside
+        seal(beside, about)
+        try:
+            beside.rename(target)
+        except OSError:
+            if not target.exists():
+                raise
+            verify(target)  # somebody else published the same key first: same key, same content
+            shutil.rmtree(beside)
+        _fsync(target.parent)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed writers of the same key left."""
+    for left in target.parent.glob(f".{target.name}.*.tmp"):
+        pid = left.name.rsplit(".", 2)[1]
+        if pid == str(os.getpid()) or not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
+    """Hold the exclusive lock `lock` for the body; the kernel drops it when the process dies, kill -9 included.
+
+    Raises UserError at once, naming the holder, when another process has it.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as f:
+        try:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            f.seek(0)
+            holder = f.read().strip() or "unknown"
+            raise UserError(
+                f"{what} is already running (process {holder}, lock {lock}): wait for it to end, or stop it"
+            ) from None
+        f.truncate(0)
+        f.write(str(os.getpid()))
+        f.flush()
+        yield
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (hex) of a JSON value in its canonical form (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,81 @@
+"""How dev F1 grows with the training rows: what more rows would be worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tasks import atomic
+from tasks.labels import encode, label_of
+from tasks.project import Project
+from tasks.records import Record, label_text, read_records
+from tasks.references import digest_of_path, resolve
+from tasks.stage import Stage, stage
+
+VERSION = 1
+PARTS = (8, 4, 2, 1)  # of the rows
+LEAST = 40  # rows, below which a quarter of them says nothing
+
+
+def learning_curve(project: Project, *, training: Stage, splits: Stage, beside: Path, home: Path) -> Stage:
+    """`curve.json` and `curve.png`: macro-F1 on dev, with its 95% interval, of a linear head on frozen embeddings fitted on an
+    eighth, a quarter, a half and all of the training rows. Counts `points`, empty where there are fewer than 40 rows or no dev.
+
+    The sealed test set is not opened for it. It is quick, and not the fine-tuned model's own curve.
+    """
+    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+    length = project.train.max_length
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        rows = read_records(training.directory / "kept.jsonl")
+        dev = read_records(splits.directory / "dev.jsonl")
+        points = _points(project, encoder, rows, dev) if len(rows) >= LEAST and dev else []
+        atomic.write_json(out / "curve.json", points)
+        if points:
+            from tasks.evaluate import plots
+
+            plots.learning_curve(points, f"{project.name}: linear heads on frozen embeddings", out / "curve.png")
+        return {"points": points, "dev_rows": len(dev)}
+
+    inputs = {"training": training.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
+    params = {"labels": project.label_names, "max_length": length}
+    params |= {"bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed}
+    return stage(home, "learning_curve", version=VERSION, params=params, inputs=inputs, build=build)
+
+
+def nested(rows: list[Record], parts: tuple[int, ...] = PARTS) -> list[list[Record]]:
+    """The first `len(rows) // part` of the rows for each part, so that each holds the one before; each label (or label set)
+    keeps its share, and within it the content hash decides."""
+    groups: dict[str, list[Record]] = {}
+    for r in sorted(rows, key=lambda r: r.id):
+        groups.setdefault(label_text(r.label), []).append(r)
+    order = sorted(
+        (((i + 0.5) / len(own), label, r.id, r) for label, own in groups.items() for i, r in enumerate(own)),
+        key=lambda item: item[:3],
+    )
+    return [[item[-1] for item in order[: len(rows) // part]] for part in parts]
+
+
+def _points(project: Project, encoder: Path, rows: list[Record], dev: list[Record]) -> list[dict[str, Any]]:
+    """{rows, value, ci_low, ci_high} by the number of rows; a part that lacks a label is left out."""
+    import numpy as np
+
+    from tasks.encoder.embed import embed
+    from tasks.encoder.linear_probe import answers, fit_probe
+    from tasks.statistics import bootstrap
+    from tasks.statistics.metrics import f1_macro
+
+    length, names, e = project.train.max_length, project.label_names, project.evaluate
+    x = dict(zip((r.id for r in rows), embed(encoder, [r.text for r in rows], max_length=length), strict=True))
+    asked = embed(encoder, [r.text for r in dev], max_length=length)
+    y = encode([label_of(r) for r in dev], names)
+    points = []
+    for part in nested(rows):
+        if set(names) - {label for r in part for label in r.labels}:
+            continue
+        probe = fit_probe(np.stack([x[r.id] for r in part]), [label_of(r) for r in part])
+        z = encode(answers(probe, asked), names)
+        point = f1_macro(y, z, list(range(len(names))))
+        drawn = bootstrap.macro_f1(y, [z], classes=len(names), samples=e.bootstrap, seed=e.seed)
+        points.append({"rows": len(part), **bootstrap.interval(point, drawn[:, 0])})
+    return points

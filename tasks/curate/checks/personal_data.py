@@ -1,0 +1,107 @@
+"""Find personal data and secrets in texts: their kinds are reported, never the data."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from tasks.records import Record, Rejected
+from tasks.text.ngrams import trusted
+
+if TYPE_CHECKING:
+    from tasks.curate.context import Context
+
+_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w@])")
+_CARD = re.compile(r"(?<![\d.,-])[3-6]\d{3}(?:([ -]?)\d{4}\1\d{4}\1\d{1,4}|[ -]?\d{6}[ -]?\d{5})(?![\d.,-]*\d)")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
+_IP = re.compile(r"(?<![\w.:-])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4})(?![\w:-]|\.\d)")
+_VERSION = re.compile(r"(?:version|release|firmware|v|build)[\s.:]*$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@|"
+    r"[?&#](?:[a-z_-]*(?:token|secret|passw(?:or)?d|apikey|api_key|access_key|signature)|key|sig|pwd)=[^\s&#]{6,}|"
+    r"\bAKIA[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bsk-[A-Za-z0-9_-]{20,}\b|-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    re.IGNORECASE,
+)
+_PHONE = re.compile(r"(?:\+|\(?\b0|\b1[ .-]|\(\d{3}\)|\b\d{3}[ .-]\d{3}[ .-]\d{4})[\d ().-]{6,}\d")
+REGIONS = ("US", "GB")  # whose national way of writing is read besides international numbers
+
+
+def _cards(text: str) -> bool:
+    from stdnum import luhn
+
+    for found in _CARD.finditer(text):
+        digits = re.sub(r"\D", "", found[0])
+        if 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn.is_valid(digits):
+            return True
+    return False
+
+
+def _ibans(text: str) -> bool:
+    from stdnum import iban
+
+    return any(iban.is_valid(found[0]) for found in _IBAN.finditer(text))
+
+
+def _addresses(text: str) -> bool:
+    for found in _IP.finditer(text):
+        try:
+            address = ipaddress.ip_address(found[0])
+        except ValueError:
+            continue
+        # private and documentation ranges are nobody's; four numbers after `version` are a version
+        if address.is_global and not _VERSION.search(text[: found.start()]):
+            return True
+    return False
+
+
+def _phones(text: str) -> bool:
+    if not _PHONE.search(text):
+        return False
+    from phonenumbers import Leniency, PhoneNumberMatcher
+
+    if "+" in text and next(iter(PhoneNumberMatcher(text, None, leniency=Leniency.VALID)), None):
+        return True
+    # a national number must be grouped as its country does: a run of digits may be anything
+    for region in REGIONS:
+        for match in PhoneNumberMatcher(text, region, leniency=Leniency.STRICT_GROUPING):
+            if re.search(r"\d[ .()-]+\d", match.raw_string) and not re.search(r"\d[.]\d", match.raw_string):
+                return True
+    return False
+
+
+def kinds(text: str) -> Iterator[str]:
+    """The kinds of personal data in a text: email, phone, card, iban, ip, secret."""
+    if "@" in text and _EMAIL.search(text):
+        yield "email"
+    if _SECRET.search(text):
+        yield "secret"
+    if not any(map(str.isdigit, text)):
+        return
+    for name, look in (("card", _cards), ("iban", _ibans), ("ip", _addresses)):
+        if look(text):
+            yield name
+            return  # its digits would pass for a telephone number
+    if _phones(text):
+        yield "phone"
+
+
+def personal_data(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+    """All records with the kinds of personal data counted, or only those that hold none (`curate.personal_data`).
+
+    A record that is set aside loses its text, so that the data is stored nowhere.
+    """
+    wanted = context.settings.personal_data
+    if wanted == "off":
+        return records, []
+    kept, rejected = [], []
+    for r in records:
+        found = list(kinds(r.text))
+        context.personal_data.update(found)
+        if found and wanted == "set_aside" and not trusted(r):
+            reason = f"it holds personal data ({', '.join(found)}; curate.personal_data)"
+            rejected.append(Rejected(r.but(text=""), "personal_data", reason, len(found)))
+        else:
+            kept.append(r)
+    return kept, rejected

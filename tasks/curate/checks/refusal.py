@@ -1,0 +1,68 @@
+"""Set aside generated texts in which the LLM declines or speaks of itself."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tasks.records import Record, Rejected
+from tasks.text.ngrams import generated
+from tasks.text.tokens import words
+
+if TYPE_CHECKING:
+    from tasks.curate.context import Context
+
+_SENTENCE = re.compile(r"[^.!?\n]+[.!?]*[\"'”’)]*")
+_QUOTED = re.compile(r"[\"“][^\"“”\n]*[\"”]")
+_AM = r"(?:i\s+am|i['’]m)"
+_UNABLE = r"(?:am\s+(?:not\s+able|unable)|['’]m\s+(?:unable|not\s+able)|am\s+not\s+(?:allowed|permitted))\s+to"
+_NOT = rf"(?:cannot|can\s+not|can['’]t|{_UNABLE})"
+_DO = r"(?:fulfil+|assist|help\s+(?:you|with)|provide|generate|create|write|produce|comply|complete|engage|answer)"
+# what only a model says of itself
+_ITSELF = re.compile(
+    rf"\bas\s+an?\s+(?:large\s+)?(?:ai|artificial\s+intelligence|language)(?:\s+(?:language\s+)?(?:model|assistant))?,?\s+(?:i\b|my\b)|"
+    rf"\b{_AM}\s+(?:just\s+|only\s+)?an?\s+(?:large\s+)?(?:ai|language\s+model)\b|"
+    r"\bmy\s+(?:training\s+data|knowledge\s+cut-?off)\b|\bas\s+of\s+my\s+last\s+(?:update|training)\b",
+    re.IGNORECASE,
+)
+_DECLINES = re.compile(
+    rf"\bi\s*{_NOT}\s+{_DO}\b|"
+    rf"\b(?:{_AM}\s+|we\s+are\s+|we['’]re\s+)?(?:sorry|afraid),?\s+(?:but\s+|that\s+)?i\s*{_NOT}\b|"
+    r"\bi\s+(?:do\s+not|don['’]t)\s+have\s+(?:access\s+to|personal|the\s+ability|real-?time)\b|"
+    r"\b(?:goes\s+)?against\s+my\s+(?:guidelines|programming|policies)\b|\bviolates?\s+(?:my|our|the)\s+content\s+polic|"
+    r"\b(?:please\s+)?(?:let\s+me\s+know|tell\s+me)\s+if\s+you(?:['’]d|\s+would)?\s+(?:need|like|want|have)\b|"
+    r"\bi\s+hope\s+this\s+helps\b|\bis\s+there\s+anything\s+else\s+(?:i\s+can|you)\b",
+    re.IGNORECASE,
+)
+SHARE = 0.25  # of the words, in sentences that decline
+
+
+def refusing(text: str) -> tuple[float, str]:
+    """The share of the words that stand in sentences that decline (1.0 where the model names itself), and one of them.
+
+    What stands in quotation marks is somebody else's speech and does not count.
+    """
+    spoken = _QUOTED.sub(" ", text)
+    itself = _ITSELF.search(spoken)
+    if itself:
+        return 1.0, itself[0]
+    if not _DECLINES.search(spoken):
+        return 0.0, ""
+    said = [s for s in _SENTENCE.findall(spoken) if _DECLINES.search(s)]
+    share = sum(len(words(s)) for s in said) / max(1, len(words(text)))
+    return min(1.0, share), said[0] if said else ""
+
+
+def refusal(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+    """Records in which no model declines, at any place of the text."""
+    kept, rejected = [], []
+    for r in records:
+        share, said = refusing(r.text) if generated(r) else (0.0, "")
+        if share >= SHARE:
+            reason = (
+                f"the model declines or speaks of itself in {share:.2f} of the text: {' '.join(said.split())[:80]!r}"
+            )
+            rejected.append(Rejected(r, "refusal", reason, round(share, 4)))
+        else:
+            kept.append(r)
+    return kept, rejected

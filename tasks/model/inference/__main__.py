@@ -1,0 +1,46 @@
+"""`python -m tasks.model.inference --bundle DIR --dev dev.jsonl --out DIR`: choose a bundle's backend again, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tasks.atomic import CorruptDirectory
+from tasks.dataset.readers import Columns, read_rows
+from tasks.errors import UserError
+from tasks.model.inference.choose import choose, line
+from tasks.project import Predict
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when the bundle was written, 1 when it can't be trusted, 2 for the user's mistake."""
+    parser = argparse.ArgumentParser(description="Choose what a bundle answers with, by measuring on this machine.")
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--dev", type=Path, required=True, help="texts to measure on: CSV, JSONL or Parquet")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--backend", choices=["auto", "torch", "onnx", "onnx-int8"], default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    options = parser.parse_args(arguments)
+    try:
+        if options.out.exists():
+            raise UserError(f"{options.out} is there already: give --out a new folder")
+        if options.threads < 0:
+            raise UserError(f"--threads {options.threads}: give 0 for every core, or more")
+        texts = [r.text for r in read_rows(options.dev, Columns(label=None)) if not r.fault]
+        settings = Predict(backend=options.backend, threads=options.threads)
+        found = choose(options.bundle, options.out, settings=settings, texts=texts)
+    except UserError as e:
+        sys.stderr.write(f"{e}\n")
+        return 2
+    except CorruptDirectory as e:
+        sys.stderr.write(f"{options.bundle}: {e}\n")
+        return 1
+    sys.stderr.write(line(found) + "\n")
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

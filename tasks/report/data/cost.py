@@ -1,0 +1,117 @@
+"""What the rows cost, and which generators, subtopics and attributes gave rows that were accepted."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tasks.records import Record, label_text
+from tasks.report.data.diversity import name_of_round
+from tasks.report.data.rows import Gathered
+
+# what a row's lineage holds besides the attributes that were drawn for it
+NOT_DRAWN = frozenset(
+    {"generator", "id", "measured", "place", "prompt", "request", "reviewed", "round", "row", "seeds", "tokens", "usd"}
+)
+MOST_VALUES = 40  # of an attribute, in the report
+
+
+def attributes(record: Record) -> dict[str, str]:
+    """What was drawn for the row's request: topic, style, the project's attributes, and the label it lies near."""
+    return {k: v for k, v in record.lineage.items() if k not in NOT_DRAWN and isinstance(v, str)}
+
+
+def cost(g: Gathered, labels: list[str]) -> dict[str, Any]:
+    """Tokens and dollars in all, and by generator, label and round with the acceptance.
+
+    In all is what the rounds counted; a part is the sum over its texts, set aside or not, of their share of their replies.
+    `measured` is False where an endpoint told no tokens, so that they were estimated, and None where that is not known.
+    """
+    counts = [s.counts for s in g.rounds]
+    tokens = {k: sum(int(c.get(f"{k}_tokens") or 0) for c in counts) for k in ("prompt", "completion")}
+    priced = [c["usd"] for c in counts if c.get("usd") is not None]
+    told = [c["measured"] for c in counts if c.get("measured") is not None]
+    accepted = len(g.accepted)
+    return {
+        "tokens": tokens | {"total": sum(tokens.values())},
+        "usd": round(sum(priced), 6) if priced else None,
+        "measured": all(told) if told else None,
+        "requests": sum(_total(c.get("requests")) for c in counts),
+        "replies": sum(int(c.get("replies") or 0) for c in counts),
+        "lost": sum(int(c.get("lost") or 0) for c in counts),
+        "stopped": [str(c["stopped"]) for c in counts if c.get("stopped")],
+        "accepted": accepted,
+        "tokens_per_accepted": _per(sum(tokens.values()), accepted),
+        "usd_per_accepted": _per(sum(priced), accepted) if priced else None,
+        "generator": _parts(g, lambda r: str(r.lineage.get("generator", "unknown"))),
+        "label": _parts(g, lambda r: label_text(r.label), labels),
+        "round": _parts(g, lambda r: name_of_round(r.lineage.get("round"))),
+    }
+
+
+def _total(requests: Any) -> int:
+    return sum(requests.values()) if isinstance(requests, dict) else int(requests or 0)
+
+
+def _per(value: float, rows: int) -> float | None:
+    return round(value / rows, 6) if rows else None
+
+
+def _texts(g: Gathered) -> Iterable[Record]:
+    yield from g.written
+    yield from (r.record for r in g.unread)
+
+
+def _parts(g: Gathered, part: Callable[[Record], str], names: list[str] | None = None) -> list[dict[str, Any]]:
+    """One row a part: texts, accepted, their share, tokens and dollars, and both for each accepted row."""
+    found: dict[str, dict[str, Any]] = {
+        name: {"texts": 0, "accepted": 0, "tokens": 0.0, "usd": None, "measured": None} for name in names or []
+    }
+    for r in _texts(g):
+        row = found.setdefault(part(r), {"texts": 0, "accepted": 0, "tokens": 0.0, "usd": None, "measured": None})
+        row["texts"] += 1
+        row["tokens"] += sum(r.lineage.get("tokens") or [])
+        if r.lineage.get("usd") is not None:
+            row["usd"] = (row["usd"] or 0.0) + r.lineage["usd"]
+        if r.lineage.get("measured") is not None:
+            row["measured"] = row["measured"] is not False and r.lineage["measured"]
+    for r in g.accepted:
+        if part(r) in found:  # a person may have given it a label that was never asked for
+            found[part(r)]["accepted"] += 1
+    return [
+        {"name": name, **row, "tokens": round(row["tokens"])}
+        | {"share": _per(row["accepted"], row["texts"]), "tokens_per_accepted": _per(row["tokens"], row["accepted"])}
+        | {"usd_per_accepted": _per(row["usd"], row["accepted"]) if row["usd"] is not None else None}
+        for name, row in (found.items() if names else sorted(found.items()))
+    ]
+
+
+def drawn(g: Gathered) -> list[dict[str, Any]]:
+    """Each attribute with its values, {value, label, texts, accepted, share} each, the least accepted first.
+
+    A value of a subtopic belongs to one label; the others are counted over all labels. At most 40 values an attribute.
+    """
+    made: dict[str, dict[tuple[str, str | None], list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    for at, rows in enumerate((_texts(g), g.accepted)):
+        for r in rows:
+            for name, value in attributes(r).items():
+                made[name][value, label_text(r.label) if name == "topic" else None][at] += 1
+    return [
+        {"name": name, "of": len(values), "values": _values(values)}
+        for name, values in sorted(made.items(), key=_first)
+    ]
+
+
+def _first(item: tuple[str, Any]) -> tuple[bool, str]:
+    return item[0] != "topic", item[0]
+
+
+def _values(values: dict[tuple[str, str | None], list[int]]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {"value": value, "label": label, "texts": texts, "accepted": kept, "share": _per(kept, texts)}
+        for (value, label), (texts, kept) in values.items()
+        if texts
+    ]
+    rows.sort(key=lambda row: (row["share"], -row["texts"], row["value"], str(row["label"])))
+    return rows[:MOST_VALUES]

@@ -1,0 +1,119 @@
+"""How well a classifier can tell the synthetic rows from real ones, and by which words.
+
+A classifier two-sample test: Lopez-Paz and Oquab 2017, "Revisiting Classifier Two-Sample Tests" (arXiv:1610.06545).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from tasks.records import Label, Record
+from tasks.report.data.diversity import tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FOLDS = 5
+LEAST = 10  # rows a side, with fewer nothing is tested
+MOST = 500  # rows a side
+WORDS = 15  # shown of each side
+
+
+def by_id(rows: list[Record], n: int) -> list[Record]:
+    """The first `n` in the order of their ids, which are hashes: a fixed random sample."""
+    return sorted(rows, key=lambda r: r.id)[: max(n, 0)]
+
+
+def pairs(
+    synthetic: list[Record], labelled: list[Record], unlabelled: list[Record]
+) -> tuple[list[Record], list[Record]]:
+    """(synthetic, real) rows to compare: the same number of both, at most 500; as many of a label as of the real rows whose
+    label is known, and the other synthetic rows, of any label, against unlabelled ones.
+    """
+    groups: dict[Label | None, list[Record]] = defaultdict(list)
+    for r in by_id(synthetic, len(synthetic)):
+        groups[r.label].append(r)
+    most = MOST // max(1, len(groups))
+    made: list[Record] = []
+    real: list[Record] = []
+    for label, rows in sorted(groups.items(), key=lambda item: str(item[0])):
+        same = by_id([r for r in labelled if r.label == label], min(len(rows), most))
+        made += rows[: len(same)]
+        real += same
+    taken = {r.id for r in made}
+    others = by_id([r for r in synthetic if r.id not in taken], MOST - len(made))
+    unknown = by_id(unlabelled, len(others))
+    return made + others[: len(unknown)], real + unknown
+
+
+def two_sample(synthetic: np.ndarray, real: np.ndarray) -> dict[str, Any] | None:
+    """{rows, auc, accuracy, p, held_out}: of logistic regression that tells the sides apart; None for too few rows.
+
+    Both arrays are one embedding a row, with as many rows. AUC and accuracy are of out-of-fold scores in stratified
+    cross-validation: 0.5 where nothing tells the sides apart, 1 where everything does. `p` is one-sided, of the AUC on one
+    held-out half (`held_out` rows) whose labels are exchangeable under the null, so it is that of the rank-sum test; the
+    scores of cross-validation are not independent, so they give none.
+    """
+    import numpy as np
+    from scipy.stats import mannwhitneyu
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict, train_test_split
+
+    if min(len(synthetic), len(real)) < LEAST:
+        return None
+    x = np.concatenate([synthetic, real])
+    y = np.repeat([1, 0], [len(synthetic), len(real)])
+    probe = LogisticRegression(max_iter=1000)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    scores = cross_val_predict(probe, x, y, cv=folds, method="decision_function")
+    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.5, stratify=y, random_state=0)
+    held = probe.fit(x_train, y_train).decision_function(x_test).astype(np.float64)  # a float32 p ends at 1e-38
+    p = mannwhitneyu(held[y_test == 1], held[y_test == 0], alternative="greater").pvalue
+    return {
+        "rows": [len(synthetic), len(real)],
+        "auc": round(float(roc_auc_score(y, scores)), 4),
+        "accuracy": round(float(((scores > 0) == (y == 1)).mean()), 4),
+        "p": float(f"{p:.3g}"),
+        "held_out": len(y_test),
+    }
+
+
+def telling_words(synthetic: list[Record], real: list[Record]) -> dict[str, list[dict[str, Any]]]:
+    """The words that speak most for either side, {word, weight, synthetic, real} each: the last two are shares of texts.
+
+    The weights are those of logistic regression on TF-IDF; words that stand in fewer than three texts are left out.
+    """
+    import numpy as np
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    if min(len(synthetic), len(real)) < LEAST:
+        return {"synthetic": [], "real": []}
+    texts = [tokens(r.text) for r in [*synthetic, *real]]
+    y = np.repeat([1, 0], [len(synthetic), len(real)])
+    vectorizer = TfidfVectorizer(analyzer=lambda words: words, min_df=3, sublinear_tf=True)
+    try:
+        x = vectorizer.fit_transform(texts)
+    except ValueError:  # no word stands in three texts
+        return {"synthetic": [], "real": []}
+    weights = LogisticRegression(C=10, max_iter=1000).fit(x, y).coef_[0]
+    has = (x > 0).astype(float)
+    share = {1: np.asarray(has[y == 1].mean(axis=0)).ravel(), 0: np.asarray(has[y == 0].mean(axis=0)).ravel()}
+    names = vectorizer.get_feature_names_out()
+
+    def told(order: np.ndarray, sign: int) -> list[dict[str, Any]]:
+        return [
+            {
+                "word": str(names[i]),
+                "weight": round(float(abs(weights[i])), 3),
+                "synthetic": round(float(share[1][i]), 3),
+                "real": round(float(share[0][i]), 3),
+            }
+            for i in order[:WORDS]
+            if weights[i] * sign > 0
+        ]
+
+    order = np.argsort(weights, kind="stable")
+    return {"synthetic": told(order[::-1], 1), "real": told(order, -1)}

@@ -1,0 +1,48 @@
+"""What is checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tasks.errors import UserError
+from tasks.evaluate.baselines.word_vectors import check_static
+from tasks.evaluate.baselines.zero_shot import sides
+from tasks.project import Project
+from tasks.references import check, resolve
+
+
+def check_references(project: Project, path: Path) -> None:
+    """Raise UserError, naming file, key, value and remedy, for a local path or package that is not there."""
+    d, g = project.data, project.generate
+    named = {f"data.{name}": getattr(d, name) for name in ("pool", "seed", "dev", "test", "unlabelled")}
+    named |= {"train.model": project.train.model, "generate.questions": g.questions}
+    for name, (_, e) in g.sources().items():
+        if e.endpoint == "local":
+            named[f"generate.generators.{name}.model" if g.generators else "generate.model"] = e.model
+    looks = {"evaluate.static_model": check_static, "evaluate.zero_shot": sides}
+    named |= {"evaluate.zero_shot": project.evaluate.zero_shot}
+    static = project.evaluate.static_model
+    named |= {"evaluate.static_model": static} if static not in ("encoder", "off") else {}
+    beside = path.absolute().parent
+    for key, reference in named.items():
+        if reference:
+            try:
+                check(reference, beside=beside)
+                if key in looks and not reference.startswith(("s3:", "hf:")):
+                    looks[key](resolve(reference, beside=beside, cache=beside, kind="model"))
+            except UserError as e:
+                raise UserError(f"{path}: {key!r} is {e}") from None
+    if project.evaluate.cases:
+        from tasks.evaluate.cases import load_cases  # which reads YAML as this module does
+
+        load_cases(project, beside=path.absolute().parent)
+
+
+def check_endpoint(project: Project) -> None:
+    """Raises UserError when the project needs a key that the environment does not hold."""
+    for _, e in project.generate.sources().values():
+        if e.endpoint.startswith("https://api.openai.com") and not os.environ.get(e.api_key_env):
+            raise UserError(
+                f"generate.endpoint is {e.endpoint} but the environment has no {e.api_key_env}: export the key"
+            )

@@ -1,0 +1,207 @@
+"""Ask several models the same questions: which one answered is the label.
+
+The models' answers are the project's real text, so there is nothing to synthesise. Two things would give the label away
+without being the model's own writing, and are taken out: marks of a chat template, and the length. Every answer is cut
+to the same number of words, and a question to which one answer is shorter is left out for all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tasks import atomic
+from tasks.dataset.readers import FORMATS, Columns, read_rows
+from tasks.errors import TransientError, UserError
+from tasks.llm.budget import Ledger
+from tasks.llm.request import Outcome, Reply, Request, costs, total
+from tasks.llm.sources import Source, client_of, sources
+from tasks.progress import Report, silent
+from tasks.project import Project
+from tasks.references import digest_of_path, resolve
+from tasks.stage import Stage, stage
+from tasks.text.tokens import fold, replace_surrogates
+
+VERSION = 2
+POOL = "pool.jsonl"
+
+_MARK = re.compile(
+    r"<\|im_start\|>\s*(?:system|user|assistant)?|<start_of_turn>\s*(?:user|model)?|<\|[^|<>\n]{1,40}\|>|\[/?INST\]|</?s>|"
+    r"<(?:bos|eos|pad|unk|mask|end_of_turn|start_of_image|end_of_image|unused\d+)>"
+)
+# a model without a chat template goes on with the next question when it is done
+_NEXT = re.compile(r"^\s*(?:Question|Answer|Q|A|User|Assistant)\s*:", re.MULTILINE)
+
+
+def ask_models(project: Project, *, home: Path, beside: Path, report: Report = silent) -> Stage:
+    """Every generator's answers to every question, found or asked for: `pool.jsonl` with text, label and question.
+
+    `counts` holds rows a label, the questions left out, words an answer (10th, 50th and 90th percentile) before and
+    after cutting, and what was asked and what it cost: of each of `generators`, and in all. Raises UserError for
+    questions that can't be read or when no question is left, and what the client raises; what was bought is kept in the
+    cache.
+    """
+    g = project.generate
+    path = _questions_file(project, beside, home)
+    models = sources(project, beside=beside, home=home)
+    questions = _questions(project, path)
+    sampling = {
+        name: {"model": m.model, **m.endpoint.model_dump(include={"temperature", "top_p", "max_tokens"})}
+        for name, m in models.items()
+    }
+    params = {"models": sampling, "answer_words": g.answer_words, "seed": g.seed, "labels": project.label_names}
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        ledger = Ledger(work / "spending.jsonl", g.budget)
+        answers: dict[str, dict[str, str]] = {}
+        told: dict[str, dict[str, Any]] = {}
+        for label in project.label_names:
+            requests = _requests(project, label, questions)
+            replies, outcome = _ask(models[label], requests, home=home, ledger=ledger, report=report)
+            answers[label] = {r.request.tag["question"]: replace_surrogates(r.text or "") for r in replies}
+            told[label] = costs(requests, replies, outcome) | {"rows": sum(bool(r.text) for r in replies)}
+        rows, counts = same_length(answers, questions, words=g.answer_words)
+        if not rows:
+            raise UserError(
+                f"none of the {len(questions)} questions of {path} has an answer of {g.answer_words} words by every model: "
+                f"{counts['left_out']} by reason; lower generate.answer_words, or raise max_tokens"
+            )
+        atomic.write_lines(out / POOL, rows)
+        return counts | {"spent": ledger.spent.to_json(), "generators": told, **total(told.values())}
+
+    return stage(
+        home, "answers", version=VERSION, params=params, inputs={"questions": digest_of_path(path)}, build=build
+    )
+
+
+def planned(project: Project, *, beside: Path, home: Path) -> dict[str, list[Request]]:
+    """What each model would be asked. Raises UserError for questions that can't be read."""
+    questions = _questions(project, _questions_file(project, beside, home))
+    return {label: _requests(project, label, questions) for label in project.label_names}
+
+
+def _questions_file(project: Project, beside: Path, home: Path) -> Path:
+    assert project.generate.questions is not None, "the project file was checked"
+    return resolve(project.generate.questions, beside=beside, cache=home / "cache")
+
+
+def _questions(project: Project, path: Path) -> list[str]:
+    """The questions' column and encoding are the data's: there is no other data."""
+    return read_questions(path, column=project.data.text_column, encoding=project.data.encoding)
+
+
+def with_answers(project: Project, answers: Stage) -> Project:
+    """The project with the answers as its pool, all answers to a question in one split: for `prepare` alone."""
+    pool = {"pool": str(answers.directory / POOL), "text_column": "text", "label_column": "label", "encoding": "utf-8"}
+    return project.model_copy(update={"data": project.data.model_copy(update=pool | {"group_column": "question"})})
+
+
+def read_questions(path: Path, *, column: str = "text", encoding: str = "utf-8") -> list[str]:
+    """The questions, each once, in the file's order. Raises UserError when there is none or the file can't be read."""
+    if path.suffix.lower() in FORMATS:
+        found = [row.text for row in read_rows(path, Columns(column, None), encoding=encoding) if row.fault is None]
+    else:
+        try:
+            found = path.read_text(encoding=encoding).splitlines()
+        except (OSError, UnicodeDecodeError) as e:
+            raise UserError(
+                f"{path} can't be read as questions ({e}): give a text file with a question a line"
+            ) from None
+    once: dict[str, str] = {}
+    for line in filter(str.strip, found):
+        once.setdefault(fold(line), " ".join(line.split()))
+    if not once:
+        raise UserError(f"{path} holds no question: write one a line")
+    return list(once.values())
+
+
+def _requests(project: Project, label: str, questions: list[str]) -> list[Request]:
+    """One for each question to the model that is called as the label."""
+    e = project.generate.sources()[label][1]
+    return [
+        Request(
+            (("user", question),),
+            e.temperature,
+            e.top_p,
+            e.max_tokens,
+            _drawn(project.generate.seed, question),
+            tag={"label": label, "question": question},
+        )
+        for question in questions
+    ]
+
+
+def _drawn(seed: int, question: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{question}".encode()).digest()[:4]) % 2**31
+
+
+def _ask(
+    source: Source, requests: list[Request], *, home: Path, ledger: Ledger, report: Report
+) -> tuple[list[Reply], Outcome]:
+    """The model's replies; a question that was put off has none."""
+    with client_of(source, ledger=ledger, home=home) as client:
+        replies = []
+        for reply in client.ask_all(requests):
+            replies.append(reply)
+            report(len(replies), len(requests), f"answers of {reply.request.label}")
+        outcome = client.outcome
+    if why := outcome.stopped or outcome.parked.get(source.name):  # some of the answers would make another data set
+        raise (UserError if outcome.over_budget else TransientError)(why)
+    return replies, outcome
+
+
+def plain(answer: str) -> str:
+    """The answer without marks of a chat template, up to where the model goes on with a question of its own."""
+    text = _MARK.sub("", answer).strip()
+    following = _NEXT.search(text)
+    return text[: following.start()].strip() if following else text
+
+
+def first_words(text: str, n: int) -> str | None:
+    """The first `n` words as they stand, white space between them kept; None where there are not more than `n`.
+
+    A text of exactly `n` would end with its own last word, which the others don't.
+    """
+    found = list(re.finditer(r"\S+", text))
+    return text[: found[n - 1].end()] if len(found) > n else None
+
+
+def same_length(
+    answers: dict[str, dict[str, str]], questions: list[str], *, words: int
+) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Rows (text, label, question) of equal length for the questions that every model answered, and the counts."""
+    rows: list[dict[str, str]] = []
+    written: dict[str, list[int]] = {label: [] for label in answers}
+    short, unanswered = dict.fromkeys(answers, 0), dict.fromkeys(answers, 0)
+    for question in questions:
+        cut: dict[str, str] = {}
+        for label, by_question in answers.items():
+            text = plain(by_question.get(question, ""))
+            written[label].append(len(text.split()))
+            part = first_words(text, words)
+            if not text:
+                unanswered[label] += 1
+            elif part is None:
+                short[label] += 1
+            else:
+                cut[label] = part
+        if len(cut) == len(answers):
+            rows += [{"text": text, "label": label, "question": question} for label, text in cut.items()]
+    after = {label: [len(r["text"].split()) for r in rows if r["label"] == label] for label in answers}
+    counts = {
+        "questions": len(questions),
+        "rows": dict(sorted({label: len(n) for label, n in after.items()}.items())),
+        "left_out": {"shorter": short, "unanswered": unanswered},
+        "words_before": {label: percentiles(n) for label, n in written.items()},
+        "words_after": {label: percentiles(n) for label, n in after.items()},
+    }
+    return rows, counts
+
+
+def percentiles(values: Iterable[int]) -> list[int]:
+    """The 10th, 50th and 90th percentile, nearest rank; empty where there are no values."""
+    ordered = sorted(values)
+    return [ordered[min(int(len(ordered) * q), len(ordered) - 1)] for q in (0.1, 0.5, 0.9)] if ordered else []

@@ -1,0 +1,128 @@
+"""Fingerprints of held-out texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.records import Record
+from tasks.text.ngrams import bare, hashed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FINGERPRINTS = "held_out_fingerprints.npz"  # their file, beside the splits
+
+
+WORDS = 4
+
+
+SHORT = 12  # words under which a text has too few n-grams, and its embedding is compared too
+
+
+LEAST_GRAMS = 8  # of a held-out row that is looked for inside longer texts
+
+
+HALF = 0.5  # of a held-out row's n-grams inside a longer text
+
+
+def is_short(text: str) -> bool:
+    """True for a text whose embedding is compared, as its n-grams are few."""
+    return len(bare(text)) < SHORT
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What training rows are compared with: `ids` of held-out rows; `hashes` of their n-grams and, parallel to them, the
+    row (index into `ids`) that each stands in; `short_rows` and `vectors`, the short texts among them and their embeddings.
+    """
+
+    ids: list[str]
+    hashes: np.ndarray
+    rows: np.ndarray
+    short_rows: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def of(cls, records: list[Record], embed: Callable[[list[str]], np.ndarray] | None = None) -> Fingerprints:
+        """The fingerprints of `records`; without `embed` short texts are known by their n-grams alone."""
+        import numpy as np
+
+        grams = [hashed(r.text, WORDS) for r in records]
+        hashes = np.concatenate([*grams, np.zeros(0, np.uint64)])
+        rows = np.repeat(np.arange(len(records), dtype=np.int32), [len(g) for g in grams])
+        order = np.argsort(hashes, kind="stable")
+        short = [i for i, r in enumerate(records) if is_short(r.text)] if embed else []
+        vectors = embed([records[i].text for i in short]) if embed and short else np.zeros((0, 1))
+        return cls(
+            [r.id for r in records],
+            hashes[order],
+            rows[order],
+            np.array(short, dtype=np.int32),
+            vectors.astype(np.float16),
+        )
+
+    def save(self, path: Path) -> None:
+        import numpy as np
+
+        ids = np.array(self.ids, dtype="U24")
+        np.savez(path, ids=ids, hashes=self.hashes, rows=self.rows, short_rows=self.short_rows, vectors=self.vectors)
+
+    @classmethod
+    def load(cls, path: Path) -> Fingerprints:
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as data:
+            ids = [str(i) for i in data["ids"]]
+            return cls(ids, *(data[name] for name in ("hashes", "rows", "short_rows", "vectors")))
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        import numpy as np
+
+        return np.bincount(self.rows, minlength=len(self.ids))
+
+    @cached_property
+    def known(self) -> set[str]:
+        return set(self.ids)
+
+    def closest(self, text: str) -> tuple[float, str | None]:
+        """The largest share of n-grams that the text has in common with one held-out row, and that row's id.
+
+        The share is of the text's n-grams; or of the held-out row's, where at least half of them stand in the text.
+        """
+        import numpy as np
+
+        grams = hashed(text, WORDS)
+        starts, ends = (np.searchsorted(self.hashes, grams, side=side) for side in ("left", "right"))
+        at = np.flatnonzero(ends > starts)
+        if not len(at):
+            return 0.0, None
+        rows, hits = np.unique(np.concatenate([self.rows[starts[i] : ends[i]] for i in at]), return_counts=True)
+        sizes = self._sizes[rows]
+        inside = np.where((sizes >= LEAST_GRAMS) & (hits >= HALF * sizes), hits / sizes, 0.0)
+        shares = np.maximum(hits / len(grams), inside)
+        best = int(shares.argmax())
+        return float(shares[best]), self.ids[rows[best]]
+
+    def alike(self, vectors: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """For each embedding the cosine of the short held-out text most like it, and that row's id.
+
+        The mean of the short texts is taken off, so that an encoder whose embeddings all point one way can be used.
+        """
+        import numpy as np
+
+        short = self.vectors.astype(np.float32)
+        centre = short.mean(0) if len(short) >= SHORT else np.zeros(short.shape[1], np.float32)
+        x, y = (
+            v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9) for v in (vectors - centre, short - centre)
+        )
+        best, at = np.full(len(x), -1.0), np.zeros(len(x), dtype=int)
+        for start in range(0, len(x), 1024):
+            similar = x[start : start + 1024] @ y.T
+            at[start : start + 1024] = similar.argmax(1)
+            best[start : start + 1024] = similar.max(1)
+        return best, [self.ids[self.short_rows[i]] for i in at]

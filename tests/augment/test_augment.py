@@ -1,0 +1,314 @@
+"""Mixes, lifts and harvests: what is added is known, measured, and taken back when it hurts."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.augment.lift import compare, steps_of
+from tasks.augment.mixtures import REAL, WITH_SYNTHETIC, best, difference, mix, possible
+from tasks.augment.self_training import _by_model, checked, quotas, take
+from tasks.curate.context import Context
+from tasks.encoder import linear_probe
+from tasks.encoder.linear_probe import self_trained
+from tasks.model.bundle import Classifier
+from tasks.project import Curate, Harvest, Project
+from tasks.records import Record, read_records, write_records
+from tasks.stage import Stage
+from tasks.text.fingerprints import Fingerprints
+from tasks.text.ngrams import hashed
+from tests.kit import toy
+from tests.kit.rows import record, text
+
+LABELS = list(toy.LABELS)
+
+
+def project(**generate: Any) -> Project:
+    return Project.model_validate(
+        {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}, "generate": generate}
+    )
+
+
+def row(label: str, source: Any, n: int, **lineage: Any) -> Record:
+    return Record.of(f"{label} {source} {n}", label, source, **lineage)
+
+
+REAL_ROWS = [row(label, "seed", n) for label in LABELS for n in range(2)]
+MADE = [row(label, "synthetic", n, generator="ab"[n % 2]) for label in LABELS for n in range(4)]
+
+
+class TestMixes:
+    def test_without_real_rows_there_is_nothing_to_choose(self) -> None:
+        assert possible(project(), MADE) == [WITH_SYNTHETIC]
+
+    def test_real_rows_alone_need_every_label(self) -> None:
+        assert possible(project(), REAL_ROWS + MADE) == [REAL, WITH_SYNTHETIC]
+        assert possible(project(), REAL_ROWS[:-2] + MADE) == [WITH_SYNTHETIC]
+        assert possible(project(), REAL_ROWS) == [REAL], "nothing was made up"
+
+    def test_several_generators_are_left_out_in_turn(self, tmp_path: Path) -> None:
+        two = [{"name": "a"}, {"name": "b"}]
+        names = possible(project(generators=two), MADE)
+        assert names == [WITH_SYNTHETIC, "without a", "without b"]
+        write_records(tmp_path / "c" / "kept.jsonl", MADE)
+        curated = Stage("curate", str(tmp_path / "c"), "k", "d", {}, 0.0)
+        rows = read_records(mix("without a", curated=curated, home=tmp_path).directory / "kept.jsonl")
+        assert rows == [r for r in MADE if r.lineage["generator"] == "b"]
+        assert mix(WITH_SYNTHETIC, curated=curated, home=tmp_path) is curated
+
+    def test_a_reviewed_row_is_real_when_it_was(self) -> None:
+        assert row("metal", "reviewed", 1, reviewed={"was": {"source": "seed"}}).origin == "seed"
+        assert row("metal", "reviewed", 1, reviewed={"was": {"source": "synthetic"}}).origin != "seed"
+
+    def test_the_best_on_dev_wins_and_more_rows_win_a_tie(self) -> None:
+        assert best({REAL: 0.9, WITH_SYNTHETIC: 0.8}) == REAL
+        assert best({REAL: 0.8, WITH_SYNTHETIC: 0.8}) == WITH_SYNTHETIC
+
+
+class TestLift:
+    TRUE: tuple[str, ...] = tuple(LABELS * 40)
+
+    def said(self, right: float, seed: int) -> list[str]:
+        rng = np.random.default_rng(seed)
+        return [t if rng.random() < right else LABELS[(LABELS.index(t) + 1) % 3] for t in self.TRUE]
+
+    def test_differences_have_intervals_that_hold_them(self) -> None:
+        answers = {REAL: [self.said(0.6, 1)], WITH_SYNTHETIC: [self.said(0.9, 2)]}
+        found = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=500, seed=0)
+        (lift,) = found["lifts"]
+        assert lift["by"] == "synthetic" and lift["ci_low"] < lift["value"] < lift["ci_high"]
+        assert lift["ci_low"] > 0 and lift["value"] == pytest.approx(
+            found["mixes"][WITH_SYNTHETIC]["value"] - found["mixes"][REAL]["value"]
+        )
+
+    def test_the_same_answers_gain_nothing(self) -> None:
+        same = self.said(0.8, 3)
+        answers = {REAL: [same], WITH_SYNTHETIC: [same]}
+        (lift,) = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=200, seed=0)["lifts"]
+        assert lift["value"] == lift["ci_low"] == lift["ci_high"] == 0
+
+    def test_seeds_are_averaged_and_their_spread_is_told(self) -> None:
+        answers = {WITH_SYNTHETIC: [self.said(0.9, s) for s in range(3)]}
+        how: dict[str, Any] = {"chosen": WITH_SYNTHETIC, "labels": LABELS, "samples": 200, "seed": 0}
+        told = compare(list(self.TRUE), answers, **how)["mixes"][WITH_SYNTHETIC]
+        assert told["seeds"] == 3 and 0 < told["spread"] < 0.1
+
+    def test_what_is_compared_with_what(self) -> None:
+        names = [REAL, WITH_SYNTHETIC, "with harvested", "without a"]
+        for chosen in (REAL, WITH_SYNTHETIC, "without a"):
+            assert steps_of(names, chosen=chosen) == [
+                ("synthetic", REAL, WITH_SYNTHETIC),
+                ("harvested", chosen, "with harvested"),  # it was added to these rows
+                ("generator a", "without a", WITH_SYNTHETIC),
+            ]
+        found = steps_of(["label descriptions", WITH_SYNTHETIC], chosen=WITH_SYNTHETIC)
+        assert found[0][1] == "label descriptions"
+
+    def test_where_nothing_was_made_up_nothing_is_said_of_it(self) -> None:
+        assert steps_of(["label descriptions", REAL, "with harvested"], chosen=REAL) == [
+            ("real", "label descriptions", REAL),
+            ("harvested", REAL, "with harvested"),
+        ]
+
+
+SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(lambda v: [x / sum(v) for x in v])
+
+
+class TestHarvest:
+    @given(shares=SHARES, have=st.lists(st.integers(0, 500), min_size=3, max_size=3), rows=st.integers(1, 2000))
+    @settings(max_examples=200)
+    def test_no_cap_is_passed(self, shares: list[float], have: list[int], rows: int) -> None:
+        h = Harvest(per_label=100, share=0.5)
+        candidates = dict(zip(LABELS, have, strict=True))
+        q = quotas(dict(zip(LABELS, shares, strict=True)), candidates, rows=rows, settings=h)
+        for label, share in zip(LABELS, shares, strict=True):
+            assert 0 <= q[label] <= min(100, candidates[label]) and q[label] <= share * 0.5 * rows
+
+    def test_equal_labels_are_taken_equally(self) -> None:
+        third = dict.fromkeys(LABELS, 1 / 3)
+        assert quotas(third, dict.fromkeys(LABELS, 400), rows=900, settings=Harvest(per_label=100)) == dict.fromkeys(
+            LABELS, 100
+        )
+
+    def test_only_rows_of_which_both_are_confident(self) -> None:
+        rows = [Record.of(f"text {i}", None, "unlabelled") for i in range(60)]
+        p = np.full((60, 3), 0.05)
+        for i in range(60):
+            p[i, i % 3] = 0.7 + 0.2 * (i / 60)
+        p /= p.sum(axis=1, keepdims=True)
+        q = p.copy()
+        q[57] = p[58]  # the probe sees another label in one of the surest
+        q[54] = [0.4, 0.3, 0.3]  # and is not sure of one
+        h = Harvest(confidence=0.85, share=1.0, per_label=50)
+        taken, told = take(rows, p, q, labels=LABELS, settings=h, number=1)
+        out = {r.id for r in taken}
+        sure = {r.id for i, r in enumerate(rows) if p[i].max() >= 0.85}
+        assert out <= sure - {rows[57].id, rows[54].id} and len(out) >= 9
+        assert {r.source for r in taken} == {"harvested"}
+        assert all(
+            r.lineage["score"] >= 0.85
+            and rows.index(r.but(label=None, source="unlabelled", lineage={})) % 3 == LABELS.index(str(r.label))
+            for r in taken
+        )
+        few, _ = take(rows, p, q, labels=LABELS, settings=Harvest(confidence=0.85, share=1.0, per_label=2), number=1)
+        for label in LABELS:
+            own, some = ([r.id for r in found if r.label == label] for found in (taken, few))
+            assert 1 <= len(some) <= 2 and some == sorted(own)[: len(some)], "chance, not confidence, decides"
+        assert sum(told["proportions"].values()) == pytest.approx(1, abs=0.001)
+
+
+def by_word(texts: list[str]) -> np.ndarray:
+    """Embeddings in which the order of words is lost."""
+    x = np.array([sum(np.random.default_rng(hashed(w, 1)[:1]).normal(size=16) for w in t.split()) for t in texts])
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+class TestWhatIsHarvestedIsChecked:
+    """Rows that were taken, as `take` leaves them, against 30 short held-out rows and one training row."""
+
+    HELD: ClassVar[list[Record]] = [Record.of(text(f"held{i}x", 0, 8), "fruit", "test") for i in range(30)]
+    BASE: ClassVar[list[Record]] = [record(f"A long story of which nothing is short: {text('base', 0, 20)}.")]
+    FRENCH = "Le conseil municipal a annoncé mardi que le nouveau pont sur le fleuve serait ouvert avant la fin de l'année prochaine."
+
+    def left(self, rows: list[Record], **chosen: Any) -> tuple[list[Record], dict[str, list[Record]]]:
+        english = "The council said on Tuesday that the new bridge would be opened before the end of year"
+        real = [record(f"{english} {i} and that nobody has to pay for it.", source="dev") for i in range(9)]
+        context = Context(Curate(**chosen), Fingerprints.of(self.HELD, by_word), by_word, real=real)
+        kept, rejected = checked(rows, self.BASE, context)
+        out = {check: [r.record for r in rejected if r.check == check] for check in {r.check for r in rejected}}
+        assert len(kept) + len(rejected) == len(rows)
+        return kept, out
+
+    def harvested(self, words: str) -> Record:
+        return record(words, "fruit", "harvested", score=0.9, harvest=1)
+
+    def test_a_short_row_in_other_words_and_a_long_one_do_not_pass(self) -> None:
+        short = self.harvested(" ".join(self.HELD[3].text.split()[::-1]))
+        long = self.harvested(f"{self.HELD[5].text} {text('end', 0, 8)}")
+        again = self.harvested(self.BASE[0].text + " And more.")
+        good = [self.harvested(text("good", i, n)) for i, n in enumerate((6, 9, 20))]
+        kept, out = self.left([short, *good, long, again])
+        assert kept == good
+        assert {check: len(rows) for check, rows in out.items()} == {"leak": 1, "short_leak": 1, "near_duplicate": 1}
+        assert all(r.text == "" for check in ("leak", "short_leak") for r in out[check])
+
+    def test_personal_data_and_other_languages_are_set_aside_as_in_curation(self) -> None:
+        mail = self.harvested(
+            "Write to jane.roe@example.com or call +1 212 555 2368 before the end of the week, she said."
+        )
+        french = self.harvested(self.FRENCH)
+        kept, out = self.left([mail, french], personal_data="set_aside")
+        assert kept == [] and {check: len(rows) for check, rows in out.items()} == {"personal_data": 1, "language": 1}
+        assert out["personal_data"][0].text == ""
+        assert self.left([mail, french], language="off") == ([mail, french], {}), "noted, not set aside"
+
+
+class TestHowMuchOfATextTheModelReads:
+    """Its bundle cuts texts at 32 tokens; the unlabelled ones say more after that."""
+
+    LONG: ClassVar[list[str]] = [
+        toy.sentence(toy.REAL[k], random.Random(f"{k}{i}"), 50) for k in toy.LABELS for i in range(8)
+    ]
+
+    def dev(self, bundle: Path, sign: int) -> list[Record]:
+        """Rows whose labels are those that gain (or lose) the most where the model reads on."""
+        short = Classifier.load(bundle)
+        more = sign * (short.reading(60).probabilities(self.LONG) - short.probabilities(self.LONG))
+        return [Record.of(t, short.labels[int(k)], "dev") for t, k in zip(self.LONG, more.argmax(axis=1), strict=True)]
+
+    @pytest.mark.parametrize(("sign", "tokens"), [(1, 60), (-1, 32), (0, 32)])
+    def test_dev_decides(self, sign: int, tokens: int, small_bundle: Path) -> None:
+        rows = [Record.of(t, None, "unlabelled") for t in self.LONG]
+        found = _by_model(small_bundle, rows, self.dev(small_bundle, sign) if sign else [], 60)
+        expected = Classifier.load(small_bundle).reading(tokens).probabilities(self.LONG)
+        other = Classifier.load(small_bundle).reading(92 - tokens).probabilities(self.LONG)
+        assert np.abs(found - expected).max() < 0.01 < np.abs(found - other).max()
+
+
+class TestWatchingDev:
+    """200 dev rows, of which the model before has 190 right."""
+
+    TRUE: ClassVar[list[Any]] = [LABELS[i % 3] for i in range(200)]
+
+    def answered(self, wrong: range) -> list[Any]:
+        return [LABELS[(i + 1) % 3] if i in wrong else t for i, t in enumerate(self.TRUE)]
+
+    @pytest.mark.parametrize(
+        ("after", "fell"),
+        [
+            (range(10), False),  # the same answers
+            (range(11), False),  # one row more is wrong
+            (range(8, 19), False),  # eleven are wrong now, nine of them others
+            (range(40), True),
+            (range(0), False),
+        ],
+    )
+    def test_a_fall_within_chance_is_none(self, after: range, fell: bool) -> None:
+        found = difference(self.TRUE, self.answered(range(10)), self.answered(after), labels=LABELS)
+        assert found["fell"] is fell, found
+        assert found["difference"] == pytest.approx(found["after"] - found["before"])
+
+    def test_without_dev_rows_nothing_fell(self) -> None:
+        assert difference([], [], [], labels=LABELS)["fell"] is False
+
+
+class TestTheProbeThatReadsUnlabelledText:
+    """Three clouds in the plane; the labelled points lie off their clouds' centres, as made-up text lies off real text."""
+
+    CENTRES = np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
+
+    def drawn(self, rows: int, seed: int, shift: float = 0.0) -> tuple[np.ndarray, list[str]]:
+        rng = np.random.default_rng(seed)
+        y = rng.integers(0, 3, rows)
+        y[:3] = range(3)
+        return self.CENTRES[y] + [shift, shift] + rng.normal(0, 1, (rows, 2)), [LABELS[k] for k in y]
+
+    def judged(self, unlabelled: np.ndarray, *, dev: int = 150) -> Any:
+        x, y = self.drawn(30, 1, shift=1.2)
+        x_dev, y_dev = self.drawn(dev, 2) if dev else (np.zeros((0, 2)), [])
+        return self_trained(x, y, unlabelled, x_dev=x_dev, y_dev=y_dev, labels=LABELS)
+
+    def test_it_finds_the_clouds_that_the_labelled_rows_missed(self) -> None:
+        found, true = self.drawn(600, 3)
+        right = [
+            float(np.mean([LABELS[k] == t for k, t in zip(j(found).argmax(axis=1), true, strict=True)]))
+            for j in (self.judged(np.zeros((0, 2))), self.judged(found))
+        ]
+        assert right[1] > right[0] + 0.02, right
+
+    def test_its_probabilities_are_calibrated_and_sum_to_one(self) -> None:
+        found, true = self.drawn(600, 3)
+        p = self.judged(found)(found)
+        sure = p.max(axis=1)
+        right = np.mean([LABELS[k] == t for k, t in zip(p.argmax(axis=1), true, strict=True)])
+        assert np.allclose(p.sum(axis=1), 1) and abs(float(sure.mean()) - float(right)) < 0.05
+
+    def test_dev_never_gets_worse(self) -> None:
+        far = np.random.default_rng(5).normal(60, 1, (400, 2))  # text of another world
+        plain, read = self.judged(np.zeros((0, 2))), self.judged(far)
+        assert read.log_loss <= plain.log_loss < float("inf")
+
+    def test_dev_chooses_the_penalty(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found, _ = self.drawn(600, 3)
+        best, alone = self.judged(found).log_loss, []
+        for c in linear_probe.STRENGTHS:
+            with monkeypatch.context() as m:
+                m.setattr(linear_probe, "STRENGTHS", (c,))
+                alone.append(self.judged(found).log_loss)
+        assert best == min(alone) and len(set(alone)) == len(alone)
+
+    def test_without_dev_rows_it_is_the_plain_probe(self) -> None:
+        found, _ = self.drawn(600, 3)
+        assert np.array_equal(self.judged(found, dev=0)(found), self.judged(np.zeros((0, 2)), dev=0)(found))
+
+    def test_a_label_without_a_row_is_not_seen(self) -> None:
+        x, y = self.drawn(30, 1)
+        some = [i for i, k in enumerate(y) if k != LABELS[2]]
+        judge = self_trained(x[some], [y[i] for i in some], x, x_dev=x, y_dev=y, labels=LABELS)
+        assert set(judge(x).argmax(axis=1)) == {0, 1}

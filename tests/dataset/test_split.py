@@ -1,0 +1,373 @@
+"""The splits of a project's real text: fixed by content, sealed, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.dataset.sealed import count_openings, open_sealed
+from tasks.dataset.split import FINGERPRINTS, Prepared, prepare
+from tasks.errors import UserError
+from tasks.records import Record, Rejected, read_records, read_rejected, write_records
+from tasks.stage import Stage, stage
+from tests.kit.rows import project, rows, text, write
+
+SPLIT = {"seed": 1, "dev": 2, "test": 3}
+
+
+def prepared(folder: Path, table: list[dict[str, Any]], home: str = "home", **data: Any) -> Prepared:
+    """`table` as a pool, split."""
+    write(folder / "pool.jsonl", table)
+    chosen = project({"pool": "pool.jsonl", "split": SPLIT, **data})
+    return prepare(chosen, beside=folder, home=folder / home)
+
+
+def apart(folder: Path, seed: list[dict[str, Any]], dev: list[dict[str, Any]], test: list[dict[str, Any]]) -> Prepared:
+    """Splits from files of their own."""
+    names = {"seed": seed, "dev": dev, "test": test}
+    data = {name: write(folder / f"{name}.csv", table).name for name, table in names.items()}
+    return prepare(project(data), beside=folder, home=folder / "home")
+
+
+def read(p: Prepared, split: str) -> list[Record]:
+    return read_records((p.sealed if split == "test" else p.splits).directory / f"{split}.jsonl")
+
+
+def rejected(p: Prepared) -> list[Rejected]:
+    return read_rejected(p.splits.directory / "rejected.jsonl")
+
+
+def texts(p: Prepared, split: str) -> set[str]:
+    return {r.text for r in read(p, split)}
+
+
+def test_sizes_and_nothing_is_lost(tmp_path: Path) -> None:
+    table = rows(fruit=10, metal=7)
+    p = prepared(tmp_path, table)
+    sizes = {split: Counter(r.label for r in read(p, split)) for split in ("test", "dev", "seed")}
+    assert sizes == {
+        "test": {"fruit": 3, "metal": 3},
+        "dev": {"fruit": 2, "metal": 2},
+        "seed": {"fruit": 1, "metal": 1},
+    }
+    assert len(read(p, "unlabelled")) == 5 == p.splits.counts["unlabelled"]
+    assert p.sealed.counts == {"test": {"fruit": 3, "metal": 3}} and p.splits.counts["dev"] == {"fruit": 2, "metal": 2}
+    parts = [texts(p, split) for split in ("test", "dev", "seed", "unlabelled")]
+    assert sum(map(len, parts)) == 17 and set().union(*parts) == {r["text"] for r in table}
+    assert p.splits.counts["notices"] == []
+
+
+def test_the_split_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    table = rows(fruit=9, metal=9)
+    p = prepared(tmp_path, table)
+    q = prepared(tmp_path, random.Random(3).sample(table, len(table)), home="other")
+    assert q.splits.key != p.splits.key
+    for split in ("test", "dev", "seed", "unlabelled"):
+        assert [(r.id, r.text, r.label) for r in read(p, split)] == [(r.id, r.text, r.label) for r in read(q, split)]
+
+
+def test_a_new_row_moves_at_most_one_row_of_its_label_out_of_the_test_set(tmp_path: Path) -> None:
+    table = rows(fruit=9, metal=9)
+    before = texts(prepared(tmp_path, table), "test")
+    after = texts(prepared(tmp_path, [*table, {"text": text("new", 1), "label": "fruit"}]), "test")
+    assert len(before - after) <= 1 and {r for r in before if "metal" in r} <= after
+
+
+def test_what_the_labels_of_unlabelled_rows_were_can_not_be_told(tmp_path: Path) -> None:
+    for label in ("fruit", "metal"):
+        for i in range(8):
+            write(tmp_path / "pool" / label / f"{i}.csv", [{"words": f"{i} and {label[0]}"}])
+    p = prepare(project({"pool": "pool", "split": SPLIT}), beside=tmp_path, home=tmp_path / "home")
+    unlabelled = read(p, "unlabelled")
+    assert len(unlabelled) == 4 and {(r.label, r.source) for r in unlabelled} == {(None, "unlabelled")}
+    assert not any(word in (p.splits.directory / "unlabelled.jsonl").read_text() for word in ("fruit", "metal"))
+    assert all(r.lineage["place"].startswith(f"{r.label}/") for r in read(p, "seed"))
+
+
+@pytest.mark.parametrize(("rest", "seed", "unlabelled"), [("unlabelled", 2, 6), ("seed", 8, 0), ("drop", 2, 0)])
+def test_what_becomes_of_the_rest(tmp_path: Path, rest: str, seed: int, unlabelled: int) -> None:
+    p = prepared(tmp_path, rows(fruit=9, metal=9), split={**SPLIT, "rest": rest})
+    assert (len(read(p, "seed")), len(read(p, "unlabelled"))) == (seed, unlabelled)
+
+
+def test_test_rows_stand_in_no_other_split_file(tmp_path: Path) -> None:
+    p = prepared(tmp_path, rows(fruit=9, metal=9))
+    others = "".join((p.splits.directory / f"{s}.jsonl").read_text() for s in ("seed", "dev", "unlabelled"))
+    assert len(texts(p, "test")) == 6 and not any(t in others for t in texts(p, "test"))
+    with np.load(p.splits.directory / FINGERPRINTS, allow_pickle=False) as held:
+        assert set(held["ids"]) == {r.id for split in ("dev", "test") for r in read(p, split)}
+
+
+def test_a_text_that_stands_twice_is_one_row(tmp_path: Path) -> None:
+    table = rows(fruit=6, metal=6)
+    again = {"text": f"  {table[0]['text'].upper()}\n", "label": "fruit"}
+    p = prepared(tmp_path, [*table, again])
+    (r,) = rejected(p)
+    assert r.check == "exact_duplicate" and r.record.text == again["text"]
+    assert "pool.jsonl, line 1" in r.reason and r.record.lineage["place"] == "pool.jsonl, line 13"
+    assert p.splits.counts["rejected"] == {"exact_duplicate": 1}
+    assert p.splits.counts["notices"][0].startswith("1 row set aside (exact_duplicate); first at pool.jsonl, line 13")
+
+
+def test_a_text_under_two_labels_is_set_aside_under_both(tmp_path: Path) -> None:
+    table = rows(fruit=7, metal=6)
+    p = prepared(tmp_path, [*table, {**table[0], "label": "metal"}, dict(table[0])])
+    assert [(r.check, r.record.label) for r in rejected(p)] == [
+        ("two_labels", label) for label in ("fruit", "metal", "fruit")
+    ]
+    assert all("'fruit' and 'metal'" in r.reason and r.reason.count("pool.jsonl, line") == 2 for r in rejected(p))
+    assert "line 1 and pool.jsonl, line 14" in rejected(p)[0].reason
+    assert not any(table[0]["text"] in texts(p, s) for s in ("test", "dev", "seed", "unlabelled"))
+
+
+def test_an_unknown_label_is_named_with_the_nearest_and_its_place(tmp_path: Path) -> None:
+    table = [
+        *rows(fruit=6, metal=6),
+        {"text": "a", "label": "fruits"},
+        {"text": "b", "label": "fruits"},
+        {"text": "c", "label": "bird"},
+    ]
+    with pytest.raises(UserError) as e:
+        prepared(tmp_path, table)
+    said = ("pool.jsonl", "'fruits'", "did you mean 'fruit'?", "2 rows", "line 13", "data.ignore_labels", "'bird'")
+    assert [s for s in said if s not in str(e.value)] == []
+    assert not list((tmp_path / "home" / "stages").rglob("*.jsonl"))
+
+
+def test_ignored_labels_are_set_aside(tmp_path: Path) -> None:
+    table = [*rows(fruit=6, metal=6), *rows(bird=2)]
+    for bad_rows in ("set_aside", "stop"):  # what the project asks for is no fault
+        p = prepared(tmp_path, table, ignore_labels=["bird"], bad_rows=bad_rows)
+        assert p.splits.counts["rejected"] == {"ignored_label": 2}
+
+
+def test_ids_that_stand_twice(tmp_path: Path) -> None:
+    table = [{**r, "key": str(i)} for i, r in enumerate(rows(fruit=6, metal=6))]
+    p = prepared(tmp_path, table, id_column="key")
+    assert {r.lineage["id"] for r in read(p, "test")} < {r["key"] for r in table}
+    table[7]["key"] = "3"
+    with pytest.raises(UserError) as e:
+        prepared(tmp_path, table, id_column="key")
+    assert [s for s in ("'3' stands twice", "line 4 and", "line 8", "'key'") if s not in str(e.value)] == []
+
+
+@pytest.mark.parametrize("few", ["fruit", "metal"])
+def test_too_few_rows(tmp_path: Path, few: str) -> None:
+    counts = {"fruit": 9, "metal": 9, few: 4}
+    with pytest.raises(UserError) as e:
+        prepared(tmp_path, rows(**counts))
+    said = (f"the label '{few}' has 4 usable rows", "test 3 + dev 2", "lower data.split")
+    assert "pool.jsonl" in str(e.value) and [s for s in said if s not in str(e.value)] == []
+
+
+def test_bad_rows_are_set_aside_or_stop(tmp_path: Path) -> None:
+    table: list[dict[str, Any]] = [
+        *rows(fruit=6, metal=6),
+        {"text": " ", "label": "fruit"},
+        {"text": 5, "label": "metal"},
+    ]
+    p = prepared(tmp_path, table)
+    assert p.splits.counts["rejected"] == {"empty": 1, "unusable": 1}
+    with pytest.raises(UserError) as e:
+        prepared(tmp_path, table, bad_rows="stop")
+    assert [s for s in ("line 13", "line 14", "empty text", "data.bad_rows") if s not in str(e.value)] == []
+
+
+def test_a_second_call_finds_both_directories(tmp_path: Path) -> None:
+    table = rows(fruit=6, metal=6)
+    first, second = prepared(tmp_path, table), prepared(tmp_path, table)
+    assert not first.splits.found and not first.sealed.found
+    assert second.splits.found and second.sealed.found
+    assert (second.splits.digest, second.sealed.digest) == (first.splits.digest, first.sealed.digest)
+    third = prepared(tmp_path, [*table, *rows(fruit=7)[6:]])
+    assert not third.splits.found and third.splits.key != first.splits.key
+
+
+def test_every_opening_is_counted(tmp_path: Path) -> None:
+    p, home = prepared(tmp_path, rows(fruit=6, metal=6)), tmp_path / "home"
+    assert count_openings(p.sealed, home=home) == 0
+    assert [r.label for r in open_sealed(p.sealed, home=home, by="a")] == ["fruit"] * 3 + ["metal"] * 3
+    assert {r.source for r in open_sealed(p.sealed, home=home, by="b")} == {"test"}
+    assert count_openings(p.sealed, home=home) == 2
+    again: Stage = prepared(tmp_path, rows(fruit=6, metal=6)).sealed
+    assert count_openings(again, home=home) == 2
+
+
+def test_splits_that_are_given_apart(tmp_path: Path) -> None:
+    table = rows(fruit=6, metal=6)
+    p = apart(tmp_path, seed=table[4:8], dev=table[2:4] + table[8:10], test=table[:2] + table[10:])
+    assert [r.text for r in read(p, "seed")] == [r["text"] for r in table[4:8]]
+    assert {r.source for r in read(p, "dev")} == {"dev"} and rejected(p) == []
+
+
+def test_a_text_in_two_of_the_files_stays_in_the_more_sealed(tmp_path: Path) -> None:
+    table = rows(fruit=4, metal=4)
+    dev, test = table[1:2] + table[4:5], table[0:1] + table[5:6]
+    p = apart(tmp_path, seed=[table[1], table[0], table[2]], dev=[*dev, table[0]], test=test)
+    assert texts(p, "test") == {r["text"] for r in test} and texts(p, "dev") == {r["text"] for r in dev}
+    assert texts(p, "seed") == {table[2]["text"]}
+    places = sorted((r.check, r.record.lineage["place"]) for r in rejected(p))
+    assert places == [("leak", "dev.csv, line 4"), ("leak", "seed.csv, line 2"), ("leak", "seed.csv, line 3")]
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_class_without_rows_in_dev_or_test(tmp_path: Path, split: str) -> None:
+    table = rows(fruit=4, metal=4)
+    parts = {"seed": table[2:6], "dev": table[:1] + table[7:], "test": table[1:2] + table[6:7]}
+    parts[split] = parts[split][:1]
+    with pytest.raises(UserError) as e:
+        apart(tmp_path, **parts)
+    assert f"{split}.csv" in str(e.value) and f"'metal' has no row in {split}" in str(e.value)
+
+
+def test_unlabelled_text_without_held_out_rows_and_repeats(tmp_path: Path) -> None:
+    table = rows(fruit=6, metal=6)
+    held = texts(prepared(tmp_path, table), "test").pop()
+    write(tmp_path / "more.csv", [{"text": t} for t in (held, "something new", "Something  new", "")])
+    p = prepared(tmp_path, table, unlabelled="more.csv", split={**SPLIT, "rest": "drop"})
+    assert texts(p, "unlabelled") == {"something new"}
+    assert p.splits.counts["rejected"] == {"leak": 1, "exact_duplicate": 1, "empty": 1}
+
+
+def test_a_pool_with_a_test_file_apart(tmp_path: Path) -> None:
+    table, apart = rows(fruit=9, metal=9), rows(fruit=12, metal=11)[9:12] + rows(metal=11)[9:]
+    write(tmp_path / "test.csv", [*apart, table[0], table[12]])
+    p = prepared(tmp_path, table, test="test.csv")  # split.test is 3
+    assert texts(p, "test") == {r["text"] for r in [*apart, table[0], table[12]]}
+    assert p.sealed.counts == {"test": {"fruit": 4, "metal": 3}}
+    assert p.splits.counts["dev"] == {"fruit": 2, "metal": 2} and p.splits.counts["seed"] == {"fruit": 1, "metal": 1}
+    assert p.splits.counts["rejected"] == {"leak": 2} and p.splits.counts["unlabelled"] == 18 - 2 - 4 - 2
+    assert not any(texts(p, "test") & texts(p, split) for split in ("seed", "dev", "unlabelled"))
+    assert all(r.record.text == "" and "stands in test" in r.reason for r in rejected(p))
+
+
+def test_a_pool_too_small_beside_a_test_file(tmp_path: Path) -> None:
+    write(tmp_path / "test.csv", rows(fruit=9, metal=9)[8:10])
+    with pytest.raises(UserError, match=r"'metal' has 1 usable rows, fewer than data\.split needs \(test 0 \+ dev 2\)"):
+        prepared(tmp_path, rows(fruit=3, metal=2), test="test.csv")
+
+
+GROUPED = st.lists(
+    st.tuples(st.sampled_from(["fruit", "metal"]), st.one_of(st.none(), st.integers(0, 7))), min_size=1, max_size=40
+)
+
+
+@given(kinds=GROUPED, rest=st.sampled_from(["unlabelled", "seed", "drop"]))
+@settings(max_examples=60, deadline=None)
+def test_no_group_straddles_and_nothing_is_lost(kinds: list[tuple[str, int | None]], rest: str) -> None:
+    table: list[dict[str, Any]] = [
+        {"text": text("row", i), "label": kind, "by": by} for i, (kind, by) in enumerate(kinds)
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        split = {"seed": 1, "dev": 1, "test": 2, "rest": rest}
+        try:
+            p = prepared(Path(folder), table, group_column="by", split=split)
+        except UserError as e:
+            assert "fewer than data.split needs" in str(e)
+            return
+        where = {r.text: split for split in ("test", "dev", "seed", "unlabelled") for r in read(p, split)}
+    assert rest == "drop" or len(where) == len(table)
+    by_group: dict[int, set[str]] = {}
+    for row in table:
+        if row["by"] is not None:
+            by_group.setdefault(row["by"], set()).add(where.get(row["text"], "dropped"))
+    assert [g for g, splits in by_group.items() if len(splits) > 1] == []
+    for name, n in {"test": 2, "dev": 1}.items():
+        found = Counter(row["label"] for row in table if where.get(row["text"]) == name)
+        assert min(found["fruit"], found["metal"]) >= n
+
+
+def test_groups_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
+    table = [{**row, "by": f"author {i % 11}"} for i, row in enumerate(rows(fruit=20, metal=20))]
+    p = prepared(tmp_path, table, group_column="by")
+    q = prepared(tmp_path, random.Random(5).sample(table, len(table)), home="other", group_column="by")
+    for split in ("test", "dev", "seed", "unlabelled"):
+        assert [r.id for r in read(p, split)] == [r.id for r in read(q, split)]
+    assert all(r.lineage["group"].startswith("author") for r in read(p, "test"))
+    assert all(r.lineage == {} for r in read(p, "unlabelled"))
+
+
+def test_groups_hold_over_files_that_are_given_apart(tmp_path: Path) -> None:
+    table = [{**row, "by": f"author {i}"} for i, row in enumerate(rows(fruit=9, metal=9))]
+    write(tmp_path / "test.jsonl", table[:2] + table[9:11])
+    held = {**table[5], "text": "by an author of the test rows", "by": "author 1"}
+    write(tmp_path / "more.jsonl", [{**held, "text": "unlabelled, by the same"}, {"text": "by nobody"}])
+    p = prepared(
+        tmp_path, [*table[2:9], *table[11:], held], test="test.jsonl", unlabelled="more.jsonl", group_column="by"
+    )
+    assert [(r.check, "'author 1' stands in test" in r.reason) for r in rejected(p)] == [("leak", True)] * 2
+    assert "by nobody" in texts(p, "unlabelled")
+
+
+def test_a_reference_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'gone\.csv' is not there"):
+        prepare(project({"pool": "gone.csv"}), beside=tmp_path, home=tmp_path / "home")
+
+
+def test_what_repeats_a_test_row_is_set_aside_without_its_text(tmp_path: Path) -> None:
+    """Otherwise the rejected rows, which every stage may read, would open the sealed set a little."""
+    from tests.kit import toy
+
+    rows = toy.real_rows(10)
+    toy.write_csv(tmp_path / "rows.csv", rows * 2)
+    config = tmp_path / "toy.yaml"
+    config.write_text(
+        f"name: toy\nlabels: {toy.LABELS}\ndata: {{pool: rows.csv, split: {{dev: 2, test: 4, rest: drop}}}}\n".replace(
+            "'", '"'
+        )
+    )
+    from tasks.project.reader import load_project
+
+    prepared = prepare(load_project(config), beside=tmp_path, home=tmp_path / "home")
+    sealed = {r.text for r in read_records(prepared.sealed.directory / "test.jsonl")}
+    rejected = read_rejected(prepared.splits.directory / "rejected.jsonl")
+    assert len(rejected) == 30 and sum(r.record.text == "" for r in rejected) == 12
+    assert not sealed & {r.record.text for r in rejected}
+
+
+def test_metadata_goes_with_each_real_row_and_ids_stay_the_contents(tmp_path: Path) -> None:
+    table = [{**row, "country": "uk" if i % 2 else "fr", "note": ""} for i, row in enumerate(rows(fruit=9, metal=9))]
+    plain = prepared(tmp_path, table)
+    p = prepared(tmp_path, table, keep_columns=["country", "note"], home="other")
+    said = {r["text"]: r["country"] for r in table}
+    for split in ("test", "dev", "seed"):
+        assert all(r.lineage["columns"] == {"country": said[r.text]} for r in read(p, split))
+        assert [r.id for r in read(p, split)] == [r.id for r in read(plain, split)]
+        assert not any("columns" in r.lineage for r in read(plain, split))
+    assert all(r.lineage == {} for r in read(p, "unlabelled")), "a column could tell the label that was thrown away"
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (["text"], "is the text or the label itself"),
+        (["label"], "is the text or"),
+        (["a", "a"], "names a column twice"),
+    ],
+)
+def test_columns_that_are_not_kept(columns: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        project({"pool": "pool.csv", "keep_columns": columns})
+
+
+@pytest.mark.parametrize("source", ["synthetic", "harvested", "reviewed", "unlabelled"])
+def test_a_test_set_with_a_row_that_is_not_real_is_not_opened(source: Any, tmp_path: Path) -> None:
+    real = Record.of("a real text", "fruit", "test")
+    odd = Record.of("made up", "metal", source)
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        write_records(out / "test.jsonl", [real, odd])
+        return {}
+
+    sealed = stage(tmp_path, "sealed", version=1, params={}, inputs={}, build=build)
+    with pytest.raises(UserError, match=f"1 of 2 test rows are not real text .* is {source}") as error:
+        open_sealed(sealed, home=tmp_path, by="a test")
+    assert len(str(error.value).splitlines()) == 1

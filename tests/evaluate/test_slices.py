@@ -1,0 +1,207 @@
+"""Slices: which rows are in them, what is said of them, and what the project file may say."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
+
+from tasks.dataset.split import prepare
+from tasks.errors import UserError
+from tasks.evaluate import slices
+from tasks.evaluate.score import read_predictions, score_baseline
+from tasks.evaluate.slices import LENGTHS, follows, lengths, measure, members
+from tasks.project.reader import load_project
+from tasks.project.slices import Rule
+from tasks.records import Record, read_records, write_records
+from tasks.stage import stage
+from tests.kit.rows import project, record, rows, write
+
+LABELS = ["fruit", "metal", "bird"]
+
+
+def real(text: str, label: Any = "fruit", **columns: str) -> Record:
+    return Record.of(text, label, "test", columns=columns)
+
+
+class TestMembers:
+    def test_every_row_has_one_length_one_label_and_one_value_of_each_column(self) -> None:
+        table = [real("word " * n, LABELS[n % 3], country="uk" if n % 2 else "fr") for n in range(1, 31)]
+        for own in members(table, {}, ["country"]):
+            assert [name.partition("=")[0] for name in own] == ["length", "label", "country"]
+
+    @pytest.mark.parametrize("n", [1, 3, 4, 30, 31])
+    def test_lengths_are_terciles(self, n: int) -> None:
+        found = lengths([real("word " * k) for k in range(1, n + 1)])
+        assert found == sorted(found, key=LENGTHS.index) and len(set(found)) == min(n, 3)
+        assert n < 3 or max(Counter(found).values()) - min(Counter(found).values()) <= 1
+
+    def test_texts_of_as_many_words_are_of_one_length(self) -> None:
+        found = lengths([real("two words")] * 9 + [real("one")] + [real("this has five words here")] * 3)
+        assert found == ["short"] * 10 + ["long"] * 3 and lengths([]) == []
+
+    def test_rare_values_are_the_slice_other_and_the_order_of_rows_says_nothing(self) -> None:
+        table = [real(f"text {v} {i}", lang=f"l{v:02d}") for v in range(25) for i in range(30 - v)]
+        table += [real("nothing said")]
+        found = members(table, {}, ["lang"])
+        counted = Counter(name for own in found for name in own if name.startswith("lang="))
+        assert len(counted) == slices.MOST_VALUES + 1 and counted["lang=l00"] == 30
+        assert counted["lang=other"] == sum(30 - v for v in range(20, 25)) + 1
+        order = random.Random(1).sample(range(len(table)), len(table))
+        assert members([table[i] for i in order], {}, ["lang"]) == [found[i] for i in order]
+
+    def test_a_missing_value_is_named(self) -> None:
+        assert members([real("a b")], {}, ["lang"])[0][-1] == "lang=(empty)"
+
+    @pytest.mark.parametrize(
+        ("rule", "holds"),
+        [
+            (Rule(max_words=3), [True, True, False]),
+            (Rule(min_words=3), [False, True, True]),
+            (Rule(min_words=3, max_words=3), [False, True, False]),
+            (Rule(pattern=r"\d"), [True, False, True]),
+            (Rule(column="c", equals="uk"), [False, True, False]),
+            (Rule(column="c", equals="uk", pattern=r"\d"), [False, False, False]),
+        ],
+    )
+    def test_rules(self, rule: Rule, holds: list[bool]) -> None:
+        table = [real("one 2"), real("one two three", c="uk"), real("one two three 4", c="fr")]
+        assert [follows(r, rule) for r in table] == holds
+        assert [("mine" in own) for own in members(table, {"mine": rule}, [])] == holds
+
+
+class TestMeasure:
+    def figures(self, table: list[Record], said: list[Any], **more: Any) -> dict[str, dict[str, Any]]:
+        belongs = members(table, more.pop("rules", {}), more.pop("columns", []))
+        how = {"labels": LABELS, "declared": [], "samples": 200, "seed": 0} | more
+        return {s["name"]: s for s in measure(table, said, belongs, **how)}
+
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from(LABELS), st.sampled_from([*LABELS, "x"]), st.booleans()), min_size=1, max_size=30
+        )
+    )
+    @settings(deadline=None, max_examples=40)
+    def test_macro_f1_is_scikit_learns_over_the_labels_that_occur(self, data: list[tuple[str, str, bool]]) -> None:
+        table = [real(f"text {i}", t, c=str(c)) for i, (t, _, c) in enumerate(data)]
+        found = self.figures(table, [p for _, p, _ in data], columns=["c"])
+        for name, s in found.items():
+            own = [
+                (t, p)
+                for r, (t, p, _) in zip(table, data, strict=True)
+                if name in members(table, {}, ["c"])[table.index(r)]
+            ]
+            true, said = map(list, zip(*own, strict=True))
+            there = sorted(set(true))
+            assert s["rows"] == len(own) and not s["judged"]
+            f1 = f1_score(true, said, labels=there, average="macro", zero_division=0)
+            for figure, expected in ((s["f1_macro"], f1), (s["accuracy"], accuracy_score(true, said))):
+                assert figure["value"] == pytest.approx(expected)
+                assert 0 <= figure["ci_low"] <= figure["value"] <= figure["ci_high"] <= 1
+
+    def test_declared_slices_come_first_are_judged_from_thirty_rows_and_shown_when_empty(self) -> None:
+        table = [real("word " * n + str(n), LABELS[n % 3]) for n in range(1, 61)]
+        rules = {"long": Rule(min_words=32), "few": Rule(max_words=3), "none": Rule(pattern="zzz")}
+        found = self.figures(table, [r.label for r in table], rules=rules, declared=list(rules))
+        assert list(found)[:3] == list(rules) and [found[k]["judged"] for k in rules] == [True, False, False]
+        assert (found["none"]["rows"], found["none"]["f1_macro"]) == (0, None)
+        assert found["long"]["f1_macro"] == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+
+    def test_label_sets(self) -> None:
+        table = [real(f"text {i}", own) for i, own in enumerate([("fruit",), ("fruit", "metal"), (), ("metal",)] * 10)]
+        said: list[Any] = [("fruit",), ("fruit",), (), ("bird",)] * 10
+        found = self.figures(table, said)
+        assert found["label=(no label)"]["f1_macro"] is None and found["label=(no label)"]["accuracy"]["value"] == 1.0
+        # of its 20 rows, fruit is right in all, metal in none, and whole sets in half
+        assert found["label=fruit"]["f1_macro"]["value"] == 0.5 and found["label=fruit"]["accuracy"]["value"] == 0.5
+
+    def test_one_group_says_nothing_of_others(self) -> None:
+        table = [Record.of(f"text {i}", LABELS[i % 3], "test", group="a" if i < 9 else f"b{i}") for i in range(30)]
+        for i, r in enumerate(table):
+            r.lineage["columns"] = {"who": "a" if i < 9 else "b"}
+        found = self.figures(table, ["fruit"] * 30, columns=["who"])
+        assert (found["who=a"]["accuracy"]["ci_low"], found["who=a"]["accuracy"]["ci_high"]) == (0.0, 1.0)
+        assert found["who=b"]["accuracy"]["ci_high"] < 0.8
+
+
+class TestTheProjectFile:
+    def load(self, folder: Path, slices: str) -> Any:
+        path = folder / "toy.yaml"
+        path.write_text(
+            "name: toy\nlabels: {a: x, b: y}\ndata: {pool: p.csv, keep_columns: [country]}\n"
+            f"evaluate: {{slices: {{{slices}}}}}\n"
+        )
+        return load_project(path)
+
+    def test_rules_are_read(self, tmp_path: Path) -> None:
+        p = self.load(tmp_path, "short: {max_words: 20}, digits: {pattern: '\\d'}, uk: {column: country, equals: uk}")
+        assert (
+            p.evaluate.slices["digits"].pattern == r"\d" and p.parameters()["evaluate.slices.short.max_words"] == "20"
+        )
+
+    @pytest.mark.parametrize(
+        ("slices", "said"),
+        [
+            ("s: {pattern: '('}", r"slices.s.pattern is '\(': it is no regular expression"),
+            ("s: {max_wrods: 3}", "did you mean 'max_words'"),
+            ("s: {}", "a slice needs a rule"),
+            ("s: {column: country}", "give both, or neither"),
+            ("s: {column: contry, equals: uk}", "did you mean 'country'.*not in data.keep_columns"),
+            ("s: {column: country, equals: 3}", "put it in quotes"),
+            ("'a=b': {max_words: 3}", "the slice 'a=b' needs another name"),
+            ("s: {min_words: 5, max_words: 3}", "no text has both"),
+        ],
+    )
+    def test_a_mistake_is_one_sentence(self, slices: str, said: str, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=said) as error:
+            self.load(tmp_path, slices)
+        assert len(str(error.value).splitlines()) == 1
+
+    def test_without_slices_the_digest_is_as_it_was(self) -> None:
+        assert "slices" not in project({"pool": "x"}).model_dump()["evaluate"]
+        assert set(project({"pool": "x"}).model_dump()["promote"]["limits"]) == {"label_f1"}
+
+
+def test_an_evaluation_holds_slices_and_groups(tmp_path: Path) -> None:
+    table = [
+        {**row, "who": f"author {i // 3}", "country": "uk" if i % 2 else "fr"}
+        for i, row in enumerate(rows(fruit=12, metal=12))
+    ]
+    write(tmp_path / "pool.jsonl", table)
+    p = project(
+        {
+            "pool": "pool.jsonl",
+            "split": {"dev": 1, "test": 4},
+            "group_column": "who",
+            "keep_columns": ["country"],
+        },
+        evaluate={"bootstrap": 100, "slices": {"uk": {"column": "country", "equals": "uk"}}},
+    )
+    home = tmp_path / "home"
+    prepared = prepare(p, beside=tmp_path, home=home)
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        write_records(out / "kept.jsonl", [record("metal it is", "metal")])
+        return {}
+
+    curated = stage(home, "curate", version=1, params={}, inputs={}, build=build)
+    scored = score_baseline(
+        p, "majority", curated=curated, splits=prepared.splits, sealed=prepared.sealed, beside=tmp_path, home=home
+    )
+    said = read_predictions(scored)
+    sealed = read_records(prepared.sealed.directory / "test.jsonl")
+    assert [a["group"] for a in said] == [r.group for r in sealed] and len(set(a["group"] for a in said)) < len(said)
+    assert all(("uk" in a["slices"]) == ("country=uk" in a["slices"]) for a in said)
+    assert {r.id for r in sealed} == {Record.of(r.text, r.label, "test").id for r in sealed}, "ids are the content's"
+    names = [s["name"] for s in scored.counts["slices"]]
+    assert names == ["uk", *sorted(names[1:])] and {"length=short", "label=metal", "country=fr"} <= set(names)
+    assert json.loads((scored.directory / "metrics.json").read_text())["slices"] == scored.counts["slices"]
+    assert np.isfinite([s["accuracy"]["value"] for s in scored.counts["slices"]]).all()

@@ -1,0 +1,77 @@
+"""The model card: complete, and Markdown whatever the labels are called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flows.publishing.model_card import escaped, render
+
+SCORE = {"f1_macro": 0.91234, "ci_low": 0.88, "ci_high": 0.94, "rows": 90, "openings": 5, "f1": {"a": 1.0, "b|c": 0.5}}
+TOLD: dict[str, Any] = {
+    "model": {"name": "toy", "version": "3"},
+    "base": "all-MiniLM-L6-v2",
+    "licence": "apache-2.0",
+    "run": "0123abcd",
+    "prompt": "toy-generate/1",
+    "multi_label": False,
+    "labels": {"a": "one; two", "b|c": "<script>alert(1)</script>\n# a heading"},
+    "test": SCORE,
+    "verdict": "promote",
+    "promoted": True,
+    "rows": {"synthetic": 36, "real, labelled": 4},
+    "generators": ["gpt-4o-mini"],
+    "data": {"rejected": {"total": 7}},
+    "digests": {"training": "abc", "test": "def"},
+    "baselines": {"tfidf_logistic_regression": SCORE | {"f1_macro": 0.5}},
+    "reasons": ["macro-F1 +0.4 against [the best](http://x)"],
+    "scores": {"log_loss": 0.1, "brier": 0.2, "ece": 0.03},
+}
+
+
+def test_it_says_what_a_reader_asks() -> None:
+    card = render(TOLD)
+    assert card.startswith("# toy, version 3\n") and "one of 2 labels" in card
+    assert (
+        "Macro-F1 **0.912** (95% 0.880 to 0.940) on 90 sealed real texts. Verdict: **promote**, now champion." in card
+    )
+    assert "| synthetic | 36 |\n| real, labelled | 4 |" in card and "gpt-4o-mini" in card
+    assert "| tfidf logistic regression | 0.500" in card and "calibration error 0.030" in card
+    assert "| training rows, digest | abc |\n| test rows, digest | def |" in card
+    assert (
+        "all-MiniLM-L6-v2 (apache-2.0)" in card and "| prompt | toy-generate/1 |" in card and "opened 5 times" in card
+    )
+    assert "b\\|c 0.500." in card
+
+
+def test_without_an_llm_and_without_scores() -> None:
+    card = render(TOLD | {"generators": [], "scores": None, "promoted": False, "multi_label": True})
+    assert "No synthetic rows." in card and "Log loss" not in card and "any of 2 labels" in card
+    assert "now champion" not in card
+
+
+def test_parts_of_the_test_set_and_other_figures_are_told_where_they_are_there() -> None:
+    sample = SCORE | {"sample": True, "rows": 20}
+    slices = [{"name": "a|b", "rows": 12, "f1_macro": {"value": 0.5, "ci_low": 0.25, "ci_high": 0.75}, "judged": True}]
+    more = {"robustness": [{"title": "typos", "head": [], "rows": [["F1", "0.800"]]}]}
+    card = render(TOLD | {"slices": slices, "more_figures": more, "baselines": {"llm": sample}})
+    assert "| a\\|b | 12 | 0.500 (0.250 to 0.750) |\n" in card and "- typos: F1, 0.800" in card
+    assert "| llm (on 20 rows alone) | 0.912" in card
+    assert "typing errors" in render(TOLD) and "typing errors" not in card
+    assert "Licence: that of all-MiniLM-L6-v2 (apache-2.0), and the terms of gpt-4o-mini" in card
+
+
+def test_texts_from_data_are_letters() -> None:
+    card = render(TOLD)
+    assert "<script>" not in card and "\n# a heading" not in card and "](http" not in card
+
+
+@pytest.mark.parametrize("missing", ["baselines", "labels", "test"])
+def test_what_is_missing_is_an_error_and_no_gap(missing: str) -> None:
+    with pytest.raises(Exception, match=missing):
+        render({k: v for k, v in TOLD.items() if k != missing})
+
+
+def test_escaping() -> None:
+    assert escaped("a*b_c|d\ne & <f>") == "a\\*b\\_c\\|d e &amp; &lt;f&gt;"

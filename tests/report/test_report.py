@@ -1,0 +1,350 @@
+"""The report of a retrain: complete, one file, and text whatever texts, labels and reasons say."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import atomic
+from tasks.augment.learning_curve import learning_curve, nested
+from tasks.evaluate import plots
+from tasks.evaluate.score import Answers, measured
+from tasks.labels import decode, predicted
+from tasks.project import Project
+from tasks.records import Record
+from tasks.report.blocks import blocks
+from tasks.report.contents import tell
+from tasks.report.page import is_ours, render
+from tasks.stage import Stage, stage
+from tests.kit import toy
+from tests.kit.review import XSS
+from tests.kit.rows import project, record
+from tests.kit.stages import made
+from tests.report.test_data_report import Tags
+
+EVIL = (XSS, "**bold** [link](http://evil.example) `code`\n# heading", "b|c & <i>d</i>")
+SCORE = {"f1_macro": 0.91234, "ci_low": 0.88, "ci_high": 0.94, "rows": 60}
+USD = {"usd": 0.0012, "measured": True}
+
+
+def challenger(home: Path, p: Project, rows: list[Record], *, slices: list[Any] | None = None) -> Stage:
+    """A score of answers that are mostly right and sometimes surely wrong."""
+    names, rng = p.label_names, np.random.default_rng(0)
+    scores = rng.dirichlet([0.4] * len(names), len(rows))
+    for i, r in enumerate(rows):
+        if i % 5:
+            scores[i] = [0.9 if name in r.labels else 0.05 for name in names]
+    said = decode(predicted(scores, multi_label=p.multi_label), names)
+
+    def build(out: Path, work: Path) -> dict[str, Any]:
+        found = measured(out, p, "bundle abc", rows, Answers(said, scores))
+        if slices:
+            atomic.write_json(out / "metrics.json", atomic.read_json(out / "metrics.json") | {"slices": slices})
+        return {"model": "bundle abc", **found}
+
+    return stage(home, "evaluate", version=1, params={"labels": p.labels}, inputs={}, build=build)
+
+
+def report(p: Project, stage: Stage, **changes: Any) -> dict[str, Any]:
+    """What a retrain ends with."""
+    c, word = stage.counts, EVIL[1]
+    of = {
+        name: c["f1_macro"][key] for name, key in (("f1_macro", "value"), ("ci_low", "ci_low"), ("ci_high", "ci_high"))
+    }
+    counted = {"total": 7, "by_label": {}, "by_reason": {word: 7}}
+    generator = {"requests": 3, "rows": 3, "accepted": 2, "tokens": 90, "usd": 0.1}
+    return {
+        "project": p.name,
+        "verdict": "promote",
+        "reasons": [f"macro-F1 +0.0710 {word}", XSS],
+        "promoted": True,
+        "model": {"name": p.name, "version": "3", "bundle": "ab" * 32},
+        "test": {**of, "rows": c["rows"], "openings": 5},
+        "champion": {"version": "2", **SCORE},
+        "baselines": {"tfidf_logistic_regression": SCORE | {"f1_macro": 0.5, "ci_low": 0.4, "ci_high": 0.6}},
+        "lift": {
+            "how": "quick",
+            "undone": None,
+            "lifts": [{"by": word, "from": word, "to": "", "value": 0.1, "ci_low": 0.0, "ci_high": 0.2}],
+        },
+        "data": {
+            **{name: counted for name in ("requested", "accepted", "rejected", "harvested")},
+            "real_set_aside": {"by_reason": {word: 1}, "notices": []},
+            "given_up": {word: word},
+            "generators": {word: generator},
+            "answers": {"questions": 9, "rows": {word: 8}, "left_out": {"shorter": {word: 1}}},
+        },
+        "cost": {
+            "tokens": 100,
+            "tokens_per_accepted_row": 50.0,
+            "usd_per_accepted_row": 0.0006,
+            "spent": {"requests": 3, "tokens": 100, **USD},
+            **USD,
+        },
+        "inference": {"backend": "torch", "why": word, "measured": {"torch": {"texts_per_second": 66.0}}},
+        "seconds": {"train": 12.3, "prepare": 0.0},
+        "generation": 0,
+        "mlflow_run_id": "0" * 32,
+        **changes,
+    }
+
+
+VERDICT = {
+    "opponent": EVIL[1],
+    "gain": 0.07,
+    "lower": 0.041,
+    "upper": 0.1,
+    "look": 2,
+    "alpha": 0.0083,
+    "won": 9,
+    "lost": 2,
+}
+VERDICT |= {"mcnemar_p": 0.0654, "more_rows": None}
+
+
+def page(home: Path, p: Project, rows: list[Record], *, slices: list[Any] | None = None, **changes: Any) -> str:
+    stage = challenger(home, p, rows, slices=slices)
+    gain = home / "gain.png"
+    plots.gain(0.07, 0.041, 0.1, least=0.0, title=f"{p.name}: against {EVIL[1]} $x", path=gain)
+    kept = [record(f"{EVIL[0]} {i}", p.label_names[0], "synthetic" if i % 2 else "seed") for i in range(9)]
+    told = tell(
+        report(p, stage, **changes),
+        project=p,
+        verdict=VERDICT | {"labels": dict.fromkeys(p.label_names, 0.01)},
+        challenger=stage,
+        training=made(home, "mix", rows={"kept.jsonl": kept}),
+        curve=None,
+        gain=gain,
+        digests={"test rows": "abc"},
+        commit=None,
+    )
+    return render(told)
+
+
+@pytest.fixture
+def evil(tmp_path: Path) -> str:
+    p = project({"pool": "x"}, labels=EVIL, evaluate={"bootstrap": 100})
+    rows = [record(f"{EVIL[i % 3]} number {i}", EVIL[i % 3], "test") for i in range(60)]
+    more = {"robustness": {EVIL[1]: {EVIL[0]: 0.5}}, "serving": {"p50": 0.01, "notes": [XSS, "fine"]}}
+    slices = [{"name": XSS, "rows": 12, "f1_macro": {"value": 0.5, "ci_low": 0.25, "ci_high": 0.75}, "judged": True}]
+    return page(tmp_path, p, rows, slices=slices, **more)
+
+
+def test_no_text_is_markup(evil: str) -> None:
+    found = Tags(evil)
+    allowed = (
+        "html head meta title style body main header nav section article details summary footer div span table thead "
+    )
+    allowed += "tbody tr th td h1 h2 h3 p a b i small code ul li img"
+    assert {tag for tag, _ in found.tags} <= set(allowed.split())
+    assert found.open == [] and sum(tag == "style" for tag, _ in found.tags) == 1
+    known = {
+        "lang",
+        "charset",
+        "http-equiv",
+        "content",
+        "name",
+        "class",
+        "style",
+        "id",
+        "href",
+        "dir",
+        "open",
+        "title",
+        "src",
+        "alt",
+    }
+    for _, attributes in found.tags:
+        assert set(attributes) <= known
+        assert (attributes.get("href") or "#").startswith("#")
+        assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert re.fullmatch(r"(--[lwv]:[\d.]+%;?)*", attributes.get("style") or "")
+    said = "".join(found.texts)
+    assert all(text in said for text in EVIL), "each is there, letter by letter"
+
+
+def test_it_needs_no_network_and_forbids_it(evil: str) -> None:
+    policy = next(a["content"] for tag, a in Tags(evil).tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    assert (
+        is_ours(evil.encode())
+        and not is_ours(b" " + evil.encode())
+        and not is_ours(evil.replace("'none'", "*").encode())
+    )
+    assert "@import" not in evil and "url(" not in evil and "<script" not in evil
+
+
+def test_a_browser_shows_it_and_runs_and_loads_nothing(evil: str, tmp_path: Path, browser: Any) -> None:
+    (tmp_path / "report.html").write_text(evil, encoding="utf-8")
+    shown = browser.new_page(viewport={"width": 1280, "height": 800})
+    asked, wrong = [], []
+    shown.on("request", lambda r: asked.append(r.url))
+    shown.on("console", lambda m: wrong.append(m.text))
+    shown.on("pageerror", lambda e: wrong.append(str(e)))
+    shown.goto((tmp_path / "report.html").as_uri())
+    assert {url.partition(":")[0] for url in asked} <= {"file", "data"} and wrong == []
+    assert sum(url.startswith("file:") for url in asked) == 1
+    assert shown.evaluate("window.hacked") is None
+    assert shown.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 100)")
+    assert len(shown.query_selector_all("img")) == 3
+    shown.set_viewport_size({"width": 380, "height": 800})
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 380, "nothing hangs over on a telephone"
+    shown.close()
+
+
+def test_it_tells_what_was_decided_and_from_what(tmp_path: Path) -> None:
+    p = project({"pool": "x"}, labels=("fruit", "metal"), evaluate={"bootstrap": 100})
+    rows = [record(f"row {i}", ("fruit", "metal")[i % 2], "test") for i in range(40)]
+    llm = {
+        **SCORE,
+        "sample": True,
+        "rows": 20,
+        "challenger": {"value": 0.95, "ci_low": 0.9, "ci_high": 1.0},
+        "llm": {
+            "name": "gpt",
+            "unparsed": 3,
+            "unparsed_share": 0.15,
+            "tokens": 1000,
+            "tokens_per_text": 50.0,
+            "usd_per_text": 0.0001,
+        }
+        | {"latency": {"p50": 0.51, "p95": 1.23, "texts": 20}, "stopped": None, **USD},
+    }
+    said = " ".join("".join(Tags(page(tmp_path, p, rows, baselines={"llm": llm})).texts).split())
+    for told in (
+        "version 3",
+        "+0.0710",
+        "+0.0410 to +0.1000",
+        "9 the challenger, 2 the opponent",
+        "champion 2",
+        "on 20 rows alone; the challenger on these 0.950 (0.900 to 1.000)",
+        "3 answers (15%) were no label",
+        "A text took 0.51 s in the median and 1.23 s",
+        "What was taken for what",
+        "The most confident mistakes",
+        "Likely label errors in the test set",
+        "Typing errors, and texts made to mislead.",
+        "SmolLM2-135M-Instruct.Q4_1.gguf; see its terms",
+        "opened 5 times",
+        "Answers by torch, 66 texts/s",
+        "scikit-learn",
+        "train.seeds",
+    ):
+        assert told in said, told
+    assert "Parts of the test set by source or time" in said and "zero-shot model that is not fine-tuned" in said
+
+
+def test_of_label_sets_and_of_a_verdict_without_numbers(tmp_path: Path) -> None:
+    p = project({"pool": "x"}, labels=("fruit", "metal"), multi_label=True, evaluate={"bootstrap": 100})
+    rows = [record(f"row {i}", None, "test").but(label=[(), ("fruit",), ("fruit", "metal")][i % 3]) for i in range(30)]
+    stage = challenger(tmp_path, p, rows)
+    unsure = {
+        "opponent": "",
+        "gain": None,
+        "lower": None,
+        "upper": None,
+        "look": 1,
+        "alpha": None,
+        "won": None,
+        "lost": None,
+    }
+    told = tell(
+        report(p, stage, champion=None, lift=None),
+        project=p,
+        verdict=unsure | {"mcnemar_p": None, "more_rows": None, "labels": None},
+        challenger=stage,
+        training=made(tmp_path, "mix", rows={"kept.jsonl": []}),
+        curve=None,
+        gain=tmp_path / "none.png",
+        digests={},
+        commit="abc",
+    )
+    said = "".join(Tags(render(told)).texts)
+    assert "Wrong decisions by label" in said and "the model alone" in said and "gain over nothing" in said
+    assert set(told["pictures"]) == {"labels", "reliability"} and "A champion: there is none" in said
+
+
+# --- figures whose names the page does not know
+
+
+def test_an_object_becomes_tables() -> None:
+    interval = {"value": 0.5, "ci_low": 0.25, "ci_high": 0.75}
+    found = blocks(
+        {
+            "texts_per_second": 12.5,
+            "f1": interval,
+            "by_noise": {"typos": {"f1": interval, "rows": 20}, "case": {"f1": interval, "rows": 1234}},
+            "runs": [{"clients": 1, "ok": True}, {"clients": 8, "ok": None}],
+            "empty": {},
+        }
+    )
+    assert found[0] == {
+        "title": "",
+        "head": [],
+        "rows": [["texts per second", "12.500"], ["F1", "0.500 (0.250 to 0.750)"]],
+    }
+    assert found[1]["title"] == "by noise" and found[1]["head"] == ["", "F1", "rows"]
+    assert found[1]["rows"][1] == ["case", "0.500 (0.250 to 0.750)", "1,234"]
+    assert found[2] == {"title": "runs", "head": ["clients", "ok"], "rows": [["1", "yes"], ["8", "–"]]}
+    assert len(found) == 3
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_any_object_is_shown(value: Any) -> None:
+    for block in blocks(value):
+        assert {len(row) for row in block["rows"]} <= {
+            len(block["head"]) or 1,
+            2 if not block["head"] else 0,
+            len(block["head"]),
+        }
+        assert all(isinstance(cell, str) for row in block["rows"] for cell in row)
+
+
+# --- the learning curve
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(1, 40), min_size=1))
+def test_each_part_holds_the_one_before_and_keeps_the_shares(counts: dict[str, int]) -> None:
+    rows = [record(f"{label} {i}", label) for label, n in counts.items() for i in range(n)]
+    parts = nested(rows)
+    ids = [{r.id for r in part} for part in parts]
+    assert [len(part) for part in parts] == [len(rows) // n for n in (8, 4, 2, 1)]
+    assert all(a <= b for a, b in itertools.pairwise(ids)) and ids == [{r.id for r in p} for p in nested(rows[::-1])]
+    for label, n in counts.items():
+        assert abs(sum(r.label == label for r in parts[2]) - n / 2) <= len(counts)
+
+
+def test_the_curve_is_of_dev_and_grows_with_the_rows(tmp_path: Path, encoder: Path) -> None:
+    rng = random.Random(0)
+    train = [record(toy.sentence(toy.WRITTEN[k], rng), k) for k in toy.LABELS for _ in range(20)]
+    dev = [record(toy.sentence(toy.REAL[k], rng), k, "dev") for k in toy.LABELS for _ in range(8)]
+    p = project(
+        {"pool": "x"},
+        labels=tuple(toy.LABELS),
+        train={"model": str(encoder), "max_length": 32},
+        evaluate={"bootstrap": 100},
+    )
+    splits = made(tmp_path, "splits", rows={"dev.jsonl": dev})
+    made_ = learning_curve(
+        p, training=made(tmp_path, "mix", rows={"kept.jsonl": train}), splits=splits, beside=tmp_path, home=tmp_path
+    )
+    points = made_.counts["points"]
+    assert [q["rows"] for q in points] == [7, 15, 30, 60] and points[-1]["value"] > 0.8 > 0.3
+    assert all(q["ci_low"] <= q["value"] <= q["ci_high"] for q in points) and (made_.directory / "curve.png").exists()
+    few = made(tmp_path, "mix", rows={"kept.jsonl": train[:9]}, params={"few": True})
+    assert learning_curve(p, training=few, splits=splits, beside=tmp_path, home=tmp_path).counts["points"] == []

@@ -1,0 +1,195 @@
+"""A person's yes or no to a promotion."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import prefect
+import pytest
+from prefect.runtime import deployment
+
+from flows.registry import admin
+from flows.registry.client import Version
+from flows.retraining import approval
+from tasks.verdict.decide import Verdict, decide
+from tests.conftest import ROOT, Command, last_json
+from tests.kit import toy
+from tests.kit.deployed import Run
+from tests.kit.registry import Bundle, Store
+from tests.test_servers import BIN, free_port, get, running, wait_for
+
+TRUE = [*"abc"] * 40
+
+
+@pytest.fixture
+def verdict() -> Verdict:
+    wrong = ["b" if t == "a" else t for t in TRUE]
+    return decide(TRUE, TRUE, wrong, labels=[*"abc"], opponent_name="champion version 1", samples=200)
+
+
+@pytest.fixture
+def two(sqlite: Store, bundles: list[Bundle], unasked: list[Path]) -> list[Version]:
+    """Versions 1, the champion, and 2."""
+    found = [sqlite.register(b) for b in bundles[:2]]
+    sqlite.promote(found[0], None)
+    return found
+
+
+@pytest.fixture
+def r(sqlite: Store) -> Any:
+    return SimpleNamespace(registry=sqlite.registry)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the suspended run asked, without a server; the answers are the first entry's, one a question, the last one for ever."""
+    found: list[dict[str, Any]] = [{"answers": []}]
+
+    def suspend(*, wait_for_input: Any, key: str, timeout: float) -> Any:
+        offered = {name: f.default for name, f in wait_for_input.model_fields.items()}
+        found.append({"description": wait_for_input._description, "key": key, **offered})
+        answers = found[0]["answers"]
+        return approval.Approval(**(answers.pop(0) if len(answers) > 1 else answers[0]))
+
+    monkeypatch.setattr(prefect, "suspend_flow_run", suspend)
+    monkeypatch.setattr(deployment, "id", "a deployment", raising=False)
+    return found
+
+
+def rows(store: Store) -> list[tuple[Any, ...]]:
+    found = admin.history(store.settings, "toy")
+    assert found["odd"] == []
+    return [(h["number"], h["version"], h["before"], h["kind"], h["who"], h["reason"]) for h in found["history"]]
+
+
+FIRST = (1, "1", None, "verdict", "", "better")
+
+
+def test_in_a_terminal_nobody_is_asked_and_both_verbs_are_named(r: Any, two: list[Version], verdict: Verdict) -> None:
+    said = approval.ask(r, two[1], verdict, champion=two[0])
+    assert not said.yes and "reseed promote toy 2 --reason" in said.sentence
+    assert "reseed refuse toy 2 --reason" in said.sentence
+
+
+@pytest.mark.parametrize("yes", [True, False])
+def test_both_answers_are_recorded_and_a_refusal_is_a_row(
+    yes: bool, r: Any, two: list[Version], verdict: Verdict, asked: list[Any], sqlite: Store
+) -> None:
+    asked[0]["answers"] = [{"approve": yes, "by": "ada", "reason": "seen by the board"}]
+    for _ in range(2):  # as when the flow run is executed again: its answer is met again
+        said = approval.ask(r, two[1], verdict, champion=two[0])
+    word = "approved" if yes else "refused"
+    assert said.yes is yes and said.sentence.startswith(f"{word} by ada: seen by the board")
+    tags = sqlite.registry.version("toy", "2").tags
+    assert (tags[f"reseed.{word}_by"], tags[f"reseed.{word}_because"]) == ("ada", "seen by the board")
+    assert rows(sqlite) == [FIRST, *([] if yes else [(2, "2", "1", "refused", "ada", "seen by the board")])]
+
+
+def test_the_question_shows_the_verdict_and_is_one_a_comparison(
+    r: Any, two: list[Version], verdict: Verdict, asked: list[Any]
+) -> None:
+    asked[0]["answers"] = [{"approve": True, "by": "ada", "reason": "why not"}]
+    for champion in (two[0], None):
+        approval.ask(r, two[1], verdict, champion=champion)
+    assert [a["key"] for a in asked[1:]] == ["approve-2-1", "approve-2-none"]
+    table = asked[1]["description"]
+    assert f"{verdict.gain:+.4f}" in table and "champion version 1" in table and "Gain by label: c +0.000" in table
+
+
+def test_an_answer_without_name_or_reason_is_asked_again(
+    r: Any, two: list[Version], verdict: Verdict, asked: list[Any]
+) -> None:
+    whole = {"approve": True, "by": "ada", "reason": "why not"}
+    asked[0]["answers"] = [whole | {"by": " "}, whole | {"by": "", "reason": ""}, whole]
+    said = approval.ask(r, two[1], verdict, champion=two[0])
+    assert said.yes and said.who == "ada"
+    first, second, third = asked[1:]
+    assert [a["key"] for a in (first, second, third)] == ["approve-2-1", "approve-2-1-1", "approve-2-1-2"]
+    assert "had no name (by): give both" in second["description"] and first["description"] in second["description"]
+    assert (second["approve"], second["reason"]) == (True, "why not"), "what was given is offered again"
+    assert "had no name (by) and reason" in third["description"]
+
+
+def test_a_refusal_stands_in_the_history_and_promotes_nothing(
+    sqlite: Store, two: list[Version], bundles: list[Bundle], reseed: Command
+) -> None:
+    for _ in range(2):
+        code, out, _ = reseed("refuse", "toy", "2", "--reason", "it was not asked for", "--by", "ada")
+        assert code == 0 and "toy: version 2 is refused; version 1 stays the champion" in out
+    refused = (2, "2", "1", "refused", "ada", "it was not asked for")
+    assert rows(sqlite) == [FIRST, refused]
+    assert "version 2 against 1" in reseed("history", "toy")[1]
+    sqlite.client.delete_registered_model_alias("toy", "champion")
+    standing = sqlite.registry.standing("toy")
+    assert standing is not None and standing.version == "1", "what was refused is not what a challenger has to beat"
+    sqlite.client.set_registered_model_alias("toy", "champion", "1")
+
+    third = sqlite.register(bundles[2])
+    assert admin.prune(sqlite.settings, "toy", keep=1, really=False)["would_remove"] == ["2"]
+    assert reseed("promote", "toy", "2", "--reason", "I was wrong", "--by", "ada")[0] == 0, "a refusal can be overruled"
+    assert reseed("refuse", "toy", third.version, "--reason", "it came too late")[0] == 0
+    told = rows(sqlite)
+    assert told[:3] == [FIRST, refused, (3, "2", "1", "by hand", "ada", "I was wrong")]
+    assert told[3][:4] == (4, "3", "2", "refused") and sqlite.aliases()["champion"] == "2"
+
+    code, _, err = reseed("refuse", "toy", "2", "--reason", "no")
+    assert code == 2 and "version 2 of 'toy' is the champion: `reseed rollback toy" in err
+    assert reseed("refuse", "toy", "3", "--reason", " ")[0] == reseed("refuse", "toy", "9", "--reason", "no")[0] == 2
+    key = "reseed.history.000002"
+    said = sqlite.client.get_registered_model("toy").tags[key]
+    sqlite.client.set_registered_model_tag("toy", key, said.replace("it was not asked for", "it was fine"))
+    assert "row 3 does not follow on row 2" in admin.history(sqlite.settings, "toy")["odd"][0]
+
+
+FLOW = """
+from flows.retrain import retrain
+
+if __name__ == "__main__":  # a run is a process that imports this file again
+    retrain.serve(name="toy", pause_on_shutdown=False)
+"""
+
+
+@pytest.mark.slow
+def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
+    tmp_path: Path, encoder: Path, home: Path, llm: Any, reseed: Command
+) -> None:
+    """A Prefect server, the flow as a served deployment, and its runs, which end their process while they wait."""
+    config = toy.project(
+        tmp_path / "project",
+        endpoint=llm.url,
+        encoder=encoder,
+        promote={"approval": "required"},
+        evaluate={"lift": "off", "robustness": 0},
+    )
+    script, port = tmp_path / "served.py", free_port()
+    script.write_text(FLOW)
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    environment |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "RESEED_HOME": str(home)}
+    with running(BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment):
+        wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
+        with running(sys.executable, str(script), **environment):
+            run = Run.started(api, "retrain/toy", {"config": str(config)})
+            run.reaches("Suspended", 200)
+            assert "toy: promote?" in run.question("approve-1-none")
+            assert run.resume(approve=False, by=" ", reason="too few rows") == "ACCEPT"
+            assert "had no name" in run.question("approve-1-none-1")
+            run.reaches("Suspended", 200)
+            assert run.resume(approve=False, by="ada", reason="too few rows") == "ACCEPT"
+            run.reaches("Completed", 200)
+            told = last_json(reseed("history", "toy", "--json")[1])
+            assert told["champion"] is None and told["odd"] == []
+            assert [(h["version"], h["kind"], h["who"]) for h in told["history"]] == [("1", "refused", "ada")]
+
+            run = Run.started(api, "retrain/toy", {"config": str(config), "fresh": True})
+            run.reaches("Suspended", 200)
+            assert "toy: promote?" in run.question("approve-2-none")
+            assert run.resume(approve=True, by="bob", reason="enough rows now") == "ACCEPT"
+            run.reaches("Completed", 200)
+    told = last_json(reseed("history", "toy", "--json")[1])
+    assert told["champion"] == "2" and told["odd"] == []
+    (_, row) = told["history"]
+    assert (row["kind"], row["who"]) == ("verdict", "bob") and "approved by bob: enough rows now" in row["reason"]

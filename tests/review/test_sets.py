@@ -1,0 +1,276 @@
+"""Review where a text has several labels, or none: the ranking, decisions about sets, the desk's keys, and the spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.review.server import Desk, history
+from flows.review.session import Sitting, wait_for_review
+from tasks import atomic
+from tasks.decisions import Decisions, apply, lines
+from tasks.errors import UserError
+from tasks.records import Record, Rejected
+from tasks.review import table
+from tasks.review.probe import fitted, influence, opinions
+from tasks.review.queue import Doubt, rank, ranked_stage, read_ranked
+from tests.conftest import Command, last_json
+from tests.kit import toy
+from tests.kit.review import Place, place_of_sets
+
+LABELS = list(toy.LABELS)
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
+    return place_of_sets(tmp_path_factory.mktemp("review"), encoder, required=2)
+
+
+@pytest.fixture(scope="module")
+def ranked(where: Place, encoder: Path) -> list[Doubt]:
+    return rank(where.project, curated=where.curated, splits=where.splits, encoder=encoder)
+
+
+def of(words: str, *labels: str) -> Record:
+    return Record.of(words, labels, "synthetic")
+
+
+# --- the ranking
+
+
+def test_sets_that_lack_a_label_or_have_one_too_many_come_first(where: Place, ranked: list[Doubt]) -> None:
+    assert len(where.wrong) == 6 and {d.id for d in ranked[:15]} >= where.wrong, [d.why() for d in ranked[:15]]
+    assert len(ranked) == len(where.kept) + 1 and not {d.id for d in ranked} & where.hidden
+    for d in ranked:
+        assert isinstance(d.opinion, tuple) and d.margin == pytest.approx(1 - 2 * d.own, abs=1e-3)
+        assert d.loss >= -np.log(max(d.own, 1e-6)) - 1e-3 and 0.5 <= d.probability <= 1
+        assert (d.own < 0.5) == (d.opinion != d.record.label)
+    said = {d.id: d.why() for d in ranked}
+    (surplus,) = [d for d in ranked if d.record.label == ("bird", "metal")]
+    assert "not 'metal'" in said[surplus.id] and any("it also has 'metal'" in said[i] for i in where.wrong)
+    by_id = {d.id: d for d in ranked}
+    alike = [(d, by_id[i]) for d in ranked for i, _ in d.like]
+    assert alike and all((a.record.label, a.opinion) == (b.record.label, b.opinion) for a, b in alike)
+
+
+def test_a_ranking_is_read_back_as_it_was(where: Place, ranked: list[Doubt], encoder: Path, tmp_path: Path) -> None:
+    stage = ranked_stage(where.project, curated=where.curated, splits=where.splits, encoder=encoder, home=tmp_path)
+    assert read_ranked(stage) == ranked
+
+
+def test_a_probe_a_label_is_as_many_probes_alone() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(90, 5))
+    yes = x[:, :2] + rng.normal(size=(90, 2)) * 0.5 > 0.3
+    sets = [tuple(np.array(["a", "b"])[row]) for row in yes]
+    trained_on, dev = np.arange(90) < 60, x[60:]
+    found = opinions(x, sets, trained_on, dev=dev, dev_labels=sets[60:])
+    harm = np.zeros(90)
+    for k in range(2):
+        probe = fitted(x[:60], yes[:60, k].astype(int))
+        assert found.probabilities[60:, k] == pytest.approx(probe.predict_proba(x[60:])[:, 1])
+        assert np.abs(found.probabilities[:60, k] - probe.predict_proba(x[:60])[:, 1]).max() > 1e-4, "out of fold"
+        harm += influence(probe, x[:60], x, yes[:, k].astype(int), dev=dev, dev_y=yes[60:, k].astype(int))
+    assert found.influence == pytest.approx(harm)
+
+
+def test_a_label_of_one_row_is_not_seen_and_too_few_rows_are_said() -> None:
+    x = np.random.default_rng(1).normal(size=(9, 3))
+    sets = [("a",), ("a",), (), (), ("a", "b"), ("a",), (), ("a",), ()]
+    found = opinions(x, sets, np.ones(9, bool), dev=x[:0], dev_labels=[])
+    own, margin, loss = found.measures()
+    assert found.names == ["a", "b"] and (found.probabilities[:, 1] == 0).all()
+    assert own[4] == 0 and margin[4] == 1 and loss[4] > 13
+    with pytest.raises(UserError, match=r"two training rows with a label and two without.*'a': 1"):
+        opinions(x[:3], [("a",), (), ()], np.ones(3, bool), dev=x[:0], dev_labels=[])
+
+
+# --- decisions
+
+
+def test_decisions_about_sets_are_kept_taken_back_and_applied(tmp_path: Path) -> None:
+    d = Decisions(tmp_path / "d.jsonl", by="ana")
+    one, two, three = of("a first text", "a"), of("a second text", "a", "b"), of("a third text")
+    d.decide([one], "relabel", ("b", "a", "b"))
+    d.decide([two], "relabel", ())
+    d.decide([three], "accept")
+    assert {i: (x.decision, x.label_before, x.label_after) for i, x in d.current().items()} == {
+        one.id: ("relabel", ("a",), ("a", "b")),
+        two.id: ("relabel", ("a", "b"), ()),
+        three.id: ("accept", (), ()),
+    }
+    (same,) = d.decide([two], "relabel", ("b", "a"))
+    assert same.decision == "accept", "the set that it has"
+    d.undo()
+    _, out, reviewed = apply(
+        [one], [Rejected(two, "off_label", "why"), Rejected(three, "two_labels", "x")], d.current()
+    )
+    assert out == [] and [(r.label, r.source) for r in reviewed] == [
+        (("a", "b"), "reviewed"),
+        ((), "reviewed"),
+        ((), "reviewed"),
+    ]
+    assert Record.from_json(json.loads(json.dumps(reviewed[0].to_json()))).label == ("a", "b")
+    assert [type(x.label_after) for x in lines(d.path)] == [tuple] * 5
+
+
+def test_a_decision_outlives_a_change_of_multi_label(tmp_path: Path) -> None:
+    d = Decisions(tmp_path / "d.jsonl", by="ana")
+    alone = Record.of("a first text", "a", "synthetic")
+    d.decide([alone], "relabel", "b")
+    assert apply([alone.but(label=("a",))], [], d.current())[2][0].label == ("b",)
+    d.decide([of("a first text", "a")], "relabel", ("c",))
+    assert apply([alone], [], d.current())[2][0].label == "c"
+    d.decide([of("a first text", "a")], "relabel", ())
+    with pytest.raises(UserError, match=r"ana decided that row \w+ is '\(no label\)', but a text has one label"):
+        apply([alone], [], d.current())
+
+
+SETS = st.lists(st.sampled_from(LABELS), unique=True).map(lambda own: tuple(sorted(own)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(SETS, st.sampled_from(["accept", "relabel", "reject"]), SETS), max_size=6))
+def test_what_is_decided_last_stands(tmp_path_factory: Any, told: list[tuple[Any, str, Any]]) -> None:
+    d = Decisions(tmp_path_factory.mktemp("d") / "d.jsonl", by="ana")
+    row = "the same text"
+    for before, choice, after in told:
+        d.decide([of(row, *before)], choice, after if choice == "relabel" else None)
+    for n in range(len(told), 0, -1):
+        before, choice, after = told[n - 1]
+        (now,) = d.current().values()
+        assert now.label_before == before
+        assert now.label_after == {"accept": before, "relabel": after, "reject": None}[choice]
+        assert len(d.undo()) == 1
+    assert d.current() == {}
+
+
+# --- the desk
+
+
+@pytest.fixture
+def desk(where: Place, ranked: list[Doubt], tmp_path: Path) -> Desk:
+    return Desk(Sitting(where.project, ranked, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
+
+
+def press(desk: Desk, *keys: str) -> None:
+    for key in keys:
+        desk.press(key, desk.version)
+
+
+def test_a_number_puts_a_label_on_or_off_and_enter_decides(desk: Desk) -> None:
+    row = desk.row
+    assert row is not None and row.record.label == ("bird",) and LABELS == ["metal", "fruit", "bird"]
+    press(desk, "1")
+    assert desk.draft == ("bird", "metal") and not desk.sitting.decided.current(), "nothing is decided before Enter"
+    press(desk, "3", "9", "٣")
+    assert desk.draft == ("metal",)
+    press(desk, "Escape")
+    assert desk.draft is None
+    press(desk, "Enter")
+    assert not desk.sitting.decided.current(), "there is no set to decide for"
+    press(desk, "1", "j", "k")
+    assert desk.draft is None, "who moves on decides nothing"
+    press(desk, "1", "3", "Enter")
+    (made,) = desk.current.values()
+    assert (made.id, made.decision, made.label_after) == (row.id, "relabel", ("metal",)) and desk.row is not row
+    press(desk, "k", "2")
+    assert desk.draft == ("fruit", "metal"), "it goes on from what was decided"
+    press(desk, "0", "Enter")
+    assert desk.current[row.id].label_after == () and "relabelled as (no label)" in desk.message
+    assert any("relabelled by ana, bird → (no label)" in v for _, v in history(row, desk.sitting))
+    press(desk, "u")
+    assert desk.current[row.id].label_after == ("metal",) and desk.row is row
+    press(desk, "1", "3", "Enter")
+    assert desk.current[row.id].decision == "accept", "the set that it had"
+    press(desk, "k", "r", "k", "a")
+    assert desk.current[row.id].decision == "accept"
+
+
+def test_a_set_is_applied_to_the_like_and_taken_back_at_once(desk: Desk) -> None:
+    desk.at = next(i for i, d in enumerate(desk.queue) if len(d.like) > 1)
+    row = desk.queue[desk.at]
+    press(desk, "1", "l")
+    assert desk.like is not None and desk.like.choice is not None and desk.draft is None
+    chosen = desk.like.choice[1]
+    assert chosen == tuple(sorted({*row.record.labels} ^ {"metal"}))
+    press(desk, "3")
+    assert desk.like.choice[1] == tuple(sorted({*(chosen or ())} ^ {"bird"})) and not desk.current
+    press(desk, "Enter")
+    assert {d.label_after for d in desk.current.values()} == {tuple(sorted({*row.record.labels} ^ {"metal", "bird"}))}
+    assert set(desk.current) == {row.id, *(i for i, _ in row.like)}
+    press(desk, "u")
+    assert desk.current == {}
+    press(desk, "l", "0", "Enter")
+    assert {d.label_after for d in desk.current.values()} == {()}
+
+
+# --- the spreadsheet
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_sets_go_out_and_decisions_come_back(tmp_path: Path, ranked: list[Doubt], suffix: str) -> None:
+    out, rows = tmp_path / f"q{suffix}", ranked[:7]
+    table.write(out, rows)
+    if suffix == ".csv":
+        with out.open(newline="", encoding="utf-8-sig") as f:
+            cells = list(csv.DictReader(f))
+        assert [tuple(json.loads(c["label"])) for c in cells] == [d.record.label for d in rows]
+    else:
+        cells = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [tuple(c["opinion"]) for c in cells] == [d.opinion for d in rows]
+    said: list[Any] = ["accept", "Reject", "metal", "metal| bird", '["bird", "fruit"]', "[]", ""]
+    if suffix == ".jsonl":
+        said[4:6] = [["bird", "fruit"], []]
+    for c, s in zip(cells, said, strict=True):
+        c["decision"] = s
+    back = tmp_path / f"back{suffix}"
+    if suffix == ".csv":
+        with back.open("w", newline="", encoding="utf-8-sig") as f:
+            again = csv.DictWriter(f, table.COLUMNS)
+            again.writeheader()
+            again.writerows(cells)
+    else:
+        back.write_text("".join(json.dumps(c) + "\n" for c in cells))
+    decided, known = Decisions(tmp_path / "d.jsonl", by="ana"), {d.id: d.record for d in ranked}
+    made = table.take(back, known, LABELS, decided, separator="|")
+    expected = [rows[0].record.label, None, ("metal",), ("bird", "metal"), ("bird", "fruit"), ()]
+    assert [(m.id, m.label_after) for m in made] == [(d.id, e) for d, e in zip(rows, expected, strict=False)]
+    assert table.take(back, known, LABELS, decided, separator="|") == [], "doing it twice is doing it once"
+
+
+@pytest.mark.parametrize("said", ['"metl|bird"', '["metal", "metl"]', "[1]", '{"a": 1}'])
+def test_a_set_with_an_unknown_label_is_named_with_its_line(tmp_path: Path, said: str) -> None:
+    row = of("some text", "metal")
+    path = tmp_path / "in.jsonl"
+    path.write_text(f'{{"id": "{row.id}", "text": "some text", "decision": {said}}}\n')
+    with pytest.raises(UserError, match=r"in\.jsonl, line 1: .* is no decision.*\[\] for none.*nothing was imported"):
+        table.read(path, {row.id: row}, LABELS, separator="|")
+
+
+# --- the command, and a retrain that waits
+
+
+def test_the_command_takes_sets(where: Place, home: Path, tmp_path: Path, reseed: Command) -> None:
+    at = ("review", where.config, "--curated", where.curated, "--splits", where.splits)
+    with pytest.raises(UserError, match="2 rows must be looked at"):
+        wait_for_review(where.project, curated=where.curated, splits=where.splits, config=where.config, home=home)
+    code, out, err = reseed(*at, "--export", tmp_path / "q.jsonl", "--json")
+    assert code == 0, err
+    cells = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
+    cells[0]["decision"], cells[1]["decision"] = [], "bird|fruit"
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(c) + "\n" for c in cells))
+    code, out, err = reseed(*at, "--import", tmp_path / "q.jsonl", "--by", "Ana", "--json")
+    assert code == 0 and (last_json(out)["imported"], last_json(out)["missing"]) == (2, 0), err
+    stored = atomic.read_lines(home / "reviews" / "toy.jsonl")
+    assert [line["label_after"] for line in stored] == [[], ["bird", "fruit"]]
+    assert (
+        wait_for_review(where.project, curated=where.curated, splits=where.splits, config=where.config, home=home) == 2
+    )

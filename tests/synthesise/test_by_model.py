@@ -1,0 +1,326 @@
+"""Label by author: two scripted models answer the same questions, and only their writing tells them apart."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlflow import MlflowClient
+
+from flows.publishing.report import rows as rows_of
+from tasks.dataset.split import prepare
+from tasks.errors import TransientError, UserError
+from tasks.llm.local import BASE_TEMPLATE, has_chat_template
+from tasks.project import Project
+from tasks.project.reader import load_project
+from tasks.records import read_records
+from tasks.setup.preflight import check_references
+from tasks.stage import Stage
+from tasks.synthesise.by_model import (
+    POOL,
+    ask_models,
+    first_words,
+    percentiles,
+    plain,
+    read_questions,
+    same_length,
+    with_answers,
+)
+from tests.conftest import ROOT, Command, last_json
+from tests.kit.scripted import Fault, Server, completion, status
+
+QUESTIONS = [f"What is thing number {i}?" for i in range(20)]
+SPLIT = {"dev": 3, "test": 4, "rest": "seed"}
+
+
+def speaks(word: str, n: int, wrap: str = "{}") -> Fault:
+    """A model that answers in `n` words of its own, no answer twice."""
+    numbers = itertools.count()
+
+    def fault(handler: Any) -> None:
+        number = next(numbers)
+        handler.send(200, completion(wrap.format(" ".join(f"{word}{number}x{i}" for i in range(n)))))
+
+    return fault
+
+
+@pytest.fixture
+def models() -> Iterator[dict[str, Server]]:
+    with Server() as one, Server() as two:
+        one.always, two.always = speaks("one", 30), speaks("two", 13, "<|im_start|>assistant\n{}<|im_end|>")
+        yield {"one": one, "two": two}
+
+
+def settings(models: dict[str, Server], **generate: Any) -> dict[str, Any]:
+    generators = [{"name": name, "endpoint": server.url, "model": f"m-{name}"} for name, server in models.items()]
+    return {
+        "name": "who",
+        "labels": {"one": "the first", "two": "the second"},
+        "data": {"split": SPLIT},
+        "generate": {
+            "mode": "by_model",
+            "questions": "questions.txt",
+            "answer_words": 12,
+            "generators": generators,
+            "retries": 0,
+            **generate,
+        },
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "questions.txt").write_text("\n".join(QUESTIONS) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def asked(folder: Path, models: dict[str, Server], **generate: Any) -> tuple[Project, Stage]:
+    project = Project.model_validate(settings(models, **generate))
+    return project, ask_models(project, home=folder / "home", beside=folder)
+
+
+def pool(stage: Stage) -> list[dict[str, str]]:
+    return [json.loads(line) for line in (stage.directory / POOL).read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_model_gets_every_question_and_length_tells_nothing(folder: Path, models: dict[str, Server]) -> None:
+    _, stage = asked(folder, models)
+    for server in models.values():
+        assert sorted(body["messages"][-1]["content"] for body in server.requests) == sorted(QUESTIONS)
+    rows = pool(stage)
+    assert [(r["question"], r["label"]) for r in rows] == [(q, m) for q in QUESTIONS for m in ("one", "two")]
+    assert all(len(r["text"].split()) == 12 and r["text"].startswith(r["label"]) for r in rows)
+    assert stage.counts["rows"] == {"one": 20, "two": 20}
+    assert stage.counts["words_before"] == {"one": [30, 30, 30], "two": [13, 13, 13]}
+    assert stage.counts["words_after"] == {"one": [12, 12, 12], "two": [12, 12, 12]}
+    assert stage.counts["spent"]["requests"] == 40
+
+
+def test_what_was_answered_is_not_asked_again(folder: Path, models: dict[str, Server]) -> None:
+    _, first = asked(folder, models)
+    _, again = asked(folder, models)
+    assert again.found and again.digest == first.digest
+    _, shorter = asked(folder, models, answer_words=6)  # another stage, the same answers
+    assert not shorter.found and {len(r["text"].split()) for r in pool(shorter)} == {6}
+    assert [len(server.requests) for server in models.values()] == [20, 20]
+
+
+def test_both_answers_to_a_question_stand_in_one_split(folder: Path, models: dict[str, Server]) -> None:
+    project, stage = asked(folder, models)
+    prepared = prepare(with_answers(project, stage), beside=folder, home=folder / "home")
+    assert prepared.sealed.counts == {"test": {"one": 4, "two": 4}}
+    assert prepared.splits.counts["dev"] == {"one": 3, "two": 3}
+    assert prepared.splits.counts["seed"] == {"one": 13, "two": 13}
+    parts = {"test": read_records(prepared.sealed.directory / "test.jsonl")}
+    parts |= {name: read_records(prepared.splits.directory / f"{name}.jsonl") for name in ("dev", "seed")}
+    questions = {name: {r.lineage["group"] for r in rows} for name, rows in parts.items()}
+    assert sum(map(len, questions.values())) == 20 and set().union(*questions.values()) == set(QUESTIONS)
+
+
+def test_a_question_with_one_short_answer_is_left_out_for_all(folder: Path, models: dict[str, Server]) -> None:
+    good = speaks("two", 13)
+    answers = itertools.chain([speaks("two", 12), speaks("", 0)], itertools.repeat(good))
+    models["two"].always = lambda handler: next(answers)(handler)
+    _, stage = asked(folder, models)
+    assert stage.counts["rows"] == {"one": 18, "two": 18}
+    assert stage.counts["left_out"] == {"shorter": {"one": 0, "two": 1}, "unanswered": {"one": 0, "two": 1}}
+
+
+def test_answers_that_are_all_too_short(folder: Path, models: dict[str, Server]) -> None:
+    with pytest.raises(UserError, match=r"none of the 20 questions .* lower generate\.answer_words"):
+        asked(folder, models, answer_words=13)
+
+
+def test_a_budget_that_is_spent_makes_no_smaller_data_set(folder: Path, models: dict[str, Server]) -> None:
+    with pytest.raises(UserError, match=r"generate\.budget\.requests is spent"):
+        asked(folder, models, budget={"requests": 25})
+    assert not list((folder / "home" / "stages").rglob(POOL))
+    _, stage = asked(folder, models, budget={"requests": 40})  # what was bought is kept
+    assert stage.counts["rows"] == {"one": 20, "two": 20}
+    assert sum(len(server.requests) for server in models.values()) == 40
+
+
+def test_a_model_that_is_down(folder: Path, models: dict[str, Server]) -> None:
+    models["two"].always = status(503)
+    with pytest.raises(TransientError):
+        asked(folder, models)
+    models["two"].always = speaks("two", 20)
+    _, stage = asked(folder, models)
+    assert stage.counts["rows"] == {"one": 20, "two": 20} and len(models["one"].requests) == 20
+
+
+def test_a_model_that_is_put_off_for_long_makes_no_smaller_data_set(folder: Path, models: dict[str, Server]) -> None:
+    models["two"].faults = [None] * 5
+    models["two"].always = status(429, retry_after="5000")
+    with pytest.raises(TransientError, match="asked to wait 5000 s"):
+        asked(folder, models)
+    assert not list((folder / "home" / "stages").rglob(POOL))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server", "home")
+def test_a_retrain_tells_what_the_answers_cost(
+    folder: Path, models: dict[str, Server], encoder: Path, reseed: Command
+) -> None:
+    good, short = speaks("two", 13), speaks("two", 12)
+    answers = itertools.chain([short], itertools.repeat(good))
+    models["two"].always = lambda handler: next(answers)(handler)
+    config = settings(models, usd={"input": 1.0, "output": 2.0})
+    config |= {"train": {"model": str(encoder), "epochs": 1, "max_length": 32, "precision": "fp32"}}
+    config |= {"predict": {"backend": "torch"}, "harvest": {"rounds": 0}}
+    config |= {"evaluate": {"bootstrap": 200, "serving": 0, "static_model": "off", "lift": "off"}}
+    (folder / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
+    code, out, err = reseed("retrain", folder / "who.yaml", "--json")
+    assert code == 0, err
+    told = last_json(out)
+    of_one = {"requests": 20, "rows": 20, "tokens": 600, "usd": 0.001, "accepted": 19}
+    assert told["data"]["generators"] == {"one": of_one, "two": of_one}
+    assert told["tokens"] == {"prompt": 400, "completion": 800, "total": 1200}
+    cost = told["cost"]
+    assert (cost["tokens"], cost["usd"], cost["measured"]) == (1200, 0.002, True)
+    assert cost["spent"] == {"requests": 40, "tokens": 1200, "usd": pytest.approx(0.002), "measured": True}
+    left_out = {"shorter": {"one": 0, "two": 1}, "unanswered": {"one": 0, "two": 0}}
+    assert told["data"]["answers"] == {"questions": 20, "rows": {"one": 19, "two": 19}, "left_out": left_out}
+    assert told["seconds"]["answers"] > 0
+    lines = dict(rows_of(told))
+    assert lines["questions asked"] == "20 of 2 models  (left out: two 1 shorter)"
+    assert lines["cost"].startswith("$0.0020 and 1,200 tokens measured")
+    client = MlflowClient(told["mlflow_tracking_uri"], told["mlflow_tracking_uri"])
+    seen = client.get_run(told["mlflow_run_id"])
+    assert (seen.data.metrics["tokens.total"], seen.data.metrics["cost.usd"]) == (1200.0, 0.002)
+    (own,) = client.search_runs([seen.info.experiment_id], "tags.`reseed.stage` = 'answers'")
+    assert own.data.metrics["generate.requests"] == 40 and own.data.metrics["generate.shorter.two"] == 1
+    page = Path(told["report"]).read_text(encoding="utf-8")
+    assert "Each was asked the same 20 questions" in page and "two 1 shorter" in page
+
+
+WORDS = st.lists(st.text("ab\u00e9.", min_size=1, max_size=4), max_size=12)
+
+
+@given(
+    answers=st.dictionaries(st.sampled_from("xyz"), st.dictionaries(st.sampled_from("12345"), WORDS), min_size=2),
+    n=st.integers(1, 8),
+    space=st.sampled_from([" ", "\n", "  ", "\t"]),
+)
+def test_the_rows_are_of_one_length_and_one_for_each_model(
+    answers: dict[str, dict[str, list[str]]], n: int, space: str
+) -> None:
+    written = {label: {q: space.join(ws) for q, ws in by.items()} for label, by in answers.items()}
+    rows, counts = same_length(written, list("12345"), words=n)
+    assert {len(r["text"].split()) for r in rows} <= {n}
+    long = [q for q in "12345" if all(len(by.get(q, ())) > n for by in answers.values())]
+    assert [(r["question"], r["label"]) for r in rows] == [(q, label) for q in long for label in answers]
+    assert all(written[r["label"]][r["question"]].startswith(r["text"]) for r in rows)
+    assert counts["rows"] == {label: len(long) for label in sorted(answers)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        ("<|im_start|>assistant\nHello there.<|im_end|>", "Hello there."),
+        ("<bos>Hello <start_of_image>there.<end_of_turn>\n", "Hello there."),
+        ("<start_of_turn>model\nHello there.<eos>", "Hello there."),
+        ("[INST] Hello there. [/INST]</s>", "Hello there."),
+        ("Hello there.\n\nQuestion: And you?\n\nAnswer: I am well.", "Hello there."),
+        ("Hello there.\nUser: And you?", "Hello there."),
+        ("Question: And you?", ""),
+        ("", ""),
+        ("The Question: is it a < b, or b|a? <b>No</b>.", "The Question: is it a < b, or b|a? <b>No</b>."),
+    ],
+)
+def test_marks_of_a_template_are_taken_out(answer: str, left: str) -> None:
+    assert plain(answer) == left
+
+
+def test_first_words_keep_the_white_space_between_them() -> None:
+    assert first_words(" a\n\nb  c d", 3) == " a\n\nb  c" and first_words("a b c", 3) is None
+
+
+def test_percentiles() -> None:
+    assert percentiles(range(1, 101)) == [11, 51, 91] and percentiles([]) == [] and percentiles([3]) == [3, 3, 3]
+
+
+def test_questions_from_text_and_tables(tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("Why?\n\n  How  so? \nwhy?\n", encoding="utf-8")
+    (tmp_path / "q.csv").write_text("text,kind\nWhy?,a\n,b\nHow so?,c\n", encoding="utf-8")
+    (tmp_path / "q.jsonl").write_text('{"text": "Why?"}\n{"text": "How so?"}\n', encoding="utf-8")
+    for name in ("q.txt", "q.csv", "q.jsonl"):
+        assert read_questions(tmp_path / name) == ["Why?", "How so?"]
+    assert read_questions(tmp_path / "q.csv", column="kind") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b" \n", "holds no question"), (b"caf\xe9?\n", "can't be read as questions")]
+)
+def test_questions_that_can_not_be_read(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "q.txt").write_bytes(data)
+    with pytest.raises(UserError, match=said) as e:
+        read_questions(tmp_path / "q.txt")
+    assert str(tmp_path / "q.txt") in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("generate.questions", None, "has 2 generators and no questions"),
+        ("generate.generators", [{"name": "one"}], "has 1 generators and questions"),
+        ("generate.generators", [{"name": "one"}, {"name": "three"}], "the generators 'one', 'three' and the labels"),
+        ("data.pool", "rows.csv", "makes its own real text"),
+        ("data.split", {"dev": 3, "test": 4}, "set data.split.rest to seed"),
+        ("generate.mode", "by_label", "give data.pool, or both data.dev and data.test"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path: Path, models: dict[str, Server], key: str, value: Any, said: str) -> None:
+    section, name = key.split(".")
+    config = settings(models)
+    config[section][name] = value
+    (tmp_path / "who.yaml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+    with pytest.raises(UserError) as e:
+        load_project(tmp_path / "who.yaml")
+    assert said in str(e.value) and len(str(e.value).splitlines()) == 1
+
+
+def test_nothing_is_synthesised_for_labels_that_are_models(models: dict[str, Server]) -> None:
+    assert Project.model_validate(settings(models)).generate.quota(["one", "two"], {}) == {"one": 0, "two": 0}
+
+
+def test_missing_questions_and_weights_are_named(tmp_path: Path, models: dict[str, Server]) -> None:
+    config = settings(models)
+    (tmp_path / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=r"'generate\.questions' is 'questions\.txt' is not there"):
+        check_references(load_project(tmp_path / "who.yaml"), tmp_path / "who.yaml")
+    (tmp_path / "questions.txt").write_text("Why?\n")
+    config["generate"]["generators"][1] |= {"endpoint": "local", "model": "gone.gguf"}
+    (tmp_path / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=r"'generate\.generators\.two\.model' is 'gone\.gguf' is not there"):
+        check_references(load_project(tmp_path / "who.yaml"), tmp_path / "who.yaml")
+
+
+def test_the_projects_of_the_repository_load() -> None:
+    paths = [p for p in (ROOT / "configs").glob("*.yaml") if not p.stem.endswith("-cases")]
+    found = {path.stem: load_project(path) for path in paths}
+    assert {"bbc-news", "20-newsgroups", "which-llm"} <= set(found) and all(p.name == n for n, p in found.items())
+    assert len(found["20-newsgroups"].labels) == 20
+    questions = read_questions(ROOT / "configs" / str(found["which-llm"].generate.questions))
+    assert len(questions) == len((ROOT / "configs" / "which-llm-questions.txt").read_text().splitlines()) >= 290
+
+
+def test_a_model_without_a_chat_template_is_known(tmp_path: Path) -> None:
+    for data, has in ((b"GGUF\0tokenizer.chat_template\0", True), (b"GGUF\0tokenizer.ggml.model\0", False)):
+        (tmp_path / "m.gguf").write_bytes(data)
+        assert has_chat_template(tmp_path / "m.gguf") is has
+
+
+def test_how_a_base_model_is_asked() -> None:
+    import jinja2
+
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    # rendered as llama.cpp does it; the template is ours, the messages are values in it
+    text = jinja2.Environment(autoescape=False).from_string(BASE_TEMPLATE).render(messages=messages)
+    assert text == "Be brief.\n\nQuestion: Why?\n\nAnswer:"

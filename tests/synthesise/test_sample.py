@@ -1,0 +1,58 @@
+"""A sample of a round's requests, read from the answers on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.dataset.split import prepare
+from tasks.llm.request import Cache
+from tasks.project.reader import load_project
+from tasks.synthesise.sample import sample
+from tasks.synthesise.stage import synthesise
+from tests.kit import toy
+
+COUNT = {"metal": 3, "fruit": 3, "bird": 3}
+ASKED: dict[str, Any] = {"count": COUNT, "round_number": 0, "generation": 0, "more_topics": {}, "focus": None}
+
+
+@pytest.fixture
+def made(tmp_path: Path, encoder: Path, llm: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """One round, and what is needed to sample it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    url = llm.url.replace("http://", "http://user:password@")
+    generate = {"endpoint": url, "usd": {"input": 1.0, "output": 2.0}}
+    config = toy.project(tmp_path / "p", endpoint=llm.url, encoder=encoder, generate=generate)
+    project = load_project(config, [])
+    places = {"beside": config.parent, "home": home}
+    splits = prepare(project, **places).splits
+    synthesise(project, splits=splits, **ASKED, **places)
+    return project, {"splits": splits, **ASKED, **places}
+
+
+def test_it_is_what_was_sent_and_what_came_back(made: Any, llm: Any) -> None:
+    project, about = made
+    found = sample(project, n=4, **about)
+    assert len(found) == 4 and found == sample(project, n=9, **about)[:4]
+    for e in found:
+        assert e.body in llm.requests and e.text and e.finish_reason == "stop"
+        assert (e.prompt_tokens, e.completion_tokens, e.measured) == (10, 20, True)
+        assert e.usd == pytest.approx((10 / 1e6, 40 / 1e6)) and e.provider == "127.0.0.1"
+        assert e.seconds is not None and 0 < e.seconds < 5
+        assert "secret" not in str(e) and "password" not in str(e)
+
+
+def test_a_request_without_an_answer_is_passed_over_and_one_without_a_time_says_so(made: Any) -> None:
+    project, about = made
+    whole = sample(project, n=9, **about)
+    cache = Cache(about["home"] / "cache" / "llm")
+    first, second = whole[0].key, whole[1].key
+    (about["home"] / "cache" / "llm" / first[:2] / f"{first}.json").unlink()
+    kept = cache.find(second)
+    assert kept is not None and set(kept) == Cache.FIELDS
+    cache.keep(second, kept)  # as answers were kept before times were, and as a batch keeps them
+    found = sample(project, n=9, **about)
+    assert [e.key for e in found] == [e.key for e in whole[1:]]
+    assert found[0].seconds is None and found[1].seconds is not None

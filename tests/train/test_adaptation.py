@@ -1,0 +1,293 @@
+"""Adapting a tiny real encoder to text: it learns, says what it measured, goes on after a kill, and sees no held-out row."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import atomic
+from tasks.errors import UserError
+from tasks.progress import Report, silent
+from tasks.project import Project
+from tasks.records import Record, Source
+from tasks.stage import Stage
+from tasks.train.adaptation.adapt import _texts, adapt, told
+from tasks.train.adaptation.masked import load_masked
+from tasks.train.resume import Terminated
+from tests.kit import toy
+from tests.kit.stages import made
+
+
+def rows(n: int, source: Source, seed: int, label: bool = True) -> list[Record]:
+    rng = random.Random(seed)
+    return [
+        Record.of(toy.sentence(toy.REAL[k], rng), k if label else None, source) for k in toy.LABELS for _ in range(n)
+    ]
+
+
+DEV, TEST, TRAINING = rows(6, "dev", 1), rows(6, "test", 2), rows(10, "synthetic", 3)
+UNLABELLED = rows(60, "unlabelled", 4, label=False)
+
+
+class Text:
+    """A workspace with splits and curated rows."""
+
+    def __init__(self, home: Path, encoder: Path, unlabelled: list[Record] = UNLABELLED) -> None:
+        self.home, self.encoder = home, encoder
+        self.splits = made(
+            home, "splits", rows={"dev.jsonl": DEV, "unlabelled.jsonl": unlabelled}, fingerprints=[*DEV, *TEST]
+        )
+        self.curated = made(home, "curate", rows={"kept.jsonl": TRAINING})
+
+    def project(self, encoder: Path | None = None, **changes: Any) -> Project:
+        quick = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 8, "head_steps": 40, "held_out": 30}
+        train = {"model": str(encoder or self.encoder), "max_length": 32, "precision": "fp32"}
+        given = {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}}
+        return Project.model_validate({**given, "adapt": {**quick, **changes}, "train": train})
+
+    def adapt(self, home: str = "", report: Report = silent, **changes: Any) -> Stage:
+        where = self.home / home if home else self.home
+        project = self.project(**changes)
+        return adapt(project, curated=self.curated, splits=self.splits, beside=self.home, home=where, report=report)
+
+
+@pytest.fixture
+def text(tmp_path: Path, encoder: Path) -> Text:
+    return Text(tmp_path, encoder)
+
+
+@pytest.fixture(scope="module")
+def with_head(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
+    """The tiny encoder with a head for masked words of its own."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("masked") / "bert"
+    AutoModelForMaskedLM.from_pretrained(encoder).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+    return folder
+
+
+def weights(stage: Stage) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(stage.directory / "encoder" / "model.safetensors"))
+
+
+def test_the_text_is_learned_and_the_classifier_starts_from_it(text: Text) -> None:
+    import numpy as np
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    stage = text.adapt(head_steps=150)
+    c, words = stage.counts, len(AutoTokenizer.from_pretrained(text.encoder))
+    assert c["perplexity"]["after"] < 0.9 * c["perplexity"]["before"] < 0.9 * words
+    assert (c["held_out"], c["held_out_from"], c["rows"]) == (30, "unlabelled", 180 - 30 + 30)
+    assert c["steps"] == 4 * -(-180 // 8) and c["resumed_from"] == 0 and c["leaks"] == 0
+    assert c["head"] == "made" and c["head_steps"] == 150 and "no head for masked words" in told(stage)[1]
+    names = {name for _, name, _ in atomic.read_json(stage.directory / "history.json")}
+    assert names == {"adapt.loss", "adapt.learning_rate"}
+
+    before = AutoModel.from_pretrained(text.encoder).state_dict()
+    net, info = AutoModelForSequenceClassification.from_pretrained(
+        stage.directory / "encoder", num_labels=3, output_loading_info=True
+    )
+    assert set(info["missing_keys"]) == {"classifier.weight", "classifier.bias"}
+    now = net.bert.state_dict()
+    assert all(np.array_equal(now[k], before[k]) for k in now if k.startswith("pooler")), "only a classifier reads it"
+    assert not np.allclose(now["embeddings.word_embeddings.weight"], before["embeddings.word_embeddings.weight"])
+    assert AutoTokenizer.from_pretrained(stage.directory / "encoder").mask_token == "[MASK]"
+    assert not list((stage.directory / "encoder").glob("*.bin"))
+    assert text.adapt(head_steps=150).found
+
+
+def test_an_encoder_with_a_head_keeps_it(text: Text, with_head: Path) -> None:
+    stage = text.adapt(encoder=with_head, steps=12)
+    c = stage.counts
+    assert (c["head"], c["head_steps"], c["steps"]) == ("its own", 0, 12) and len(told(stage)) == 1
+    masked = load_masked(stage.directory / "encoder", text.project())
+    assert not masked.new_head
+    held = _texts(text.project(), text.curated, text.splits)[1]
+    assert masked.perplexity(held, text.project().adapt) == pytest.approx(c["perplexity"]["after"], rel=1e-4)
+
+
+class TestPerplexity:
+    def test_of_a_model_that_knows_nothing_it_is_the_size_of_the_vocabulary(self, text: Text) -> None:
+        import torch
+
+        masked = load_masked(text.encoder, text.project())
+        with torch.no_grad():
+            masked.model.cls.predictions.transform.LayerNorm.weight.zero_()
+        found = masked.perplexity([r.text for r in UNLABELLED], text.project().adapt)
+        assert found == pytest.approx(masked.model.config.vocab_size, rel=1e-4)
+
+    def test_the_masks_are_the_same_at_each_call(self, text: Text) -> None:
+        masked, texts = load_masked(text.encoder, text.project()), [r.text for r in UNLABELLED]
+        first = masked.perplexity(texts, text.project().adapt)
+        assert first == masked.perplexity(texts, text.project().adapt)
+        assert first != masked.perplexity(texts, text.project(seed=1).adapt)
+
+
+class TestWhatIsRead:
+    def test_neither_dev_nor_test_nor_what_repeats_them(self, tmp_path: Path, encoder: Path) -> None:
+        repeats = [Record.of("Note: " + r.text, None, "unlabelled") for r in (DEV[0], TEST[0])]
+        text = Text(tmp_path, encoder, unlabelled=[*UNLABELLED, *repeats])
+        learned, held, c = _texts(text.project(), text.curated, text.splits)
+        assert c["leaks"] == 2 and not {r.text for r in (*DEV, *TEST, *repeats)} & {*learned, *held}
+        assert not set(learned) & set(held) and len(learned) == c["rows"] and len(held) == c["held_out"]
+
+    def test_rows_is_a_cap_and_unlabelled_text_goes_first(self, text: Text) -> None:
+        learned, held, _ = _texts(text.project(rows=25), text.curated, text.splits)
+        assert len(learned) == 25 and {*learned, *held} <= {r.text for r in UNLABELLED}
+
+    def test_without_unlabelled_text_training_text_is_held_out(self, tmp_path: Path, encoder: Path) -> None:
+        text = Text(tmp_path, encoder, unlabelled=[])
+        learned, held, c = _texts(text.project(), text.curated, text.splits)
+        assert c["held_out_from"] == "training" and len(held) == 6 and len(learned) == 24
+
+    def test_too_little_text_is_said(self, tmp_path: Path, encoder: Path) -> None:
+        text = Text(tmp_path, encoder, unlabelled=[])
+        text.curated = made(tmp_path, "curate", rows={"kept.jsonl": TRAINING[:9]}, params={"few": True})
+        with pytest.raises(UserError, match=r"adapt.epochs is 4.*8 texts.*data.unlabelled"):
+            text.adapt()
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_killed_adaptation_goes_on_and_ends_the_same(
+    sealed: bool, text: Text, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = text.adapt("whole", steps=20)
+    real, seen = atomic.seal, []
+
+    def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
+        if directory.name.startswith("checkpoint-"):
+            seen.append(directory)
+        if len(seen) == 3 and not sealed:
+            raise Stopped
+        digest = real(directory, about)
+        if len(seen) == 3:
+            raise Stopped
+        return digest
+
+    with monkeypatch.context() as m:
+        m.setattr(atomic, "seal", seal)
+        with pytest.raises(Stopped):
+            text.adapt("stopped", steps=20)
+    resumed = text.adapt("stopped", steps=20)
+    assert resumed.counts["resumed_from"] == (6 if sealed else 4)
+    assert resumed.counts["perplexity"] == whole.counts["perplexity"]
+    a, b = weights(whole), weights(resumed)
+    assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
+
+
+def test_sigterm_leaves_a_checkpoint_of_the_step_in_flight(text: Text) -> None:
+    whole, heard = text.adapt("whole", steps=20), []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+    asked: list[int] = []
+
+    def report(done: int, total: int, note: str) -> None:
+        if total == 20 and done == 7 and not asked:
+            asked.append(done)
+            signal.raise_signal(signal.SIGTERM)
+
+    try:
+        with pytest.raises(Terminated, match="stopped at step 7"):
+            text.adapt("stopped", steps=20, report=report)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [1], "passed on"
+    resumed = text.adapt("stopped", steps=20)
+    assert resumed.counts["resumed_from"] == 7
+    a, b = weights(whole), weights(resumed)
+    assert all((a[k] == b[k]).all() for k in a)
+
+
+class TestFailures:
+    @staticmethod
+    def nothing_kept(text: Text) -> bool:
+        return not list((text.home / "stages").glob("adapt/*"))
+
+    @pytest.mark.parametrize("weight", [True, False])
+    def test_what_is_no_number_is_said_and_not_kept(
+        self, weight: bool, text: Text, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import torch
+        from transformers import Trainer
+
+        real = Trainer.training_step
+
+        def step(self: Any, model: Any, *given: Any, **named: Any) -> Any:
+            loss = real(self, model, *given, **named)
+            if self.state.global_step == 3:  # as a step too long leaves it
+                if not weight:
+                    return loss * float("nan")
+                next(p for n, p in model.named_parameters() if "pooler" in n or "word_embeddings" in n).data[0] = (
+                    torch.inf
+                )
+            return loss
+
+        monkeypatch.setattr(Trainer, "training_step", step)
+        with pytest.raises(
+            UserError, match=r"the adaptation failed: .* not a number at step \d+; lower adapt.learning_rate"
+        ):
+            text.adapt(steps=20)
+        assert self.nothing_kept(text)
+
+    def test_too_little_memory(self, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+        import torch
+        from transformers import Trainer
+
+        def step(*_: Any, **__: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        monkeypatch.setattr(Trainer, "training_step", step)
+        with pytest.raises(UserError, match=r"out of memory with 8 texts a step: lower adapt.batch_size"):
+            text.adapt(steps=20)
+        assert self.nothing_kept(text)
+
+    def test_one_device_is_used_of_several(self, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+        from transformers import TrainingArguments
+
+        from tasks.train.adaptation.masked import _arguments
+
+        monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: setattr(self, "_n_gpu", 4))
+        masked = load_masked(text.encoder, text.project())
+        assert _arguments(masked, text.project().adapt, text.home)._n_gpu == 1
+
+
+class TestRefusals:
+    def test_no_mask_token(self, text: Text, tmp_path: Path) -> None:
+        bad = tmp_path / "bad"
+        shutil.copytree(text.encoder, bad)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            settings = json.loads((bad / name).read_text())
+            settings.pop("mask_token", None)
+            (bad / name).write_text(json.dumps(settings))
+        tokenizer = json.loads((bad / "tokenizer_config.json").read_text())
+        (bad / "tokenizer_config.json").write_text(
+            json.dumps({**tokenizer, "tokenizer_class": "PreTrainedTokenizerFast"})
+        )
+        with pytest.raises(UserError, match=r"has no mask token.*adapt.epochs to 0"):
+            text.adapt(encoder=bad)
+
+    def test_no_encoder(self, text: Text, tmp_path: Path) -> None:
+        bad = tmp_path / "bad"
+        bad.mkdir()
+        with pytest.raises(UserError, match=r"bad can't be adapted.*adapt.epochs"):
+            text.adapt(encoder=bad)
+
+    def test_weights_that_do_not_fit(self, text: Text, tmp_path: Path) -> None:
+        bad = tmp_path / "bad"
+        shutil.copytree(text.encoder, bad)
+        config = json.loads((bad / "config.json").read_text())
+        (bad / "config.json").write_text(json.dumps({**config, "intermediate_size": 40}))
+        with pytest.raises(UserError, match=r"bad has weights that don't fit its config.json.*would be random"):
+            text.adapt(encoder=bad)

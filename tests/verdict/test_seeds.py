@@ -1,0 +1,93 @@
+"""Several seeds beside the verdict: what the challenger's recipe gains, whichever seed it is trained with."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tasks.verdict.decide import Verdict, decide
+from tests.verdict.test_decide import LABELS, answered
+
+
+def said(rng: np.random.Generator, true: np.ndarray, accuracy: float) -> list[str]:
+    return answered(rng, true, accuracy, rng.random(len(true)))
+
+
+def asked(rows: int, challenger: float, opponent: float, seeds: list[float], **options: Any) -> tuple[Verdict, Verdict]:
+    """The verdicts with and without the seeds' answers, of models with these accuracies."""
+    rng = np.random.default_rng(1)
+    true = rng.integers(0, len(LABELS), rows)
+    names = [LABELS[k] for k in true]
+    both = said(rng, true, challenger), said(rng, true, opponent)
+    of_seeds = [said(rng, true, accuracy) for accuracy in seeds]
+    options = {"labels": LABELS, "opponent_name": "champion", "samples": 1000, **options}
+    return decide(names, *both, seeds=of_seeds, **options), decide(names, *both, **options)
+
+
+def test_the_verdict_is_on_the_model_and_seeds_stand_beside_it() -> None:
+    beside, alone = asked(1000, 0.9, 0.8, [0.9, 0.82, 0.78, 0.74])
+    assert beside.recipe is not None and alone.recipe is None and "recipe" not in alone.to_json()
+    assert beside.decision == alone.decision == "promote"
+    assert (beside.gain, beside.lower, beside.upper, beside.labels) == (
+        alone.gain,
+        alone.lower,
+        alone.upper,
+        alone.labels,
+    )
+    assert beside.recipe["seeds"] == 4 and beside.recipe["lower"] < 0 < beside.recipe["upper"]
+    assert "over 4 seeds" in beside.reasons[-1] and "the next one trained like it may not be" in beside.reasons[-1]
+    assert Verdict.from_json(beside.to_json()) == beside
+
+
+def test_a_recipe_that_is_better_with_every_seed_is_said_to_be() -> None:
+    v, _ = asked(1000, 0.9, 0.8, [0.9, 0.905, 0.895])
+    assert v.recipe is not None and 0 < v.recipe["lower"] < v.recipe["gain"] < v.recipe["upper"]
+    assert "may not be" not in v.reasons[-1]
+
+
+def test_seeds_that_answer_alike_have_the_models_own_bounds() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, len(LABELS), 400)
+    names, mine, theirs = [LABELS[k] for k in true], said(rng, true, 0.9), said(rng, true, 0.8)
+    v = decide(names, mine, theirs, labels=LABELS, opponent_name="champion", seeds=[mine] * 3, samples=4000)
+    assert v.recipe is not None and v.recipe["gain"] == pytest.approx(v.gain)
+    assert v.recipe["lower"] == pytest.approx(v.lower, abs=0.005)
+    assert v.recipe["upper"] == pytest.approx(v.upper, abs=0.005)
+
+
+def test_one_seed_is_no_recipe_and_the_plain_rule_has_no_bounds() -> None:
+    assert asked(300, 0.9, 0.8, [0.9])[0].recipe is None
+    v, _ = asked(300, 0.9, 0.8, [0.9, 0.8], rule="point")
+    assert v.recipe is not None and v.recipe["lower"] == v.recipe["gain"] == v.recipe["upper"]
+    assert "bounds" not in v.reasons[-1]
+
+
+def test_seeds_that_answered_other_rows_are_unsure() -> None:
+    true = LABELS * 20
+    v = decide(true, true, true[::-1], labels=LABELS, opponent_name="champion", seeds=[true, true[1:]])
+    assert v.decision == "inconclusive" and "59 answers" in v.reasons[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [3, 8])
+def test_a_recipe_that_gains_nothing_is_said_to_gain_no_more_often_than_said(seeds: int) -> None:
+    """The models of different seeds differ truly, by 3 points of accuracy; on average they are as good as the opponent."""
+    rng, trials = np.random.default_rng(seeds), int(os.environ.get("RESEED_TRIALS", "150"))
+    nested = alone = 0
+    for i in range(trials):
+        true = rng.integers(0, len(LABELS), 500)
+        hard = rng.random(500)
+        own = [answered(rng, true, float(a), hard) for a in rng.normal(0.8, 0.03, seeds)]
+        theirs = answered(rng, true, 0.8, hard)
+        names = [LABELS[k] for k in true]
+        v = decide(names, own[0], theirs, labels=LABELS, opponent_name="champion", seeds=own, samples=400, seed=i)
+        assert v.recipe is not None and v.lower is not None
+        nested += v.recipe["lower"] > 0
+        alone += v.lower > 0
+    told = f"without a gain of the recipe over {seeds} seeds: {nested / trials:.3f} with seeds nested, "
+    sys.stderr.write(f"{told}{alone / trials:.3f} by one seed alone, 0.025 allowed\n")
+    assert nested / trials <= 0.025 + 3 * (0.025 * 0.975 / trials) ** 0.5 < alone / trials
