@@ -1,24 +1,34 @@
-"""What every part of one retrain needs."""
+"""What every part of one retrain needs: its project, where it works, and how it runs a stage."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-from flows.progress import say
 from flows.registry.client import Registry
 from flows.settings import Settings
+from flows.steps import StageRunner
 from flows.tracking.run import Tracking
-from tasks.dataset.split import Prepared
-from tasks.evaluate.serving import Measured
+from tasks.dataset.split import SealedResult, SplitsResult
 from tasks.project import Project
-from tasks.stage import Stage
+from tasks.stage import StageResult
+from tasks.synthesise.by_model import AnswersResult
+from tasks.workspace import Workspace
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Result = TypeVar("Result", bound=StageResult)
 
 
-@dataclass
-class Retrain:
-    """One retrain: its project, where it works, and what it has taken so far."""
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """One retrain.
+
+    `generation` is the number of the challenger, `judged_before` whether an earlier flow run judged it;
+    `answers` are those of the models that are told apart, where they are the real text.
+    """
 
     project: Project
     config: Path
@@ -26,31 +36,25 @@ class Retrain:
     generation: int
     judged_before: bool
     registry: Registry
-    log: Tracking
-    prepared: Prepared
-    answers: Stage | None = None  # of the models that are told apart, where they are the real text
-    seconds: Counter[str] = field(default_factory=Counter)
-    measured: Measured | None = None  # the challenger's robustness and cost of serving
-    adapted: Stage | None = None  # the encoder that is fine-tuned, where it is not the project's own
-    judged: bool = False  # there is a verdict, and the promotion where there was one
+    runner: StageRunner
+    splits: SplitsResult
+    sealed: SealedResult
+    answers: AnswersResult | None = None
 
     @property
-    def home(self) -> Path:
-        return self.settings.home
+    def workspace(self) -> Workspace:
+        return self.settings.workspace
 
     @property
-    def beside(self) -> Path:
-        return self.config.parent
+    def tracking(self) -> Tracking:
+        return self.runner.tracking
 
-    @property
-    def places(self) -> dict[str, Path]:
-        """The two folders that every stage asks for."""
-        return {"beside": self.beside, "home": self.home}
+    def stage(
+        self, function: Callable[P, Result], *, name: str | None = None, headline: bool = False
+    ) -> Callable[P, Result]:
+        """See StageRunner.stage."""
+        return self.runner.stage(function, name=name, headline=headline)
 
-    def timed(self, stage: Stage, name: str | None = None, title: str | None = None) -> Stage:
-        """The stage, with what it took in this run counted: nothing when it was found."""
-        name = name or stage.name
-        title = title or name
-        self.seconds[name] += 0.0 if stage.found else stage.seconds  # type: ignore[assignment]
-        say(f"{title}: found" if stage.found else f"{title}: {stage.seconds:.0f} s")
-        return stage
+    def store(self, function: Callable[P, T], *, name: str | None = None) -> Callable[P, T]:
+        """See StageRunner.store."""
+        return self.runner.store(function, name=name)

@@ -10,152 +10,185 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.publishing import report as reports
-from flows.publishing.prompts import record as record_prompt
-from flows.retraining.generation_loop import cost, cost_line, fill_quota
-from flows.retraining.session import opened, run_name
+from flows.publishing import prompts
+from flows.publishing.report import accepted_generators
+from flows.publishing.terminal import counted
+from flows.retraining.generation_loop import fill_quota
+from flows.retraining.session import flow_run_name, open_session
 from flows.settings import Settings
-from flows.tracking import stage_runs
-from tasks.dataset.split import prepare
-from tasks.llm.budget import estimate
+from tasks.curate.stage import RowCounts
+from tasks.dataset.split import split_dataset
+from tasks.figures import Figures
+from tasks.llm.budget import Estimate, estimate
 from tasks.llm.request import Request
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import read_records
+from tasks.report.model import Cost, GeneratorRows, rows_by_generator
 from tasks.setup.preflight import check_references
 from tasks.synthesise import by_model
-from tasks.synthesise.plan import plan, unknown_drops, wanted
+from tasks.synthesise.plan import RoundRequest, plan, unknown_drops, wanted
 from tasks.synthesise.propose import proposals, proposer
 from tasks.synthesise.quota import FIRST_GUESS
+from tasks.workspace import Workspace
 
 
-def planned(config: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
+class Plan(Figures):
+    """What a project's rows are likely to cost, by generator and in total; nothing was sent.
+
+    `quota` is rows wanted by label, `over_budget` the limits that the estimate passes, `example` a request.
+    """
+
+    project: str
+    quota: dict[str, int]
+    generators: dict[str, Estimate]
+    total: Estimate
+    usd_per_accepted_row: float | None
+    budget: dict[str, float | None]
+    over_budget: list[str]
+    notices: list[str]
+    example: str | None
+
+
+class GeneratedReport(Figures):
+    """What `reseed generate` made: rows requested, accepted and rejected, and what they cost."""
+
+    project: str
+    requested: dict[str, int]
+    accepted: dict[str, int]
+    rejected: dict[str, int]
+    sizes: RowCounts
+    generators: dict[str, GeneratorRows]
+    given_up: dict[str, str]
+    ended: str | None
+    rows: str
+    cost: Cost
+    seconds: dict[str, float]
+    mlflow_run_id: str
+
+
+def planned(config: Path, overrides: tuple[str, ...]) -> Plan:
     """Requests, tokens and dollars that the whole quota is likely to take, by generator. Nothing is sent.
 
     Where models are told apart, they are those of the answers, which are the real text: it is not there yet.
     """
     project = load_project(config, overrides)
     check_references(project, config)
-    places = {"beside": config.absolute().parent, "home": Settings.from_environment().home}
+    workspace = Settings.from_environment().workspace
     example: Request | None
     if project.generate.mode == "by_model":
-        asked = by_model.planned(project, **places)
+        asked = by_model.planned(project, workspace=workspace)
         generators = {name: estimate(own, project.generate.sources()[name][1]) for name, own in asked.items()}
         quota = dict.fromkeys(project.label_names, 0)
         example = next(q for own in asked.values() for q in own)
     else:
-        quota, generators, example = _planned_rows(project, **places)
-    total = {
-        key: sum(g[key] for g in generators.values()) for key in ("requests", "prompt_tokens", "completion_tokens")
-    }
-    usd = round(sum(g["usd"] for g in generators.values()), 6)
+        quota, generators, example = _planned_rows(project, workspace)
+    total = Estimate(requests=0, prompt_tokens=0, completion_tokens=0, usd=0.0)
+    for own in generators.values():
+        total += own
     rows = sum(quota.values())
-    return {
-        "project": project.name,
-        "quota": quota,
-        "generators": generators,
-        "total": {**total, "usd": usd, "usd_per_accepted_row": round(usd / rows, 8) if rows else None},
-        "budget": project.generate.budget.model_dump(),
-        "over_budget": _over(project, total, usd),
-        "estimated": True,
-        "notices": unknown_drops(project),
-        "example": example.messages[-1][1] if example else None,
-    }
+    return Plan(
+        project=project.name,
+        quota=quota,
+        generators=generators,
+        total=total,
+        usd_per_accepted_row=round(total.usd / rows, 8) if rows else None,
+        budget=project.generate.budget.model_dump(),
+        over_budget=_over(project, total),
+        notices=unknown_drops(project),
+        example=example.messages[-1][1] if example else None,
+    )
 
 
-def _planned_rows(
-    project: Project, *, beside: Path, home: Path
-) -> tuple[dict[str, int], dict[str, dict[str, Any]], Request | None]:
+def _planned_rows(project: Project, workspace: Workspace) -> tuple[dict[str, int], dict[str, Estimate], Request | None]:
     """(rows wanted by label, what each generator is likely to take, a request)."""
-    splits = prepare(project, beside=beside, home=home).splits
-    quota = project.generate.quota(project.label_names, splits.counts["seed"])
+    splits = split_dataset(project, workspace=workspace)
+    quota = project.generate.quota(project.label_names, splits.seed)
     seeds = read_records(splits.directory / "seed.jsonl")
-    count = {label: n for label, n in quota.items() if n}
-    requests = plan(project, count=count, seeds=seeds, round_number=0, generation=0)
+    asked = RoundRequest(
+        count={label: n for label, n in quota.items() if n},
+        round_number=0,
+        generation=0,
+        more_topics={},
+    )
+    requests = plan(project, asked, seeds=seeds)
     generators = {
         name: estimate([q for q in requests if q.tag["generator"] == name], endpoint, FIRST_GUESS)
         for name, (_, endpoint) in (wanted(project) if requests else {}).items()
     }
     if project.generate.propose and requests:
         name = proposer(project)
-        more = estimate(proposals(project), wanted(project)[name][1])
-        generators[name] = {k: round(v + more[k], 6) for k, v in generators[name].items()} | {"estimated": True}
+        generators[name] += estimate(proposals(project), wanted(project)[name][1])
     return quota, generators, requests[0] if requests else None
 
 
-def _over(project: Project, total: dict[str, int], usd: float) -> list[str]:
+def _over(project: Project, total: Estimate) -> list[str]:
     """The limits that the estimate passes."""
     limits = project.generate.budget
-    wanted = {
-        "requests": total["requests"],
-        "tokens": total["prompt_tokens"] + total["completion_tokens"],
-        "usd": usd,
-    }
-    return [name for name, n in wanted.items() if (limit := getattr(limits, name)) is not None and n > limit]
+    tokens = total.prompt_tokens + total.completion_tokens
+    needed = {"requests": total.requests, "tokens": tokens, "usd": total.usd}
+    return [name for name, n in needed.items() if (limit := getattr(limits, name)) is not None and n > limit]
 
 
-@flow(name="generate", flow_run_name=run_name, timeout_seconds=7 * 24 * 3600)
+@flow(name="generate", flow_run_name=flow_run_name, timeout_seconds=7 * 24 * 3600)
 def generate(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Fill every label's quota of accepted rows and stop there; the next retrain finds them."""
-    with opened(config, overrides) as r:
-        r.timed(r.prepared.splits, "prepare")
-        record_prompt(r)
-        filled = fill_quota(r)
-        stage_runs.curated(r.log, filled.rows)
-        c = filled.rows.counts
-        return {
-            "project": r.project.name,
-            "requested": dict(filled.asked),
-            "accepted": filled.accepted,
-            "rejected": c["rejected"],
-            "sizes": filled.sizes,
-            "generators": reports.by_generator(filled),
-            "given_up": filled.given_up,
-            "ended": filled.ended,
-            "rows": str(filled.rows.directory / "kept.jsonl"),
-            "cost": cost(r, filled),
-            "seconds": {name: round(s, 1) for name, s in r.seconds.items()},
-            "mlflow_run_id": r.log.run_id,
-        }
+    """Fill every label's quota of accepted rows and stop there; the next retrain finds them. A GeneratedReport as JSON."""
+    with open_session(config, overrides) as session:
+        run = session.run
+        prompts.record(run)
+        generated = fill_quota(run)
+        c = generated.curated
+        found = GeneratedReport(
+            project=run.project.name,
+            requested=dict(generated.requested),
+            accepted=c.accepted,
+            rejected=c.rejected,
+            sizes=c.rows,
+            generators=rows_by_generator(accepted_generators(generated), generated.usage_by_generator),
+            given_up=generated.given_up,
+            ended=generated.ended,
+            rows=str(c.rows_file),
+            cost=generated.cost,
+            seconds={name: round(s, 1) for name, s in run.runner.seconds.items()},
+            mlflow_run_id=run.tracking.run_id,
+        )
+        return found.model_dump(mode="json")
 
 
-def show_plan(found: dict[str, Any], console: Console) -> None:
-    """The plan on a terminal; everything in it is an estimate."""
-    table = Table(title=escape(f"{found['project']}: estimated, nothing was sent"), title_justify="left")
+def show_plan(found: Plan, console: Console) -> None:
+    """Print the plan; everything in it is an estimate."""
+    table = Table(title=escape(f"{found.project}: estimated, nothing was sent"), title_justify="left")
     for name in ("generator", "requests", "prompt tokens", "written tokens", "dollars"):
         table.add_column(name, justify="left" if name == "generator" else "right")
-    keys = ("requests", "prompt_tokens", "completion_tokens", "usd")
-    for name, own in [*found["generators"].items(), ("in all", found["total"])]:
-        table.add_row(escape(name), *(f"{own[key]:,}" for key in keys))
+    for name, e in [*found.generators.items(), ("total", found.total)]:
+        cells = (e.requests, e.prompt_tokens, e.completion_tokens, e.usd)
+        table.add_row(escape(name), *(f"{n:,}" for n in cells))
     console.print(table)
-    if any(found["quota"].values()):
-        quota = ", ".join(f"{n} {label}" for label, n in found["quota"].items())
+    if any(found.quota.values()):
+        quota = ", ".join(f"{n} {label}" for label, n in found.quota.items())
         console.print(escape(f"accepted rows wanted: {quota}"))
-    for notice in found["notices"]:
+    for notice in found.notices:
         console.print(escape(notice))
-    for name in found["over_budget"]:
-        console.print(
-            escape(f"generate.budget.{name} is {found['budget'][name]}: the run would stop before its quota is full")
-        )
-    if found["example"]:
-        console.print(escape(f"a request: {found['example']}"))
+    for name in found.over_budget:
+        limit = found.budget[name]
+        console.print(escape(f"generate.budget.{name} is {limit}: the run would stop before its quota is full"))
+    if found.example:
+        console.print(escape(f"a request: {found.example}"))
 
 
-def show_rows(found: dict[str, Any], console: Console) -> None:
-    """What was generated, on a terminal."""
-    table = Table(title=escape(f"{found['project']}: generated rows"), show_header=False, title_justify="left")
-    accepted = ", ".join(f"{n} {label}" for label, n in found["accepted"].items())
-    rejected = ", ".join(f"{n} {check}" for check, n in found["rejected"].items())
+def show_rows(found: GeneratedReport, console: Console) -> None:
+    """Print what was generated."""
+    table = Table(title=escape(f"{found.project}: generated rows"), show_header=False, title_justify="left")
     lines = {
-        "rows asked for": str(sum(found["requested"].values())),
-        "accepted": f"{found['sizes']['accepted']}  ({accepted})",
-        "rejected": f"{found['sizes']['rejected']}  ({rejected or 'none'})",
-        "rows": found["rows"],
+        "rows requested": str(sum(found.requested.values())),
+        "accepted": f"{found.sizes.accepted}  ({counted(found.accepted)})",
+        "rejected": f"{found.sizes.rejected}  ({counted(found.rejected)})",
+        "rows": found.rows,
     }
-    if found["cost"]["tokens"]:
-        lines["cost"] = cost_line(found["cost"])
-    if found["ended"]:
-        lines["ended"] = found["ended"]
+    if found.cost.tokens:
+        lines["cost"] = found.cost.line()
+    if found.ended:
+        lines["ended"] = found.ended
     for name, value in lines.items():
         table.add_row(name, escape(value))
     console.print(table)

@@ -9,77 +9,70 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
-from tasks.progress import Report
+from tasks.progress import Progress
 
 LINE_SECONDS = 10.0  # between two plain lines, and between two updates of Prefect's artifact
 
 
 def say(text: str) -> None:
-    """One line for the person who waits, on standard error."""
+    """Write one line to standard error, for the person who waits."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 @contextmanager
-def watched(title: str) -> Iterator[Report]:
-    """A Report for the body."""
+def watched(title: str) -> Iterator[Progress]:
+    """A Progress for the body, shown under `title`."""
     if sys.stderr.isatty():
-        with _bar(title) as report:
-            yield _also_in_prefect(title, report)
+        with _bar(title) as progress:
+            yield _also_in_prefect(title, progress)
     else:
         yield _also_in_prefect(title, _lines(title))
 
 
 @contextmanager
-def _bar(title: str) -> Iterator[Report]:
+def _bar(title: str) -> Iterator[Progress]:
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description:<11}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        bars.TextColumn("{task.description:<11}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task(title, total=None, note="")
+    with bars.Progress(*columns, console=Console(stderr=True)) as shown:
+        bar = shown.add_task(title, total=None, note="")
 
-        def report(done: int, total: int, note: str) -> None:
-            progress.update(bar, completed=done, total=total, note=note)
+        def progress(done: int, total: int, note: str) -> None:
+            shown.update(bar, completed=done, total=total, note=note)
 
-        yield report
+        yield progress
 
 
-def _lines(title: str) -> Report:
+def _lines(title: str) -> Progress:
     began = last = time.monotonic()
 
-    def report(done: int, total: int, note: str) -> None:
+    def progress(done: int, total: int, note: str) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last >= LINE_SECONDS or (done == total and now - began > 1):
             last = now
             say(f"{title}: {done}/{total} {note} ({now - began:.0f} s)")
 
-    return report
+    return progress
 
 
-def _also_in_prefect(title: str, report: Report) -> Report:
-    """`report` that keeps a progress artifact of the running task up to date; trouble with the artifact is no trouble."""
+def _also_in_prefect(title: str, progress: Progress) -> Progress:
+    """`progress` that also updates a progress artifact of the running task; trouble with the artifact is ignored."""
     artifact: UUID | None = None
     last = time.monotonic()
 
     def both(done: int, total: int, note: str) -> None:
         nonlocal artifact, last
-        report(done, total, note)
+        progress(done, total, note)
         if time.monotonic() - last < LINE_SECONDS:
             return
         last = time.monotonic()

@@ -9,137 +9,121 @@ from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.runtime import flow_run
 
-from flows import steps
-from flows.context import Retrain
-from flows.progress import say
-from flows.publishing import data_report, html, model_card, run_page, traces
-from flows.publishing import report as reports
-from flows.publishing.prompts import record as record_prompt
-from flows.retraining import measurements
-from flows.retraining.decision import description, judge_and_promote
-from flows.retraining.generation_loop import Filled, cost, fill_quota
-from flows.retraining.label_first import label_first
-from flows.retraining.mixtures import learned, lift, seeds_scored, train_best_mix
-from flows.retraining.scoring import every_baseline, scored
-from flows.retraining.session import opened, run_name
+from flows.context import RunContext
+from flows.publishing import data_report as data_page
+from flows.publishing import html, model_card, prompts, run_page, terminal, traces
+from flows.publishing.report import assemble
+from flows.retraining.decision import Candidate, judge_and_promote
+from flows.retraining.generation_loop import GeneratedRows, fill_quota
+from flows.retraining.label_first import list_texts_to_label
+from flows.retraining.mixtures import Trained, measure_learning_curve, measure_lift, train_best_mixture
+from flows.retraining.scoring import measure, score, score_baselines
+from flows.retraining.seeds import score_seeds
+from flows.retraining.session import flow_run_name, open_session
 from flows.review.session import wait_for_review
-from flows.tracking import stage_runs
-from tasks import atomic
-from tasks.dataset.sealed import count_openings
-from tasks.stage import Stage
+from tasks.model.inference.choose import export_bundle
+from tasks.report.data.stage import data_report
+from tasks.report.model import RetrainReport
+from tasks.workspace import RetrainData
 
 
-@flow(name="retrain", flow_run_name=run_name, timeout_seconds=7 * 24 * 3600)
+@flow(name="retrain", flow_run_name=flow_run_name, timeout_seconds=7 * 24 * 3600)
 def retrain(config: str, overrides: list[str] | None = None, fresh: bool = False) -> dict[str, Any]:
-    """The report (flows/publishing/report.py) of a retrain of the project file `config`. `fresh` makes a new challenger."""
-    with opened(config, overrides, fresh=fresh) as r:
-        report = _story(r)
-        r.judged = True
+    """The report of a retrain of the project file `config`, as JSON. `fresh` makes a new challenger."""
+    with open_session(config, overrides, fresh=fresh) as session:
+        report = _retrain(session.run)
+        session.finish()
     create_markdown_artifact(
-        reports.markdown(report),
-        key=f"{r.project.name.replace('.', '-').replace('_', '-')}-retrain",
+        terminal.markdown(report),
+        key=f"{report.project.replace('.', '-').replace('_', '-')}-retrain",
         description="retrain",
     )
-    return report
+    return report.model_dump(mode="json", by_alias=True)
 
 
-def _story(r: Retrain) -> dict[str, Any]:
-    r.timed(r.prepared.splits, "prepare")
-    for notice in r.prepared.splits.counts["notices"]:
-        say(f"  {notice}")
-    stage_runs.splits(r.log, r.prepared)
-    prompt = record_prompt(r)
+def _retrain(run: RunContext) -> RetrainReport:
+    prompt = prompts.record(run)
+    generated = fill_quota(run)
+    data = note_data(run, generated, None)
+    if wait_for_review(run, data):
+        generated = fill_quota(run)  # with what the person decided
+        note_data(run, generated, None)
+    traces.record(run, generated)
+    run_page.rename_run(run, generated.curated)
 
-    filled = fill_quota(r)
-    _note_places(r, filled, None)
-    if wait_for_review(
-        r.project, curated=filled.rows.directory, splits=r.prepared.splits.directory, config=r.config, home=r.home
-    ):
-        filled = fill_quota(r)  # with what the person decided
-    stage_runs.curated(r.log, filled.rows)
-    traces.record(r, filled)
-    run_page.named(r, filled.rows)
-    _note_places(r, filled, None)
-
-    trained = train_best_mix(r, filled.rows)
-    _note_places(r, filled, trained.harvested)
-    _report_of_data(r, filled, trained.harvested)
-    exported = r.timed(steps.export(r.project, trained=trained.model, splits=r.prepared.splits, home=r.home))
-    stage_runs.exported(r.log, exported)
-    challenger = scored(r, exported.directory / "bundle", exported.counts["bundle"], "challenger")
-    r.measured = measurements.measured(r, exported.directory / "bundle", exported.counts["bundle"], "challenger")
-    baselines = every_baseline(r, filled.rows)
-    gains = lift(r, trained, baselines["descriptions"])
-    curve = learned(r, trained)
-
-    version = steps.store_step(r.registry.register, name="register")(
-        r.project.name,
-        exported.directory / "bundle",
-        digest=exported.counts["bundle"],
-        run_id=trained.run_id,
-        labels=r.project.label_names,
-        description=description(r, challenger, trained.rows),
+    trained = train_best_mixture(run, generated.curated)
+    note_data(run, generated, trained)
+    _report_data(run, generated, trained)
+    exported = run.stage(export_bundle, name="export", headline=True)(
+        run.project, trained=trained.seeds.bundle, splits=run.splits, workspace=run.workspace
     )
-    run_page.scored(r, version, rows=trained.rows, trained=trained.model, challenger=challenger, curve=curve)
-    verdict, champion, promoted = judge_and_promote(r, version, challenger, baselines, seeds_scored(r, trained))
-    bundle = exported.directory / "bundle"
-    to_label = label_first(r, version, bundle) if verdict.decision == "inconclusive" else None
-    report = {
-        "project": r.project.name,
-        "verdict": verdict.decision,
-        "reasons": list(verdict.reasons),
-        "promoted": promoted,
-        "gain": {"value": verdict.gain, "lower": verdict.lower, "upper": verdict.upper, "opponent": verdict.opponent},
-        "model": {"name": version.name, "version": version.version, "bundle": version.digest},
-        "test": reports.figures(challenger) | {"openings": count_openings(r.prepared.sealed, home=r.home)},
-        "champion": champion,
-        "baselines": reports.baselines(r.project, baselines, challenger),
-        "lift": gains,
-        "label_first": to_label,
-        **measurements.told(r.measured),
-        "inference": exported.counts["inference"],
-        "seeds": trained.seeds,
-        "adapted": r.adapted.counts if r.adapted else None,
-        "data": reports.data_counts(r.prepared, filled, trained),
-        "seconds": {name: round(s, 1) for name, s in r.seconds.items()},
-        "tokens": reports.tokens(filled.bought),
-        "cost": cost(r, filled),
-        "generation": r.generation,
-        "mlflow_run_id": r.log.run_id,
-        "mlflow_tracking_uri": r.settings.store,
-        "flow_run_id": flow_run.id,
-        "report": str(html.place(r.settings, r.project.name)),
-    }
-    if not run_page.stands(r, version, champion, promoted=promoted):
-        stage_runs.judged(r.log, verdict)
-        html.write(r, report, verdict=verdict, challenger=challenger, training=trained.rows, curve=curve)
-        run_page.write(r, report, rows=trained.rows)
-        model_card.write(r, version, report, rows=trained.rows, challenger=challenger, prompt=prompt)
+    run.tracking.tag(backend=exported.inference.backend)
+    challenger = score(run, exported.ref, "challenger")
+    measured = measure(run, exported.ref, "challenger", headline=True)
+    baselines = score_baselines(run, generated.curated)
+    lift = measure_lift(run, trained.base, baselines["descriptions"])
+    curve = measure_learning_curve(run, trained.base.rows)
+
+    version = run.store(run.registry.register, name="register")(
+        run.project.name,
+        exported.bundle_directory,
+        digest=exported.bundle,
+        run_id=run.tracking.stage_run_id(trained.seeds.stage),
+        labels=run.project.label_names,
+        description=model_card.sentence(run.project, challenger, trained.base.rows),
+    )
+    run_page.challenger_scored(
+        run, version, rows=trained.base.rows, trained=trained.seeds, challenger=challenger, curve=curve
+    )
+    candidate = Candidate(version, challenger, measured, baselines, score_seeds(run, trained.seeds))
+    outcome = judge_and_promote(run, candidate)
+    to_label = None
+    if outcome.verdict.decision == "inconclusive":
+        champion = run.registry.last_champion(run.project.name)
+        to_label = list_texts_to_label(run, exported.ref, champion)
+    report = assemble(
+        run,
+        generated=generated,
+        trained=trained,
+        exported=exported,
+        version=version,
+        score=challenger,
+        measured=measured,
+        baselines=baselines,
+        lift=lift,
+        outcome=outcome,
+        label_first=to_label,
+    )
+    if not run_page.is_judged(run, report):
+        html.write(run, report, challenger=challenger, training=trained.base.rows, curve=curve)
+        run_page.write(run, report, rows=trained.base.rows)
+        model_card.write(run, version, report, rows=trained.base.rows, challenger=challenger, prompt=prompt)
     return report
 
 
-def _note_places(r: Retrain, filled: Filled, harvested: Stage | None) -> None:
-    """Where `reseed review` and `reseed curate` find the rows of the last retrain."""
-    places = {
-        "curated": filled.rows.path,
-        "splits": r.prepared.splits.path,
-        "rounds": [s.path for s in filled.rounds],
-        "harvested": harvested.path if harvested else None,
-        "config": str(r.config),
-    }
-    atomic.write_json(r.home / "projects" / f"{r.project.name}.review.json", places)
+def note_data(run: RunContext, generated: GeneratedRows, trained: Trained | None) -> RetrainData:
+    """Record where `reseed review` and `reseed curate` find the rows of the last retrain."""
+    added = trained.base.self_trained if trained else None
+    data = RetrainData(
+        config=run.config,
+        splits=run.splits.directory,
+        curated=generated.curated.directory,
+        rounds=tuple(r.directory for r in generated.results),
+        self_trained=added.directory if added else None,
+    )
+    run.workspace.note_last_retrain(run.project.name, data)
+    return data
 
 
-def _report_of_data(r: Retrain, filled: Filled, harvested: Stage | None) -> None:
+def _report_data(run: RunContext, generated: GeneratedRows, trained: Trained) -> None:
     """The page about the rows, in MLflow."""
-    stage = steps.data_report(
-        r.project,
-        rounds=filled.rounds,
-        curated=filled.rows,
-        harvested=harvested,
-        splits=r.prepared.splits,
-        **r.places,
+    result = run.stage(data_report, headline=True)(
+        run.project,
+        rounds=generated.results,
+        curated=generated.curated,
+        self_trained=trained.base.self_trained,
+        splits=run.splits,
+        workspace=run.workspace,
     )
-    data_report.log(r.log, r.timed(stage, title="data report"))
+    data_page.log(run.tracking, result)

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.errors import UserError
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`home` is the workspace (RESEED_HOME, otherwise .reseed here); `tracking_uri` is MLflow's store
+    """`workspace` is RESEED_HOME (RESEED_HOME, otherwise .reseed here); `tracking_uri` is MLflow's store
     (MLFLOW_TRACKING_URI, otherwise a SQLite file in the workspace); `lock` is where the registry's lock is (RESEED_LOCK: a
     PostgreSQL URL, or `file` for one in this workspace; otherwise beside the store)."""
 
-    home: Path
+    workspace: Workspace
     tracking_uri: str
     lock: str = ""
 
@@ -28,7 +29,9 @@ class Settings:
         if lock not in {"", "file"} and not lock.startswith("postgresql"):
             scheme = lock.partition(":")[0][:20]  # no more of it: it may hold a password
             raise UserError(f"RESEED_LOCK begins with {scheme!r}: give postgresql://USER@HOST/DATABASE, or `file`")
-        return cls(home, os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}", lock)
+        workspace = Workspace(home)
+        store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.mlflow_database}"
+        return cls(workspace, store, lock)
 
     @property
     def sqlite(self) -> Path | None:
@@ -41,11 +44,6 @@ class Settings:
     def store(self) -> str:
         """The store's address for a person to read: without a user and password."""
         return re.sub(r"//[^/@]*@", "//", self.tracking_uri)
-
-    @property
-    def artifacts(self) -> Path:
-        """Where a store that is a local file keeps its artifacts."""
-        return self.home / "mlartifacts"
 
 
 def user() -> str:

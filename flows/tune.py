@@ -18,104 +18,113 @@ from prefect import flow
 from rich.console import Console
 from rich.markup import escape
 
-from flows import steps
-from flows.context import Retrain
+from flows.context import RunContext
 from flows.progress import say
 from flows.retraining.generation_loop import fill_quota
-from flows.retraining.mixtures import adapt, choose, mixes_of
-from flows.retraining.session import opened, run_name
+from flows.retraining.mixtures import adapt_encoder, choose, mixtures_of
+from flows.retraining.session import flow_run_name, open_session
 from flows.settings import Settings
-from flows.tracking import stage_runs
+from flows.steps import POLICIES, as_task
 from flows.tracking.run import Tracking
 from tasks import atomic
 from tasks.atomic import digest_of
+from tasks.dataset.training_rows import TrainingRows
 from tasks.project.reader import load_project
 from tasks.references import digest_of_path
-from tasks.stage import Stage
+from tasks.train.adaptation.adapt import AdaptResult
 from tasks.tune import search
-from tasks.tune.trial import as_override, encoder_of, fragment, question, turn
+from tasks.tune.trial import Pruned, as_override, encoder_of, fragment, question, trial, turn
 
 STORAGE = "RESEED_TUNE_STORAGE"  # a database URL, which may hold a password
 
 
-@flow(name="tune", flow_run_name=run_name, timeout_seconds=7 * 24 * 3600)
+@flow(name="tune", flow_run_name=flow_run_name, timeout_seconds=7 * 24 * 3600)
 def tune(config: str, overrides: list[str] | None = None, out: str | None = None) -> dict[str, Any]:
     """The best settings found on dev, and the file with them as a piece of a project file."""
-    r, rows = _rows(config, overrides)
-    encoder = digest_of_path(encoder_of(r.project, r.adapted, **r.places))
-    asked = question(r.project, rows=rows, splits=r.prepared.splits, encoder=encoder)
-    study = search.open_study(r.project, asked, home=r.home, url=os.environ.get(STORAGE))
-    say(f"study {study.study_name}: {search.done(study)} of {r.project.tune.trials} trials are done")
-    runs = _Runs.open(r, study)
+    prepared = _prepare(config, overrides)
+    run, project = prepared.run, prepared.run.project
+    encoder = digest_of_path(encoder_of(project, prepared.adapted, workspace=run.workspace))
+    asked = question(project, rows=prepared.rows, splits=run.splits, encoder=encoder)
+    study = search.open_study(project, asked, workspace=run.workspace, url=os.environ.get(STORAGE))
+    say(f"study {study.study_name}: {search.done(study)} of {project.tune.trials} trials are done")
+    runs = _Runs.open(run, study)
     for number in search.adopt_dead(study):
         runs.end(number, "KILLED")
         say(f"  trial {number} was killed: it is tried again")
-    if not search.fill_queue(study, r.project):
+    if not search.fill_queue(study, project):
         say("  the project's own settings lie outside tune.space: they are not among the trials")
     try:
-        _search(r, rows, study, runs)
+        _search(prepared, study, runs)
     except BaseException as e:
         runs.log.close("FAILED" if isinstance(e, Exception) else "KILLED")
         raise
-    result = _result(r, study, runs, Path(out) if out else r.home / "tune" / f"{study.study_name}.yaml")
+    result = _result(run, study, runs, Path(out) if out else run.workspace.tuned(study.study_name))
     runs.log.close("FINISHED")
     return result
 
 
-def _rows(config: str, overrides: list[str] | None) -> tuple[Retrain, Stage]:
-    """The rows that a retrain would train on before it harvests. Workers of one workspace make them in turn."""
-    home = Settings.from_environment().home
-    with (
-        turn(home / "locks" / f"tune-{load_project(Path(config), overrides or []).name}.lock"),
-        opened(config, overrides) as r,
-    ):
-        r.timed(r.prepared.splits, "prepare")
-        filled = fill_quota(r)
-        stage_runs.curated(r.log, filled.rows)
-        r.adapted = adapt(r, filled.rows)
-        mixes = mixes_of(r, filled.rows)
-        return r, mixes[choose(r, mixes)]
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """The rows that a retrain would train on before self-training, and the adapted encoder."""
+
+    run: RunContext
+    rows: TrainingRows
+    adapted: AdaptResult | None
 
 
-def _search(r: Retrain, rows: Stage, study: Any, runs: _Runs) -> None:
-    began, limit = time.monotonic(), r.project.tune.timeout_seconds
+def _prepare(config: str, overrides: list[str] | None) -> _Prepared:
+    """What every trial is trained on. Workers of one workspace prepare it in turn."""
+    workspace = Settings.from_environment().workspace
+    name = load_project(Path(config), overrides or []).name
+    with turn(workspace.lock(f"tune-{name}")), open_session(config, overrides) as session:
+        run = session.run
+        curated = fill_quota(run).curated
+        adapted = adapt_encoder(run, curated)
+        mixtures = mixtures_of(run, curated)
+        return _Prepared(run, mixtures[choose(run, mixtures, adapted)], adapted)
 
-    def objective(trial: Any) -> float:
-        settings = search.suggest(trial, r.project)
-        run_id = runs.begin(trial.number, settings)
-        say(f"trial {trial.number}: {_line(settings)}")
+
+def _search(prepared: _Prepared, study: Any, runs: _Runs) -> None:
+    run, project = prepared.run, prepared.run.project
+    began, limit = time.monotonic(), project.tune.timeout_seconds
+
+    def objective(attempt: Any) -> float:
+        settings = search.suggest(attempt, project)
+        run_id = runs.begin(attempt.number, settings)
+        say(f"trial {attempt.number}: {_line(settings)}")
 
         def keep_going(epoch: int, f1: float, share: float) -> bool:
             runs.log.client.log_metric(run_id, "dev.f1_macro", f1, step=epoch)
-            return search.worth_it(trial, f1, share=share)
+            return search.worth_it(attempt, f1, share=share)
 
-        stage: Stage | None = steps.trial(
-            r.project,
-            settings,
-            rows=rows,
-            splits=r.prepared.splits,
-            adapted=r.adapted,
-            keep_going=keep_going,
-            **r.places,
-        )
-        if stage is None:
-            runs.end(trial.number, "KILLED", state="pruned")
+        step = as_task(trial, POLICIES[trial], name=f"trial {attempt.number}")
+        try:
+            result = step(
+                project,
+                settings,
+                rows=prepared.rows,
+                splits=run.splits,
+                adapted=prepared.adapted,
+                keep_going=keep_going,
+                workspace=run.workspace,
+            )
+        except Pruned:
+            runs.end(attempt.number, "KILLED", state="pruned")
             say("  pruned")
-            raise TrialPruned
-        f1 = float(stage.counts["dev_f1_macro"])
-        runs.log.metrics({"dev.f1_macro": f1, "train.steps": float(stage.counts["steps"])}, run_id)
-        runs.end(trial.number, "FINISHED", state="complete")
-        say(f"  dev F1 {f1:.4f}")
-        return f1
+            raise TrialPruned from None
+        runs.log.metrics(result.metrics(), run_id)
+        runs.end(attempt.number, "FINISHED", state="complete")
+        say(f"  dev F1 {result.dev_f1_macro:.4f}")
+        return result.dev_f1_macro
 
-    def failed(trial: Any, error: BaseException) -> None:
-        say(f"  trial {trial.number} failed: {error}")
-        runs.end(trial.number, "FAILED", state="failed", failure=f"{type(error).__name__}: {error}")
+    def failed(attempt: Any, error: BaseException) -> None:
+        say(f"  trial {attempt.number} failed: {error}")
+        runs.end(attempt.number, "FAILED", state="failed", failure=f"{type(error).__name__}: {error}")
 
     def in_time() -> bool:
         return limit is None or time.monotonic() - began < limit
 
-    search.search(study, r.project, objective, in_time=in_time, failed=failed)
+    search.search(study, project, objective, in_time=in_time, failed=failed)
 
 
 @dataclass
@@ -126,12 +135,12 @@ class _Runs:
     study: str
 
     @classmethod
-    def open(cls, r: Retrain, study: Any) -> _Runs:
-        params = {k: v for k, v in r.project.parameters().items() if k.startswith(("tune.", "adapt.", "train."))}
+    def open(cls, run: RunContext, study: Any) -> _Runs:
+        params = {k: v for k, v in run.project.parameters().items() if k.startswith(("tune.", "adapt.", "train."))}
         log = Tracking.open(
-            r.log.client,
-            r.settings,
-            experiment=r.project.name,
+            run.tracking.client,
+            run.settings,
+            experiment=run.project.name,
             retrain_id=digest_of(["tune", study.study_name])[:32],
             name=f"tune {study.study_name}",
             params=params,
@@ -156,12 +165,12 @@ class _Runs:
             self.log.client.set_terminated(run.info.run_id, status)
 
 
-def _result(r: Retrain, study: Any, runs: _Runs, out: Path) -> dict[str, Any]:
+def _result(run: RunContext, study: Any, runs: _Runs, out: Path) -> dict[str, Any]:
     states = [t.state for t in study.get_trials(deepcopy=False)]
     named = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
     own, best = search.own_settings(study), search.best(study)
     result: dict[str, Any] = {
-        "project": r.project.name,
+        "project": run.project.name,
         "study": study.study_name,
         "trials": {name: states.count(state) for name, state in named.items()},
         "own": {"dev_f1_macro": own.value} if own else None,
@@ -170,9 +179,8 @@ def _result(r: Retrain, study: Any, runs: _Runs, out: Path) -> dict[str, Any]:
     }
     if best is None:
         return result
-    settings = search.settings_of(best, r.project)
-    counts = r.prepared.splits.counts
-    rows = counts["rows"]["dev"] if "rows" in counts else sum(counts["dev"].values())
+    settings = search.settings_of(best, run.project)
+    rows = run.splits.rows["dev"]
     said = [
         f"{study.study_name}, trial {best.number} of {len(states)}: dev F1 {best.value:.4f}"
         + (f"; the project's own settings {own.value:.4f}" if own else ""),

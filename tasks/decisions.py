@@ -80,11 +80,6 @@ class Decision:
         return convert_answer(after, multi_label=multi_label)
 
 
-def decisions_file(home: Path, name: str) -> Path:
-    """Where the decisions about the rows of the project `name` are kept."""
-    return home / "reviews" / f"{name}.jsonl"
-
-
 def text_digest(text: str) -> str:
     """SHA-256 (hex) of the text as it stands."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# report(done, total, note): called from any thread, often; it must not raise
-Report = Callable[[int, int, str], None]
+# progress(done, total, note): called from any thread, often; it must not raise
+Progress = Callable[[int, int, str], None]
 
 # points of curves: (step, name, value)
 Points = list[tuple[int, str, float]]

@@ -21,7 +21,7 @@ from tasks import atomic
 from tasks.errors import TransientError, UserError
 
 
-def resolve(reference: str, *, beside: Path, cache: Path, kind: str = "data") -> Path:
+def resolve(reference: str, *, config_dir: Path, cache: Path, kind: str = "data") -> Path:
     """The local path that `reference` stands for; remote ones are fetched into `cache`.
 
     Raises UserError when it does not exist, TransientError when a store or hub can't be reached.
@@ -34,18 +34,18 @@ def resolve(reference: str, *, beside: Path, cache: Path, kind: str = "data") ->
     if scheme == "hf":
         return _hub_model(rest, cache) if kind == "model" else _hub_data(rest, cache)
     path = Path(reference).expanduser()
-    path = path if path.is_absolute() else beside / path
+    path = path if path.is_absolute() else config_dir / path
     if not path.exists():
         raise UserError(f"{reference!r} is not there: looked at {path}; paths are relative to the project file")
     return path
 
 
-def check(reference: str, *, beside: Path) -> None:
+def check(reference: str, *, config_dir: Path) -> None:
     """Raises UserError for a local path or package that is not there; nothing is fetched or written."""
     if reference.startswith("package:") and "*" in reference:
         _parts(reference)
     elif not reference.startswith(("s3:", "hf:")):
-        resolve(reference, beside=beside, cache=beside)
+        resolve(reference, config_dir=config_dir, cache=config_dir)
 
 
 def _parts(reference: str) -> tuple[list[Path], str]:

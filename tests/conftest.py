@@ -172,7 +172,7 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     from flows.registry import client as registry
 
     asked: list[Path] = []
-    monkeypatch.setattr(registry, "answers_in_fresh_process", lambda directory, *_, **__: asked.append(directory))
+    monkeypatch.setattr(registry, "smoke_test", lambda directory, *_, **__: asked.append(directory))
     return asked
 
 

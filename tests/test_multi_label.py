@@ -518,9 +518,9 @@ class TestAnswers:
 
     def test_a_fresh_process_is_believed(self, saved: Path) -> None:
         digest = atomic.verify(saved)["digest"]
-        registry.answers_in_fresh_process(saved, digest, probes=[DEV[0].text], labels=LABELS)
+        registry.smoke_test(saved, digest, probes=[DEV[0].text], labels=LABELS)
         with pytest.raises(atomic.CorruptDirectory):
-            registry.answers_in_fresh_process(saved, digest, probes=[DEV[0].text], labels=["other"])
+            registry.smoke_test(saved, digest, probes=[DEV[0].text], labels=["other"])
 
     def test_answers_are_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         answers: list[dict[str, Any]] = [

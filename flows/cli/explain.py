@@ -10,59 +10,41 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.review.session import last_retrain
 from flows.settings import Settings
-from tasks import atomic
-from tasks.errors import UserError
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.report.data.funnel import funnel, rejected_by_check
 from tasks.report.data.page import title
-from tasks.report.data.rows import gather, stage_at
-from tasks.review.row_history import Places, explain, locate
+from tasks.report.data.rows import load
+from tasks.review.row_history import explain, locate
+from tasks.workspace import RetrainData
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def places_of(settings: Settings, project: Project, curated: Path | None) -> Places:
-    """The directories of the project's last retrain, or those behind `curated`. Raises UserError where there are none."""
+def data_of(settings: Settings, project: Project, config: Path, curated: Path | None) -> RetrainData:
+    """The data of the project's last retrain, or that behind `curated`. Raises UserError where there is none."""
     if curated is not None:
-        return locate(settings.home, curated)
-    noted = settings.home / "projects" / f"{project.name}.review.json"
-    if not noted.exists():
-        raise UserError(f"nothing of {project.name!r} was curated in {settings.home} yet: run `reseed retrain` first")
-    last: dict[str, Any] = atomic.read_json(noted)
-    for directory in (last["curated"], last["splits"]):
-        if not Path(directory).exists():
-            raise UserError(
-                f"{directory}, of the last retrain, is gone: run `reseed retrain` again, which makes it anew"
-            )
-    if "rounds" not in last:
-        return locate(settings.home, Path(last["curated"]))
-    harvested = Path(last["harvested"]) if last.get("harvested") else None
-    return Places(Path(last["curated"]), Path(last["splits"]), [Path(d) for d in last["rounds"]], harvested)
+        return locate(settings.workspace, curated, config=config)
+    return last_retrain(settings.workspace, project)
 
 
 def tell(settings: Settings, config: Path, row: str, curated: Path | None) -> dict[str, Any]:
     """The story of ROW as JSON (tasks/review/row_history.py)."""
     project = load_project(config)
-    places = places_of(settings, project, curated)
-    return explain(row, places=places, home=settings.home, name=project.name, settings=project.curate).to_json()
+    data = data_of(settings, project, config, curated)
+    return explain(row, data=data, workspace=settings.workspace, name=project.name, settings=project.curate).to_json()
 
 
 def summary(settings: Settings, config: Path, curated: Path | None) -> dict[str, Any]:
     """{project, curated, funnel, rejected}: where the rows of the last retrain went."""
     project = load_project(config)
-    places = places_of(settings, project, curated)
-    g = gather(
-        rounds=[stage_at(d) for d in places.rounds],
-        curated=stage_at(places.curated),
-        harvested=stage_at(places.harvested) if places.harvested else None,
-        splits=stage_at(places.splits),
-    )
-    labels = project.label_names
+    data = data_of(settings, project, config, curated)
+    g, labels = load(data), project.label_names
     return {
         "project": project.name,
-        "curated": str(places.curated),
+        "curated": str(data.curated),
         "funnel": funnel(g, labels),
         "rejected": rejected_by_check(g, labels),
     }

@@ -6,6 +6,7 @@ With --json, one JSON object is the last line of standard output and everything 
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import sys
 from pathlib import Path
@@ -44,9 +45,11 @@ def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, as_json: bool
         report = flow(config=str(config), overrides=list(overrides), fresh=fresh)
         from rich.console import Console
 
-        from flows.publishing.report import show
+        from flows.publishing.terminal import show
+        from tasks.report.model import RetrainReport
 
-        finish(report, lambda: show(report, Console(width=None if sys.stdout.isatty() else 110)))
+        typed = RetrainReport.model_validate_json(json.dumps(report))
+        finish(report, lambda: show(typed, Console(width=None if sys.stdout.isatty() else 110)))
 
 
 @commands.command()
@@ -70,10 +73,11 @@ def generate(config: Path, overrides: tuple[str, ...], only_plan: bool, as_json:
 
         if only_plan:
             plan = flow.planned(config, overrides)
-            finish(plan, lambda: flow.show_plan(plan, console))
+            finish(plan.model_dump(mode="json"), lambda: flow.show_plan(plan, console))
         else:
             found = flow.generate(config=str(config), overrides=list(overrides))
-            finish(found, lambda: flow.show_rows(found, console))
+            rows = flow.GeneratedReport.model_validate_json(json.dumps(found))
+            finish(found, lambda: flow.show_rows(rows, console))
 
 
 @commands.command()
@@ -212,16 +216,17 @@ def review(
     if sum((out is not None, source is not None, only_status)) > 1:
         raise UserError("give one of --export, --import and --status")
     with output_for(as_json) as finish:
+        from flows.review import server
         from flows.review import session as review_
 
-        sitting = review_.sit_down(Settings.from_environment(), given, by=by, curated=curated, splits=splits)
+        session = review_.open_review(Settings.from_environment(), given, by=by, curated=curated, splits=splits)
         if out is None and source is None and not only_status:
-            review_.run(sitting, port=port, show=not no_open, announce=finish)
+            server.run(session, port=port, show=not no_open, announce=finish)
             return
         if out is not None:
-            result = review_.export(sitting, out)
+            result = review_.export(session, out)
         else:
-            result = review_.take(sitting, source) if source is not None else sitting.status()
+            result = review_.take(session, source) if source is not None else session.status().model_dump()
         finish(result, lambda: review_.show(result))
 
 

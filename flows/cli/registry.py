@@ -22,7 +22,7 @@ def by_a_person(verb: Callable[..., None]) -> Callable[..., None]:
 @json_option
 def status(name: str | None, as_json: bool) -> None:
     """Show the champion of NAME, the one before it, and the last verdicts; of every project without NAME."""
-    from flows.cli import status as status_
+    from flows.registry import status as status_
 
     with output_for(as_json) as finish:
         found = status_.read(Settings.from_environment(), name)
@@ -50,11 +50,11 @@ def promote(name: str, version: str, reason: str, by: str | None, as_json: bool)
 @json_option
 def refuse(name: str, version: str, reason: str, by: str | None, as_json: bool) -> None:
     """Write into the history of NAME that VERSION is not to be its champion, and why; no alias moves."""
-    from flows.retraining import approval
+    from flows.registry import admin
 
     with output_for(as_json) as finish:
-        done = approval.refuse(Settings.from_environment(), name, version, reason=reason, by=by)
-        finish(done, lambda: approval.show_refused(done))
+        done = admin.refuse(Settings.from_environment(), name, version, reason=reason, by=by)
+        finish(done, lambda: admin.show_refused(done))
 
 
 @click.command()
@@ -91,12 +91,12 @@ def history(name: str, as_json: bool) -> None:
 def verify(name: str, version: str | None, promotion: int | None, as_json: bool) -> None:
     """Come to the verdict on VERSION of NAME (the champion otherwise) again from its evidence; 1 where it differs, or the evidence is
     not of what the registry says."""
-    from flows.registry import admin
+    from flows.registry import verify as verdicts
 
     with output_for(as_json) as finish:
-        found = admin.verify(Settings.from_environment(), name, version, promotion=promotion)
-        finish(found, lambda: admin.show_verified(found))
-    if not found["same"] or found["disagrees"]:
+        found = verdicts.verify(Settings.from_environment(), name, version, promotion=promotion)
+        finish(found.model_dump(mode="json"), lambda: verdicts.show_verified(found))
+    if not found.same or found.disagreements:
         sys.exit(1)
 
 
@@ -121,12 +121,13 @@ def prune(name: str, keep: int, yes: bool, as_json: bool) -> None:
 def report(name: str, show: bool, as_json: bool) -> None:
     """Bring the report of the last retrain of NAME, one HTML file, into the workspace, and print its path."""
     from flows.publishing import html
+    from flows.publishing.terminal import relative
 
     with output_for(as_json) as finish:
         found = html.fetch(Settings.from_environment(), name)
         if show:
             click.launch(found["report"])
-        finish(found, lambda: click.echo(html.shown(found["report"])))
+        finish(found, lambda: click.echo(relative(found["report"])))
 
 
 COMMANDS = (status, report, promote, refuse, rollback, history, verify, prune)

@@ -27,7 +27,12 @@ HINTS = {"mlflow": "  (choose Model training at the top left, then a project)"}
 
 def mlflow_command(settings: Settings, port: int) -> list[str]:
     """The MLflow server over the workspace's store, on loopback."""
-    store = ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", str(settings.artifacts)]
+    store = [
+        "--backend-store-uri",
+        settings.tracking_uri,
+        "--artifacts-destination",
+        str(settings.workspace.mlflow_artifacts),
+    ]
     return [
         sys.executable,
         "-m",
@@ -65,7 +70,7 @@ def run(settings: Settings, *, mlflow_port: int, prefect_port: int, announce: Ca
         wanted["prefect"] = (prefect_command(prefect_port), prefect_port, "/api/health")
     for name, (_, port, _) in wanted.items():
         listen("127.0.0.1", port, f"give --{name}-port another").close()
-    logs = settings.home / "logs"
+    logs = settings.workspace.logs
     logs.mkdir(parents=True, exist_ok=True)
     running: dict[str, subprocess.Popen[bytes]] = {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

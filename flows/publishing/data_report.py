@@ -6,24 +6,22 @@ from typing import Any
 
 from flows.tracking.run import TABLE_ROWS, Tracking
 from tasks import atomic
-from tasks.stage import Stage
+from tasks.report.data.stage import DataReportResult
 
 PAGE = "data_report.html"
 
 
-def log(tracking: Tracking, stage: Stage) -> None:
+def log(tracking: Tracking, report: DataReportResult) -> None:
     """`data_report.html`, `funnel.png` and the tables `data_report/{funnel,rejected,accepted}.json` on the parent run, once a
     retrain."""
     if any(a.path == PAGE for a in tracking.client.list_artifacts(tracking.run_id)):
         return  # a table that is logged again would hold every row twice
-    figures = atomic.read_json(stage.directory / "figures.json")
+    figures = atomic.read_json(report.directory / "figures.json")
     for name, rows in tables(figures).items():
         _table(tracking, name, rows)
-    if stage.counts["auc"] is not None:
-        tracking.metrics({"data.two_sample.auc": stage.counts["auc"], "data.two_sample.p": stage.counts["p"]})
-    tracking.client.log_artifact(tracking.run_id, str(stage.directory / "funnel.png"))
+    tracking.client.log_artifact(tracking.run_id, str(report.directory / "funnel.png"))
     # last, as it says that the others are there
-    tracking.client.log_text(tracking.run_id, (stage.directory / "report.html").read_text(encoding="utf-8"), PAGE)
+    tracking.client.log_text(tracking.run_id, report.page.read_text(encoding="utf-8"), PAGE)
 
 
 def tables(figures: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

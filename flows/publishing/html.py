@@ -10,59 +10,60 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from flows.context import Retrain
+from flows.context import RunContext
 from flows.registry.client import Registry
 from flows.settings import Settings
 from flows.tracking.run import connect
 from tasks import atomic
+from tasks.augment.learning_curve import LearningCurveResult
+from tasks.dataset.training_rows import TrainingRows
 from tasks.errors import TransientError, UserError
 from tasks.evaluate import plots
-from tasks.report.contents import tell
+from tasks.evaluate.score import ScoreResult
+from tasks.report.contents import gather_contents
+from tasks.report.model import RetrainReport
 from tasks.report.page import is_ours, render
-from tasks.stage import Stage
-from tasks.verdict.decide import Verdict
 
 PAGE, GAIN = "report.html", "gain.png"
 LOOKED_AT = 50  # runs, the latest first, among which one has a report
 
 
 def write(
-    r: Retrain, report: dict[str, Any], *, verdict: Verdict, challenger: Stage, training: Stage, curve: Stage | None
+    run: RunContext,
+    report: RetrainReport,
+    *,
+    challenger: ScoreResult,
+    training: TrainingRows,
+    curve: LearningCurveResult | None,
 ) -> None:
-    """Put the page of `report` at its own `report` (a path in the workspace), and with the picture of the gain into MLflow."""
+    """Put the HTML page of `report` into the workspace, and with the picture of the gain into MLflow."""
     digests = {
         "training rows": training.digest,
-        "test rows": r.prepared.sealed.digest,
-        "splits": r.prepared.splits.digest,
-        "bundle": str(report["model"]["bundle"]),
+        "test rows": run.sealed.digest,
+        "splits": run.splits.digest,
+        "bundle": report.model.bundle,
     }
+    verdict = report.judgement
     with tempfile.TemporaryDirectory() as folder:
-        gain = Path(folder) / GAIN
+        picture = Path(folder) / GAIN
         if verdict.gain is not None and verdict.lower is not None and verdict.upper is not None:
-            title = f"{r.project.name}: against {verdict.opponent}"
-            least = r.project.promote.min_gain
-            plots.gain(verdict.gain, verdict.lower, verdict.upper, least=least, title=title, path=gain)
-            r.log.client.log_artifact(r.log.run_id, str(gain))
-        page = render(
-            tell(
-                report,
-                project=r.project,
-                verdict=verdict.to_json(),
-                challenger=challenger,
-                training=training,
-                curve=curve,
-                gain=gain,
-                digests={name: digest[:12] for name, digest in digests.items()},
-                commit=_commit(),
-            )
+            title = f"{run.project.name}: against {verdict.opponent}"
+            least = run.project.promote.min_gain
+            plots.gain(verdict.gain, verdict.lower, verdict.upper, least=least, title=title, path=picture)
+            run.tracking.client.log_artifact(run.tracking.run_id, str(picture))
+        contents = gather_contents(
+            report,
+            project=run.project,
+            challenger=challenger,
+            training=training,
+            curve=curve,
+            gain=picture,
+            digests={name: digest[:12] for name, digest in digests.items()},
+            commit=_commit(),
         )
-    atomic.write_bytes(Path(report["report"]), page.encode())
-    r.log.client.log_text(r.log.run_id, page, PAGE)
-
-
-def place(settings: Settings, name: str) -> Path:
-    """Where the last report of `name` is in this workspace."""
-    return settings.home / "reports" / f"{name}.html"
+        page = render(contents)
+    atomic.write_bytes(Path(report.report), page.encode())
+    run.tracking.client.log_text(run.tracking.run_id, page, PAGE)
 
 
 def fetch(settings: Settings, name: str) -> dict[str, Any]:
@@ -71,11 +72,11 @@ def fetch(settings: Settings, name: str) -> dict[str, Any]:
     Raises UserError for a name without a model, and where no retrain has left a report.
     """
     client = connect(settings)
-    Registry(client, settings).need_name(name)
+    Registry(client, settings).require_name(name)
     run_id = _last(client, name)
     if run_id is None:
         raise UserError(f"no retrain of {name!r} has left a report: `reseed retrain CONFIG` makes one")
-    target = place(settings, name)
+    target = settings.workspace.report(name)
     with tempfile.TemporaryDirectory() as folder:
         try:
             page = Path(client.download_artifacts(run_id, PAGE, folder)).read_bytes()
@@ -105,12 +106,6 @@ def _last(client: MlflowClient, name: str) -> str | None:
         if any(a.path == PAGE for a in client.list_artifacts(run.info.run_id)):
             return str(run.info.run_id)
     return None
-
-
-def shown(path: str) -> str:
-    """The path as a person types it: from here, where it lies below."""
-    here, target = Path.cwd(), Path(path)
-    return str(target.relative_to(here)) if target.is_relative_to(here) else path
 
 
 def _commit() -> str | None:

@@ -7,62 +7,71 @@ import re
 from pathlib import Path
 from typing import Any
 
-from flows.context import Retrain
+from flows.context import RunContext
 from flows.registry.client import Version
+from tasks.dataset.training_rows import TrainingRows
 from tasks.encoder.base_model import base_model
-from tasks.records import count_by_source, read_records
+from tasks.evaluate.score import ScoreResult
+from tasks.project import Project
+from tasks.records import count_by_source
 from tasks.report.blocks import blocks
-from tasks.report.contents import MORE, SOURCES, generators_of
-from tasks.stage import Stage
+from tasks.report.contents import SOURCES, generators_of
+from tasks.report.model import RetrainReport
 
 TEMPLATE = Path(__file__).resolve().parent.parent.parent / "mlflow" / "model_card.md.j2"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~])")
 _MOST = 4900  # characters of a version's description that every store of MLflow takes
 
 
-def write(r: Retrain, version: Version, report: dict[str, Any], *, rows: Stage, challenger: Stage, prompt: str) -> str:
+def write(
+    run: RunContext,
+    version: Version,
+    report: RetrainReport,
+    *,
+    rows: TrainingRows,
+    challenger: ScoreResult,
+    prompt: str,
+) -> str:
     """The card in Markdown, logged to the run as `model_card.md` and set as the version's description; its origin as tags."""
-    base = base_model(r.project.train.model, beside=r.beside, cache=r.home / "cache")
-    kept = count_by_source(read_records(rows.directory / "kept.jsonl"))
-    generators = generators_of(r.project, kept)
-    digests = {"training": rows.digest, "dev": r.prepared.splits.digest, "test": r.prepared.sealed.digest}
-    card = render(
-        report
-        | {
-            "base": base.name,
-            "licence": base.licence,
-            "run": r.log.run_id,
-            "prompt": prompt,
-            "multi_label": r.project.multi_label,
-            "labels": r.project.labels,
-            "rows": {SOURCES.get(source, source): n for source, n in kept.items()},
-            "generators": generators,
-            "digests": {name: digest[:12] for name, digest in digests.items()},
-            "scores": challenger.counts.get("scores"),
-            "slices": challenger.counts["slices"],
-            "more_figures": {name: blocks(report[name]) for name in MORE if report.get(name)},
-        }
-    )
-    r.log.client.log_text(r.log.run_id, card, "model_card.md")
-    r.registry.describe(
-        version, card if len(card) <= _MOST else card[:_MOST].rsplit("\n", 1)[0] + "\n\n(see model_card.md)"
-    )
+    base = base_model(run.project.train.model, config_dir=run.project.config_dir, cache=run.workspace.cache)
+    kept = count_by_source(rows.read())
+    generators = generators_of(run.project, kept)
+    digests = {"training": rows.digest, "dev": run.splits.digest, "test": run.sealed.digest}
+    parts = {"robustness": report.robustness, "serving": report.serving}
+    context = dict(report) | {
+        "base": base.name,
+        "licence": base.licence,
+        "run": run.tracking.run_id,
+        "prompt": prompt,
+        "multi_label": run.project.multi_label,
+        "labels": run.project.labels,
+        "rows": {SOURCES.get(source, source): n for source, n in kept.items()},
+        "generators": generators,
+        "digests": {name: digest[:12] for name, digest in digests.items()},
+        "scores": challenger.calibration,
+        "slices": challenger.slices,
+        "more_figures": {name: blocks(part.model_dump()) for name, part in parts.items() if part},
+    }
+    card = render(context)
+    run.tracking.client.log_text(run.tracking.run_id, card, "model_card.md")
+    short = card if len(card) <= _MOST else card[:_MOST].rsplit("\n", 1)[0] + "\n\n(see model_card.md)"
+    run.registry.describe(version, short)
     # the list of versions shows every tag on a line of its own, so that few are better
     lineage = {"data": digests, "prompt": prompt, "generators": generators}
-    told = {
+    tags = {
         "reseed.lineage": json.dumps(lineage, sort_keys=True),
         "reseed.base": f"{base.name}, licence: {base.licence}",
     }
-    r.registry.record(version, told)
-    r.log.client.update_registered_model(version.name, _of_all_versions(r))
+    run.registry.record(version, tags)
+    run.tracking.client.update_registered_model(version.name, _of_all_versions(run.project))
     return card
 
 
-def _of_all_versions(r: Retrain) -> str:
+def _of_all_versions(project: Project) -> str:
     """What the registry's page of the model says above its versions."""
-    labels = ", ".join(escaped(label) for label in r.project.label_names)
+    labels = ", ".join(escaped(label) for label in project.label_names)
     return (
-        f"Gives a text {'any of' if r.project.multi_label else 'one of'} {len(r.project.labels)} labels: {labels}.\n\n"
+        f"Gives a text {'any of' if project.multi_label else 'one of'} {len(project.labels)} labels: {labels}.\n\n"
         "The version `@champion` answers, `@previous` was champion before it, `@challenger` was registered last. Each version's "
         "description is its model card. The tags `reseed.history.…` are the promotions, oldest first."
     )
@@ -83,3 +92,14 @@ def escaped(text: Any) -> Any:
 
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return Markup(_SPECIAL.sub(r"\\\1", line))  # noqa: S704
+
+
+def sentence(project: Project, challenger: ScoreResult, rows: TrainingRows) -> str:
+    """The registered version in a sentence: what it was trained on and how it scores."""
+    f1 = challenger.known.f1_macro
+    sources = count_by_source(rows.read())
+    trained_on = ", ".join(f"{n} {'real' if source == 'seed' else source}" for source, n in sources.items())
+    return (
+        f"{project.train.model} fine-tuned on {trained_on} rows; macro-F1 {f1.value:.3f} ({f1.ci_low:.3f} to "
+        f"{f1.ci_high:.3f}) on {challenger.known.rows} sealed real rows. Labels: {', '.join(project.label_names)}."
+    )

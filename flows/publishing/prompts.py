@@ -8,7 +8,7 @@ from contextlib import suppress
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from flows.context import Retrain
+from flows.context import RunContext
 from tasks.project import Project
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -31,8 +31,8 @@ def register(client: MlflowClient, project: Project) -> str:
     return f"{name}/{made.version}"
 
 
-def record(r: Retrain) -> str:
+def record(run: RunContext) -> str:
     """The prompt's version, noted on the run."""
-    version = register(r.log.client, r.project)
-    r.log.tag(prompt=version)
+    version = register(run.tracking.client, run.project)
+    run.tracking.tag(prompt=version)
     return version

@@ -14,30 +14,30 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from flows.context import Retrain
-from flows.retraining.generation_loop import Filled
-from tasks.records import read_records, read_rejected
-from tasks.stage import Stage
+from flows.context import RunContext
+from flows.retraining.generation_loop import GeneratedRows
+from tasks.curate.stage import CurateResult
+from tasks.records import read_rejected
 from tasks.synthesise.sample import Exchange, sample
 
 KEY = "reseed.request"
 _CHAT = {"mlflow.message.format": "openai"}  # the UI shows the messages as a conversation
 
 
-def record(r: Retrain, filled: Filled) -> None:
+def record(run: RunContext, generated: GeneratedRows) -> None:
     """`generate.traces` requests of each round, on the retrain's run; those that are there already stay as they are."""
-    n = r.project.generate.traces
-    if not n or not filled.requests:
+    n, tracking = run.project.generate.traces, run.tracking
+    if not n or not generated.rounds:
         return
-    there = logged(r.log.client, r.log.experiment_id, r.log.run_id)
-    became = fates(filled.rows)
+    there = logged(tracking.client, tracking.experiment_id, tracking.run_id)
+    became = fates(generated.curated)
     with _unseeded():
-        for number, asked in enumerate(filled.requests, 1):
-            for e in sample(r.project, n=n, splits=r.prepared.splits, **asked, **r.places):
+        for number, r in enumerate(generated.rounds, 1):
+            for e in sample(run.project, n=n, splits=run.splits, asked=r.asked, workspace=run.workspace):
                 if e.key not in there:
                     there.add(e.key)
                     tags = {"round": str(number), "curation": became.get(e.key, "no row")}
-                    write(e, tags=tags, experiment_id=r.log.experiment_id, run_id=r.log.run_id)
+                    write(e, tags=tags, experiment_id=tracking.experiment_id, run_id=tracking.run_id)
     _flush()
 
 
@@ -71,10 +71,10 @@ def logged(client: MlflowClient, experiment_id: str, run_id: str) -> set[str]:
             return found
 
 
-def fates(curated: Stage) -> dict[str, str]:
+def fates(curated: CurateResult) -> dict[str, str]:
     """What became of the rows of each request: `accepted`, or the check that set them aside; counted where there are several."""
     became: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in read_records(curated.directory / "kept.jsonl"):
+    for row in curated.read():
         if request := row.lineage.get("request"):
             became[request]["accepted"] += 1
     for rejected in read_rejected(curated.directory / "rejected.jsonl"):

@@ -13,7 +13,6 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -21,11 +20,9 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-from flows.registry import promotion, promotion_log
-from flows.registry.lock import WORKSPACE, Held, need_one_workspace, registry_lock
-from flows.registry.promotion import ChampionMoved
-from flows.registry.promotion_log import MOST, Entry, Intent, Journal, Kind
-from flows.registry.smoke_test import answers_in_fresh_process
+from flows.registry import promotion_log
+from flows.registry.lock import Held, registry_lock
+from flows.registry.promotion_log import LogEntry, PromotionLog
 from flows.settings import Settings
 from flows.tracking.logged_model import logged_model, remove_files
 from tasks.atomic import CorruptDirectory
@@ -33,7 +30,8 @@ from tasks.errors import TransientError, UserError, suggestion
 from tasks.model import bundle
 
 _MODEL = "reseed.model"
-MOST_LOOKS = 350  # bundles that a tag holds; long before as many verdicts no level is left to promote at
+HOOKS = "reseed.hooks"
+MOST_USES = 350  # bundles that a tag holds; long before as many verdicts no level is left to promote at
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ class Registry:
     def names(self) -> list[str]:
         return sorted(m.name for m in self.client.search_registered_models(max_results=1000))
 
-    def need_name(self, name: str) -> None:
+    def require_name(self, name: str) -> None:
         """Raises UserError, with the nearest name, when there is no model of this name."""
         names = self.names()
         if name not in names:
@@ -116,7 +114,7 @@ class Registry:
 
         Raises CorruptDirectory when it differs. Nothing of it is loaded here.
         """
-        target = self.settings.home / "serving" / version.name / (version.digest[:32] or "unknown")
+        target = self.settings.workspace.served_bundle(version.name, version.digest)
         if not version.digest:
             raise CorruptDirectory(f"{version.name} version {version.version} has no reseed.bundle tag: not ours")
         if target.exists():
@@ -127,7 +125,7 @@ class Registry:
                 target.rename(target.with_name(f"{target.name}.corrupt-{time.time_ns()}"))
         import mlflow.artifacts
 
-        landing = self.settings.home / "work" / "fetch" / f"{version.digest[:16]}-{time.time_ns()}"
+        landing = self.settings.workspace.scratch("fetch", f"{version.digest[:16]}-{time.time_ns()}")
         landing.mkdir(parents=True)
         try:
             uri = self.client.get_model_version_download_uri(version.name, version.version)
@@ -174,10 +172,6 @@ class Registry:
                     model_id=model_id,
                 )
                 found = Version.of(mv)
-            elif not found.model_id:  # it was registered before versions told
-                model_id = logged_model(self.client, key, directory, name=name, run_id=run_id, labels=labels)
-                self.record(found, {_MODEL: model_id})
-                found.tags[_MODEL] = model_id
             versions = [{"name": name, "version": found.version}]
             self.client.set_logged_model_tags(found.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
             self.client.set_registered_model_alias(name, "challenger", found.version)
@@ -204,7 +198,11 @@ class Registry:
         self.client.delete_model_version(version.name, version.version)
         if version.model_id:
             self.client.delete_logged_model(version.model_id)
-        why = remove_files(place, within=self.settings.artifacts) if version.digest else "Reseed did not register it"
+        why = (
+            remove_files(place, within=self.settings.workspace.mlflow_artifacts)
+            if version.digest
+            else "Reseed did not register it"
+        )
         return why and f"the files of version {version.version} stay at {place or 'an unknown place'}: {why}"
 
     def record(self, version: Version, tags: dict[str, str]) -> None:
@@ -212,76 +210,42 @@ class Registry:
         for key, value in tags.items():
             self.client.set_model_version_tag(version.name, version.version, key, value[:5000])
 
-    def promote(
-        self,
-        version: Version,
-        *,
-        expected: Version | None,
-        reason: str,
-        probes: list[str],
-        labels: list[str],
-        kind: Kind = "verdict",
-        who: str = "",
-    ) -> None:
-        """Make `version` the champion in place of `expected`.
-
-        Raises ChampionMoved when another version is champion by now; CorruptDirectory when its files differ from the
-        manifest or a fresh process can't load it and answer.
-        """
-        answers_in_fresh_process(self.fetch(version), version.digest, probes=probes, labels=labels)
-        with promotion.writing(self, version.name) as writer:
-            writer.reconcile(version.name)
-            now = self.champion(version.name)
-            if now is not None and now.version == version.version:
-                return
-            if (now.version if now else None) != (expected.version if expected else None):
-                raise ChampionMoved(
-                    f"{version.name}: version {version.version} was compared with "
-                    f"{f'version {expected.version}' if expected else 'no champion'}, but the champion is now "
-                    f"{f'version {now.version}' if now else 'gone'}"
-                )
-            tags = promotion_log.tags_of(self.client, version.name)
-            if here := need_one_workspace(self.settings, version.name, tags.get(WORKSPACE, "")):
-                self.client.set_registered_model_tag(version.name, WORKSPACE, here)
-            old, number = now.version if now else None, Journal.read(self.client, version.name).next
-            writer.begin(Intent(version.name, version.version, old, reason[:MOST], _now(), number, kind, who))
-
     def describe(self, version: Version, description: str) -> None:
         """What the registry's page says of the version, in Markdown."""
         self.client.update_model_version(version.name, version.version, description)
 
     def set_hooks(self, name: str, hooks: dict[str, str]) -> None:
         """Whom a promotion of `name` is told to, by whatever hand it comes: `webhook` and `export`, see flows/registry/notifications.py."""
-        self.client.set_registered_model_tag(name, promotion.HOOKS, json.dumps(hooks, sort_keys=True))
+        self.client.set_registered_model_tag(name, HOOKS, json.dumps(hooks, sort_keys=True))
 
-    def look(self, name: str, *, test_set: str, bundle: str) -> int:
+    def count_test_set_use(self, name: str, *, test_set: str, bundle: str) -> int:
         """Which verdict on the test set of this digest the bundle's is, from 1; a bundle that is judged again keeps its number.
 
         It is counted where the aliases are, so for every worker and workspace of one store.
         """
-        key = f"reseed.looks.{test_set[:32]}"
+        key = f"reseed.test_set_uses.{test_set[:32]}"
         with self.lock(name) as held:
             said = self.client.get_registered_model(name).tags.get(key, "")
             seen = said.split()
             if bundle[:12] not in seen:
                 seen.append(bundle[:12])
                 held()
-                self.client.set_registered_model_tag(name, key, " ".join(seen[-MOST_LOOKS:]))
+                self.client.set_registered_model_tag(name, key, " ".join(seen[-MOST_USES:]))
             return seen.index(bundle[:12]) + 1
 
-    def history(self, name: str) -> list[Entry]:
+    def history(self, name: str) -> list[LogEntry]:
         """The promotions of `name`, oldest first."""
-        return Journal.read(self.client, name).rows
+        return PromotionLog.read(self.client, name).rows
 
-    def odd(self, name: str) -> list[str]:
+    def inconsistencies(self, name: str) -> list[str]:
         """A sentence on whatever of `name` is not as its history says."""
-        champion, found = self.champion(name), Journal.read(self.client, name)
+        champion, found = self.champion(name), PromotionLog.read(self.client, name)
         there = {v.version: v.tags.get(promotion_log.ROW) for v in reversed(self.versions_or_none(name))}
-        return found.odd(champion.version if champion else None, there=there)
+        return found.inconsistencies(champion.version if champion else None, there=there)
 
-    def said_no(self, version: Version) -> str | None:
+    def refusal(self, version: Version) -> str | None:
         """A sentence where a person took this version back after it was promoted, or refused it: no verdict overrules that."""
-        found, tags = Journal.read(self.client, version.name), self.version(version.name, version.version).tags
+        found, tags = PromotionLog.read(self.client, version.name), self.version(version.name, version.version).tags
         row, said = found.taken_back(version.version), None
         if row is not None:
             what = "was taken back" if row.kind == "rollback" else f"was replaced with version {row.version}"
@@ -291,7 +255,7 @@ class Registry:
             said = f"version {version.version} was refused by {by}: {because}"
         return said and f"{said}; `reseed promote {version.name} {version.version} --reason ...` overrules it"
 
-    def standing(self, name: str) -> Version | None:
+    def last_champion(self, name: str) -> Version | None:
         """What a challenger has to beat: the champion, or where its alias was deleted the version promoted last that is there.
 
         A champion whose alias is gone was not beaten by anything.
@@ -301,13 +265,6 @@ class Registry:
             return champion
         there = {v.version: v for v in self.versions_or_none(name)}
         return next((there[row.version] for row in reversed(self.history(name)) if row.version in there), None)
-
-    def reconcile(self, name: str) -> list[str]:
-        """Finish what a killed promotion left open, by whichever worker; a sentence on each."""
-        if not Journal.read(self.client, name).intents:
-            return []
-        with promotion.writing(self, name) as writer:
-            return writer.reconcile(name)
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[Held]:
@@ -330,16 +287,12 @@ def promotion_key(name: str, digest: str) -> str:
     return hashlib.sha256(f"{name}\0{digest}".encode()).hexdigest()[:32]
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def need_champion(registry: Registry, name: str) -> Version:
+def require_champion(registry: Registry, name: str) -> Version:
     """The champion of `name`. Raises UserError, with the nearest name, when there is no such model or champion."""
     found = registry.champion(name)
     if found is None:
-        registry.need_name(name)
-        standing = registry.standing(name)
+        registry.require_name(name)
+        standing = registry.last_champion(name)
         if standing is not None:
             raise UserError(
                 f"{name!r} has no champion any more: somebody deleted the alias or its version; "

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flows.settings import Settings
-from flows.tracking.cleanup import place
+from flows.tracking.cleanup import workspace_id
 from tasks.errors import TransientError, UserError
 
 LOCK_SECONDS = 120
@@ -57,13 +57,13 @@ def registry_lock(settings: Settings, name: str) -> Iterator[Held]:
             yield held
         return
     db = settings.sqlite
-    path = db.with_suffix(".lock") if db else settings.home / "locks" / "registry.lock"
+    path = db.with_suffix(".lock") if db else settings.workspace.lock("registry")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _file_lock(path) as held:
         yield held
 
 
-def need_one_workspace(settings: Settings, name: str, last: str) -> str:
+def require_single_workspace(settings: Settings, name: str, last: str) -> str:
     """What to note of this workspace at a promotion where each workspace has a lock of its own; nothing where all have one. Call it
     under the lock.
 
@@ -71,14 +71,14 @@ def need_one_workspace(settings: Settings, name: str, last: str) -> str:
     """
     if settings.sqlite or any(uri.startswith("postgresql") for uri in (settings.lock, settings.tracking_uri)):
         return ""
-    mine = place(settings.home)
+    mine = workspace_id(settings.workspace)
     if last and last.split()[0] != mine and settings.lock != "file":
         raise UserError(
             f"{name!r} was promoted last in the workspace {last.partition(' ')[2]}, and with MLflow at {settings.store} each "
             "workspace has a lock of its own, so two could promote at once: promote there, or set RESEED_LOCK in all of them to "
             "the URL of a PostgreSQL database, or here to `file` where no other workspace promotes any more"
         )
-    return f"{mine} {socket.gethostname()}:{settings.home}"
+    return f"{mine} {socket.gethostname()}:{settings.workspace.home}"
 
 
 @contextlib.contextmanager

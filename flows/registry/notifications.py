@@ -145,4 +145,4 @@ def _export(told: dict[str, Any], registry: Any) -> None:
 
 
 def _folder(settings: Settings) -> Path:
-    return settings.home / "outbox"
+    return settings.workspace.notifications

@@ -12,21 +12,70 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
 
 from flows.registry import notifications, promotion_log
-from flows.registry.lock import Held, LockLost
-from flows.registry.promotion_log import Intent, Journal
+from flows.registry.client import HOOKS, Registry, Version
+from flows.registry.lock import WORKSPACE, Held, LockLost, require_single_workspace
+from flows.registry.promotion_log import MOST, Intent, Kind, PromotionLog
+from flows.registry.smoke_test import smoke_test
 from tasks.errors import TransientError
-
-if TYPE_CHECKING:
-    from flows.registry.client import Registry
-
-HOOKS = "reseed.hooks"
 
 
 class ChampionMoved(RuntimeError):
     """The champion is not the one that the challenger was compared with: compare again."""
+
+
+def promote(
+    registry: Registry,
+    version: Version,
+    *,
+    expected: Version | None,
+    reason: str,
+    probes: list[str],
+    labels: list[str],
+    kind: Kind = "verdict",
+    who: str = "",
+) -> None:
+    """Make `version` the champion in place of `expected`.
+
+    Raises ChampionMoved when another version is champion by now; CorruptDirectory when its files differ
+    from the manifest, or a fresh process cannot load it and answer every one of `probes` with one of `labels`.
+    """
+    smoke_test(registry.fetch(version), version.digest, probes=probes, labels=labels)
+    with writing(registry, version.name) as writer:
+        writer.reconcile(version.name)
+        current = registry.champion(version.name)
+        if current is not None and current.version == version.version:
+            return
+        if (current.version if current else None) != (expected.version if expected else None):
+            raise ChampionMoved(
+                f"{version.name}: version {version.version} was compared with "
+                f"{f'version {expected.version}' if expected else 'no champion'}, but the champion is now "
+                f"{f'version {current.version}' if current else 'gone'}"
+            )
+        tags = promotion_log.tags_of(registry.client, version.name)
+        if here := require_single_workspace(registry.settings, version.name, tags.get(WORKSPACE, "")):
+            registry.client.set_registered_model_tag(version.name, WORKSPACE, here)
+        intent = Intent(
+            name=version.name,
+            new=version.version,
+            old=current.version if current else None,
+            reason=reason[:MOST],
+            when=datetime.now(UTC).isoformat(timespec="microseconds"),
+            number=PromotionLog.read(registry.client, version.name).next,
+            kind=kind,
+            who=who,
+        )
+        writer.begin(intent)
+
+
+def reconcile(registry: Registry, name: str) -> list[str]:
+    """Finish what a killed promotion left open, by whichever worker; a sentence on each."""
+    if not PromotionLog.read(registry.client, name).intents:
+        return []
+    with writing(registry, name) as writer:
+        return writer.reconcile(name)
 
 
 @contextlib.contextmanager
@@ -73,22 +122,22 @@ class Writer:
         self.begun.append(intent)
         before = intent.old or _promoted_before(registry, intent)
         if before is not None:
-            self.look(intent)
+            self.check(intent)
             client.set_registered_model_alias(intent.name, "previous", before)
-        self.look(intent)
+        self.check(intent)
         client.set_registered_model_alias(intent.name, "champion", intent.new)
         back = registry.champion(intent.name)
         if back is None or back.version != intent.new:
             raise TransientError(f"{intent.name}: the alias champion reads back as {back}, not version {intent.new}")
         verdict, evidence = (back.tags.get(f"reseed.{key}", "") for key in ("verdict", "evidence"))
-        self.look(intent)
-        row = promotion_log.note(client, intent, bundle=back.digest, verdict=verdict, evidence=evidence)
+        self.check(intent)
+        row = promotion_log.append(client, intent, bundle=back.digest, verdict=verdict, evidence=evidence)
         told = client.get_registered_model(intent.name).tags.get(HOOKS, "{}")
         notifications.put(registry.settings, intent, hooks=json.loads(told), bundle=back.digest)
         registry.record(back, {"reseed.promoted_at": intent.when, promotion_log.ROW: row})
         intent.close(client)
 
-    def look(self, intent: Intent) -> None:
+    def check(self, intent: Intent) -> None:
         """Return while the next write of this promotion may be made."""
         self.held()
         model = self.registry.client.get_registered_model(intent.name)
@@ -104,7 +153,7 @@ class Writer:
     def reconcile(self, name: str) -> list[str]:
         """Finish every promotion that a kill left open, or drop it where it can't be any more; a sentence on each."""
         said = []
-        for intent in Journal.read(self.registry.client, name).intents:
+        for intent in PromotionLog.read(self.registry.client, name).intents:
             why, what = _void(self.registry, intent), f"promotion of version {intent.new}, begun at {intent.when[:19]}"
             if why is None:
                 self.carry_out(intent)

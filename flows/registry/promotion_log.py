@@ -54,12 +54,12 @@ class Intent:
     def is_open(self, tags: dict[str, str]) -> bool:
         return _INTENTS + self.id in tags
 
-    def is_row(self, row: Entry) -> bool:
+    def is_row(self, row: LogEntry) -> bool:
         return (row.when, row.version) == (self.when, self.new)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     """One row of the history: at `when`, `who` made `version` the champion in place of `before`, or refused to.
 
     `bundle` is the digest of what was promoted, `evidence` of what its verdict rests on, `link` of the row before.
@@ -83,26 +83,26 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Journal:
+class PromotionLog:
     """The promotions of a name, oldest first, its refusals, its open intents, and the numbers of rows that can't be read."""
 
-    rows: list[Entry] = field(default_factory=list)
-    refusals: list[Entry] = field(default_factory=list)
+    rows: list[LogEntry] = field(default_factory=list)
+    refusals: list[LogEntry] = field(default_factory=list)
     intents: list[Intent] = field(default_factory=list)
     unreadable: list[int] = field(default_factory=list)
 
     @classmethod
-    def read(cls, client: MlflowClient, name: str) -> Journal:
+    def read(cls, client: MlflowClient, name: str) -> PromotionLog:
         """Empty where there is no such model."""
         return cls.of(tags_of(client, name))
 
     @classmethod
-    def of(cls, tags: dict[str, str]) -> Journal:
+    def of(cls, tags: dict[str, str]) -> PromotionLog:
         found = cls()
         for key, said in sorted(tags.items()):
             if key.startswith(_ROWS) and key.removeprefix(_ROWS).isdigit():
                 number = int(key.removeprefix(_ROWS))
-                row = _read(Entry, said)
+                row = _read(LogEntry, said)
                 if row is None or row.number != number:
                     found.unreadable.append(number)
                 else:
@@ -116,7 +116,7 @@ class Journal:
         return found
 
     @property
-    def chain(self) -> list[Entry]:
+    def chain(self) -> list[LogEntry]:
         """The promotions and the refusals, in the order of their numbers: each follows on the one before."""
         return sorted([*self.rows, *self.refusals], key=lambda row: row.number)
 
@@ -125,7 +125,7 @@ class Journal:
         """The number of the row to come."""
         return 1 + max([0, *(row.number for row in self.chain), *self.unreadable])
 
-    def taken_back(self, version: str) -> Entry | None:
+    def taken_back(self, version: str) -> LogEntry | None:
         """The row by which a person put another version in the place of this one, after it was promoted last; None where it was
         never champion, still is, or had to give way to a verdict."""
         at = max((i for i, row in enumerate(self.rows) if row.version == version), default=len(self.rows))
@@ -134,7 +134,7 @@ class Journal:
     def broken_links(self) -> list[str]:
         """A sentence for each row that does not follow on the one before it: something was changed or taken away."""
         found = [f"row {number} can't be read: it was changed" for number in self.unreadable]
-        last: Entry | None = None
+        last: LogEntry | None = None
         for row in self.chain:
             if row.number != (last.number + 1 if last else 1):
                 if row.number - 1 not in self.unreadable:
@@ -146,7 +146,7 @@ class Journal:
             last = row
         return found
 
-    def odd(self, champion: str | None, *, there: dict[str, str | None]) -> list[str]:
+    def inconsistencies(self, champion: str | None, *, there: dict[str, str | None]) -> list[str]:
         """A sentence on whatever is not as the rows say: `champion` is the version of the alias, `there` the versions that there
         are, each with the digest of its row as it carries it."""
         found, last = self.broken_links(), self.rows[-1].version if self.rows else None
@@ -165,13 +165,13 @@ class Journal:
         return found
 
 
-def note(client: MlflowClient, intent: Intent, *, bundle: str, verdict: str, evidence: str) -> str:
+def append(client: MlflowClient, intent: Intent, *, bundle: str, verdict: str, evidence: str) -> str:
     """Add the row of a promotion that was carried out or refused, once; its digest. Call it under the registry's lock."""
-    rows = Journal.read(client, intent.name).chain
+    rows = PromotionLog.read(client, intent.name).chain
     there = next((row for row in rows if intent.is_row(row)), None)
     if there is not None:
         return there.digest
-    entry = Entry(
+    entry = LogEntry(
         number=intent.number,
         when=intent.when,
         kind=intent.kind,

@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.atomic import CorruptDirectory
 
 
-def answers_in_fresh_process(directory: Path, digest: str, *, probes: list[str], labels: list[str]) -> None:
+def smoke_test(directory: Path, digest: str, *, probes: list[str], labels: list[str]) -> None:
     """Return when a new Python process loaded the bundle and answered every probe with one of `labels`.
 
     Raises CorruptDirectory with what the process said.

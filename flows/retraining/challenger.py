@@ -1,42 +1,70 @@
 """Which challenger a retrain is about.
 
-Generation 0 is the first; `--fresh` begins the next one, with other seeds. A generation that was begun and not judged is
-gone on with, `--fresh` or not: that is what makes the same command resume after a kill. A flow run of Prefect's that is
-executed once more, as a retry or by hand, is about the challenger that it was about the first time.
+Generation 0 is the first; `--fresh` begins the next one, with other seeds. A generation that was begun
+and not judged is continued, with `--fresh` or without: that is what makes the same command resume
+after a kill. A flow run of Prefect's that is executed once more, as a retry or by hand, is about the
+challenger that it was about the first time.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+
+from pydantic import ValidationError
 
 from tasks import atomic
+from tasks.errors import UserError
+from tasks.figures import Figures
+from tasks.workspace import Workspace
 
 MOST_RUNS = 200  # flow runs whose generation is remembered
 
 
-def begin(home: Path, name: str, *, fresh: bool, flow_run: str = "") -> tuple[int, bool]:
-    """(generation, whether it was judged before, by another flow run)."""
-    path = _path(home, name)
-    state: dict[str, Any] = {"generation": 0, "judged": False, "flow_runs": {}}
-    state |= atomic.read_json(path) if path.exists() else {}
-    runs: dict[str, int] = state["flow_runs"]
-    if flow_run in runs:
-        return runs[flow_run], False
-    if fresh and state["judged"]:
-        state |= {"generation": int(state["generation"]) + 1, "judged": False}
-    if flow_run:
-        state["flow_runs"] = dict([*runs.items(), (flow_run, state["generation"])][-MOST_RUNS:])
-    atomic.write_json(path, state)
-    return int(state["generation"]), bool(state["judged"])
+class _State(Figures):
+    generation: int
+    judged: bool
+    flow_runs: dict[str, int]
 
 
-def judged(home: Path, name: str, generation: int) -> None:
-    """Note that this generation has its verdict, and its promotion where there was one."""
-    state = atomic.read_json(_path(home, name))
-    if generation == state["generation"]:
-        atomic.write_json(_path(home, name), {**state, "judged": True})
+@dataclass(frozen=True, slots=True)
+class Challenger:
+    """The number of a challenger, and whether another flow run judged it before."""
+
+    generation: int
+    judged_before: bool
+
+    @classmethod
+    def begin(cls, workspace: Workspace, project: str, *, fresh: bool, flow_run: str = "") -> Challenger:
+        """The challenger that a retrain is about, noted for the next one."""
+        state = _read(workspace, project)
+        if flow_run in state.flow_runs:
+            return cls(state.flow_runs[flow_run], judged_before=False)
+        generation, judged = state.generation, state.judged
+        if fresh and judged:
+            generation, judged = generation + 1, False
+        runs = list(state.flow_runs.items())
+        runs += [(flow_run, generation)] if flow_run else []
+        _write(workspace, project, _State(generation=generation, judged=judged, flow_runs=dict(runs[-MOST_RUNS:])))
+        return cls(generation, judged)
+
+    def mark_judged(self, workspace: Workspace, project: str) -> None:
+        """Note that this challenger has its verdict, and its promotion where there was one."""
+        state = _read(workspace, project)
+        if self.generation == state.generation:
+            _write(workspace, project, state.model_copy(update={"judged": True}))
 
 
-def _path(home: Path, name: str) -> Path:
-    return home / "projects" / f"{name}.json"
+def _read(workspace: Workspace, project: str) -> _State:
+    path = workspace.challenger(project)
+    if not path.exists():
+        return _State(generation=0, judged=False, flow_runs={})
+    try:
+        return _State.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise UserError(
+            f"{path} is not what a retrain wrote: remove it, and the next retrain is about the first challenger"
+        ) from None
+
+
+def _write(workspace: Workspace, project: str, state: _State) -> None:
+    atomic.write_json(workspace.challenger(project), state.model_dump())

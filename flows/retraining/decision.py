@@ -1,182 +1,263 @@
-"""Score, judge and promote: the second half of a retrain."""
+"""Judge the challenger against the current champion, ask for approval where that is required, and promote."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from flows import steps
-from flows.context import Retrain
+from flows.context import RunContext
 from flows.progress import say
-from flows.publishing import report as reports
 from flows.publishing import run_page
-from flows.registry import notifications
+from flows.registry import notifications, promotion
 from flows.registry.client import Version
 from flows.registry.promotion import ChampionMoved
-from flows.retraining import approval, measurements
-from flows.retraining.scoring import scored
-from flows.tracking import stage_runs
+from flows.retraining import approval
+from flows.retraining.scoring import MeasuredChampion, measure_champion, score
 from tasks.atomic import CorruptDirectory
 from tasks.errors import TransientError
+from tasks.evaluate.score import ScoreResult
+from tasks.evaluate.serving import Measured
+from tasks.model.bundle import BundleRef
 from tasks.project import Project
-from tasks.records import count_by_source, read_records
-from tasks.stage import Stage
-from tasks.verdict import decide, guardrails
-from tasks.verdict.decide import Verdict
-from tasks.verdict.evidence import rows_digest
+from tasks.records import read_records
+from tasks.report.model import ChampionScore, ModelScore
+from tasks.verdict import guardrails
+from tasks.verdict.decide import Policy, Resampling, Verdict, unsure
+from tasks.verdict.evidence import Question, VerdictResult, judge, rows_digest
 
 COMPARISONS = 3  # tries to judge against a champion that keeps moving
 
 
-def judge_and_promote(
-    r: Retrain, version: Version, challenger: Stage, baselines: dict[str, Stage], seeds: Sequence[Stage] = ()
-) -> tuple[Verdict, dict[str, Any] | None, bool]:
-    """The verdict against the champion of this moment, the champion's figures, and whether it was replaced. `seeds` are the scored
-    models of the challenger's recipe, one a seed."""
-    promote = steps.store_step(r.registry.promote, name="promote")
-    hooks = {"webhook": r.project.promote.webhook, "export": r.project.promote.export_to}
-    r.registry.set_hooks(r.project.name, {k: v for k, v in hooks.items() if v})
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The registered challenger and everything that was measured of it.
+
+    `baselines` are what it must beat where there is no champion; `seeds` the scored models of its recipe,
+    one per seed.
+    """
+
+    version: Version
+    score: ScoreResult
+    measured: Measured
+    baselines: Mapping[str, ScoreResult]
+    seeds: Sequence[ScoreResult]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The verdict, what was measured of the champion, and whether the champion was replaced."""
+
+    verdict: Verdict
+    champion: ChampionScore | None
+    promoted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A verdict with its evidence; None where the champion could not be scored."""
+
+    verdict: Verdict
+    champion: ChampionScore | None
+    evidence: VerdictResult | None
+
+
+def judge_and_promote(run: RunContext, candidate: Candidate) -> Outcome:
+    """The outcome against the current champion. Where the champion moves meanwhile, the two are compared again."""
+    promote = run.project.promote
+    hooks = {"webhook": promote.webhook, "export": promote.export_to}
+    run.registry.set_hooks(run.project.name, {k: v for k, v in hooks.items() if v})
     for _ in range(COMPARISONS):
-        champion = r.registry.champion(r.project.name)
-        opponent = champion or r.registry.standing(r.project.name)
-        if champion is not None and champion.version == version.version:
-            return (
-                _already(r, champion),
-                {"version": champion.version, **reports.figures(challenger), **measurements.told(r.measured)},
-                not r.judged_before,
-            )
-        look = r.registry.look(r.project.name, test_set=rows_digest(challenger), bundle=version.digest)
-        verdict, figures, evidence = _judge(r, opponent, challenger, baselines, look=look, seeds=seeds)
-        if champion is None:
-            verdict = replace(verdict, reasons=(*verdict.reasons, *r.registry.odd(r.project.name)))
-        said_no = r.registry.said_no(version) if verdict.decision == "promote" else None
-        if said_no:
-            verdict = replace(verdict, reasons=(said_no, *verdict.reasons))
-        _record(r, version, verdict, challenger, evidence)
-        if said_no or verdict.decision != "promote":
-            return replace(verdict, decision="keep") if said_no else verdict, figures, False
-        who = ""
-        if r.project.promote.approval == "required":
-            said = approval.ask(r, version, verdict, champion=champion)
-            verdict = replace(verdict, reasons=(*verdict.reasons, said.sentence))
-            if not said.yes:
-                return verdict, figures, False
-            who = said.who
-        probes = [d.text for d in read_records(r.prepared.splits.directory / "dev.jsonl")[:3]]
-        reason = "; ".join(verdict.reasons)
+        champion = run.registry.champion(run.project.name)
+        if champion is not None and champion.version == candidate.version.version:
+            return _already_champion(run, champion, candidate)
+        judged = _judge(run, champion, candidate)
+        refused = _refused_before(run, candidate.version, judged.verdict)
+        if refused:
+            return Outcome(refused, judged.champion, promoted=False)
+        if judged.verdict.decision != "promote":
+            return Outcome(judged.verdict, judged.champion, promoted=False)
         try:
-            told = {"reason": reason, "probes": probes, "labels": r.project.label_names, "who": who}
-            promote(version, expected=champion, **told)
-            for sentence in notifications.deliver(r.settings, r.registry):
-                say(f"  {sentence}")
-            return verdict, figures, True
+            return _promote(run, champion, candidate, judged)
         except ChampionMoved as e:
             say(f"{e}: comparing again")
-        except CorruptDirectory as e:
-            verdict = decide.unsure(f"not promoted: {e}", verdict.opponent, verdict.rows)
-            _record(r, version, verdict, challenger)
-            return verdict, figures, False
-    raise TransientError(f"{r.project.name}: the champion moved during each of {COMPARISONS} comparisons; run it again")
+    raise TransientError(
+        f"{run.project.name}: the champion moved during each of {COMPARISONS} comparisons; run it again"
+    )
 
 
-def _judge(
-    r: Retrain,
-    champion: Version | None,
-    challenger: Stage,
-    baselines: dict[str, Stage],
-    *,
-    look: int,
-    seeds: Sequence[Stage],
-) -> tuple[Verdict, dict[str, Any] | None, Stage | None]:
-    """Against the champion, scored again on the same rows; where there is none, against the best baseline. With the figures
-    of the champion, and the evidence that the verdict follows from."""
-    p = r.project
-    if champion is None:
-        whole = [
-            b for b, stage in baselines.items() if not stage.counts.get("sample")
-        ]  # the same rows, or no comparison
-        name = max(whole, key=lambda b: baselines[b].counts["f1_macro"]["value"])
-        opponent, title, figures = baselines[name], f"the best baseline ({name.replace('_', ' ')})", None
-        limits: dict[str, Any] = {"label_margin": None}  # a baseline is nothing to fall from
+def _judge(run: RunContext, champion: Version | None, candidate: Candidate) -> _Judged:
+    """The verdict against the champion, or what must be beaten where there is none; recorded on the version."""
+    opponent = champion or run.registry.last_champion(run.project.name)
+    use = run.registry.count_test_set_use(
+        run.project.name, test_set=rows_digest(candidate.score), bundle=candidate.version.digest
+    )
+    if opponent is None:
+        judged = _against_baseline(run, candidate, use)
     else:
-        title = f"champion version {champion.version}"
-        try:
-            directory = r.registry.fetch(champion)
-            who = f"champion {champion.version}"
-            opponent = scored(r, directory, champion.digest, who)
-            run_page.champion_scored(r, champion, opponent)
-            beside, measures = measurements.compared(r, directory, champion.digest, who)
-        except CorruptDirectory as e:
-            unknown = {"version": champion.version, "f1_macro": None}
-            return decide.unsure(f"{title} can't be scored again: {e}", title), unknown, None
-        figures = {"version": champion.version, **reports.figures(opponent), **beside, "measures": measures}
-        limits = _limits(p, challenger, opponent, measures)
-    settings = {
-        "labels": p.label_names,
-        "opponent_name": title,
-        "min_gain": p.promote.min_gain,
-        "confidence": p.promote.confidence,
-        "rule": p.promote.rule,
-        "look": look,
-        **limits,
-        "samples": p.evaluate.bootstrap,
-        "seed": p.evaluate.seed,
-    }
-    stage: Stage = steps.judged(challenger, opponent, settings=settings, seeds=seeds, home=r.home)
-    return Verdict.from_json(stage.counts), figures, stage
+        judged = _against_champion(run, opponent, candidate, use)
+    verdict = judged.verdict
+    if champion is None:
+        odd = run.registry.inconsistencies(run.project.name)
+        verdict = verdict.but(reasons=(*verdict.reasons, *odd))
+    judged = _Judged(verdict, judged.champion, judged.evidence)
+    _record(run, candidate, verdict, judged.evidence)
+    return judged
 
 
-def _limits(p: Project, challenger: Stage, champion: Stage, beside: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    """What may not get worse than the champion's: labels, slices and measures. `beside` are measures of other stages, by
-    the names in tasks/verdict/guardrails.py."""
-    limits = guardrails.limits_of(p.promote.limits)
-    if not champion.counts["probabilities"]:  # else no project that gets a new label ever had a champion again
-        limits.pop("ece", None)
+def _against_baseline(run: RunContext, candidate: Candidate, use: int) -> _Judged:
+    """The verdict against the best baseline that answered the same rows."""
+    whole = {name: b for name, b in candidate.baselines.items() if not b.sample}
+    name = max(whole, key=lambda b: whole[b].known.f1_macro.value)
+    title = f"the best baseline ({name.replace('_', ' ')})"
+    policy = _policy(run.project).model_copy(update={"label_margin": None, "slice_margin": None, "limits": {}})
+    question = _question(run.project, title, policy, use, slices=[], measures={})
+    evidence = _decide(run, candidate, whole[name], question)
+    return _Judged(evidence.verdict, None, evidence)
+
+
+def _against_champion(run: RunContext, champion: Version, candidate: Candidate, use: int) -> _Judged:
+    """The verdict against the champion, scored again on the same rows."""
+    title, who = f"champion version {champion.version}", f"champion {champion.version}"
+    try:
+        bundle = BundleRef(run.registry.fetch(champion), champion.digest)
+        scored = score(run, bundle, who)
+        run_page.champion_scored(run, champion, scored)
+        measured = measure_champion(run, candidate.measured, bundle, who)
+    except CorruptDirectory as e:
+        unknown = ChampionScore(version=champion.version, score=None, measures={})
+        return _Judged(unsure(f"{title} cannot be scored again: {e}", title), unknown, None)
+    policy = _policy(run.project)
+    if not scored.probabilities:  # else no project that gets a new label could promote again
+        limits = {name: limit for name, limit in policy.limits.items() if name != "ece"}
+        policy = policy.model_copy(update={"limits": limits})
         say(
-            "  the champion has other labels than the project: its probabilities can't be compared, and promote.limits.ece waits"
+            "  the champion has other labels than the project: its probabilities cannot be compared, and "
+            "promote.limits.ece is not checked"
         )
-    return {
-        "label_margin": p.promote.limits.label_f1,
-        "slices": list(p.evaluate.slices),
-        "slice_margin": p.promote.limits.slice_f1,
-        "measures": guardrails.measures(challenger, champion) | beside,
-        "limits": limits,
-    }
+    measures = {**guardrails.measures(candidate.score, scored), **measured.measures}
+    slices = list(run.project.evaluate.slices)
+    question = _question(run.project, title, policy, use, slices=slices, measures=measures)
+    evidence = _decide(run, candidate, scored, question)
+    return _Judged(evidence.verdict, _champion_score(champion, scored, measured), evidence)
 
 
-def _already(r: Retrain, champion: Version) -> Verdict:
-    """The verdict on a challenger that is the champion: the recorded one when this retrain is resumed, keep otherwise."""
+def _policy(project: Project) -> Policy:
+    promote = project.promote
+    return Policy(
+        min_gain=promote.min_gain,
+        confidence=promote.confidence,
+        rule=promote.rule,
+        label_margin=promote.limits.label_f1,
+        slice_margin=promote.limits.slice_f1,
+        limits=guardrails.limits_of(promote.limits),
+    )
+
+
+def _question(
+    project: Project,
+    opponent: str,
+    policy: Policy,
+    use: int,
+    *,
+    slices: list[str],
+    measures: dict[str, tuple[float | None, float | None]],
+) -> Question:
+    return Question(
+        labels=project.label_names,
+        opponent_name=opponent,
+        policy=policy,
+        use=use,
+        resampling=Resampling(samples=project.evaluate.bootstrap, seed=project.evaluate.seed),
+        slices=slices,
+        measures=measures,
+    )
+
+
+def _decide(run: RunContext, candidate: Candidate, opponent: ScoreResult, question: Question) -> VerdictResult:
+    step = run.stage(judge, name="verdict")
+    return step(candidate.score, opponent, question, seeds=candidate.seeds, workspace=run.workspace)
+
+
+def _champion_score(champion: Version, scored: ScoreResult, measured: MeasuredChampion) -> ChampionScore:
+    return ChampionScore(
+        version=champion.version,
+        score=ModelScore.fields_of(scored),
+        robustness=measured.measured.robustness,
+        serving=measured.measured.serving,
+        measures=measured.measures,
+    )
+
+
+def _refused_before(run: RunContext, version: Version, verdict: Verdict) -> Verdict | None:
+    """The verdict `keep` where a person refused the version, or replaced it after a promotion: no verdict overrules that."""
+    if verdict.decision != "promote" or not (refusal := run.registry.refusal(version)):
+        return None
+    return verdict.but(decision="keep", reasons=(refusal, *verdict.reasons))
+
+
+def _promote(run: RunContext, champion: Version | None, candidate: Candidate, judged: _Judged) -> Outcome:
+    """Promote after a person's yes where that is required. Raises ChampionMoved where the champion is another by now."""
+    version, verdict, who = candidate.version, judged.verdict, ""
+    if run.project.promote.approval == "required":
+        answer = approval.ask(run, version, verdict, champion=champion)
+        verdict = verdict.but(reasons=(*verdict.reasons, answer.sentence))
+        if not answer.approved:
+            return Outcome(verdict, judged.champion, promoted=False)
+        who = answer.who
+    probes = [r.text for r in read_records(run.splits.directory / "dev.jsonl")[:3]]
+    try:
+        run.store(promotion.promote)(
+            run.registry,
+            version,
+            expected=champion,
+            reason="; ".join(verdict.reasons),
+            probes=probes,
+            labels=run.project.label_names,
+            who=who,
+        )
+    except CorruptDirectory as e:
+        verdict = unsure(f"not promoted: {e}", verdict.opponent, verdict.rows)
+        _record(run, candidate, verdict, None)
+        return Outcome(verdict, judged.champion, promoted=False)
+    for sentence in notifications.deliver(run.settings, run.registry):
+        say(f"  {sentence}")
+    return Outcome(verdict, judged.champion, promoted=True)
+
+
+def _already_champion(run: RunContext, champion: Version, candidate: Candidate) -> Outcome:
+    """The outcome for a challenger that is the champion: the recorded verdict when a retrain is resumed, otherwise keep."""
     when = champion.tags.get("reseed.promoted_at", "an earlier time")[:19]
-    if not r.judged_before and champion.tags.get("reseed.verdict") == "promote":
+    measured = candidate.measured
+    score = ChampionScore(
+        version=champion.version,
+        score=ModelScore.fields_of(candidate.score),
+        robustness=measured.robustness,
+        serving=measured.serving,
+        measures={},
+    )
+    if not run.judged_before and champion.tags.get("reseed.verdict") == "promote":
         reasons = champion.tags.get("reseed.reasons", "")
-        return Verdict("promote", (reasons, f"version {champion.version} was promoted at {when}, before a restart"), "")
-    reason = f"version {champion.version} is the champion already, since {when}; `reseed retrain --fresh` makes a new challenger"
-    return Verdict("keep", (reason,), f"champion version {champion.version}")
+        resumed = f"version {champion.version} was promoted at {when}, before a restart"
+        verdict = Verdict(decision="promote", reasons=(reasons, resumed), opponent="")
+        return Outcome(verdict, score, promoted=True)
+    reason = (
+        f"version {champion.version} is already the champion, since {when}; `reseed retrain --fresh` makes a "
+        f"new challenger"
+    )
+    opponent = f"champion version {champion.version}"
+    verdict = Verdict(decision="keep", reasons=(reason,), opponent=opponent)
+    return Outcome(verdict, score, promoted=not run.judged_before)
 
 
-def _record(r: Retrain, version: Version, verdict: Verdict, challenger: Stage, evidence: Stage | None = None) -> None:
-    f1 = challenger.counts["f1_macro"]
+def _record(run: RunContext, candidate: Candidate, verdict: Verdict, evidence: VerdictResult | None) -> None:
     tags = {
         "reseed.verdict": verdict.decision,
         "reseed.reasons": "; ".join(verdict.reasons),
         "reseed.judged_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "reseed.test.f1_macro": f"{f1['value']:.4f}",
-        "reseed.run": r.log.run_id,
-        "reseed.evidence": evidence.digest if evidence else "",  # an older verdict's must not stay
-        "reseed.evidence_run": stage_runs.evidence(r.log, evidence) if evidence else "",
+        "reseed.test.f1_macro": f"{candidate.score.known.f1_macro.value:.4f}",
+        "reseed.run": run.tracking.run_id,
+        "reseed.evidence": evidence.digest if evidence else "",  # that of an older verdict must not remain
+        "reseed.evidence_run": run.tracking.stage_run_id(evidence) if evidence else "",
     }
-    r.registry.record(version, tags)
-
-
-def description(r: Retrain, challenger: Stage, rows: Stage) -> str:
-    """The registered version in a sentence: what it was trained on and how it scores."""
-    f1 = challenger.counts["f1_macro"]
-    sources = count_by_source(read_records(rows.directory / "kept.jsonl"))
-    trained_on = ", ".join(f"{n} {'real' if source == 'seed' else source}" for source, n in sources.items())
-    return (
-        f"{r.project.train.model} fine-tuned on {trained_on} rows; macro-F1 {f1['value']:.3f} "
-        f"({f1['ci_low']:.3f} to {f1['ci_high']:.3f}) on {challenger.counts['rows']} "
-        f"sealed real rows. Labels: {', '.join(r.project.label_names)}."
-    )
+    run.registry.record(candidate.version, tags)

@@ -3,187 +3,197 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from flows import steps
-from flows.context import Retrain
+from flows.context import RunContext
 from flows.progress import say
-from flows.tracking import stage_runs
-from tasks import atomic
+from tasks.curate.stage import CurateResult, curate
 from tasks.errors import TransientError, UserError
-from tasks.stage import Stage
-from tasks.synthesise.plan import Focus
+from tasks.llm.budget import Spent
+from tasks.llm.request import RowUsage, Usage
+from tasks.report.model import Cost
+from tasks.synthesise.by_model import AnswersResult
+from tasks.synthesise.plan import Focus, RoundRequest
+from tasks.synthesise.propose import propose
 from tasks.synthesise.quota import hopeless, missing, portions, request_budget, to_request
-from tasks.synthesise.stage import open_ledger
-from tasks.synthesise.study import read_focus
+from tasks.synthesise.stage import SynthesiseResult, open_ledger, synthesise
+from tasks.synthesise.study import study
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of generation: what it was asked for, and what came."""
+
+    asked: RoundRequest
+    result: SynthesiseResult
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedRows:
+    """The curated rows, and the rounds that led to them.
+
+    `given_up` has the reason for each label that was given up; `ended` says why the quota is not full.
+    """
+
+    curated: CurateResult
+    rounds: Sequence[Round]
+    answers: AnswersResult | None
+    topics: dict[str, list[str]]
+    given_up: dict[str, str]
+    ended: str | None
+    cost: Cost
+
+    @property
+    def results(self) -> list[SynthesiseResult]:
+        return [r.result for r in self.rounds]
+
+    @property
+    def requested(self) -> Counter[str]:
+        """Rows asked for, by label."""
+        total: Counter[str] = Counter()
+        for r in self.rounds:
+            total.update(r.asked.count)
+        return total
+
+    @property
+    def usage(self) -> Usage:
+        """What all LLMs were asked for rows."""
+        parts: list[Usage] = [*self.results]
+        return Usage.total([self.answers, *parts] if self.answers else parts)
+
+    @property
+    def usage_by_generator(self) -> list[dict[str, RowUsage]]:
+        """For each stage that asked LLMs for rows, the usage of each generator."""
+        parts: list[dict[str, RowUsage]] = [{**r.generators} for r in self.results]
+        return [self.answers.generators, *parts] if self.answers else parts
+
+
+def fill_quota(run: RunContext) -> GeneratedRows:
+    """Every label's quota of accepted rows, or the reason why not.
+
+    What is hard on dev is asked for in later portions.
+    """
+    return _Loop(run).fill()
 
 
 @dataclass
-class Filled:
-    """What was asked for and what became of it."""
+class _Loop:
+    """The state of the loop; only fill_quota makes one."""
 
-    answers: Stage | None = None  # of the models that are told apart: asked for before the rounds, and paid for
-    rounds: list[Stage] = field(default_factory=list)
-    requests: list[dict[str, Any]] = field(default_factory=list)  # what each round was asked for
-    curated: Stage | None = None
-    studies: list[Stage] = field(default_factory=list)
+    run: RunContext
+    rounds: list[Round] = field(default_factory=list)
+    curated: CurateResult | None = None
     topics: dict[str, list[str]] = field(default_factory=dict)
-    asked: Counter[str] = field(default_factory=Counter)
-    tried: Counter[str] = field(default_factory=Counter)  # of those asked for, the rows whose requests were answered
+    tried: Counter[str] = field(default_factory=Counter)  # of the rows asked for, those whose requests were answered
     given_up: dict[str, str] = field(default_factory=dict)
-    ended: str | None = None  # why, when the quota is not full
+    ended: str | None = None
+    studies: int = 0
 
-    @property
-    def rows(self) -> Stage:
-        assert self.curated is not None
-        return self.curated
+    def fill(self) -> GeneratedRows:
+        run, g = self.run, self.run.project.generate
+        quota = g.quota(run.project.label_names, run.splits.seed)
+        if g.propose and any(quota.values()):
+            proposed = run.stage(propose)(run.project, generation=run.generation, workspace=run.workspace)
+            self.topics = proposed.topics
+        focus: Focus | None = None
+        targets = portions(quota, g.rounds)
+        for number, target in enumerate(targets):
+            self._fill_portion(quota, target, focus)
+            if number + 1 < len(targets) and self.curated and not self.ended:
+                focus = self._study(self.curated)
+        curated = self.curated or self._curate()  # with nothing asked for: the seed rows alone
+        self._report_missing(curated, quota)
+        return GeneratedRows(
+            curated=curated,
+            rounds=tuple(self.rounds),
+            answers=run.answers,
+            topics=self.topics,
+            given_up=self.given_up,
+            ended=self.ended,
+            cost=challenger_cost(run, curated),
+        )
 
-    @property
-    def bought(self) -> list[Stage]:
-        """The stages that asked LLMs for text."""
-        return [*([self.answers] if self.answers else []), *self.rounds]
+    def _fill_portion(self, quota: dict[str, int], target: dict[str, int], focus: Focus | None) -> None:
+        """Rounds until `target` is accepted, or nothing more can be asked for."""
+        g, budget = self.run.project.generate, request_budget(self.run.project.generate, quota)
+        while not self.ended:
+            accepted = self.curated.accepted if self.curated else {}
+            lacking = missing(target, accepted)
+            for label in lacking:
+                if why := hopeless(label, tried=self.tried, accepted=accepted):
+                    self.given_up[label] = why
+            lacking = {label: n for label, n in lacking.items() if label not in self.given_up}
+            left = budget - sum(r.result.replies for r in self.rounds)
+            count = to_request(lacking, tried=self.tried, accepted=accepted, budget=left * g.rows_per_reply)
+            if not lacking:
+                return
+            if not count:
+                self.ended = f"the budget of {budget} requests is spent (generate.budget.requests)"
+            elif len(self.rounds) >= g.max_rounds:
+                self.ended = f"{g.max_rounds} rounds were made (generate.max_rounds)"
+            else:
+                self._ask(count, focus)
 
-    @property
-    def accepted(self) -> dict[str, int]:
-        return self.curated.counts["accepted"] if self.curated else {}
+    def _ask(self, count: dict[str, int], focus: Focus | None) -> None:
+        run = self.run
+        asked = RoundRequest(
+            count=count,
+            round_number=len(self.rounds),
+            generation=run.generation,
+            more_topics=self.topics,
+            focus=focus,
+        )
+        step = run.stage(synthesise, name=f"synthesise {len(self.rounds) + 1}")
+        result = step(run.project, asked, splits=run.splits, workspace=run.workspace)
+        self.rounds.append(Round(asked, result))
+        self.tried.update(result.answered)
+        for label, why in result.left.items():
+            self.given_up[label] = f"the label {label!r} is left for the next retrain: {why}"
+        self.ended = result.stopped
+        self.curated = self._curate()
+        cost = challenger_cost(run, self.curated)
+        say(f"  {self.curated.rows.accepted} rows are accepted so far: {cost.line()}")
 
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Rows `seed`, `accepted` and `rejected`: of label sets no sum over labels, as a row counts for each of its own."""
-        c = self.rows.counts
-        return c.get("rows") or {what: sum(c[what].values()) for what in ("seed", "accepted", "rejected")}
+    def _curate(self) -> CurateResult:
+        run = self.run
+        name = f"curate {len(self.rounds)}" if len(self.rounds) > 1 else "curate"
+        rounds = [r.result for r in self.rounds]
+        return run.stage(curate, name=name)(run.project, rounds=rounds, splits=run.splits, workspace=run.workspace)
 
+    def _study(self, curated: CurateResult) -> Focus:
+        run = self.run
+        self.studies += 1
+        result = run.stage(study, name=f"study {self.studies}")(
+            run.project, curated=curated, splits=run.splits, more_topics=self.topics, workspace=run.workspace
+        )
+        return result.focus
 
-def fill_quota(r: Retrain) -> Filled:
-    """Every label's quota of accepted rows, or the reason why not. What dev says is hard is asked for in later portions."""
-    g = r.project.generate
-    quota = g.quota(r.project.label_names, r.prepared.splits.counts["seed"])
-    done = Filled(r.answers)
-    if g.propose and any(quota.values()):
-        proposed = r.timed(steps.propose(r.project, generation=r.generation, **r.places))
-        done.topics = atomic.read_json(proposed.directory / "topics.json")
-        stage_runs.proposed(r.log, proposed, done.topics)
-        for label, why in proposed.counts["unanswered"].items():
-            say(f"  {label}: no subtopics were proposed: {why}")
-    focus: Focus | None = None
-    targets = portions(quota, g.rounds)
-    for number, target in enumerate(targets):
-        _fill(r, done, quota, target, focus)
-        if number + 1 < len(targets) and done.curated and not done.ended:
-            study = r.timed(
-                steps.study(
-                    r.project, curated=done.curated, splits=r.prepared.splits, more_topics=done.topics, **r.places
-                )
+    def _report_missing(self, curated: CurateResult, quota: dict[str, int]) -> None:
+        asked = sum(sum(r.asked.count.values()) for r in self.rounds)
+        if not curated.rows.seed + curated.rows.accepted:
+            why = "".join(f"; {reason}" for reason in [*self.given_up.values(), self.ended] if reason)
+            passes = any(r.result.parked for r in self.rounds)
+            raise (TransientError if passes else UserError)(
+                f"there is no row to train on: {asked} were asked for, none was accepted, and there are no seed "
+                f"rows{why}; set generate.per_label above 0 or give real rows (data.split.seed); rejected: "
+                f"{curated.rejected}"
             )
-            stage_runs.studied(r.log, study, number + 1)
-            done.studies.append(study)
-            focus = read_focus(study)
-    if done.curated is None:  # nothing is asked for: the seed rows alone
-        done.curated = _curate(r, done)
-    _say_what_is_missing(done, quota)
-    return done
+        for why in self.given_up.values():
+            say(f"  {why}")
+        if lacking := missing(quota, curated.accepted):
+            short = ", ".join(f"{label} {n}" for label, n in lacking.items())
+            why = f": {self.ended}" if self.ended else ""
+            say(f"the quota is not full after {asked} rows were asked for{why}; rows missing: {short}")
 
 
-def _fill(r: Retrain, done: Filled, quota: dict[str, int], target: dict[str, int], focus: Focus | None) -> None:
-    """Rounds until `target` is accepted, or nothing more can be asked for."""
-    g, budget = r.project.generate, request_budget(r.project.generate, quota)
-    while not done.ended:
-        if done.rounds and done.curated is None:
-            done.curated = _curate(r, done)
-        lacking = missing(target, done.accepted)
-        for label in lacking:
-            if why := hopeless(label, tried=done.tried, accepted=done.accepted):
-                done.given_up[label] = why
-        lacking = {label: n for label, n in lacking.items() if label not in done.given_up}
-        left = budget - sum(s.counts["replies"] for s in done.rounds)
-        count = to_request(lacking, tried=done.tried, accepted=done.accepted, budget=left * g.rows_per_reply)
-        if not lacking:
-            return
-        if not count:
-            done.ended = f"the budget of {budget} requests is spent (generate.budget.requests)"
-        elif len(done.rounds) >= g.max_rounds:
-            done.ended = f"{g.max_rounds} rounds were made (generate.max_rounds)"
-        else:
-            _ask(r, done, count, focus)
+def challenger_cost(run: RunContext, curated: CurateResult) -> Cost:
+    """Requests, tokens and dollars of this challenger, and per accepted row.
 
-
-def _ask(r: Retrain, done: Filled, count: dict[str, int], focus: Focus | None) -> None:
-    asked = {
-        "count": count,
-        "round_number": len(done.rounds),
-        "generation": r.generation,
-        "more_topics": done.topics,
-        "focus": focus,
-    }
-    stage = r.timed(steps.synthesise(r.project, splits=r.prepared.splits, **asked, **r.places))
-    done.rounds.append(stage)
-    done.requests.append(asked)
-    done.asked.update(count)
-    done.tried.update(stage.counts["answered"])
-    stage_runs.generated(r.log, len(done.rounds), stage)
-    for label, why in stage.counts["parked"].items():
-        say(f"  {label}: {why}")
-    for label, why in stage.counts["left"].items():
-        done.given_up[label] = f"the label {label!r} is left for the next retrain: {why}"
-    if hidden := stage.counts["seeds_not_shown"]:
-        say(
-            f"  {hidden} seed rows repeat dev or test text and are not shown to the LLM (curate.leak, curate.short_leak)"
-        )
-    done.ended = stage.counts["stopped"]
-    done.curated = _curate(r, done)
-    say(f"  {done.sizes['accepted']} rows are accepted so far: {cost_line(cost(r, done))}")
-
-
-def _curate(r: Retrain, done: Filled) -> Stage:
-    curated: Stage = steps.curate(r.project, rounds=done.rounds, splits=r.prepared.splits, **r.places)
-    return r.timed(curated)
-
-
-def _say_what_is_missing(done: Filled, quota: dict[str, int]) -> None:
-    c = done.rows.counts
-    if not done.sizes["seed"] + done.sizes["accepted"]:
-        why = "".join(f"; {reason}" for reason in [*done.given_up.values(), done.ended] if reason)
-        passes = any(s.counts["parked"] for s in done.rounds)
-        raise (TransientError if passes else UserError)(
-            f"there is no row to train on: {done.asked.total()} were asked for, none was accepted, and there are no seed rows"
-            f"{why}; set generate.per_label above 0 or give real rows (data.split.seed); set aside: {c['rejected']}"
-        )
-    for why in done.given_up.values():
-        say(f"  {why}")
-    lacking = missing(quota, done.accepted)
-    if lacking:
-        short = ", ".join(f"{label} {n}" for label, n in lacking.items())
-        why = f": {done.ended}" if done.ended else ""
-        say(f"the quota is not full after {done.asked.total()} rows were asked for{why}; rows missing: {short}")
-
-
-def cost(r: Retrain, done: Filled) -> dict[str, Any]:
-    """Requests, tokens and dollars of this challenger, and per accepted row; `measured` is false where any was estimated.
-
-    All that its ledger holds: failed tries that may be billed, proposed subtopics, and the LLM asked as a baseline included; and what
-    the models' answers cost, where which of them wrote a text is its label.
+    That is all its ledger holds: failed tries that may be billed, proposed subtopics, and the LLM asked
+    as a baseline included; and what the models' answers cost, where which of them wrote a text is its label.
     """
-    spent = open_ledger(r.project, generation=r.generation, home=r.home).spent.to_json()
-    if done.answers:  # their ledger is their own
-        own = done.answers.counts["spent"]
-        spent = {k: v + own[k] for k, v in spent.items()} | {"measured": spent["measured"] and own["measured"]}
-    rows, tokens, usd = done.sizes["accepted"], spent["tokens"], spent["usd"]
-    return {
-        "spent": spent,
-        "tokens": tokens,
-        "usd": round(usd, 6),
-        "measured": spent["measured"],
-        "tokens_per_accepted_row": round(tokens / rows, 1) if rows else None,
-        "usd_per_accepted_row": round(usd / rows, 8) if rows else None,
-    }
-
-
-def cost_line(cost: dict[str, Any]) -> str:
-    """`$0.0042 and 9,300 tokens measured; $0.000070 and 155.0 tokens an accepted row`, dollars where there is a price."""
-    dollars = f"${cost['usd']:.4f} and " if cost["usd"] else ""
-    line = f"{dollars}{cost['tokens']:,} tokens {'measured' if cost['measured'] else 'estimated'}"
-    if cost["tokens_per_accepted_row"] is None:
-        return line
-    dollars = f"${cost['usd_per_accepted_row']:.6f} and " if cost["usd"] else ""
-    return f"{line}; {dollars}{cost['tokens_per_accepted_row']:,} tokens an accepted row"
+    spent: Spent = open_ledger(run.project, generation=run.generation, workspace=run.workspace).spent
+    if run.answers:  # their ledger is their own
+        spent += run.answers.spent
+    return Cost.of(spent, accepted=curated.rows.accepted)

@@ -1,167 +1,193 @@
-"""Which rows the challenger is trained on, and what the made-up and the harvested ones gain."""
+"""Which rows the challenger is trained on: mixtures, rounds of self-training, and what both gain."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from statistics import mean
-from typing import Any
 
-from flows import steps
-from flows.context import Retrain
+from flows.context import RunContext
 from flows.progress import say
-from flows.retraining.scoring import scored
-from flows.retraining.seeds import best_of_seeds, train
-from flows.tracking import stage_runs
-from tasks.augment.lift import DESCRIPTIONS
-from tasks.augment.mixtures import WITH_HARVESTED, best, possible, whole
-from tasks.evaluate.score import read_predictions
-from tasks.records import read_records
-from tasks.stage import Stage
-from tasks.train.adaptation.adapt import told
+from flows.retraining.scoring import score
+from flows.retraining.seeds import SeedModels, best_of_seeds, train_model
+from tasks.augment.learning_curve import LearningCurveResult, learning_curve
+from tasks.augment.lift import DESCRIPTIONS, full_lift, quick_lift
+from tasks.augment.mixtures import (
+    WITH_SELF_TRAINED,
+    best,
+    choose_mixture,
+    compare_on_dev,
+    is_whole,
+    mixture,
+    possible,
+    whole,
+)
+from tasks.augment.self_training import SelfTrainingResult, self_train
+from tasks.curate.stage import CurateResult
+from tasks.dataset.training_rows import TrainingRows
+from tasks.evaluate.score import ScoreResult
+from tasks.report.model import LiftSummary, UndoneRound
+from tasks.train.adaptation.adapt import AdaptResult, adapt
+from tasks.train.stage import TrainResult
+
+Mixtures = Mapping[str, TrainingRows]
 
 
-@dataclass
-class Trained:
-    """The challenger, the rows it was trained on, and the mixes that it is compared with."""
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """The challenger, the rows it was trained on, and the mixtures that it is compared with.
 
-    model: Stage
-    run_id: str
-    rows: Stage
-    mixes: dict[str, Stage]
+    `best` is the best model on dev so far: a round of self-training is compared with it, so that small
+    falls do not add up.
+    """
+
+    model: TrainResult
+    rows: TrainingRows
+    mixtures: Mixtures
     chosen: str
-    best: Stage  # on dev so far: a harvest is compared with it, so that small falls don't add up
-    harvested: Stage | None = None
-    undone: dict[str, Any] | None = None
-    seeds: dict[str, Any] | None = None
-    of_seeds: dict[int, Stage] = field(default_factory=dict)
+    best: TrainResult
+    adapted: AdaptResult | None
+    self_trained: SelfTrainingResult | None = None
+    undone: UndoneRound | None = None
 
 
-def train_best_mix(r: Retrain, curated: Stage) -> Trained:
-    """The model of the mix that is best on dev; harvested rows are kept only while they don't lower dev F1."""
-    r.adapted = adapt(r, curated)
-    mixes = mixes_of(r, curated)
-    chosen = choose(r, mixes)
-    model = train(r, mixes[chosen], name="train")
-    done = Trained(model, stage_runs.trained(r.log, model), mixes[chosen], mixes, chosen, best=model)
-    for number in range(1, r.project.harvest.rounds + 1):
-        if not r.prepared.splits.counts["unlabelled"] or not _harvest(r, done, number):
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The trained model, and with several seeds the model of each."""
+
+    base: TrainedModel
+    seeds: SeedModels
+
+
+def train_best_mixture(run: RunContext, curated: CurateResult) -> Trained:
+    """The model of the mixture that is best on dev; self-trained rows are kept only while dev F1 does not fall."""
+    adapted = adapt_encoder(run, curated)
+    mixtures = mixtures_of(run, curated)
+    chosen = choose(run, mixtures, adapted)
+    model = train_model(run, mixtures[chosen], adapted, name="train")
+    state = TrainedModel(model, mixtures[chosen], mixtures, chosen, model, adapted)
+    for number in range(1, run.project.harvest.rounds + 1):
+        if not run.splits.unlabelled:
             break
-    if done.harvested:
-        done.mixes[WITH_HARVESTED] = done.harvested
-    found = best_of_seeds(r, done.rows, done.model, done.run_id)
-    done.model, done.run_id, done.seeds, done.of_seeds = found.model, found.run_id, found.told, found.of
-    return done
+        before, state = state, _self_train(run, state, number)
+        if state.self_trained is before.self_trained:
+            break
+    if state.self_trained:
+        state = replace(state, mixtures={**state.mixtures, WITH_SELF_TRAINED: state.self_trained})
+    return Trained(state, best_of_seeds(run, state.rows, state.model, adapted))
 
 
-def mixes_of(r: Retrain, curated: Stage) -> dict[str, Stage]:
-    """The rows of each mix that there can be, by its name."""
-    rows = read_records(curated.directory / "kept.jsonl")
-    return {name: steps.mix(name, curated=curated, home=r.home) for name in possible(r.project, rows)}
+def mixtures_of(run: RunContext, curated: CurateResult) -> Mixtures:
+    """The rows of each mixture that there can be, by its name."""
+    rows = curated.read()
+    return {
+        name: curated
+        if is_whole(name, rows)
+        else run.stage(mixture, name=f"mix {name}")(name, curated=curated, workspace=run.workspace)
+        for name in possible(run.project, rows)
+    }
 
 
-def adapt(r: Retrain, curated: Stage) -> Stage | None:
+def adapt_encoder(run: RunContext, curated: CurateResult) -> AdaptResult | None:
     """The encoder adapted to the project's text, or None where `adapt.epochs` is 0."""
-    if not r.project.adapt.epochs:
+    if not run.project.adapt.epochs:
         return None
-    stage: Stage = r.timed(steps.adapt(r.project, curated=curated, splits=r.prepared.splits, **r.places))
-    stage_runs.adapted(r.log, stage)
-    for said in told(stage):
-        say(f"  {said}")
-    return stage
+    return run.stage(adapt)(run.project, curated=curated, splits=run.splits, workspace=run.workspace)
 
 
-def choose(r: Retrain, mixes: dict[str, Stage]) -> str:
-    """The name of the mix that is best on dev."""
-    how = r.project.evaluate.lift
-    if len(mixes) == 1 or how == "off":
-        return whole(mixes)
+def choose(run: RunContext, mixtures: Mixtures, adapted: AdaptResult | None) -> str:
+    """The name of the mixture that is best on dev."""
+    how = run.project.evaluate.lift
+    if len(mixtures) == 1 or how == "off":
+        return whole(mixtures)
     if how == "quick":
-        stage = r.timed(steps.choose(r.project, mixes, splits=r.prepared.splits, **r.places), title="choose the mix")
-        dev = stage.counts["dev"]
+        step = run.stage(choose_mixture, name="choose the mixture")
+        dev = step(run.project, mixtures, splits=run.splits, workspace=run.workspace).dev
     else:
-        seeds = range(len(r.project.train.seeds))
-        dev = {name: mean(train(r, rows, n).counts["dev_f1_macro"] for n in seeds) for name, rows in mixes.items()}
+        seeds = range(len(run.project.train.seeds))
+        dev = {
+            name: mean(train_model(run, rows, adapted, number=n, name=_of_seed(name, n)).dev_f1_macro for n in seeds)
+            for name, rows in mixtures.items()
+        }
     chosen = best(dev)
-    said = ", ".join(f"{name} {f1:.3f}" for name, f1 in dev.items())
-    say(f"  dev F1 by rows ({'linear heads' if how == 'quick' else 'fine-tuned'}): {said}; trained on: {chosen}")
+    scores = ", ".join(f"{name} {f1:.3f}" for name, f1 in dev.items())
+    heads = "linear heads" if how == "quick" else "fine-tuned"
+    say(f"  dev F1 by rows ({heads}): {scores}; trained on: {chosen}")
     return chosen
 
 
-def _harvest(r: Retrain, done: Trained, number: int) -> bool:
-    """Whether another round may follow: this one added rows and dev F1 did not fall below that of the best model so far."""
-    harvested: Stage = steps.harvest(
-        r.project,
-        training=done.mixes[done.chosen],
-        current=done.rows,
-        trained=done.model,
-        splits=r.prepared.splits,
+def _self_train(run: RunContext, state: TrainedModel, number: int) -> TrainedModel:
+    """The state after one round; with the same `self_trained` where it added nothing or dev F1 fell."""
+    added = run.stage(self_train, name=f"harvest {number}")(
+        run.project,
+        training=state.mixtures[state.chosen],
+        current=state.rows,
+        trained=state.model,
+        splits=run.splits,
         number=number,
-        **r.places,
+        workspace=run.workspace,
     )
-    r.timed(harvested, title=f"harvest {number}")
-    stage_runs.harvested(r.log, number, harvested)
-    added, looked = harvested.counts["added"], harvested.counts["looked_at"]
-    say(f"  {added} of {looked} unlabelled rows are labelled with confidence and agreement")
-    if not added:
-        return False
-    model = train(r, harvested, name=f"train after harvest {number}")
-    run_id = stage_runs.trained(r.log, model, f"train after harvest {number}")
-    seen: Stage = steps.watch(r.project, before=done.best, after=model, splits=r.prepared.splits, home=r.home)
-    c = seen.counts
-    said = (
-        f"dev F1 {c['before']:.3f} at best before and {c['after']:.3f} after, "
-        f"{c['standard_error']:.3f} of which may be chance"
+    if not added.added:
+        return state
+    model = train_model(run, added, state.adapted, name=f"train after harvest {number}")
+    seen = run.stage(compare_on_dev, name=f"compare on dev {number}")(
+        run.project, before=state.best, after=model, splits=run.splits, workspace=run.workspace
     )
-    if c["fell"]:
-        say(f"  harvest {number} is undone: {said}")
-        done.undone = {"number": number, "dev_before": c["before"], "dev_after": c["after"]}
-        return False
-    say(f"  {said}")
-    done.model, done.run_id, done.rows, done.harvested = model, run_id, harvested, harvested
-    done.best = model if c["difference"] >= 0 else done.best
-    return True
+    if seen.fell:
+        say(f"  harvest {number} is undone")
+        undone = UndoneRound(number=number, dev_before=seen.before, dev_after=seen.after)
+        return replace(state, undone=undone)
+    better = model if seen.difference >= 0 else state.best
+    return replace(state, model=model, rows=added, self_trained=added, best=better)
 
 
-def lift(r: Retrain, done: Trained, descriptions: Stage) -> dict[str, Any] | None:
-    """What synthetic and harvested rows gain on the test rows, or None where `evaluate.lift` is off or nothing is compared."""
-    how, sealed = r.project.evaluate.lift, r.prepared.sealed
+def measure_lift(run: RunContext, trained: TrainedModel, descriptions: ScoreResult) -> LiftSummary | None:
+    """What synthetic and self-trained rows gain on the test rows; None where `evaluate.lift` is off."""
+    how = run.project.evaluate.lift
     if how == "off":
         return None
     if how == "quick":
-        said = [a["predicted"] for a in read_predictions(descriptions)]
-        stage = steps.quick_lift(r.project, done.mixes, chosen=done.chosen, reference=said, sealed=sealed, **r.places)
+        result = run.stage(quick_lift, name="lift", headline=True)(
+            run.project,
+            trained.mixtures,
+            chosen=trained.chosen,
+            reference=[row.predicted for row in descriptions.read()],
+            sealed=run.sealed,
+            workspace=run.workspace,
+        )
     else:
+        seeds = range(len(run.project.train.seeds))
         scores = {
-            name: [_score(r, rows, n, name) for n in range(len(r.project.train.seeds))]
-            for name, rows in done.mixes.items()
+            name: [_score_mixture(run, trained, name, rows, n) for n in seeds]
+            for name, rows in trained.mixtures.items()
         }
-        scores = {DESCRIPTIONS: [descriptions], **scores}
-        stage = steps.full_lift(r.project, scores, chosen=done.chosen, home=r.home)
-    r.timed(stage)
-    stage_runs.lifted(r.log, stage)
-    for step in stage.counts["lifts"]:
-        low, high = step["ci_low"], step["ci_high"]
-        say(f"  {step['by']} rows: macro-F1 {step['value']:+.3f} ({low:+.3f} to {high:+.3f}) over {step['from']}")
-    return {**stage.counts, "trained_on": done.chosen, "undone": done.undone}
+        result = run.stage(full_lift, name="lift", headline=True)(
+            run.project,
+            {DESCRIPTIONS: [descriptions], **scores},
+            chosen=trained.chosen,
+            workspace=run.workspace,
+        )
+    return LiftSummary(
+        mixes=result.mixes,
+        lifts=result.lifts,
+        how=result.how,
+        trained_on=trained.chosen,
+        undone=trained.undone,
+    )
 
 
-def learned(r: Retrain, done: Trained) -> Stage | None:
-    """Dev F1 by the number of training rows, or None where `evaluate.lift` is off."""
-    if r.project.evaluate.lift == "off":
+def measure_learning_curve(run: RunContext, rows: TrainingRows) -> LearningCurveResult | None:
+    """Macro-F1 on dev by the number of training rows, or None where `evaluate.lift` is off."""
+    if run.project.evaluate.lift == "off":
         return None
-    stage: Stage = steps.learning_curve(r.project, training=done.rows, splits=r.prepared.splits, **r.places)
-    stage_runs.learned(r.log, r.timed(stage, title="learning curve"))
-    return stage
+    step = run.stage(learning_curve)
+    return step(run.project, training=rows, splits=run.splits, workspace=run.workspace)
 
 
-def _score(r: Retrain, rows: Stage, number: int, name: str) -> Stage:
-    return _scored(r, train(r, rows, number), f"{name}, seed {number + 1}")
+def _score_mixture(run: RunContext, trained: TrainedModel, name: str, rows: TrainingRows, number: int) -> ScoreResult:
+    model = train_model(run, rows, trained.adapted, number=number, name=_of_seed(name, number))
+    return score(run, model.ref, f"{name}, seed {number + 1}")
 
 
-def seeds_scored(r: Retrain, done: Trained) -> list[Stage]:
-    """How the model of each of train.seeds does on the test rows; empty where there is one seed."""
-    return [_scored(r, model, f"seed {seed}") for seed, model in done.of_seeds.items()]
-
-
-def _scored(r: Retrain, trained: Stage, who: str) -> Stage:
-    return scored(r, trained.directory / "bundle", trained.counts["bundle"], who)
+def _of_seed(mixture: str, number: int) -> str:
+    return f"train {mixture}, seed {number + 1}"

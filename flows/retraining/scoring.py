@@ -1,40 +1,76 @@
-"""Score challenger, champion and baselines on the sealed test rows."""
+"""Score challenger, champion and baselines on the sealed test rows, and measure what else is compared."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
 
-from flows import steps
-from flows.context import Retrain
+from flows.context import RunContext
 from flows.progress import say
-from flows.tracking import stage_runs
-from tasks.evaluate.score import baselines_of
-from tasks.stage import Stage
+from tasks.dataset.training_rows import TrainingRows
+from tasks.evaluate.baselines.ask_llm import score_llm
+from tasks.evaluate.robustness import measure_robustness, wanted
+from tasks.evaluate.score import ScoreResult, baselines_of, score_baseline, score_bundle
+from tasks.evaluate.serving import Measured, compare_serving, measure_serving, measures
+from tasks.model.bundle import BundleRef
 
 
-def scored(r: Retrain, bundle: Path, digest: str, who: str) -> Stage:
-    stage: Stage = steps.score_bundle(r.project, bundle, digest=digest, sealed=r.prepared.sealed, home=r.home)
-    stage_runs.scored(r.log, who, stage)
-    return r.timed(stage, title=f"evaluate {who}")
+def score(run: RunContext, bundle: BundleRef, who: str) -> ScoreResult:
+    """The bundle's scores on the test rows; `who` is how the model is called."""
+    step = run.stage(score_bundle, name=f"evaluate {who}")
+    return step(run.project, bundle, sealed=run.sealed, workspace=run.workspace)
 
 
-def baseline(r: Retrain, curated: Stage, name: str) -> Stage:
-    stage: Stage = steps.score_baseline(
-        r.project, name, curated=curated, splits=r.prepared.splits, sealed=r.prepared.sealed, **r.places
-    )
-    stage_runs.scored(r.log, name, stage)
-    return r.timed(stage, title=f"evaluate {name}")
-
-
-def every_baseline(r: Retrain, curated: Stage) -> dict[str, Stage]:
-    """Each baseline's score by its name: those on all test rows, and the LLM's where `evaluate.ask_llm` asks for it."""
-    found = {name: baseline(r, curated, name) for name in baselines_of(r.project)}
-    if r.project.evaluate.ask_llm:
-        asked: Stage = steps.score_llm(r.project, generation=r.generation, sealed=r.prepared.sealed, **r.places)
-        r.timed(asked, title="ask the LLM")
-        if why := asked.counts["llm"]["stopped"]:
-            say(f"  {asked.counts['rows']} of {r.project.evaluate.ask_llm} rows were asked: {why}")
-        if asked.counts["rows"]:
-            stage_runs.scored(r.log, "llm", asked)
-            found["llm"] = asked
+def score_baselines(run: RunContext, curated: TrainingRows) -> dict[str, ScoreResult]:
+    """Each baseline's scores by its name: those on all test rows, and the LLM's where `evaluate.ask_llm` asks for it."""
+    found = {}
+    for name in baselines_of(run.project):
+        found[name] = run.stage(score_baseline, name=f"evaluate {name}")(
+            run.project,
+            name,
+            curated=curated,
+            splits=run.splits,
+            sealed=run.sealed,
+            workspace=run.workspace,
+        )
+    if run.project.evaluate.ask_llm and (asked := _score_llm(run)).scores:
+        found["llm"] = asked
     return found
+
+
+def _score_llm(run: RunContext) -> ScoreResult:
+    asked = run.stage(score_llm, name="evaluate llm")(
+        run.project, generation=run.generation, sealed=run.sealed, workspace=run.workspace
+    )
+    if asked.llm and asked.llm.stopped:
+        rows = asked.scores.rows if asked.scores else 0
+        say(f"  {rows} of {run.project.evaluate.ask_llm} rows were asked: {asked.llm.stopped}")
+    return asked
+
+
+def measure(run: RunContext, bundle: BundleRef, who: str, *, headline: bool = False) -> Measured:
+    """Robustness and the cost of serving of one bundle, each None where the project file switches it off."""
+    robustness = serving = None
+    if wanted(run.project):
+        step = run.stage(measure_robustness, name=f"robustness {who}", headline=headline)
+        robustness = step(run.project, bundle, sealed=run.sealed, workspace=run.workspace)
+    if run.project.evaluate.serving:
+        cost = run.stage(measure_serving, name=f"serving {who}", headline=headline)
+        serving = cost(run.project, bundle, splits=run.splits, workspace=run.workspace)
+    return Measured(bundle, robustness, serving)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredChampion:
+    """What was measured of the champion, and what both models have of what is limited, challenger first."""
+
+    measured: Measured
+    measures: dict[str, tuple[float, float]]
+
+
+def measure_champion(run: RunContext, challenger: Measured, bundle: BundleRef, who: str) -> MeasuredChampion:
+    """The champion's robustness and cost of serving; the latencies are of both models asked in turns."""
+    champion, turns = measure(run, bundle, who), None
+    if run.project.evaluate.serving:
+        step = run.stage(compare_serving, name="serving in turns")
+        turns = step(run.project, challenger.bundle, bundle, splits=run.splits, workspace=run.workspace)
+    return MeasuredChampion(champion, measures(challenger, champion, turns))

@@ -1,78 +1,94 @@
-"""Several seeds: the rows' model trained with each, what they make of dev, and the best one or a soup of them."""
+"""Several seeds: the rows' model trained with each, their scores on dev, and the best one or a soup of them."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import mean, stdev
-from typing import Any
 
-from flows import steps
-from flows.context import Retrain
+from flows.context import RunContext
 from flows.progress import say
-from flows.tracking import stage_runs
-from flows.tracking.curves import curves
-from tasks.stage import Stage
+from flows.retraining.scoring import score
+from flows.tracking.curves import live_curves
+from tasks.dataset.training_rows import TrainingRows
+from tasks.evaluate.score import ScoreResult
+from tasks.model.bundle import BundleRef
+from tasks.report.model import SeedsSummary, SoupSummary
+from tasks.stage import StageResult
+from tasks.train.adaptation.adapt import AdaptResult
+from tasks.train.soup import SoupResult, soup
+from tasks.train.stage import TrainResult, train
 
 
-def train(r: Retrain, rows: Stage, number: int = 0, name: str | None = None) -> Stage:
+def train_model(
+    run: RunContext, rows: TrainingRows, adapted: AdaptResult | None, *, name: str, number: int = 0
+) -> TrainResult:
     """The encoder (adapted, where there is an `adapt` section) fine-tuned on `rows` with seed `number` of train.seeds.
 
-    Its curves are in the MLflow run `name` while it trains; stage_runs.trained adds the rest.
+    Its curves are in the MLflow run `name` while it trains.
     """
-    with curves(r.log, name) if name else nullcontext() as on_points:
-        stage: Stage = steps.train(
-            r.project,
+    with live_curves(run.tracking, name) as on_points:
+        return run.stage(train, name=name)(
+            run.project,
             curated=rows,
-            splits=r.prepared.splits,
-            generation=r.generation,
+            splits=run.splits,
+            generation=run.generation,
             number=number,
-            adapted=r.adapted,
+            adapted=adapted,
             on_points=on_points,
-            **r.places,
+            workspace=run.workspace,
         )
-        return r.timed(stage)
 
 
-@dataclass
-class Best:
-    """The best model on dev and its MLflow run; and with several seeds what was `told` of them, and the model `of` each."""
+@dataclass(frozen=True, slots=True)
+class SeedModels:
+    """The best model on dev: `stage` is what trained it. With several seeds, their summary and the model of each."""
 
-    model: Stage
-    run_id: str
-    told: dict[str, Any] | None = None
-    of: dict[int, Stage] = field(default_factory=dict)
+    stage: StageResult
+    bundle: BundleRef
+    dev_f1_macro: float
+    summary: SeedsSummary | None = None
+    models: Mapping[int, TrainResult] = field(default_factory=dict)
 
 
-def best_of_seeds(r: Retrain, rows: Stage, first: Stage, run_id: str) -> Best:
-    """The best on dev over `train.seeds`, or their greedy soup where it is strictly better. `first` is the model of the first
-    seed, and with one seed the answer."""
-    seeds = r.project.train.seeds
+def best_of_seeds(run: RunContext, rows: TrainingRows, first: TrainResult, adapted: AdaptResult | None) -> SeedModels:
+    """The best on dev over `train.seeds`, or their greedy soup where it is strictly better.
+
+    `first` is the model of the first seed, and with one seed the answer.
+    """
+    seeds = run.project.train.seeds
     if len(seeds) == 1:
-        return Best(first, run_id)
-    models, runs = [first], [run_id]
-    for number, seed in enumerate(seeds[1:], 1):
-        models.append(train(r, rows, number, f"train seed {seed}"))
-        runs.append(stage_runs.trained(r.log, models[-1], f"train seed {seed}"))
-    scores = [float(m.counts["dev_f1_macro"]) for m in models]
+        return SeedModels(first, first.ref, first.dev_f1_macro)
+    more = [
+        train_model(run, rows, adapted, number=number, name=f"train seed {seed}")
+        for number, seed in enumerate(seeds[1:], 1)
+    ]
+    models = [first, *more]
+    mixed = run.stage(soup)(run.project, models, splits=run.splits, workspace=run.workspace)
+    scores = [m.dev_f1_macro for m in models]
     best = max(range(len(models)), key=lambda i: (scores[i], -i))
-    soup: Stage = r.timed(steps.soup(r.project, models, splits=r.prepared.splits, home=r.home))
-    soup_run = stage_runs.souped(r.log, soup)
-    told: dict[str, Any] = {
-        "seeds": list(seeds),
-        "dev_f1_macro": scores,
-        "mean": mean(scores),
-        "spread": stdev(scores),
-        "soup": {k: soup.counts[k] for k in ("won", "members", "dev_f1_macro")},
-        "chosen": f"soup of {len(soup.counts['members'])}" if soup.counts["won"] else f"seed {seeds[best]}",
-    }
-    r.log.metrics({"dev.f1_macro.mean": told["mean"], "dev.f1_macro.spread": told["spread"]})
-    say(f"  dev F1 {line(told)}")
-    model, run_id = (soup, soup_run) if soup.counts["won"] else (models[best], runs[best])
-    return Best(model, run_id, told, dict(zip(seeds, models, strict=True)))
+    summary = _summary(list(seeds), scores, mixed, seeds[best])
+    run.tracking.metrics({"dev.f1_macro.mean": summary.mean, "dev.f1_macro.spread": summary.spread})
+    say(f"  dev F1 {summary.line()}")
+    of_each = dict(zip(seeds, models, strict=True))
+    if mixed.bundle is not None:
+        ref = BundleRef(mixed.bundle_directory, mixed.bundle)
+        return SeedModels(mixed, ref, mixed.dev_f1_macro, summary, of_each)
+    chosen = models[best]
+    return SeedModels(chosen, chosen.ref, chosen.dev_f1_macro, summary, of_each)
 
 
-def line(told: dict[str, Any]) -> str:
-    """Mean, spread and choice in a line."""
-    each = ", ".join(f"{f1:.3f}" for f1 in told["dev_f1_macro"])
-    return f"{told['mean']:.3f}, spread {told['spread']:.3f} over {len(told['seeds'])} seeds ({each}): {told['chosen']}"
+def _summary(seeds: list[int], scores: list[float], mixed: SoupResult, best: int) -> SeedsSummary:
+    return SeedsSummary(
+        seeds=seeds,
+        dev_f1_macro=scores,
+        mean=mean(scores),
+        spread=stdev(scores),
+        soup=SoupSummary(won=mixed.won, members=mixed.members, dev_f1_macro=mixed.dev_f1_macro),
+        chosen=f"soup of {len(mixed.members)}" if mixed.won else f"seed {best}",
+    )
+
+
+def score_seeds(run: RunContext, found: SeedModels) -> list[ScoreResult]:
+    """The scores of the model of each of train.seeds on the test rows; empty where there is one seed."""
+    return [score(run, model.ref, f"seed {seed}") for seed, model in found.models.items()]

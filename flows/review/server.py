@@ -13,18 +13,15 @@ import secrets
 import tempfile
 import webbrowser
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.decisions import lines
-from tasks.records import Label, Record, label_text
-from tasks.review.queue import Doubt
+from flows.review.desk import Desk
+from flows.review.session import ReviewSession, print_address
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from flows.review.session import Sitting
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -37,7 +34,6 @@ HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"cache-control": b"no-store",
 }
-NEXT, BACK = {"j", "ArrowDown", "ArrowRight"}, {"k", "ArrowUp", "ArrowLeft"}
 
 
 class Guard:
@@ -71,175 +67,25 @@ def _with_headers(scope: Any, send: Any) -> Any:
     return sending
 
 
-Choice = tuple[str, Label | None]  # what is decided, and the new label or label set of a relabel
-
-
-@dataclass
-class Like:
-    """The panel for the rows like one row: the choice made so far, and the rows that it would decide."""
-
-    rows: list[Doubt]
-    choice: Choice | None = None
-
-
-class Desk:
-    """What one open page shows, and what each key does to it. Knows no browser.
-
-    `version` rises with every change: a key that decides counts only if the person saw the version of this moment.
-    Where a text has several labels, a number puts one on or takes it off: `draft` is the set that has come of it, and
-    decides nothing before Enter.
-    """
-
-    def __init__(self, sitting: Sitting) -> None:
-        self.sitting = sitting
-        self.labels = sitting.project.label_names
-        self.queue = sitting.queue()
-        self.current = sitting.decided.current()
-        self.at = next((i for i, d in enumerate(self.queue) if d.id not in self.current), 0)
-        self.like: Like | None = None
-        self.draft: tuple[str, ...] | None = None
-        self.message = ""
-        self.version = 0
-
-    @property
-    def row(self) -> Doubt | None:
-        return self.queue[self.at] if self.queue else None
-
-    def press(self, key: str, version: int) -> None:
-        """Do what the key stands for; another key, or one pressed at a page that has changed since, does nothing."""
-        is_move = key in NEXT | BACK and self.like is None
-        if self.row is None or (version != self.version and not is_move):
-            return
-        self.current = self.sitting.decided.current()
-        self.message = ""
-        choice = self._choice(key, self.row)
-        if key == "u":
-            self._undo()
-        elif self.like is not None:
-            self._press_like(self.like, key, choice)
-        elif choice and isinstance(choice[1], tuple):
-            self.draft = choice[1]
-        elif choice or (key == "Enter" and self.draft is not None):
-            self._decide([self.row], choice or ("relabel", self.draft))
-        elif is_move:
-            self.at = min(max(self.at + (1 if key in NEXT else -1), 0), len(self.queue) - 1)
-            self.draft = None
-        elif key == "Escape":
-            self.draft = None
-        elif key == "l":
-            self._open_like(self.row)
-        self.version += 1
-
-    def marked(self) -> Label | None:
-        """The label, or label set, that is chosen and not decided yet."""
-        if self.like is not None:
-            return self.like.choice[1] if self.like.choice else None
-        return self.draft
-
-    def stands(self, row: Doubt) -> Label | None:
-        """The row's label, or label set, as a decision has it; without one, or when it is rejected, its own."""
-        decided = self.current.get(row.id)
-        return row.record.label if decided is None or decided.label_after is None else decided.label_after
-
-    def _choice(self, key: str, row: Doubt) -> Choice | None:
-        if key in ("a", "r"):
-            return ("accept" if key == "a" else "reject", None)
-        if not (key.isascii() and key.isdecimal() and int(key) <= len(self.labels)):
-            return None
-        if not self.sitting.project.multi_label:  # a label beyond the ninth is chosen by its button alone
-            return ("relabel", self.labels[int(key) - 1]) if int(key) else None
-        return ("relabel", self._toggled(int(key), row))
-
-    def _toggled(self, number: int, row: Doubt) -> tuple[str, ...]:
-        """The set so far with the label of that number put on or taken off; 0 is the empty set."""
-        if not number:
-            return ()
-        before = self.marked()
-        start = self.stands(row) if before is None else before
-        return tuple(sorted({*(start or ())} ^ {self.labels[number - 1]}))
-
-    def _press_like(self, like: Like, key: str, choice: Choice | None) -> None:
-        if choice:
-            like.choice = choice
-        elif key == "Enter" and like.choice:
-            self.like = None
-            self._decide(like.rows, like.choice)
-        elif key in ("Escape", "l"):
-            self.like = None
-
-    def _open_like(self, row: Doubt) -> None:
-        known = {d.id: d for d in self.sitting.ranked}
-        # alone it is listed too: the next key is meant to be asked about, not to decide
-        rows = [row, *(known[i] for i, _ in row.like if i in known and i not in self.current)]
-        self.like, self.draft = Like(rows, ("relabel", self.draft) if self.draft is not None else None), None
-
-    def _decide(self, rows: list[Doubt], choice: Choice) -> None:
-        made = self.sitting.decided.decide([d.record for d in rows], *choice)
-        self.draft = None
-        seen = self.row
-        self._read()
-        kinds = sorted({d.decision for d in made})
-        new = f" as {label_text(choice[1])}" if "relabel" in kinds else ""
-        count = f"{len(made)} rows" if len(made) > 1 else "1 row"
-        self.message = f"{count}: {', '.join(PAST[k] for k in kinds)}{new}  ·  u takes it back"
-        at = next(i for i, d in enumerate(self.queue) if seen and d.id == seen.id)
-        after = [i for i, d in enumerate(self.queue) if d.id not in self.current]
-        self.at = next((i for i in after if i > at), after[0] if after else at)
-
-    def _undo(self) -> None:
-        taken = self.sitting.decided.undo()
-        self.like = self.draft = None
-        self._read()
-        self.at = next((i for i, d in enumerate(self.queue) if taken and d.id == taken[0].id), self.at)
-        self.at = min(self.at, max(0, len(self.queue) - 1))
-        self.message = (
-            f"taken back: {len(taken)} row{'s' * (len(taken) != 1)}" if taken else "there is nothing of yours to undo"
-        )
-
-    def _read(self) -> None:
-        self.queue, self.current = self.sitting.queue(), self.sitting.decided.current()
-
-
-PAST = {"accept": "accepted", "relabel": "relabelled", "reject": "rejected"}
-HIDDEN = {"request", "seeds", "tokens", "reviewed"}  # of use to programs; what was reviewed stands in the decisions
-
-
-def history(row: Doubt, sitting: Sitting) -> list[tuple[str, str]]:
-    """Where the row comes from and what happened to it, as (what, value): the latest decision first, values cut to 200 characters."""
-    found: list[tuple[str, Any]] = []
-    past = lines(sitting.decided.path)
-    undone = {d.undoes for d in past}
-    for d in reversed(past):
-        if d.id == row.id and d.decision != "undo":
-            new = f", {label_text(d.label_before)} → {label_text(d.label_after)}" if d.decision == "relabel" else ""
-            back = " (taken back)" if d.key in undone else ""
-            found.append((d.when[:16].replace("T", " "), f"{PAST[d.decision]} by {d.by}{new}{back}"))
-    if row.check:
-        found.append((f"set aside ({row.check})", row.reason))
-    found.append(("source", row.record.source))
-    found += [(k, v) for k, v in row.record.lineage.items() if k not in HIDDEN and v not in (None, "", [], {})]
-    return [(k, text if len(text := str(v)) <= 200 else text[:199] + "…") for k, v in found]
-
-
-def application(sitting: Sitting, *, token: str, port: int) -> FastAPI:
+def application(session: ReviewSession, *, token: str, port: int) -> FastAPI:
     """The app, below `/TOKEN/`; any other address is not found."""
     from fastapi import FastAPI
     from nicegui import ui
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @ui.page("/", title=f"review · {sitting.project.name}")
+    @ui.page("/", title=f"review · {session.project.name}")
     def page() -> None:
         from flows.review.view import View
 
-        View(Desk(sitting)).build()
+        View(Desk(session)).build()
 
     ui.run_with(app, mount_path=f"/{token}", tailwind=False, show_welcome_message=False, reconnect_timeout=10)
     app.add_middleware(Guard, port=port)
     return app
 
 
-def serve(sitting: Sitting, *, port: int, show: bool, ready: Callable[[str], None]) -> None:
+def serve(session: ReviewSession, *, port: int, show: bool, ready: Callable[[str], None]) -> None:
     """Serve the page until Ctrl-C; `ready` gets its address. Raises UserError when the port is taken."""
     import uvicorn
 
@@ -250,7 +96,7 @@ def serve(sitting: Sitting, *, port: int, show: bool, ready: Callable[[str], Non
         port = s.getsockname()[1]
         address = f"http://127.0.0.1:{port}/{token}/"
         server = uvicorn.Server(
-            uvicorn.Config(application(sitting, token=token, port=port), log_level="warning", access_log=False)
+            uvicorn.Config(application(session, token=token, port=port), log_level="warning", access_log=False)
         )
         s.listen(128)  # a browser that is faster than the server's start waits, and is not refused
         ready(address)
@@ -268,7 +114,11 @@ def _open(address: str, page: Path) -> None:
     webbrowser.open(page.as_uri())
 
 
-def excerpt(record: Record, n: int = 150) -> str:
-    """The beginning of the text on one line."""
-    text = " ".join(record.text.split())
-    return text if len(text) <= n else text[: n - 1] + "…"
+def run(session: ReviewSession, *, port: int, show: bool, announce: Callable[..., None]) -> None:
+    """Serve the page on loopback until Ctrl-C, and open it in the browser where `show`."""
+
+    def ready(address: str) -> None:
+        status = session.status()
+        announce({**status.model_dump(), "address": address}, lambda: print_address(status.model_dump(), address))
+
+    serve(session, port=port, show=show, ready=ready)

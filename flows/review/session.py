@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,19 @@ from typing import Any
 import click
 from prefect.input import RunInput
 
+from flows.context import RunContext
 from flows.progress import say
 from flows.registry.admin import person
 from flows.settings import Settings
-from tasks import atomic
-from tasks.decisions import Decision, Decisions, decisions_file
+from tasks.decisions import Decision, Decisions
 from tasks.errors import UserError, suggestion
+from tasks.figures import Figures
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import Record, iter_records
-from tasks.references import resolve
 from tasks.review import table
-from tasks.review.queue import Doubt, looked_at, ranked_stage, read_ranked, waiting
+from tasks.review.queue import Doubt, looked_at, rank_doubtful, waiting
+from tasks.workspace import RetrainData, Workspace
 
 WAIT_SECONDS = 30 * 24 * 3600  # a suspended flow run fails after them
 
@@ -33,8 +33,20 @@ class Looked(RunInput):
     go_on_without: bool = False
 
 
+class ReviewStatus(Figures):
+    """Rows in the queue, reviewed and waiting, and how many more `review.required` asks for."""
+
+    project: str
+    queue: int
+    looked_at: int
+    waiting: int
+    required: int
+    missing: int
+    decisions: str
+
+
 @dataclass(frozen=True)
-class Sitting:
+class ReviewSession:
     """One project's ranked rows and its decisions, as a person sits down to look."""
 
     project: Project
@@ -50,176 +62,135 @@ class Sitting:
         """The doubtful rows and the decided ones, by rank."""
         return waiting(self.ranked, self.decided.current())
 
-    def status(self) -> dict[str, Any]:
-        """How far the person is: rows in the queue, looked at, waiting, and what the project asks for."""
+    def status(self) -> ReviewStatus:
+        """How far the review is."""
         current = self.decided.current()
         rows = waiting(self.ranked, current)
         seen = looked_at(current, rows)
         required = self.project.review.required
-        return {
-            "project": self.project.name,
-            "queue": len(rows),
-            "looked_at": seen,
-            "waiting": len(rows) - seen,
-            "required": required,
-            "missing": max(0, min(required, len(rows)) - seen),
-            "decisions": str(self.decided.path),
-        }
+        return ReviewStatus(
+            project=self.project.name,
+            queue=len(rows),
+            looked_at=seen,
+            waiting=len(rows) - seen,
+            required=required,
+            missing=max(0, min(required, len(rows)) - seen),
+            decisions=str(self.decided.path),
+        )
 
 
-def _place(home: Path, name: str) -> Path:
-    """Where a retrain notes its project file and the directories that it curated and split."""
-    return home / "projects" / f"{name}.review.json"
-
-
-def sit_down(
+def open_review(
     settings: Settings, given: str, *, by: str | None = None, curated: Path | None = None, splits: Path | None = None
-) -> Sitting:
-    """The sitting for a project file or the name of a project that was retrained here, with what its last retrain harvested.
+) -> ReviewSession:
+    """The review of a project file or of the name of a project that was retrained here.
 
     Raises UserError when there is no such project, or nothing was curated yet.
     """
     if (curated is None) != (splits is None):
         raise UserError("give --curated and --splits together: the rows of one, and the dev rows that belong to them")
-    config = _config(settings.home, given)
+    workspace = settings.workspace
+    config = _config(workspace, given)
     project = load_project(config)
-    harvested = None
-    if curated is None or splits is None:
-        curated, splits, harvested = _last(settings.home, project)
-    for directory, need in ((curated, "kept.jsonl"), (splits, "dev.jsonl")):
+    if curated is not None and splits is not None:
+        data = RetrainData(config=config, curated=curated, splits=splits)
+    else:
+        data = last_retrain(workspace, project)
+    for directory, need in ((data.curated, "kept.jsonl"), (data.splits, "dev.jsonl")):
         if not (directory / need).exists():
             raise UserError(f"{directory} has no {need}: give the directories of a curate stage and of its splits")
-    beside = config.absolute().parent
-    ranked = _rank(project, curated=curated, splits=splits, harvested=harvested, beside=beside, home=settings.home)
-    return Sitting(project, ranked, Decisions(decisions_file(settings.home, project.name), by=person(by)), splits)
+    decided = Decisions(workspace.decisions(project.name), by=person(by))
+    return ReviewSession(project, _rank(project, data, workspace), decided, data.splits)
 
 
-def wait_for_review(project: Project, *, curated: Path, splits: Path, config: Path, home: Path) -> int:
-    """How many doubtful rows of `curated` were looked at, once they are as many as `review.required` asks for.
+def last_retrain(workspace: Workspace, project: Project) -> RetrainData:
+    """The data of the project's last retrain. Raises UserError where there is none."""
+    data = workspace.last_retrain(project.name)
+    if data is None:
+        raise UserError(
+            f"nothing of {project.name!r} was curated in {workspace.home} yet: run `reseed retrain` first, or give "
+            f"--curated"
+        )
+    for directory in (data.curated, data.splits):
+        if not directory.exists():
+            raise UserError(f"{directory}, of the last retrain, is gone: run `reseed retrain` again, which rebuilds it")
+    return data
+
+
+def wait_for_review(run: RunContext, data: RetrainData) -> int:
+    """How many doubtful rows were reviewed, once they are as many as `review.required` asks for.
 
     Where fewer are doubtful, all of them are enough. In a run of a deployment the flow is suspended until somebody
-    resumes it with a Looked, and again while too few were looked at; its process ends meanwhile, and the run starts
-    anew from the beginning, where finished stages are found. Elsewhere it raises UserError. Call it in the flow itself:
-    a task can't suspend.
+    resumes it with a Looked, and again while too few were reviewed; its process ends meanwhile, and the run starts
+    again from the beginning, where finished stages are found. Elsewhere it raises UserError. Call it in the flow itself:
+    a task cannot suspend.
     """
     from prefect import suspend_flow_run
     from prefect.runtime import deployment
 
+    project, workspace = run.project, run.workspace
     if not project.review.required:
         return 0
-    ranked = _rank(project, curated=curated, splits=splits, beside=config.absolute().parent, home=home)
-    sitting = Sitting(project, ranked, Decisions(decisions_file(home, project.name), by="retrain"), splits)
+    decided = Decisions(workspace.decisions(project.name), by="retrain")
+    session = ReviewSession(project, _rank(project, data, workspace), decided, data.splits)
     asked = 0
-    while (status := sitting.status())["missing"]:
-        seen, needed = status["looked_at"], status["looked_at"] + status["missing"]
-        said = f"{needed} rows must be looked at (review.required), {seen} are: run `reseed review {project.name}`"
+    while (status := session.status()).missing:
+        seen, needed = status.looked_at, status.looked_at + status.missing
+        message = f"{needed} rows must be reviewed (review.required), {seen} are: run `reseed review {project.name}`"
         if deployment.id is None:
-            raise UserError(f"{said}, then this command again")
-        say(f"{said}, then resume this flow run")
-        # the key is stable: a pause that was resumed gives its answer at once when the run starts anew
+            raise UserError(f"{message}, then this command again")
+        say(f"{message}, then resume this flow run")
+        # the key is stable: a pause that was resumed gives its answer at once when the run starts again
         answer = suspend_flow_run(
-            wait_for_input=Looked.with_initial_data(description=f"{said}, then resume."),
+            wait_for_input=Looked.with_initial_data(description=f"{message}, then resume."),
             key=f"review-{asked}",
             timeout=WAIT_SECONDS,
         )
         if answer.go_on_without:
-            say(f"{answer.by or 'somebody'} goes on with {seen} of {needed} rows looked at")
+            say(f"{answer.by or 'somebody'} continues with {seen} of {needed} rows reviewed")
             break
         asked += 1
-    return int(status["looked_at"])
+    return status.looked_at
 
 
-def _rank(
-    project: Project, *, curated: Path, splits: Path, harvested: Path | None = None, beside: Path, home: Path
-) -> list[Doubt]:
-    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
-    stage = ranked_stage(
-        project,
-        curated=curated,
-        splits=splits,
-        harvested=harvested,
-        encoder=encoder,
-        home=home,
-        report=_tell,
-    )
-    return read_ranked(stage)
+def _rank(project: Project, data: RetrainData, workspace: Workspace) -> list[Doubt]:
+    def progress(done: int, total: int, note: str) -> None:
+        if done == 0:
+            say("the rows are being ranked, which takes a minute the first time")
+
+    return rank_doubtful(project, data, workspace=workspace, progress=progress).read()
 
 
-def _tell(done: int, total: int, note: str) -> None:
-    if done == 0:
-        say("the rows are being ranked, which takes a minute the first time")
-
-
-def _config(home: Path, given: str) -> Path:
+def _config(workspace: Workspace, given: str) -> Path:
     """The project file of a path or of a name."""
     if given.endswith((".yaml", ".yml")) or Path(given).is_file():
         return Path(given)
-    known = sorted(p.name.removesuffix(".review.json") for p in (home / "projects").glob("*.review.json"))
-    if given not in known:
+    known = workspace.retrained_projects()
+    data = workspace.last_retrain(given) if given in known else None
+    if data is None:
         raise UserError(
-            f"no project {given!r} was retrained in {home}{suggestion(given, known)}: give its project file, such as "
-            f"configs/{given}.yaml"
+            f"no project {given!r} was retrained in {workspace.home}{suggestion(given, known)}: give its project file, "
+            f"such as configs/{given}.yaml"
         )
-    return Path(atomic.read_json(_place(home, given))["config"])
+    return data.config
 
 
-def _last(home: Path, project: Project) -> tuple[Path, Path, Path | None]:
-    """The curated rows, the splits and the harvested rows, where there are any, of the project's last retrain.
-
-    Without a note of it, the newest that fit, and nothing harvested.
-    """
-    place = _place(home, project.name)
-    if place.exists():
-        noted = atomic.read_json(place)
-        curated, splits, harvested = (Path(noted.get(k) or "-") for k in ("curated", "splits", "harvested"))
-        if curated.exists() and splits.exists():
-            return curated, splits, harvested if harvested.exists() else None
-    stages = home / "stages"
-    of = {m["digest"]: p for p, m in _manifests(stages / "splits") if m["params"]["labels"] == project.label_names}
-    for path, manifest in _manifests(stages / "curate"):
-        if manifest["inputs"]["splits"] in of:
-            return path, of[manifest["inputs"]["splits"]], None
-    raise UserError(
-        f"nothing of {project.name!r} was curated in {home} yet: run `reseed retrain` first, or give --curated and --splits"
-    )
-
-
-def _manifests(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The whole directories of a kind of stage with their manifests, the newest first."""
-    found = [p for p in folder.glob("[!.]*") if p.suffix == "" and (p / atomic.MANIFEST).exists()]
-    return [
-        (p, atomic.read_json(p / atomic.MANIFEST)) for p in sorted(found, key=lambda p: p.stat().st_mtime, reverse=True)
-    ]
-
-
-def run(sitting: Sitting, *, port: int, show: bool, announce: Callable[..., None]) -> None:
-    """Serve the page on loopback until Ctrl-C, and open it in the browser where `show`."""
-    from flows.review.server import serve
-
-    def said(address: str) -> None:
-        status = sitting.status()
-        announce({**status, "address": address}, lambda: _print_address(status, address))
-
-    serve(sitting, port=port, show=show, ready=said)
-
-
-def export(sitting: Sitting, out: Path) -> dict[str, Any]:
+def export(session: ReviewSession, out: Path) -> dict[str, Any]:
     """Write the rows that wait to a CSV or JSONL file."""
-    current = sitting.decided.current()
-    rows = [d for d in sitting.queue() if d.id not in current]
+    current = session.decided.current()
+    rows = [d for d in session.queue() if d.id not in current]
     table.write(out, rows)
-    return {**sitting.status(), "exported": len(rows), "out": str(out)}
+    return {**session.status().model_dump(), "exported": len(rows), "out": str(out)}
 
 
-def take(sitting: Sitting, source: Path) -> dict[str, Any]:
+def take(session: ReviewSession, source: Path) -> dict[str, Any]:
     """Read the decisions written into an exported file, or into a copy of the list of what to label first."""
-    project = sitting.project
-    wanted = table.ids(source) - sitting.rows.keys()
-    unlabelled = iter_records(sitting.splits / "unlabelled.jsonl") if wanted else ()
-    rows = sitting.rows | {r.id: r for r in unlabelled if r.id in wanted}
+    project = session.project
+    wanted = table.ids(source) - session.rows.keys()
+    unlabelled = iter_records(session.splits / "unlabelled.jsonl") if wanted else ()
+    rows = session.rows | {r.id: r for r in unlabelled if r.id in wanted}
     separator = (project.data.label_separator or "|") if project.multi_label else None
-    made: list[Decision] = table.take(source, rows, project.label_names, sitting.decided, separator=separator)
-    return {**sitting.status(), "imported": len(made)}
+    made: list[Decision] = table.take(source, rows, project.label_names, session.decided, separator=separator)
+    return {**session.status().model_dump(), "imported": len(made)}
 
 
 def show(result: dict[str, Any]) -> None:
@@ -232,6 +203,6 @@ def show(result: dict[str, Any]) -> None:
     click.echo(f"{result['project']}: {result['looked_at']} rows looked at, {result['waiting']} wait{asked}")
 
 
-def _print_address(status: dict[str, Any], address: str) -> None:
+def print_address(status: dict[str, Any], address: str) -> None:
     show(status)
     click.echo(f"the page is at {address}  (this machine only; Ctrl-C ends it)")

@@ -9,7 +9,7 @@ from typing import Any
 
 from nicegui import ui
 
-from flows.review.server import PAST, Desk, Like, excerpt, history
+from flows.review.desk import PAST, Desk, Like, excerpt, history
 from tasks.records import Label, label_text
 from tasks.review.queue import Doubt, looked_at
 
@@ -152,9 +152,9 @@ class View:
     def _top(self) -> None:
         desk = self.desk
         done, total = looked_at(desk.current, desk.queue), len(desk.queue)
-        required = min(desk.sitting.project.review.required, total)
+        required = min(desk.session.project.review.required, total)
         with ui.element("header").classes("top"):
-            text(desk.sitting.project.name, "name")
+            text(desk.session.project.name, "name")
             with ui.element("div").classes("track"):
                 ui.element("div").classes("fill").style(f"width: {100 * done / max(total, 1):.1f}%")
             text(f"{done} of {total} looked at", "soft progress")
@@ -190,11 +190,11 @@ class View:
                 ):
                     key = "margin" if name == "disagreement" else name
                     with ui.element("div").classes("measure"):
-                        text(f"{name}, rank {d.ranks[key]:.0f} of {len(self.desk.sitting.ranked)}", "soft")
+                        text(f"{name}, rank {d.ranks[key]:.0f} of {len(self.desk.session.ranked)}", "soft")
                         text(f"{value:+.3f} {unit}", "", "b")
 
     def _side(self, d: Doubt) -> None:
-        known = {r.id: r for r in self.desk.sitting.ranked}
+        known = {r.id: r for r in self.desk.session.ranked}
         with ui.element("aside").classes("side"):
             with ui.element("section").classes("card neighbours"):
                 text("Nearest training rows", "title")
@@ -202,7 +202,7 @@ class View:
                     self._near(known[key], f"{similarity:.2f} alike", d)
             with ui.element("section").classes("card history"):
                 text("History", "title")
-                for what, value in history(d, self.desk.sitting):
+                for what, value in history(d, self.desk.session):
                     with ui.element("div").classes("pair"):
                         text(what)
                         text(value)
@@ -239,7 +239,7 @@ class View:
         desk = self.desk
         if desk.row is None:
             return
-        several, chosen = desk.sitting.project.multi_label, desk.marked()
+        several, chosen = desk.session.project.multi_label, desk.marked()
         own = desk.row.record.label if not several else desk.stands(desk.row) if chosen is None else None
         keys = [("Enter", "apply"), ("Escape", "close")] if desk.like else []
         if desk.draft is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from flows.registry.client import Registry, Version, need_champion
+from flows.registry.client import Registry, Version, require_champion
 from flows.settings import Settings
 from flows.tracking.run import connect
 from tasks import atomic
@@ -57,7 +57,7 @@ def gather(texts: list[str], source: Path | None, text_column: str) -> Given:
 def load_champion(settings: Settings, name: str) -> tuple[Version, Path]:
     """The champion of `name` and its verified bundle on this machine. Raises UserError when there is none."""
     registry = Registry(connect(settings), settings)
-    champion = need_champion(registry, name)
+    champion = require_champion(registry, name)
     return champion, registry.fetch(champion)
 
 

@@ -15,16 +15,17 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, ViewType
+from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 
 from flows.settings import Settings, user
-from flows.tracking.cleanup import PLACE, place
+from flows.tracking.cleanup import PLACE, workspace_id
 from flows.tracking.store_errors import notice_silence
 from tasks import atomic
 from tasks.errors import TransientError
 from tasks.progress import Points
 from tasks.records import label_text, read_records
-from tasks.stage import Stage
+from tasks.stage import StageResult, Table
 
 _METRIC_NAME = re.compile(r"[^\w/.\- ]")
 TABLE_ROWS = 2000
@@ -108,7 +109,7 @@ class Tracking:
                 client.log_batch(run.info.run_id, params=rows[start : start + 100])
         else:
             client.update_run(run.info.run_id, status="RUNNING")
-        client.set_tag(run.info.run_id, PLACE, place(settings.home))
+        client.set_tag(run.info.run_id, PLACE, workspace_id(settings.workspace))
         return cls(client, experiment_id, run.info.run_id, retrain_id)
 
     def close(self, status: str) -> None:
@@ -160,6 +161,12 @@ class Tracking:
         for start in range(0, len(points), 1000):
             self.client.log_batch(run_id, metrics=points[start : start + 1000])
 
+    def send_points(self, run_id: str, points: list[Metric]) -> RunOperations:
+        """Log the points in the background, in MLflow's own threads."""
+        operations = self.client.log_batch(run_id, metrics=points, synchronous=False)
+        assert operations is not None
+        return operations
+
     def logged(self, run_id: str, names: set[str]) -> set[tuple[str, int]]:
         """(name, step) of the points that a run has: MLflow draws what is logged a second time twice."""
         return {(m.key, m.step) for name in names for m in self.client.get_metric_history(run_id, name)}
@@ -176,36 +183,36 @@ class Tracking:
                 self.client.delete_tag(run.info.run_id, "failure")
         return run
 
-    def stage(
-        self,
-        stage: Stage,
-        *,
-        name: str | None = None,
-        metrics: dict[str, float] | None = None,
-        history: Points | None = None,
-        tables: dict[str, list[dict[str, Any]]] | None = None,
-        artifacts: list[Path] | None = None,
-        dataset: tuple[str, Path] | None = None,
-    ) -> str:
+    def log_stage(self, result: StageResult, *, name: str) -> str:
         """The id of the stage's child run, logged once: an interrupted logging is done again, a finished one is not."""
-        run = self.stage_run(name or stage.name, stage.key)
+        run = self.stage_run(name, result.published.key)
         run_id = str(run.info.run_id)
         if run.info.status == "FINISHED":
             return run_id
-        self.client.set_tag(run_id, "reseed.digest", stage.digest)
-        there = self.logged(run_id, {metric_name(n) for _, n, _ in history or []})
-        self._metrics(run_id, [p for p in history or [] if (metric_name(p[1]), p[0]) not in there])
-        self.metrics({"seconds": stage.seconds, **(metrics or {})}, run_id)
-        for title, rows in (tables or {}).items():
+        self.client.set_tag(run_id, "reseed.digest", result.digest)
+        history = result.history()
+        there = self.logged(run_id, {metric_name(n) for _, n, _ in history})
+        self._metrics(run_id, [p for p in history if (metric_name(p[1]), p[0]) not in there])
+        self.metrics({"seconds": result.published.seconds, **result.metrics()}, run_id)
+        for key, value in result.params().items():
+            self.client.log_param(run_id, key, value)
+        for title, rows in result.tables().items():
             self._table(run_id, title, rows)
-        for path in artifacts or []:
+        for path in result.artifacts():
             self.client.log_artifact(run_id, str(path))
-        if dataset is not None:
-            self._dataset(run_id, dataset[0], dataset[1], stage.digest)
+        if (dataset := result.dataset()) is not None:
+            self._dataset(run_id, *dataset, result.digest)
         self.client.set_terminated(run_id, "FINISHED")
         return run_id
 
-    def _table(self, run_id: str, title: str, rows: list[dict[str, Any]]) -> None:
+    def stage_run_id(self, result: StageResult) -> str:
+        """The id of the child run that log_stage wrote for the stage."""
+        tags = {"mlflow.parentRunId": self.run_id, "reseed.stage_key": result.published.key}
+        run = _find(self.client, self.experiment_id, tags)
+        assert run is not None, result.published
+        return str(run.info.run_id)
+
+    def _table(self, run_id: str, title: str, rows: Table) -> None:
         import pandas as pd
 
         if rows:
@@ -252,7 +259,7 @@ def _experiment(client: MlflowClient, settings: Settings, name: str) -> str:
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
-    location = str(settings.artifacts / name) if settings.sqlite else None
+    location = str(settings.workspace.mlflow_artifacts / name) if settings.sqlite else None
     return str(client.create_experiment(name, artifact_location=location))
 
 

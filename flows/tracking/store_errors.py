@@ -57,7 +57,7 @@ def fault(error: BaseException, settings: Settings) -> UserError | TransientErro
 
 
 @contextlib.contextmanager
-def told(settings: Settings) -> Iterator[None]:
+def explained(settings: Settings) -> Iterator[None]:
     """A fault of the store within the body, as its sentence."""
     try:
         yield

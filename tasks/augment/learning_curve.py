@@ -3,44 +3,72 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tasks import atomic
+from tasks.dataset.split import SplitsResult
+from tasks.dataset.training_rows import TrainingRows
+from tasks.encoder.base_model import base_encoder
 from tasks.labels import encode, label_of
+from tasks.progress import Points
 from tasks.project import Project
 from tasks.records import Record, label_text, read_records
-from tasks.references import digest_of_path, resolve
-from tasks.stage import Stage, stage
+from tasks.references import digest_of_path
+from tasks.stage import StageResult, run_stage
+from tasks.statistics.scores import CurvePoint
+from tasks.workspace import Workspace
 
 VERSION = 1
 PARTS = (8, 4, 2, 1)  # of the rows
 LEAST = 40  # rows, below which a quarter of them says nothing
 
 
-def learning_curve(project: Project, *, training: Stage, splits: Stage, beside: Path, home: Path) -> Stage:
+class LearningCurveResult(StageResult):
+    """The points of the curve, fewest rows first; none where there are too few rows, or no dev."""
+
+    points: list[CurvePoint]
+    dev_rows: int
+
+    def history(self) -> Points:
+        return [(p.rows, "dev.f1_macro.by_rows", p.value) for p in self.points]
+
+    def artifacts(self) -> list[Path]:
+        return sorted(self.directory.glob("curve.*"))
+
+
+def learning_curve(
+    project: Project, *, training: TrainingRows, splits: SplitsResult, workspace: Workspace
+) -> LearningCurveResult:
     """`curve.json` and `curve.png`: macro-F1 on dev, with its 95% interval, of a linear head on frozen embeddings fitted on an
     eighth, a quarter, a half and all of the training rows. Counts `points`, empty where there are fewer than 40 rows or no dev.
 
     The sealed test set is not opened for it. It is quick, and not the fine-tuned model's own curve.
     """
-    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+    encoder = base_encoder(project, workspace)
     length = project.train.max_length
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        rows = read_records(training.directory / "kept.jsonl")
+    def build(out: Path, scratch: Path) -> LearningCurveResult:
+        rows = training.read()
         dev = read_records(splits.directory / "dev.jsonl")
         points = _points(project, encoder, rows, dev) if len(rows) >= LEAST and dev else []
-        atomic.write_json(out / "curve.json", points)
+        atomic.write_json(out / "curve.json", [p.model_dump() for p in points])
         if points:
             from tasks.evaluate import plots
 
             plots.learning_curve(points, f"{project.name}: linear heads on frozen embeddings", out / "curve.png")
-        return {"points": points, "dev_rows": len(dev)}
+        return LearningCurveResult(points=points, dev_rows=len(dev))
 
     inputs = {"training": training.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     params = {"labels": project.label_names, "max_length": length}
     params |= {"bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed}
-    return stage(home, "learning_curve", version=VERSION, params=params, inputs=inputs, build=build)
+    return run_stage(
+        LearningCurveResult,
+        "learning_curve",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs=inputs,
+        build=build,
+    )
 
 
 def nested(rows: list[Record], parts: tuple[int, ...] = PARTS) -> list[list[Record]]:
@@ -56,7 +84,7 @@ def nested(rows: list[Record], parts: tuple[int, ...] = PARTS) -> list[list[Reco
     return [[item[-1] for item in order[: len(rows) // part]] for part in parts]
 
 
-def _points(project: Project, encoder: Path, rows: list[Record], dev: list[Record]) -> list[dict[str, Any]]:
+def _points(project: Project, encoder: Path, rows: list[Record], dev: list[Record]) -> list[CurvePoint]:
     """{rows, value, ci_low, ci_high} by the number of rows; a part that lacks a label is left out."""
     import numpy as np
 
@@ -77,5 +105,5 @@ def _points(project: Project, encoder: Path, rows: list[Record], dev: list[Recor
         z = encode(answers(probe, asked), names)
         point = f1_macro(y, z, list(range(len(names))))
         drawn = bootstrap.macro_f1(y, [z], classes=len(names), samples=e.bootstrap, seed=e.seed)
-        points.append({"rows": len(part), **bootstrap.interval(point, drawn[:, 0])})
+        points.append(CurvePoint(rows=len(part), **bootstrap.interval(point, drawn[:, 0]).model_dump()))
     return points

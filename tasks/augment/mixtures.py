@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tasks import atomic
+from tasks.dataset.split import SplitsResult
+from tasks.dataset.training_rows import TrainingRows
+from tasks.encoder.base_model import base_encoder
 from tasks.labels import encode, label_of
 from tasks.project import Project
 from tasks.records import Label, Record, count_by_label, read_records, write_records
-from tasks.references import digest_of_path, resolve
-from tasks.stage import Stage, stage
+from tasks.references import digest_of_path
+from tasks.stage import StageResult, run_stage
+from tasks.train.stage import TrainResult
+from tasks.workspace import Workspace
 
 VERSION = 1
-REAL, WITH_SYNTHETIC, WITH_HARVESTED, WITHOUT = "real rows alone", "with synthetic", "with harvested", "without "
+REAL, WITH_SYNTHETIC, WITH_SELF_TRAINED, WITHOUT = "real rows alone", "with synthetic", "with harvested", "without "
 
 
 def of_rows(name: str, rows: list[Record]) -> list[Record]:
@@ -50,46 +54,84 @@ def whole(mixes: Iterable[str]) -> str:
     return WITH_SYNTHETIC if WITH_SYNTHETIC in mixes else REAL
 
 
-def mix(name: str, *, curated: Stage, home: Path) -> Stage:
-    """`kept.jsonl`: the curated rows of one mix. The mix of them all is the curated directory itself."""
-    every = read_records(curated.directory / "kept.jsonl")
-    rows = of_rows(name, every)
-    if len(rows) == len(every):
-        return curated
+class MixtureResult(TrainingRows):
+    """The curated rows of one mixture, by label."""
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    rows: dict[str, int]
+
+
+def is_whole(name: str, rows: list[Record]) -> bool:
+    """Whether the mixture `name` holds all of the curated rows."""
+    return len(of_rows(name, rows)) == len(rows)
+
+
+def mixture(name: str, *, curated: TrainingRows, workspace: Workspace) -> MixtureResult:
+    """The curated rows of the mixture `name`."""
+    rows = of_rows(name, curated.read())
+
+    def build(out: Path, scratch: Path) -> MixtureResult:
         write_records(out / "kept.jsonl", rows)
-        return {"rows": count_by_label(rows)}
+        return MixtureResult(rows=count_by_label(rows))
 
-    return stage(home, "mix", version=VERSION, params={"mix": name}, inputs={"curated": curated.digest}, build=build)
+    return run_stage(
+        MixtureResult,
+        "mix",
+        workspace=workspace,
+        version=VERSION,
+        params={"mix": name},
+        inputs={"curated": curated.digest},
+        build=build,
+    )
 
 
-def quick_choice(project: Project, mixes: dict[str, Stage], *, splits: Stage, beside: Path, home: Path) -> Stage:
-    """Counts `dev`: macro-F1 on dev of a linear head on frozen embeddings, trained on each mix."""
-    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+class MixtureChoiceResult(StageResult):
+    """Macro-F1 on dev by mixture."""
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    dev: dict[str, float]
+
+
+def choose_mixture(
+    project: Project,
+    mixtures: Mapping[str, TrainingRows],
+    *,
+    splits: SplitsResult,
+    workspace: Workspace,
+) -> MixtureChoiceResult:
+    """Macro-F1 on dev of a linear head on frozen embeddings, trained on each mixture."""
+    encoder = base_encoder(project, workspace)
+
+    def build(out: Path, scratch: Path) -> MixtureChoiceResult:
         from tasks.statistics.metrics import f1_macro
 
         dev = read_records(splits.directory / "dev.jsonl")
         true = [label_of(r) for r in dev]
-        answers = heads(project, encoder, mixes, [r.text for r in dev])
+        answers = heads(project, encoder, mixtures, [r.text for r in dev])
         scores = {name: f1_macro(true, said, project.label_names) for name, said in answers.items()}
         atomic.write_json(out / "dev.json", scores)
-        return {"dev": scores}
+        return MixtureChoiceResult(dev=scores)
 
     inputs = {"splits": splits.digest, "encoder": digest_of_path(encoder)}
-    inputs |= {f"mix {name}": stage.digest for name, stage in mixes.items()}
+    inputs |= {f"mix {name}": rows.digest for name, rows in mixtures.items()}
     params = {"labels": project.label_names, "max_length": project.train.max_length}
-    return stage(home, "choose", version=VERSION, params=params, inputs=inputs, build=build)
+    return run_stage(
+        MixtureChoiceResult,
+        "choose",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs=inputs,
+        build=build,
+    )
 
 
-def heads(project: Project, encoder: Path, mixes: dict[str, Stage], texts: list[str]) -> dict[str, list[Label]]:
+def heads(
+    project: Project, encoder: Path, mixtures: Mapping[str, TrainingRows], texts: list[str]
+) -> dict[str, list[Label]]:
     """Each mix's answers to `texts`, by a linear head on frozen embeddings. Every text is embedded once."""
     from tasks.encoder.embed import embed
     from tasks.encoder.linear_probe import answers, fit_probe
 
-    rows = {name: read_records(stage.directory / "kept.jsonl") for name, stage in mixes.items()}
+    rows = {name: own.read() for name, own in mixtures.items()}
     unique = {r.id: r.text for own in rows.values() for r in own}
     x = embed(encoder, list(unique.values()), max_length=project.train.max_length)
     at = {row_id: i for i, row_id in enumerate(unique)}
@@ -101,29 +143,55 @@ def heads(project: Project, encoder: Path, mixes: dict[str, Stage], texts: list[
     return found
 
 
-def watch(project: Project, *, before: Stage, after: Stage, splits: Stage, home: Path) -> Stage:
-    """Counts of two trained models on dev: macro-F1 `before` and `after`, their `difference` and its `standard_error`, and
-    whether it `fell` by more than that.
+class DevComparisonResult(StageResult):
+    """Macro-F1 of two models on dev, the difference with its standard error, and whether F1 fell."""
 
-    The error is of a paired bootstrap over the dev rows. A fall within one standard error is none: Breiman et al. 1984, 3.4.3.
+    before: float
+    after: float
+    difference: float
+    standard_error: float
+    fell: bool
+
+    def summary(self) -> str:
+        return (
+            f"dev F1 {self.before:.3f} at best before and {self.after:.3f} after; a difference of "
+            f"{self.standard_error:.3f} may be chance"
+        )
+
+
+def compare_on_dev(
+    project: Project, *, before: TrainResult, after: TrainResult, splits: SplitsResult, workspace: Workspace
+) -> DevComparisonResult:
+    """Two trained models on dev: whether macro-F1 fell by more than one standard error.
+
+    The error is that of a paired bootstrap over the dev rows. A fall within one standard error counts
+    as none: Breiman et al. 1984, 3.4.3.
     """
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, scratch: Path) -> DevComparisonResult:
         from tasks.model.bundle import Classifier
 
         dev = read_records(splits.directory / "dev.jsonl")
         said = [
-            [p.answer for p in Classifier.load(s.directory / "bundle").predict([r.text for r in dev])]
-            for s in (before, after)
+            [p.answer for p in Classifier.load(m.bundle_directory).predict([r.text for r in dev])]
+            for m in (before, after)
         ]
         groups = [r.group for r in dev]
         found = difference([label_of(r) for r in dev], *said, labels=project.label_names, groups=groups)
-        atomic.write_json(out / "dev.json", found)
+        atomic.write_json(out / "dev.json", found.model_dump())
         return found
 
-    inputs = {"before": before.counts["bundle"], "after": after.counts["bundle"], "splits": splits.digest}
-    params: dict[str, Any] = {"labels": project.label_names} | ({"groups": True} if project.data.group_column else {})
-    return stage(home, "watch", version=VERSION, params=params, inputs=inputs, build=build)
+    inputs = {"before": before.bundle, "after": after.bundle, "splits": splits.digest}
+    params = {"labels": project.label_names, "groups": project.data.group_column is not None}
+    return run_stage(
+        DevComparisonResult,
+        "watch",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs=inputs,
+        build=build,
+    )
 
 
 def difference(
@@ -133,10 +201,10 @@ def difference(
     *,
     labels: list[str],
     groups: Sequence[str | None] = (),
-) -> dict[str, Any]:
-    """What `watch` counts, of answers to the same rows, which may come in groups. Without rows nothing fell."""
+) -> DevComparisonResult:
+    """The comparison of two models' answers to the same rows, which may come in groups. Without rows nothing fell."""
     if not true:
-        return {"before": 0.0, "after": 0.0, "difference": 0.0, "standard_error": 0.0, "fell": False}
+        return DevComparisonResult(before=0.0, after=0.0, difference=0.0, standard_error=0.0, fell=False)
     from tasks.statistics.bootstrap import group_codes, macro_f1
     from tasks.statistics.metrics import f1_macro
 
@@ -144,8 +212,9 @@ def difference(
     drawn = macro_f1(y, [a, b], classes=len(labels), samples=2000, seed=0, groups=group_codes(groups))
     error = float((drawn[:, 1] - drawn[:, 0]).std())
     one, two = (f1_macro(true, answers, labels) for answers in (before, after))
-    found = {"before": one, "after": two, "difference": two - one, "standard_error": error}
-    return found | {"fell": two - one < -1.01 * error - 1e-9}  # a single row is one standard error, and a little more
+    # a single row is one standard error, and a little more
+    fell = two - one < -1.01 * error - 1e-9
+    return DevComparisonResult(before=one, after=two, difference=two - one, standard_error=error, fell=fell)
 
 
 def best(scores: dict[str, float]) -> str:

@@ -11,22 +11,28 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.atomic import digest_of
 from tasks.curate.checks.duplicates import near
 from tasks.curate.checks.language import language
 from tasks.curate.checks.leak import leak, short_leak
 from tasks.curate.checks.personal_data import personal_data
-from tasks.curate.context import Context
-from tasks.curate.stage import context_of, real_rows
-from tasks.decisions import decisions, decisions_file
+from tasks.curate.context import Context, context_of, real_rows
+from tasks.dataset.split import SplitsResult
+from tasks.dataset.tables import record_row
+from tasks.dataset.training_rows import TrainingRows
+from tasks.decisions import decisions
+from tasks.encoder.base_model import base_encoder
+from tasks.figures import Figures
 from tasks.labels import encode, label_of
-from tasks.progress import Report, silent
+from tasks.progress import Progress, silent
 from tasks.project import Harvest, Project
 from tasks.records import NO_LABEL, Record, Rejected, count_by_check, count_by_label, read_records, write_records
-from tasks.references import digest_of_path, resolve
-from tasks.stage import Stage, stage
+from tasks.references import digest_of_path
+from tasks.stage import Metrics, Table, run_stage
+from tasks.train.stage import TrainResult
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,9 +57,22 @@ def quotas(
     return {k: int(max(min(w * fits, capped[k]), capped[k] / 2)) for k, w in wanted.items()}
 
 
+class Choice(Figures):
+    """The figures behind a choice of rows, by label; see SelfTrainingResult."""
+
+    proportions: dict[str, float]
+    confident: dict[str, int]
+    quota: dict[str, int]
+
+
+def _choice(proportions: dict[str, float], confident: dict[str, int], quota: dict[str, int]) -> Choice:
+    shares = {k: round(v, 4) for k, v in proportions.items()}
+    return Choice(proportions=shares, confident=confident, quota=quota)
+
+
 def take_sets(
     rows: list[Record], p: np.ndarray, q: np.ndarray, *, labels: list[str], settings: Harvest, number: int
-) -> tuple[list[Record], dict[str, Any]]:
+) -> tuple[list[Record], Choice]:
     """As `take`, for label sets: a row's score is the least, over its labels, of the geometric mean of what model and probe make
     of its being given or not, and none where they decide differently about one of them.
 
@@ -81,12 +100,12 @@ def take_sets(
             lineage = rows[i].lineage | {"score": round(float(scores[i]), 4), "harvest": number}
             label = tuple(k for k in own[i] if k != NO_LABEL)
             taken.append(rows[i].but(label=label, source="harvested", lineage=lineage))
-    return taken, {"proportions": {k: round(v, 4) for k, v in proportions.items()}, "confident": found, "quota": quota}
+    return taken, _choice(proportions, found, quota)
 
 
 def take(
     rows: list[Record], p: np.ndarray, q: np.ndarray, *, labels: list[str], settings: Harvest, number: int
-) -> tuple[list[Record], dict[str, Any]]:
+) -> tuple[list[Record], Choice]:
     """The rows taken, in the order of their ids (content hashes, so by chance), and the figures behind the choice.
 
     `p` and `q` are the calibrated probabilities of the model and of the probe, each of shape (rows, labels). A row's score
@@ -113,65 +132,103 @@ def take(
             )
             for i in own[: quota[label]]
         ]
-    return taken, {"proportions": {k: round(v, 4) for k, v in proportions.items()}, "confident": found, "quota": quota}
+    return taken, _choice(proportions, found, quota)
 
 
-def harvest(
+class SelfTrainingResult(TrainingRows):
+    """What one round of self-training added.
+
+    `looked_at` counts the unlabelled rows read, `harvested` the rows added by label, `proportions` the
+    estimated shares of the labels, `confident` the rows labelled with confidence, `quota` the most that
+    could be added; the last three are empty where no row was read.
+    """
+
+    looked_at: int
+    harvested: dict[str, int]
+    added: int
+    rejected: dict[str, int]
+    personal_data: dict[str, int]
+    proportions: dict[str, float]
+    confident: dict[str, int]
+    quota: dict[str, int]
+
+    def metrics(self) -> Metrics:
+        metrics = {"harvest.looked_at": float(self.looked_at), "harvest.added": float(self.added)}
+        return metrics | {f"data.harvested.{label}": float(n) for label, n in self.harvested.items()}
+
+    def tables(self) -> dict[str, Table]:
+        rows: Table = [{**record_row(r), "score": r.lineage["score"]} for r in self.read() if r.source == "harvested"]
+        return {"harvested": rows}
+
+    def summary(self) -> str:
+        return f"{self.added} of {self.looked_at} unlabelled rows are labelled with confidence and agreement"
+
+
+def self_train(
     project: Project,
     *,
-    training: Stage,
-    current: Stage,
-    trained: Stage,
-    splits: Stage,
+    training: TrainingRows,
+    current: TrainingRows,
+    trained: TrainResult,
+    splits: SplitsResult,
     number: int,
-    beside: Path,
-    home: Path,
-    report: Report = silent,
-) -> Stage:
-    """`kept.jsonl`: the rows of `training` and what harvest `number` adds; `rejected.jsonl`: what the checks set aside.
+    workspace: Workspace,
+    progress: Progress = silent,
+) -> SelfTrainingResult:
+    """`kept.jsonl`: the rows of `training` and what round `number` adds; `rejected.jsonl`: what the checks rejected.
 
-    `trained` is the model so far and `current` the rows it was trained on; the labels of earlier harvests are given anew. Rows
-    that a person decided about are in `training`, or are wanted no more.
+    `trained` is the model so far and `current` the rows it was trained on; the labels of earlier
+    rounds are assigned anew. Rows that a person decided about are in `training`, or are wanted no more.
     """
-    decided = decisions(decisions_file(home, project.name))
-    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+    decided = decisions(workspace.decisions(project.name))
+    encoder = base_encoder(project, workspace)
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        base = read_records(training.directory / "kept.jsonl")
+    def build(out: Path, scratch: Path) -> SelfTrainingResult:
+        base = training.read()
         own = {r.id for r in base} | decided.keys()
         rows = [r for r in read_records(splits.directory / "unlabelled.jsonl") if r.id not in own]
         rows = sorted(rows, key=lambda r: r.id)[:MOST_LOOKED_AT]
-        context = context_of(project, splits, beside=beside, home=home, real=real_rows(splits))
-        told: dict[str, Any] = {}
+        context = context_of(project, splits, workspace=workspace, real=real_rows(splits))
         taken: list[Record] = []
+        choice = Choice(proportions={}, confident={}, quota={})
         rejected: list[Rejected] = []
         if rows:
-            learned = read_records(current.directory / "kept.jsonl")
             dev = read_records(splits.directory / "dev.jsonl")
-            p, q = _opinions(project, encoder, trained.directory / "bundle", learned, dev, rows, report)
-            choose = take_sets if project.multi_label else take
-            taken, told = choose(rows, p, q, labels=project.label_names, settings=project.harvest, number=number)
+            p, q = _opinions(project, encoder, trained.bundle_directory, current.read(), dev, rows, progress)
+            take_rows = take_sets if project.multi_label else take
+            taken, choice = take_rows(rows, p, q, labels=project.label_names, settings=project.harvest, number=number)
             taken, rejected = checked(taken, base, context)
         write_records(out / "kept.jsonl", [*base, *taken])
         write_records(out / "rejected.jsonl", rejected)
-        return {
-            "looked_at": len(rows),
-            "harvested": count_by_label(taken),
-            "added": len(taken),
-            "rejected": count_by_check(rejected),
-            "personal_data": dict(context.personal_data.most_common()),
-            **told,
-        }
+        return SelfTrainingResult(
+            looked_at=len(rows),
+            harvested=count_by_label(taken),
+            added=len(taken),
+            rejected=count_by_check(rejected),
+            personal_data=dict(context.personal_data.most_common()),
+            **choice.model_dump(),
+        )
 
-    inputs = {"training": training.digest, "current": current.digest, "bundle": trained.counts["bundle"]}
+    inputs = {"training": training.digest, "current": current.digest, "bundle": trained.bundle}
     inputs |= {"splits": splits.digest, "encoder": digest_of_path(encoder)}
     if decided:
-        inputs["reviewed"] = digest_of(sorted(decided))
-    params = project.harvest.model_dump(mode="json", exclude={"rounds"}) | {"labels": project.label_names}
+        inputs["decisions"] = digest_of(sorted(decided))
     checks = {"personal_data", "language", "leak", "short_leak", "near_duplicate"}
-    params |= {"number": number} | project.curate.model_dump(mode="json", include=checks)
-    params |= {"max_length": project.train.max_length}
-    return stage(home, "harvest", version=VERSION, params=params, inputs=inputs, build=build)
+    params = project.harvest.model_dump(mode="json", exclude={"rounds"}) | {
+        **project.curate.model_dump(mode="json", include=checks),
+        "labels": project.label_names,
+        "number": number,
+        "max_length": project.train.max_length,
+    }
+    return run_stage(
+        SelfTrainingResult,
+        "harvest",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs=inputs,
+        build=build,
+    )
 
 
 def _opinions(
@@ -181,7 +238,7 @@ def _opinions(
     learned: list[Record],
     dev: list[Record],
     rows: list[Record],
-    report: Report,
+    progress: Progress,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities of each row, shape (rows, labels): the model's and the probe's."""
     from tasks.encoder.embed import embed
@@ -192,11 +249,11 @@ def _opinions(
     def embedded(records: list[Record]) -> np.ndarray:
         return embed(encoder, [r.text for r in records], max_length=length)
 
-    report(0, 3, "the model")
+    progress(0, 3, "the model")
     p = _by_model(bundle, rows, dev, length)
-    report(1, 3, "the probe")
+    progress(1, 3, "the probe")
     x = embedded(rows)
-    report(2, 3, "the probe")
+    progress(2, 3, "the probe")
     judge = self_trained(
         embedded(learned),
         [label_of(r) for r in learned],

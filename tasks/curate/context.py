@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tasks.curate.opinions import Opinions
-from tasks.project import Curate
-from tasks.records import Label, Record, Rejected
-from tasks.text.fingerprints import Fingerprints
+from tasks.dataset.split import SplitsResult
+from tasks.encoder.base_model import base_encoder
+from tasks.figures import Figures
+from tasks.project import Curate, Project
+from tasks.records import Label, Record, Rejected, iter_records, read_records
+from tasks.text.fingerprints import FINGERPRINTS, Fingerprints
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +37,15 @@ class Doubt:
         return asdict(self)
 
 
+class CheckCounts(Figures):
+    """How many rows came to a check, how many it rejected, and the seconds it took."""
+
+    name: str
+    came: int
+    out: int
+    seconds: float
+
+
 @dataclass
 class Context:
     """What the checks share. `real` holds texts for statistics only: seed, dev and unlabelled rows, never the test set."""
@@ -42,7 +56,7 @@ class Context:
     real: list[Record] = field(default_factory=list)
     doubtful: list[Doubt] = field(default_factory=list)
     personal_data: Counter[str] = field(default_factory=Counter)
-    funnel: list[dict[str, Any]] = field(default_factory=list)
+    funnel: list[CheckCounts] = field(default_factory=list)
     _opinions: Opinions | None = None
     _rows: dict[str, int] = field(default_factory=dict)
     _vectors: list[np.ndarray] = field(default_factory=list)
@@ -75,3 +89,26 @@ class Context:
         """List a row for a person to review."""
         r = rejected.record
         self.doubtful.append(Doubt(r.id, r.text, r.label, rejected.check, rejected.reason, suggested, probability))
+
+
+REAL = 5000  # unlabelled rows that are read for the frequencies of words
+
+
+def context_of(
+    project: Project, splits: SplitsResult, *, workspace: Workspace, real: list[Record] | None = None
+) -> Context:
+    """What the checks compare rows with. The encoder is looked up when a text is embedded, not before."""
+
+    def embedded(texts: list[str]) -> np.ndarray:
+        from tasks.encoder.embed import embed
+
+        return embed(base_encoder(project, workspace), texts, max_length=project.train.max_length)
+
+    held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
+    return Context(project.curate, held_out, embedded, real=real or [])
+
+
+def real_rows(splits: SplitsResult) -> list[Record]:
+    """Real rows for statistics: seed, dev, and the first of the unlabelled."""
+    real = [r for split in ("seed", "dev") for r in read_records(splits.directory / f"{split}.jsonl")]
+    return [*real, *itertools.islice(iter_records(splits.directory / "unlabelled.jsonl"), REAL)]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks import atomic
 from tasks.atomic import digest_of
@@ -23,9 +22,14 @@ from tasks.curate.checks.normalise import normalise
 from tasks.curate.checks.personal_data import personal_data
 from tasks.curate.checks.refusal import refusal
 from tasks.curate.checks.trigger import trigger
-from tasks.curate.context import Context
-from tasks.decisions import Decision, apply, decisions, decisions_file
-from tasks.progress import Report, silent
+from tasks.curate.context import CheckCounts, Context, context_of, real_rows
+from tasks.dataset.split import SplitsResult
+from tasks.dataset.tables import record_table, rejected_table
+from tasks.dataset.training_rows import TrainingRows
+from tasks.decisions import Decision, apply, decisions
+from tasks.encoder.base_model import base_encoder
+from tasks.figures import Figures
+from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import (
     Record,
@@ -37,15 +41,15 @@ from tasks.records import (
     read_rejected,
     write_records,
 )
-from tasks.references import digest_of_path, resolve
-from tasks.stage import Stage, stage
-from tasks.text.fingerprints import FINGERPRINTS, Fingerprints
+from tasks.references import digest_of_path
+from tasks.stage import Metrics, Table, run_stage
+from tasks.synthesise.stage import SynthesiseResult
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 VERSION = 5
-REAL = 5000  # unlabelled rows that are read for the frequencies of words
 
 Check = Callable[[list[Record], Context], tuple[list[Record], list[Rejected]]]
 
@@ -71,7 +75,43 @@ CHECKS: tuple[Check, ...] = (
 _RANK = {"seed": 0, "reviewed": 1, "harvested": 2}
 
 
-def run_checks(records: list[Record], context: Context, report: Report = silent) -> tuple[list[Record], list[Rejected]]:
+class RowCounts(Figures):
+    """Rows, each counted once however many labels it has."""
+
+    seed: int
+    accepted: int
+    rejected: int
+
+
+class CurateResult(TrainingRows):
+    """What curation kept and rejected, by label and by check.
+
+    `checks` has, for each check, how many rows came, how many it rejected, and its seconds;
+    `doubtful` counts the rows for review by check; `personal_data` the kinds found.
+    """
+
+    seed: dict[str, int]
+    accepted: dict[str, int]
+    reviewed: dict[str, int]
+    rejected: dict[str, int]
+    rejected_by_label: dict[str, int]
+    rows: RowCounts
+    checks: list[CheckCounts]
+    doubtful: dict[str, int]
+    personal_data: dict[str, int]
+
+    def metrics(self) -> Metrics:
+        metrics = {f"data.rejected.{check}": float(n) for check, n in self.rejected.items()}
+        return metrics | {f"data.accepted.{label}": float(n) for label, n in self.accepted.items()}
+
+    def tables(self) -> dict[str, Table]:
+        rejected = rejected_table(self.directory / "rejected.jsonl")
+        return {"accepted": record_table(self.rows_file), "rejected": rejected}
+
+
+def run_checks(
+    records: list[Record], context: Context, progress: Progress = silent
+) -> tuple[list[Record], list[Rejected]]:
     """(kept, rejected): together they are every record that came in, real rows first.
 
     `context.funnel` gets, for each check, how many rows came, how many it set aside, and its seconds.
@@ -79,14 +119,14 @@ def run_checks(records: list[Record], context: Context, report: Report = silent)
     records = sorted(records, key=lambda r: _RANK.get(r.source, 3))  # of two rows that are one, the real one is kept
     rejected: list[Rejected] = []
     for i, check in enumerate(CHECKS):
-        report(i, len(CHECKS), check.__name__)
+        progress(i, len(CHECKS), check.__name__)
         came, began = len(records), time.perf_counter()
         records, out = check(records, context)
         assert len(records) + len(out) == came, f"{check.__name__} lost rows"
         rejected += out
         seconds = round(time.perf_counter() - began, 3)
-        context.funnel.append({"name": check.__name__, "came": came, "out": len(out), "seconds": seconds})
-    report(len(CHECKS), len(CHECKS), "done")
+        context.funnel.append(CheckCounts(name=check.__name__, came=came, out=len(out), seconds=seconds))
+    progress(len(CHECKS), len(CHECKS), "done")
     return records, rejected
 
 
@@ -106,65 +146,57 @@ def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record],
     return kept, rejected
 
 
-def context_of(
-    project: Project, splits: Stage, *, beside: Path, home: Path, real: list[Record] | None = None
-) -> Context:
-    """What the checks compare rows with. The encoder is looked for when a text is embedded, not before."""
-
-    def embedded(texts: list[str]) -> np.ndarray:
-        from tasks.encoder.embed import embed
-
-        return embed(_encoder(project, beside, home), texts, max_length=project.train.max_length)
-
-    held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
-    return Context(project.curate, held_out, embedded, real=real or [])
-
-
-def _encoder(project: Project, beside: Path, home: Path) -> Path:
-    return resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
-
-
 def curate(
-    project: Project, *, rounds: list[Stage], splits: Stage, beside: Path, home: Path, report: Report = silent
-) -> Stage:
-    """The training rows: `kept.jsonl` (seed rows first), and `rejected.jsonl` with what generation and the checks set aside.
+    project: Project,
+    *,
+    rounds: list[SynthesiseResult],
+    splits: SplitsResult,
+    workspace: Workspace,
+    progress: Progress = silent,
+) -> CurateResult:
+    """The training rows in `kept.jsonl` (seed rows first), and what was rejected in `rejected.jsonl`.
 
-    Beside them stand `doubtful.jsonl` (rows for a person to look at: real ones whose label is doubted, and those set aside
-    for their label) and `opinions.jsonl` (what the probe makes of each row that reached it).
+    Beside them are `doubtful.jsonl` (rows for a person to review: real ones whose label is doubted,
+    and those rejected for their label) and `opinions.jsonl` (the probe's opinion of each row that
+    reached it).
     """
-    encoder = _encoder(project, beside, home)
-    quota = project.generate.quota(project.label_names, splits.counts.get("seed", {}))
-    decided = decisions(decisions_file(home, project.name))
+    encoder = base_encoder(project, workspace)
+    quota = project.generate.quota(project.label_names, splits.seed)
+    decided = decisions(workspace.decisions(project.name))
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, scratch: Path) -> CurateResult:
         records = read_records(splits.directory / "seed.jsonl")
         vouched, rejected = looked_at(splits, decided, multi_label=project.multi_label)
         records += vouched
         for r in rounds:
             records += read_records(r.directory / "rows.jsonl")
             rejected += read_rejected(r.directory / "rejected.jsonl")
-        context = context_of(project, splits, beside=beside, home=home, real=real_rows(splits))
-        kept, out_of_checks = run_checks(records, context, report)
+        context = context_of(project, splits, workspace=workspace, real=real_rows(splits))
+        kept, out_of_checks = run_checks(records, context, progress)
         kept, rejected, reviewed = apply(kept, rejected + out_of_checks, decided)
-        for check in (leak, short_leak):  # a row that a check took before these may have been vouched for
+        for check in (leak, short_leak):  # a row that a check rejected before these may have been accepted since
             reviewed, leaks = check(reviewed, context)
             rejected += leaks
         kept, over = surplus([*reviewed, *kept], quota)
         rejected += over
         write_records(out / "kept.jsonl", kept)
         write_records(out / "rejected.jsonl", rejected)
-        sizes = {"rows": _sizes(kept, rejected)} if project.multi_label else {}
-        return _counts(kept, rejected) | sizes | _beside(out, context)
+        _write_opinions(out, context)
+        return _result(kept, rejected, context)
 
     params = project.curate.model_dump(mode="json") | {"quota": quota, "max_length": project.train.max_length}
     inputs = {f"round-{i}": r.digest for i, r in enumerate(rounds)} | {"splits": splits.digest}
     inputs["encoder"] = digest_of_path(encoder)
     if decided:
-        inputs["reviews"] = digest_of([d.to_json() for _, d in sorted(decided.items())])
-    return stage(home, "curate", version=VERSION, params=params, inputs=inputs, build=build)
+        inputs["decisions"] = digest_of([d.to_json() for _, d in sorted(decided.items())])
+    return run_stage(
+        CurateResult, "curate", workspace=workspace, version=VERSION, params=params, inputs=inputs, build=build
+    )
 
 
-def looked_at(splits: Stage, decided: dict[str, Decision], *, multi_label: bool) -> tuple[list[Record], list[Rejected]]:
+def looked_at(
+    splits: SplitsResult, decided: dict[str, Decision], *, multi_label: bool
+) -> tuple[list[Record], list[Rejected]]:
     """(reviewed, rejected): the unlabelled rows that a person decided about, such as harvested ones."""
     vouched: list[Record] = []
     rejected: list[Rejected] = []
@@ -178,38 +210,25 @@ def looked_at(splits: Stage, decided: dict[str, Decision], *, multi_label: bool)
     return vouched, rejected
 
 
-def real_rows(splits: Stage) -> list[Record]:
-    """Real rows for statistics: seed, dev, and the first of the unlabelled."""
-    real = [r for split in ("seed", "dev") for r in read_records(splits.directory / f"{split}.jsonl")]
-    return [*real, *itertools.islice(iter_records(splits.directory / "unlabelled.jsonl"), REAL)]
+def _result(kept: list[Record], rejected: list[Rejected], context: Context) -> CurateResult:
+    return CurateResult(
+        seed=count_by_label(r for r in kept if r.source == "seed"),
+        accepted=count_by_label(r for r in kept if r.origin == "synthetic"),
+        reviewed=count_by_label(r for r in kept if r.source == "reviewed"),
+        rejected=count_by_check(rejected),
+        rejected_by_label=count_by_label(r.record for r in rejected),
+        rows=RowCounts(
+            seed=sum(r.source == "seed" for r in kept),
+            accepted=sum(r.origin == "synthetic" for r in kept),
+            rejected=len(rejected),
+        ),
+        checks=context.funnel,
+        doubtful=dict(Counter(d.check for d in context.doubtful).most_common()),
+        personal_data=dict(context.personal_data.most_common()),
+    )
 
 
-def _counts(kept: list[Record], rejected: list[Rejected]) -> dict[str, Any]:
-    return {
-        "seed": count_by_label(r for r in kept if r.source == "seed"),
-        "accepted": count_by_label(r for r in kept if r.origin == "synthetic"),
-        "reviewed": count_by_label(r for r in kept if r.source == "reviewed"),
-        "rejected": count_by_check(rejected),
-        "rejected_by_label": count_by_label(r.record for r in rejected),
-    }
-
-
-def _sizes(kept: list[Record], rejected: list[Rejected]) -> dict[str, int]:
-    """Rows: where one counts for each of its labels, no sum over labels says it."""
-    accepted = sum(r.origin == "synthetic" for r in kept)
-    return {"seed": sum(r.source == "seed" for r in kept), "accepted": accepted, "rejected": len(rejected)}
-
-
-def _beside(out: Path, context: Context) -> dict[str, Any]:
-    """Write what a person may look at; the counts of it."""
+def _write_opinions(out: Path, context: Context) -> None:
     opinions = context.known_opinions
-    for name, rows in (
-        ("doubtful", [d.to_json() for d in context.doubtful]),
-        ("opinions", opinions.to_json() if opinions else []),
-    ):
-        atomic.write_lines(out / f"{name}.jsonl", rows)
-    return {
-        "checks": context.funnel,
-        "doubtful": dict(Counter(d.check for d in context.doubtful).most_common()),
-        "personal_data": dict(context.personal_data.most_common()),
-    }
+    atomic.write_lines(out / "doubtful.jsonl", [d.to_json() for d in context.doubtful])
+    atomic.write_lines(out / "opinions.jsonl", opinions.to_json() if opinions else [])

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 from tasks import atomic
+from tasks.dataset.split import SealedResult
 from tasks.errors import UserError
 from tasks.records import Record, read_records
-from tasks.stage import Stage
+from tasks.workspace import Workspace
 
 REAL = {"seed", "dev", "test"}  # sources of labelled real text
 
 
-def open_sealed(sealed: Stage, *, home: Path, by: str) -> list[Record]:
+def open_sealed(sealed: SealedResult, *, workspace: Workspace, by: str) -> list[Record]:
     """The test rows; the opening is counted first. `by` names the model that is to be scored.
 
     Raises UserError where a row is not real text: scores on what a model wrote say nothing of real use.
     """
-    looks = home / "looks" / f"{sealed.digest[:32]}.jsonl"
+    looks = workspace.test_set_uses(sealed.digest)
     atomic.append_line(looks, {"when": datetime.now(UTC).isoformat(timespec="seconds"), "by": by})
     rows = read_records(sealed.directory / "test.jsonl")
     strangers = [r for r in rows if r.source not in REAL]
@@ -30,6 +30,6 @@ def open_sealed(sealed: Stage, *, home: Path, by: str) -> list[Record]:
     return rows
 
 
-def count_openings(sealed: Stage, *, home: Path) -> int:
-    """How often this test set was opened from this workspace."""
-    return len(atomic.read_lines(home / "looks" / f"{sealed.digest[:32]}.jsonl"))
+def test_set_uses(sealed: SealedResult, *, workspace: Workspace) -> int:
+    """How many times this test set was used in this workspace."""
+    return len(atomic.read_lines(workspace.test_set_uses(sealed.digest)))

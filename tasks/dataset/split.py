@@ -11,12 +11,14 @@ from __future__ import annotations
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Self, TypedDict
 
 from tasks import atomic
 from tasks.dataset.readers import Columns, Row, read_rows
+from tasks.dataset.tables import rejected_table
+from tasks.encoder.base_model import base_encoder
 from tasks.errors import UserError, suggestion
 from tasks.labels import label_of, unknown_labels
 from tasks.project import Project
@@ -31,78 +33,115 @@ from tasks.records import (
     write_records,
 )
 from tasks.references import digest_of_path, resolve
-from tasks.stage import Stage, stage
+from tasks.stage import Metrics, StageResult, Table, run_stage
 from tasks.statistics.stratified_split import deal
 from tasks.text.fingerprints import FINGERPRINTS, Fingerprints, is_short
+from tasks.workspace import Workspace
 
 VERSION = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """The two directories of a project's real text."""
+class SplitsResult(StageResult):
+    """The splits that every stage may read: rows by label, and what was rejected while reading.
 
-    splits: Stage
-    sealed: Stage
-
-
-def prepare(project: Project, *, beside: Path, home: Path) -> Prepared:
-    """The splits of the project's data, found or made.
-
-    `beside` is the folder of the project file. Raises UserError for a label that is not the project's, ids that stand
-    twice, a class without test or dev rows, and files that can't be read; TransientError when a store can't be reached.
+    `rows` counts the rows of each labelled split; in a multi-label project a row counts for each of
+    its labels in `seed`, `dev` and `test`. `sealed` is the key of the sealed test set.
     """
-    data = project.data
-    paths = {
-        name: resolve(reference, beside=beside, cache=home / "cache")
-        for name in ("pool", "seed", "dev", "test", "unlabelled")
-        if (reference := getattr(data, name))
-    }
-    inputs = {name: digest_of_path(path) for name, path in paths.items()}
-    params: dict[str, Any] = {"labels": project.label_names, "data": data.model_dump(mode="json", exclude=set(paths))}
-    params |= {"multi_label": True} if project.multi_label else {}
-    reading = _Reading(project, paths)
 
-    def sealed(out: Path, work: Path) -> dict[str, Any]:
+    seed: dict[str, int]
+    dev: dict[str, int]
+    test: dict[str, int]
+    rows: dict[str, int]
+    unlabelled: int
+    short_held_out: int
+    rejected: dict[str, int]
+    notices: tuple[str, ...]
+
+    def metrics(self) -> Metrics:
+        rows = {f"data.{split}.rows": float(n) for split, n in self.rows.items()}
+        return rows | {"data.unlabelled.rows": float(self.unlabelled)}
+
+    def tables(self) -> dict[str, Table]:
+        return {"rejected": rejected_table(self.directory / "rejected.jsonl")}
+
+    def dataset(self) -> tuple[str, Path]:
+        return "dev", self.directory / "dev.jsonl"
+
+    def summary(self) -> str:
+        return "\n".join(self.notices)
+
+
+class SealedResult(StageResult):
+    """The sealed test set: rows by label. Only `open_sealed` reads its rows."""
+
+    test: dict[str, int]
+
+
+def split_dataset(project: Project, *, workspace: Workspace) -> SplitsResult:
+    """The splits of the project's data; the sealed test set is published with them.
+
+    Raises UserError for a label that is not the project's, duplicate ids, a class without test or
+    dev rows, and files that cannot be read; TransientError when a store cannot be reached.
+    """
+    reading = _Reading.of(project, workspace)
+    splits = _publish_splits(reading, workspace)
+    if splits.short_held_out and project.curate.short_leak > 0:
+        return _with_embeddings(project, splits, reading, workspace=workspace)
+    return splits
+
+
+def sealed_test_set(project: Project, *, workspace: Workspace) -> SealedResult:
+    """The sealed test rows, as split_dataset published them. Raises what split_dataset raises."""
+    return _publish_sealed(_Reading.of(project, workspace), workspace)
+
+
+def _publish_sealed(reading: _Reading, workspace: Workspace) -> SealedResult:
+    def build(out: Path, scratch: Path) -> SealedResult:
         write_records(out / "test.jsonl", reading.rows["test"])
-        return {"test": count_by_label(reading.rows["test"])}
+        return SealedResult(test=count_by_label(reading.rows["test"]))
 
-    def splits(out: Path, work: Path) -> dict[str, Any]:
+    return run_stage(SealedResult, "sealed", workspace=workspace, version=VERSION, build=build, **reading.key)
+
+
+def _publish_splits(reading: _Reading, workspace: Workspace) -> SplitsResult:
+    def build(out: Path, scratch: Path) -> SplitsResult:
+        _publish_sealed(reading, workspace)
         for split in ("seed", "dev", "unlabelled"):
             write_records(out / f"{split}.jsonl", reading.rows[split])
         write_records(out / "rejected.jsonl", _without_test_text(reading))
         Fingerprints.of(reading.held_out).save(out / FINGERPRINTS)
-        counts: dict[str, Any] = {split: count_by_label(reading.rows[split]) for split in ("seed", "dev", "test")}
-        return counts | {
-            **({"rows": reading.sizes()} if project.multi_label else {}),
-            "unlabelled": len(reading.rows["unlabelled"]),
-            "short_held_out": sum(is_short(r.text) for r in reading.held_out),
-            "rejected": count_by_check(reading.rejected),
-            "notices": reading.notices(),
-        }
+        seed, dev, test = (count_by_label(reading.rows[split]) for split in ("seed", "dev", "test"))
+        return SplitsResult(
+            seed=seed,
+            dev=dev,
+            test=test,
+            rows=reading.sizes(),
+            unlabelled=len(reading.rows["unlabelled"]),
+            short_held_out=sum(is_short(r.text) for r in reading.held_out),
+            rejected=count_by_check(reading.rejected),
+            notices=tuple(reading.notices()),
+        )
 
-    common: dict[str, Any] = {"version": VERSION, "params": params, "inputs": inputs}
-    plain = stage(home, "splits", build=splits, **common)
-    if plain.counts["short_held_out"] and project.curate.short_leak > 0:
-        plain = _with_embeddings(project, plain, reading, beside=beside, home=home)
-    return Prepared(splits=plain, sealed=stage(home, "sealed", build=sealed, **common))
+    return run_stage(SplitsResult, "splits", workspace=workspace, version=VERSION, build=build, **reading.key)
 
 
-def _with_embeddings(project: Project, plain: Stage, reading: _Reading, *, beside: Path, home: Path) -> Stage:
-    """The splits with the embeddings of short dev and test texts: only these hang on the encoder."""
-    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+def _with_embeddings(project: Project, plain: SplitsResult, reading: _Reading, *, workspace: Workspace) -> SplitsResult:
+    """The splits with the embeddings of short dev and test texts: only these depend on the encoder."""
+    encoder = base_encoder(project, workspace)
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, scratch: Path) -> SplitsResult:
         from tasks.encoder.embed import embed
 
         for path in plain.directory.iterdir():
             if path.name not in (FINGERPRINTS, atomic.MANIFEST):
                 shutil.copyfile(path, out / path.name)
         Fingerprints.of(reading.held_out, embed=lambda texts: embed(encoder, texts)).save(out / FINGERPRINTS)
-        return plain.counts
+        return plain
 
     inputs = {"splits": plain.digest, "encoder": digest_of_path(encoder)}
-    return stage(home, "splits", version=VERSION, params={}, inputs=inputs, build=build)
+    return run_stage(
+        SplitsResult, "splits", workspace=workspace, version=VERSION, params={}, inputs=inputs, build=build
+    )
 
 
 def _in_turn(groups: dict[str, list[Record]], want: dict[str, int]) -> dict[str, str]:
@@ -125,14 +164,35 @@ def _without_test_text(reading: _Reading) -> list[Rejected]:
     ]
 
 
+class _Key(TypedDict):
+    """What the key of a stage that reads the project's data is made of."""
+
+    params: dict[str, object]
+    inputs: dict[str, str]
+
+
 class _Reading:
     """The rows of every split, read when first asked for: a found stage reads nothing."""
 
     def __init__(self, project: Project, paths: dict[str, Path]) -> None:
         self._project, self._paths = project, paths
+        data = project.data.model_dump(mode="json", exclude=set(paths))
+        params = {"labels": project.label_names, "data": data, "multi_label": project.multi_label}
+        inputs = {name: digest_of_path(path) for name, path in paths.items()}
+        self.key: _Key = {"params": params, "inputs": inputs}
         self._rows: dict[str, list[Record]] | None = None
         self.rejected: list[Rejected] = []
         self._ids: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, project: Project, workspace: Workspace) -> Self:
+        """The reading of the project's data; nothing is read yet."""
+        paths = {
+            name: resolve(reference, config_dir=project.config_dir, cache=workspace.cache)
+            for name in ("pool", "seed", "dev", "test", "unlabelled")
+            if (reference := getattr(project.data, name))
+        }
+        return cls(project, paths)
 
     @property
     def rows(self) -> dict[str, list[Record]]:

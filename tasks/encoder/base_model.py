@@ -9,7 +9,9 @@ from pathlib import Path
 
 import yaml
 
+from tasks.project import Project
 from tasks.references import resolve
+from tasks.workspace import Workspace
 
 NOT_STATED = "not stated"
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
@@ -26,14 +28,19 @@ class BaseModel:
     licence: str
 
 
-def base_model(reference: str, *, beside: Path, cache: Path) -> BaseModel:
+def base_encoder(project: Project, workspace: Workspace) -> Path:
+    """The local path of the checkpoint that `train.model` names. Raises what `resolve` raises."""
+    return resolve(project.train.model, config_dir=project.config_dir, cache=workspace.cache, kind="model")
+
+
+def base_model(reference: str, *, config_dir: Path, cache: Path) -> BaseModel:
     """What the encoder's own files tell.
 
     The name is its README's heading, otherwise the last telling part of `reference`. The licence is that of the README's front
     matter (as on the Hugging Face Hub), the first line of a LICENSE file, or what the package that carries it says.
     Raises what `resolve` raises.
     """
-    folder = resolve(reference, beside=beside, cache=cache, kind="model")
+    folder = resolve(reference, config_dir=config_dir, cache=cache, kind="model")
     folder = folder if folder.is_dir() else folder.parent
     readme = _read(folder / "README.md")
     heading = _HEADING.search(_FRONT_MATTER.sub("", readme, count=1).lstrip())

@@ -10,7 +10,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -70,9 +69,9 @@ class Case:
     texts: tuple[str, ...]
 
 
-def load_cases(project: Project, *, beside: Path) -> Cases:
-    """The project's `evaluate.cases`, from the folder `beside`. Raises UserError: file, test, mistake, remedy."""
-    path = beside / str(project.evaluate.cases)
+def load_cases(project: Project) -> Cases:
+    """The project's `evaluate.cases`, Raises UserError: file, test, mistake, remedy."""
+    path = project.config_dir / str(project.evaluate.cases)
     absent = "write it, or leave `evaluate.cases` out of the project file"
     cases = validated(Cases, read_mapping(path, absent=absent, begin="`tests:`"), path)
     if not cases.tests:

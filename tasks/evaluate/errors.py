@@ -12,6 +12,7 @@ from tasks.labels import encode, label_of
 from tasks.records import Label, Record, label_text
 from tasks.statistics.probability_scores import confident_mistakes
 
+TABLES = ("mistakes", "confusion_pairs", "likely_label_errors")
 MOST = 50  # rows of a table
 MOST_IDS = 20  # ids of a confusion
 

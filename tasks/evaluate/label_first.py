@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 
 from tasks import atomic
+from tasks.dataset.split import SplitsResult
 from tasks.labels import are_label_sets
+from tasks.model.bundle import BundleRef
 from tasks.project import Project
 from tasks.records import Label, Record, label_text, read_records
-from tasks.stage import Stage, stage
+from tasks.stage import Metrics, StageResult, Table, run_stage
+from tasks.workspace import Workspace
 
 VERSION = 2
 FILE = "label_first.jsonl"
@@ -77,35 +80,60 @@ def _margins(p: np.ndarray, *, sets: bool) -> np.ndarray:
     return np.round((np.abs(p - 0.5).min(axis=1) if sets else last[:, 1] - last[:, 0]).astype(np.float64), 6)
 
 
+class LabelFirstResult(StageResult):
+    """The list of texts to label first: its rows, the texts read, and the rows that the champion answers differently."""
+
+    rows: int
+    read: int
+    differ: int
+
+    @property
+    def list_file(self) -> Path:
+        return self.directory / FILE
+
+    def metrics(self) -> Metrics:
+        return {"label_first.rows": float(self.rows), "label_first.differ": float(self.differ)}
+
+    def tables(self) -> dict[str, Table]:
+        return {"label_first": atomic.read_lines(self.list_file)}
+
+
 def label_first(
-    project: Project, challenger: tuple[Path, str], champion: tuple[Path, str] | None, *, splits: Stage, home: Path
-) -> Stage | None:
-    """The list as `label_first.jsonl`, found or made; None where the project has no unlabelled text.
+    project: Project,
+    challenger: BundleRef,
+    champion: BundleRef | None,
+    *,
+    splits: SplitsResult,
+    workspace: Workspace,
+) -> LabelFirstResult:
+    """The list as `label_first.jsonl`. The project must have unlabelled text."""
 
-    Each model is its bundle's directory and digest. Counts are `rows`, `read` and `differ`, the rows answered differently.
-    """
-    if not splits.counts["unlabelled"]:
-        return None
-
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, scratch: Path) -> LabelFirstResult:
         rows = sorted(read_records(splits.directory / "unlabelled.jsonl"), key=lambda r: r.id)[:MOST_READ]
         texts = [r.text for r in rows]
-        p, answers = _answers(project, *challenger, texts)
-        others = None if champion is None else _answers(project, *champion, texts)[1]
+        p, answers = _answers(project, challenger, texts)
+        others = None if champion is None else _answers(project, champion, texts)[1]
         found = rank(rows, p, answers, others, labels=len(project.labels))
         atomic.write_lines(out / FILE, found)
         differ = sum(r["champion"] is not None and r["champion"] != r["challenger"] for r in found)
-        return {"rows": len(found), "read": len(rows), "differ": differ}
+        return LabelFirstResult(rows=len(found), read=len(rows), differ=differ)
 
-    inputs = {"splits": splits.digest, "challenger": challenger[1]} | ({"champion": champion[1]} if champion else {})
-    params = {"labels": project.label_names}
-    return stage(home, "label_first", version=VERSION, params=params, inputs=inputs, build=build)
+    inputs = {"splits": splits.digest, "challenger": challenger.digest}
+    return run_stage(
+        LabelFirstResult,
+        "label_first",
+        workspace=workspace,
+        version=VERSION,
+        params={"labels": project.label_names},
+        inputs=inputs | ({"champion": champion.digest} if champion else {}),
+        build=build,
+    )
 
 
-def _answers(project: Project, bundle: Path, digest: str, texts: list[str]) -> tuple[np.ndarray, list[Label]]:
+def _answers(project: Project, bundle: BundleRef, texts: list[str]) -> tuple[np.ndarray, list[Label]]:
     """Probabilities, in the order of the bundle's own labels, and answers of the project's kind."""
     from tasks.model.bundle import Classifier
 
-    model = Classifier.load(bundle, digest=digest)
+    model = Classifier.load(bundle.directory, digest=bundle.digest)
     p = model.probabilities(texts)
     return p, model.answers(p, multi_label=project.multi_label)

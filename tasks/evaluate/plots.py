@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+
+from tasks.statistics.scores import CurvePoint, LabelScore, ReliabilityBin
 
 
 def confusion(matrix: list[list[int]], labels: list[str], title: str, path: Path) -> None:
@@ -29,7 +31,7 @@ def confusion(matrix: list[list[int]], labels: list[str], title: str, path: Path
     figure.savefig(path, dpi=110, format="png")
 
 
-def by_label(figures: dict[str, dict[str, float]], title: str, path: Path) -> None:
+def by_label(figures: Mapping[str, LabelScore], title: str, path: Path) -> None:
     """Precision, recall and F1 of each label as a PNG of bars."""
     import numpy as np
     from matplotlib.figure import Figure
@@ -38,7 +40,7 @@ def by_label(figures: dict[str, dict[str, float]], title: str, path: Path) -> No
     axes = figure.subplots()
     places = np.arange(len(figures))
     for i, name in enumerate(("precision", "recall", "f1")):
-        axes.barh(places + (i - 1) * 0.27, [f[name] for f in figures.values()], height=0.25, label=name)
+        axes.barh(places + (i - 1) * 0.27, [getattr(f, name) for f in figures.values()], height=0.25, label=name)
     axes.set_yticks(places, _names(figures))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
@@ -52,18 +54,18 @@ def _names(labels: Iterable[str]) -> list[str]:
     return [(label if len(label) <= 24 else label[:23] + "…").replace("$", r"\$") for label in labels]
 
 
-def reliability(bins: list[dict[str, float]], title: str, path: Path) -> None:
+def reliability(bins: Sequence[ReliabilityBin], title: str, path: Path) -> None:
     """How often answers of each confidence are right, as a PNG; calibrated ones lie on the diagonal."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="gray", linewidth=1, linestyle="--")
-    rows = sum(b["rows"] for b in bins)
+    rows = sum(b.rows for b in bins)
     axes.scatter(
-        [b["confidence"] for b in bins],
-        [b["right"] for b in bins],
-        s=[15 + 400 * b["rows"] / max(1, rows) for b in bins],
+        [b.confidence for b in bins],
+        [b.right for b in bins],
+        s=[15 + 400 * b.rows / max(1, rows) for b in bins],
         alpha=0.7,
     )
     axes.set_xlim(0, 1.02)
@@ -100,15 +102,15 @@ def gain(value: float, lower: float, upper: float, *, least: float, title: str, 
     figure.savefig(path, dpi=130, format="png")
 
 
-def learning_curve(points: list[dict[str, float]], title: str, path: Path) -> None:
+def learning_curve(points: Sequence[CurvePoint], title: str, path: Path) -> None:
     """Macro-F1 by the number of training rows as a PNG, with 95% intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     axes = figure.subplots()
-    x = [p["rows"] for p in points]
-    axes.fill_between(x, [p["ci_low"] for p in points], [p["ci_high"] for p in points], alpha=0.2)
-    axes.plot(x, [p["value"] for p in points], marker="o")
+    x = [p.rows for p in points]
+    axes.fill_between(x, [p.ci_low for p in points], [p.ci_high for p in points], alpha=0.2)
+    axes.plot(x, [p.value for p in points], marker="o")
     axes.set_xscale("log", base=2)
     axes.set_xticks(x, [f"{n:,}" for n in x])
     axes.minorticks_off()

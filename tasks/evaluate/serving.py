@@ -19,92 +19,168 @@ from pathlib import Path
 from typing import Any
 
 from tasks import atomic
-from tasks.model.bundle import Classifier
+from tasks.dataset.split import SplitsResult
+from tasks.evaluate.robustness import RobustnessResult
+from tasks.figures import Figures
+from tasks.model.bundle import BundleRef, Classifier
 from tasks.project import Project
 from tasks.records import read_records
-from tasks.stage import Stage, stage
+from tasks.stage import Metrics, StageResult, run_stage
+from tasks.workspace import Workspace
 
 VERSION = 1
 WARM = 5  # answers before the first that is timed
 PATIENCE = 600  # seconds for a fresh process
 
 
+class Host(Figures):
+    """What answers: the processor's name, the cores that this process may use, and the GPUs by name."""
+
+    cpu: str
+    cores: int
+    gpus: list[str]
+
+
+class ServingResult(StageResult):
+    """What it costs to answer with a bundle: milliseconds, texts per second, and MB of 10^6 bytes.
+
+    `memory_mb` is resident, of a process that loads and answers; `bundle_mb` is all files of the
+    bundle, `model_mb` what is read to answer.
+    """
+
+    latency_p50_ms: float
+    latency_p95_ms: float
+    texts_per_second: float
+    memory_mb: float
+    memory_peak_mb: float
+    bundle_mb: float
+    model_mb: float
+    host: Host
+
+    def metrics(self) -> Metrics:
+        return {f"serving.{name}": float(v) for name, v in self if name != "host"}
+
+    def headline(self) -> Metrics:
+        return self.metrics()
+
+    def artifacts(self) -> list[Path]:
+        return [self.directory / "serving.json"]
+
+
+class Latencies(Figures):
+    """Milliseconds for one text, at the median and the 95th percentile."""
+
+    latency_p50_ms: float
+    latency_p95_ms: float
+
+
+class ServingComparisonResult(StageResult):
+    """The latencies of two bundles that were asked in turns."""
+
+    challenger: Latencies
+    champion: Latencies
+
+    def metrics(self) -> Metrics:
+        return {f"serving.{who}.{name}": v for who, own in self for name, v in own}
+
+    def artifacts(self) -> list[Path]:
+        return [self.directory / "serving.json"]
+
+
 @dataclass(frozen=True)
 class Measured:
-    """A bundle and what two stages found of it, robustness and serving; None where the project file switches one off."""
+    """A bundle and what two stages found of it; None where the project file switches one off."""
 
-    bundle: Path
-    digest: str
-    robustness: Stage | None = None
-    serving: Stage | None = None
+    bundle: BundleRef
+    robustness: RobustnessResult | None = None
+    serving: ServingResult | None = None
 
     def limited(self) -> dict[str, float]:
-        """The figures that a champion's are compared with: `latency_p95_ms`, `bundle_mb` (as ratios) and `flip_rate` (by its rise)."""
-        found = {k: float(self.serving.counts[k]) for k in ("latency_p95_ms", "bundle_mb")} if self.serving else {}
-        rate = self.robustness.counts["flip_rate"]["value"] if self.robustness else None
-        return found | ({} if rate is None else {"flip_rate": float(rate)})
+        """The figures that are compared with a champion's.
+
+        `latency_p95_ms` and `bundle_mb` are compared as ratios, `flip_rate` by its rise.
+        """
+        found = {}
+        if self.serving:
+            found = {"latency_p95_ms": self.serving.latency_p95_ms, "bundle_mb": self.serving.bundle_mb}
+        rate = self.robustness.flip_rate.value if self.robustness else None
+        return found | ({} if rate is None else {"flip_rate": rate})
 
 
-def measures(challenger: Measured, champion: Measured, turns: Stage | None) -> dict[str, tuple[float, float]]:
-    """By name the challenger's figure and the champion's, of those that both have. `turns` is `side_by_side` of the two, whose
-    latencies stand in for those that were measured apart."""
+def measures(
+    challenger: Measured, champion: Measured, turns: ServingComparisonResult | None
+) -> dict[str, tuple[float, float]]:
+    """By name the challenger's figure and the champion's, of those that both have.
+
+    The latencies are those of `turns` where the two were asked in turns.
+    """
     ours, theirs = challenger.limited(), champion.limited()
     found = {name: (value, theirs[name]) for name, value in ours.items() if name in theirs}
     if turns is not None:
-        one, other = (float(turns.counts[who]["latency_p95_ms"]) for who in ("challenger", "champion"))
-        found["latency_p95_ms"] = (one, other)
+        found["latency_p95_ms"] = (turns.challenger.latency_p95_ms, turns.champion.latency_p95_ms)
     return found
 
 
-def serving(project: Project, bundle: Path, *, digest: str, splits: Stage, home: Path) -> Stage:
-    """Latency of one text (`latency_p50_ms`, `latency_p95_ms`, tokenising included, warm), `texts_per_second` in batches,
-    `memory_mb` and `memory_peak_mb` (resident, of a process that loads and answers), `bundle_mb` (all its files) and `model_mb`
-    (what is read to answer). Once a bundle and host; over dev texts. MB are 10^6 bytes.
-    """
+def measure_serving(
+    project: Project, bundle: BundleRef, *, splits: SplitsResult, workspace: Workspace
+) -> ServingResult:
+    """What it costs to answer dev texts with the bundle on this host, in a process of its own: warm, tokenising included."""
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        found = _in_fresh_process([(bundle, digest)], _texts(splits), calls=project.evaluate.serving)
-        found = {**found["bundles"][0], **found["process"], **_size(bundle), "host": host()}
-        atomic.write_json(out / "serving.json", found)
-        return found
+    def build(out: Path, scratch: Path) -> ServingResult:
+        found = _in_fresh_process([bundle], _texts(splits), calls=project.evaluate.serving)
+        result = ServingResult(**found["bundles"][0], **found["process"], **_size(bundle.directory), host=host())
+        atomic.write_json(out / "serving.json", result.model_dump())
+        return result
 
-    return _stage(project, {"bundle": digest}, splits=splits, home=home, build=build)
-
-
-def side_by_side(project: Project, challenger: Measured, champion: Measured, *, splits: Stage, home: Path) -> Stage:
-    """The latency of two bundles that are asked in turns: `challenger` and `champion`, each with p50 and p95."""
-
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        both = [(m.bundle, m.digest) for m in (challenger, champion)]
-        told = _in_fresh_process(both, _texts(splits), calls=project.evaluate.serving)
-        found = {
-            who: {k: own[k] for k in ("latency_p50_ms", "latency_p95_ms")}
-            for who, own in zip(("challenger", "champion"), told["bundles"], strict=True)
-        }
-        atomic.write_json(out / "serving.json", {**found, "host": host()})
-        return found
-
-    inputs = {"bundle": challenger.digest, "beside": champion.digest}
-    return _stage(project, inputs, splits=splits, home=home, build=build)
-
-
-def _stage(project: Project, inputs: dict[str, str], *, splits: Stage, home: Path, build: Any) -> Stage:
-    params = {"host": host(), "calls": project.evaluate.serving}
-    return stage(
-        home, "serving", version=VERSION, params=params, inputs={**inputs, "splits": splits.digest}, build=build
+    return run_stage(
+        ServingResult,
+        "serving",
+        workspace=workspace,
+        version=VERSION,
+        params={"host": host().model_dump(), "calls": project.evaluate.serving},
+        inputs={"bundle": bundle.digest, "splits": splits.digest},
+        build=build,
     )
 
 
-def _texts(splits: Stage) -> list[str]:
+def compare_serving(
+    project: Project,
+    challenger: BundleRef,
+    champion: BundleRef,
+    *,
+    splits: SplitsResult,
+    workspace: Workspace,
+) -> ServingComparisonResult:
+    """The latencies of two bundles that are asked in turns."""
+
+    def build(out: Path, scratch: Path) -> ServingComparisonResult:
+        told = _in_fresh_process([challenger, champion], _texts(splits), calls=project.evaluate.serving)
+        ours, theirs = (Latencies.model_validate(own) for own in told["bundles"])
+        result = ServingComparisonResult(challenger=ours, champion=theirs)
+        atomic.write_json(out / "serving.json", {**result.model_dump(), "host": host().model_dump()})
+        return result
+
+    return run_stage(
+        ServingComparisonResult,
+        "serving_comparison",
+        workspace=workspace,
+        version=VERSION,
+        params={"host": host().model_dump(), "calls": project.evaluate.serving},
+        inputs={"bundle": challenger.digest, "beside": champion.digest, "splits": splits.digest},
+        build=build,
+    )
+
+
+def _texts(splits: SplitsResult) -> list[str]:
     return [r.text for r in sorted(read_records(splits.directory / "dev.jsonl"), key=lambda r: r.id)]
 
 
-def host() -> dict[str, Any]:
+def host() -> Host:
     """What answers: the processor's name, the cores that this process may use, and the GPUs, by name."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     gpus = [line.partition(":")[2].strip() for card in cards for line in _lines(card) if line.startswith("Model:")]
-    return {"cpu": names[0] if names else platform.machine(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
+    return Host(cpu=names[0] if names else platform.machine(), cores=len(os.sched_getaffinity(0)), gpus=gpus)
 
 
 def _lines(path: str | Path) -> list[str]:
@@ -124,19 +200,21 @@ def _size(bundle: Path) -> dict[str, float]:
     return {"bundle_mb": round(sum(sizes.values()) / 1e6, 3), "model_mb": round(sum(read) / 1e6, 3)}
 
 
-def _in_fresh_process(bundles: list[tuple[Path, str]], texts: list[str], *, calls: int) -> dict[str, Any]:
+def _in_fresh_process(bundles: list[BundleRef], texts: list[str], *, calls: int) -> dict[str, Any]:
     """What `main` writes. Raises RuntimeError with what the process said."""
     command = [sys.executable, "-m", "tasks.evaluate.serving", "--calls", str(calls)]
-    for path, digest in bundles:
-        command += ["--bundle", str(path), "--digest", digest]
+    for bundle in bundles:
+        command += ["--bundle", str(bundle.directory), "--digest", bundle.digest]
     given = "".join(json.dumps(text) + "\n" for text in texts)
     try:
         ran = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except subprocess.TimeoutExpired:
-        raise RuntimeError(f"{bundles[0][0]}: the cost of serving was not measured within {PATIENCE} s") from None
+        raise RuntimeError(
+            f"{bundles[0].directory}: the cost of serving was not measured within {PATIENCE} s"
+        ) from None
     if ran.returncode:
         why = ran.stderr.strip()[-500:] or f"exit status {ran.returncode}"
-        raise RuntimeError(f"{bundles[0][0]}: the cost of serving was not measured: {why}")
+        raise RuntimeError(f"{bundles[0].directory}: the cost of serving was not measured: {why}")
     found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     return found
 
@@ -176,11 +254,12 @@ def memory() -> dict[str, float]:
     return {"memory_mb": round(now / 1e6, 1), "memory_peak_mb": round(max([now, *peaks]) / 1e6, 1)}
 
 
-def line(found: dict[str, Any]) -> str:
+def line(found: ServingResult) -> str:
     """The cost in a line, for a person."""
     return (
-        f"p50 {found['latency_p50_ms']:.1f} ms, p95 {found['latency_p95_ms']:.1f} ms, {found['texts_per_second']:.0f} texts/s, "
-        f"{found['memory_mb']:.0f} MB of memory, {found['bundle_mb']:.0f} MB on disk ({found['model_mb']:.0f} read to answer)"
+        f"p50 {found.latency_p50_ms:.1f} ms, p95 {found.latency_p95_ms:.1f} ms, "
+        f"{found.texts_per_second:.0f} texts/s, {found.memory_mb:.0f} MB of memory, "
+        f"{found.bundle_mb:.0f} MB on disk ({found.model_mb:.0f} read to answer)"
     )
 
 

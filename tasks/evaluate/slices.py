@@ -9,22 +9,40 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from tasks.figures import Figures, Interval
 from tasks.labels import encode, label_of
 from tasks.project.slices import Rule
 from tasks.records import NO_LABEL, Label, Record
 from tasks.statistics import bootstrap
 from tasks.statistics.metrics import f1_in
 from tasks.text.tokens import words
-from tasks.verdict.guardrails import LEAST_ROWS
 
+LEAST_ROWS = 30  # with fewer a slice is shown, and never judged
 MOST_VALUES = 20  # of a column; rows with rarer ones are its slice `other`
 LENGTHS = ("short", "middle", "long")
 SHOWN = 1000  # resamples at most for a slice that is only shown: there may be hundreds
 NOTHING = "(empty)"  # how a row is counted that has no value in a column
+
+
+class SliceScore(Figures):
+    """The scores of one slice; `judged` is true where the verdict may depend on it."""
+
+    name: str
+    rows: int
+    judged: bool
+    f1_macro: Interval | None
+    accuracy: Interval | None
+
+    def row(self) -> dict[str, object]:
+        """The slice as a row of a table."""
+        row: dict[str, object] = {"slice": self.name, "rows": self.rows, "judged": self.judged}
+        for name, own in (("f1_macro", self.f1_macro), ("accuracy", self.accuracy)):
+            row |= {name: own and own.value}
+            row |= {f"{name}.ci_low": own and own.ci_low, f"{name}.ci_high": own and own.ci_high}
+        return row
 
 
 def members(records: Sequence[Record], rules: Mapping[str, Rule], columns: Sequence[str]) -> list[list[str]]:
@@ -72,7 +90,7 @@ def measure(
     declared: Sequence[str],
     samples: int,
     seed: int,
-) -> list[dict[str, Any]]:
+) -> list[SliceScore]:
     """Each slice's `name`, `rows`, `judged` (whether it may be), `f1_macro` and `accuracy`, these two with 95% intervals: the
     `declared` ones first, then by name.
 
@@ -89,19 +107,19 @@ def measure(
     found = []
     for name in names:
         own_rows = np.array(at[name], dtype=np.int64)
-        figures: dict[str, Any] = {"f1_macro": None, "accuracy": None}
+        f1, accuracy = None, None
         if len(own_rows):
             together = None if groups is None else groups[own_rows]
             many = samples if name in declared else min(samples, SHOWN)
-            figures = _figures(y[own_rows], z[own_rows], samples=many, seed=seed, groups=together)
+            f1, accuracy = _figures(y[own_rows], z[own_rows], samples=many, seed=seed, groups=together)
         judged = name in declared and len(own_rows) >= LEAST_ROWS
-        found.append({"name": name, "rows": len(own_rows), "judged": judged, **figures})
+        found.append(SliceScore(name=name, rows=len(own_rows), judged=judged, f1_macro=f1, accuracy=accuracy))
     return found
 
 
 def _figures(
     y: np.ndarray, z: np.ndarray, *, samples: int, seed: int, groups: np.ndarray | None
-) -> dict[str, dict[str, float] | None]:
+) -> tuple[Interval | None, Interval]:
     f1 = f1_in(y, [z], samples=samples, seed=seed, groups=groups)
     # a row is right or not, drawn within its class as for F1; label sets have no classes
     own = np.unique(y, return_inverse=True)[1] if y.ndim == 1 else np.zeros(len(y), dtype=np.int64)
@@ -109,7 +127,5 @@ def _figures(
     said, classes = np.where(right, own, -1), int(own.max()) + 1
     chunks = bootstrap.draw(own, [said], classes=classes, samples=samples, seed=seed, groups=groups)
     shares = np.concatenate([chunk.accuracy[:, 0] for chunk in chunks])
-    return {
-        "f1_macro": None if f1 is None else bootstrap.interval(f1[0][0], f1[1][:, 0], groups=groups),
-        "accuracy": bootstrap.interval(float(right.mean()), shares, groups=groups),
-    }
+    accuracy = bootstrap.interval(float(right.mean()), shares, groups=groups)
+    return None if f1 is None else bootstrap.interval(f1[0][0], f1[1][:, 0], groups=groups), accuracy

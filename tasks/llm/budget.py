@@ -13,11 +13,12 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks import atomic
+from tasks.figures import Figures
 from tasks.llm.request import Request
 from tasks.llm.wire import Answer
 from tasks.project import Budget, Endpoint, Price
@@ -30,8 +31,7 @@ class BudgetSpent(Exception):
     """Nothing more fits; the sentence says into which limit."""
 
 
-@dataclass(frozen=True)
-class Spent:
+class Spent(Figures):
     """What was used so far, over all endpoints; `measured` is False where a part of it is an upper estimate."""
 
     requests: int = 0
@@ -39,8 +39,13 @@ class Spent:
     usd: float = 0.0
     measured: bool = True
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(
+            requests=self.requests + other.requests,
+            tokens=self.tokens + other.tokens,
+            usd=self.usd + other.usd,
+            measured=self.measured and other.measured,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,12 @@ class Ledger:
 
     def _book(self, tokens: int, usd: float, *, measured: bool) -> None:
         s = self._settled
-        self._settled = Spent(s.requests + 1, s.tokens + tokens, s.usd + usd, s.measured and measured)
+        self._settled = Spent(
+            requests=s.requests + 1,
+            tokens=s.tokens + tokens,
+            usd=s.usd + usd,
+            measured=s.measured and measured,
+        )
 
     @property
     def spent(self) -> Spent:
@@ -111,7 +121,12 @@ class Ledger:
     def _with(self, holds: Any, *, measured: bool = True) -> Spent:
         s, holds = self._settled, list(holds)
         tokens, usd = sum(h.tokens for h in holds), math.fsum(h.usd for h in holds)
-        return Spent(s.requests + len(holds), s.tokens + tokens, s.usd + usd, s.measured and measured)
+        return Spent(
+            requests=s.requests + len(holds),
+            tokens=s.tokens + tokens,
+            usd=s.usd + usd,
+            measured=s.measured and measured,
+        )
 
     def reserve(self, key: str, *, tokens: int, usd: float, wait: bool = True) -> Hold | None:
         """Set aside at most so much for one more try of the request `key`; None when it does not fit just now.
@@ -212,21 +227,32 @@ def priced(answer: Answer, price: Price, *, prompt: int, completion: int, batch:
     }
 
 
-def estimate(requests: Sequence[Request], endpoint: Endpoint, acceptance: float = 1.0) -> dict[str, Any]:
+class Estimate(Figures):
+    """What requests are likely to use."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+
+    def __add__(self, other: Estimate) -> Estimate:
+        return Estimate(
+            requests=self.requests + other.requests,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            usd=round(self.usd + other.usd, 6),
+        )
+
+
+def estimate(requests: Sequence[Request], endpoint: Endpoint, acceptance: float = 1.0) -> Estimate:
     """What the requests are likely to use before any is sent: requests, prompt and written tokens, dollars.
 
     `acceptance` is the share of replies that become rows, where the requests are one for each row wanted: the others
-    are asked for again. Prompts count a token for four bytes, replies their `max_tokens`; `estimated` says so.
+    are asked for again. Prompts count a token for four bytes, replies their `max_tokens`.
     """
     again = 1 / min(max(acceptance, 0.01), 1.0)
     n = math.ceil(len(requests) * again)
     prompt = math.ceil(sum(r.likely_prompt_tokens() for r in requests) * again)
     completion = math.ceil(sum(r.max_tokens for r in requests) * again)
     usd = cost(endpoint.usd, prompt=prompt, completion=completion, batch=endpoint.batch)
-    return {
-        "requests": n,
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "usd": round(usd, 6),
-        "estimated": True,
-    }
+    return Estimate(requests=n, prompt_tokens=prompt, completion_tokens=completion, usd=round(usd, 6))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks import atomic
 from tasks.atomic import digest_of
+from tasks.figures import Figures
+from tasks.stage import Metrics
 
 TEMPLATE_TOKENS = 128  # a chat template's own words: a system prompt that it adds, role marks, a date
 MESSAGE_TOKENS = 16
@@ -90,23 +92,58 @@ class Outcome:
     over_budget: bool = False
 
 
-def costs(requests: list[Request], replies: list[Reply], outcome: Outcome) -> dict[str, Any]:
-    """What one source was asked, and what its replies cost when they were bought."""
-    return {
-        "requests": len(requests),
-        "lost": sum(outcome.lost.values()),
-        "prompt_tokens": sum(r.prompt_tokens for r in replies),
-        "completion_tokens": sum(r.completion_tokens for r in replies),
-        "usd": round(sum(r.usd for r in replies), 9),
-        "measured": all(r.measured for r in replies),
-    }
+class Usage(Figures):
+    """What generators were asked, and what their replies cost when they were bought.
+
+    `lost` counts requests without a reply; `measured` is False where any part of it was estimated.
+    """
+
+    requests: int
+    lost: int
+    prompt_tokens: int
+    completion_tokens: int
+    usd: float
+    measured: bool
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    @classmethod
+    def of(cls, requests: Sequence[Request], replies: Sequence[Reply], outcome: Outcome) -> Usage:
+        """The usage of one generator."""
+        return Usage(
+            requests=len(requests),
+            lost=sum(outcome.lost.values()),
+            prompt_tokens=sum(r.prompt_tokens for r in replies),
+            completion_tokens=sum(r.completion_tokens for r in replies),
+            usd=round(sum(r.usd for r in replies), 9),
+            measured=all(r.measured for r in replies),
+        )
+
+    @classmethod
+    def total(cls, parts: Iterable[Usage]) -> Usage:
+        """The usage of several generators together."""
+        parts = list(parts)
+        return Usage(
+            requests=sum(u.requests for u in parts),
+            lost=sum(u.lost for u in parts),
+            prompt_tokens=sum(u.prompt_tokens for u in parts),
+            completion_tokens=sum(u.completion_tokens for u in parts),
+            usd=sum(u.usd for u in parts),
+            measured=all(u.measured for u in parts),
+        )
+
+    def metrics(self) -> Metrics:
+        """The usage under `generate.`, for MLflow."""
+        names = ("requests", "lost", "prompt_tokens", "completion_tokens", "usd")
+        return {f"generate.{name}": float(getattr(self, name)) for name in names}
 
 
-def total(told: Iterable[dict[str, Any]], *more: str) -> dict[str, Any]:
-    """The `costs` of several sources together, with sums of `more` counts."""
-    told = list(told)
-    sums = ("requests", "lost", "prompt_tokens", "completion_tokens", "usd", *more)
-    return {key: sum(t[key] for t in told) for key in sums} | {"measured": all(t["measured"] for t in told)}
+class RowUsage(Usage):
+    """A generator's usage, and the rows that it wrote."""
+
+    rows: int
 
 
 class Cache:

@@ -13,6 +13,7 @@ from tasks.llm.budget import Ledger
 from tasks.llm.client import Client
 from tasks.project import Endpoint, Project
 from tasks.references import digest_of_path, resolve
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -32,18 +33,20 @@ class Source:
         return {"name": self.name, "share": self.share, "endpoint": e.endpoint, "model": self.model, **sampling}
 
 
-def sources(project: Project, *, beside: Path, home: Path) -> dict[str, Source]:
+def sources(project: Project, *, workspace: Workspace) -> dict[str, Source]:
     """The project's generators by name. A local model is known by its content, wherever it lies."""
     found = {}
     for name, (share, e) in project.generate.sources().items():
         local = e.endpoint == "local"
-        weights = resolve(e.model, beside=beside, cache=home / "cache", kind="model") if local else None
+        weights = (
+            resolve(e.model, config_dir=project.config_dir, cache=workspace.cache, kind="model") if local else None
+        )
         found[name] = Source(name, share, e, weights, digest_of_path(weights)[:24] if weights else e.model)
     return found
 
 
 @contextmanager
-def client_of(source: Source, *, ledger: Ledger, home: Path, tokens: int | None = None) -> Iterator[Client]:
+def client_of(source: Source, *, ledger: Ledger, workspace: Workspace, tokens: int | None = None) -> Iterator[Client]:
     """A client of the generator, closed on leaving; a local model answers in a server of its own meanwhile, with room for
     `tokens` a request where its usual room is not enough."""
     e = source.endpoint
@@ -54,7 +57,6 @@ def client_of(source: Source, *, ledger: Ledger, home: Path, tokens: int | None 
 
             room = max(tokens or 0, SLOT_TOKENS)
             url, key = stack.enter_context(local_server(source.weights, slots=e.concurrency, tokens=room)), "none"
-        cache = home / "cache" / "llm"
         yield stack.enter_context(
-            Client(e, url=url, key=key, name=e.endpoint, model=source.model, cache=cache, ledger=ledger)
+            Client(e, url=url, key=key, name=e.endpoint, model=source.model, cache=workspace.llm_cache, ledger=ledger)
         )

@@ -15,6 +15,7 @@ from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.labels import MULTI_LABEL, convert_answer, decode, predicted
 from tasks.records import Label
+from tasks.stage import StageResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +28,28 @@ ALLOWED = {".safetensors", ".json", ".txt", ".model", ".md", ".onnx", ".data"}
 ADAPTER = "adapter_config.json"  # names another model, which transformers would load in its place
 CODE = {"auto_map", "custom_pipelines"}
 NO_SETTINGS = {ABOUT, atomic.MANIFEST, "tokenizer.json", "vocab.json"}  # words and labels, which may be called anything
+
+
+@dataclass(frozen=True, slots=True)
+class BundleRef:
+    """A bundle's directory, and the digest that its files must have."""
+
+    directory: Path
+    digest: str
+
+
+class BundleResult(StageResult):
+    """A stage that wrote a bundle; `bundle` is the digest of its files."""
+
+    bundle: str
+
+    @property
+    def bundle_directory(self) -> Path:
+        return self.directory / "bundle"
+
+    @property
+    def ref(self) -> BundleRef:
+        return BundleRef(self.bundle_directory, self.bundle)
 
 
 class UnsafeBundle(CorruptDirectory):

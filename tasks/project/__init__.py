@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from tasks.atomic import digest_of
 from tasks.errors import suggestion
@@ -206,6 +207,8 @@ class Project(Section):
 
     LATER: ClassVar[frozenset[str]] = frozenset({"multi_label"})
 
+    _config_dir: Path = PrivateAttr(default_factory=Path)
+
     name: str
     multi_label: bool = Field(False, description="a text may have several labels, or none")
     labels: dict[str, str] = Field(description="each label with a line that describes it; `;` parts its subtopics")
@@ -310,6 +313,17 @@ class Project(Section):
                     f"which is not in data.keep_columns: add it there"
                 )
         return self
+
+    @property
+    def config_dir(self) -> Path:
+        """The folder of the project file: relative paths in it start here."""
+        return self._config_dir
+
+    def in_folder(self, config_dir: Path) -> Self:
+        """This project, whose relative paths start at `config_dir`."""
+        copy = self.model_copy()
+        copy._config_dir = config_dir
+        return copy
 
     @property
     def label_names(self) -> list[str]:

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from tasks import atomic
+from tasks.augment.learning_curve import LearningCurveResult
+from tasks.dataset.training_rows import TrainingRows
+from tasks.evaluate.score import ScoreResult
+from tasks.figures import Interval
 from tasks.model.inference.choose import line as answers_by
 from tasks.project import Project
-from tasks.records import count_by_source, read_records
+from tasks.records import count_by_source
 from tasks.report.blocks import blocks, said
+from tasks.report.model import ModelScore, RetrainReport
 from tasks.report.page import picture
-from tasks.stage import Stage
-from tasks.verdict.evidence import code
+from tasks.statistics.scores import Scores
+from tasks.verdict.decide import RULE_VERSION, Verdict
+from tasks.verdict.evidence import library_versions
 
 MOST_ROWS = 20  # of a table of errors
 CHARACTERS = 700  # of a text
@@ -31,7 +37,6 @@ TITLES = {
     "average_precision_macro": "average precision, macro",
 }
 LIBRARIES = ("torch", "transformers", "scikit-learn", "onnxruntime", "cleanlab", "numpy", "mlflow", "prefect")
-MORE = ("robustness", "serving")  # parts of the report that are shown where they are there
 FEW_ROWS = 30  # test rows of a label, below which its F1 says little
 SOURCES = {
     "seed": "real, labelled",
@@ -41,46 +46,43 @@ SOURCES = {
 }
 
 
-def tell(
-    report: dict[str, Any],
+def gather_contents(
+    report: RetrainReport,
     *,
     project: Project,
-    verdict: dict[str, Any],
-    challenger: Stage,
-    training: Stage,
-    curve: Stage | None,
+    challenger: ScoreResult,
+    training: TrainingRows,
+    curve: LearningCurveResult | None,
     gain: Path,
     digests: dict[str, str],
     commit: str | None,
 ) -> dict[str, Any]:
-    """All that the page shows, as JSON. `report` is what flows/retrain.py returns; of its keys `robustness` and `serving` are
-    shown where they are there, and so are the challenger's `slices`. `gain` may be a picture that is not there.
-    """
-    metrics = atomic.read_json(challenger.directory / "metrics.json")
-    kept = Counter(count_by_source(read_records(training.directory / "kept.jsonl")))
+    """Everything that the page shows. `gain` may be a picture that is not there."""
+    kept = Counter(count_by_source(training.read()))
+    parts = {"robustness": report.robustness, "serving": report.serving}
     return {
         "report": report,
         "name": project.name,
         "base": project.train.model,
         "multi_label": project.multi_label,
         "described": project.labels,
-        "verdict": verdict,
-        "promote": project.promote.model_dump(mode="json"),
+        "verdict": report.judgement,
+        "promote": project.promote,
         "models": models(report),
-        "labels": by_label(metrics, report, verdict),
-        "more": _summary(metrics),
+        "labels": by_label(challenger.known, report.judgement),
+        "more": _summary(challenger),
         "pictures": pictures(challenger, curve, gain),
         "pairs": _rows(challenger, "confusion_pairs"),
         "mistakes": _rows(challenger, "mistakes"),
         "suspects": _rows(challenger, "likely_label_errors"),
         "suspected": len(atomic.read_lines(challenger.directory / "likely_label_errors.jsonl")),
-        "points": curve.counts["points"] if curve else [],
-        "dev_rows": curve.counts["dev_rows"] if curve else 0,
-        "slices": metrics["slices"],
+        "points": curve.points if curve else [],
+        "dev_rows": curve.dev_rows if curve else 0,
+        "slices": challenger.slices,
         "more_figures": {
-            name: blocks(report.get(name) or {}) for name in MORE if report.get(name) or name == "serving"
+            name: blocks(part.model_dump() if part else {}) for name, part in parts.items() if part or name == "serving"
         },
-        "answers_by": answers_by(report["inference"]),
+        "answers_by": answers_by(report.inference),
         "sources": {SOURCES.get(source, source): n for source, n in kept.most_common()},
         "generators": generators_of(project, kept),
         "digests": digests,
@@ -89,10 +91,10 @@ def tell(
             "generate.seed": project.generate.seed,
             "evaluate.seed": project.evaluate.seed,
             "bootstrap resamples": project.evaluate.bootstrap,
-            "generation": report["generation"],
+            "generation": report.generation,
         },
         "versions": versions(commit),
-        "not_tested": not_tested(report, metrics),
+        "not_tested": not_tested(report, challenger),
     }
 
 
@@ -101,51 +103,50 @@ def generators_of(project: Project, rows: Mapping[str, int]) -> list[str]:
     return sorted({e.model for _, e in project.generate.sources().values()}) if rows.get("synthetic") else []
 
 
-def models(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """{name, kind, f1_macro, ci_low, ci_high, rows, note} of the challenger, the champion and each baseline, for one chart."""
-    own = report["model"]
-    found = [{"name": f"{own['name']} {own['version']}", "kind": "challenger", "note": "", **_score(report["test"])}]
-    champion = report["champion"]
-    if champion and champion["version"] != own["version"] and champion.get("f1_macro") is not None:
-        found.append({"name": f"champion {champion['version']}", "kind": "champion", "note": "", **_score(champion)})
-    for name, b in report["baselines"].items():
+def models(report: RetrainReport) -> list[dict[str, Any]]:
+    """The challenger, the champion and each baseline as {name, kind, note, f1_macro, ci_low, ci_high}, for one chart."""
+    name = f"{report.model.name} {report.model.version}"
+    found = [_bar(name, "challenger", report.test)]
+    champion = report.champion
+    if champion and champion.version != report.model.version and champion.score:
+        found.append(_bar(f"champion {champion.version}", "champion", champion.score))
+    for baseline, b in report.baselines.items():
         note = ""
-        if b.get("sample"):
-            on = b["challenger"]
+        if on := b.challenger:
             note = (
-                f"on {b['rows']} rows alone; the challenger on these {on['value']:.3f} "
-                f"({on['ci_low']:.3f} to {on['ci_high']:.3f})"
+                f"on {b.rows} rows alone; the challenger on these {on.value:.3f} ({on.ci_low:.3f} to {on.ci_high:.3f})"
             )
-        found.append({"name": name.replace("_", " "), "kind": "baseline", "note": note, **_score(b)})
+        found.append(_bar(baseline.replace("_", " "), "baseline", b, note))
     return found
 
 
-def _score(f: dict[str, Any]) -> dict[str, Any]:
-    return {key: f[key] for key in ("f1_macro", "ci_low", "ci_high", "rows")}
+def _bar(name: str, kind: str, score: ModelScore, note: str = "") -> dict[str, Any]:
+    ends = {"f1_macro": score.f1_macro, "ci_low": score.ci_low, "ci_high": score.ci_high}
+    return {"name": name, "kind": kind, "note": note, **ends}
 
 
-def by_label(metrics: dict[str, Any], report: dict[str, Any], verdict: dict[str, Any]) -> list[dict[str, Any]]:
-    """{label, rows, precision, recall, f1, opponent, gain} a label; the last two None where there is no other model."""
-    gains = verdict.get("labels") or {}
+def by_label(scores: Scores, verdict: Verdict) -> list[dict[str, Any]]:
+    """{label, rows, precision, recall, f1, opponent, gain} per label; the last two None where there is no other model."""
+    gains = verdict.labels or {}
     return [
         {
             "label": label,
-            **figures,
+            **own.model_dump(),
             "gain": gains.get(label),
-            "opponent": None if label not in gains else figures["f1"] - gains[label],
+            "opponent": None if label not in gains else own.f1 - gains[label],
         }
-        for label, figures in metrics["labels"].items()
+        for label, own in scores.labels.items()
     ]
 
 
-def pictures(challenger: Stage, curve: Stage | None, gain: Path) -> dict[str, str]:
+def pictures(challenger: ScoreResult, curve: LearningCurveResult | None, gain: Path) -> dict[str, str]:
     """The PNGs that there are, as data: URIs by name."""
     places = {name: challenger.directory / f"{name}.png" for name in ("confusion", "labels", "reliability")}
     places |= {"gain": gain} | ({"curve": curve.directory / "curve.png"} if curve else {})
     return {name: uri for name, path in places.items() if (uri := picture(path))}
 
 
-def _rows(challenger: Stage, name: str) -> list[dict[str, Any]]:
+def _rows(challenger: ScoreResult, name: str) -> list[dict[str, Any]]:
     found = atomic.read_lines(challenger.directory / f"{name}.jsonl")[:MOST_ROWS]
     return [row | {"text": _short(row["text"])} if "text" in row else row for row in found]
 
@@ -154,19 +155,19 @@ def _short(text: str) -> str:
     return text if len(text) <= CHARACTERS else text[:CHARACTERS].rstrip() + " …"
 
 
-def _summary(metrics: dict[str, Any]) -> dict[str, Any]:
+def _summary(challenger: ScoreResult) -> dict[str, Interval | float]:
     """Every figure of the whole test set under the name that a reader knows, macro-F1 first."""
-    found = {name: v for name, v in metrics.items() if isinstance(v, dict) and "ci_low" in v}
-    found |= metrics.get("more", {})
-    found |= {name: v for name, v in (metrics.get("scores") or {}).items() if isinstance(v, float)}
+    found: dict[str, Interval | float] = {**challenger.known.summary, **challenger.known.more}
+    if challenger.calibration:
+        found |= challenger.calibration.by_name()
     order = sorted(found, key=lambda name: name != "f1_macro")
     return {TITLES.get(name, said(name)): found[name] for name in order}
 
 
 def versions(commit: str | None) -> dict[str, str]:
     """What made the report: the code, and the libraries that its figures come from."""
-    mine = code()
-    found = {"Reseed": mine["reseed"], "commit": commit or "not a git checkout", "judge": mine["judge"][:12]}
+    found = {"Reseed": library_versions()["reseed"], "commit": commit or "not a git checkout"}
+    found |= {"rule of the verdict": str(RULE_VERSION)}
     found |= {"Python": platform.python_version(), "machine": platform.machine()}
     for name in LIBRARIES:
         try:
@@ -176,25 +177,25 @@ def versions(commit: str | None) -> dict[str, str]:
     return found
 
 
-def not_tested(report: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
+def not_tested(report: RetrainReport, challenger: ScoreResult) -> list[str]:
     """What no figure of this report is about, in sentences."""
-    few = [label for label, v in metrics["labels"].items() if v["rows"] < FEW_ROWS]
+    few = [label for label, v in challenger.known.labels.items() if v.rows < FEW_ROWS]
     found = [
         "Other languages, other sources and later times than the test texts'.",
         "Whether it errs more with some groups of people than with others.",
     ]
     if few:
         found.append(f"Labels with fewer than {FEW_ROWS} test rows say little by themselves: {', '.join(few)}.")
-    if not report.get("robustness"):
+    if not report.robustness:
         found.append("Typing errors, and texts made to mislead.")
-    if all(s["name"].startswith(("length=", "label=")) for s in metrics["slices"]):
+    if all(s.name.startswith(("length=", "label=")) for s in challenger.slices):
         found.append("Parts of the test set by source or time (data.keep_columns, evaluate.slices).")
-    if not report.get("serving"):
+    if not report.serving:
         found.append("Speed and answers under load.")
-    if not report["champion"]:
+    if not report.champion:
         found.append("A champion: there is none, so the best baseline was the opponent.")
-    if "llm" not in report["baselines"]:
+    if "llm" not in report.baselines:
         found.append("The LLM itself as a classifier (evaluate.ask_llm).")
-    if "zero_shot" not in report["baselines"]:
+    if "zero_shot" not in report.baselines:
         found.append("A zero-shot model that is not fine-tuned (evaluate.zero_shot).")
     return found

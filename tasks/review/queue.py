@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import atomic
 from tasks.decisions import CHECK, LEAKS, Decision
-from tasks.errors import UserError
+from tasks.encoder.base_model import base_encoder
 from tasks.labels import label_of, unknown_labels
-from tasks.progress import Report, silent
+from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import Label, Record, Rejected, iter_records, label_text, read_records, read_rejected
-from tasks.stage import Stage, stage
+from tasks.references import digest_of_path
+from tasks.stage import StageResult, run_stage
 from tasks.text.fingerprints import FINGERPRINTS, Fingerprints, is_short
+from tasks.workspace import RetrainData, Workspace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,17 +97,9 @@ def _difference(own: tuple[str, ...], seen: tuple[str, ...]) -> str:
     return ", ".join(parts)
 
 
-def queue(
-    project: Project,
-    *,
-    curated: Path,
-    splits: Path,
-    encoder: Path,
-    decisions: dict[str, Decision],
-    harvested: Path | None = None,
-) -> list[Doubt]:
-    """The doubtful rows and the decided ones, the most doubtful first; the directories are stages'."""
-    return waiting(rank(project, curated=curated, splits=splits, encoder=encoder, harvested=harvested), decisions)
+def queue(project: Project, data: RetrainData, *, encoder: Path, decisions: dict[str, Decision]) -> list[Doubt]:
+    """The doubtful rows and the decided ones, the most doubtful first."""
+    return waiting(rank(project, data, encoder=encoder), decisions)
 
 
 def waiting(ranked: list[Doubt], decisions: dict[str, Decision]) -> list[Doubt]:
@@ -119,19 +113,19 @@ def looked_at(decisions: dict[str, Decision], queue: list[Doubt]) -> int:
 
 
 def candidates(
-    project: Project, *, curated: Path, splits: Path, held_out: Fingerprints, harvested: Path | None = None
+    project: Project, data: RetrainData, *, held_out: Fingerprints
 ) -> tuple[list[Record], list[tuple[Record, Rejected | None]]]:
     """(dev rows, what may be shown): the training rows, harvested ones too, and those set aside for their label, one row a text.
 
     A row of dev is never shown, nor one that repeats held-out text as far as `curate.leak` allows: what was set aside
     before the check for leaks has not been through it.
     """
-    dev = read_records(splits / "dev.jsonl")
-    rejected = read_rejected(curated / "rejected.jsonl")
+    dev = read_records(data.splits / "dev.jsonl")
+    rejected = read_rejected(data.curated / "rejected.jsonl")
     hidden = {d.id for d in dev} | set(held_out.ids) | {r.record.id for r in rejected if r.check in LEAKS}
     limit = project.curate.leak
     found: dict[str, tuple[Record, Rejected | None]] = {}
-    for directory in (curated, *([harvested] if harvested else [])):
+    for directory in (data.curated, *([data.self_trained] if data.self_trained else [])):
         for r in iter_records(directory / "kept.jsonl"):
             found.setdefault(r.id, (r, None))
     for row in rejected:
@@ -145,15 +139,7 @@ def candidates(
     return dev, shown
 
 
-def rank(
-    project: Project,
-    *,
-    curated: Path,
-    splits: Path,
-    encoder: Path,
-    harvested: Path | None = None,
-    report: Report = silent,
-) -> list[Doubt]:
+def rank(project: Project, data: RetrainData, *, encoder: Path, progress: Progress = silent) -> list[Doubt]:
     """Every row that may be shown, the most doubtful first: by the mean of its ranks in margin, loss and influence.
 
     Raises UserError when the probe has too few rows, CorruptDirectory when a directory differs from its manifest.
@@ -163,32 +149,24 @@ def rank(
     from tasks.encoder.embed import embed
     from tasks.review.probe import opinions
 
-    atomic.verify(curated)
-    atomic.verify(splits)
-    if harvested:
-        atomic.verify(harvested)
-    held_out = _fingerprints(splits)
-    dev, shown = candidates(project, curated=curated, splits=splits, held_out=held_out, harvested=harvested)
-    report(0, 2, "reading the texts")
+    for directory in (data.curated, data.splits, data.self_trained):
+        if directory:
+            atomic.verify(directory)
+    held_out = Fingerprints.load(data.splits / FINGERPRINTS)
+    dev, shown = candidates(project, data, held_out=held_out)
+    progress(0, 2, "reading the texts")
     vectors = embed(encoder, [r.text for r in (*(r for r, _ in shown), *dev)], max_length=project.train.max_length)
     x, dev_x = vectors[: len(shown)], vectors[len(shown) :]
     repeats = _repeats(shown, x, held_out, project.curate.short_leak)
     shown, x = [pair for pair, hidden in zip(shown, repeats, strict=True) if not hidden], x[~repeats]
-    report(1, 2, "asking the probe")
+    progress(1, 2, "asking the probe")
     labels = [label_of(r) for r, _ in shown]
     trained_on = np.array([row is None for _, row in shown])
     found = opinions(x, labels, trained_on, dev=dev_x, dev_labels=[label_of(d) for d in dev])
     close = _close(x, shown, [*zip(labels, found.said()[0], strict=True)])
     rows = _ranked(shown, found, close)
-    report(2, 2, "done")
+    progress(2, 2, "done")
     return rows
-
-
-def _fingerprints(splits: Path) -> Fingerprints:
-    try:
-        return Fingerprints.load(splits / FINGERPRINTS)
-    except KeyError:
-        raise UserError(f"{splits} was made by an older version: run `reseed retrain` again, then review") from None
 
 
 def _repeats(
@@ -263,33 +241,38 @@ def _close(
     return found
 
 
-def ranked_stage(
-    project: Project,
-    *,
-    curated: Path,
-    splits: Path,
-    encoder: Path,
-    home: Path,
-    harvested: Path | None = None,
-    report: Report = silent,
-) -> Stage:
-    """`rank` as a stage's directory: `rows.jsonl`, found when the same rows were ranked before."""
-    from tasks.references import digest_of_path
+class RankResult(StageResult):
+    """Rows ranked by doubt, and how many of them are doubtful."""
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        rows = rank(project, curated=curated, splits=splits, encoder=encoder, harvested=harvested, report=report)
+    rows: int
+    doubtful: int
+
+    def read(self) -> list[Doubt]:
+        """The ranked rows, the most doubtful first."""
+        with (self.directory / "rows.jsonl").open(encoding="utf-8") as f:
+            return [Doubt.from_json(json.loads(line)) for line in f]
+
+
+def rank_doubtful(
+    project: Project, data: RetrainData, *, workspace: Workspace, progress: Progress = silent
+) -> RankResult:
+    """`rank` as a stage: `rows.jsonl`, found when the same rows were ranked before."""
+    encoder = base_encoder(project, workspace)
+
+    def build(out: Path, scratch: Path) -> RankResult:
+        rows = rank(project, data, encoder=encoder, progress=progress)
         atomic.write_lines(out / "rows.jsonl", (d.to_json() for d in rows))
-        return {"rows": len(rows), "doubtful": sum(d.doubtful for d in rows)}
+        return RankResult(rows=len(rows), doubtful=sum(d.doubtful for d in rows))
 
-    inputs = {"curated": atomic.verify(curated)["digest"], "splits": atomic.verify(splits)["digest"]}
+    directories = {"curated": data.curated, "splits": data.splits, "self_trained": data.self_trained}
+    inputs = {name: atomic.verify(d)["digest"] for name, d in directories.items() if d}
     inputs["encoder"] = digest_of_path(encoder)
-    if harvested:
-        inputs["harvested"] = atomic.verify(harvested)["digest"]
-    params = {"labels": project.label_names, "max_length": project.train.max_length, "leak": project.curate.leak}
-    params["short_leak"] = project.curate.short_leak
-    return stage(home, "review", version=VERSION, params=params, inputs=inputs, build=build)
-
-
-def read_ranked(stage: Stage) -> list[Doubt]:
-    with (stage.directory / "rows.jsonl").open(encoding="utf-8") as f:
-        return [Doubt.from_json(json.loads(line)) for line in f]
+    params = {
+        "labels": project.label_names,
+        "max_length": project.train.max_length,
+        "leak": project.curate.leak,
+        "short_leak": project.curate.short_leak,
+    }
+    return run_stage(
+        RankResult, "review", workspace=workspace, version=VERSION, params=params, inputs=inputs, build=build
+    )

@@ -9,28 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from tasks import atomic
-from tasks.decisions import decisions_file, lines
+from tasks.curate.stage import CurateResult
+from tasks.decisions import lines
 from tasks.errors import UserError
 from tasks.project import Curate
 from tasks.records import Record, Rejected, label_text
 from tasks.report.data.cost import attributes
-from tasks.report.data.rows import RUN_BY, Gathered, gather, stage_at, withheld
-from tasks.stage import Stage
+from tasks.report.data.rows import RUN_BY, Gathered, load, withheld
 from tasks.text.tokens import fold
+from tasks.workspace import RetrainData, Workspace
 
 LISTED = 5  # rows in the sentence about an ambiguous ROW
 _KEY = re.compile(r"[0-9a-f]{64}")
 _ID = re.compile(r"[0-9a-f]{4,24}")  # or the start of one
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """The directories of one retrain's data."""
-
-    curated: Path
-    splits: Path
-    rounds: list[Path]
-    harvested: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,51 +65,50 @@ class _Entry:
         return self.record.lineage.get("request"), self.record.lineage.get("row")
 
 
-def locate(home: Path, curated: Path) -> Places:
-    """The places of a curate stage's inputs, found in the workspace by their digests. Raises UserError."""
+def locate(workspace: Workspace, curated: Path, *, config: Path) -> RetrainData:
+    """The data of a curate stage's inputs, found in the workspace by their digests. Raises UserError."""
     if not (curated / atomic.MANIFEST).exists():
         raise UserError(
             f"{curated} is no curate stage's directory (it has no {atomic.MANIFEST}): give another --curated"
         )
     manifest = atomic.read_json(curated / atomic.MANIFEST)
     inputs = manifest.get("inputs", {})
-    splits = dict(_manifests(home, "splits")).get(inputs.get("splits"))
+    home = workspace.home
+    splits = dict(_by_digest(workspace, "splits")).get(inputs.get("splits"))
     if splits is None:
         raise UserError(f"the splits that {curated} was made from are not in {home}: set RESEED_HOME to its workspace")
-    made = dict(_manifests(home, "synthesise"))
+    made = dict(_by_digest(workspace, "synthesise"))
     wanted = sorted((k for k in inputs if k.startswith("round-")), key=lambda k: int(k.removeprefix("round-")))
     if gone := [k for k in wanted if inputs[k] not in made]:
         raise UserError(f"{gone[0]} of {curated} is not in {home}: set RESEED_HOME to its workspace")
-    harvests = [d for d, m in _stages(home, "harvest") if m["inputs"].get("training") == manifest["digest"]]
-    harvested = max(harvests, key=lambda d: d.stat().st_mtime, default=None)
-    return Places(curated, splits, [made[inputs[k]] for k in wanted], harvested)
+    later = [d for d, m in _stages(workspace, "harvest") if m["inputs"].get("training") == manifest["digest"]]
+    return RetrainData(
+        config=config,
+        splits=splits,
+        curated=curated,
+        rounds=tuple(made[inputs[k]] for k in wanted),
+        self_trained=max(later, key=lambda d: d.stat().st_mtime, default=None),
+    )
 
 
-def _stages(home: Path, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for path in sorted((home / "stages" / name).glob(f"[!.]*/{atomic.MANIFEST}")):
-        if not path.parent.suffix:  # a corrupt directory was put aside under its name with a suffix
-            yield path.parent, atomic.read_json(path)
+def _stages(workspace: Workspace, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for directory in workspace.published(name):
+        yield directory, atomic.read_json(directory / atomic.MANIFEST)
 
 
-def _manifests(home: Path, name: str) -> Iterator[tuple[str, Path]]:
-    return ((m["digest"], d) for d, m in _stages(home, name))
+def _by_digest(workspace: Workspace, name: str) -> Iterator[tuple[str, Path]]:
+    return ((m["digest"], d) for d, m in _stages(workspace, name))
 
 
-def explain(row: str, *, places: Places, home: Path, name: str, settings: Curate) -> Story:
+def explain(row: str, *, data: RetrainData, workspace: Workspace, name: str, settings: Curate) -> Story:
     """The story of the row that `row` names: an id, the start of one, or a piece of the text.
 
     `name` is the project's, `settings` its section `curate`. Raises UserError when no row, or more than one, is meant;
     CorruptDirectory when a stage's directory differs from its manifest.
     """
-    curated = stage_at(places.curated)
-    g = gather(
-        rounds=[stage_at(d) for d in places.rounds],
-        curated=curated,
-        harvested=stage_at(places.harvested) if places.harvested else None,
-        splits=stage_at(places.splits),
-    )
+    g = load(data)
     personal = settings.personal_data == "set_aside"  # otherwise it is counted only, and stands in the training rows
-    hidden = withheld(g.set_aside, places.splits, leak=settings.leak, personal=personal)
+    hidden = withheld(g.set_aside, data.splits, leak=settings.leak, personal=personal)
     entry, twins = _find(row, g, hidden)
     r, out = entry.record, entry.rejected
     raw = next((w for w in g.written if _Entry(w).origin == entry.origin), r) if entry.origin[0] else r
@@ -133,12 +123,12 @@ def explain(row: str, *, places: Places, home: Path, name: str, settings: Curate
         reason=out.reason if out else None,
         value=out.value if out else None,
         other=_other(out.other, g, hidden) if out and out.other else None,
-        asked=_asked(r, g, places),
-        reply=_reply(r, raw, g, hidden, home=home, shown=shown),
+        asked=_asked(r, g, data),
+        reply=_reply(r, raw, g, hidden, workspace=workspace, shown=shown),
         steps=_steps(entry, g),
-        opinion=_opinion(r.id, curated=curated, home=home),
-        decisions=_decisions(r.id, decisions_file(home, name)),
-        trained_on=None if out else _trained_on(r, g, places, home),
+        opinion=_opinion(r.id, curated=g.curated, workspace=workspace),
+        decisions=_decisions(r.id, workspace.decisions(name)),
+        trained_on=None if out else _trained_on(r, g, data, workspace),
         harvested={k: r.lineage.get(k) for k in ("score", "harvest")} if r.source == "harvested" else None,
         same_text=[{"check": t.rejected.check, "reason": t.rejected.reason} for t in twins if t.rejected],
     )
@@ -210,7 +200,7 @@ def _other(row: str, g: Gathered, hidden: Callable[[str, str], bool]) -> dict[st
     return {"id": row, "where": "sealed test", "label": None, "text": None}
 
 
-def _asked(r: Record, g: Gathered, places: Places) -> dict[str, Any] | None:
+def _asked(r: Record, g: Gathered, data: RetrainData) -> dict[str, Any] | None:
     """The request: who was asked for what, with the seed rows that were shown, and what this row cost."""
     if "request" not in r.lineage:
         return None
@@ -218,8 +208,8 @@ def _asked(r: Record, g: Gathered, places: Places) -> dict[str, Any] | None:
     seeds = {s.id: s for s in g.seed}
     number = line.get("round")
     params: dict[str, Any] = {}
-    if isinstance(number, int) and number < len(places.rounds):
-        params = atomic.read_json(places.rounds[number] / atomic.MANIFEST).get("params", {})
+    if isinstance(number, int) and number < len(data.rounds):
+        params = atomic.read_json(data.rounds[number] / atomic.MANIFEST).get("params", {})
     known = {str(source.get("name")): source for source in params.get("generators", [])}
     source = known.get(str(line.get("generator")), params)
     return {
@@ -238,13 +228,13 @@ def _asked(r: Record, g: Gathered, places: Places) -> dict[str, Any] | None:
 
 
 def _reply(
-    r: Record, raw: Record, g: Gathered, hidden: Callable[[str, str], bool], *, home: Path, shown: bool
+    r: Record, raw: Record, g: Gathered, hidden: Callable[[str, str], bool], *, workspace: Workspace, shown: bool
 ) -> dict[str, Any] | None:
     """The answer in the cache, whole; no text where a row in it may not be shown."""
     key = str(r.lineage.get("request", ""))
     if not _KEY.fullmatch(key):
         return None
-    path = home / "cache" / "llm" / key[:2] / f"{key}.json"
+    path = workspace.llm_cache / key[:2] / f"{key}.json"
     try:
         kept = atomic.read_json(path)
     except (OSError, ValueError):
@@ -267,19 +257,18 @@ def _steps(entry: _Entry, g: Gathered) -> list[dict[str, Any]]:
     read = [{"check": "reply", **passed}] if "request" in entry.record.lineage else []
     if entry.record.source == "harvested":
         return []
-    # an older stage does not say which checks ran: those that set something aside did
-    names = g.checks or list(dict.fromkeys(RUN_BY.get(r.check, r.check) for r in g.set_aside))
+    names = g.checks
     if stopped:
         own = out.check if out.check in names else RUN_BY.get(out.check)  # type: ignore[union-attr]
         names = names[: names.index(own)] if own in names else []
     return read + [{"check": name, **passed} for name in names] + ([stopped] if stopped else [])
 
 
-def _opinion(row: str, *, curated: Stage, home: Path) -> dict[str, Any] | None:
+def _opinion(row: str, *, curated: CurateResult, workspace: Workspace) -> dict[str, Any] | None:
     """What the probe makes of the row, out of fold, and its rank of doubt where the rows were ranked for review."""
     said = [line for line in atomic.read_lines(curated.directory / "opinions.jsonl") if line["id"] == row]
     found = {k: said[-1][k] for k in ("label", "probability", "own")} if said else {}
-    for directory, manifest in _stages(home, "review"):
+    for directory, manifest in _stages(workspace, "review"):
         if manifest["inputs"].get("curated") == curated.digest:
             for line in atomic.read_lines(directory / "rows.jsonl"):
                 if line["record"]["id"] == row:
@@ -294,13 +283,13 @@ def _decisions(row: str, path: Path) -> list[dict[str, Any]]:
     return [{k: _shown(getattr(d, k)) for k in fields} for d in lines(path) if d.id == row]
 
 
-def _trained_on(r: Record, g: Gathered, places: Places, home: Path) -> dict[str, Any] | None:
+def _trained_on(r: Record, g: Gathered, data: RetrainData, workspace: Workspace) -> dict[str, Any] | None:
     """The directory of training rows that holds the row, and the models that were trained on it."""
-    if places.harvested and all(t.id != r.id for t in g.trained_on):
+    if data.self_trained and all(t.id != r.id for t in g.trained_on):
         return None  # it was kept, but the best mix of rows is without it
-    directory = places.harvested or places.curated
+    directory = data.self_trained or data.curated
     digest = atomic.read_json(directory / atomic.MANIFEST)["digest"]
-    models = [str(d) for d, m in _stages(home, "train") if digest in m.get("inputs", {}).values()]
+    models = [str(d) for d, m in _stages(workspace, "train") if digest in m.get("inputs", {}).values()]
     return {"source": r.source, "label": _label(r), "directory": str(directory), "models": models}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tasks.errors import UserError
 from tasks.evaluate.baselines.word_vectors import check_static
 from tasks.evaluate.baselines.zero_shot import sides
+from tasks.evaluate.cases import load_cases
 from tasks.project import Project
 from tasks.references import check, resolve
 
@@ -24,19 +25,18 @@ def check_references(project: Project, path: Path) -> None:
     named |= {"evaluate.zero_shot": project.evaluate.zero_shot}
     static = project.evaluate.static_model
     named |= {"evaluate.static_model": static} if static not in ("encoder", "off") else {}
-    beside = path.absolute().parent
     for key, reference in named.items():
         if reference:
             try:
-                check(reference, beside=beside)
+                check(reference, config_dir=project.config_dir)
                 if key in looks and not reference.startswith(("s3:", "hf:")):
-                    looks[key](resolve(reference, beside=beside, cache=beside, kind="model"))
+                    looks[key](
+                        resolve(reference, config_dir=project.config_dir, cache=project.config_dir, kind="model")
+                    )
             except UserError as e:
                 raise UserError(f"{path}: {key!r} is {e}") from None
     if project.evaluate.cases:
-        from tasks.evaluate.cases import load_cases  # which reads YAML as this module does
-
-        load_cases(project, beside=path.absolute().parent)
+        load_cases(project)
 
 
 def check_endpoint(project: Project) -> None:

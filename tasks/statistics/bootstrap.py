@@ -21,6 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.figures import Interval
+
 CHUNK = 500
 LEAST_GROUPS = 12  # with fewer no bound is trusted: wrong promotions were measured above the rate that is said
 
@@ -190,9 +192,7 @@ def stretch(groups: np.ndarray | None, alpha: float) -> float:
     return float(t.ppf(1 - alpha, many - 1) / norm.ppf(1 - alpha) * (many / (many - 1)) ** 0.5)
 
 
-def interval(
-    point: float, drawn: np.ndarray, *, groups: np.ndarray | None = None, least: float = 0.0
-) -> dict[str, float]:
+def interval(point: float, drawn: np.ndarray, *, groups: np.ndarray | None = None, least: float = 0.0) -> Interval:
     """A figure's `value` and its 95% interval, percentiles of `drawn`, shape (samples,), widened to hold the value: with very few
     rows a label all resamples can lie below it. Few groups widen it by `stretch`, and a single one says nothing of others:
     `least` (what the figure can be at worst) to 1."""
@@ -201,12 +201,12 @@ def interval(
         wider = stretch(groups, 0.025)
         low, high = (np.clip(middle + (v - middle) * wider, least, 1) for v in (low, high))
         low, high = (low, high) if len(np.unique(groups)) > 1 else (least, 1.0)
-    return {"value": float(point), "ci_low": float(min(low, point)), "ci_high": float(max(high, point))}
+    return Interval(value=float(point), ci_low=float(min(low, point)), ci_high=float(max(high, point)))
 
 
 def intervals(
     names: Sequence[str], point: np.ndarray, drawn: np.ndarray, *, groups: np.ndarray | None = None
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Interval]:
     """The `interval` of each figure; `drawn` has the shape (samples, figures)."""
     return {name: interval(point[i], drawn[:, i], groups=groups) for i, name in enumerate(names)}
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tasks.statistics import bootstrap
+from tasks.statistics.scores import LabelScore, Scores
 
 SUMMARY = ("f1_macro", "f1_micro", "precision_macro", "recall_macro", "subset_accuracy", "hamming_loss")
 
 
 def measure(
     y: np.ndarray, z: np.ndarray, labels: list[str], *, samples: int, seed: int, groups: np.ndarray | None = None
-) -> dict[str, Any]:
+) -> Scores:
     """Macro-F1, micro-F1, macro precision and recall, subset accuracy (the share of rows whose whole set is right) and Hamming
     loss (the share of wrong decisions), each with its 95% interval; precision, recall and F1 per label, F1 with its
     interval; and each label's confusion, [[neither, predicted alone], [true alone, both]].
@@ -34,24 +33,31 @@ def measure(
     point = np.array([f.mean(), micro, p.mean(), r.mean(), accuracy_score(y, z), hamming_loss(y, z)])
     chunks = list(bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups))
     drawn, each = (np.concatenate([of(chunk) for chunk in chunks]) for of in (_summary, f1_of_each))
-    return {
-        "rows": len(y),
-        **bootstrap.intervals(SUMMARY, point, drawn, groups=groups),
-        "labels": by_label(labels, (p, r, f, n), each, groups=groups),
-        "confusion": dict(zip(labels, multilabel_confusion_matrix(y, z).tolist(), strict=True)),
-    }
+    return Scores(
+        rows=len(y),
+        summary=bootstrap.intervals(SUMMARY, point, drawn, groups=groups),
+        labels=by_label(labels, (p, r, f, n), each, groups=groups),
+        more={},
+        confusion=dict(zip(labels, multilabel_confusion_matrix(y, z).tolist(), strict=True)),
+    )
 
 
 def by_label(
     labels: list[str], figures: tuple[np.ndarray, ...], drawn: np.ndarray, *, groups: np.ndarray | None
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, LabelScore]:
     """What scikit-learn's precision_recall_fscore_support gives (`figures`), by label, and F1's 95% interval: `drawn` is F1 in each
     resample, shape (samples, labels)."""
     found = {}
     for i, (label, p, r, f, n) in enumerate(zip(labels, *figures, strict=True)):
         own = bootstrap.interval(f, drawn[:, i], groups=groups)
-        found[label] = {"precision": float(p), "recall": float(r), "f1": own["value"]}
-        found[label] |= {"f1_ci_low": own["ci_low"], "f1_ci_high": own["ci_high"], "rows": int(n)}
+        found[label] = LabelScore(
+            precision=float(p),
+            recall=float(r),
+            f1=own.value,
+            f1_ci_low=own.ci_low,
+            f1_ci_high=own.ci_high,
+            rows=int(n),
+        )
     return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from tasks.labels import are_label_sets, encode, unknown_labels
 from tasks.records import Label
 from tasks.statistics import bootstrap, label_sets
+from tasks.statistics.scores import Scores
 
 SUMMARY = ("accuracy", "precision_macro", "recall_macro", "f1_macro")
 MORE = ("balanced_accuracy", "f1_micro", "f1_weighted", "matthews")  # what some ask for beside
@@ -67,7 +68,7 @@ def measure(
     samples: int,
     seed: int,
     groups: np.ndarray | None = None,
-) -> dict[str, Any]:
+) -> Scores:
     """Accuracy, macro precision, recall and F1, and under `more` MORE, each with its 95% interval; precision, recall and F1 per
     label, F1 with its interval; and the confusion matrix. For label sets what tasks/statistics/label_sets.py measures.
 
@@ -94,16 +95,16 @@ def measure(
     each = np.concatenate([label_sets.f1_of_each(chunk) for chunk in chunks])
     confusion = np.zeros((len(labels), len(labels) + 1), dtype=int)
     np.add.at(confusion, (y, np.where(z < 0, len(labels), z)), 1)
-    return {
-        "rows": len(true),
-        **bootstrap.intervals(SUMMARY, point, drawn, groups=groups),
-        "labels": label_sets.by_label(labels, (p, r, f, n), each, groups=groups),
-        "more": {
+    return Scores(
+        rows=len(true),
+        summary=bootstrap.intervals(SUMMARY, point, drawn, groups=groups),
+        labels=label_sets.by_label(labels, (p, r, f, n), each, groups=groups),
+        more={
             name: bootstrap.interval(value, more[:, i], groups=groups, least=-1.0 if name == "matthews" else 0.0)
             for i, (name, value) in enumerate(zip(MORE, _more(y, z, len(labels)), strict=True))
         },
-        "confusion": confusion[:, : len(labels)].tolist(),
-    }
+        confusion=confusion[:, : len(labels)].tolist(),
+    )
 
 
 def _more(y: np.ndarray, z: np.ndarray, labels: int) -> list[float]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
+
+from tasks.statistics.scores import ProbabilityScores, ReliabilityBin
 
 BINS = 15
 _LEAST = 1e-12
 
 
-def measure_scores(y: np.ndarray, p: np.ndarray) -> dict[str, Any]:
+def measure_scores(y: np.ndarray, p: np.ndarray) -> ProbabilityScores:
     """Log loss, Brier score, expected calibration error, macro ROC-AUC and macro average precision, and the bins of a
     reliability diagram.
 
@@ -39,17 +40,17 @@ def measure_scores(y: np.ndarray, p: np.ndarray) -> dict[str, Any]:
         auc = [float(roc_auc_score(hot[:, k], p[:, k])) for k in some]
         precision = [float(average_precision_score(hot[:, k], p[:, k])) for k in some]
     found, error = reliability(sure, right)
-    return {
-        "log_loss": float(loss),
-        "brier": float(brier),
-        "ece": error,
-        "roc_auc_macro": float(np.mean(auc)) if auc else None,
-        "average_precision_macro": float(np.mean(precision)) if precision else None,
-        "reliability": found,
-    }
+    return ProbabilityScores(
+        log_loss=float(loss),
+        brier=float(brier),
+        ece=error,
+        roc_auc_macro=float(np.mean(auc)) if auc else None,
+        average_precision_macro=float(np.mean(precision)) if precision else None,
+        reliability=found,
+    )
 
 
-def reliability(sure: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[list[dict[str, float]], float]:
+def reliability(sure: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[list[ReliabilityBin], float]:
     """Of each bin of confidence that has rows its rows, mean confidence and share that is right; and their expected
     calibration error, the mean distance of the two weighted by rows.
 
@@ -59,8 +60,10 @@ def reliability(sure: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[
     found = []
     for k in np.unique(at):
         own = at == k
-        found.append({"rows": int(own.sum()), "confidence": float(sure[own].mean()), "right": float(right[own].mean())})
-    error = sum(b["rows"] * abs(b["confidence"] - b["right"]) for b in found) / max(1, len(sure))
+        found.append(
+            ReliabilityBin(rows=int(own.sum()), confidence=float(sure[own].mean()), right=float(right[own].mean()))
+        )
+    error = sum(b.rows * abs(b.confidence - b.right) for b in found) / max(1, len(sure))
     return found, float(error)
 
 

@@ -11,19 +11,20 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tasks import atomic
 from tasks.dataset.readers import FORMATS, Columns, read_rows
 from tasks.errors import TransientError, UserError
-from tasks.llm.budget import Ledger
-from tasks.llm.request import Outcome, Reply, Request, costs, total
+from tasks.figures import Figures
+from tasks.llm.budget import Ledger, Spent
+from tasks.llm.request import Outcome, Reply, Request, RowUsage, Usage
 from tasks.llm.sources import Source, client_of, sources
-from tasks.progress import Report, silent
+from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.references import digest_of_path, resolve
-from tasks.stage import Stage, stage
+from tasks.stage import Metrics, StageResult, run_stage
 from tasks.text.tokens import fold, replace_surrogates
+from tasks.workspace import Workspace
 
 VERSION = 2
 POOL = "pool.jsonl"
@@ -36,7 +37,37 @@ _MARK = re.compile(
 _NEXT = re.compile(r"^\s*(?:Question|Answer|Q|A|User|Assistant)\s*:", re.MULTILINE)
 
 
-def ask_models(project: Project, *, home: Path, beside: Path, report: Report = silent) -> Stage:
+class AnswerCounts(Figures):
+    """What became of the answers; see AnswersResult."""
+
+    questions: int
+    rows: dict[str, int]
+    left_out: dict[str, dict[str, int]]
+    words_before: dict[str, list[int]]
+    words_after: dict[str, list[int]]
+
+
+class AnswersResult(Usage, AnswerCounts, StageResult):
+    """Answers of several models to the same questions.
+
+    `rows` counts the rows by label; `left_out` the questions that were left out, by reason and model;
+    the words of an answer are its 10th, 50th and 90th percentile.
+    """
+
+    spent: Spent
+    generators: dict[str, RowUsage]
+
+    @property
+    def pool(self) -> Path:
+        """The file of the rows."""
+        return self.directory / POOL
+
+    def metrics(self) -> Metrics:
+        left = {f"generate.{why}.{model}": float(n) for why, own in self.left_out.items() for model, n in own.items()}
+        return super().metrics() | {"generate.questions": float(self.questions)} | left
+
+
+def ask_models(project: Project, *, workspace: Workspace, progress: Progress = silent) -> AnswersResult:
     """Every generator's answers to every question, found or asked for: `pool.jsonl` with text, label and question.
 
     `counts` holds rows a label, the questions left out, words an answer (10th, 50th and 90th percentile) before and
@@ -45,8 +76,8 @@ def ask_models(project: Project, *, home: Path, beside: Path, report: Report = s
     cache.
     """
     g = project.generate
-    path = _questions_file(project, beside, home)
-    models = sources(project, beside=beside, home=home)
+    path = _questions_file(project, workspace)
+    models = sources(project, workspace=workspace)
     questions = _questions(project, path)
     sampling = {
         name: {"model": m.model, **m.endpoint.model_dump(include={"temperature", "top_p", "max_tokens"})}
@@ -54,38 +85,50 @@ def ask_models(project: Project, *, home: Path, beside: Path, report: Report = s
     }
     params = {"models": sampling, "answer_words": g.answer_words, "seed": g.seed, "labels": project.label_names}
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        ledger = Ledger(work / "spending.jsonl", g.budget)
+    def build(out: Path, scratch: Path) -> AnswersResult:
+        ledger = Ledger(scratch / "spending.jsonl", g.budget)
         answers: dict[str, dict[str, str]] = {}
-        told: dict[str, dict[str, Any]] = {}
+        usage: dict[str, RowUsage] = {}
         for label in project.label_names:
             requests = _requests(project, label, questions)
-            replies, outcome = _ask(models[label], requests, home=home, ledger=ledger, report=report)
+            replies, outcome = _ask(models[label], requests, workspace=workspace, ledger=ledger, progress=progress)
             answers[label] = {r.request.tag["question"]: replace_surrogates(r.text or "") for r in replies}
-            told[label] = costs(requests, replies, outcome) | {"rows": sum(bool(r.text) for r in replies)}
+            own = Usage.of(requests, replies, outcome)
+            usage[label] = RowUsage(**own.model_dump(), rows=sum(bool(r.text) for r in replies))
         rows, counts = same_length(answers, questions, words=g.answer_words)
         if not rows:
             raise UserError(
                 f"none of the {len(questions)} questions of {path} has an answer of {g.answer_words} words by every model: "
-                f"{counts['left_out']} by reason; lower generate.answer_words, or raise max_tokens"
+                f"{counts.left_out} by reason; lower generate.answer_words, or raise max_tokens"
             )
         atomic.write_lines(out / POOL, rows)
-        return counts | {"spent": ledger.spent.to_json(), "generators": told, **total(told.values())}
+        return AnswersResult(
+            **Usage.total(usage.values()).model_dump(),
+            **counts.model_dump(),
+            spent=ledger.spent,
+            generators=usage,
+        )
 
-    return stage(
-        home, "answers", version=VERSION, params=params, inputs={"questions": digest_of_path(path)}, build=build
+    return run_stage(
+        AnswersResult,
+        "answers",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs={"questions": digest_of_path(path)},
+        build=build,
     )
 
 
-def planned(project: Project, *, beside: Path, home: Path) -> dict[str, list[Request]]:
+def planned(project: Project, *, workspace: Workspace) -> dict[str, list[Request]]:
     """What each model would be asked. Raises UserError for questions that can't be read."""
-    questions = _questions(project, _questions_file(project, beside, home))
+    questions = _questions(project, _questions_file(project, workspace))
     return {label: _requests(project, label, questions) for label in project.label_names}
 
 
-def _questions_file(project: Project, beside: Path, home: Path) -> Path:
+def _questions_file(project: Project, workspace: Workspace) -> Path:
     assert project.generate.questions is not None, "the project file was checked"
-    return resolve(project.generate.questions, beside=beside, cache=home / "cache")
+    return resolve(project.generate.questions, config_dir=project.config_dir, cache=workspace.cache)
 
 
 def _questions(project: Project, path: Path) -> list[str]:
@@ -93,9 +136,9 @@ def _questions(project: Project, path: Path) -> list[str]:
     return read_questions(path, column=project.data.text_column, encoding=project.data.encoding)
 
 
-def with_answers(project: Project, answers: Stage) -> Project:
+def with_answers(project: Project, answers: AnswersResult) -> Project:
     """The project with the answers as its pool, all answers to a question in one split: for `prepare` alone."""
-    pool = {"pool": str(answers.directory / POOL), "text_column": "text", "label_column": "label", "encoding": "utf-8"}
+    pool = {"pool": str(answers.pool), "text_column": "text", "label_column": "label", "encoding": "utf-8"}
     return project.model_copy(update={"data": project.data.model_copy(update=pool | {"group_column": "question"})})
 
 
@@ -139,14 +182,14 @@ def _drawn(seed: int, question: str) -> int:
 
 
 def _ask(
-    source: Source, requests: list[Request], *, home: Path, ledger: Ledger, report: Report
+    source: Source, requests: list[Request], *, workspace: Workspace, ledger: Ledger, progress: Progress
 ) -> tuple[list[Reply], Outcome]:
     """The model's replies; a question that was put off has none."""
-    with client_of(source, ledger=ledger, home=home) as client:
+    with client_of(source, ledger=ledger, workspace=workspace) as client:
         replies = []
         for reply in client.ask_all(requests):
             replies.append(reply)
-            report(len(replies), len(requests), f"answers of {reply.request.label}")
+            progress(len(replies), len(requests), f"answers of {reply.request.label}")
         outcome = client.outcome
     if why := outcome.stopped or outcome.parked.get(source.name):  # some of the answers would make another data set
         raise (UserError if outcome.over_budget else TransientError)(why)
@@ -171,7 +214,7 @@ def first_words(text: str, n: int) -> str | None:
 
 def same_length(
     answers: dict[str, dict[str, str]], questions: list[str], *, words: int
-) -> tuple[list[dict[str, str]], dict[str, Any]]:
+) -> tuple[list[dict[str, str]], AnswerCounts]:
     """Rows (text, label, question) of equal length for the questions that every model answered, and the counts."""
     rows: list[dict[str, str]] = []
     written: dict[str, list[int]] = {label: [] for label in answers}
@@ -191,13 +234,13 @@ def same_length(
         if len(cut) == len(answers):
             rows += [{"text": text, "label": label, "question": question} for label, text in cut.items()]
     after = {label: [len(r["text"].split()) for r in rows if r["label"] == label] for label in answers}
-    counts = {
-        "questions": len(questions),
-        "rows": dict(sorted({label: len(n) for label, n in after.items()}.items())),
-        "left_out": {"shorter": short, "unanswered": unanswered},
-        "words_before": {label: percentiles(n) for label, n in written.items()},
-        "words_after": {label: percentiles(n) for label, n in after.items()},
-    }
+    counts = AnswerCounts(
+        questions=len(questions),
+        rows=dict(sorted({label: len(n) for label, n in after.items()}.items())),
+        left_out={"shorter": short, "unanswered": unanswered},
+        words_before={label: percentiles(n) for label, n in written.items()},
+        words_after={label: percentiles(n) for label, n in after.items()},
+    )
     return rows, counts
 
 

@@ -11,10 +11,10 @@ import hashlib
 import json
 import math
 import random
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tasks.errors import UserError, suggestion
+from tasks.figures import Figures
 from tasks.llm.request import Request
 from tasks.project import Endpoint, Project
 from tasks.records import Record
@@ -24,15 +24,24 @@ SHOWN_CHARACTERS = 600  # of a seed row
 FOCUS_NEAR = 0.5  # of the requests for a label that is confused with another
 
 
-@dataclass(frozen=True)
-class Focus:
+class Focus(Figures):
     """What the dev set says is hard: subtopics of missed rows, and labels that are mistaken for each other."""
 
-    topics: dict[str, list[str]] = field(default_factory=dict)
-    near: dict[str, list[str]] = field(default_factory=dict)
+    topics: dict[str, list[str]]
+    near: dict[str, list[str]]
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+
+class RoundRequest(Figures):
+    """What one round of generation is asked for.
+
+    `count` is rows per label, `more_topics` the proposed subtopics by label, `focus` what dev says is hard.
+    """
+
+    count: dict[str, int]
+    round_number: int
+    generation: int
+    more_topics: dict[str, list[str]]
+    focus: Focus | None = None
 
 
 def subtopics(description: str) -> list[str]:
@@ -41,41 +50,35 @@ def subtopics(description: str) -> list[str]:
     return [p for p in parts if p] or [description]
 
 
-def plan(
-    project: Project,
-    *,
-    count: dict[str, int],
-    seeds: list[Record],
-    round_number: int,
-    generation: int,
-    more_topics: dict[str, list[str]] | None = None,
-    focus: Focus | None = None,
-) -> list[Request]:
-    """Requests of one round for `count` rows a label, the labels interleaved; the same arguments give the same requests.
+def plan(project: Project, asked: RoundRequest, *, seeds: list[Record]) -> list[Request]:
+    """The requests of one round, the labels interleaved; the same arguments give the same requests.
 
     A request's tag holds its label, generator, rows asked for, and what was drawn; in a multi-label project also `labels`,
     which are two in a share of the requests (`generate.pairs`). Raises UserError where no generator is left to ask.
     """
-    g = project.generate
+    g, focus = project.generate, asked.focus
+    series = f"{g.seed}/{asked.generation}/{asked.round_number}"
     requests = []
     pairs = _together(project, seeds)
-    generators = wanted(project) if any(count.values()) else {}
-    for label, rows in count.items():
-        topics = subtopics(project.labels[label]) + (more_topics or {}).get(label, [])
+    generators = wanted(project) if any(asked.count.values()) else {}
+    for label, rows in asked.count.items():
+        topics = subtopics(project.labels[label]) + asked.more_topics.get(label, [])
         topics = (focus.topics.get(label) if focus else None) or topics
         for i in range(math.ceil(rows / g.rows_per_reply)):
-            name = f"{g.seed}/{generation}/{round_number}/{label}/{i}"
+            name = f"{series}/{label}/{i}"
             rng = random.Random(hashlib.sha256(name.encode()).digest())  # noqa: S311
-            asked = min(g.rows_per_reply, rows - i * g.rows_per_reply)
+            wanted_rows = min(g.rows_per_reply, rows - i * g.rows_per_reply)
             drawn = {"label": label, "topic": topics[i % len(topics)], "style": rng.choice(g.styles)}
             if project.multi_label:
                 drawn |= _about_two(project, drawn, pairs[label], rng)
             about = set(drawn.get("labels", [label]))
             examples = [r for r in seeds if about <= set(r.labels)]
             source = _generator(generators, i)
-            requests.append(_request(project, drawn, rng, source=source, examples=examples, rows=asked, focus=focus))
-            requests[-1].tag["round"] = round_number
-    random.Random(f"{g.seed}/{generation}/{round_number}").shuffle(requests)  # noqa: S311
+            requests.append(
+                _request(project, drawn, rng, source=source, examples=examples, rows=wanted_rows, focus=focus)
+            )
+            requests[-1].tag["round"] = asked.round_number
+    random.Random(series).shuffle(requests)  # noqa: S311
     return requests
 
 

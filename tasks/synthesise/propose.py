@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from tasks import atomic
 from tasks.atomic import digest_of
 from tasks.llm.request import Request
 from tasks.llm.sources import sources
 from tasks.project import Project
-from tasks.stage import Stage
+from tasks.stage import StageResult, Table
 from tasks.synthesise.plan import subtopics, wanted
-from tasks.synthesise.stage import ask, found_if_whole, open_ledger
+from tasks.synthesise.stage import ask, open_ledger, run_until_whole
 from tasks.text.tokens import fold, replace_surrogates, words
+from tasks.workspace import Workspace
 
 VERSION = 2
 ASKED = 12  # subtopics a label
@@ -35,33 +35,52 @@ def read_list(text: str, *, known: list[str]) -> list[str]:
     return found[:ASKED]
 
 
-def propose(project: Project, *, generation: int, beside: Path, home: Path) -> Stage:
+class ProposeResult(StageResult):
+    """Proposed subtopics by label, and the labels that were not answered, each with its reason."""
+
+    topics: dict[str, list[str]]
+    unanswered: dict[str, str]
+
+    def tables(self) -> dict[str, Table]:
+        return {"topics": [{"label": label, "topic": t} for label, own in self.topics.items() for t in own]}
+
+    def summary(self) -> str:
+        return "\n".join(f"{label}: no subtopics were proposed: {why}" for label, why in self.unanswered.items())
+
+
+def propose(project: Project, *, generation: int, workspace: Workspace) -> ProposeResult:
     """`topics.json`: more subtopics for each label, proposed by the first generator. A label whose reply holds no list has none.
 
-    A label without a reply (`counts["unanswered"]`) is asked for again by a later call.
+    A label without a reply (`unanswered`) is asked for again by a later call.
     """
-    source = sources(project, beside=beside, home=home)[proposer(project)]
+    source = sources(project, workspace=workspace)[proposer(project)]
     g = project.generate
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        requests, ledger = proposals(project), open_ledger(project, generation=generation, home=home)
-        replies, outcome = ask(source, requests, ledger=ledger, home=home)
+    def build(out: Path, scratch: Path) -> ProposeResult:
+        requests, ledger = proposals(project), open_ledger(project, generation=generation, workspace=workspace)
+        replies, outcome = ask(source, requests, ledger=ledger, workspace=workspace)
         topics = {
             r.request.tag["label"]: read_list(r.text or "", known=subtopics(r.request.tag["line"])) for r in replies
         }
         atomic.write_json(out / "topics.json", topics)
-        return {
-            "topics": {label: len(found) for label, found in topics.items()},
-            "unanswered": {
-                label: outcome.parked.get(label) or outcome.stopped or "the request failed with all its tries"
-                for label in outcome.lost
-            },
-            "cut_short": bool(outcome.lost),
+        unanswered = {
+            label: outcome.parked.get(label) or outcome.stopped or "the request failed with all its tries"
+            for label in outcome.lost
         }
+        return ProposeResult(topics=topics, unanswered=unanswered)
 
     params = {"labels": project.labels, "text_kind": g.text_kind, "seed": g.seed, "generation": generation}
     inputs = {"source": digest_of(source.identity())}
-    return found_if_whole(home, "propose", version=VERSION, params=params, inputs=inputs, build=build)
+    return run_until_whole(
+        ProposeResult,
+        "propose",
+        cut_short=lambda r: bool(r.unanswered),
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs=inputs,
+        build=build,
+    )
 
 
 def proposer(project: Project) -> str:

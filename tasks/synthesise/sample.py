@@ -7,18 +7,18 @@ round that was interrupted has the same sample.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tasks.dataset.split import SplitsResult
 from tasks.llm import wire
 from tasks.llm.budget import cost
 from tasks.llm.request import Cache
 from tasks.llm.sources import Source, sources
 from tasks.project import Project
-from tasks.stage import Stage
-from tasks.synthesise.plan import plan
+from tasks.synthesise.plan import RoundRequest, plan
 from tasks.synthesise.stage import seeds_to_show
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +43,15 @@ class Exchange:
     seconds: float | None
 
 
-def sample(project: Project, *, n: int, splits: Stage, beside: Path, home: Path, **asked: Any) -> list[Exchange]:
-    """The first `n` requests of a round that have an answer, in the order of their plan, which is drawn by chance.
-
-    `asked` is what the round was asked for: count, round_number, generation, more_topics, focus.
-    """
-    seeds, _ = seeds_to_show(project, splits, beside=beside, home=home)
-    by_name = sources(project, beside=beside, home=home)
-    cache = Cache(home / "cache" / "llm")
+def sample(
+    project: Project, *, n: int, splits: SplitsResult, workspace: Workspace, asked: RoundRequest
+) -> list[Exchange]:
+    """The first `n` requests of a round that have an answer, in the order of their plan, which is drawn by chance."""
+    seeds, _ = seeds_to_show(project, splits, workspace=workspace)
+    by_name = sources(project, workspace=workspace)
+    cache = Cache(workspace.llm_cache)
     found: list[Exchange] = []
-    for request in plan(project, seeds=seeds, **asked):
+    for request in plan(project, asked, seeds=seeds):
         if len(found) == n:
             break
         source = by_name[request.tag["generator"]]

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from tasks.curate.checks.leak import leaks_into_prompts
-from tasks.curate.stage import context_of
+from tasks.curate.context import context_of
+from tasks.dataset.split import SplitsResult
 from tasks.errors import TransientError
 from tasks.llm.budget import Ledger
-from tasks.llm.request import Outcome, Reply, Request, costs, total
+from tasks.llm.request import Outcome, Reply, Request, RowUsage, Usage
 from tasks.llm.sources import Source, client_of, sources
-from tasks.progress import Report, silent
+from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import Record, Rejected, count_by_check, count_by_label, read_records, write_records
-from tasks.stage import Stage, stage
+from tasks.stage import Metrics, StageResult, run_stage
 from tasks.synthesise.parse import parse
-from tasks.synthesise.plan import Focus, plan, wanted
+from tasks.synthesise.plan import RoundRequest, plan, wanted
+from tasks.workspace import Workspace
 
 VERSION = 4
 # what does not change the texts that come back
@@ -46,52 +49,134 @@ NOT_IN_KEY = {
 }
 
 
-def open_ledger(project: Project, *, generation: int, home: Path) -> Ledger:
-    """What this challenger has cost so far, under whatever settings: none of them begins anew with its budget.
+class GeneratorUsage(RowUsage):
+    """One generator's part of a round.
 
-    Each try is booked at the price of its day; a changed `usd` is for the tries to come.
+    `answered` counts, by label, the rows that the answered requests asked for; `parked` has the
+    reason for each label that the endpoint put off for too long; `stopped` says why it ended early;
+    `bought` counts the replies that this run paid for.
     """
-    return Ledger(home / "ledgers" / project.name / f"{generation}.jsonl", project.generate.budget)
+
+    replies: int
+    answered: dict[str, int]
+    parked: dict[str, str]
+    stopped: str | None
+    bought: int
 
 
-def found_if_whole(home: Path, name: str, *, params: dict[str, Any], **more: Any) -> Stage:
-    """files.stage, but one that was cut short (`counts["cut_short"]`) is not found again: it is built anew beside it.
+class SynthesiseResult(Usage, StageResult):
+    """One round of synthetic rows: what was asked, what came back, and what it cost.
 
-    What was bought is in the cache, so that only what is missing is asked for.
+    `left` has the reason for each label that no generator answered; `cut_short` is true where the
+    budget or an endpoint ended the round early.
     """
-    found, attempt = stage(home, name, params=params, **more), 0
-    while found.found and found.counts["cut_short"]:
-        attempt += 1
-        found = stage(home, name, params={**params, "attempt": attempt}, **more)
+
+    asked: dict[str, int]
+    rows: dict[str, int]
+    rejected: dict[str, int]
+    seeds_not_shown: int
+    generators: dict[str, GeneratorUsage]
+    replies: int
+    bought: int
+    answered: dict[str, int]
+    parked: dict[str, str]
+    left: dict[str, str]
+    stopped: str | None
+    cut_short: bool
+
+    def metrics(self) -> Metrics:
+        return super().metrics() | {"generate.replies": float(self.replies)}
+
+    def summary(self) -> str:
+        lines = [f"{label}: {reason}" for label, reason in self.parked.items()]
+        if self.seeds_not_shown:
+            lines.append(
+                f"{self.seeds_not_shown} seed rows repeat dev or test text and are not shown to the LLM "
+                f"(curate.leak, curate.short_leak)"
+            )
+        return "\n".join(lines)
+
+
+class ShownSeedsResult(StageResult):
+    """The seed rows that prompts may show; `hidden` counts those that repeat held-out text."""
+
+    hidden: int
+
+    def read(self) -> list[Record]:
+        return read_records(self.directory / "seed.jsonl")
+
+
+def open_ledger(project: Project, *, generation: int, workspace: Workspace) -> Ledger:
+    """What this challenger has cost so far, under whatever settings: changing one does not reset its budget.
+
+    Each try is booked at the price of its day; a changed `usd` applies to later tries.
+    """
+    return Ledger(workspace.ledger(project.name, generation), project.generate.budget)
+
+
+CutShort = TypeVar("CutShort", bound=StageResult)
+
+
+def run_until_whole(
+    result: type[CutShort],
+    name: str,
+    *,
+    cut_short: Callable[[CutShort], bool],
+    workspace: Workspace,
+    version: int,
+    params: Mapping[str, object],
+    inputs: Mapping[str, str],
+    build: Callable[[Path, Path], CutShort],
+) -> CutShort:
+    """run_stage, except that a result which was cut short is not found again: it is built anew under another key.
+
+    Replies that were bought are cached, so only what is missing is asked for.
+    """
+
+    def attempt(params: Mapping[str, object]) -> CutShort:
+        return run_stage(result, name, workspace=workspace, version=version, params=params, inputs=inputs, build=build)
+
+    found, number = attempt(params), 0
+    while found.published.found and cut_short(found):
+        number += 1
+        found = attempt({**params, "attempt": number})
     return found
 
 
-def seeds_to_show(project: Project, splits: Stage, *, beside: Path, home: Path) -> tuple[list[Record], int]:
-    """The seed rows that requests may show, and how many may not be, as they repeat dev or test text."""
+def seeds_to_show(project: Project, splits: SplitsResult, *, workspace: Workspace) -> tuple[list[Record], int]:
+    """The seed rows that requests may show, and how many may not be, because they repeat dev or test text."""
     if not project.generate.examples:
         return [], 0
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, scratch: Path) -> ShownSeedsResult:
         seeds = read_records(splits.directory / "seed.jsonl")
-        shown, hidden = leaks_into_prompts(seeds, context_of(project, splits, beside=beside, home=home))
+        shown, hidden = leaks_into_prompts(seeds, context_of(project, splits, workspace=workspace))
         write_records(out / "seed.jsonl", shown)
-        return {"hidden": len(hidden)}
+        return ShownSeedsResult(hidden=len(hidden))
 
     params = project.curate.model_dump(mode="json", include={"leak", "short_leak"})
-    # a stage, as short texts are embedded for it; the splits hang on the encoder where there are any to compare with
-    made = stage(home, "shown", version=1, params=params, inputs={"splits": splits.digest}, build=build)
-    return read_records(made.directory / "seed.jsonl"), made.counts["hidden"]
+    # short texts are embedded for it; the splits depend on the encoder where there are any to compare with
+    found = run_stage(
+        ShownSeedsResult,
+        "shown_seeds",
+        workspace=workspace,
+        version=1,
+        params=params,
+        inputs={"splits": splits.digest},
+        build=build,
+    )
+    return found.read(), found.hidden
 
 
 def ask(
-    source: Source, requests: list[Request], *, ledger: Ledger, home: Path, report: Report = silent
+    source: Source, requests: list[Request], *, ledger: Ledger, workspace: Workspace, progress: Progress = silent
 ) -> tuple[list[Reply], Outcome]:
-    """Every reply of one generator, in an order that neither arrival nor the endpoint's address decides."""
-    with client_of(source, ledger=ledger, home=home) as client:
+    """Every reply of one generator, in an order that depends neither on arrival nor on the endpoint's address."""
+    with client_of(source, ledger=ledger, workspace=workspace) as client:
         replies = []
         for reply in client.ask_all(requests):
             replies.append(reply)
-            report(len(replies), len(requests), "replies")
+            progress(len(replies), len(requests), "replies")
         outcome = client.outcome
     if outcome.stopped and not outcome.over_budget:  # the endpoint falters: worth another try later
         raise TransientError(f"{outcome.stopped}; what was bought is kept")
@@ -100,108 +185,112 @@ def ask(
 
 def synthesise(
     project: Project,
+    asked: RoundRequest,
     *,
-    count: dict[str, int],
-    round_number: int,
-    generation: int,
-    splits: Stage,
-    beside: Path,
-    home: Path,
-    more_topics: dict[str, list[str]] | None = None,
-    focus: Focus | None = None,
-    report: Report = silent,
-) -> Stage:
+    splits: SplitsResult,
+    workspace: Workspace,
+    progress: Progress = silent,
+) -> SynthesiseResult:
     """One round of rows from the LLMs: `rows.jsonl` and `rejected.jsonl`, with requests, tokens and dollars counted.
 
-    `count` is rows a label. Of a round that the budget cut short, or that had to leave labels which were put off for too long,
-    a later call asks for what is missing. Raises UserError for what no retry mends, TransientError when an endpoint is down;
-    what was bought until then is kept and not asked for again.
+    A round that was cut short by the budget or by an endpoint is completed by a later call. Raises
+    UserError for what no retry fixes, TransientError when an endpoint is down; what was bought until
+    then is kept and not asked for again.
     """
-    g = project.generate
-    asked = wanted(project)
-    by_name = {n: s for n, s in sources(project, beside=beside, home=home).items() if n in asked}
-    params = g.model_dump(mode="json", exclude=NOT_IN_KEY)
-    params |= {"count": count, "round": round_number, "generation": generation, "labels": project.labels}
-    params |= {"min_words": project.curate.min_words, "leak": project.curate.leak, "more_topics": more_topics or {}}
-    params |= {"short_leak": project.curate.short_leak}
-    params |= {"focus": focus.to_json() if focus else None}
-    params |= {"multi_label": True} if project.multi_label else {}
-    params |= {"generators": [source.identity() for source in by_name.values()]}
+    active = wanted(project)
+    chosen = {n: s for n, s in sources(project, workspace=workspace).items() if n in active}
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        seeds, not_shown = seeds_to_show(project, splits, beside=beside, home=home)
-        requests = plan(
-            project,
-            count=count,
-            seeds=seeds,
-            round_number=round_number,
-            generation=generation,
-            more_topics=more_topics,
-            focus=focus,
-        )
-        ledger = open_ledger(project, generation=generation, home=home)
-        done = 0
+    def build(out: Path, scratch: Path) -> SynthesiseResult:
+        seeds, not_shown = seeds_to_show(project, splits, workspace=workspace)
+        requests = plan(project, asked, seeds=seeds)
+        ledger = open_ledger(project, generation=asked.generation, workspace=workspace)
         rows: list[Record] = []
         rejected: list[Rejected] = []
-        told: dict[str, dict[str, Any]] = {}
-        for name, source in by_name.items():
+        usage: dict[str, GeneratorUsage] = {}
+        done = 0
+        for name, source in chosen.items():
             own = [r for r in requests if r.tag["generator"] == name]
             if not own:
                 continue
 
-            def told_so_far(n: int, of: int, what: str, before: int = done) -> None:
-                report(before + n, len(requests), what)
+            def so_far(n: int, of: int, note: str, before: int = done) -> None:
+                progress(before + n, len(requests), note)
 
-            replies, outcome = ask(source, own, ledger=ledger, home=home, report=told_so_far)
+            replies, outcome = ask(source, own, ledger=ledger, workspace=workspace, progress=so_far)
             done += len(own)
             parsed = [row for reply in replies for row in parse(reply, min_words=project.curate.min_words)]
             rows += [p for p in parsed if isinstance(p, Record)]
             rejected += [p for p in parsed if isinstance(p, Rejected)]
-            told[name] = _counts(own, replies, outcome, parsed)
+            usage[name] = _usage(own, replies, outcome, parsed)
         write_records(out / "rows.jsonl", rows)
         write_records(out / "rejected.jsonl", rejected)
-        return {
-            "asked": dict(count),
-            "rows": count_by_label(rows),
-            "rejected": count_by_check(rejected),
-            "seeds_not_shown": not_shown,
-            "generators": told,
-            **_total(told),
-        }
+        return _result(asked, rows, rejected, usage, not_shown)
 
-    inputs = {"splits": splits.digest}
-    return found_if_whole(home, "synthesise", version=VERSION, params=params, inputs=inputs, build=build)
+    params = project.generate.model_dump(mode="json", exclude=NOT_IN_KEY) | {
+        "asked": asked.model_dump(mode="json"),
+        "labels": project.labels,
+        "multi_label": project.multi_label,
+        "min_words": project.curate.min_words,
+        "leak": project.curate.leak,
+        "short_leak": project.curate.short_leak,
+        "generators": [source.identity() for source in chosen.values()],
+    }
+    return run_until_whole(
+        SynthesiseResult,
+        "synthesise",
+        cut_short=lambda r: r.cut_short,
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs={"splits": splits.digest},
+        build=build,
+    )
 
 
-def _counts(
+def _usage(
     requests: list[Request], replies: list[Reply], outcome: Outcome, parsed: list[Record | Rejected]
-) -> dict[str, Any]:
+) -> GeneratorUsage:
     answered: Counter[str] = Counter()
     for r in replies:
         answered[r.request.label] += r.request.tag["rows"]
-    return costs(requests, replies, outcome) | {
-        "replies": len(replies),
-        "answered": dict(sorted(answered.items())),  # rows asked for by the requests that have a reply
-        "parked": dict(outcome.parked),
-        "stopped": outcome.stopped,
-        "bought": sum(r.bought for r in replies),
-        "rows": sum(isinstance(p, Record) for p in parsed),
-    }
+    return GeneratorUsage(
+        **Usage.of(requests, replies, outcome).model_dump(),
+        replies=len(replies),
+        answered=dict(sorted(answered.items())),
+        parked=dict(outcome.parked),
+        stopped=outcome.stopped,
+        bought=sum(r.bought for r in replies),
+        rows=sum(isinstance(p, Record) for p in parsed),
+    )
 
 
-def _total(told: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _result(
+    asked: RoundRequest,
+    rows: list[Record],
+    rejected: list[Rejected],
+    usage: dict[str, GeneratorUsage],
+    not_shown: int,
+) -> SynthesiseResult:
     parked: dict[str, str] = {}
     answered: Counter[str] = Counter()
-    for t in told.values():
-        parked.update(t["parked"])
-        answered.update(t["answered"])
-    # with a label that another generator has answered the next round goes on
-    left = {label: why for label, why in parked.items() if len(told) == 1 or label not in answered}
-    stopped = [f"{name}: {t['stopped']}" for name, t in told.items() if t["stopped"]]
-    return total(told.values(), "replies", "bought") | {
-        "answered": dict(answered),
-        "parked": parked,
-        "left": left,
-        "stopped": "; ".join(stopped) or None,
-        "cut_short": bool(stopped or left),
-    }
+    for u in usage.values():
+        parked.update(u.parked)
+        answered.update(u.answered)
+    # a label that another generator has answered is asked for again in the next round
+    left = {label: why for label, why in parked.items() if len(usage) == 1 or label not in answered}
+    stopped = [f"{name}: {u.stopped}" for name, u in usage.items() if u.stopped]
+    return SynthesiseResult(
+        **Usage.total(usage.values()).model_dump(),
+        asked=asked.count,
+        rows=count_by_label(rows),
+        rejected=count_by_check(rejected),
+        seeds_not_shown=not_shown,
+        generators=usage,
+        replies=sum(u.replies for u in usage.values()),
+        bought=sum(u.bought for u in usage.values()),
+        answered=dict(answered),
+        parked=parked,
+        left=left,
+        stopped="; ".join(stopped) or None,
+        cut_short=bool(stopped or left),
+    )

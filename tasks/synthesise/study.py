@@ -11,37 +11,64 @@ from pathlib import Path
 from typing import Any
 
 from tasks import atomic
+from tasks.dataset.split import SplitsResult
+from tasks.dataset.training_rows import TrainingRows
+from tasks.encoder.base_model import base_encoder
+from tasks.figures import Figures
 from tasks.labels import label_of, labels_in
 from tasks.project import Project
 from tasks.records import read_records
-from tasks.references import digest_of_path, resolve
-from tasks.stage import Stage, stage
+from tasks.references import digest_of_path
+from tasks.stage import Metrics, StageResult, Table, run_stage
 from tasks.synthesise.plan import Focus, subtopics
+from tasks.workspace import Workspace
 
 VERSION = 1
 MOST_NEAR = 2  # labels that one label is confused with
 
 
+class ConfusedPair(Figures):
+    """Dev rows of one label that the probe took for another."""
+
+    true: str
+    predicted: str
+    rows: int
+
+
+class StudyResult(StageResult):
+    """Macro-F1 of the probe on dev, how many labels it missed, the confused pairs, and the focus of the next round."""
+
+    dev_f1_macro: float
+    missed: int
+    confused: list[ConfusedPair]
+    focus: Focus
+
+    def metrics(self) -> Metrics:
+        return {"dev.f1_macro": self.dev_f1_macro, "dev.missed": float(self.missed)}
+
+    def tables(self) -> dict[str, Table]:
+        return {"confused": [pair.model_dump() for pair in self.confused]}
+
+
 def study(
     project: Project,
     *,
-    curated: Stage,
-    splits: Stage,
-    beside: Path,
-    home: Path,
+    curated: TrainingRows,
+    splits: SplitsResult,
+    workspace: Workspace,
     more_topics: dict[str, list[str]] | None = None,
-) -> Stage:
+) -> StudyResult:
     """`focus.json` (see plan.Focus) from a linear probe on the kept rows, asked about the dev rows. Of label sets it has the
     subtopics alone: labels are not mistaken for each other where each is decided by itself."""
-    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+    encoder = base_encoder(project, workspace)
     topics = {label: subtopics(line) + (more_topics or {}).get(label, []) for label, line in project.labels.items()}
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, scratch: Path) -> StudyResult:
         from tasks.encoder.embed import embed
         from tasks.encoder.linear_probe import fit_probe
         from tasks.statistics.metrics import f1_macro
 
-        kept = read_records(curated.directory / "kept.jsonl")
+        kept = curated.read()
         dev = read_records(splits.directory / "dev.jsonl")
         length = project.train.max_length
         probe = fit_probe(embed(encoder, [r.text for r in kept], max_length=length), [label_of(r) for r in kept])
@@ -64,18 +91,16 @@ def study(
             },
             near={label: _confused_with(label, confused) for label in topics if _confused_with(label, confused)},
         )
-        atomic.write_json(out / "focus.json", focus.to_json())
+        atomic.write_json(out / "focus.json", focus.model_dump())
         f1 = f1_macro(true, predicted, project.label_names)
-        pairs = [{"true": t, "predicted": p, "rows": n} for (t, p), n in confused.most_common()]
-        return {"dev_f1_macro": f1, "missed": sum(map(len, missed.values())), "confused": pairs}
+        pairs = [ConfusedPair(true=t, predicted=p, rows=n) for (t, p), n in confused.most_common()]
+        return StudyResult(dev_f1_macro=f1, missed=sum(map(len, missed.values())), confused=pairs, focus=focus)
 
     inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     params = {"topics": topics, "max_length": project.train.max_length, "labels": project.label_names}
-    return stage(home, "study", version=VERSION, params=params, inputs=inputs, build=build)
-
-
-def read_focus(stage: Stage) -> Focus:
-    return Focus(**atomic.read_json(stage.directory / "focus.json"))
+    return run_stage(
+        StudyResult, "study", workspace=workspace, version=VERSION, params=params, inputs=inputs, build=build
+    )
 
 
 def _nearest(missed: Any, topics: list[str], vectors: Any) -> list[str]:

@@ -32,6 +32,7 @@ from tasks.train.arguments import processes
 from tasks.train.data import RecordFile
 from tasks.train.fine_tune import fine_tune
 from tasks.train.stage import write_bundle
+from tasks.workspace import Workspace
 
 
 def _records(path: Path, *, multi_label: bool) -> Iterator[Record]:
@@ -166,7 +167,7 @@ def _train(data: Path, out: Path, options: dict[str, str | None], *, multi_label
                 write_records(work / f"{split}.jsonl", _records(path, multi_label=multi_label))
             _model(settings)
         wait()
-        given: dict[str, Any] = {"settings": settings, "encoder": _model(settings), "report": _progress}
+        given: dict[str, Any] = {"settings": settings, "encoder": _model(settings), "progress": _progress}
         given["multi_label"] = multi_label
         if first:
             _publish(out, work, labels, given)
@@ -180,8 +181,8 @@ def _train(data: Path, out: Path, options: dict[str, str | None], *, multi_label
 
 def _model(settings: Train) -> Path:
     """The model's folder; one on the hub is fetched into the workspace."""
-    cache = Path(os.environ.get("RESEED_HOME", ".reseed")) / "cache"
-    return resolve(settings.model, beside=Path.cwd(), cache=cache, kind="model")
+    cache = Workspace(Path(os.environ.get("RESEED_HOME", ".reseed"))).cache
+    return resolve(settings.model, config_dir=Path.cwd(), cache=cache, kind="model")
 
 
 def _publish(out: Path, work: Path, labels: dict[str, str], given: dict[str, Any]) -> None:
@@ -196,8 +197,8 @@ def _publish(out: Path, work: Path, labels: dict[str, str], given: dict[str, Any
             about={"base_model": given["settings"].model},
             **given,
         )
-        about["counts"] = counts
-    for note in counts["notes"]:
+        about["figures"] = counts.model_dump(mode="json")
+    for note in counts.notes:
         sys.stderr.write(f"{note}\n")
 
 

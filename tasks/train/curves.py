@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tasks import atomic
+from tasks.progress import Points
+
 PANELS = (
     ("loss", ("train.loss", "dev.loss")),
     ("macro-F1 on dev", ("dev.f1_macro",)),
@@ -32,3 +35,8 @@ def draw(history: list[tuple[int, str, float]], path: Path) -> bool:
             axes.legend(fontsize=8)
     figure.savefig(path, dpi=110, format="png", metadata={"Software": None})
     return True
+
+
+def read_history(directory: Path) -> Points:
+    """The points of the curves that a training wrote."""
+    return [(int(step), str(name), float(v)) for step, name, v in atomic.read_json(directory / "history.json")]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.progress import Points, Report, silent
+from tasks.progress import Points, Progress, silent
 from tasks.project.train import Train
 from tasks.records import Record
 from tasks.statistics.calibration import Calibration, as_served
@@ -62,7 +62,7 @@ class _Task:
     settings: Train
     encoder: Path
     work: Path
-    report: Report
+    progress: Progress
     on_epoch: Callable[[int, float], None] | None
     on_points: Callable[[Points], None] | None
     multi_label: bool
@@ -76,7 +76,7 @@ def fine_tune(
     settings: Train,
     encoder: Path,
     work: Path,
-    report: Report = silent,
+    progress: Progress = silent,
     on_epoch: Callable[[int, float], None] | None = None,
     on_points: Callable[[Points], None] | None = None,
     multi_label: bool = False,
@@ -101,7 +101,7 @@ def fine_tune(
     check_batch(settings)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    task = _Task(train, dev, labels, settings, encoder, work, report, on_epoch, on_points, multi_label)
+    task = _Task(train, dev, labels, settings, encoder, work, progress, on_epoch, on_points, multi_label)
     attempt = Attempt.first(settings, precision=precision_of(settings), work=work)
     with sigterm_noted() as asked:
         while True:
@@ -186,7 +186,7 @@ def _trainer(task: _Task, model: Any, tokenizer: Any, arguments: Any) -> Any:
     if settings.patience:
         trainer.add_callback(EarlyStoppingCallback(settings.patience, settings.min_improvement))
     if trainer.is_world_process_zero():
-        trainer.add_callback(reporting(task.report, task.on_epoch))
+        trainer.add_callback(reporting(task.progress, task.on_epoch))
         if task.on_points:
             trainer.add_callback(_telling(task.on_points))
     return trainer

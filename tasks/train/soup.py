@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from tasks import atomic
+from tasks.dataset.split import SplitsResult
 from tasks.labels import encode, label_of
 from tasks.model import bundle
-from tasks.progress import Report, silent
+from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import read_records
-from tasks.stage import Stage, stage
+from tasks.stage import Metrics, StageResult, run_stage
 from tasks.statistics.calibration import Calibration, as_served
+from tasks.train.stage import Calibrated, TrainResult
+from tasks.workspace import Workspace
 
 VERSION = 1
 
@@ -35,46 +38,75 @@ def greedy(singles: list[float], score_of: Callable[[list[int]], float]) -> tupl
     return members, best
 
 
-def soup(project: Project, models: list[Stage], *, splits: Stage, home: Path, report: Report = silent) -> Stage:
-    """`soup.json`, and `bundle/` where the soup of the `models` (train stages of one recipe) has a strictly higher dev
-    macro-F1 than the best of them: counts `won`, `members`, `dev_f1_macro`, `singles`.
+class SoupResult(StageResult):
+    """The greedy soup of several models: whether it won, its members, its macro-F1 on dev, and that of each model.
 
-    Every score is computed here, in float32, so that they compare. The members' own temperatures are taken out before
-    their weights are averaged, and the soup gets one of its own. The models' heads start at different places, which the
-    paper's do not: that a soup loses is common.
+    `bundle` and `calibration` are None where the soup did not win.
     """
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        cook = _Cook(project, models, splits, report)
+    won: bool
+    members: list[int]
+    dev_f1_macro: float
+    singles: list[float]
+    bundle: str | None = None
+    calibration: Calibrated | None = None
+
+    @property
+    def bundle_directory(self) -> Path:
+        return self.directory / "bundle"
+
+    def metrics(self) -> Metrics:
+        members, won = float(len(self.members)), float(self.won)
+        return {"dev.f1_macro": self.dev_f1_macro, "soup.members": members, "soup.won": won}
+
+    def artifacts(self) -> list[Path]:
+        return [self.directory / "soup.json"]
+
+
+def soup(
+    project: Project,
+    models: list[TrainResult],
+    *,
+    splits: SplitsResult,
+    workspace: Workspace,
+    progress: Progress = silent,
+) -> SoupResult:
+    """`soup.json`, and `bundle/` where the soup of the `models` (trained by one recipe) has a strictly
+    higher macro-F1 on dev than the best of them.
+
+    Every score is computed here, in float32, so that they compare. The members' own temperatures are
+    taken out before their weights are averaged, and the soup gets one of its own. The models' heads
+    start at different places, which the paper's do not: that a soup loses is common.
+    """
+
+    def build(out: Path, scratch: Path) -> SoupResult:
+        cook = _Cook(project, models, splits, progress)
         singles = [cook.score([i]) for i in range(len(models))]
         members, best = greedy(singles, cook.score)
-        told: dict[str, Any] = {
-            "won": len(members) > 1 and best > max(singles),
-            "members": sorted(members),
-            "dev_f1_macro": best,
-            "singles": singles,
-        }
-        if told["won"]:
-            told |= cook.serve(members, out / "bundle", told)
-        atomic.write_json(out / "soup.json", told)
-        return told
+        won = len(members) > 1 and best > max(singles)
+        result = SoupResult(won=won, members=sorted(members), dev_f1_macro=best, singles=singles)
+        if won:
+            digest, calibration = cook.serve(members, out / "bundle", best)
+            result = result.model_copy(update={"bundle": digest, "calibration": calibration})
+        atomic.write_json(out / "soup.json", result.model_dump())
+        return result
 
-    inputs = {f"model {i}": str(m.counts["bundle"]) for i, m in enumerate(models)} | {"splits": splits.digest}
-    return stage(home, "soup", version=VERSION, params={}, inputs=inputs, build=build)
+    inputs = {f"model {i}": m.bundle for i, m in enumerate(models)} | {"splits": splits.digest}
+    return run_stage(SoupResult, "soup", workspace=workspace, version=VERSION, params={}, inputs=inputs, build=build)
 
 
 class _Cook:
     """The models' weights without their temperatures, and one network to put means of them into."""
 
-    def __init__(self, project: Project, models: list[Stage], splits: Stage, report: Report) -> None:
+    def __init__(self, project: Project, models: list[TrainResult], splits: SplitsResult, progress: Progress) -> None:
         dev = read_records(splits.directory / "dev.jsonl")
         self._texts, self._labels = [r.text for r in dev], project.label_names
         self._y = encode([label_of(r) for r in dev], self._labels)
         self._multi = project.multi_label
         self._about: dict[str, Any] = {}
-        self._bundles = [m.directory / "bundle" for m in models]
+        self._bundles = [m.bundle_directory for m in models]
         self._weights = [self._raw(path) for path in self._bundles]
-        self._report, self._scored = report, 0
+        self._progress, self._scored = progress, 0
 
     def _raw(self, path: Path) -> dict[str, Any]:
         """Weights as they were before calibration; the last model read stays as the network to fill."""
@@ -116,17 +148,17 @@ class _Cook:
         self._fill(members)
         said = as_served(self._logits(), self._y)
         self._scored += 1
-        self._report(self._scored, 2 * len(self._weights) - 1, f"of {len(members)}")
+        self._progress(self._scored, 2 * len(self._weights) - 1, f"of {len(members)}")
         return f1_macro(self._y, said, list(range(len(self._labels))))
 
-    def serve(self, members: list[int], directory: Path, told: dict[str, Any]) -> dict[str, Any]:
-        """Write the soup's bundle, calibrated on dev; its digest and temperature."""
+    def serve(self, members: list[int], directory: Path, dev_f1_macro: float) -> tuple[str, Calibrated]:
+        """Write the soup's bundle, calibrated on dev; its digest and calibration."""
         self._fill(members)
         fitted = Calibration.fitted(self._logits(), self._y)
         if not fitted.fold(self._model):
             fitted = Calibration()
         origin = {"bundles": [atomic.verify(self._bundles[i])["digest"] for i in sorted(members)]}
         found = fitted.told(self._labels)
-        about = self._about | found | {"dev": {"f1_macro": told["dev_f1_macro"]}, "soup": origin}
+        about = self._about | found | {"dev": {"f1_macro": dev_f1_macro}, "soup": origin}
         digest = bundle.save(self._model, self._tokenizer, directory, about=about)
-        return {"bundle": digest, **found}
+        return digest, found

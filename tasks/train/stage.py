@@ -8,16 +8,69 @@ from pathlib import Path
 from typing import Any
 
 from tasks import atomic
+from tasks.dataset.split import SplitsResult
+from tasks.dataset.training_rows import TrainingRows
+from tasks.encoder.base_model import base_encoder
 from tasks.model import bundle
-from tasks.progress import Points, Report, silent
+from tasks.model.bundle import BundleResult
+from tasks.progress import Points, Progress, silent
 from tasks.project import Project, Train
-from tasks.references import digest_of_path, resolve
-from tasks.stage import Stage, stage
-from tasks.train.curves import draw
+from tasks.references import digest_of_path
+from tasks.stage import Metrics, run_stage
+from tasks.train.adaptation.adapt import AdaptResult
+from tasks.train.curves import draw, read_history
 from tasks.train.data import RecordFile
 from tasks.train.fine_tune import fine_tune
+from tasks.workspace import Workspace
 
 VERSION = 5
+
+
+Calibrated = dict[str, float | dict[str, float]]  # `temperature` and `shift`: one value, or one per label
+
+
+def calibration_metrics(calibration: Calibrated) -> Metrics:
+    """The calibration under `train.`, for MLflow."""
+    metrics: Metrics = {}
+    for key, value in calibration.items():
+        if isinstance(value, dict):
+            metrics |= {f"train.{key}.{label}": v for label, v in value.items()}
+        else:
+            metrics[f"train.{key}"] = value
+    return metrics
+
+
+class TrainResult(BundleResult):
+    """A fine-tuned model: its rows, optimiser steps, macro-F1 on dev, calibration and precision.
+
+    `rows_at_once` and `accumulation` are the batch that fitted into memory; `notes` says what the
+    training fell back to.
+    """
+
+    rows: int
+    steps: int
+    resumed_from: int
+    dev_f1_macro: float
+    calibration: Calibrated
+    precision: str
+    rows_at_once: int
+    accumulation: int
+    notes: list[str]
+
+    def metrics(self) -> Metrics:
+        return {
+            "dev.f1_macro": self.dev_f1_macro,
+            "train.steps": float(self.steps),
+            "train.rows_at_once": float(self.rows_at_once),
+            "train.fallbacks": float(len(self.notes)),
+            **calibration_metrics(self.calibration),
+        }
+
+    def history(self) -> Points:
+        return read_history(self.directory)
+
+    def artifacts(self) -> list[Path]:
+        return sorted(self.directory.glob("*.png"))
 
 
 def write_bundle(
@@ -30,12 +83,11 @@ def write_bundle(
     train: Path,
     dev: Path,
     about: dict[str, Any],
-    report: Report,
+    progress: Progress,
     on_points: Callable[[Points], None] | None = None,
     multi_label: bool = False,
-) -> dict[str, Any]:
-    """Fine-tune on the records in `train`, write `out/bundle`, `out/history.json` and `out/curves.png` (where matplotlib is), and
-    return the counts."""
+) -> TrainResult:
+    """Fine-tune on the records in `train`; write `out/bundle`, `out/history.json` and, where matplotlib is installed, `out/curves.png`."""
     rows = RecordFile(train)
     trained = fine_tune(
         rows,
@@ -44,7 +96,7 @@ def write_bundle(
         settings=settings,
         encoder=encoder,
         work=work,
-        report=report,
+        progress=progress,
         on_points=on_points,
         multi_label=multi_label,
     )
@@ -61,58 +113,60 @@ def write_bundle(
     digest = bundle.save(trained.model, trained.tokenizer, out / "bundle", about=about)
     atomic.write_json(out / "history.json", trained.history)
     draw(trained.history, out / "curves.png")
-    return {
-        "rows": len(rows),
-        "steps": trained.steps,
-        "resumed_from": trained.resumed_from,
-        "dev_f1_macro": trained.dev_f1_macro,
-        **calibration,
-        "precision": trained.precision,
-        "rows_at_once": trained.attempt.batch_size,
-        "accumulation": trained.attempt.accumulation,
-        "notes": list(trained.attempt.notes),
-        "bundle": digest,
-    }
+    return TrainResult(
+        rows=len(rows),
+        steps=trained.steps,
+        resumed_from=trained.resumed_from,
+        dev_f1_macro=trained.dev_f1_macro,
+        calibration=calibration,
+        precision=trained.precision,
+        rows_at_once=trained.attempt.batch_size,
+        accumulation=trained.attempt.accumulation,
+        notes=list(trained.attempt.notes),
+        bundle=digest,
+    )
 
 
 def train(
     project: Project,
     *,
-    curated: Stage,
-    splits: Stage,
+    curated: TrainingRows,
+    splits: SplitsResult,
     generation: int,
     number: int = 0,
-    adapted: Stage | None = None,
-    beside: Path,
-    home: Path,
-    report: Report = silent,
+    adapted: AdaptResult | None = None,
+    workspace: Workspace,
+    progress: Progress = silent,
     on_points: Callable[[str, Points], None] | None = None,
-) -> Stage:
-    """The challenger: `bundle/` (see tasks/model/bundle.py), `history.json` and `curves.png`. A killed training goes on from
-    its last whole checkpoint. `number` picks one of `train.seeds`; `adapted` is the adapt stage whose encoder stands in
-    for `train.model`. `on_points` is told the stage's key, and the points of the curves as they come; of a stage that is
-    found, nothing."""
-    own = adapted.directory / "encoder" if adapted else None
-    encoder = own or resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+) -> TrainResult:
+    """The fine-tuned model: `bundle/` (see tasks/model/bundle.py), `history.json` and `curves.png`.
+
+    A killed training goes on from its last whole checkpoint. `number` picks one of `train.seeds`;
+    the encoder of `adapted` is used in place of `train.model`. `on_points` is called with the stage's
+    key and the points of the curves as they come; for a stage that is found, never.
+    """
+    encoder = adapted.encoder if adapted else base_encoder(project, workspace)
     settings = project.train.model_copy(update={"seeds": (project.train.seeds[number] + 1000 * generation,)})
     inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     about = {"project": project.name, "base_model": project.train.model, "data": inputs}
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, scratch: Path) -> TrainResult:
         return write_bundle(
             out,
-            work,
+            scratch,
             labels=project.labels,
             settings=settings,
             encoder=encoder,
-            train=curated.directory / "kept.jsonl",
+            train=curated.rows_file,
             dev=splits.directory / "dev.jsonl",
             about=about,
-            report=report,
-            on_points=partial(on_points, work.name) if on_points else None,  # the key names the scratch directory
+            progress=progress,
+            on_points=partial(on_points, scratch.name) if on_points else None,  # the key names the directory
             multi_label=project.multi_label,
         )
 
-    params = settings.model_dump(mode="json", exclude={"model"}) | {"labels": project.labels}
-    params |= {"multi_label": True} if project.multi_label else {}
-    return stage(home, "train", version=VERSION, params=params, inputs=inputs, build=build)
+    params = settings.model_dump(mode="json", exclude={"model"})
+    params |= {"labels": project.labels, "multi_label": project.multi_label}
+    return run_stage(
+        TrainResult, "train", workspace=workspace, version=VERSION, params=params, inputs=inputs, build=build
+    )

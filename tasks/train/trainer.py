@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import atomic
-from tasks.progress import Report
+from tasks.progress import Progress
 from tasks.project.train import Train
 from tasks.train.optimiser import groups
 from tasks.train.resume import Asked, NotFinite, Terminated, check_finite, seal_and_rotate
@@ -162,7 +162,7 @@ def saving(trainer: Any) -> Any:
     return Saving()
 
 
-def reporting(report: Report, on_epoch: Callable[[int, float], None] | None = None) -> Any:
+def reporting(progress: Progress, on_epoch: Callable[[int, float], None] | None = None) -> Any:
     """A callback that says how far the training is; `on_epoch(epoch, dev F1)` is told each look at dev."""
     from transformers import TrainerCallback
 
@@ -170,7 +170,7 @@ def reporting(report: Report, on_epoch: Callable[[int, float], None] | None = No
         note = ""
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            report(state.global_step, state.max_steps, self.note)
+            progress(state.global_step, state.max_steps, self.note)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
             for name in ("loss", "eval_f1_macro"):

@@ -19,6 +19,7 @@ from tasks.atomic import digest_of
 from tasks.errors import TransientError, UserError
 from tasks.project import Project
 from tasks.tune.trial import turn
+from tasks.workspace import Workspace
 
 HEARTBEAT, GRACE = 30, 300  # seconds; a trial without a heartbeat for as long as GRACE is taken to be dead
 RETRIES = 3  # of a trial whose worker died
@@ -28,7 +29,7 @@ SPARED, FEWEST = 0.1, 5  # no trial is pruned within this share of it, or by few
 RANGES = ("learning_rate", "weight_decay", "warmup", "label_smoothing")
 
 
-def open_study(project: Project, question: dict[str, Any], *, home: Path, url: str | None) -> Any:
+def open_study(project: Project, question: dict[str, Any], *, workspace: Workspace, url: str | None) -> Any:
     """The Optuna study of this question, found or made, in the database `url` or a SQLite file in the workspace.
 
     Raises TransientError where the database can't be reached, UserError where the URL is none.
@@ -36,7 +37,7 @@ def open_study(project: Project, question: dict[str, Any], *, home: Path, url: s
     optuna = _optuna()
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 
-    url = _driver(url or project.tune.storage or f"sqlite:///{_whole_file(home / 'tune.db')}")
+    url = _driver(url or project.tune.storage or f"sqlite:///{_whole_file(workspace.studies)}")
     try:
         study = optuna.create_study(
             study_name=study_name(project, question),

@@ -15,13 +15,18 @@ import yaml
 
 from tasks import atomic
 from tasks.atomic import digest_of
+from tasks.dataset.split import SplitsResult
+from tasks.dataset.training_rows import TrainingRows
+from tasks.encoder.base_model import base_encoder
 from tasks.errors import UserError
-from tasks.progress import Report, silent
+from tasks.progress import Progress, silent
 from tasks.project import Project, Train
 from tasks.records import NO_LABEL, Label, Record, count_by_label, read_records
-from tasks.references import digest_of_path, resolve
-from tasks.stage import Stage, stage
+from tasks.references import digest_of_path
+from tasks.stage import Metrics, StageResult, run_stage
 from tasks.statistics import stratified_split
+from tasks.train.adaptation.adapt import AdaptResult
+from tasks.workspace import Workspace
 
 VERSION = 2
 
@@ -33,6 +38,18 @@ class Pruned(Exception):
     """A trial that was ended because it was not worth going on with."""
 
 
+class TrialResult(StageResult):
+    """Macro-F1 on dev of one trial (the mean over its folds, which are `folds`), and its optimiser steps."""
+
+    dev_f1_macro: float
+    folds: list[float]
+    steps: int
+    resumed_from: int
+
+    def metrics(self) -> Metrics:
+        return {"dev.f1_macro": self.dev_f1_macro, "train.steps": float(self.steps)}
+
+
 def with_settings(train: Train, settings: dict[str, Any]) -> Train:
     """`train` with these settings, checked. Raises UserError where they don't go together."""
     try:
@@ -41,7 +58,7 @@ def with_settings(train: Train, settings: dict[str, Any]) -> Train:
         raise UserError(f"these settings of train don't go together: {settings}: {' '.join(str(e).split())}") from None
 
 
-def question(project: Project, *, rows: Stage, splits: Stage, encoder: str) -> dict[str, Any]:
+def question(project: Project, *, rows: TrainingRows, splits: SplitsResult, encoder: str) -> dict[str, Any]:
     """What a search is about: two searches with the same answer here are one, and share their trials."""
     keys = set(project.tune.space.values())
     return {
@@ -56,26 +73,25 @@ def question(project: Project, *, rows: Stage, splits: Stage, encoder: str) -> d
     }
 
 
-def encoder_of(project: Project, adapted: Stage | None, *, beside: Path, home: Path) -> Path:
+def encoder_of(project: Project, adapted: AdaptResult | None, *, workspace: Workspace) -> Path:
     """The directory that is fine-tuned. An adapted encoder stands in for the project's own, not for one that is tried."""
     if adapted is not None and "model" not in project.tune.space.others:
-        return adapted.directory / "encoder"
-    return resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
+        return adapted.encoder
+    return base_encoder(project, workspace)
 
 
 def trial(
     project: Project,
     settings: dict[str, Any],
     *,
-    rows: Stage,
-    splits: Stage,
-    adapted: Stage | None,
+    rows: TrainingRows,
+    splits: SplitsResult,
+    adapted: AdaptResult | None,
     keep_going: KeepGoing,
-    beside: Path,
-    home: Path,
-    report: Report = silent,
-) -> Stage | None:
-    """`history.json`, and the count `dev_f1_macro`, of training with these settings; None where `keep_going` ended it.
+    workspace: Workspace,
+    progress: Progress = silent,
+) -> TrialResult:
+    """`history.json`, and the count `dev_f1_macro`, of training with these settings. Raises Pruned where `keep_going` ended it.
 
     The first of `train.seeds` is used, and no model is kept. With `tune.folds` the figure is the mean over the folds. A
     killed trial that is tried again with the same settings goes on from its last whole checkpoint; a pruned or failed one
@@ -83,21 +99,26 @@ def trial(
     """
     train = with_settings(project.train, settings).model_copy(update={"seeds": project.train.seeds[:1]})
     tried = project.model_copy(update={"train": train})
-    encoder = encoder_of(tried, adapted, beside=beside, home=home)
+    encoder = encoder_of(tried, adapted, workspace=workspace)
     scratch: list[Path] = []
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, work: Path) -> TrialResult:
         scratch.append(work)
-        return _train_folds(tried, encoder, rows, splits, out, work, keep_going=keep_going, report=report)
+        return _train_folds(tried, encoder, rows, splits, out, work, keep_going=keep_going, progress=progress)
 
     params = train.model_dump(mode="json", exclude={"model"}) | {"labels": project.labels, "folds": project.tune.folds}
     inputs = {"rows": rows.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
-    with turn(home / "locks" / f"trial-{digest_of([params, inputs])[:32]}.lock"):
+    with turn(workspace.lock(f"trial-{digest_of([params, inputs])[:32]}")):
         try:
-            return stage(home, "trial", version=VERSION, params=params, inputs=inputs, build=build)
-        except Pruned:
-            shutil.rmtree(scratch[0], ignore_errors=True)
-            return None
+            return run_stage(
+                TrialResult,
+                "trial",
+                workspace=workspace,
+                version=VERSION,
+                params=params,
+                inputs=inputs,
+                build=build,
+            )
         except Exception:
             shutil.rmtree(scratch[0], ignore_errors=True)
             raise
@@ -115,17 +136,17 @@ def turn(lock: Path) -> Iterator[None]:
 def _train_folds(
     project: Project,
     encoder: Path,
-    rows: Stage,
-    splits: Stage,
+    rows: TrainingRows,
+    splits: SplitsResult,
     out: Path,
     work: Path,
     *,
     keep_going: KeepGoing,
-    report: Report,
-) -> dict[str, Any]:
+    progress: Progress,
+) -> TrialResult:
     from tasks.train.fine_tune import fine_tune
 
-    parts = folds(read_records(rows.directory / "kept.jsonl"), project.tune.folds)
+    parts = folds(rows.read(), project.tune.folds)
     dev = read_records(splits.directory / "dev.jsonl")
     scores: list[float] = []
     history: list[tuple[int, str, float]] = []
@@ -135,7 +156,7 @@ def _train_folds(
     def noted(done: int, total: int, note: str) -> None:
         nonlocal share
         share = done / total
-        report(done, total, note)
+        progress(done, total, note)
 
     for number, (own, held) in enumerate(parts):
 
@@ -152,7 +173,7 @@ def _train_folds(
             settings=project.train,
             encoder=encoder,
             work=work / f"fold-{number}",
-            report=noted,
+            progress=noted,
             on_epoch=after,
             multi_label=project.multi_label,
         )
@@ -160,7 +181,7 @@ def _train_folds(
         history += [(steps + step, name, value) for step, name, value in trained.history]
         steps, resumed = steps + trained.steps, resumed + trained.resumed_from
     atomic.write_json(out / "history.json", history)
-    return {"dev_f1_macro": mean(scores), "folds": scores, "steps": steps, "resumed_from": resumed}
+    return TrialResult(dev_f1_macro=mean(scores), folds=scores, steps=steps, resumed_from=resumed)
 
 
 def folds(rows: list[Record], n: int) -> list[tuple[list[Record], list[Record]]]:

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from tasks.figures import Figures
 from tasks.statistics.bootstrap import label_f1
 from tasks.statistics.metrics import f1_by_label
 from tasks.verdict.guardrails import Figure
 
 MANY = 1_000_000  # rows
 TAIL = 10  # resamples beyond a quantile, below which it is drawn out from one that has as many
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How resamples are drawn: how many, the seed, and the index of each row's group where rows have groups."""
+
+    samples: int
+    seed: int
+    groups: np.ndarray | None
+
+
+class RecipeGain(Figures):
+    """The mean gain of the models of all seeds, with bounds that the differences between seeds widen."""
+
+    gain: float
+    lower: float
+    upper: float
+    seeds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +67,8 @@ def one_sided(gain: float, gains: np.ndarray, alpha: float, wider: float) -> tup
 
 
 def of_recipe(
-    y: np.ndarray, a: list[np.ndarray], b: np.ndarray, alpha: float, wider: float, classes: int, how: dict[str, Any]
-) -> dict[str, float]:
+    y: np.ndarray, a: list[np.ndarray], b: np.ndarray, alpha: float, wider: float, classes: int, draws: Draws
+) -> RecipeGain:
     """The mean gain of the models `a`, one a seed, over `b`; with one-sided bounds from a bootstrap of the rows and, nested in it,
     of the seeds.
 
@@ -63,8 +81,10 @@ def of_recipe(
     k, theirs = len(a), f1_by_label(y, b, classes)
     seen = np.array([float((f1_by_label(y, own, classes) - theirs).mean()) for own in a])
     # drawn apart from the verdict's own resamples, which so are the same with seeds and without
-    f1 = label_f1(y, [*a, b], classes=classes, **how).mean(axis=-1)
-    times = np.random.default_rng(how["seed"]).multinomial(k - 1, np.full(k, 1 / k), size=len(f1))
+    f1 = label_f1(y, [*a, b], classes=classes, samples=draws.samples, seed=draws.seed, groups=draws.groups).mean(
+        axis=-1
+    )
+    times = np.random.default_rng(draws.seed).multinomial(k - 1, np.full(k, 1 / k), size=len(f1))
     gains = ((f1[:, :k] - f1[:, [k]]) * times).sum(axis=1) / (k - 1)
     of_seeds = float(seen.var(ddof=1)) / k
     if of_seeds > 0 and alpha < 0.5:
@@ -72,7 +92,7 @@ def of_recipe(
         wider *= float(t.ppf(1 - alpha, freedom) / norm.ppf(1 - alpha))
     mean = float(seen.mean())
     gain, lower, upper = (round(v, 12) for v in (mean, *one_sided(mean, gains, alpha, wider)))
-    return {"gain": gain, "lower": lower, "upper": upper, "seeds": k}
+    return RecipeGain(gain=gain, lower=lower, upper=upper, seeds=k)
 
 
 def mcnemar(y: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[int, int, float]:

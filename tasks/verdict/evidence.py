@@ -1,125 +1,203 @@
-"""What a verdict rests on, kept whole: both models' answers, the settings, and the verdict that follows from them.
+"""The evidence of a verdict: both models' answers, the settings, and the verdict that follows from them.
 
-Anyone who has the directory can come to the verdict again, byte for byte: it is decided from these files alone.
+Anyone who has the directory can reach the verdict again, byte for byte: it is decided from these files
+alone. The settings name the version of the rule, so a later version of the code that has the same rule
+verifies it too.
 """
 
 from __future__ import annotations
 
-import hashlib
+import importlib.metadata
 import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tasks import atomic, labels
-from tasks.atomic import digest_of
-from tasks.stage import Stage, stage
-from tasks.statistics import bootstrap, metrics, permutation
-from tasks.verdict import decide as judge
-from tasks.verdict import effect_size, guardrails
-from tasks.verdict.decide import Verdict
+from pydantic import ValidationError
 
-VERSION = 3
-LIBRARIES = ("numpy", "scipy", "scikit-learn")  # whose arithmetic the verdict rests on
+from tasks import atomic
+from tasks.atomic import CorruptDirectory, digest_of
+from tasks.evaluate.score import PREDICTIONS, ScoredRow, ScoreResult, read_answers
+from tasks.figures import Figures
+from tasks.stage import Metrics, StageResult, run_stage
+from tasks.verdict.decide import RULE_VERSION, Comparison, Policy, Resampling, Verdict, decide, unsure
+from tasks.workspace import Workspace
+
+VERSION = 4
+LIBRARIES = ("reseed", "numpy", "scipy", "scikit-learn")  # whose arithmetic the verdict rests on
 VERDICT, SETTINGS, SIDES, SEED = "verdict.json", "settings.json", ("challenger", "opponent"), "seed_"
 
 
-def judged(
-    challenger: Stage, opponent: Stage, *, settings: dict[str, Any], home: Path, seeds: Sequence[Stage] = ()
-) -> Stage:
-    """The stage `verdict` on two evaluations of the same test rows; its counts are the verdict. `seeds` are evaluations of the
-    models that the challenger's recipe gives with each of several seeds.
+class Question(Figures):
+    """What is asked about two evaluations of the same test rows.
 
-    `settings` are the keyword arguments of tasks.verdict.decide.decide, but for `groups`, `seeds` and `slices`: the answers tell each row's
-    group and its slices, and `slices` here names those that are judged. What each evaluation read, its model and the sealed test
-    rows, by their digests, is written beside them, so that the evidence is of these alone.
+    `use` is the number of this verdict on the test set; `slices` names the slices that are judged, whose
+    rows the answers tell; `measures` are both models' figures of what is limited, challenger first.
     """
+
+    labels: list[str]
+    opponent_name: str
+    policy: Policy
+    use: int = 1
+    resampling: Resampling
+    slices: list[str]
+    measures: dict[str, tuple[float | None, float | None]]
+
+
+class Settings(Figures):
+    """How a verdict was reached: the question, the version of the rule, and the libraries that counted.
+
+    `read` has the digests of what each evaluation read: its model and the sealed test rows.
+    """
+
+    question: Question
+    rule_version: int
+    libraries: dict[str, str]
+    read: dict[str, dict[str, str]]
+
+
+class VerdictResult(StageResult):
+    """The verdict on a challenger."""
+
+    verdict: Verdict
+
+    def metrics(self) -> Metrics:
+        return verdict_metrics(self.verdict)
+
+    def artifacts(self) -> list[Path]:
+        return sorted(self.directory.iterdir())
+
+
+def verdict_metrics(verdict: Verdict) -> Metrics:
+    """The gain and its bounds, for MLflow."""
+    gain = {"gain": verdict.gain, "lower": verdict.lower, "upper": verdict.upper}
+    return {f"verdict.{name}": value for name, value in gain.items() if value is not None}
+
+
+def judge(
+    challenger: ScoreResult,
+    opponent: ScoreResult,
+    question: Question,
+    *,
+    workspace: Workspace,
+    seeds: Sequence[ScoreResult] = (),
+) -> VerdictResult:
+    """The verdict, with its evidence. `seeds` are the evaluations of the recipe's models, one per seed."""
     sides = dict(zip(SIDES, (challenger, opponent), strict=True))
-    sides |= {f"{SEED}{number:03}": stage for number, stage in enumerate(seeds, 1)}
-    read = {name: atomic.read_json(stage.directory / atomic.MANIFEST)["inputs"] for name, stage in sides.items()}
-    about = {"decide": settings, "code": code(), "read": read}
+    sides |= {f"{SEED}{number:03}": score for number, score in enumerate(seeds, 1)}
+    read = {name: atomic.read_json(s.directory / atomic.MANIFEST)["inputs"] for name, s in sides.items()}
+    settings = Settings(question=question, rule_version=RULE_VERSION, libraries=library_versions(), read=read)
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, scratch: Path) -> VerdictResult:
         for name, scored in sides.items():
-            shutil.copyfile(scored.directory / "predictions.jsonl", out / f"{name}.jsonl")
-        atomic.write_json(out / SETTINGS, about)
-        verdict = decide(out)
+            shutil.copyfile(scored.directory / PREDICTIONS, out / f"{name}.jsonl")
+        atomic.write_json(out / SETTINGS, settings.model_dump(mode="json"))
+        verdict = decide_again(out)
         (out / VERDICT).write_bytes(_bytes(verdict))
-        return verdict.to_json()
+        return VerdictResult(verdict=verdict)
 
-    inputs = {name: stage.digest for name, stage in sides.items()}
-    return stage(home, "verdict", version=VERSION, params=about, inputs=inputs, build=build)
+    return run_stage(
+        VerdictResult,
+        "verdict",
+        workspace=workspace,
+        version=VERSION,
+        params=settings.model_dump(mode="json"),
+        inputs={name: score.digest for name, score in sides.items()},
+        build=build,
+    )
 
 
-def rows_digest(scored: Stage) -> str:
-    """The digest of the test rows that were answered, whatever their order, place and other columns: their ids and labels."""
-    return digest_of(sorted([r["id"], r["label"]] for r in atomic.read_lines(scored.directory / "predictions.jsonl")))
+def rows_digest(scored: ScoreResult) -> str:
+    """The digest of the test rows that were answered, by id and label, whatever their order and other columns."""
+    return digest_of(sorted([row.id, row.label] for row in scored.read()))
 
 
-def decide(directory: Path) -> Verdict:
-    """The verdict that follows from the evidence in `directory`."""
-    mine, theirs = (atomic.read_lines(directory / f"{name}.jsonl") for name in SIDES)
-    of_seeds = [atomic.read_lines(path) for path in sorted(directory.glob(f"{SEED}*.jsonl"))]
-    asked = [(a["id"], a["label"]) for a in mine]
-    if any([(a["id"], a["label"]) for a in said] != asked for said in (theirs, *of_seeds)):
-        return judge.unsure("the models did not answer the same rows", "the opponent", len(mine))
-    settings: dict[str, Any] = atomic.read_json(directory / SETTINGS)["decide"]
+def decide_again(directory: Path) -> Verdict:
+    """The verdict that follows from the evidence in `directory`. Raises CorruptDirectory for other settings."""
+    question = _settings(directory).question
+    mine, theirs = (read_answers(directory / f"{name}.jsonl") for name in SIDES)
+    of_seeds = [read_answers(path) for path in sorted(directory.glob(f"{SEED}*.jsonl"))]
+    asked = [(a.id, a.label) for a in mine]
+    if any([(a.id, a.label) for a in rows] != asked for rows in (theirs, *of_seeds)):
+        return unsure("the models did not answer the same rows", "the opponent", len(mine))
     for name, rows in zip(SIDES, (mine, theirs), strict=True):
-        if odd := sum("scores" in r and r["scores"] is None for r in rows):
-            said = f"{odd} of {len(rows)} answers of the {name} have probabilities that are no numbers"
-            return judge.unsure(said, settings["opponent_name"], len(rows))
-    slices = {name: [i for i, r in enumerate(mine) if name in r["slices"]] for name in settings.get("slices", [])}
-    true, a, b = [r["label"] for r in mine], [r["predicted"] for r in mine], [r["predicted"] for r in theirs]
-    told = {"slices": slices, "groups": [r.get("group") for r in mine]}
-    seeds = [[r["predicted"] for r in said] for said in of_seeds]
-    return judge.decide(true, a, b, **settings | told, seeds=seeds)
+        if broken := sum(row.broken for row in rows):
+            fault = f"{broken} of {len(rows)} answers of the {name} have probabilities that are not numbers"
+            return unsure(fault, question.opponent_name, len(rows))
+    comparison = Comparison(
+        labels=question.labels,
+        true=[row.label for row in mine],
+        challenger=_answers(mine),
+        opponent=_answers(theirs),
+        opponent_name=question.opponent_name,
+        groups=[row.group for row in mine],
+        slices={name: [i for i, row in enumerate(mine) if name in row.slices] for name in question.slices},
+        measures=question.measures,
+        seeds=[_answers(rows) for rows in of_seeds],
+    )
+    return decide(comparison, question.policy, use=question.use, resampling=question.resampling)
 
 
-def verify(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
+def _answers(rows: list[ScoredRow]) -> list[str | tuple[str, ...]]:
+    return [row.predicted for row in rows]
+
+
+class Verification(Figures):
+    """Whether the evidence leads to the recorded verdict again.
+
+    `same` is None where another version of the rule judged: then nothing is decided again. `libraries`
+    names those whose versions differ from the ones that counted.
+    """
+
+    same: bool | None
+    recorded: Verdict
+    again: Verdict | None
+    evidence: str
+    rule_version: int
+    libraries: dict[str, str]
+    read: dict[str, dict[str, str]]
+
+
+def verify(directory: Path, *, digest: str | None = None) -> Verification:
     """Whether the evidence is as it was sealed, and leads to the recorded verdict again, byte for byte.
 
-    The result has `same`, both verdicts where they differ, `code`: whether this code is the one that judged, and `read`: what
-    each side's evaluation read, by digest; None of evidence before version 3, which does not name it. Raises CorruptDirectory when
-    a file differs from the manifest, or the directory from `digest`.
+    Raises CorruptDirectory when a file differs from the manifest, or the directory from `digest`.
     """
     manifest = atomic.verify(directory)
     if digest is not None and manifest["digest"] != digest:
-        raise atomic.CorruptDirectory(f"{directory} is not the evidence that was recorded: {manifest['digest'][:12]}")
-    there, again = (directory / VERDICT).read_bytes(), decide(directory)
-    recorded = json.loads(there)
-    settings = atomic.read_json(directory / SETTINGS)
-    then, now = settings["code"], code()
-    other = [f"{name} {then[name]}" for name in LIBRARIES if name in then and then[name] != now[name]]
-    if any(then.get(key) != now[key] for key in ("reseed", "judge")):
-        other.insert(0, f"{then['reseed']}, {then['judge'][:12]}")
-    found = {
-        "same": there == _bytes(again),
-        "verdict": recorded["decision"],
-        "reasons": recorded["reasons"],
-        "rows": recorded["rows"],
-        "evidence": manifest["digest"],
-        "code": f"other: judged by {', '.join(other)}" if other else "the same",
-        "read": settings.get("read"),
-    }
-    return found if found["same"] else found | {"recorded": recorded, "again": again.to_json()}
+        raise CorruptDirectory(f"{directory} is not the evidence that was recorded: {manifest['digest'][:12]}")
+    settings, recorded = _settings(directory), (directory / VERDICT).read_bytes()
+    again = decide_again(directory) if settings.rule_version == RULE_VERSION else None
+    current = library_versions()
+    return Verification(
+        same=None if again is None else recorded == _bytes(again),
+        recorded=Verdict.model_validate_json(recorded),
+        again=again,
+        evidence=manifest["digest"],
+        rule_version=settings.rule_version,
+        libraries={name: v for name, v in settings.libraries.items() if current.get(name) != v},
+        read=settings.read,
+    )
 
 
-def code() -> dict[str, str]:
-    """What decides: the versions of Reseed and of what it counts with, and the digest of the modules whose arithmetic it is."""
-    import importlib.metadata
+def _settings(directory: Path) -> Settings:
+    try:
+        return Settings.model_validate_json((directory / SETTINGS).read_bytes())
+    except ValidationError as e:
+        why = " ".join(str(e).split())[:300]
+        raise CorruptDirectory(f"{directory / SETTINGS} is not the settings of a verdict: {why}") from None
 
+
+def library_versions() -> dict[str, str]:
+    """The installed versions of what counts."""
     versions = {}
-    for name in ("reseed", *LIBRARIES):
+    for name in LIBRARIES:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = "not installed"
-    of_judging = (judge, effect_size, guardrails, bootstrap, metrics, permutation, labels)
-    places = [__file__, *(str(m.__file__) for m in of_judging)]
-    said = b"".join(Path(place).read_bytes() for place in places)
-    return {**versions, "judge": hashlib.sha256(said).hexdigest()}
+    return versions
 
 
 def _bytes(verdict: Verdict) -> bytes:
-    return json.dumps(verdict.to_json(), ensure_ascii=False, sort_keys=True, indent=1).encode()
+    return json.dumps(verdict.model_dump(mode="json"), ensure_ascii=False, sort_keys=True, indent=1).encode()

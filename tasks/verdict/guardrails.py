@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tasks.evaluate.score import ScoreResult
 from tasks.project import Limits
-from tasks.stage import Stage
 
-LEAST_ROWS = 30  # with fewer a slice is shown, and never judged
 Decision = Literal["promote", "keep", "inconclusive"]
 Pairs = Mapping[str, Sequence[float | None]]  # a measure's name: what the challenger has, and what the champion has
 
@@ -46,11 +45,11 @@ MEASURES = {
 }
 
 
-def measures(challenger: Stage, champion: Stage) -> dict[str, tuple[float | None, float | None]]:
+def measures(challenger: ScoreResult, champion: ScoreResult) -> dict[str, tuple[float | None, float | None]]:
     """What two evaluations say of each of MEASURES, challenger first; None where one has no finite figure."""
 
-    def ece(scored: Stage) -> float | None:
-        return _finite(scored.counts.get("scores", {}).get("ece"))
+    def ece(scored: ScoreResult) -> float | None:
+        return _finite(scored.calibration.ece) if scored.calibration else None
 
     return {"ece": (ece(challenger), ece(champion))}
 

@@ -36,7 +36,7 @@ from flows.registry import client as module
 from flows.registry import notifications
 from flows.registry.client import Registry, Version
 from flows.registry.promotion import ChampionMoved
-from flows.registry.promotion_log import Journal
+from flows.registry.promotion_log import PromotionLog
 from flows.settings import Settings, quiet
 from tasks import atomic
 from tasks.errors import TransientError
@@ -110,7 +110,7 @@ class Race:
         from mlflow import MlflowClient
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        module.answers_in_fresh_process = lambda *_, **__: None  # type: ignore[assignment]
+        module.smoke_test = lambda *_, **__: None  # type: ignore[assignment]
         uri = self.settings.tracking_uri
         return Registry(MlflowClient(uri, uri), self.settings)
 
@@ -210,7 +210,7 @@ class Race:
         with registry.lock(name):
             waited = time.monotonic() - began
         finished = registry.reconcile(name)
-        found, aliases = Journal.read(registry.client, name), registry.aliases(name)
+        found, aliases = PromotionLog.read(registry.client, name), registry.aliases(name)
         scores = {v.version: score(v) for v in registry.versions(name)}
         order = [row.version for row in found.rows]
         counts = {

@@ -10,7 +10,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 from flows.registry.client import Registry, Version
-from flows.registry.promotion_log import Journal
+from flows.registry.promotion_log import PromotionLog
 from flows.settings import Settings
 from flows.tracking.run import connect
 from tasks.model import bundle
@@ -68,8 +68,8 @@ class Store:
     def aliases(self, name: str = "toy") -> dict[str, str]:
         return {k: str(v) for k, v in self.client.get_registered_model(name).aliases.items()}
 
-    def journal(self, name: str = "toy") -> Journal:
-        return Journal.read(self.client, name)
+    def journal(self, name: str = "toy") -> PromotionLog:
+        return PromotionLog.read(self.client, name)
 
     def moves(self, name: str = "toy") -> list[tuple[str | None, str]]:
         """The promotions that were carried out, of a journal that is whole and has nothing open."""

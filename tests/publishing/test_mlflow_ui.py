@@ -70,7 +70,7 @@ def store(
         patch.setenv("OPENAI_API_KEY", KEY)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         # a fresh process that loads the model takes seconds; tests/registry/test_registry.py has it
-        patch.setattr(registry, "answers_in_fresh_process", lambda *_, **__: None)
+        patch.setattr(registry, "smoke_test", lambda *_, **__: None)
         config = toy.project(
             home / "project",
             endpoint=llm.url,

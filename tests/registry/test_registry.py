@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.registry import admin
-from flows.registry.client import Registry, Version, need_champion, promotion_key
+from flows.registry.client import Registry, Version, require_champion, promotion_key
 from flows.registry.promotion import ChampionMoved
 from flows.registry.promotion_log import Intent
 from flows.retraining import decision
@@ -99,7 +99,7 @@ class TestPromoting:
         store.promote(three, two)
         assert store.aliases() == {"challenger": "3", "champion": "3", "previous": "2"}
         assert store.moves() == [(None, "1"), ("1", "2"), ("2", "3")]
-        champion = need_champion(store.registry, "toy")
+        champion = require_champion(store.registry, "toy")
         assert champion.version == "3" and champion.tags["reseed.promoted_at"] == store.journal().rows[-1].when
         assert [bundle.check(p) is not None and p.name for p in unasked] == [b.digest[:32] for b in bundles[:3]]
 
@@ -158,15 +158,15 @@ class TestPromoting:
         with pytest.raises(UserError, match=r"promoted last in the workspace .*/two"):
             at("one").promote(versions[0], **told | {"expected": versions[2]})
 
-    def test_need_champion_says_what_is_missing(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_require_champion_says_what_is_missing(self, store: Store, bundles: list[Bundle]) -> None:
         with pytest.raises(UserError, match=r"no model 'toy'.*reseed retrain"):
-            need_champion(store.registry, "toy")
+            require_champion(store.registry, "toy")
         version = store.register(bundles[0])
         with pytest.raises(UserError, match="'toy' has no champion yet"):
-            need_champion(store.registry, "toy")
+            require_champion(store.registry, "toy")
         store.promote(version, None)
         with pytest.raises(UserError, match=r"no model 'toi' .did you mean 'toy'"):
-            need_champion(store.registry, "toi")
+            require_champion(store.registry, "toi")
 
 
 @pytest.mark.usefixtures("unasked")
@@ -370,7 +370,7 @@ class TestHistory:
         for _ in range(2):
             admin.rollback(store.settings, "toy", reason="back")
         assert store.aliases()["champion"] == "2"
-        assert bundle.check(store.registry.fetch(need_champion(store.registry, "toy"))) == before
+        assert bundle.check(store.registry.fetch(require_champion(store.registry, "toy"))) == before
 
     def test_by_hand(self, store: Store, three: list[Version]) -> None:
         assert admin.promote(store.settings, "toy", "3", reason="the board wants it", by="ada")["before"] == "2"
@@ -472,7 +472,7 @@ class TestHistory:
     ) -> None:
         store.client.delete_registered_model_alias("toy", "champion")
         with pytest.raises(UserError, match=r"no champion any more.*`reseed promote toy 2 --reason ...`"):
-            need_champion(store.registry, "toy")
+            require_champion(store.registry, "toy")
         store.promote(three[2], None)
         assert store.aliases()["previous"] == "2"
         assert admin.rollback(store.settings, "toy", reason="back")["version"] == "2"

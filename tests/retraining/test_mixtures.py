@@ -12,7 +12,7 @@ import pytest
 from flows.retraining import mixtures
 from flows.tracking import stage_runs
 from tasks.augment import lift
-from tasks.augment.mixtures import REAL, WITH_HARVESTED, WITH_SYNTHETIC, difference
+from tasks.augment.mixtures import REAL, WITH_SELF_TRAINED, WITH_SYNTHETIC, difference
 from tasks.project import Project
 from tasks.records import Record
 from tasks.stage import Stage
@@ -46,7 +46,7 @@ def test_harvested_rows_gain_over_the_mix_that_they_were_added_to(
     """Synthetic rows under wrong labels hurt, so real rows alone were trained on: the harvest's gain is over these."""
     wrong = [r.but(label=LABELS[(LABELS.index(str(r.label)) + 1) % 3]) for r in rows(20, "synthetic", 3)]
     real, more = rows(4, "seed", 1), rows(4, "harvested", 2)
-    own = {REAL: real, WITH_SYNTHETIC: real + wrong, WITH_HARVESTED: real + more}
+    own = {REAL: real, WITH_SYNTHETIC: real + wrong, WITH_SELF_TRAINED: real + more}
     mixes = {name: made(tmp_path, "mix", rows={"kept.jsonl": kept}, params={"n": name}) for name, kept in own.items()}
     sealed = made(tmp_path, "sealed", rows={"test.jsonl": rows(20, "test", 4)})
     monkeypatch.setattr(mixtures.steps, "quick_lift", lift.quick_lift)
@@ -59,10 +59,10 @@ def test_harvested_rows_gain_over_the_mix_that_they_were_added_to(
     f1 = {name: m["value"] for name, m in told["mixes"].items()}
     assert f1[WITH_SYNTHETIC] < 0.5 < f1[REAL] and found["synthetic"]["value"] < -0.3
     assert found["harvested"]["from"] == REAL
-    assert found["harvested"]["value"] == pytest.approx(f1[WITH_HARVESTED] - f1[REAL])
+    assert found["harvested"]["value"] == pytest.approx(f1[WITH_SELF_TRAINED] - f1[REAL])
     done.chosen = WITH_SYNTHETIC  # another base is another figure, and is not found under the first one
     (other,) = [s for s in (mixtures.lift(r, done, sealed) or {})["lifts"] if s["by"] == "harvested"]
-    assert other["value"] == pytest.approx(f1[WITH_HARVESTED] - f1[WITH_SYNTHETIC])
+    assert other["value"] == pytest.approx(f1[WITH_SELF_TRAINED] - f1[WITH_SYNTHETIC])
 
 
 DEV = [LABELS[i % 3] for i in range(200)]

@@ -20,7 +20,7 @@ from flows.tracking.cleanup import tidy
 from flows.tracking.curves import curves
 from flows.tracking.run import Tracking, connect
 from tasks import atomic
-from tasks.progress import Points, Report, silent
+from tasks.progress import Points, Progress, silent
 from tasks.project import Project
 from tasks.stage import Stage
 from tasks.train.stage import train
@@ -45,10 +45,10 @@ class Desk:
         self.rows = made(home, "curate", rows={"kept.jsonl": TRAIN})
         self.splits = made(home, "splits", rows={"dev.jsonl": DEV})
 
-    def train(self, on_points: Callable[[str, Points], None], report: Report = silent) -> Stage:
+    def train(self, on_points: Callable[[str, Points], None], progress: Progress = silent) -> Stage:
         places = {"beside": self.home, "home": self.home}
         given: dict[str, Any] = {"curated": self.rows, "splits": self.splits, "generation": 0, **places}
-        return train(self.project, **given, report=report, on_points=on_points)
+        return train(self.project, **given, progress=progress, on_points=on_points)
 
     def runs(self) -> list[Any]:
         asked = f"tags.`mlflow.parentRunId` = '{self.log.run_id}'"

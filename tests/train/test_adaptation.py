@@ -13,7 +13,7 @@ import pytest
 
 from tasks import atomic
 from tasks.errors import UserError
-from tasks.progress import Report, silent
+from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import Record, Source
 from tasks.stage import Stage
@@ -51,10 +51,10 @@ class Text:
         given = {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}}
         return Project.model_validate({**given, "adapt": {**quick, **changes}, "train": train})
 
-    def adapt(self, home: str = "", report: Report = silent, **changes: Any) -> Stage:
+    def adapt(self, home: str = "", progress: Progress = silent, **changes: Any) -> Stage:
         where = self.home / home if home else self.home
         project = self.project(**changes)
-        return adapt(project, curated=self.curated, splits=self.splits, beside=self.home, home=where, report=report)
+        return adapt(project, curated=self.curated, splits=self.splits, beside=self.home, home=where, progress=progress)
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_in_flight(text: Text) -> None:
 
     try:
         with pytest.raises(Terminated, match="stopped at step 7"):
-            text.adapt("stopped", steps=20, report=report)
+            text.adapt("stopped", steps=20, progress=progress)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [1], "passed on"

@@ -12,15 +12,17 @@ from typing import Any
 
 from tasks import atomic
 from tasks.dataset.sealed import open_sealed
+from tasks.dataset.split import SealedResult
 from tasks.errors import TransientError
-from tasks.evaluate.score import Answers, measured, own_settings
+from tasks.evaluate.score import Answers, Latency, LlmScore, ScoreResult, measured, shared_settings
 from tasks.llm.request import Reply, Request
 from tasks.llm.sources import Source, client_of, sources
-from tasks.progress import Report, silent
+from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import Label, Record
-from tasks.stage import Stage, stage
+from tasks.stage import run_stage
 from tasks.synthesise.stage import open_ledger
+from tasks.workspace import Workspace
 
 VERSION = 2
 CONTEXT = 4096  # tokens of a request with its answer: any LLM in use reads as many
@@ -29,8 +31,8 @@ NONE = "none"
 
 
 def score_llm(
-    project: Project, *, generation: int, sealed: Stage, beside: Path, home: Path, report: Report = silent
-) -> Stage:
+    project: Project, *, generation: int, sealed: SealedResult, workspace: Workspace, progress: Progress = silent
+) -> ScoreResult:
     """The first generator's own labels of `evaluate.ask_llm` test rows, in the form of the other evaluations.
 
     It is told the labels with their descriptions and shown no example. What it costs counts in the challenger's budget; where
@@ -38,31 +40,41 @@ def score_llm(
     The rows are asked one at a time, so that `latency` is a text's own; it is of those that the cache did not have. Raises
     UserError and TransientError as tasks/llm/client.py does.
     """
-    source = next(iter(sources(project, beside=beside, home=home).values()))
-    identity = {"endpoint": source.endpoint.endpoint, "model": source.model}
+    source = next(iter(sources(project, workspace=workspace).values()))
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        every = open_sealed(sealed, home=home, by=f"llm {source.name}")
+    def build(out: Path, scratch: Path) -> ScoreResult:
+        every = open_sealed(sealed, workspace=workspace, by=f"llm {source.name}")
         rows = sample(every, project)
-        ledger = open_ledger(project, generation=generation, home=home)
-        replies, stopped = _ask(source, [request(project, r.text) for r in rows], ledger, home, work, report)
+        ledger = open_ledger(project, generation=generation, workspace=workspace)
+        requests = [request(project, r.text) for r in rows]
+        replies, stopped = _ask(source, requests, ledger, workspace, scratch, progress)
         rows = rows[: len(replies)]
         said = [parse(reply.text or "", project) for reply in replies]
         nothing: Label = () if project.multi_label else ""
         answers = Answers([nothing if label is None else label for label in said])
-        found = measured(out, project, f"llm {source.name}", rows, answers) if rows else {"rows": 0}
-        return {
-            "model": f"llm {source.name}",
-            **found,
-            "sample": len(rows) < len(every),
-            "llm": _told(source, replies, said, work, stopped),
-        }
+        who = f"llm {source.name}"
+        unknown = ScoreResult(model=who, scores=None, slices=[], calibration=None, probabilities=False)
+        found = measured(out, project, who, rows, answers) if rows else unknown
+        llm = _llm_score(source, replies, said, scratch, stopped)
+        return found.model_copy(update={"sample": len(rows) < len(every), "llm": llm})
 
-    g = project.generate
-    params = {"labels": project.labels, "multi_label": project.multi_label, "rows": project.evaluate.ask_llm}
-    params |= {"settings": own_settings(project), "llm": identity, "budget": g.budget.model_dump(mode="json")}
-    inputs = {"sealed": sealed.digest}
-    return stage(home, "ask_llm", version=VERSION, params=params, inputs=inputs, build=build)
+    params: dict[str, object] = {
+        "labels": project.labels,
+        "multi_label": project.multi_label,
+        "rows": project.evaluate.ask_llm,
+        "settings": shared_settings(project),
+        "llm": {"endpoint": source.endpoint.endpoint, "model": source.model},
+        "budget": project.generate.budget.model_dump(mode="json"),
+    }
+    return run_stage(
+        ScoreResult,
+        "ask_llm",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs={"sealed": sealed.digest},
+        build=build,
+    )
 
 
 def sample(rows: list[Record], project: Project) -> list[Record]:
@@ -126,13 +138,13 @@ def _named(text: str, labels: Sequence[str]) -> list[str]:
 
 
 def _ask(
-    source: Source, requests: list[Request], ledger: Any, home: Path, work: Path, report: Report
+    source: Source, requests: list[Request], ledger: Any, workspace: Workspace, scratch: Path, progress: Progress
 ) -> tuple[list[Reply], str | None]:
-    """Replies to the first of the requests, and why there are no more. The seconds of each that was bought are kept in `work`."""
+    """Replies to the first of the requests, and why there are no more. The seconds of each that was bought are kept in `scratch`."""
     one = replace(source, endpoint=source.endpoint.model_copy(update={"concurrency": 1, "batch": False}))
     context = max(r.most_prompt_tokens() + r.max_tokens for r in requests)
     replies: list[Reply] = []
-    with client_of(one, ledger=ledger, home=home, tokens=context) as client:
+    with client_of(one, ledger=ledger, workspace=workspace, tokens=context) as client:
         for r in requests:
             began = time.monotonic()
             got = list(client.ask_all([r]))
@@ -143,31 +155,31 @@ def _ask(
                     )
                 return replies, client.outcome.stopped
             if got[0].bought:
-                atomic.append_line(work / "seconds.jsonl", round(time.monotonic() - began, 4))
+                atomic.append_line(scratch / "seconds.jsonl", round(time.monotonic() - began, 4))
             replies += got
-            report(len(replies), len(requests), "test rows")
+            progress(len(replies), len(requests), "test rows")
     return replies, None
 
 
-def _told(
-    source: Source, replies: list[Reply], said: list[Label | None], work: Path, stopped: str | None
-) -> dict[str, Any]:
+def _llm_score(
+    source: Source, replies: list[Reply], said: list[Label | None], scratch: Path, stopped: str | None
+) -> LlmScore:
     import numpy as np
 
-    seconds = atomic.read_lines(work / "seconds.jsonl")
+    seconds = atomic.read_lines(scratch / "seconds.jsonl")
     p50, p95 = np.quantile(seconds, [0.5, 0.95]).tolist() if seconds else (None, None)
     tokens, usd = sum(r.prompt_tokens + r.completion_tokens for r in replies), sum(r.usd for r in replies)
     n = max(1, len(replies))
-    return {
-        "name": source.name,
-        "local": source.endpoint.endpoint == "local",
-        "unparsed": sum(label is None for label in said),
-        "unparsed_share": sum(label is None for label in said) / n,
-        "latency": {"p50": p50, "p95": p95, "texts": len(seconds)},
-        "tokens": tokens,
-        "tokens_per_text": round(tokens / n, 1),
-        "usd": round(usd, 9),
-        "usd_per_text": round(usd / n, 9),
-        "measured": all(r.measured for r in replies),
-        "stopped": stopped,
-    }
+    return LlmScore(
+        name=source.name,
+        local=source.endpoint.endpoint == "local",
+        unparsed=sum(label is None for label in said),
+        unparsed_share=sum(label is None for label in said) / n,
+        latency=Latency(p50=p50, p95=p95, texts=len(seconds)),
+        tokens=tokens,
+        tokens_per_text=round(tokens / n, 1),
+        usd=round(usd, 9),
+        usd_per_text=round(usd / n, 9),
+        measured=all(r.measured for r in replies),
+        stopped=stopped,
+    )

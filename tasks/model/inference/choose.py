@@ -5,20 +5,24 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import atomic
+from tasks.dataset.split import SplitsResult
 from tasks.errors import UserError
+from tasks.figures import Figures
 from tasks.labels import predicted
 from tasks.model import bundle as bundles
-from tasks.model.bundle import Classifier
+from tasks.model.bundle import BundleRef, BundleResult, Classifier
 from tasks.model.inference.backends import Onnx
 from tasks.model.inference.export import FILES, CannotExport, export
-from tasks.progress import Report, silent
+from tasks.progress import Progress, silent
 from tasks.project import Predict, Project
 from tasks.records import read_records
-from tasks.stage import Stage, stage
+from tasks.stage import Metrics, run_stage
+from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +32,30 @@ TIMED, PASSES = 32, 3  # texts and times that each backend is timed with
 COMPARED = 2000  # dev texts whose answers are compared, at most
 
 
-def choose(bundle: Path, out: Path, *, settings: Predict, texts: list[str], report: Report = silent) -> dict[str, Any]:
+class BackendMeasure(Figures):
+    """One backend: its speed, tokenising included, and its answers against torch's in float32."""
+
+    texts_per_second: float
+    agreement: float
+    largest_difference: float
+
+
+class Inference(Figures):
+    """The backend that a bundle answers with and why, and what each backend measured on `rows` dev texts.
+
+    `failed` has the reason for each backend that could not be made.
+    """
+
+    backend: str
+    why: str
+    threads: int | None
+    batch_tokens: int
+    rows: int
+    measured: dict[str, BackendMeasure]
+    failed: dict[str, str]
+
+
+def choose(bundle: Path, out: Path, *, settings: Predict, texts: list[str], progress: Progress = silent) -> Inference:
     """Write the bundle `bundle` into the new folder `out` with the chosen backend's graph; returns `reseed.json`'s
     `inference`: the backend, why, and what each candidate measured on `texts` (dev).
 
@@ -42,7 +69,7 @@ def choose(bundle: Path, out: Path, *, settings: Predict, texts: list[str], repo
     kinds = {"auto": list(FILES), "torch": []}.get(settings.backend, [settings.backend])
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         candidates, failed = {"torch": plain}, {}
-        report(0, 2, "export")
+        progress(0, 2, "export")
         try:
             paths = export(bundle, Path(scratch), kinds=kinds) if kinds else {}
             for kind, path in paths.items():
@@ -53,36 +80,36 @@ def choose(bundle: Path, out: Path, *, settings: Predict, texts: list[str], repo
             if settings.backend != "auto":
                 raise UserError(f"predict.backend is {settings.backend}: {e}; or set it to torch") from None
             failed = {kind: str(e) for kind in kinds}
-        report(1, 2, "measure")
+        progress(1, 2, "measure")
         measured = measure(candidates, texts[:COMPARED])
         backend_name, why = pick(measured, settings=settings, failed=failed)
         before = [f"{name}*" for name in FILES.values()]
         shutil.copytree(bundle, out, ignore=shutil.ignore_patterns(atomic.MANIFEST, *before))
         for path in Path(scratch).glob(f"{FILES.get(backend_name, '-')}*"):
             shutil.copyfile(path, out / path.name)
-    found = {
-        "backend": backend_name,
-        "why": why,
-        "threads": settings.threads,
-        "batch_tokens": settings.batch_tokens,
-        "rows": min(len(texts), COMPARED),
-        "measured": measured,
-        "failed": failed,
-    }
-    atomic.write_json(out / bundles.ABOUT, {**about, "inference": found})
+    found = Inference(
+        backend=backend_name,
+        why=why,
+        threads=settings.threads,
+        batch_tokens=settings.batch_tokens,
+        rows=min(len(texts), COMPARED),
+        measured=measured,
+        failed=failed,
+    )
+    atomic.write_json(out / bundles.ABOUT, {**about, "inference": found.model_dump(mode="json")})
     atomic.seal(out)
     return found
 
 
-def measure(candidates: dict[str, Classifier], texts: list[str]) -> dict[str, dict[str, float]]:
+def measure(candidates: dict[str, Classifier], texts: list[str]) -> dict[str, BackendMeasure]:
     """By backend: `texts_per_second` (tokenising included), `agreement` and `largest_difference` against torch."""
     answers = {name: c.probabilities(texts) for name, c in candidates.items()}
     speed = throughput(candidates, texts)
     return {
-        name: {
-            "texts_per_second": speed[name],
+        name: BackendMeasure(
+            texts_per_second=speed[name],
             **compare(p, answers["torch"], multi_label=candidates["torch"].multi_label),
-        }
+        )
         for name, p in answers.items()
     }
 
@@ -115,39 +142,64 @@ def compare(p: np.ndarray, reference: np.ndarray, *, multi_label: bool = False) 
 
 
 def pick(
-    measured: dict[str, dict[str, float]], *, settings: Predict, failed: dict[str, str] | None = None
+    measured: Mapping[str, BackendMeasure], *, settings: Predict, failed: dict[str, str] | None = None
 ) -> tuple[str, str]:
     """The backend and why: the one asked for; with `auto` the fastest whose agreement is `predict.agreement` or more."""
     if settings.backend != "auto":
         return settings.backend, "asked for"
-    agreeing = [name for name, m in measured.items() if m["agreement"] >= settings.agreement]
-    best = max(agreeing, key=lambda name: measured[name]["texts_per_second"])
-    odd = [f"{name} agrees on {measured[name]['agreement']:.2%} only" for name in measured if name not in agreeing]
+    agreeing = [name for name, m in measured.items() if m.agreement >= settings.agreement]
+    best = max(agreeing, key=lambda name: measured[name].texts_per_second)
+    odd = [f"{name} agrees on {measured[name].agreement:.2%} only" for name in measured if name not in agreeing]
     odd += sorted({f"no {name}: {reason}" for name, reason in (failed or {}).items()})
     return best, "; ".join([f"the fastest that agrees on {settings.agreement:.1%} of dev labels", *odd])
 
 
-def line(found: dict[str, Any]) -> str:
+def line(found: Inference) -> str:
     """The choice in a line, for a person."""
-    m, torch = found["measured"][found["backend"]], found["measured"]["torch"]
-    if found["backend"] == "torch":
-        return f"torch, {m['texts_per_second']:.0f} texts/s ({found['why']})"
+    m, torch = found.measured[found.backend], found.measured["torch"]
+    if found.backend == "torch":
+        return f"torch, {m.texts_per_second:.0f} texts/s ({found.why})"
     return (
-        f"{found['backend']}, {m['texts_per_second']:.0f} texts/s (torch {torch['texts_per_second']:.0f}); "
-        f"{m['agreement']:.1%} of {found['rows']} dev labels equal, a probability differs by {m['largest_difference']:.3f} at most"
+        f"{found.backend}, {m.texts_per_second:.0f} texts/s (torch {torch.texts_per_second:.0f}); "
+        f"{m.agreement:.1%} of {found.rows} dev labels equal, a probability differs by "
+        f"{m.largest_difference:.3f} at most"
     )
 
 
-def exported(project: Project, *, trained: Stage, splits: Stage, home: Path, report: Report = silent) -> Stage:
+class ExportResult(BundleResult):
+    """The bundle with the backend that it answers with, and what each backend measured."""
+
+    inference: Inference
+
+    def metrics(self) -> Metrics:
+        measured = self.inference.measured
+        return {f"predict.{k}.{name}": v for name, m in measured.items() for k, v in m}
+
+    def headline(self) -> Metrics:
+        return {f"predict.{k}": v for k, v in self.inference.measured[self.inference.backend]}
+
+
+def export_bundle(
+    project: Project,
+    *,
+    trained: BundleRef,
+    splits: SplitsResult,
+    workspace: Workspace,
+    progress: Progress = silent,
+) -> ExportResult:
     """`bundle/`: the trained one with the backend that it answers with. Its own stage: a kill here costs no training."""
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, scratch: Path) -> ExportResult:
         texts = [r.text for r in read_records(splits.directory / "dev.jsonl")]
-        found = choose(
-            trained.directory / "bundle", out / "bundle", settings=project.predict, texts=texts, report=report
-        )
-        return {"bundle": atomic.read_json(out / "bundle" / atomic.MANIFEST)["digest"], "inference": found}
+        found = choose(trained.directory, out / "bundle", settings=project.predict, texts=texts, progress=progress)
+        return ExportResult(bundle=atomic.read_json(out / "bundle" / atomic.MANIFEST)["digest"], inference=found)
 
-    inputs = {"bundle": trained.counts["bundle"], "splits": splits.digest}
-    params = project.predict.model_dump(mode="json")
-    return stage(home, "export", version=VERSION, params=params, inputs=inputs, build=build)
+    return run_stage(
+        ExportResult,
+        "export",
+        workspace=workspace,
+        version=VERSION,
+        params=project.predict.model_dump(mode="json"),
+        inputs={"bundle": trained.digest, "splits": splits.digest},
+        build=build,
+    )

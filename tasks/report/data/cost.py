@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from tasks.llm.request import Usage
 from tasks.records import Record, label_text
 from tasks.report.data.diversity import name_of_round
 from tasks.report.data.rows import Gathered
@@ -28,30 +29,27 @@ def cost(g: Gathered, labels: list[str]) -> dict[str, Any]:
     In all is what the rounds counted; a part is the sum over its texts, set aside or not, of their share of their replies.
     `measured` is False where an endpoint told no tokens, so that they were estimated, and None where that is not known.
     """
-    counts = [s.counts for s in g.rounds]
-    tokens = {k: sum(int(c.get(f"{k}_tokens") or 0) for c in counts) for k in ("prompt", "completion")}
-    priced = [c["usd"] for c in counts if c.get("usd") is not None]
-    told = [c["measured"] for c in counts if c.get("measured") is not None]
+    usage = Usage.total(g.rounds)
     accepted = len(g.accepted)
     return {
-        "tokens": tokens | {"total": sum(tokens.values())},
-        "usd": round(sum(priced), 6) if priced else None,
-        "measured": all(told) if told else None,
-        "requests": sum(_total(c.get("requests")) for c in counts),
-        "replies": sum(int(c.get("replies") or 0) for c in counts),
-        "lost": sum(int(c.get("lost") or 0) for c in counts),
-        "stopped": [str(c["stopped"]) for c in counts if c.get("stopped")],
+        "tokens": {
+            "prompt": usage.prompt_tokens,
+            "completion": usage.completion_tokens,
+            "total": usage.tokens,
+        },
+        "usd": round(usage.usd, 6) if g.rounds else None,
+        "measured": usage.measured if g.rounds else None,
+        "requests": usage.requests,
+        "replies": sum(r.replies for r in g.rounds),
+        "lost": usage.lost,
+        "stopped": [r.stopped for r in g.rounds if r.stopped],
         "accepted": accepted,
-        "tokens_per_accepted": _per(sum(tokens.values()), accepted),
-        "usd_per_accepted": _per(sum(priced), accepted) if priced else None,
+        "tokens_per_accepted": _per(usage.tokens, accepted),
+        "usd_per_accepted": _per(usage.usd, accepted) if g.rounds else None,
         "generator": _parts(g, lambda r: str(r.lineage.get("generator", "unknown"))),
         "label": _parts(g, lambda r: label_text(r.label), labels),
         "round": _parts(g, lambda r: name_of_round(r.lineage.get("round"))),
     }
-
-
-def _total(requests: Any) -> int:
-    return sum(requests.values()) if isinstance(requests, dict) else int(requests or 0)
 
 
 def _per(value: float, rows: int) -> float | None:

@@ -22,8 +22,8 @@ def funnel(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:
     one before it less what it lost, in every label.
     """
     asked: Counter[str] = Counter()
-    for stage in g.rounds:
-        asked.update(stage.counts.get("asked") or stage.counts.get("requests") or {})
+    for r in g.rounds:
+        asked.update(r.asked)
     came = [*g.written, *(r.record for r in g.unread)]
     texts = Counter(label_text(r.label) for r in came)
     steps = [_step("asked", "row", asked, None), _step("replies", "reply", _requests(came), None)]

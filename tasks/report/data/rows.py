@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from tasks import atomic
+from tasks.augment.self_training import SelfTrainingResult
 from tasks.curate.checks.personal_data import kinds
-from tasks.errors import UserError
+from tasks.curate.stage import CurateResult
+from tasks.dataset.split import SplitsResult
 from tasks.records import Record, Rejected, read_records, read_rejected
-from tasks.stage import Stage
+from tasks.synthesise.stage import SynthesiseResult
 from tasks.text.fingerprints import FINGERPRINTS, Fingerprints
+from tasks.workspace import RetrainData
 
 # a row set aside by these repeats a held-out row or holds personal data: its text is never shown
 WITHHELD = frozenset({"leak", "short_leak", "personal_data"})
@@ -29,14 +30,6 @@ RUN_BY = {
 }
 
 
-def stage_at(directory: Path) -> Stage:
-    """The stage that was published in `directory`, verified. Raises CorruptDirectory."""
-    m = atomic.verify(directory)
-    key = str(m.get("key", directory.name))
-    name = str(m.get("stage", directory.parent.name))
-    return Stage(name, str(directory), key, m["digest"], m.get("counts", {}), m.get("seconds", 0.0), found=True)
-
-
 def generated(record: Record) -> bool:
     """True for a row that an LLM wrote, also after a person has looked at it."""
     return record.source == "synthetic" or "request" in record.lineage
@@ -47,14 +40,10 @@ def withheld(set_aside: list[Rejected], splits: Path, *, leak: float, personal: 
 
     Held-out text is known by the hashes of its n-grams. A row that was set aside before those checks, or never came to
     them, is looked at here: `leak` is the limit (`curate.leak`), `personal` says whether personal data is looked for.
-    Raises UserError for an older version's hashes.
     """
     named = {r.record.id for r in set_aside if r.check in WITHHELD}
     path = splits / FINGERPRINTS
-    try:
-        held_out = Fingerprints.load(path) if path.exists() else None
-    except KeyError:
-        raise UserError(f"{path} was made by an older version: run `reseed retrain`, which makes it anew") from None
+    held_out = Fingerprints.load(path) if path.exists() else None
 
     def hidden(row: str, text: str) -> bool:
         if row in named:
@@ -69,7 +58,7 @@ def withheld(set_aside: list[Rejected], splits: Path, *, leak: float, personal: 
 class Gathered:
     """Every row of the stages, by what happened to it."""
 
-    rounds: list[Stage]
+    rounds: list[SynthesiseResult]
     written: list[Record]  # rows read from replies, as they came
     unread: list[Rejected]  # replies that held no usable row
     kept: list[Record]  # what curation kept: seed, synthetic, reviewed
@@ -78,12 +67,12 @@ class Gathered:
     dev: list[Record]
     seed: list[Record]
     unlabelled: list[Record]
-    counts: dict[str, Any]  # of curation
+    curated: CurateResult
 
     @property
     def checks(self) -> list[str]:
-        """The checks of curation that ran, in their order; none where an older stage does not say it."""
-        return [str(c["name"]) for c in self.counts.get("checks", [])]
+        """The checks of curation, in their order."""
+        return [c.name for c in self.curated.checks]
 
     @property
     def accepted(self) -> list[Record]:
@@ -101,34 +90,42 @@ class Gathered:
         return [*self.dev, *self.seed]
 
 
-def gather(*, rounds: list[Stage], curated: Stage, harvested: Stage | None, splits: Stage) -> Gathered:
+def load(data: RetrainData) -> Gathered:
+    """The rows of a retrain's directories, which are verified first. Raises CorruptDirectory."""
+    return gather(
+        rounds=[SynthesiseResult.load(d) for d in data.rounds],
+        curated=CurateResult.load(data.curated),
+        self_trained=SelfTrainingResult.load(data.self_trained) if data.self_trained else None,
+        splits=SplitsResult.load(data.splits),
+    )
+
+
+def gather(
+    *,
+    rounds: list[SynthesiseResult],
+    curated: CurateResult,
+    self_trained: SelfTrainingResult | None,
+    splits: SplitsResult,
+) -> Gathered:
     """The rows of these stages. `dev`, `seed` and `unlabelled` are all that is read of the splits."""
-    written = [r for s in rounds for r in _records(s.directory / "rows.jsonl")]
-    unread = [r for s in rounds for r in _rejected(s.directory / "rejected.jsonl")]
+    written = [r for s in rounds for r in read_records(s.directory / "rows.jsonl")]
+    unread = [r for s in rounds for r in read_rejected(s.directory / "rejected.jsonl")]
     before = {_identity(r) for r in unread}
-    kept = _records(curated.directory / "kept.jsonl")
+    kept = curated.read()
     return Gathered(
         rounds=rounds,
         written=written,
         unread=unread,
         kept=kept,
-        set_aside=[r for r in _rejected(curated.directory / "rejected.jsonl") if _identity(r) not in before],
-        trained_on=_records(harvested.directory / "kept.jsonl") if harvested else kept,
-        dev=_records(splits.directory / "dev.jsonl"),
-        seed=_records(splits.directory / "seed.jsonl"),
-        unlabelled=_records(splits.directory / "unlabelled.jsonl"),
-        counts=curated.counts,
+        set_aside=[r for r in read_rejected(curated.directory / "rejected.jsonl") if _identity(r) not in before],
+        trained_on=self_trained.read() if self_trained else kept,
+        dev=read_records(splits.directory / "dev.jsonl"),
+        seed=read_records(splits.directory / "seed.jsonl"),
+        unlabelled=read_records(splits.directory / "unlabelled.jsonl"),
+        curated=curated,
     )
 
 
 def _identity(r: Rejected) -> tuple[str, str, str]:
     """What tells a reply that curation hands on, already set aside, from a row that curation set aside."""
     return r.check, r.record.id, str(r.record.lineage.get("request"))
-
-
-def _records(path: Path) -> list[Record]:
-    return read_records(path) if path.exists() else []
-
-
-def _rejected(path: Path) -> list[Rejected]:
-    return read_rejected(path) if path.exists() else []

@@ -7,86 +7,144 @@ an unlabelled text that repeats a passage of one is left out.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tasks import atomic
 from tasks.curate.checks.leak import leak
+from tasks.dataset.split import SplitsResult
+from tasks.dataset.training_rows import TrainingRows
+from tasks.encoder.base_model import base_encoder
 from tasks.encoder.embed import has_bf16
 from tasks.errors import UserError
-from tasks.progress import Report, silent
+from tasks.figures import Figures
+from tasks.progress import Points, Progress, silent
 from tasks.project import Project
 from tasks.records import Record, read_records
-from tasks.references import digest_of_path, resolve
-from tasks.stage import Stage, stage
+from tasks.references import digest_of_path
+from tasks.stage import Metrics, StageResult, run_stage
 from tasks.text.fingerprints import FINGERPRINTS, Fingerprints
 from tasks.train.adaptation.masked import Masked, history_of, load_masked, save_encoder, train_masked, warm_head
+from tasks.train.curves import read_history
+from tasks.workspace import Workspace
 
 VERSION = 2
 FEWEST = 20  # texts
 
 
-def adapt(
-    project: Project, *, curated: Stage, splits: Stage, beside: Path, home: Path, report: Report = silent
-) -> Stage:
-    """`encoder/` (a Hugging Face directory with safetensors and tokenizer), `adapt.json` and `history.json`.
+class AdaptData(Figures):
+    """Texts learned from and held out, where the held-out ones are from, and unlabelled texts left out as leaks."""
 
-    Counts: `rows` learned from, `steps`, `resumed_from`, and the pseudo-`perplexity` before and after, over the masked
-    tokens (the same ones) of held-out texts. `head` is `made` where the checkpoint has no head for masked words: one is
-    made, its decoder tied to the word embeddings, and trained with the encoder frozen before anything is measured. A
-    killed stage goes on from its last whole checkpoint. Raises UserError where there is no mask token or too little text, the
-    checkpoint's weights don't fit, or the training fails.
+    rows: int
+    held_out: int
+    held_out_from: Literal["unlabelled", "training"]
+    leaks: int
+
+
+class Perplexity(Figures):
+    """Pseudo-perplexity over the same masked tokens of held-out texts."""
+
+    before: float
+    after: float
+
+
+class AdaptResult(AdaptData, StageResult):
+    """An adapted encoder in `encoder/`, a Hugging Face directory.
+
+    `head` is `made` where the checkpoint has no head for masked words; `head_steps` are the steps that
+    the new head was trained alone.
     """
-    encoder = resolve(project.train.model, beside=beside, cache=home / "cache", kind="model")
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        texts, held, told = _texts(project, curated, splits)
+    steps: int
+    resumed_from: int
+    head: Literal["made", "its own"]
+    head_steps: int
+    perplexity: Perplexity
+    precision: str
+
+    @property
+    def encoder(self) -> Path:
+        return self.directory / "encoder"
+
+    def metrics(self) -> Metrics:
+        metrics = {f"adapt.perplexity.{when}": value for when, value in self.perplexity}
+        return metrics | {"adapt.rows": float(self.rows), "adapt.steps": float(self.steps)}
+
+    def history(self) -> Points:
+        return read_history(self.directory)
+
+    def artifacts(self) -> list[Path]:
+        return [self.directory / "adapt.json"]
+
+    def summary(self) -> str:
+        p = self.perplexity
+        line = (
+            f"perplexity on {self.held_out} held-out {self.held_out_from} texts {p.before:.1f} -> {p.after:.1f}, "
+            f"after {self.steps} steps over {self.rows} texts"
+        )
+        if self.head == "its own":
+            return line
+        return (
+            f"{line}\nthe encoder has no head for masked words: one was made, tied to its word embeddings, and "
+            f"trained alone for {self.head_steps} steps first; part of the improvement is the head's"
+        )
+
+
+def adapt(
+    project: Project,
+    *,
+    curated: TrainingRows,
+    splits: SplitsResult,
+    workspace: Workspace,
+    progress: Progress = silent,
+) -> AdaptResult:
+    """The encoder after masked-language training: `encoder/`, `adapt.json` and `history.json`.
+
+    A head for masked words is made where the checkpoint has none, its decoder tied to the word
+    embeddings, and trained with the encoder frozen before anything is measured. A killed stage goes on
+    from its last whole checkpoint. Raises UserError where there is no mask token or too little text,
+    the checkpoint's weights do not fit, or the training fails.
+    """
+    encoder = base_encoder(project, workspace)
+
+    def build(out: Path, scratch: Path) -> AdaptResult:
+        texts, held, data = _texts(project, curated, splits)
         masked = load_masked(encoder, project)
         made = masked.new_head
         if made:
-            warm_head(masked, texts, project.adapt, report=report)
-        before = _before(masked, held, project, work)
-        steps, resumed, log = train_masked(masked, texts, project.adapt, work=work, report=report)
+            warm_head(masked, texts, project.adapt, progress=progress)
+        before = _before(masked, held, project, scratch)
+        steps, resumed, log = train_masked(masked, texts, project.adapt, work=scratch, progress=progress)
         after = masked.perplexity(held, project.adapt)
         save_encoder(masked, encoder, out / "encoder")
-        told |= {
-            "steps": steps,
-            "resumed_from": resumed,
-            "head": "made" if made else "its own",
-            "head_steps": project.adapt.head_steps if made else 0,
-            "perplexity": {"before": before, "after": after},
-            "precision": "bf16" if masked.bf16 else "fp32",
-        }
-        atomic.write_json(out / "adapt.json", told)
-        atomic.write_json(out / "history.json", history_of(log))
-        return told
-
-    inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
-    t = project.train
-    params = project.adapt.model_dump(mode="json") | {"max_length": t.max_length, "leak": project.curate.leak}
-    params |= {"bf16": t.precision != "fp32" and has_bf16()}
-    return stage(home, "adapt", version=VERSION, params=params, inputs=inputs, build=build)
-
-
-def told(stage: Stage) -> list[str]:
-    """What there is to say of an adaptation, a sentence each."""
-    c = stage.counts
-    p = c["perplexity"]
-    lines = [
-        f"perplexity on {c['held_out']} held-out {c['held_out_from']} texts {p['before']:.1f} -> {p['after']:.1f}, after "
-        f"{c['steps']} steps over {c['rows']} texts"
-    ]
-    if c["head"] == "made":
-        lines.append(
-            f"the encoder has no head for masked words: one was made, tied to its word embeddings, and trained alone for "
-            f"{c['head_steps']} steps first; part of the fall is the head's"
+        result = AdaptResult(
+            **data.model_dump(),
+            steps=steps,
+            resumed_from=resumed,
+            head="made" if made else "its own",
+            head_steps=project.adapt.head_steps if made else 0,
+            perplexity=Perplexity(before=before, after=after),
+            precision="bf16" if masked.bf16 else "fp32",
         )
-    return lines
+        atomic.write_json(out / "adapt.json", result.model_dump())
+        atomic.write_json(out / "history.json", history_of(log))
+        return result
+
+    t = project.train
+    params = project.adapt.model_dump(mode="json") | {
+        "max_length": t.max_length,
+        "leak": project.curate.leak,
+        "bf16": t.precision != "fp32" and has_bf16(),
+    }
+    inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
+    return run_stage(
+        AdaptResult, "adapt", workspace=workspace, version=VERSION, params=params, inputs=inputs, build=build
+    )
 
 
-def _texts(project: Project, curated: Stage, splits: Stage) -> tuple[list[str], list[str], dict[str, Any]]:
+def _texts(project: Project, curated: TrainingRows, splits: SplitsResult) -> tuple[list[str], list[str], AdaptData]:
     """(texts to learn from, texts held out, counts). The unlabelled ones come first; by content hash."""
     a = project.adapt
-    training = _by_hash(read_records(curated.directory / "kept.jsonl"))
+    training = _by_hash(curated.read())
     unlabelled, leaks = _unlabelled(project, splits, {r.id for r in training})
     source = unlabelled if len(unlabelled) >= FEWEST else training
     held = source[: min(a.held_out, len(source) // 5)]
@@ -98,12 +156,12 @@ def _texts(project: Project, curated: Stage, splits: Stage) -> tuple[list[str], 
             f"data.unlabelled, or set adapt.epochs to 0"
         )
     rows = rows[: a.rows]
-    counts = {
-        "rows": len(rows),
-        "held_out": len(held),
-        "held_out_from": "unlabelled" if source is unlabelled else "training",
-        "leaks": leaks,
-    }
+    counts = AdaptData(
+        rows=len(rows),
+        held_out=len(held),
+        held_out_from="unlabelled" if source is unlabelled else "training",
+        leaks=leaks,
+    )
     return [r.text for r in rows], [r.text for r in held], counts
 
 
@@ -111,7 +169,7 @@ def _by_hash(rows: list[Record]) -> list[Record]:
     return sorted(rows, key=lambda r: r.id)
 
 
-def _unlabelled(project: Project, splits: Stage, known: set[str]) -> tuple[list[Record], int]:
+def _unlabelled(project: Project, splits: SplitsResult, known: set[str]) -> tuple[list[Record], int]:
     """The unlabelled rows that stand nowhere else, and how many were left out as leaks of dev or test."""
     from tasks.curate.context import Context
 

@@ -11,7 +11,7 @@ from typing import Any
 from tasks.atomic import digest_of
 from tasks.encoder.embed import has_bf16, room
 from tasks.errors import UserError
-from tasks.progress import Report, silent
+from tasks.progress import Progress, silent
 from tasks.project import Adapt, Project
 from tasks.train.arguments import on_one_device
 from tasks.train.load import check_weights, not_loaded
@@ -127,7 +127,7 @@ def load_masked(encoder: Path, project: Project) -> Masked:
     return Masked(model, tokenizer, min(project.train.max_length, room(model, tokenizer)), bf16, bool(missing))
 
 
-def warm_head(masked: Masked, texts: list[str], settings: Adapt, *, report: Report = silent) -> None:
+def warm_head(masked: Masked, texts: list[str], settings: Adapt, *, progress: Progress = silent) -> None:
     """Train the head alone, the encoder frozen, for `head_steps`: a new head knows nothing, and would spoil the encoder."""
     import torch
     from transformers import set_seed
@@ -151,13 +151,13 @@ def warm_head(masked: Masked, texts: list[str], settings: Adapt, *, report: Repo
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        report(step + 1, settings.head_steps, "the head")
+        progress(step + 1, settings.head_steps, "the head")
     for p in frozen:
         p.requires_grad_(True)
 
 
 def train_masked(
-    masked: Masked, texts: list[str], settings: Adapt, *, work: Path, report: Report = silent
+    masked: Masked, texts: list[str], settings: Adapt, *, work: Path, progress: Progress = silent
 ) -> tuple[int, int, list[dict[str, Any]]]:
     """(steps, step resumed from, the Trainer's log) of training `masked.model` in place; checkpoints are sealed in `work`.
 
@@ -166,7 +166,7 @@ def train_masked(
     """
     try:
         with sigterm_noted() as asked:
-            return _train(masked, texts, settings, work=work, report=report, asked=asked)
+            return _train(masked, texts, settings, work=work, progress=progress, asked=asked)
     except NotFinite as e:
         other = ", or set train.precision to fp32" if masked.bf16 else ""
         raise UserError(
@@ -182,7 +182,7 @@ def train_masked(
 
 
 def _train(
-    masked: Masked, texts: list[str], settings: Adapt, *, work: Path, report: Report, asked: Asked
+    masked: Masked, texts: list[str], settings: Adapt, *, work: Path, progress: Progress, asked: Asked
 ) -> tuple[int, int, list[dict[str, Any]]]:
     import transformers
     from transformers import set_seed
@@ -194,7 +194,7 @@ def _train(
         train_dataset=masked.encoded(texts),
         data_collator=masked.masker(settings),
         processing_class=masked.tokenizer,
-        callbacks=[reporting(report), _stopping(asked)],
+        callbacks=[reporting(progress), _stopping(asked)],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
     checkpoint = latest_checkpoint(work)

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from flows.progress import say
+from flows.registry import promotion
 from flows.registry.client import Registry, Version
 from flows.settings import Settings
 from flows.tracking.run import connect
@@ -19,14 +20,15 @@ def read(settings: Settings, name: str | None) -> dict[str, Any]:
     """One entry a project. Raises UserError for a name that is not registered."""
     registry = Registry(connect(settings), settings)
     if name is not None:
-        registry.need_name(name)
+        registry.require_name(name)
     names = registry.names() if name is None else [name]
     for n in names:
-        for sentence in registry.reconcile(n):
+        for sentence in promotion.reconcile(registry, n):
             say(sentence)
-    free = shutil.disk_usage(settings.home if settings.home.exists() else settings.home.parent).free
+    home = settings.workspace.home
+    free = shutil.disk_usage(home if home.exists() else home.parent).free
     return {
-        "home": str(settings.home),
+        "home": str(home),
         "mlflow": settings.store,
         "free_gib": round(free / 2**30, 1),
         "projects": {n: _project(registry, n) for n in names},

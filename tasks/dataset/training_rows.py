@@ -1,0 +1,23 @@
+"""What a stage that ends with training rows has in common with the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.records import Record, read_records
+from tasks.stage import StageResult
+
+
+class TrainingRows(StageResult):
+    """A stage whose directory holds training rows in `kept.jsonl`."""
+
+    @property
+    def rows_file(self) -> Path:
+        return self.directory / "kept.jsonl"
+
+    def read(self) -> list[Record]:
+        """The training rows, real ones first."""
+        return read_records(self.rows_file)
+
+    def dataset(self) -> tuple[str, Path]:
+        return "training", self.rows_file

@@ -1,0 +1,330 @@
+"""The report of a retrain: one typed model, of which the terminal, Prefect, MLflow and the HTML page are views."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+from tasks.augment.lift import Comparison
+from tasks.evaluate.robustness import RobustnessResult
+from tasks.evaluate.score import LlmScore, ScoreResult, f1_on_rows
+from tasks.evaluate.serving import ServingResult
+from tasks.figures import Figures, Interval
+from tasks.llm.budget import Spent
+from tasks.llm.request import RowUsage, Usage
+from tasks.model.inference.choose import Inference
+from tasks.project import Project
+from tasks.synthesise.by_model import AnswersResult
+from tasks.train.adaptation.adapt import AdaptResult
+from tasks.verdict.decide import Verdict
+from tasks.verdict.guardrails import Decision
+
+
+class ModelScore(Figures):
+    """One model's macro-F1 on the test rows with its 95% interval, its other main figures, and F1 by label."""
+
+    f1_macro: float
+    ci_low: float
+    ci_high: float
+    rows: int
+    summary: dict[str, float]
+    f1: dict[str, float]
+
+    @classmethod
+    def fields_of(cls, scored: ScoreResult) -> ModelScore:
+        """The figures of an evaluation."""
+        scores = scored.known
+        return ModelScore(
+            f1_macro=scores.f1_macro.value,
+            ci_low=scores.f1_macro.ci_low,
+            ci_high=scores.f1_macro.ci_high,
+            rows=scores.rows,
+            summary={name: v.value for name, v in scores.summary.items()},
+            f1={label: v.f1 for label, v in scores.labels.items()},
+        )
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(value=self.f1_macro, ci_low=self.ci_low, ci_high=self.ci_high)
+
+
+class ChallengerScore(ModelScore):
+    """The challenger's score, and how many times the test set was used in this workspace."""
+
+    test_set_uses: int
+
+    @classmethod
+    def of(cls, scored: ScoreResult, *, test_set_uses: int) -> Self:
+        return cls(**ModelScore.fields_of(scored).model_dump(), test_set_uses=test_set_uses)
+
+
+class ChampionScore(Figures):
+    """What was measured of the champion; `score` is None where it could not be scored.
+
+    `measures` holds what both models have of what is limited, challenger first.
+    """
+
+    version: str
+    score: ModelScore | None
+    robustness: RobustnessResult | None = None
+    serving: ServingResult | None = None
+    measures: dict[str, tuple[float, float]]
+
+
+class BaselineScore(ModelScore):
+    """A baseline's score; of the LLM also what asking took.
+
+    Where it was asked about a `sample` of the test rows, `challenger` is the challenger's macro-F1 on these.
+    """
+
+    llm: LlmScore | None
+    sample: bool
+    challenger: Interval | None
+
+    @classmethod
+    def of(cls, project: Project, scored: ScoreResult, challenger: ScoreResult) -> Self:
+        on_sample = None
+        if scored.sample:
+            on_sample = f1_on_rows(project, challenger, {row.id for row in scored.read()})
+        return cls(
+            **ModelScore.fields_of(scored).model_dump(),
+            llm=scored.llm,
+            sample=scored.sample,
+            challenger=on_sample,
+        )
+
+
+class GainSummary(Figures):
+    """The challenger's gain in macro-F1 over its opponent, with one-sided bounds."""
+
+    value: float | None
+    lower: float | None
+    upper: float | None
+    opponent: str
+
+
+class ModelVersion(Figures):
+    """A registered version and the digest of its bundle."""
+
+    name: str
+    version: str
+    bundle: str
+
+
+class UndoneRound(Figures):
+    """A round of self-training that was undone because dev F1 fell."""
+
+    number: int
+    dev_before: float
+    dev_after: float
+
+
+class LiftSummary(Comparison):
+    """What synthetic and self-trained rows gain, which mixture was trained on, and the round that was undone."""
+
+    how: str
+    trained_on: str
+    undone: UndoneRound | None
+
+
+class LabelFirst(Figures):
+    """The list of unlabelled texts that a person should label first."""
+
+    path: str
+    rows: int
+    read: int
+    differ: int
+
+
+class SoupSummary(Figures):
+    """Whether the soup of all seeds' models won, its members, and its macro-F1 on dev."""
+
+    won: bool
+    members: list[int]
+    dev_f1_macro: float
+
+
+class SeedsSummary(Figures):
+    """Macro-F1 on dev of the model of each seed, and which one was chosen."""
+
+    seeds: list[int]
+    dev_f1_macro: list[float]
+    mean: float
+    spread: float
+    soup: SoupSummary
+    chosen: str
+
+    def line(self) -> str:
+        """Mean, spread and choice in a line."""
+        each = ", ".join(f"{f1:.3f}" for f1 in self.dev_f1_macro)
+        return f"{self.mean:.3f}, spread {self.spread:.3f} over {len(self.seeds)} seeds ({each}): {self.chosen}"
+
+
+class RowsByLabel(Figures):
+    """Rows in total and by label."""
+
+    total: int
+    by_label: dict[str, int]
+
+
+class RequestedRows(RowsByLabel):
+    """Rows asked for; `lost` counts requests without a reply."""
+
+    lost: int
+
+
+class RejectedRows(RowsByLabel):
+    """Rejected rows, by check and by label."""
+
+    by_reason: dict[str, int]
+
+
+class RealRejected(Figures):
+    """Real rows that were rejected while reading, by check, with a sentence on each kind."""
+
+    by_reason: dict[str, int]
+    notices: list[str]
+
+
+class GeneratorRows(Figures):
+    """What one generator was asked for, wrote, and cost, and how many of its rows were accepted."""
+
+    requests: int
+    rows: int
+    tokens: int
+    usd: float
+    accepted: int
+
+
+class AnswersSummary(Figures):
+    """Where models are told apart: the questions, rows by model, and answers that left their question out."""
+
+    questions: int
+    rows: dict[str, int]
+    left_out: dict[str, dict[str, int]]
+
+    @classmethod
+    def of(cls, answers: AnswersResult) -> Self:
+        return cls(questions=answers.questions, rows=answers.rows, left_out=answers.left_out)
+
+
+class DataSummary(Figures):
+    """Where the rows came from and where they went.
+
+    `given_up` has the reason for each label that was given up, `ended` why the generation ended early.
+    """
+
+    requested: RequestedRows
+    accepted: RowsByLabel
+    rejected: RejectedRows
+    self_trained: RowsByLabel
+    real: RowsByLabel
+    real_rejected: RealRejected
+    generators: dict[str, GeneratorRows]
+    answers: AnswersSummary | None
+    given_up: dict[str, str]
+    ended: str | None
+    topics_proposed: dict[str, list[str]]
+
+
+class Tokens(Figures):
+    """Tokens of the prompts and of the replies."""
+
+    prompt: int
+    completion: int
+    total: int
+
+    @classmethod
+    def of(cls, usage: Usage) -> Self:
+        return cls(prompt=usage.prompt_tokens, completion=usage.completion_tokens, total=usage.tokens)
+
+
+class Cost(Figures):
+    """What a challenger's LLM requests cost, in all and per accepted row.
+
+    `measured` is False where any part was estimated.
+    """
+
+    spent: Spent
+    tokens: int
+    usd: float
+    measured: bool
+    tokens_per_accepted_row: float | None
+    usd_per_accepted_row: float | None
+
+    @classmethod
+    def of(cls, spent: Spent, *, accepted: int) -> Self:
+        return cls(
+            spent=spent,
+            tokens=spent.tokens,
+            usd=round(spent.usd, 6),
+            measured=spent.measured,
+            tokens_per_accepted_row=round(spent.tokens / accepted, 1) if accepted else None,
+            usd_per_accepted_row=round(spent.usd / accepted, 8) if accepted else None,
+        )
+
+    def line(self) -> str:
+        """`$0.0042 and 9,300 tokens measured; $0.000070 and 155.0 tokens per accepted row`, dollars where there is a price."""
+        dollars = f"${self.usd:.4f} and " if self.usd else ""
+        line = f"{dollars}{self.tokens:,} tokens {'measured' if self.measured else 'estimated'}"
+        if self.tokens_per_accepted_row is None:
+            return line
+        dollars = f"${self.usd_per_accepted_row:.6f} and " if self.usd else ""
+        return f"{line}; {dollars}{self.tokens_per_accepted_row:,} tokens per accepted row"
+
+
+class RetrainReport(Figures):
+    """Everything that a retrain has to say: what it trained, how good that is, and what the verdict was.
+
+    `promoted` is true where the challenger became the champion; `judgement` is the verdict with every
+    number behind it.
+    """
+
+    project: str
+    verdict: Decision
+    reasons: list[str]
+    promoted: bool
+    gain: GainSummary
+    judgement: Verdict
+    model: ModelVersion
+    test: ChallengerScore
+    champion: ChampionScore | None
+    baselines: dict[str, BaselineScore]
+    lift: LiftSummary | None
+    label_first: LabelFirst | None
+    robustness: RobustnessResult | None
+    serving: ServingResult | None
+    inference: Inference
+    seeds: SeedsSummary | None
+    adapted: AdaptResult | None
+    data: DataSummary
+    seconds: dict[str, float]
+    tokens: Tokens
+    cost: Cost
+    generation: int
+    mlflow_run_id: str
+    mlflow_tracking_uri: str
+    flow_run_id: str | None
+    report: str
+
+
+def rows_by_generator(accepted: Iterable[str], usage: Iterable[Mapping[str, RowUsage]]) -> dict[str, GeneratorRows]:
+    """What became of each generator's rows.
+
+    `accepted` names the generator of each accepted row; `usage` is, for each stage, what it asked of
+    each generator.
+    """
+    kept = Counter(accepted)
+    found: dict[str, GeneratorRows] = {}
+    for part in usage:
+        for name, u in part.items():
+            before = found.get(name) or GeneratorRows(requests=0, rows=0, tokens=0, usd=0.0, accepted=kept[name])
+            found[name] = GeneratorRows(
+                requests=before.requests + u.requests,
+                rows=before.rows + u.rows,
+                tokens=before.tokens + u.tokens,
+                usd=round(before.usd + u.usd, 9),
+                accepted=before.accepted,
+            )
+    return found
