@@ -53,7 +53,7 @@ def load_project(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Pro
     raw = read_mapping(path, absent="give the path of a project file, or write one with `reseed init`")
     for override in overrides:
         _override(raw, override)
-    return validated(Project, raw, path)
+    return validated(Project, raw, path).in_folder(path.absolute().parent)
 
 
 def read_mapping(path: Path, *, absent: str, begin: str = "`name:`, `labels:`, `data:`") -> dict[str, Any]:
