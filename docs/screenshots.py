@@ -25,6 +25,7 @@ from flows.cli import ui
 from flows.serving.api import listen
 from flows.settings import Settings
 from flows.tracking.run import connect
+from tasks.workspace import Workspace
 
 IMAGES = Path(__file__).resolve().parent / "img"
 SIZE = {"width": 1280, "height": 800}
@@ -163,7 +164,7 @@ def main() -> None:
     asked.add_argument("--project", default="bbc-news")
     args = asked.parse_args()
     home = args.home.absolute()
-    settings = Settings(home, f"sqlite:///{home / 'mlflow.db'}")
+    settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")
     client = connect(settings)
     experiment = client.get_experiment_by_name(args.project)
     retrains = client.search_runs([experiment.experiment_id], "tags.`reseed.kind` = 'retrain'")

@@ -97,9 +97,10 @@ def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh MLflow store, made once: its migrations take seconds."""
     from flows.settings import Settings
     from flows.tracking.run import connect
+    from tasks.workspace import Workspace
 
     home = tmp_path_factory.mktemp("store")
-    connect(Settings(home, f"sqlite:///{home / 'mlflow.db'}"))
+    connect(Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}"))
     return home / "mlflow.db"
 
 
@@ -146,18 +147,20 @@ def postgres() -> Iterator[Any]:
 def sqlite(home: Path) -> Any:
     """A registry on SQLite."""
     from flows.settings import Settings
+    from tasks.workspace import Workspace
     from tests.kit.registry import Store
 
-    return Store(Settings(home, f"sqlite:///{home / 'mlflow.db'}"))
+    return Store(Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}"))
 
 
 @pytest.fixture
 def in_postgres(home: Path, postgres: Any) -> Any:
     """A registry on PostgreSQL."""
     from flows.settings import Settings
+    from tasks.workspace import Workspace
     from tests.kit.registry import Store
 
-    return Store(Settings(home, postgres.emptied()))
+    return Store(Settings(Workspace(home), postgres.emptied()))
 
 
 @pytest.fixture(params=["sqlite", "in_postgres"], ids=["sqlite", "postgres"])
@@ -169,10 +172,10 @@ def store(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def unasked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The bundles that a fresh process would have been asked to load; TestFreshProcess has the real thing."""
-    from flows.registry import client as registry
+    from flows.registry import promotion
 
     asked: list[Path] = []
-    monkeypatch.setattr(registry, "smoke_test", lambda directory, *_, **__: asked.append(directory))
+    monkeypatch.setattr(promotion, "smoke_test", lambda directory, *_, **__: asked.append(directory))
     return asked
 
 

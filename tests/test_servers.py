@@ -151,8 +151,9 @@ def test_the_deployment_completes_on_a_worker(tmp_path: Path, llm: Any, encoder:
     from flows.registry.client import Registry
     from flows.settings import Settings
     from flows.tracking.run import connect
+    from tasks.workspace import Workspace
 
-    settings = Settings(home, f"sqlite:///{home / 'mlflow.db'}")
+    settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")
     assert Registry(connect(settings), settings).champion("toy") is not None
 
 

@@ -93,8 +93,9 @@ def test_killed_and_run_again(
     from flows.registry.client import Registry
     from flows.settings import Settings
     from flows.tracking.run import connect
+    from tasks.workspace import Workspace
 
-    settings = Settings(home, f"sqlite:///{home / 'mlflow.db'}")
+    settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")
     registry = Registry(connect(settings), settings)
     champion = registry.champion("toy")
     assert champion is not None and champion.version == report["model"]["version"] == "1"

@@ -26,6 +26,7 @@ from flows.settings import Settings
 from flows.tracking.run import connect
 from tasks import atomic
 from tasks.errors import TransientError
+from tasks.workspace import Workspace
 from tests.conftest import ROOT
 from tests.kit.registry import PROCESSES, TOLD, Bundle, Store
 
@@ -352,6 +353,6 @@ def test_twenty_promoters_in_trouble(kind: str, request: pytest.FixtureRequest) 
 
 
 def test_a_postgres_that_is_down_is_a_passing_fault(sqlite: Store, tmp_path: Path) -> None:
-    settings = Settings(tmp_path, f"postgresql+psycopg://postgres@/mlflow?host={tmp_path}")
+    settings = Settings(Workspace(tmp_path), f"postgresql+psycopg://postgres@/mlflow?host={tmp_path}")
     with pytest.raises(TransientError, match="PostgreSQL"), Registry(sqlite.client, settings).lock("toy"):
         pytest.fail("a lock without a server")

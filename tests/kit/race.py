@@ -41,6 +41,7 @@ from flows.settings import Settings, quiet
 from tasks import atomic
 from tasks.errors import TransientError
 from tasks.model import bundle
+from tasks.workspace import Workspace
 
 NAME, SCORE = "race", "reseed.test.f1_macro"
 PROMOTED, BEATEN, BROKEN = 0, 10, 11
@@ -66,7 +67,7 @@ class Race:
 
     def _source(self, number: int) -> Path:
         """A version's files: a bundle as far as it is verified, which is what a promotion asks here."""
-        source = self.settings.home / "sources" / str(number)
+        source = self.settings.workspace.home / "sources" / str(number)
         directory = source / "artifacts" / "bundle"
         directory.mkdir(parents=True)
         atomic.write_json(directory / bundle.ABOUT, {"labels": {"a": "", "b": ""}, "number": number})
@@ -135,7 +136,7 @@ class Race:
             time.sleep(delay)
             while champion is None or score(champion) < score(mine):
                 try:
-                    registry.promote(mine, expected=champion, reason="better", probes=[], labels=[])
+                    promotion.promote(registry, mine, expected=champion, reason="better", probes=[], labels=[])
                     return PROMOTED
                 except (ChampionMoved, TransientError):
                     champion = registry.champion(name)
@@ -209,7 +210,7 @@ class Race:
         began = time.monotonic()
         with registry.lock(name):
             waited = time.monotonic() - began
-        finished = registry.reconcile(name)
+        finished = promotion.reconcile(registry, name)
         found, aliases = PromotionLog.read(registry.client, name), registry.aliases(name)
         scores = {v.version: score(v) for v in registry.versions(name)}
         order = [row.version for row in found.rows]
@@ -302,7 +303,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="reseed-race-") as folder, temporary(options.store) as server:
         home = Path(folder)
-        settings = Settings(home, server.uri if server else f"sqlite:///{home / 'mlflow.db'}")
+        settings = Settings(Workspace(home), server.uri if server else f"sqlite:///{home / 'mlflow.db'}")
         if server is None:
             from flows.tracking.run import connect
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import multiprocessing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 
+from flows.registry import promotion
 from flows.registry.client import Registry, Version
 from flows.registry.promotion_log import PromotionLog
 from flows.settings import Settings
 from flows.tracking.run import connect
 from tasks.model import bundle
+from tasks.model.bundle import BundleRef
 from tests.kit import toy
 
 LABELS = list(toy.LABELS)
@@ -24,13 +25,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.faults.test_promotion"])
 
 
-@dataclass(frozen=True)
-class Bundle:
-    directory: Path
-    digest: str
-
-
-def bundles_of(encoder: Path, folder: Path, n: int = 6) -> list[Bundle]:
+def bundles_of(encoder: Path, folder: Path, n: int = 6) -> list[BundleRef]:
     """`n` bundles that differ in their heads."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -42,7 +37,7 @@ def bundles_of(encoder: Path, folder: Path, n: int = 6) -> list[Bundle]:
         model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=3, id2label=names)
         directory = folder / str(i) / "bundle"
         about = {"labels": toy.LABELS, "max_length": 32}
-        made.append(Bundle(directory, bundle.save(model, tokenizer, directory, about=about)))
+        made.append(BundleRef(directory, bundle.save(model, tokenizer, directory, about=about)))
     return made
 
 
@@ -54,16 +49,16 @@ class Store:
         self.client: MlflowClient = connect(settings)
         self.registry = Registry(self.client, settings)
         self.experiment = self.client.create_experiment(
-            "toy", artifact_location=artifacts or str(settings.artifacts / "toy")
+            "toy", artifact_location=artifacts or str(settings.workspace.mlflow_artifacts / "toy")
         )
         self.run_id = self.client.create_run(self.experiment).info.run_id
 
-    def register(self, b: Bundle, name: str = "toy") -> Version:
+    def register(self, b: BundleRef, name: str = "toy") -> Version:
         told = {"run_id": self.run_id, "labels": LABELS, "description": "of the tests"}
         return self.registry.register(name, b.directory, digest=b.digest, **told)
 
     def promote(self, version: Version, expected: Version | None) -> None:
-        self.registry.promote(version, expected=expected, reason="better", **TOLD)
+        promotion.promote(self.registry, version, expected=expected, reason="better", **TOLD)
 
     def aliases(self, name: str = "toy") -> dict[str, str]:
         return {k: str(v) for k, v in self.client.get_registered_model(name).aliases.items()}

@@ -9,10 +9,9 @@ from pathlib import Path
 from tasks.encoder.embed import embed
 from tasks.project import Project
 from tasks.project.reader import load_project
-from tasks.records import Record, Rejected, write_records
-from tasks.stage import stage
-from tasks.text.fingerprints import Fingerprints
+from tasks.records import Record, Rejected
 from tests.kit import toy
+from tests.kit.stages import curated_of, splits_of
 
 XSS = (
     "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'> </script>{{ 7*7 }} "
@@ -113,22 +112,9 @@ def place(
         rejected += [Rejected(twice, "two_labels", "the same text under two labels", 1.0, twice.id)]
         rejected += [Rejected(dev[0], "off_label", "a dev row that strayed in", 0.1)]
 
-    def split(out: Path, work: Path) -> dict[str, int]:
-        for name, rows in (("seed", []), ("dev", dev), ("unlabelled", [])):
-            write_records(out / f"{name}.jsonl", rows)
-        write_records(out / "rejected.jsonl", [])
-        Fingerprints.of([*dev, *test], embed=lambda texts: embed(encoder, texts)).save(
-            out / "held_out_fingerprints.npz"
-        )
-        return {"dev": len(dev)}
-
-    def curate(out: Path, work: Path) -> dict[str, int]:
-        write_records(out / "kept.jsonl", kept)
-        write_records(out / "rejected.jsonl", rejected)
-        return {"kept": len(kept)}
-
-    splits = stage(folder, "splits", version=1, params={"labels": project.label_names}, inputs={}, build=split)
-    made = stage(folder, "curate", version=1, params={}, inputs={"splits": splits.digest}, build=curate)
+    labels = project.label_names
+    splits = splits_of(folder, dev=dev, test=test, labels=labels, embed=lambda texts: embed(encoder, texts))
+    made = curated_of(folder, kept, rejected, inputs={"splits": splits.digest})
     return Place(
         project,
         config,

@@ -17,6 +17,7 @@ from flows.registry.promotion_log import Intent
 from flows.settings import Settings
 from tasks import atomic
 from tasks.project import Promote
+from tasks.workspace import Workspace
 
 INTENT = Intent("toy", "2", "1", "it is better", "2026-01-02T03:04:05.000006+00:00", 2, who="ada")
 KEY = "a shared secret"
@@ -59,7 +60,7 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 
 @pytest.fixture
 def settings(home: Path) -> Settings:
-    return Settings(home, "sqlite://")
+    return Settings(Workspace(home), "sqlite://")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.registry import admin
-from flows.registry.client import Registry, Version, require_champion, promotion_key
+from flows.registry.client import Registry, Version, promotion_key, require_champion
 from flows.registry.promotion import ChampionMoved
 from flows.registry.promotion_log import Intent
 from flows.retraining import decision
@@ -23,6 +23,7 @@ from tasks.errors import TransientError, UserError
 from tasks.model import bundle
 from tasks.stage import Stage
 from tasks.verdict import decide, evidence
+from tasks.workspace import Workspace
 from tests.conftest import Command
 from tests.kit import toy
 from tests.kit.registry import TOLD, Bundle, Store
@@ -143,7 +144,7 @@ class TestPromoting:
         server, versions = "http://mlflow.example:5000", [sqlite.register(b) for b in bundles[:3]]
 
         def at(folder: str, lock: str = "") -> Registry:
-            return Registry(sqlite.client, Settings(tmp_path / folder, server, lock))
+            return Registry(sqlite.client, Settings(Workspace(tmp_path / folder), server, lock))
 
         at("one").promote(versions[0], expected=None, reason="better", **TOLD)
         at("one").promote(versions[1], expected=versions[0], reason="better", **TOLD)
@@ -248,7 +249,7 @@ class TestReconciling:
     ) -> None:
         """The journal is where the aliases are, so no promotion of others falls between, and none is done too late."""
         self.killed(store)
-        other = Registry(store.client, Settings(tmp_path / "other", store.settings.tracking_uri))
+        other = Registry(store.client, Settings(Workspace(tmp_path / "other"), store.settings.tracking_uri))
         three = store.register(bundles[2])
         with pytest.raises(ChampionMoved, match="now version 2"):
             other.promote(three, expected=pair[0], reason="better", **TOLD)
@@ -613,7 +614,7 @@ class TestPruning:
     ) -> None:
         from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
-        store = Store(Settings(home, f"sqlite:///{home / 'mlflow.db'}"), artifacts="s3://bucket/toy")
+        store = Store(Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}"), artifacts="s3://bucket/toy")
         for b in bundles[:3]:
             store.register(b)
 

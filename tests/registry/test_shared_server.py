@@ -13,6 +13,7 @@ import boto3
 import pytest
 
 from flows.settings import Settings
+from tasks.workspace import Workspace
 from tests.conftest import ROOT
 from tests.kit.registry import Bundle, Store
 from tests.test_servers import BIN, free_port, get, running, wait_for
@@ -67,7 +68,7 @@ def test_versions_are_promoted_and_fetched_through_it(
     with running("bash", "-c", f"set -a; . {env}; set +a; exec {command}", **clean):
         wait_for(lambda: get(f"{address}/health")[0] == 200, "the server")
         assert not any(os.environ.get(k) for k in KEYS), "who retrains needs no key of the bucket"
-        store = Store(Settings(home, address), artifacts="mlflow-artifacts:/toy")
+        store = Store(Settings(Workspace(home), address), artifacts="mlflow-artifacts:/toy")
         first, second = store.register(bundles[0]), store.register(bundles[1])
         store.promote(first, None)
         store.promote(second, first)

@@ -15,15 +15,16 @@ from flows.settings import Settings
 from flows.tracking import logged_model
 from flows.tracking.cleanup import place, tidy
 from flows.tracking.run import Tracking, connect
+from tasks.workspace import Workspace
 
 
 class Store:
     def __init__(self, home: Path) -> None:
-        self.settings = Settings(home, f"sqlite:///{home / 'mlflow.db'}")
+        self.settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")
         self.client: MlflowClient = connect(self.settings)
 
     def opened(self, name: str, *, home: Path | None = None, kind: str = "retrain") -> Tracking:
-        where = Settings(home or self.settings.home, self.settings.tracking_uri)
+        where = Settings(Workspace(home or self.settings.workspace.home), self.settings.tracking_uri)
         told: dict[str, Any] = {"experiment": "toy", "retrain_id": name, "name": name, "params": {}, "kind": kind}
         return Tracking.open(self.client, where, **told)
 
@@ -35,7 +36,7 @@ class Store:
         return str(self.client.get_run(run_id).info.status)
 
     def tidied(self, log: Tracking) -> dict[str, list[str]]:
-        return tidy(self.client, experiment_id=log.experiment_id, home=self.settings.home, mine=log.run_id)
+        return tidy(self.client, experiment_id=log.experiment_id, home=self.settings.workspace.home, mine=log.run_id)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from tasks.progress import Points, Progress, silent
 from tasks.project import Project
 from tasks.stage import Stage
 from tasks.train.stage import train
+from tasks.workspace import Workspace
 from tests.kit import toy
 from tests.kit.stages import made
 from tests.kit.training import BATCHES, DEV, TRAIN, Stopped, chosen
@@ -36,7 +37,7 @@ class Desk:
 
     def __init__(self, home: Path, encoder: Path) -> None:
         self.home = home
-        settings = Settings(home, f"sqlite:///{home / 'mlflow.db'}")
+        settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")
         self.client: MlflowClient = connect(settings)
         self.log = Tracking.open(self.client, settings, experiment="toy", retrain_id="r", name="r", params={})
         told = chosen(logging_steps=1).model_dump(mode="json") | {"model": str(encoder)}

@@ -13,6 +13,7 @@ import pytest
 from flows.settings import Settings
 from flows.tracking import store_errors
 from tasks.errors import TransientError
+from tasks.workspace import Workspace
 from tests.conftest import ROOT, Command
 from tests.test_servers import free_port
 
@@ -75,12 +76,12 @@ def test_a_store_that_is_not_there_is_said_before_the_wait_and_after(
     "uri", ["sqlite:////nowhere/x.db", "postgresql+psycopg://me@/x?host=/run/pg", "file:///x", "databricks"]
 )
 def test_a_store_without_a_port_is_not_knocked_at(uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    store_errors.notice_silence(Settings(tmp_path, uri))
+    store_errors.notice_silence(Settings(Workspace(tmp_path), uri))
     assert capfd.readouterr().err == ""
 
 
 def test_another_error_is_none_of_the_stores(tmp_path: Path) -> None:
-    assert store_errors.fault(ValueError("error code 401"), Settings(tmp_path, "http://x")) is None
+    assert store_errors.fault(ValueError("error code 401"), Settings(Workspace(tmp_path), "http://x")) is None
 
 
 def test_a_database_that_is_not_there(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_a_database_that_is_not_there(tmp_path: Path) -> None:
     uri = f"postgresql+psycopg://me:hush@127.0.0.1:{free_port()}/x"
     with pytest.raises(sqlalchemy.exc.OperationalError) as e:
         sqlalchemy.create_engine(uri).connect()
-    said = store_errors.fault(e.value, Settings(tmp_path, uri))
+    said = store_errors.fault(e.value, Settings(Workspace(tmp_path), uri))
     assert isinstance(said, TransientError) and "refused" in str(said)
     assert "hush" not in str(said) and "\n" not in str(said)
 
