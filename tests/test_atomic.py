@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
@@ -18,7 +17,8 @@ from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.errors import UserError
 from tasks.records import Rejected, read_records, read_rejected, write_records
-from tasks.stage import Stage, stage
+from tasks.stage import StageResult, run_stage
+from tasks.workspace import Workspace
 from tests.kit.rows import record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,14 +53,20 @@ def kill(p: subprocess.Popen[str]) -> None:
     assert p.wait() == -9
 
 
-def make(home: Path, build: Callable[[Path, Path], dict[str, Any]], **params: Any) -> Stage:
-    return stage(home, "demo", version=1, params=params, inputs={}, build=build)
+class Demo(StageResult):
+    files: int
+    batches: int = 0
+    f1: float = 0.0
 
 
-def write_two(out: Path, work: Path) -> dict[str, Any]:
+def make(home: Path, build: Callable[[Path, Path], Demo], **params: Any) -> Demo:
+    return run_stage(Demo, "demo", workspace=Workspace(home), version=1, params=params, inputs={}, build=build)
+
+
+def write_two(out: Path, scratch: Path) -> Demo:
     atomic.write_bytes(out / "a.txt", b"one")
     atomic.write_bytes(out / "sub" / "b.txt", b"two")
-    return {"files": 2}
+    return Demo(files=2)
 
 
 def below(home: Path) -> list[str]:
@@ -70,17 +76,18 @@ def below(home: Path) -> list[str]:
 
 def test_a_stage_is_built_once_and_then_found(tmp_path: Path) -> None:
     built = make(tmp_path, write_two)
-    assert not built.found and built.counts == {"files": 2} and built.directory.name == built.key
+    assert not built.published.found and built.files == 2 and built.directory.name == built.published.key
     assert sorted(below(built.directory)) == ["a.txt", "manifest.json", "sub/b.txt"]
-    found = make(tmp_path, lambda out, work: pytest.fail("built again"))
-    assert found.found and (found.digest, found.counts, found.seconds) == (built.digest, built.counts, built.seconds)
-    assert replace(built, found=True) == found and json.loads(json.dumps(found.to_json()))["key"] == found.key
+    found = make(tmp_path, lambda out, scratch: pytest.fail("built again"))
+    assert found.published == replace(built.published, found=True) and found.digest == built.digest
+    assert found.model_dump() == built.model_dump() and found == Demo.load(built.directory)
 
 
 def test_the_key_is_of_everything_that_goes_in(tmp_path: Path) -> None:
     def key(name: str = "demo", version: int = 1, **given: Any) -> str:
         params = {"params": {"a": 1, "b": 2}, "inputs": {"rows": "x"}, **given}
-        return stage(tmp_path, name, version=version, build=write_two, **params).key
+        made = run_stage(Demo, name, workspace=Workspace(tmp_path), version=version, build=write_two, **params)
+        return made.published.key
 
     others = [key("other"), key(version=2), key(params={"a": 1, "b": 3}), key(inputs={"rows": "y"})]
     assert len({key(), *others}) == 5 and key(params={"b": 2, "a": 1}) == key()
@@ -89,35 +96,51 @@ def test_the_key_is_of_everything_that_goes_in(tmp_path: Path) -> None:
 def test_the_digest_is_of_the_files_alone(tmp_path: Path) -> None:
     assert make(tmp_path, write_two, a=1).digest == make(tmp_path, write_two, a=2).digest
     assert (
-        make(tmp_path, lambda out, work: write_two(out / "deeper", work), a=3).digest
+        make(tmp_path, lambda out, scratch: write_two(out / "deeper", scratch), a=3).digest
         != make(tmp_path, write_two, a=1).digest
     )
 
 
 def test_a_build_that_fails_leaves_nothing_and_a_retry_works(tmp_path: Path) -> None:
-    def fails(out: Path, work: Path) -> dict[str, Any]:
-        write_two(out, work)
-        atomic.write_bytes(work / "batch-1.json", b"1")
+    def fails(out: Path, scratch: Path) -> Demo:
+        write_two(out, scratch)
+        atomic.write_bytes(scratch / "batch-1.json", b"1")
         raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"):
         make(tmp_path, fails)
-    key = next((tmp_path / "work" / "demo").iterdir()).name
-    assert below(tmp_path) == [f"work/demo/{key}/batch-1.json"]
+    key = next((tmp_path / "scratch" / "demo").iterdir()).name
+    assert below(tmp_path) == [f"scratch/demo/{key}/batch-1.json"]
     assert list((tmp_path / "stages" / "demo").iterdir()) == []
 
-    def resumes(out: Path, work: Path) -> dict[str, Any]:
-        return {**write_two(out, work), "resumed": (work / "batch-1.json").exists()}
+    def resumes(out: Path, scratch: Path) -> Demo:
+        write_two(out, scratch)
+        return Demo(files=2, batches=len(list(scratch.glob("batch-1.json"))))
 
     built = make(tmp_path, resumes)
-    assert built.key == key and built.counts["resumed"] and not (tmp_path / "work" / "demo" / key).exists()
+    assert built.published.key == key and built.batches == 1 and not (tmp_path / "scratch" / "demo" / key).exists()
     atomic.verify(built.directory)
 
 
-def test_counts_that_json_can_not_hold_publish_nothing(tmp_path: Path) -> None:
+def test_figures_that_json_can_not_hold_publish_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
-        make(tmp_path, lambda out, work: {"f1": math.nan})
+        make(tmp_path, lambda out, scratch: Demo(files=0, f1=math.nan))
     assert below(tmp_path) == []
+
+
+def _manifest(directory: Path, **changes: Any) -> None:
+    about = atomic.read_json(directory / "manifest.json")
+    atomic.write_json(directory / "manifest.json", {**about, **changes})
+
+
+@pytest.mark.parametrize("figures", [{}, {"files": "2"}, {"files": 2, "more": 1}, None], ids=str)
+def test_figures_of_another_kind_are_rebuilt(tmp_path: Path, figures: Any) -> None:
+    built = make(tmp_path, write_two)
+    _manifest(built.directory, figures=figures)
+    with pytest.raises(CorruptDirectory, match=r"holds no Demo: "):
+        Demo.load(built.directory)
+    again = make(tmp_path, write_two)
+    assert not again.published.found and again.files == 2 and again.digest == built.digest
 
 
 def change(d: Path) -> None:
@@ -154,11 +177,10 @@ def torn_manifest(d: Path) -> None:
 
 
 def other_digest(d: Path) -> None:
-    m = atomic.read_json(d / "manifest.json")
-    atomic.write_json(d / "manifest.json", {**m, "digest": "0" * 64})
+    _manifest(d, digest="0" * 64)
 
 
-DAMAGE = {
+DAMAGE: dict[Callable[[Path], None], str] = {
     change: "b.txt differs",
     truncate: "a.txt differs",
     empty: "a.txt differs",
@@ -179,22 +201,25 @@ def test_damage_is_found_named_and_rebuilt(tmp_path: Path, damage: Callable[[Pat
     with pytest.raises(CorruptDirectory, match=DAMAGE[damage]):
         atomic.verify(built.directory)
     again = make(tmp_path, write_two)
-    assert not again.found and again.digest == built.digest == atomic.verify(again.directory)["digest"]
+    assert not again.published.found and again.digest == built.digest == atomic.verify(again.directory)["digest"]
     kept = [p.name for p in again.directory.parent.iterdir() if "corrupt" in p.name]
-    assert len(kept) == 1 and kept[0].startswith(built.key)
+    assert len(kept) == 1 and kept[0].startswith(built.published.key)
+    assert list(Workspace(tmp_path).published("demo")) == [again.directory]
 
 
 BUILD = """
 import sys
 from pathlib import Path
+from tasks import atomic
+from tests.test_atomic import make
 
-def build(out, work):
+def build(out, scratch):
     (out / "half.txt").write_text("half")
-    atomic.append_line(work / "done.jsonl", {"batch": 1})
+    atomic.append_line(scratch / "done.jsonl", {"batch": 1})
     print("ready", flush=True)
     sys.stdin.read()
 
-atomic.stage(Path(sys.argv[1]), "demo", version=1, params={}, inputs={}, build=build)
+make(Path(sys.argv[1]), build)
 """
 
 
@@ -203,19 +228,20 @@ def test_a_kill_during_a_build_costs_only_the_batch_in_flight(tmp_path: Path, st
     left = [p.name for p in (tmp_path / "stages" / "demo").iterdir()]
     assert len(left) == 1 and left[0].startswith(".")
 
-    def resumes(out: Path, work: Path) -> dict[str, Any]:
+    def resumes(out: Path, scratch: Path) -> Demo:
         assert not (out / "half.txt").exists()
-        return {**write_two(out, work), "batches": len(atomic.read_lines(work / "done.jsonl"))}
+        write_two(out, scratch)
+        return Demo(files=2, batches=len(atomic.read_lines(scratch / "done.jsonl")))
 
     built = make(tmp_path, resumes)
-    assert built.counts == {"files": 2, "batches": 1}
-    assert [p.name for p in (tmp_path / "stages" / "demo").iterdir()] == [built.key]
+    assert (built.files, built.batches) == (2, 1)
+    assert [p.name for p in (tmp_path / "stages" / "demo").iterdir()] == [built.published.key]
     atomic.verify(built.directory)
 
 
 def test_what_a_dead_process_of_the_same_number_left_is_in_nobodys_way(tmp_path: Path) -> None:
     """In a container every start has the same process id."""
-    key = make(tmp_path / "elsewhere", write_two).key
+    key = make(tmp_path / "elsewhere", write_two).published.key
     left = tmp_path / "stages" / "demo" / f".{key}.{os.getpid()}.tmp"
     atomic.write_bytes(left / "half.txt", b"half")
     assert "half.txt" not in below(make(tmp_path, write_two).directory) and not left.exists()
@@ -233,6 +259,7 @@ def test_who_publishes_second_finds_the_first(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
+from tasks import atomic
 with atomic.published(Path(sys.argv[1]), {"by": "other"}) as d:
     (d / "a").touch()
 """
@@ -258,7 +285,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_lines_after_a_torn_one_are_not_lost(tmp_path: Path) -> None:
-    path = tmp_path / "looks.jsonl"
+    path = tmp_path / "uses.jsonl"
     assert atomic.read_lines(path) == []
     atomic.append_line(path, {"n": 1})
     for torn in (b'{"n": ', b"\xff\xfe", b'{"n": 9}'):
@@ -282,6 +309,7 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
+from tasks import atomic
 
 with atomic.exclusive_lock(Path(sys.argv[1]), "it"):
     print("ready", flush=True)

@@ -45,7 +45,7 @@ class SplitsResult(StageResult):
     """The splits that every stage may read: rows by label, and what was rejected while reading.
 
     `rows` counts the rows of each labelled split; in a multi-label project a row counts for each of
-    its labels in `seed`, `dev` and `test`. `sealed` is the key of the sealed test set.
+    its labels in `seed`, `dev` and `test`.
     """
 
     seed: dict[str, int]

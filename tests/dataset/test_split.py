@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,46 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.dataset.sealed import count_openings, open_sealed
-from tasks.dataset.split import FINGERPRINTS, Prepared, prepare
+from tasks.dataset import sealed as sealed_set
+from tasks.dataset.sealed import open_sealed
+from tasks.dataset.split import SealedResult, SplitsResult, sealed_test_set, split_dataset
 from tasks.errors import UserError
-from tasks.records import Record, Rejected, read_records, read_rejected, write_records
-from tasks.stage import Stage, stage
+from tasks.project import Project
+from tasks.project.reader import load_project
+from tasks.records import Record, Rejected, read_records, read_rejected
+from tasks.text.fingerprints import FINGERPRINTS
+from tasks.workspace import Workspace
 from tests.kit.rows import project, rows, text, write
+from tests.kit.stages import sealed_of
 
 SPLIT = {"seed": 1, "dev": 2, "test": 3}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A project's data as every stage may read it, and its sealed test set."""
+
+    splits: SplitsResult
+    sealed: SealedResult
+
+
+def prepare(project: Project, folder: Path, home: str = "home") -> Prepared:
+    """The data of a project whose paths start at `folder`."""
+    project, workspace = project.in_folder(folder), Workspace(folder / home)
+    return Prepared(split_dataset(project, workspace=workspace), sealed_test_set(project, workspace=workspace))
 
 
 def prepared(folder: Path, table: list[dict[str, Any]], home: str = "home", **data: Any) -> Prepared:
     """`table` as a pool, split."""
     write(folder / "pool.jsonl", table)
-    chosen = project({"pool": "pool.jsonl", "split": SPLIT, **data})
-    return prepare(chosen, beside=folder, home=folder / home)
+    return prepare(project({"pool": "pool.jsonl", "split": SPLIT, **data}), folder, home)
 
 
 def apart(folder: Path, seed: list[dict[str, Any]], dev: list[dict[str, Any]], test: list[dict[str, Any]]) -> Prepared:
     """Splits from files of their own."""
     names = {"seed": seed, "dev": dev, "test": test}
     data = {name: write(folder / f"{name}.csv", table).name for name, table in names.items()}
-    return prepare(project(data), beside=folder, home=folder / "home")
+    return prepare(project(data), folder)
 
 
 def read(p: Prepared, split: str) -> list[Record]:
@@ -58,18 +77,19 @@ def test_sizes_and_nothing_is_lost(tmp_path: Path) -> None:
         "dev": {"fruit": 2, "metal": 2},
         "seed": {"fruit": 1, "metal": 1},
     }
-    assert len(read(p, "unlabelled")) == 5 == p.splits.counts["unlabelled"]
-    assert p.sealed.counts == {"test": {"fruit": 3, "metal": 3}} and p.splits.counts["dev"] == {"fruit": 2, "metal": 2}
+    assert len(read(p, "unlabelled")) == 5 == p.splits.unlabelled
+    assert p.sealed.test == p.splits.test == {"fruit": 3, "metal": 3} and p.splits.dev == {"fruit": 2, "metal": 2}
+    assert p.splits.rows == {"seed": 2, "dev": 4, "test": 6}
     parts = [texts(p, split) for split in ("test", "dev", "seed", "unlabelled")]
     assert sum(map(len, parts)) == 17 and set().union(*parts) == {r["text"] for r in table}
-    assert p.splits.counts["notices"] == []
+    assert p.splits.notices == ()
 
 
 def test_the_split_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     table = rows(fruit=9, metal=9)
     p = prepared(tmp_path, table)
     q = prepared(tmp_path, random.Random(3).sample(table, len(table)), home="other")
-    assert q.splits.key != p.splits.key
+    assert q.splits.published.key != p.splits.published.key
     for split in ("test", "dev", "seed", "unlabelled"):
         assert [(r.id, r.text, r.label) for r in read(p, split)] == [(r.id, r.text, r.label) for r in read(q, split)]
 
@@ -85,7 +105,7 @@ def test_what_the_labels_of_unlabelled_rows_were_can_not_be_told(tmp_path: Path)
     for label in ("fruit", "metal"):
         for i in range(8):
             write(tmp_path / "pool" / label / f"{i}.csv", [{"words": f"{i} and {label[0]}"}])
-    p = prepare(project({"pool": "pool", "split": SPLIT}), beside=tmp_path, home=tmp_path / "home")
+    p = prepare(project({"pool": "pool", "split": SPLIT}), tmp_path)
     unlabelled = read(p, "unlabelled")
     assert len(unlabelled) == 4 and {(r.label, r.source) for r in unlabelled} == {(None, "unlabelled")}
     assert not any(word in (p.splits.directory / "unlabelled.jsonl").read_text() for word in ("fruit", "metal"))
@@ -113,8 +133,8 @@ def test_a_text_that_stands_twice_is_one_row(tmp_path: Path) -> None:
     (r,) = rejected(p)
     assert r.check == "exact_duplicate" and r.record.text == again["text"]
     assert "pool.jsonl, line 1" in r.reason and r.record.lineage["place"] == "pool.jsonl, line 13"
-    assert p.splits.counts["rejected"] == {"exact_duplicate": 1}
-    assert p.splits.counts["notices"][0].startswith("1 row set aside (exact_duplicate); first at pool.jsonl, line 13")
+    assert p.splits.rejected == {"exact_duplicate": 1}
+    assert p.splits.notices[0].startswith("1 row set aside (exact_duplicate); first at pool.jsonl, line 13")
 
 
 def test_a_text_under_two_labels_is_set_aside_under_both(tmp_path: Path) -> None:
@@ -146,7 +166,7 @@ def test_ignored_labels_are_set_aside(tmp_path: Path) -> None:
     table = [*rows(fruit=6, metal=6), *rows(bird=2)]
     for bad_rows in ("set_aside", "stop"):  # what the project asks for is no fault
         p = prepared(tmp_path, table, ignore_labels=["bird"], bad_rows=bad_rows)
-        assert p.splits.counts["rejected"] == {"ignored_label": 2}
+        assert p.splits.rejected == {"ignored_label": 2}
 
 
 def test_ids_that_stand_twice(tmp_path: Path) -> None:
@@ -175,7 +195,7 @@ def test_bad_rows_are_set_aside_or_stop(tmp_path: Path) -> None:
         {"text": 5, "label": "metal"},
     ]
     p = prepared(tmp_path, table)
-    assert p.splits.counts["rejected"] == {"empty": 1, "unusable": 1}
+    assert p.splits.rejected == {"empty": 1, "unusable": 1}
     with pytest.raises(UserError) as e:
         prepared(tmp_path, table, bad_rows="stop")
     assert [s for s in ("line 13", "line 14", "empty text", "data.bad_rows") if s not in str(e.value)] == []
@@ -184,21 +204,21 @@ def test_bad_rows_are_set_aside_or_stop(tmp_path: Path) -> None:
 def test_a_second_call_finds_both_directories(tmp_path: Path) -> None:
     table = rows(fruit=6, metal=6)
     first, second = prepared(tmp_path, table), prepared(tmp_path, table)
-    assert not first.splits.found and not first.sealed.found
-    assert second.splits.found and second.sealed.found
+    assert not first.splits.published.found and first.sealed.published.found  # the splits' build published it
+    assert second.splits.published.found and second.sealed.published.found
     assert (second.splits.digest, second.sealed.digest) == (first.splits.digest, first.sealed.digest)
     third = prepared(tmp_path, [*table, *rows(fruit=7)[6:]])
-    assert not third.splits.found and third.splits.key != first.splits.key
+    assert not third.splits.published.found and third.splits.published.key != first.splits.published.key
 
 
-def test_every_opening_is_counted(tmp_path: Path) -> None:
-    p, home = prepared(tmp_path, rows(fruit=6, metal=6)), tmp_path / "home"
-    assert count_openings(p.sealed, home=home) == 0
-    assert [r.label for r in open_sealed(p.sealed, home=home, by="a")] == ["fruit"] * 3 + ["metal"] * 3
-    assert {r.source for r in open_sealed(p.sealed, home=home, by="b")} == {"test"}
-    assert count_openings(p.sealed, home=home) == 2
-    again: Stage = prepared(tmp_path, rows(fruit=6, metal=6)).sealed
-    assert count_openings(again, home=home) == 2
+def test_every_use_of_the_test_set_is_counted(tmp_path: Path) -> None:
+    p, workspace = prepared(tmp_path, rows(fruit=6, metal=6)), Workspace(tmp_path / "home")
+    assert sealed_set.test_set_uses(p.sealed, workspace=workspace) == 0
+    assert [r.label for r in open_sealed(p.sealed, workspace=workspace, by="a")] == ["fruit"] * 3 + ["metal"] * 3
+    assert {r.source for r in open_sealed(p.sealed, workspace=workspace, by="b")} == {"test"}
+    assert sealed_set.test_set_uses(p.sealed, workspace=workspace) == 2
+    again = prepared(tmp_path, rows(fruit=6, metal=6)).sealed
+    assert sealed_set.test_set_uses(again, workspace=workspace) == 2
 
 
 def test_splits_that_are_given_apart(tmp_path: Path) -> None:
@@ -234,7 +254,7 @@ def test_unlabelled_text_without_held_out_rows_and_repeats(tmp_path: Path) -> No
     write(tmp_path / "more.csv", [{"text": t} for t in (held, "something new", "Something  new", "")])
     p = prepared(tmp_path, table, unlabelled="more.csv", split={**SPLIT, "rest": "drop"})
     assert texts(p, "unlabelled") == {"something new"}
-    assert p.splits.counts["rejected"] == {"leak": 1, "exact_duplicate": 1, "empty": 1}
+    assert p.splits.rejected == {"leak": 1, "exact_duplicate": 1, "empty": 1}
 
 
 def test_a_pool_with_a_test_file_apart(tmp_path: Path) -> None:
@@ -242,9 +262,9 @@ def test_a_pool_with_a_test_file_apart(tmp_path: Path) -> None:
     write(tmp_path / "test.csv", [*apart, table[0], table[12]])
     p = prepared(tmp_path, table, test="test.csv")  # split.test is 3
     assert texts(p, "test") == {r["text"] for r in [*apart, table[0], table[12]]}
-    assert p.sealed.counts == {"test": {"fruit": 4, "metal": 3}}
-    assert p.splits.counts["dev"] == {"fruit": 2, "metal": 2} and p.splits.counts["seed"] == {"fruit": 1, "metal": 1}
-    assert p.splits.counts["rejected"] == {"leak": 2} and p.splits.counts["unlabelled"] == 18 - 2 - 4 - 2
+    assert p.sealed.test == {"fruit": 4, "metal": 3}
+    assert p.splits.dev == {"fruit": 2, "metal": 2} and p.splits.seed == {"fruit": 1, "metal": 1}
+    assert p.splits.rejected == {"leak": 2} and p.splits.unlabelled == 18 - 2 - 4 - 2
     assert not any(texts(p, "test") & texts(p, split) for split in ("seed", "dev", "unlabelled"))
     assert all(r.record.text == "" and "stands in test" in r.reason for r in rejected(p))
 
@@ -309,7 +329,7 @@ def test_groups_hold_over_files_that_are_given_apart(tmp_path: Path) -> None:
 
 def test_a_reference_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'gone\.csv' is not there"):
-        prepare(project({"pool": "gone.csv"}), beside=tmp_path, home=tmp_path / "home")
+        prepare(project({"pool": "gone.csv"}), tmp_path)
 
 
 def test_what_repeats_a_test_row_is_set_aside_without_its_text(tmp_path: Path) -> None:
@@ -324,13 +344,9 @@ def test_what_repeats_a_test_row_is_set_aside_without_its_text(tmp_path: Path) -
             "'", '"'
         )
     )
-    from tasks.project.reader import load_project
-
-    prepared = prepare(load_project(config), beside=tmp_path, home=tmp_path / "home")
-    sealed = {r.text for r in read_records(prepared.sealed.directory / "test.jsonl")}
-    rejected = read_rejected(prepared.splits.directory / "rejected.jsonl")
-    assert len(rejected) == 30 and sum(r.record.text == "" for r in rejected) == 12
-    assert not sealed & {r.record.text for r in rejected}
+    p = prepare(load_project(config), tmp_path)
+    assert len(rejected(p)) == 30 and sum(r.record.text == "" for r in rejected(p)) == 12
+    assert not texts(p, "test") & {r.record.text for r in rejected(p)}
 
 
 def test_metadata_goes_with_each_real_row_and_ids_stay_the_contents(tmp_path: Path) -> None:
@@ -361,13 +377,7 @@ def test_columns_that_are_not_kept(columns: list[str], said: str) -> None:
 @pytest.mark.parametrize("source", ["synthetic", "harvested", "reviewed", "unlabelled"])
 def test_a_test_set_with_a_row_that_is_not_real_is_not_opened(source: Any, tmp_path: Path) -> None:
     real = Record.of("a real text", "fruit", "test")
-    odd = Record.of("made up", "metal", source)
-
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        write_records(out / "test.jsonl", [real, odd])
-        return {}
-
-    sealed = stage(tmp_path, "sealed", version=1, params={}, inputs={}, build=build)
+    sealed = sealed_of(tmp_path, [real, Record.of("made up", "metal", source)])
     with pytest.raises(UserError, match=f"1 of 2 test rows are not real text .* is {source}") as error:
-        open_sealed(sealed, home=tmp_path, by="a test")
+        open_sealed(sealed, workspace=Workspace(tmp_path), by="a test")
     assert len(str(error.value).splitlines()) == 1
