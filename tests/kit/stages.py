@@ -22,7 +22,7 @@ Result = TypeVar("Result", bound=StageResult)
 Model = TypeVar("Model", bound=Figures)
 
 
-def filled(model: type[Model], **given: Any) -> Model:
+def filled(model: type[Model], /, **given: Any) -> Model:
     """A model with these fields; the others are empty: 0, "", False, None, or a collection without items."""
     return model(**{name: _empty(f.annotation) for name, f in model.model_fields.items()} | given)
 

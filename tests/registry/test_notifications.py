@@ -115,7 +115,7 @@ def test_a_token_in_the_address_is_neither_printed_nor_kept(
     (waits,) = notifications.deliver(settings, registry)
     assert waits.endswith("asks for {token}: set RESEED_WEBHOOK_TOKEN in the environment")
     monkeypatch.setenv("RESEED_WEBHOOK_TOKEN", "T0KEN")
-    assert all("T0KEN" not in p.read_text() for p in (settings.home / "outbox").glob("[!.]*.json"))
+    assert all("T0KEN" not in p.read_text() for p in settings.workspace.notifications.glob("[!.]*.json"))
     (done,) = notifications.deliver(settings, registry)
     assert done == f"webhook of toy 2 to {receiver.url.removesuffix('/hook')}: done"
     assert receiver.paths == ["/hook/T0KEN?key=K3Y"]

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from flows.registry import admin
+from flows.registry import admin, promotion
+from flows.registry import verify as verdicts
 from flows.registry.client import Registry, Version, promotion_key, require_champion
 from flows.registry.promotion import ChampionMoved
 from flows.registry.promotion_log import Intent
@@ -20,37 +21,38 @@ from flows.settings import Settings
 from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.errors import TransientError, UserError
+from tasks.figures import Interval
 from tasks.model import bundle
-from tasks.stage import Stage
+from tasks.model.bundle import BundleRef
 from tasks.verdict import decide, evidence
 from tasks.workspace import Workspace
 from tests.conftest import Command
 from tests.kit import toy
-from tests.kit.registry import TOLD, Bundle, Store
-from tests.verdict.test_evidence import SETTINGS, answered
+from tests.kit.registry import TOLD, Store
+from tests.kit.verdicts import answered, question
 
 
 class TestRegistering:
-    def test_twice_is_one_version(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_twice_is_one_version(self, store: Store, bundles: list[BundleRef]) -> None:
         first, again = store.register(bundles[0]), store.register(bundles[0])
         assert first == again and first.version == "1" and first.digest == bundles[0].digest
         assert [v.version for v in store.registry.versions("toy")] == ["1"] and store.registry.names() == ["toy"]
         assert len(store.client.search_logged_models([store.experiment])) == 1
         assert first.run_id == store.run_id and store.aliases() == {"challenger": "1"}
 
-    def test_another_bundle_is_another_version_and_the_challenger(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_another_bundle_is_another_version_and_the_challenger(self, store: Store, bundles: list[BundleRef]) -> None:
         for i in range(3):
             assert store.register(bundles[i]).version == str(i + 1)
             assert store.aliases() == {"challenger": str(i + 1)}
         assert [v.version for v in store.registry.versions("toy")] == ["3", "2", "1"]
         assert store.register(bundles[0]).version == "1" and store.aliases() == {"challenger": "1"}
 
-    def test_another_project_has_its_own(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_another_project_has_its_own(self, store: Store, bundles: list[BundleRef]) -> None:
         versions = [store.register(bundles[0], name) for name in ("toy", "other")]
         assert [(v.name, v.version) for v in versions] == [("toy", "1"), ("other", "1")]
         assert store.registry.names() == ["other", "toy"]
 
-    def test_a_pending_model_is_passed_over(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_a_pending_model_is_passed_over(self, store: Store, bundles: list[BundleRef]) -> None:
         """A kill within log_model leaves one, and it can't be loaded."""
         tags = {"reseed.promotion_key": promotion_key("toy", bundles[0].digest)}
         pending = store.client.create_logged_model(
@@ -63,7 +65,7 @@ class TestRegistering:
         bundle.check(store.registry.fetch(version), digest=bundles[0].digest)
 
     def test_a_stop_before_the_version_was_made_logs_no_second_model(
-        self, store: Store, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+        self, store: Store, bundles: list[BundleRef], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def stop(*_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
@@ -76,7 +78,7 @@ class TestRegistering:
         assert store.register(bundles[0]).version == "1"
         assert len(store.client.search_logged_models([store.experiment])) == 1
 
-    def test_the_registered_model_answers_as_a_pyfunc(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_the_registered_model_answers_as_a_pyfunc(self, store: Store, bundles: list[BundleRef]) -> None:
         """What `mlflow models serve` loads."""
         import mlflow.pyfunc
         import pandas as pd
@@ -91,7 +93,7 @@ class TestRegistering:
 
 @pytest.mark.usefixtures("unasked")
 class TestPromoting:
-    def test_champion_and_previous(self, store: Store, bundles: list[Bundle], unasked: list[Path]) -> None:
+    def test_champion_and_previous(self, store: Store, bundles: list[BundleRef], unasked: list[Path]) -> None:
         one, two, three = (store.register(b) for b in bundles[:3])
         store.promote(one, None)
         assert store.aliases() == {"challenger": "3", "champion": "1"}
@@ -104,14 +106,14 @@ class TestPromoting:
         assert champion.version == "3" and champion.tags["reseed.promoted_at"] == store.journal().rows[-1].when
         assert [bundle.check(p) is not None and p.name for p in unasked] == [b.digest[:32] for b in bundles[:3]]
 
-    def test_what_is_champion_already_stays(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_what_is_champion_already_stays(self, store: Store, bundles: list[BundleRef]) -> None:
         one, two = (store.register(b) for b in bundles[:2])
         store.promote(one, None)
         store.promote(two, one)
         store.promote(two, one)
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"} and len(store.moves()) == 2
 
-    def test_it_stops_when_the_alias_moved(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_it_stops_when_the_alias_moved(self, store: Store, bundles: list[BundleRef]) -> None:
         one, two, three = (store.register(b) for b in bundles[:3])
         store.promote(one, None)
         with pytest.raises(
@@ -129,7 +131,9 @@ class TestPromoting:
         assert store.aliases() == {"challenger": "3", "previous": "1"}
         assert len(store.moves()) == 2, "nothing was meant, so nothing is in the journal"
 
-    def test_a_tampered_version_is_not_promoted(self, store: Store, bundles: list[Bundle], unasked: list[Path]) -> None:
+    def test_a_tampered_version_is_not_promoted(
+        self, store: Store, bundles: list[BundleRef], unasked: list[Path]
+    ) -> None:
         one, two = (store.register(b) for b in bundles[:2])
         store.promote(one, None)
         flip(store.stored(two) / "model.safetensors")
@@ -138,7 +142,7 @@ class TestPromoting:
         assert store.aliases()["champion"] == "1" and len(store.moves()) == len(unasked) == 1
 
     def test_where_each_workspace_has_a_lock_of_its_own_one_of_them_promotes(
-        self, sqlite: Store, bundles: list[Bundle], tmp_path: Path
+        self, sqlite: Store, bundles: list[BundleRef], tmp_path: Path
     ) -> None:
         """As with an MLflow server over HTTP."""
         server, versions = "http://mlflow.example:5000", [sqlite.register(b) for b in bundles[:3]]
@@ -146,20 +150,20 @@ class TestPromoting:
         def at(folder: str, lock: str = "") -> Registry:
             return Registry(sqlite.client, Settings(Workspace(tmp_path / folder), server, lock))
 
-        at("one").promote(versions[0], expected=None, reason="better", **TOLD)
-        at("one").promote(versions[1], expected=versions[0], reason="better", **TOLD)
+        promotion.promote(at("one"), versions[0], expected=None, reason="better", **TOLD)
+        promotion.promote(at("one"), versions[1], expected=versions[0], reason="better", **TOLD)
         told: dict[str, Any] = {"expected": versions[1], "reason": "better", **TOLD}
         with pytest.raises(
             UserError, match=r"promoted last in the workspace .*/one, .*each workspace has a lock.*RESEED_LOCK"
         ):
-            at("two").promote(versions[2], **told)
+            promotion.promote(at("two"), versions[2], **told)
         assert sqlite.moves() == [(None, "1"), ("1", "2")]
-        at("two", "file").promote(versions[2], **told)
+        promotion.promote(at("two", "file"), versions[2], **told)
         assert sqlite.moves()[-1] == ("2", "3")
         with pytest.raises(UserError, match=r"promoted last in the workspace .*/two"):
-            at("one").promote(versions[0], **told | {"expected": versions[2]})
+            promotion.promote(at("one"), versions[0], **told | {"expected": versions[2]})
 
-    def test_require_champion_says_what_is_missing(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_require_champion_says_what_is_missing(self, store: Store, bundles: list[BundleRef]) -> None:
         with pytest.raises(UserError, match=r"no model 'toy'.*reseed retrain"):
             require_champion(store.registry, "toy")
         version = store.register(bundles[0])
@@ -173,7 +177,7 @@ class TestPromoting:
 @pytest.mark.usefixtures("unasked")
 class TestReconciling:
     @pytest.fixture
-    def pair(self, store: Store, bundles: list[Bundle]) -> tuple[Version, Version]:
+    def pair(self, store: Store, bundles: list[BundleRef]) -> tuple[Version, Version]:
         """Version 1, which is champion, and 2."""
         one, two = (store.register(b) for b in bundles[:2])
         store.promote(one, None)
@@ -185,14 +189,16 @@ class TestReconciling:
 
     def test_an_open_journal_is_finished(self, store: Store, pair: Any) -> None:
         self.killed(store)
-        assert store.registry.reconcile("toy")[0].startswith("toy: finished the promotion of version 2, begun at 2026")
+        assert promotion.reconcile(store.registry, "toy")[0].startswith(
+            "toy: finished the promotion of version 2, begun at 2026"
+        )
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
-        assert store.moves() == [(None, "1"), ("1", "2")] and store.registry.reconcile("toy") == []
+        assert store.moves() == [(None, "1"), ("1", "2")] and promotion.reconcile(store.registry, "toy") == []
 
     def test_one_whose_aliases_were_set_is_closed(self, store: Store, pair: Any) -> None:
         self.killed(store)
         store.client.set_registered_model_alias("toy", "champion", "2")
-        store.registry.reconcile("toy")
+        promotion.reconcile(store.registry, "toy")
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
         assert store.moves() == [(None, "1"), ("1", "2")]
 
@@ -212,16 +218,16 @@ class TestReconciling:
             with pytest.raises(TransientError, match="gone"):
                 store.promote(pair[1], pair[0])
         assert [i.new for i in store.journal().intents] == ["2"] and store.aliases()["champion"] == "1"
-        store.registry.reconcile("toy")
+        promotion.reconcile(store.registry, "toy")
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
 
     def test_it_is_abandoned_when_the_alias_moved_elsewhere(
-        self, store: Store, pair: Any, bundles: list[Bundle]
+        self, store: Store, pair: Any, bundles: list[BundleRef]
     ) -> None:
         self.killed(store)
         three = store.register(bundles[2])
         store.client.set_registered_model_alias("toy", "champion", three.version)
-        assert "dropped the promotion of version 2" in store.registry.reconcile("toy")[0]
+        assert "dropped the promotion of version 2" in promotion.reconcile(store.registry, "toy")[0]
         assert store.aliases()["champion"] == "3" and store.moves() == [(None, "1")]
 
     @pytest.mark.parametrize("deleted", ["1", "2"])
@@ -230,12 +236,12 @@ class TestReconciling:
         if deleted == "1":
             store.client.set_registered_model_alias("toy", "champion", "2")
         store.client.delete_model_version("toy", deleted)
-        store.registry.reconcile("toy")
+        promotion.reconcile(store.registry, "toy")
         assert store.aliases()["champion"] == ("2" if deleted == "1" else "1")
         assert store.moves() == [(None, "1")]
 
     def test_a_promotion_reconciles_first(
-        self, store: Store, pair: tuple[Version, Version], bundles: list[Bundle]
+        self, store: Store, pair: tuple[Version, Version], bundles: list[BundleRef]
     ) -> None:
         self.killed(store)
         three = store.register(bundles[2])
@@ -245,23 +251,23 @@ class TestReconciling:
         assert store.aliases() == {"challenger": "3", "champion": "3", "previous": "2"}
 
     def test_another_workspace_finishes_it(
-        self, store: Store, pair: Any, bundles: list[Bundle], tmp_path: Path
+        self, store: Store, pair: Any, bundles: list[BundleRef], tmp_path: Path
     ) -> None:
         """The journal is where the aliases are, so no promotion of others falls between, and none is done too late."""
         self.killed(store)
         other = Registry(store.client, Settings(Workspace(tmp_path / "other"), store.settings.tracking_uri))
         three = store.register(bundles[2])
         with pytest.raises(ChampionMoved, match="now version 2"):
-            other.promote(three, expected=pair[0], reason="better", **TOLD)
-        other.promote(three, expected=pair[1], reason="better", **TOLD)
+            promotion.promote(other, three, expected=pair[0], reason="better", **TOLD)
+        promotion.promote(other, three, expected=pair[1], reason="better", **TOLD)
         assert store.moves() == [(None, "1"), ("1", "2"), ("2", "3")]
 
-    def test_what_others_have_overtaken_is_dropped(self, store: Store, pair: Any, bundles: list[Bundle]) -> None:
+    def test_what_others_have_overtaken_is_dropped(self, store: Store, pair: Any, bundles: list[BundleRef]) -> None:
         """The champion is again the one that the intent knows, but not any more the one that it was meant against."""
         store.promote(store.register(bundles[2]), pair[0])
         admin.rollback(store.settings, "toy", reason="back")
         self.killed(store)  # a holder that was stopped, lost the lock, and wrote its intent after all
-        assert "others were promoted since" in store.registry.reconcile("toy")[0]
+        assert "others were promoted since" in promotion.reconcile(store.registry, "toy")[0]
         assert store.aliases()["champion"] == "1" and len(store.moves()) == 3
 
 
@@ -276,15 +282,15 @@ class TestFetching:
     def store(self, sqlite: Store) -> Store:
         return sqlite
 
-    def test_the_bundle_is_verified_and_kept(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_the_bundle_is_verified_and_kept(self, store: Store, bundles: list[BundleRef]) -> None:
         version = store.register(bundles[0])
         got = store.registry.fetch(version)
         assert bundle.check(got, digest=bundles[0].digest)["max_length"] == 32
         shutil.rmtree(store.stored(version))
         assert store.registry.fetch(version) == got, "what lies here is not downloaded again"
-        assert not list((store.settings.home / "work" / "fetch").iterdir())
+        assert not list((store.settings.workspace.home / "scratch" / "fetch").iterdir())
 
-    def test_a_version_that_is_not_ours_is_refused(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_a_version_that_is_not_ours_is_refused(self, store: Store, bundles: list[BundleRef]) -> None:
         store.register(bundles[0])
         store.client.create_model_version("toy", str(bundles[0].directory.parent))
         foreign = store.registry.versions("toy")[0]
@@ -293,7 +299,7 @@ class TestFetching:
             store.registry.fetch(foreign)
 
     @pytest.mark.parametrize("how", ["flipped", "added code", "exchanged", "gone"])
-    def test_a_tampered_version_is_refused(self, how: str, store: Store, bundles: list[Bundle]) -> None:
+    def test_a_tampered_version_is_refused(self, how: str, store: Store, bundles: list[BundleRef]) -> None:
         version = store.register(bundles[0])
         stored = store.stored(version)
         if how == "flipped":
@@ -306,10 +312,10 @@ class TestFetching:
                 shutil.copytree(bundles[1].directory, stored)
         with pytest.raises(CorruptDirectory):
             store.registry.fetch(version)
-        assert not list((store.settings.home / "serving").rglob("*.safetensors"))
-        assert not list((store.settings.home / "work" / "fetch").iterdir())
+        assert not list((store.settings.workspace.home / "serving").rglob("*.safetensors"))
+        assert not list((store.settings.workspace.home / "scratch" / "fetch").iterdir())
 
-    def test_a_copy_that_was_tampered_with_is_fetched_anew(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_a_copy_that_was_tampered_with_is_fetched_anew(self, store: Store, bundles: list[BundleRef]) -> None:
         version = store.register(bundles[0])
         got = store.registry.fetch(version)
         flip(got / "model.safetensors")
@@ -320,13 +326,13 @@ class TestFetching:
 
 @pytest.mark.slow
 class TestFreshProcess:
-    def test_a_version_that_loads_and_answers_is_promoted(self, sqlite: Store, bundles: list[Bundle]) -> None:
+    def test_a_version_that_loads_and_answers_is_promoted(self, sqlite: Store, bundles: list[BundleRef]) -> None:
         sqlite.promote(sqlite.register(bundles[0]), None)
         assert sqlite.aliases()["champion"] == "1"
 
     @pytest.mark.parametrize("how", ["weights of another shape", "a label too many"])
     def test_one_that_does_not_is_kept_out(
-        self, how: str, sqlite: Store, bundles: list[Bundle], tmp_path: Path
+        self, how: str, sqlite: Store, bundles: list[BundleRef], tmp_path: Path
     ) -> None:
         """The manifest is whole, and still no process can answer with it."""
         broken = Path(shutil.copytree(bundles[0].directory, tmp_path / "bundle"))
@@ -336,7 +342,7 @@ class TestFreshProcess:
         else:
             told["id2label"] = dict.fromkeys(told["id2label"], "stone")
         (broken / "config.json").write_text(json.dumps(told))
-        version = sqlite.register(Bundle(broken, atomic.seal(broken)))
+        version = sqlite.register(BundleRef(broken, atomic.seal(broken)))
         with pytest.raises(CorruptDirectory, match="fresh process"):
             sqlite.promote(version, None)
         assert sqlite.aliases() == {"challenger": "1"} and sqlite.moves() == []
@@ -345,7 +351,7 @@ class TestFreshProcess:
 @pytest.mark.usefixtures("unasked")
 class TestHistory:
     @pytest.fixture
-    def three(self, store: Store, bundles: list[Bundle]) -> list[Version]:
+    def three(self, store: Store, bundles: list[BundleRef]) -> list[Version]:
         """Versions 1 to 3; each but the last was champion once, 2 is it."""
         found = [store.register(b) for b in bundles[:3]]
         store.promote(found[0], None)
@@ -364,7 +370,7 @@ class TestHistory:
             (3, "1", "2", "rollback", "ada", "it answers worse"),
         ]
         assert [r["bundle"] for r in found["history"]] == [three[i].digest for i in (0, 1, 0)]
-        assert found["odd"] == [] and found["champion"] == "1"
+        assert found["inconsistencies"] == [] and found["champion"] == "1"
 
     def test_a_rollback_goes_forth_again_and_gives_the_same_files(self, store: Store, three: list[Version]) -> None:
         before = bundle.check(store.registry.fetch(three[1]), digest=three[1].digest)
@@ -390,43 +396,46 @@ class TestHistory:
     ) -> None:
         one, three_ = three[0], three[2]
         registry, overrules = store.registry, "`reseed promote toy {} --reason ...` overrules it"
-        assert [registry.said_no(v) for v in three] == [None, None, None], "1 had to give way to a verdict"
+        assert [registry.refusal(v) for v in three] == [None, None, None], "1 had to give way to a verdict"
         admin.rollback(store.settings, "toy", reason="it is rude", by="ada")
         said = "version 2 was taken back by ada: it is rude; " + overrules.format(2)
-        assert [registry.said_no(v) for v in three] == [None, said, None]
+        assert [registry.refusal(v) for v in three] == [None, said, None]
         store.promote(three_, one)
-        assert [registry.said_no(v) for v in three] == [None, said, None], "another's promotion changes nothing"
+        assert [registry.refusal(v) for v in three] == [None, said, None], "another's promotion changes nothing"
         admin.promote(store.settings, "toy", "2", reason="it was not so rude", by="bob")
         replaced = "version 3 was replaced with version 2 by bob: it was not so rude; " + overrules.format(3)
-        assert [registry.said_no(v) for v in three] == [None, None, replaced]
+        assert [registry.refusal(v) for v in three] == [None, None, replaced]
 
         registry.record(one, {"reseed.refused_by": "ada", "reseed.refused_because": "not now"})
         refused = "version 1 was refused by ada: not now; " + overrules.format(1)
-        assert registry.said_no(one) == refused
+        assert registry.refusal(one) == refused
         admin.promote(store.settings, "toy", "1", reason="now")
-        assert registry.said_no(one) is None
+        assert registry.refusal(one) is None
         store.promote(three_, one)
-        assert registry.said_no(one) is None, "what was overruled is not said again"
+        assert registry.refusal(one) is None, "what was overruled is not said again"
 
     def test_a_tampered_version_is_not_gone_back_to(self, store: Store, three: list[Version]) -> None:
-        shutil.rmtree(store.settings.home / "serving")  # what this machine fetched and checked before
+        shutil.rmtree(store.settings.workspace.home / "serving")  # what this machine fetched and checked before
         flip(store.stored(three[0]) / "model.safetensors")
         with pytest.raises(UserError, match=r"version 1 of 'toy' can't be the champion: .*differs from its manifest"):
             admin.rollback(store.settings, "toy", reason="back")
         assert store.aliases()["champion"] == "2"
 
-    def test_the_first_champion_has_nothing_before_it(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_the_first_champion_has_nothing_before_it(self, store: Store, bundles: list[BundleRef]) -> None:
         store.promote(store.register(bundles[0]), None)
         with pytest.raises(UserError, match="no version to go back to"):
             admin.rollback(store.settings, "toy", reason="back")
 
     def test_an_alias_that_was_moved_or_deleted_is_seen(self, store: Store, three: list[Version]) -> None:
         store.client.set_registered_model_alias("toy", "champion", "3")
-        assert "is version 3, but version 2 was promoted last" in admin.history(store.settings, "toy")["odd"][0]
+        assert (
+            "is version 3, but version 2 was promoted last"
+            in admin.history(store.settings, "toy")["inconsistencies"][0]
+        )
         store.client.delete_registered_model_alias("toy", "champion")
-        assert "is gone, but version 2 was promoted last" in admin.history(store.settings, "toy")["odd"][0]
-        standing = store.registry.standing("toy")
-        assert standing is not None and standing.version == "2", "a champion without its alias was not beaten"
+        assert "is gone, but version 2 was promoted last" in admin.history(store.settings, "toy")["inconsistencies"][0]
+        last = store.registry.last_champion("toy")
+        assert last is not None and last.version == "2", "a champion without its alias was not beaten"
 
     @pytest.mark.parametrize(
         ("how", "said"),
@@ -452,7 +461,7 @@ class TestHistory:
             elif how == f"row {number} changed":
                 row = json.loads(store.client.get_registered_model("toy").tags[key])
                 store.client.set_registered_model_tag("toy", key, json.dumps(row | {"who": "nobody"}))
-        assert any(said in sentence for sentence in admin.history(store.settings, "toy")["odd"])
+        assert any(said in sentence for sentence in admin.history(store.settings, "toy")["inconsistencies"])
         admin.rollback(store.settings, "toy", reason="what was changed stops no promotion")
         assert store.aliases()["champion"] == "2" and store.registry.history("toy")[-1].kind == "rollback"
 
@@ -464,9 +473,9 @@ class TestHistory:
         store.client.delete_registered_model_tag("toy", "reseed.history.000002")
         store.client.set_registered_model_alias("toy", "champion", "1")
         store.client.delete_registered_model_alias("toy", "previous")
-        assert store.moves() == [(None, "1")] and admin.history(store.settings, "toy")["odd"] == [said]
+        assert store.moves() == [(None, "1")] and admin.history(store.settings, "toy")["inconsistencies"] == [said]
         store.promote(three[2], three[0])
-        assert store.moves() == [(None, "1"), ("1", "3")] and store.registry.odd("toy") == [said]
+        assert store.moves() == [(None, "1"), ("1", "3")] and store.registry.inconsistencies("toy") == [said]
 
     def test_where_the_alias_was_deleted_a_rollback_goes_to_what_was_promoted_last(
         self, store: Store, three: list[Version]
@@ -480,10 +489,10 @@ class TestHistory:
 
     def test_a_version_that_was_deleted_is_said(self, store: Store, three: list[Version]) -> None:
         store.client.delete_model_version("toy", "2")
-        (said,) = admin.history(store.settings, "toy")["odd"]
+        (said,) = admin.history(store.settings, "toy")["inconsistencies"]
         assert said == "version 2, which was promoted last, was deleted; the alias champion is gone"
-        standing = store.registry.standing("toy")
-        assert standing is not None and standing.version == "1"
+        last = store.registry.last_champion("toy")
+        assert last is not None and last.version == "1"
 
     def test_a_kill_before_the_row_was_written(
         self, store: Store, three: list[Version], monkeypatch: pytest.MonkeyPatch
@@ -501,9 +510,9 @@ class TestHistory:
                 store.promote(three[2], three[1])
         assert store.aliases()["champion"] == "3" and len(store.registry.history("toy")) == 2
         for _ in range(2):
-            store.registry.reconcile("toy")
+            promotion.reconcile(store.registry, "toy")
         assert [r.version for r in store.registry.history("toy")] == ["1", "2", "3"]
-        assert admin.history(store.settings, "toy")["odd"] == []
+        assert admin.history(store.settings, "toy")["inconsistencies"] == []
 
 
 @pytest.mark.usefixtures("unasked")
@@ -513,7 +522,7 @@ class TestVerifying:
         return sqlite
 
     @pytest.fixture
-    def pair(self, store: Store, bundles: list[Bundle]) -> list[Version]:
+    def pair(self, store: Store, bundles: list[BundleRef]) -> list[Version]:
         """Versions 1 and 2, each with the evidence of its promotion; 2 is champion."""
         pair = [store.register(b) for b in bundles[:2]]
         self.judged(store, pair[0], {"baseline": "majority"})
@@ -524,35 +533,35 @@ class TestVerifying:
 
     def judged(self, store: Store, version: Version, opponent: dict[str, str], *, wrong: int = 6) -> None:
         """Record a verdict with its evidence, as a retrain does."""
-        home, sealed = store.settings.home, {"sealed": "c" * 64}
-        mine = answered(home, "challenger", wrong=wrong, read={"bundle": version.digest, **sealed})
-        theirs = answered(home, "opponent", wrong=40, read={**opponent, **sealed})
-        stage = evidence.judged(mine, theirs, settings=SETTINGS, home=home)
-        tags = {"reseed.stage": "verdict", "reseed.digest": stage.digest}
+        workspace, sealed = store.settings.workspace, {"sealed": "c" * 64}
+        mine = answered(workspace.home, "challenger", wrong=wrong, read={"bundle": version.digest, **sealed})
+        theirs = answered(workspace.home, "opponent", wrong=40, read={**opponent, **sealed})
+        judged = evidence.judge(mine, theirs, question(), workspace=workspace)
+        tags = {"reseed.stage": "verdict", "reseed.digest": judged.digest}
         run_id = store.client.create_run(store.experiment, tags=tags).info.run_id
-        for path in stage.directory.iterdir():
+        for path in judged.directory.iterdir():
             store.client.log_artifact(run_id, str(path))
-        told = {"verdict": stage.counts["decision"], "evidence": stage.digest, "evidence_run": run_id}
+        told = {"verdict": judged.verdict.decision, "evidence": judged.digest, "evidence_run": run_id}
         store.registry.record(version, {f"reseed.{key}": value for key, value in told.items()})
 
     def test_each_version_and_promotion(self, store: Store, pair: list[Version], reseed: Command) -> None:
         for version, promotion in [(None, None), ("1", None), ("2", None), (None, 1), ("2", 2)]:
-            found = admin.verify(store.settings, "toy", version, promotion=promotion)
-            assert found["same"] and found["disagrees"] == [] and found["verdict"] == "promote"
-            assert not found["older"] and found["read"]["challenger"]["sealed"] == "c" * 64
+            found = verdicts.verify(store.settings, "toy", version, promotion=promotion)
+            assert found.same and found.disagreements == [] and found.verdict == "promote"
+            assert found.verification and found.verification.read["challenger"]["sealed"] == "c" * 64
         with pytest.raises(UserError, match=r"no promotion 7 .there are: 1 of version 1, 2 of version 2."):
-            admin.verify(store.settings, "toy", promotion=7)
+            verdicts.verify(store.settings, "toy", promotion=7)
         with pytest.raises(UserError, match=r"no promotion 1 of version 2"):
-            admin.verify(store.settings, "toy", "2", promotion=1)
+            verdicts.verify(store.settings, "toy", "2", promotion=1)
         assert reseed("verify", "toy", "--promotion", "1")[:1] == (0,)
 
     def test_a_promotions_evidence_is_found_after_the_version_was_judged_again(
         self, store: Store, pair: list[Version]
     ) -> None:
         self.judged(store, pair[0], {"bundle": pair[1].digest}, wrong=90)
-        assert admin.verify(store.settings, "toy", "1")["verdict"] == "keep"
-        found = admin.verify(store.settings, "toy", promotion=1)
-        assert found["same"] and found["verdict"] == "promote" and found["disagrees"] == []
+        assert verdicts.verify(store.settings, "toy", "1").verdict == "keep"
+        found = verdicts.verify(store.settings, "toy", promotion=1)
+        assert found.same and found.verdict == "promote" and found.disagreements == []
 
     def test_evidence_of_another_version(self, store: Store, pair: list[Version], reseed: Command) -> None:
         tags = store.registry.version("toy", "1").tags
@@ -560,28 +569,27 @@ class TestVerifying:
         code, out, _ = reseed("verify", "toy")
         one, two = (v.digest[:12] for v in pair)
         assert code == 1 and "byte for byte" not in out
-        assert f"look: the evidence is of bundle {one}, and version 2 is bundle {two}" in out
-        assert "look: promotion 2 was of bundle" in out
+        assert f"warning: the evidence is of bundle {one}, and version 2 is bundle {two}" in out
+        assert "warning: promotion 2 was of bundle" in out
         assert f"compares with a baseline, and promotion 2 was in the place of version 1, bundle {one}" in out
 
     def test_another_verdict_than_the_evidences(self, store: Store, pair: list[Version]) -> None:
         store.registry.record(pair[0], {"reseed.verdict": "inconclusive"})
-        (said,) = admin.verify(store.settings, "toy", "1")["disagrees"]
+        (said,) = verdicts.verify(store.settings, "toy", "1").disagreements
         assert said == "the verdict on version 1 is recorded as inconclusive, the evidence says promote"
 
     def test_a_verdict_without_evidence_leaves_none_of_an_older_one(self, store: Store, pair: list[Version]) -> None:
-        figures = {"f1_macro": {"value": 0.5}}
-        r: Any = SimpleNamespace(registry=store.registry, log=SimpleNamespace(run_id="a run"))
-        decision._record(
-            r, pair[1], decide.unsure("not promoted: its files differ", "version 1"), Stage("", "", "", "", figures, 0)
-        )
+        scores = SimpleNamespace(f1_macro=Interval(value=0.5, ci_low=0.4, ci_high=0.6))
+        run: Any = SimpleNamespace(registry=store.registry, tracking=SimpleNamespace(run_id="a run"))
+        candidate: Any = SimpleNamespace(version=pair[1], score=SimpleNamespace(known=scores))
+        decision._record(run, candidate, decide.unsure("not promoted: its files differ", "version 1"), None)
         with pytest.raises(UserError, match="version 2 of 'toy' has no evidence"):
-            admin.verify(store.settings, "toy", "2")
+            verdicts.verify(store.settings, "toy", "2")
 
 
 @pytest.mark.usefixtures("unasked")
 class TestPruning:
-    def test_champions_their_history_and_the_newest_stay(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_champions_their_history_and_the_newest_stay(self, store: Store, bundles: list[BundleRef]) -> None:
         versions = [store.register(b) for b in bundles]
         store.promote(versions[0], None)
         store.promote(versions[3], versions[0])
@@ -596,7 +604,7 @@ class TestPruning:
             bundle.check(store.registry.fetch(v), digest=v.digest)
         assert admin.prune(store.settings, "toy", keep=1, really=True)["removed"] == []
 
-    def test_a_version_that_is_not_ours_takes_no_files_along(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_a_version_that_is_not_ours_takes_no_files_along(self, store: Store, bundles: list[BundleRef]) -> None:
         """As `Register model` in MLflow's UI makes one of a run: it has no digest, and the champion's files are its own."""
         one = store.register(bundles[0])
         store.promote(one, None)
@@ -610,7 +618,7 @@ class TestPruning:
         assert fetched.exists() and bundle.check(store.stored(one), digest=one.digest)
 
     def test_files_on_s3_go_too_or_it_is_said_that_they_stay(
-        self, home: Path, s3: Any, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+        self, home: Path, s3: Any, bundles: list[BundleRef], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
@@ -635,7 +643,7 @@ class TestPruning:
         assert admin.prune(store.settings, "toy", keep=1, really=True)["stayed"] == []
         assert there() == {sources["1"], sources["3"]}
 
-    def test_the_champion_is_not_deleted(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_the_champion_is_not_deleted(self, store: Store, bundles: list[BundleRef]) -> None:
         one, two = (store.register(b) for b in bundles[:2])
         store.promote(one, None)
         with pytest.raises(UserError, match="version 1 of 'toy' is its champion, and stays"):

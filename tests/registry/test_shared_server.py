@@ -13,9 +13,10 @@ import boto3
 import pytest
 
 from flows.settings import Settings
+from tasks.model.bundle import BundleRef
 from tasks.workspace import Workspace
 from tests.conftest import ROOT
-from tests.kit.registry import Bundle, Store
+from tests.kit.registry import Store
 from tests.test_servers import BIN, free_port, get, running, wait_for
 
 pytestmark = pytest.mark.slow
@@ -56,7 +57,7 @@ def filled(port: int, database: str, s3: str) -> str:
 
 
 def test_versions_are_promoted_and_fetched_through_it(
-    tmp_path: Path, home: Path, postgres: Any, bucket: tuple[str, Any], bundles: list[Bundle], unasked: list[Path]
+    tmp_path: Path, home: Path, postgres: Any, bucket: tuple[str, Any], bundles: list[BundleRef], unasked: list[Path]
 ) -> None:
     port, (s3, client) = free_port(), bucket
     env = tmp_path / "server.env"
