@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tasks.dataset.sealed import count_openings
-from tasks.dataset.split import Prepared, prepare
+from tasks.dataset.sealed import test_set_uses as uses_of
+from tasks.dataset.split import SealedResult, SplitsResult, sealed_test_set, split_dataset
 from tasks.errors import TransientError, UserError
 from tasks.evaluate.baselines import ask_llm, simple, word_vectors
 from tasks.evaluate.baselines.zero_shot import sides, zero_shot
-from tasks.evaluate.score import baselines_of, on_rows, read_predictions, score_baseline
+from tasks.evaluate.score import LlmScore, ScoreResult, baselines_of, f1_on_rows, score_baseline
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import Record
 from tasks.setup.preflight import check_references
-from tasks.stage import Stage
+from tasks.workspace import Workspace
 from tests.kit import scripted, toy
 from tests.kit.rows import project
-from tests.kit.stages import made
+from tests.kit.stages import curated_of
 
 # --- word vectors
 
@@ -136,42 +136,47 @@ def test_an_entailment_output_is_needed(tmp_path: Path, encoder: Path) -> None:
 
 # --- the stage, and the project file
 
-Make = Callable[..., tuple[Project, Prepared, Path]]
+Make = Callable[..., tuple[Project, SplitsResult, SealedResult]]
 
 
 @pytest.fixture
-def prepared(tmp_path: Path, llm: Any, encoder: Path) -> Make:
-    def make(**sections: Any) -> tuple[Project, Prepared, Path]:
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "home")
+
+
+@pytest.fixture
+def split(tmp_path: Path, workspace: Workspace, llm: Any, encoder: Path) -> Make:
+    def make(**sections: Any) -> tuple[Project, SplitsResult, SealedResult]:
         config = toy.project(tmp_path / "p", endpoint=llm.url, encoder=encoder, **sections)
         p = load_project(config)
         check_references(p, config)
-        return p, prepare(p, beside=config.parent, home=tmp_path / "home"), config.parent
+        return p, split_dataset(p, workspace=workspace), sealed_test_set(p, workspace=workspace)
 
     return make
 
 
-def test_each_baseline_is_scored_under_the_name_of_what_it_is(prepared: Make, tmp_path: Path, encoder: Path) -> None:
+def test_each_baseline_is_scored_under_the_name_of_what_it_is(
+    split: Make, workspace: Workspace, tmp_path: Path, encoder: Path
+) -> None:
     static = static_model(tmp_path / "static", encoder)
     checkpoint = nli(tmp_path / "nli", encoder, ["entailment", "neutral", "contradiction"])
     wanted = {"static_model": str(static), "zero_shot": str(checkpoint)}
-    p, rows, beside = prepared(evaluate=wanted)
+    p, splits, sealed = split(evaluate=wanted)
     train = [Record.of(f"{w} the", kind, "synthetic") for kind, words in toy.WRITTEN.items() for w in words[:5]]
-    home = tmp_path / "home"
-    curated = made(home, "curate", rows={"kept.jsonl": train})
+    curated = curated_of(workspace.home, train)
     assert baselines_of(p)[3:] == ["static_embeddings", "zero_shot"]
     scored = {
-        name: score_baseline(p, name, curated=curated, splits=rows.splits, sealed=rows.sealed, beside=beside, home=home)
+        name: score_baseline(p, name, curated=curated, splits=splits, sealed=sealed, workspace=workspace)
         for name in ("static_embeddings", "zero_shot")
     }
-    assert scored["static_embeddings"].counts["f1_macro"]["value"] > 0.95
-    assert scored["zero_shot"].counts["scores"]["log_loss"] >= 0 and scored["zero_shot"].counts["rows"] == 90
+    assert scored["static_embeddings"].known.f1_macro.value > 0.95
+    calibration = scored["zero_shot"].calibration
+    assert calibration and calibration.log_loss >= 0 and scored["zero_shot"].known.rows == 90
     assert (scored["zero_shot"].directory / "mistakes.jsonl").exists()
-    p, *_ = prepared(evaluate={"static_model": "encoder"})
+    p, *_ = split(evaluate={"static_model": "encoder"})
     assert baselines_of(p)[3:] == ["input_embeddings"]
-    found = score_baseline(
-        p, "input_embeddings", curated=curated, splits=rows.splits, sealed=rows.sealed, beside=beside, home=home
-    )
-    assert found.counts["f1_macro"]["value"] > 0.95
+    found = score_baseline(p, "input_embeddings", curated=curated, splits=splits, sealed=sealed, workspace=workspace)
+    assert found.known.f1_macro.value > 0.95
 
 
 @pytest.mark.parametrize(
@@ -184,9 +189,9 @@ def test_each_baseline_is_scored_under_the_name_of_what_it_is(prepared: Make, tm
         ({"ask_llm": 2}, r"evaluate\.ask_llm is 2, fewer than the 3 labels"),
     ],
 )
-def test_a_mistake_is_said_before_anything_starts(prepared: Make, evaluate: dict[str, Any], said: str) -> None:
+def test_a_mistake_is_said_before_anything_starts(split: Make, evaluate: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        prepared(evaluate=evaluate)
+        split(evaluate=evaluate)
 
 
 # --- the LLM that wrote the rows
@@ -200,60 +205,67 @@ def knows(h: scripted.Handler) -> None:
     h.send(200, scripted.completion(said))
 
 
-def ask(p: Project, rows: Prepared, beside: Path, home: Path, generation: int = 0) -> Stage:
-    return ask_llm.score_llm(p, generation=generation, sealed=rows.sealed, beside=beside, home=home)
+def ask(p: Project, sealed: SealedResult, workspace: Workspace, generation: int = 0) -> ScoreResult:
+    return ask_llm.score_llm(p, generation=generation, sealed=sealed, workspace=workspace)
 
 
-def test_the_llm_is_asked_about_some_rows_and_what_it_says_is_counted(prepared: Make, tmp_path: Path, llm: Any) -> None:
-    p, rows, beside = prepared(evaluate={"ask_llm": 12}, generate={"usd": {"input": 1.0, "output": 2.0}})
-    llm.always, home = knows, tmp_path / "home"
-    found = ask(p, rows, beside, home)
-    said = read_predictions(found)
-    assert found.counts["sample"] and found.counts["rows"] == len(said) == 12 == len(llm.requests) and llm.peak == 1
-    assert {r["predicted"] for r in said if r["label"] == "bird"} == {""}
-    c = found.counts["llm"]
-    assert c["unparsed"] == 4 and c["unparsed_share"] == pytest.approx(1 / 3) and c["measured"]
-    assert found.counts["f1_macro"]["value"] == pytest.approx(2 / 3)
-    assert c["tokens"] == 360 and c["usd"] == pytest.approx(12 * (10 * 1 + 20 * 2) / 1e6)
-    assert 0 < c["latency"]["p50"] <= c["latency"]["p95"] and c["latency"]["texts"] == 12
+def llm_of(found: ScoreResult) -> LlmScore:
+    assert found.llm
+    return found.llm
+
+
+def test_the_llm_is_asked_about_some_rows_and_what_it_says_is_counted(
+    split: Make, workspace: Workspace, llm: Any
+) -> None:
+    p, _, sealed = split(evaluate={"ask_llm": 12}, generate={"usd": {"input": 1.0, "output": 2.0}})
+    llm.always = knows
+    found = ask(p, sealed, workspace)
+    said = found.read()
+    assert found.sample and found.known.rows == len(said) == 12 == len(llm.requests) and llm.peak == 1
+    assert {r.predicted for r in said if r.label == "bird"} == {""}
+    c = llm_of(found)
+    assert c.unparsed == 4 and c.unparsed_share == pytest.approx(1 / 3) and c.measured
+    assert found.known.f1_macro.value == pytest.approx(2 / 3)
+    assert c.tokens == 360 and c.usd == pytest.approx(12 * (10 * 1 + 20 * 2) / 1e6)
+    assert c.latency.p50 and c.latency.p95 and 0 < c.latency.p50 <= c.latency.p95 and c.latency.texts == 12
     body = llm.requests[0]
     assert body["temperature"] == 0.0 and "- metal: topic one; topic two" in body["messages"][-1]["content"]
-    assert on_rows(p, found, {r["id"] for r in said})["value"] == found.counts["f1_macro"]["value"]
-    assert ask(p, rows, beside, home).found and count_openings(rows.sealed, home=home) == 1 and len(llm.requests) == 12
+    assert f1_on_rows(p, found, {r.id for r in said}).value == found.known.f1_macro.value
+    assert ask(p, sealed, workspace).published.found and uses_of(sealed, workspace=workspace) == 1
+    assert len(llm.requests) == 12
 
 
-def test_all_rows_are_no_sample(prepared: Make, tmp_path: Path, llm: Any) -> None:
-    p, rows, beside = prepared(evaluate={"ask_llm": 500}, data={"split": {"dev": 6, "test": 5}})
+def test_all_rows_are_no_sample(split: Make, workspace: Workspace, llm: Any) -> None:
+    p, _, sealed = split(evaluate={"ask_llm": 500}, data={"split": {"dev": 6, "test": 5}})
     llm.always = knows
-    found = ask(p, rows, beside, tmp_path / "home")
-    assert found.counts["sample"] is False and found.counts["rows"] == 15
+    found = ask(p, sealed, workspace)
+    assert found.sample is False and found.known.rows == 15
 
 
-def test_the_budget_ends_it_and_the_rows_answered_are_measured(prepared: Make, tmp_path: Path, llm: Any) -> None:
-    p, rows, beside = prepared(evaluate={"ask_llm": 12}, generate={"budget": {"requests": 6}})
+def test_the_budget_ends_it_and_the_rows_answered_are_measured(split: Make, workspace: Workspace, llm: Any) -> None:
+    p, _, sealed = split(evaluate={"ask_llm": 12}, generate={"budget": {"requests": 6}})
     llm.always = knows
-    found = ask(p, rows, beside, tmp_path / "home")
-    assert (
-        found.counts["rows"] == 6 == len(llm.requests) and "generate.budget.requests" in found.counts["llm"]["stopped"]
-    )
-    assert [r["label"] for r in read_predictions(found)] == [*toy.LABELS] * 2
-    p, rows, beside = prepared(evaluate={"ask_llm": 12}, generate={"budget": {"tokens": 1}})
-    assert ask(p, rows, beside, tmp_path / "home").counts["rows"] == 6, "what was bought costs nothing again"
-    p, rows, beside = prepared(evaluate={"ask_llm": 12}, generate={"budget": {"tokens": 1}, "model": "another"})
-    nothing = ask(p, rows, beside, tmp_path / "home")
-    assert nothing.counts["rows"] == 0 and nothing.counts["llm"]["stopped"]
+    found = ask(p, sealed, workspace)
+    assert found.known.rows == 6 == len(llm.requests)
+    assert "generate.budget.requests" in str(llm_of(found).stopped)
+    assert [r.label for r in found.read()] == [*toy.LABELS] * 2
+    p, _, sealed = split(evaluate={"ask_llm": 12}, generate={"budget": {"tokens": 1}})
+    assert ask(p, sealed, workspace).known.rows == 6, "what was bought costs nothing again"
+    p, _, sealed = split(evaluate={"ask_llm": 12}, generate={"budget": {"tokens": 1}, "model": "another"})
+    nothing = ask(p, sealed, workspace)
+    assert nothing.scores is None and llm_of(nothing).stopped
 
 
 def test_an_endpoint_that_is_down_is_a_passing_fault_and_what_was_bought_is_kept(
-    prepared: Make, tmp_path: Path, llm: Any
+    split: Make, workspace: Workspace, llm: Any
 ) -> None:
-    p, rows, beside = prepared(evaluate={"ask_llm": 6}, generate={"retries": 0})
+    p, _, sealed = split(evaluate={"ask_llm": 6}, generate={"retries": 0})
     llm.faults, llm.always = [knows, knows], scripted.status(500)
     with pytest.raises(TransientError):
-        ask(p, rows, beside, tmp_path / "home")
+        ask(p, sealed, workspace)
     llm.always = knows
-    found = ask(p, rows, beside, tmp_path / "home")
-    assert found.counts["rows"] == 6 and len(llm.requests) == 7 and found.counts["llm"]["latency"]["texts"] == 6
+    found = ask(p, sealed, workspace)
+    assert found.known.rows == 6 and len(llm.requests) == 7 and llm_of(found).latency.texts == 6
 
 
 ONE = project({"pool": "x"}, labels=("C", "C++", "news", "sports news", "a.b"))

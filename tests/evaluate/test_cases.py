@@ -38,7 +38,7 @@ def load(folder: Path, content: Any, **sections: Any) -> Cases:
     text = content if isinstance(content, str) else yaml.safe_dump(content, allow_unicode=True)
     (folder / "cases.yaml").write_text(text, encoding="utf-8")
     p = project({"pool": "x.csv"}, evaluate={"cases": "cases.yaml"}, **sections)
-    return load_cases(p, beside=folder)
+    return load_cases(p.in_folder(folder))
 
 
 def with_test(**check: Any) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def test_a_mistake_is_a_sentence_that_names_file_and_test(tmp_path: Path, conten
 
 
 def test_a_file_that_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> None:
-    p = project({"pool": "package:hypothesis/__init__.py"}, evaluate={"cases": "none.yaml"})
+    p = project({"pool": "package:hypothesis/__init__.py"}, evaluate={"cases": "none.yaml"}).in_folder(tmp_path)
     with pytest.raises(UserError, match=r"none\.yaml is not there: write it, or leave `evaluate.cases` out"):
         check_references(p, tmp_path / "project.yaml")
 
@@ -152,9 +152,8 @@ def test_grading() -> None:
 
 
 def test_the_shipped_cases_load_with_every_kind_and_section() -> None:
-    config = ROOT / "configs" / "bbc-news.yaml"
-    p = load_project(config)
-    cases = load_cases(p, beside=config.parent)
+    p = load_project(ROOT / "configs" / "bbc-news.yaml")
+    cases = load_cases(p)
     assert {c.kind for c in cases.tests.values()} == {"minimum_functionality", "invariance", "directional"}
     assert {label for c in cases.tests.values() for label in c.label or ()} == set(p.labels)
     assert len(filled(cases)) <= 160

@@ -12,14 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.retraining.label_first import list_texts_to_label
 from tasks import atomic
-from tasks.evaluate.label_first import FILE, label_first, rank
+from tasks.evaluate.label_first import label_first, rank
 from tasks.labels import decode
 from tasks.model.bundle import Classifier
-from tasks.records import Record, write_records
-from tasks.stage import Stage, stage
+from tasks.records import Record
+from tasks.workspace import Workspace
 from tests.kit import toy
+from tests.kit.context import bundle_ref, context_of
 from tests.kit.rows import project
+from tests.kit.stages import splits_of
 
 LABELS = ["a", "b", "c"]
 
@@ -66,30 +69,24 @@ def test_probabilities_that_are_no_numbers_are_left_out() -> None:
     assert [r["margin"] for r in rank(unlabelled(2), p, ["a", "a"], None, labels=3)] == [0.1]
 
 
-def splits(home: Path, records: list[Record]) -> Stage:
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        write_records(out / "unlabelled.jsonl", records)
-        return {"unlabelled": len(records)}
-
-    return stage(home, "splits", version=1, params={"n": len(records)}, inputs={}, build=build)
-
-
 @pytest.mark.parametrize("champion", [False, True])
 def test_two_bundles_are_asked(champion: bool, small_bundle: Path, tmp_path: Path) -> None:
     p = project({"pool": "x"}, labels=tuple(toy.LABELS))
-    records = [Record.of(row["text"], None, "unlabelled") for row in toy.real_rows(10)]
-    bundle = small_bundle, atomic.read_json(small_bundle / atomic.MANIFEST)["digest"]
+    splits = splits_of(tmp_path, unlabelled=[Record.of(row["text"], None, "unlabelled") for row in toy.real_rows(10)])
+    bundle = bundle_ref(small_bundle)
     made = [
-        label_first(p, bundle, bundle if champion else None, splits=splits(tmp_path, records), home=tmp_path)
+        label_first(p, bundle, bundle if champion else None, splits=splits, workspace=Workspace(tmp_path))
         for _ in range(2)
     ]
-    assert made[0] and made[1] and not made[0].found and made[1].found
-    found = atomic.read_lines(made[0].directory / FILE)
-    assert made[0].counts == {"rows": 30, "read": 30, "differ": 0} and len(found) == 30
+    assert [m.published.found for m in made] == [False, True]
+    found = atomic.read_lines(made[0].list_file)
+    assert (made[0].rows, made[0].read, made[0].differ) == (30, 30, 0) and len(found) == 30
+    assert made[0].tables() == {"label_first": found}
     told = Classifier.load(small_bundle).predict([found[0]["text"]])[0]
     assert found[0]["challenger"] == told.answer and found[0]["champion"] == (told.answer if champion else None)
 
 
 def test_without_unlabelled_text_there_is_no_list(small_bundle: Path, tmp_path: Path) -> None:
-    found = label_first(project({"pool": "x"}), (small_bundle, "x"), None, splits=splits(tmp_path, []), home=tmp_path)
-    assert found is None and not (tmp_path / "stages" / "label_first").exists()
+    run = context_of(project({"pool": "x"}), tmp_path)
+    assert list_texts_to_label(run, bundle_ref(small_bundle), None) is None
+    assert not (tmp_path / "stages" / "label_first").exists()

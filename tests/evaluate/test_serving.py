@@ -8,61 +8,71 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tasks import atomic
-from tasks.evaluate.serving import Measured, host, latencies, line, measures, memory, serving, side_by_side
-from tasks.model.bundle import Classifier
+from tasks.evaluate.robustness import RobustnessResult, Share
+from tasks.evaluate.serving import (
+    Measured,
+    ServingResult,
+    compare_serving,
+    host,
+    latencies,
+    line,
+    measure_serving,
+    measures,
+    memory,
+)
+from tasks.model.bundle import BundleRef, Classifier
 from tasks.project import Evaluate
 from tasks.records import Record
+from tasks.workspace import Workspace
 from tests.kit import toy
+from tests.kit.context import bundle_ref
 from tests.kit.rows import project
-from tests.kit.stages import made
+from tests.kit.stages import filled, splits_of
 
 P = project({"pool": "x"}, evaluate={"serving": 50})
 
 
 def test_a_fresh_process_tells_what_it_took(tmp_path: Path, small_bundle: Path) -> None:
     dev = [Record.of(r["text"], r["label"], "dev") for r in toy.real_rows(4)]
-    splits = made(tmp_path, "splits", rows={"dev.jsonl": dev})
-    digest = atomic.read_json(small_bundle / "manifest.json")["digest"]
-    stage = serving(P, small_bundle, digest=digest, splits=splits, home=tmp_path)
-    c = stage.counts
-    assert 0 < c["latency_p50_ms"] <= c["latency_p95_ms"] < 1000 and c["texts_per_second"] > 1
-    assert 100 < c["memory_mb"] <= c["memory_peak_mb"] < 1500, "Python with torch, and a model of 0.1 MB"
+    splits, workspace, bundle = splits_of(tmp_path, dev=dev), Workspace(tmp_path), bundle_ref(small_bundle)
+    result = measure_serving(P, bundle, splits=splits, workspace=workspace)
+    assert 0 < result.latency_p50_ms <= result.latency_p95_ms < 1000 and result.texts_per_second > 1
+    assert 100 < result.memory_mb <= result.memory_peak_mb < 1500, "Python with torch, and a model of 0.1 MB"
     size = sum(f.stat().st_size for f in small_bundle.iterdir() if f.name != "manifest.json") / 1e6
-    assert c["bundle_mb"] == pytest.approx(size, abs=1e-3)
-    assert c["model_mb"] == pytest.approx((small_bundle / "model.safetensors").stat().st_size / 1e6, abs=1e-3)
-    assert c["host"] == host() and c["host"]["cores"] >= 1 and c["host"]["cpu"]
-    assert "texts/s" in line(c)
-    assert serving(P, small_bundle, digest=digest, splits=splits, home=tmp_path).found
+    assert result.bundle_mb == pytest.approx(size, abs=1e-3)
+    assert result.model_mb == pytest.approx((small_bundle / "model.safetensors").stat().st_size / 1e6, abs=1e-3)
+    assert result.host == host() and result.host.cores >= 1 and result.host.cpu
+    assert "texts/s" in line(result)
+    assert measure_serving(P, bundle, splits=splits, workspace=workspace).published.found
 
-    one = Measured(small_bundle, digest, serving=stage)
-    turns = side_by_side(P, one, one, splits=splits, home=tmp_path)
-    both = turns.counts["challenger"], turns.counts["champion"]
-    assert all(0 < own["latency_p50_ms"] <= own["latency_p95_ms"] for own in both)
-    found = measures(one, one, turns)
-    assert found == {
-        "latency_p95_ms": (both[0]["latency_p95_ms"], both[1]["latency_p95_ms"]),
-        "bundle_mb": (c["bundle_mb"], c["bundle_mb"]),
+    one = Measured(bundle, serving=result)
+    turns = compare_serving(P, bundle, bundle, splits=splits, workspace=workspace)
+    both = turns.challenger, turns.champion
+    assert all(0 < own.latency_p50_ms <= own.latency_p95_ms for own in both)
+    assert measures(one, one, turns) == {
+        "latency_p95_ms": (both[0].latency_p95_ms, both[1].latency_p95_ms),
+        "bundle_mb": (result.bundle_mb, result.bundle_mb),
     }
 
     shutil.copytree(small_bundle, tmp_path / "torn")
     (tmp_path / "torn" / "model.safetensors").write_bytes(b"")
     with pytest.raises(RuntimeError, match="differs from its manifest"):
-        serving(P, tmp_path / "torn", digest="0" * 64, splits=splits, home=tmp_path)
+        measure_serving(P, BundleRef(tmp_path / "torn", "0" * 64), splits=splits, workspace=workspace)
 
 
 def test_only_what_both_sides_have_is_compared(tmp_path: Path) -> None:
-    robust = made(tmp_path, "robustness", counts={"flip_rate": {"value": 0.25}})
-    none = made(tmp_path, "robustness", counts={"flip_rate": {"value": None}}, params={"other": 1})
-    cost = made(tmp_path, "serving", counts={"latency_p95_ms": 9.0, "bundle_mb": 24.0})
-    whole = Measured(tmp_path, "a", robust, cost)
+    robust = filled(RobustnessResult, flip_rate=Share(value=0.25, ci_low=0.2, ci_high=0.3))
+    none = filled(RobustnessResult, flip_rate=Share(value=None, ci_low=None, ci_high=None))
+    cost = filled(ServingResult, latency_p95_ms=9.0, bundle_mb=24.0)
+    a, b = BundleRef(tmp_path, "a"), BundleRef(tmp_path, "b")
+    whole = Measured(a, robust, cost)
     assert whole.limited() == {"latency_p95_ms": 9.0, "bundle_mb": 24.0, "flip_rate": 0.25}
-    assert measures(whole, Measured(tmp_path, "b", robust), None) == {"flip_rate": (0.25, 0.25)}
-    assert measures(whole, Measured(tmp_path, "b", none, cost), None) == {
+    assert measures(whole, Measured(b, robust), None) == {"flip_rate": (0.25, 0.25)}
+    assert measures(whole, Measured(b, none, cost), None) == {
         "latency_p95_ms": (9.0, 9.0),
         "bundle_mb": (24.0, 24.0),
     }
-    assert measures(whole, Measured(tmp_path, "b"), None) == {}
+    assert measures(whole, Measured(b), None) == {}
 
 
 def test_two_models_are_asked_in_turns_and_each_is_first_as_often() -> None:

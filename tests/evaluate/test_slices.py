@@ -14,16 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
-from tasks.dataset.split import prepare
+from tasks.dataset.split import sealed_test_set, split_dataset
 from tasks.errors import UserError
 from tasks.evaluate import slices
-from tasks.evaluate.score import read_predictions, score_baseline
-from tasks.evaluate.slices import LENGTHS, follows, lengths, measure, members
+from tasks.evaluate.score import score_baseline
+from tasks.evaluate.slices import LENGTHS, SliceScore, follows, lengths, measure, members
+from tasks.figures import Interval
 from tasks.project.reader import load_project
 from tasks.project.slices import Rule
-from tasks.records import Record, read_records, write_records
-from tasks.stage import stage
+from tasks.records import Record, read_records
+from tasks.workspace import Workspace
 from tests.kit.rows import project, record, rows, write
+from tests.kit.stages import curated_of
 
 LABELS = ["fruit", "metal", "bird"]
 
@@ -79,10 +81,10 @@ class TestMembers:
 
 
 class TestMeasure:
-    def figures(self, table: list[Record], said: list[Any], **more: Any) -> dict[str, dict[str, Any]]:
+    def figures(self, table: list[Record], said: list[Any], **more: Any) -> dict[str, SliceScore]:
         belongs = members(table, more.pop("rules", {}), more.pop("columns", []))
         how = {"labels": LABELS, "declared": [], "samples": 200, "seed": 0} | more
-        return {s["name"]: s for s in measure(table, said, belongs, **how)}
+        return {s.name: s for s in measure(table, said, belongs, **how)}
 
     @given(
         st.lists(
@@ -101,35 +103,37 @@ class TestMeasure:
             ]
             true, said = map(list, zip(*own, strict=True))
             there = sorted(set(true))
-            assert s["rows"] == len(own) and not s["judged"]
+            assert s.rows == len(own) and not s.judged
             f1 = f1_score(true, said, labels=there, average="macro", zero_division=0)
-            for figure, expected in ((s["f1_macro"], f1), (s["accuracy"], accuracy_score(true, said))):
-                assert figure["value"] == pytest.approx(expected)
-                assert 0 <= figure["ci_low"] <= figure["value"] <= figure["ci_high"] <= 1
+            for figure, expected in ((s.f1_macro, f1), (s.accuracy, accuracy_score(true, said))):
+                assert figure and figure.value == pytest.approx(expected)
+                assert 0 <= figure.ci_low <= figure.value <= figure.ci_high <= 1
 
     def test_declared_slices_come_first_are_judged_from_thirty_rows_and_shown_when_empty(self) -> None:
         table = [real("word " * n + str(n), LABELS[n % 3]) for n in range(1, 61)]
         rules = {"long": Rule(min_words=32), "few": Rule(max_words=3), "none": Rule(pattern="zzz")}
         found = self.figures(table, [r.label for r in table], rules=rules, declared=list(rules))
-        assert list(found)[:3] == list(rules) and [found[k]["judged"] for k in rules] == [True, False, False]
-        assert (found["none"]["rows"], found["none"]["f1_macro"]) == (0, None)
-        assert found["long"]["f1_macro"] == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+        assert list(found)[:3] == list(rules) and [found[k].judged for k in rules] == [True, False, False]
+        assert (found["none"].rows, found["none"].f1_macro) == (0, None)
+        assert found["long"].f1_macro == Interval(value=1.0, ci_low=1.0, ci_high=1.0)
 
     def test_label_sets(self) -> None:
         table = [real(f"text {i}", own) for i, own in enumerate([("fruit",), ("fruit", "metal"), (), ("metal",)] * 10)]
         said: list[Any] = [("fruit",), ("fruit",), (), ("bird",)] * 10
         found = self.figures(table, said)
-        assert found["label=(no label)"]["f1_macro"] is None and found["label=(no label)"]["accuracy"]["value"] == 1.0
+        empty, fruit = found["label=(no label)"], found["label=fruit"]
+        assert empty.f1_macro is None and empty.accuracy and empty.accuracy.value == 1.0
         # of its 20 rows, fruit is right in all, metal in none, and whole sets in half
-        assert found["label=fruit"]["f1_macro"]["value"] == 0.5 and found["label=fruit"]["accuracy"]["value"] == 0.5
+        assert fruit.f1_macro and fruit.f1_macro.value == 0.5 and fruit.accuracy and fruit.accuracy.value == 0.5
 
     def test_one_group_says_nothing_of_others(self) -> None:
         table = [Record.of(f"text {i}", LABELS[i % 3], "test", group="a" if i < 9 else f"b{i}") for i in range(30)]
         for i, r in enumerate(table):
             r.lineage["columns"] = {"who": "a" if i < 9 else "b"}
         found = self.figures(table, ["fruit"] * 30, columns=["who"])
-        assert (found["who=a"]["accuracy"]["ci_low"], found["who=a"]["accuracy"]["ci_high"]) == (0.0, 1.0)
-        assert found["who=b"]["accuracy"]["ci_high"] < 0.8
+        one, others = found["who=a"].accuracy, found["who=b"].accuracy
+        assert one and (one.ci_low, one.ci_high) == (0.0, 1.0)
+        assert others and others.ci_high < 0.8
 
 
 class TestTheProjectFile:
@@ -165,10 +169,6 @@ class TestTheProjectFile:
             self.load(tmp_path, slices)
         assert len(str(error.value).splitlines()) == 1
 
-    def test_without_slices_the_digest_is_as_it_was(self) -> None:
-        assert "slices" not in project({"pool": "x"}).model_dump()["evaluate"]
-        assert set(project({"pool": "x"}).model_dump()["promote"]["limits"]) == {"label_f1"}
-
 
 def test_an_evaluation_holds_slices_and_groups(tmp_path: Path) -> None:
     table = [
@@ -185,23 +185,17 @@ def test_an_evaluation_holds_slices_and_groups(tmp_path: Path) -> None:
         },
         evaluate={"bootstrap": 100, "slices": {"uk": {"column": "country", "equals": "uk"}}},
     )
-    home = tmp_path / "home"
-    prepared = prepare(p, beside=tmp_path, home=home)
-
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        write_records(out / "kept.jsonl", [record("metal it is", "metal")])
-        return {}
-
-    curated = stage(home, "curate", version=1, params={}, inputs={}, build=build)
-    scored = score_baseline(
-        p, "majority", curated=curated, splits=prepared.splits, sealed=prepared.sealed, beside=tmp_path, home=home
-    )
-    said = read_predictions(scored)
-    sealed = read_records(prepared.sealed.directory / "test.jsonl")
-    assert [a["group"] for a in said] == [r.group for r in sealed] and len(set(a["group"] for a in said)) < len(said)
-    assert all(("uk" in a["slices"]) == ("country=uk" in a["slices"]) for a in said)
-    assert {r.id for r in sealed} == {Record.of(r.text, r.label, "test").id for r in sealed}, "ids are the content's"
-    names = [s["name"] for s in scored.counts["slices"]]
+    p, workspace = p.in_folder(tmp_path), Workspace(tmp_path / "home")
+    splits, sealed = split_dataset(p, workspace=workspace), sealed_test_set(p, workspace=workspace)
+    curated = curated_of(workspace.home, [record("metal it is", "metal")])
+    scored = score_baseline(p, "majority", curated=curated, splits=splits, sealed=sealed, workspace=workspace)
+    said = scored.read()
+    test = read_records(sealed.directory / "test.jsonl")
+    assert [a.group for a in said] == [r.group for r in test] and len({a.group for a in said}) < len(said)
+    assert all(("uk" in a.slices) == ("country=uk" in a.slices) for a in said)
+    assert {r.id for r in test} == {Record.of(r.text, r.label, "test").id for r in test}, "ids are the content's"
+    names = [s.name for s in scored.slices]
     assert names == ["uk", *sorted(names[1:])] and {"length=short", "label=metal", "country=fr"} <= set(names)
-    assert json.loads((scored.directory / "metrics.json").read_text())["slices"] == scored.counts["slices"]
-    assert np.isfinite([s["accuracy"]["value"] for s in scored.counts["slices"]]).all()
+    metrics = json.loads((scored.directory / "metrics.json").read_text())
+    assert metrics["slices"] == [s.model_dump(mode="json") for s in scored.slices]
+    assert np.isfinite([s.accuracy.value if s.accuracy else np.nan for s in scored.slices]).all()
