@@ -21,10 +21,10 @@ Find = Callable[..., Path]
 
 @pytest.fixture
 def find(tmp_path: Path) -> Find:
-    """Resolve a reference beside `tmp_path`."""
+    """Resolve a reference of a project file in `tmp_path`."""
 
     def find(reference: str, kind: str = "data") -> Path:
-        return resolve(reference, beside=tmp_path, cache=tmp_path / "cache", kind=kind)
+        return resolve(reference, config_dir=tmp_path, cache=tmp_path / "cache", kind=kind)
 
     return find
 
@@ -93,7 +93,7 @@ def test_parts_of_packages_are_joined_and_checked(parts: str, find: Find, tmp_pa
     assert whole.read_bytes() == WHOLE and whole.suffix == ".gguf" and whole.is_relative_to(tmp_path / "cache")
     inode = whole.stat().st_ino
     assert find(parts).stat().st_ino == inode  # found, not written again
-    check(parts, beside=tmp_path)
+    check(parts, config_dir=tmp_path)
 
 
 def test_parts_that_are_not_the_whole_file(parts: str, find: Find, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_parts_that_are_not_the_whole_file(parts: str, find: Find, tmp_path: Pat
 )
 @pytest.mark.usefixtures("parts")
 def test_parts_that_can_not_be_joined(find: Find, tmp_path: Path, reference: str, said: str) -> None:
-    for read in (find, lambda r: check(r, beside=tmp_path)):
+    for read in (find, lambda r: check(r, config_dir=tmp_path)):
         with pytest.raises(UserError) as e:
             read(reference)
         assert said in str(e.value) and repr(reference) in str(e.value)
@@ -125,11 +125,11 @@ def test_parts_that_can_not_be_joined(find: Find, tmp_path: Path, reference: str
 
 def test_a_check_fetches_nothing(tmp_path: Path, package: Path) -> None:
     for reference in ("s3://bucket/x", "hf:owner/name", "package:carrier/data"):
-        check(reference, beside=tmp_path)
+        check(reference, config_dir=tmp_path)
     with pytest.raises(UserError, match="is not there"):
-        check("gone.csv", beside=tmp_path)
+        check("gone.csv", config_dir=tmp_path)
     with pytest.raises(UserError, match="no installed package"):
-        check("package:nothing/x", beside=tmp_path)
+        check("package:nothing/x", config_dir=tmp_path)
 
 
 def test_an_object_is_fetched_once_and_again_when_it_changed(s3: Any, find: Find) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tasks.errors import TransientError, UserError
 from tasks.llm import batch as batch_module
-from tasks.llm.budget import Ledger, Spent
+from tasks.llm.budget import Ledger
 from tasks.llm.client import Client, Request
 from tasks.project import Budget, Endpoint, Price
 from tests.kit import scripted
@@ -46,6 +46,12 @@ def client(
     return Client(endpoint, url=url, key="k", name="n", model="m", cache=home / "cache", ledger=ledger, sleep=nap)
 
 
+def spent(ledger: Ledger) -> tuple[int, int, float, bool]:
+    """What it has booked: requests, tokens, dollars, and whether all of it was measured."""
+    s = ledger.spent
+    return s.requests, s.tokens, s.usd, s.measured
+
+
 def test_answers_as_one_by_one_at_half_the_price(server: BatchServer, llm: Any, tmp_path: Path) -> None:
     naps: list[float] = []
     ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
@@ -57,7 +63,7 @@ def test_answers_as_one_by_one_at_half_the_price(server: BatchServer, llm: Any, 
     assert {r.key: r.text for r in replies} == {r.key: r.text for r in singly}
     assert all(r.bought and r.measured and r.usd == pytest.approx(0.025) for r in replies)
     assert all(r.usd == pytest.approx(0.05) for r in singly)
-    assert ledger.spent == Spent(7, 210, pytest.approx(7 * 0.025), True)
+    assert spent(ledger) == (7, 210, pytest.approx(7 * 0.025), True)
     assert len(server.batches) == 1 and naps == [batch_module.POLL] * 2
     assert server.calls.count("GET /batches") == 0, "a fresh batch need not be looked for"
     assert not list((tmp_path / "cache" / "batches").glob("*"))
@@ -112,7 +118,7 @@ def killed_at(point: int, home: Path, url: str) -> bool:
             (api.files, "content"),
             (api.batches, "create"),
             (api.batches, "retrieve"),
-            (batch_module.files, "write_json"),
+            (batch_module.atomic, "write_json"),
             (context.ledger, "reserve"),
             (context.ledger, "settle"),
         ]:
@@ -153,7 +159,7 @@ def test_a_larger_request_list_waits_for_the_batch_that_was_begun(server: BatchS
     with client(server.url, tmp_path, ledger) as c:
         assert len(list(c.ask_all(requests(6)))) == 6
     assert len(server.batches) == 2 and set(server.bought.values()) == {1}
-    assert ledger.spent == Spent(6, 180, pytest.approx(6 * 0.025), True)
+    assert spent(ledger) == (6, 180, pytest.approx(6 * 0.025), True)
 
 
 async def _refused(*_: Any) -> Any:
@@ -174,7 +180,7 @@ def test_closing_early_leaves_the_batch_to_a_later_run(server: BatchServer, tmp_
         assert ledger.spent.requests == 4 and ledger.spent.tokens == 30 + bound and not ledger.spent.measured
         server.batches["batch_1"]["left"] = 0
         assert sum(r.bought for r in c.ask_all(requests(4))) == 3
-    assert ledger.spent == Spent(4, 120, pytest.approx(0.1), True)
+    assert spent(ledger) == (4, 120, pytest.approx(0.1), True)
     assert len(server.batches) == 2 and set(server.bought.values()) == {1}
 
 
@@ -185,7 +191,7 @@ def test_a_batch_that_ends_early_keeps_what_it_answered(ends: str, server: Batch
     ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
     with client(server.url, tmp_path, ledger) as c:
         assert len(list(c.ask_all(requests(5)))) == 2 and c.outcome.lost == {"one": 3}
-    assert ledger.spent == Spent(5, 60, pytest.approx(0.05), True), "what is unanswered is not billed"
+    assert spent(ledger) == (5, 60, pytest.approx(0.05), True), "what is unanswered is not billed"
     server.ends, server.answers = "completed", lambda b: (200, scripted.completion("a text"))
     with client(server.url, tmp_path, ledger) as c:
         assert sum(r.bought for r in c.ask_all(requests(5))) == 3

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.llm.budget import BudgetSpent, Ledger, Spent, cost, estimate
+from tasks.llm.budget import BudgetSpent, Estimate, Ledger, Spent, cost, estimate
 from tasks.llm.client import Client, Request
 from tasks.project import Budget, Endpoint, Price
 from tests.kit import scripted
@@ -85,6 +85,12 @@ def client(llm: scripted.Server, home: Path, ledger: Ledger, **changes: Any) -> 
     )
 
 
+def spent(ledger: Ledger) -> tuple[int, int, float, bool]:
+    """What it has booked: requests, tokens, dollars, and whether all of it was measured."""
+    s = ledger.spent
+    return s.requests, s.tokens, s.usd, s.measured
+
+
 LIMITS = {"requests": 90, "tokens": 9000, "usd": 1.5}
 
 
@@ -108,7 +114,7 @@ class TestNeverPassed:
         assert outcome.lost == {"one": 600 - len(replies)} and len(replies) > 10
         assert ledger.spent.requests == meter.requests
         if not faults:
-            assert ledger.spent == Spent(meter.requests, meter.tokens, pytest.approx(meter.usd), True)
+            assert spent(ledger) == (meter.requests, meter.tokens, pytest.approx(meter.usd), True)
         else:
             assert ledger.spent.tokens >= meter.tokens and ledger.spent.usd >= meter.usd - 1e-9
             assert not ledger.spent.measured
@@ -178,9 +184,9 @@ class TestRestart:
         with book.open("ab") as f:
             f.write(garbage)
         again = Ledger(book, Budget(requests=3))
-        assert again.spent == Spent(1, 7, 0.25, True)
+        assert spent(again) == (1, 7, 0.25, True)
         again.settle(hold(again, "b"), tokens=2, usd=0.5)
-        assert Ledger(book, Budget()).spent == Spent(2, 9, 0.75, True)
+        assert spent(Ledger(book, Budget())) == (2, 9, 0.75, True)
 
     def test_cut_anywhere_it_never_tells_less_than_was_settled_whole(self, book: Path) -> None:
         ledger = Ledger(book, Budget())
@@ -191,14 +197,14 @@ class TestRestart:
             book.write_bytes(data[:n])
             lines = data[:n].split(b"\n")[:-1]
             settled, reserved = sum(b"settled" in x for x in lines), sum(b"settled" not in x for x in lines)
-            spent = Ledger(book, Budget()).spent
-            assert spent.tokens == 10 * settled + 100 * (reserved - settled) and spent.requests == reserved
+            found = Ledger(book, Budget()).spent
+            assert found.tokens == 10 * settled + 100 * (reserved - settled) and found.requests == reserved
 
     def test_a_try_that_a_kill_cut_off_counts_with_its_bound(self, book: Path) -> None:
         ledger = Ledger(book, Budget())
         hold(ledger, "a", tokens=100, usd=0.1)
         again = Ledger(book, Budget(tokens=150))
-        assert again.spent == Spent(1, 100, 0.1, False)
+        assert spent(again) == (1, 100, 0.1, False)
         with pytest.raises(BudgetSpent):
             again.reserve("b", tokens=51, usd=0.0)
         assert again.reserve("b", tokens=50, usd=0.0)
@@ -215,7 +221,7 @@ class TestRestart:
         assert again.spent.tokens > meter.tokens and not again.spent.measured
         with client(llm, tmp_path, again) as c:
             assert not any(r.bought for r in c.ask_all(requests(3)))
-        assert again.spent == Spent(3, meter.tokens, pytest.approx(meter.usd), True)
+        assert spent(again) == (3, meter.tokens, pytest.approx(meter.usd), True)
         assert Ledger(book, Budget()).spent == again.spent
 
     def test_kill_9_hides_nothing_that_was_sent(self, llm: Any, tmp_path: Path, book: Path) -> None:
@@ -235,8 +241,8 @@ class TestRestart:
             process.kill()
             process.wait()
             time.sleep(0.7)  # what is still on its way to the server
-            spent = Ledger(book, Budget()).spent
-            assert spent.requests >= meter.requests and spent.tokens >= meter.tokens and spent.usd >= meter.usd - 1e-9
+            found = Ledger(book, Budget()).spent
+            assert found.requests >= meter.requests and found.tokens >= meter.tokens and found.usd >= meter.usd - 1e-9
         with client(llm, tmp_path, Ledger(book, Budget(tokens=12000))) as c:
             list(c.ask_all(requests(600)))
             assert "generate.budget.tokens" in str(c.outcome.stopped)
@@ -284,7 +290,7 @@ class TestWhatIsBilled:
         closed.__exit__()
         with client(closed, tmp_path, ledger, retries=0) as c, pytest.raises(Exception, match="can't be reached"):
             list(c.ask_all(requests(1)))
-        assert ledger.spent == Spent(1, 0, 0.0, True)
+        assert spent(ledger) == (1, 0, 0.0, True)
 
     def test_a_timeout_may_be_billed(self, llm: Any, tmp_path: Path, book: Path) -> None:
         meter, ledger = Meter(llm, faults=1.0), Ledger(book, Budget())
@@ -352,19 +358,19 @@ def test_in_any_order_of_reserving_and_settling(
 class TestEstimate:
     def test_before_anything_is_sent(self) -> None:
         told = estimate(requests(100), Endpoint(usd=Price(input=1.0, output=2.0)), 0.5)
-        assert told["requests"] == 200 and told["estimated"] is True
-        assert told["completion_tokens"] == 2 * sum(r.max_tokens for r in requests(100))
-        assert 0 < told["prompt_tokens"] < 2 * sum(r.most_prompt_tokens() for r in requests(100))
-        assert told["usd"] == pytest.approx((told["prompt_tokens"] + 2 * told["completion_tokens"]) / 1e6, abs=1e-6)
-        assert json.dumps(told)
+        assert told.requests == 200 and told.completion_tokens == 2 * sum(r.max_tokens for r in requests(100))
+        assert 0 < told.prompt_tokens < 2 * sum(r.most_prompt_tokens() for r in requests(100))
+        assert told.usd == pytest.approx((told.prompt_tokens + 2 * told.completion_tokens) / 1e6, abs=1e-6)
+        assert Estimate.model_validate_json(told.model_dump_json()) == told
+        assert (told + told).requests == 400 and (told + told).usd == pytest.approx(2 * told.usd, abs=1e-6)
 
     def test_a_batch_costs_half(self) -> None:
         settings = {"endpoint": "https://a/v1", "usd": Price(input=1.0, output=2.0)}
         once, batch = (estimate(requests(9), Endpoint(**settings, batch=b)) for b in (False, True))
-        assert batch["usd"] == pytest.approx(once["usd"] / 2, abs=1e-6) and batch["requests"] == once["requests"]
+        assert batch.usd == pytest.approx(once.usd / 2, abs=1e-6) and batch.requests == once.requests
 
     def test_of_nothing(self) -> None:
-        assert estimate([], Endpoint(), 0.0)["usd"] == 0.0
+        assert estimate([], Endpoint(), 0.0).usd == 0.0
 
 
 @given(st.text(max_size=300))
@@ -376,7 +382,7 @@ def test_no_tokenizer_makes_more_tokens_than_the_bound(text: str) -> None:
 
 
 def test_spent_is_json(book: Path) -> None:
-    assert json.loads(json.dumps(Ledger(book, Budget()).spent.to_json())) == {
+    assert json.loads(Ledger(book, Budget()).spent.model_dump_json()) == {
         "requests": 0,
         "tokens": 0,
         "usd": 0.0,
