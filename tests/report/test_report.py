@@ -13,29 +13,51 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import atomic
 from tasks.augment.learning_curve import learning_curve, nested
+from tasks.augment.lift import Gain
 from tasks.evaluate import plots
-from tasks.evaluate.score import Answers, measured
+from tasks.evaluate.robustness import PerturbationScore, RobustnessResult, Share
+from tasks.evaluate.score import Answers, Latency, LlmScore, ScoreResult, measured
+from tasks.evaluate.serving import Host, ServingResult
+from tasks.evaluate.slices import SliceScore
+from tasks.figures import Interval
 from tasks.labels import decode, predicted
+from tasks.llm.budget import Spent
+from tasks.model.inference.choose import BackendMeasure, Inference
 from tasks.project import Project
 from tasks.records import Record
 from tasks.report.blocks import blocks
-from tasks.report.contents import tell
+from tasks.report.contents import gather_contents
+from tasks.report.model import (
+    AnswersSummary,
+    BaselineScore,
+    ChallengerScore,
+    ChampionScore,
+    Cost,
+    DataSummary,
+    GeneratorRows,
+    LiftSummary,
+    ModelScore,
+    ModelVersion,
+    RealRejected,
+    RejectedRows,
+    RetrainReport,
+)
 from tasks.report.page import is_ours, render
-from tasks.stage import Stage, stage
+from tasks.stage import run_stage
+from tasks.verdict.decide import Verdict
+from tasks.workspace import Workspace
 from tests.kit import toy
+from tests.kit.html import Tags
 from tests.kit.review import XSS
 from tests.kit.rows import project, record
-from tests.kit.stages import made
-from tests.report.test_data_report import Tags
+from tests.kit.stages import curated_of, filled, splits_of
 
 EVIL = (XSS, "**bold** [link](http://evil.example) `code`\n# heading", "b|c & <i>d</i>")
 SCORE = {"f1_macro": 0.91234, "ci_low": 0.88, "ci_high": 0.94, "rows": 60}
-USD = {"usd": 0.0012, "measured": True}
 
 
-def challenger(home: Path, p: Project, rows: list[Record], *, slices: list[Any] | None = None) -> Stage:
+def challenger(home: Path, p: Project, rows: list[Record], *, slices: list[SliceScore] | None = None) -> ScoreResult:
     """A score of answers that are mostly right and sometimes surely wrong."""
     names, rng = p.label_names, np.random.default_rng(0)
     scores = rng.dirichlet([0.4] * len(names), len(rows))
@@ -44,98 +66,98 @@ def challenger(home: Path, p: Project, rows: list[Record], *, slices: list[Any] 
             scores[i] = [0.9 if name in r.labels else 0.05 for name in names]
     said = decode(predicted(scores, multi_label=p.multi_label), names)
 
-    def build(out: Path, work: Path) -> dict[str, Any]:
+    def build(out: Path, scratch: Path) -> ScoreResult:
         found = measured(out, p, "bundle abc", rows, Answers(said, scores))
-        if slices:
-            atomic.write_json(out / "metrics.json", atomic.read_json(out / "metrics.json") | {"slices": slices})
-        return {"model": "bundle abc", **found}
+        return found.model_copy(update={"slices": slices}) if slices else found
 
-    return stage(home, "evaluate", version=1, params={"labels": p.labels}, inputs={}, build=build)
+    workspace, params = Workspace(home), {"labels": p.labels}
+    return run_stage(ScoreResult, "evaluate", workspace=workspace, version=1, params=params, inputs={}, build=build)
 
 
-def report(p: Project, stage: Stage, **changes: Any) -> dict[str, Any]:
+VERDICT = Verdict(
+    decision="promote",
+    reasons=(f"macro-F1 +0.0710 {EVIL[1]}", XSS),
+    opponent=EVIL[1],
+    gain=0.07,
+    lower=0.041,
+    upper=0.1,
+    use=2,
+    alpha=0.0083,
+    won=9,
+    lost=2,
+    mcnemar_p=0.0654,
+)
+
+
+def report(p: Project, score: ScoreResult, verdict: Verdict, **changes: Any) -> RetrainReport:
     """What a retrain ends with."""
-    c, word = stage.counts, EVIL[1]
+    word = EVIL[1]
+    baseline = SCORE | {"f1_macro": 0.5, "ci_low": 0.4, "ci_high": 0.6}
+    rejected = filled(RejectedRows, total=7, by_reason={word: 7})
     of = {
-        name: c["f1_macro"][key] for name, key in (("f1_macro", "value"), ("ci_low", "ci_low"), ("ci_high", "ci_high"))
-    }
-    counted = {"total": 7, "by_label": {}, "by_reason": {word: 7}}
-    generator = {"requests": 3, "rows": 3, "accepted": 2, "tokens": 90, "usd": 0.1}
-    return {
         "project": p.name,
-        "verdict": "promote",
-        "reasons": [f"macro-F1 +0.0710 {word}", XSS],
+        "verdict": verdict.decision,
+        "reasons": list(verdict.reasons),
         "promoted": True,
-        "model": {"name": p.name, "version": "3", "bundle": "ab" * 32},
-        "test": {**of, "rows": c["rows"], "openings": 5},
-        "champion": {"version": "2", **SCORE},
-        "baselines": {"tfidf_logistic_regression": SCORE | {"f1_macro": 0.5, "ci_low": 0.4, "ci_high": 0.6}},
-        "lift": {
-            "how": "quick",
-            "undone": None,
-            "lifts": [{"by": word, "from": word, "to": "", "value": 0.1, "ci_low": 0.0, "ci_high": 0.2}],
-        },
-        "data": {
-            **{name: counted for name in ("requested", "accepted", "rejected", "harvested")},
-            "real_set_aside": {"by_reason": {word: 1}, "notices": []},
-            "given_up": {word: word},
-            "generators": {word: generator},
-            "answers": {"questions": 9, "rows": {word: 8}, "left_out": {"shorter": {word: 1}}},
-        },
-        "cost": {
-            "tokens": 100,
-            "tokens_per_accepted_row": 50.0,
-            "usd_per_accepted_row": 0.0006,
-            "spent": {"requests": 3, "tokens": 100, **USD},
-            **USD,
-        },
-        "inference": {"backend": "torch", "why": word, "measured": {"torch": {"texts_per_second": 66.0}}},
+        "judgement": verdict,
+        "model": ModelVersion(name=p.name, version="3", bundle="ab" * 32),
+        "test": ChallengerScore.of(score, test_set_uses=5),
+        "champion": ChampionScore(version="2", score=filled(ModelScore, **SCORE), measures={}),
+        "baselines": {"tfidf_logistic_regression": filled(BaselineScore, **baseline)},
+        "lift": LiftSummary(
+            how="quick",
+            trained_on=word,
+            undone=None,
+            mixes={},
+            lifts=[Gain(by=word, from_=word, to="", value=0.1, ci_low=0.0, ci_high=0.2)],
+        ),
+        "data": filled(
+            DataSummary,
+            rejected=rejected,
+            real_rejected=RealRejected(by_reason={word: 1}, notices=[]),
+            given_up={word: word},
+            generators={word: GeneratorRows(requests=3, rows=3, accepted=2, tokens=90, usd=0.1)},
+            answers=AnswersSummary(questions=9, rows={word: 8}, left_out={"shorter": {word: 1}}),
+        ),
+        "cost": Cost.of(Spent(requests=3, tokens=100, usd=0.0012), accepted=2),
+        "inference": filled(
+            Inference, backend="torch", why=word, measured={"torch": filled(BackendMeasure, texts_per_second=66.0)}
+        ),
         "seconds": {"train": 12.3, "prepare": 0.0},
-        "generation": 0,
         "mlflow_run_id": "0" * 32,
-        **changes,
     }
+    return filled(RetrainReport, **of | changes)
 
 
-VERDICT = {
-    "opponent": EVIL[1],
-    "gain": 0.07,
-    "lower": 0.041,
-    "upper": 0.1,
-    "look": 2,
-    "alpha": 0.0083,
-    "won": 9,
-    "lost": 2,
-}
-VERDICT |= {"mcnemar_p": 0.0654, "more_rows": None}
-
-
-def page(home: Path, p: Project, rows: list[Record], *, slices: list[Any] | None = None, **changes: Any) -> str:
-    stage = challenger(home, p, rows, slices=slices)
+def page(home: Path, p: Project, rows: list[Record], *, slices: list[SliceScore] | None = None, **changes: Any) -> str:
+    score = challenger(home, p, rows, slices=slices)
     gain = home / "gain.png"
     plots.gain(0.07, 0.041, 0.1, least=0.0, title=f"{p.name}: against {EVIL[1]} $x", path=gain)
     kept = [record(f"{EVIL[0]} {i}", p.label_names[0], "synthetic" if i % 2 else "seed") for i in range(9)]
-    told = tell(
-        report(p, stage, **changes),
+    verdict = VERDICT.but(labels=dict.fromkeys(p.label_names, 0.01))
+    contents = gather_contents(
+        report(p, score, verdict, **changes),
         project=p,
-        verdict=VERDICT | {"labels": dict.fromkeys(p.label_names, 0.01)},
-        challenger=stage,
-        training=made(home, "mix", rows={"kept.jsonl": kept}),
+        challenger=score,
+        training=curated_of(home, kept),
         curve=None,
         gain=gain,
         digests={"test rows": "abc"},
         commit=None,
     )
-    return render(told)
+    return render(contents)
 
 
 @pytest.fixture
 def evil(tmp_path: Path) -> str:
     p = project({"pool": "x"}, labels=EVIL, evaluate={"bootstrap": 100})
     rows = [record(f"{EVIL[i % 3]} number {i}", EVIL[i % 3], "test") for i in range(60)]
-    more = {"robustness": {EVIL[1]: {EVIL[0]: 0.5}}, "serving": {"p50": 0.01, "notes": [XSS, "fine"]}}
-    slices = [{"name": XSS, "rows": 12, "f1_macro": {"value": 0.5, "ci_low": 0.25, "ci_high": 0.75}, "judged": True}]
-    return page(tmp_path, p, rows, slices=slices, **more)
+    half = Share(value=0.5, ci_low=0.25, ci_high=0.75)
+    flips = {word: filled(PerturbationScore, rows=20, flip_rate=half) for word in EVIL[:2]}
+    robustness = filled(RobustnessResult, perturbations=flips)
+    serving = filled(ServingResult, latency_p50_ms=0.01, host=Host(cpu=EVIL[1], cores=2, gpus=[XSS, "fine"]))
+    slices = [filled(SliceScore, name=XSS, rows=12, f1_macro=Interval(**half.model_dump()), judged=True)]
+    return page(tmp_path, p, rows, slices=slices, robustness=robustness, serving=serving)
 
 
 def test_no_text_is_markup(evil: str) -> None:
@@ -203,21 +225,21 @@ def test_a_browser_shows_it_and_runs_and_loads_nothing(evil: str, tmp_path: Path
 def test_it_tells_what_was_decided_and_from_what(tmp_path: Path) -> None:
     p = project({"pool": "x"}, labels=("fruit", "metal"), evaluate={"bootstrap": 100})
     rows = [record(f"row {i}", ("fruit", "metal")[i % 2], "test") for i in range(40)]
-    llm = {
-        **SCORE,
-        "sample": True,
-        "rows": 20,
-        "challenger": {"value": 0.95, "ci_low": 0.9, "ci_high": 1.0},
-        "llm": {
-            "name": "gpt",
-            "unparsed": 3,
-            "unparsed_share": 0.15,
-            "tokens": 1000,
-            "tokens_per_text": 50.0,
-            "usd_per_text": 0.0001,
-        }
-        | {"latency": {"p50": 0.51, "p95": 1.23, "texts": 20}, "stopped": None, **USD},
-    }
+    asked = LlmScore(
+        name="gpt",
+        local=False,
+        unparsed=3,
+        unparsed_share=0.15,
+        latency=Latency(p50=0.51, p95=1.23, texts=20),
+        tokens=1000,
+        tokens_per_text=50.0,
+        usd=0.0012,
+        usd_per_text=0.0001,
+        measured=True,
+        stopped=None,
+    )
+    on_these = Interval(value=0.95, ci_low=0.9, ci_high=1.0)
+    llm = filled(BaselineScore, **SCORE | {"rows": 20}, sample=True, challenger=on_these, llm=asked)
     said = " ".join("".join(Tags(page(tmp_path, p, rows, baselines={"llm": llm})).texts).split())
     for told in (
         "version 3",
@@ -245,31 +267,20 @@ def test_it_tells_what_was_decided_and_from_what(tmp_path: Path) -> None:
 def test_of_label_sets_and_of_a_verdict_without_numbers(tmp_path: Path) -> None:
     p = project({"pool": "x"}, labels=("fruit", "metal"), multi_label=True, evaluate={"bootstrap": 100})
     rows = [record(f"row {i}", None, "test").but(label=[(), ("fruit",), ("fruit", "metal")][i % 3]) for i in range(30)]
-    stage = challenger(tmp_path, p, rows)
-    unsure = {
-        "opponent": "",
-        "gain": None,
-        "lower": None,
-        "upper": None,
-        "look": 1,
-        "alpha": None,
-        "won": None,
-        "lost": None,
-    }
-    told = tell(
-        report(p, stage, champion=None, lift=None),
+    score, unsure = challenger(tmp_path, p, rows), Verdict(decision="inconclusive", reasons=(), opponent="")
+    contents = gather_contents(
+        report(p, score, unsure, champion=None, lift=None),
         project=p,
-        verdict=unsure | {"mcnemar_p": None, "more_rows": None, "labels": None},
-        challenger=stage,
-        training=made(tmp_path, "mix", rows={"kept.jsonl": []}),
+        challenger=score,
+        training=curated_of(tmp_path, []),
         curve=None,
         gain=tmp_path / "none.png",
         digests={},
         commit="abc",
     )
-    said = "".join(Tags(render(told)).texts)
+    said = "".join(Tags(render(contents)).texts)
     assert "Wrong decisions by label" in said and "the model alone" in said and "gain over nothing" in said
-    assert set(told["pictures"]) == {"labels", "reliability"} and "A champion: there is none" in said
+    assert set(contents["pictures"]) == {"labels", "reliability"} and "A champion: there is none" in said
 
 
 # --- figures whose names the page does not know
@@ -339,12 +350,10 @@ def test_the_curve_is_of_dev_and_grows_with_the_rows(tmp_path: Path, encoder: Pa
         train={"model": str(encoder), "max_length": 32},
         evaluate={"bootstrap": 100},
     )
-    splits = made(tmp_path, "splits", rows={"dev.jsonl": dev})
-    made_ = learning_curve(
-        p, training=made(tmp_path, "mix", rows={"kept.jsonl": train}), splits=splits, beside=tmp_path, home=tmp_path
-    )
-    points = made_.counts["points"]
-    assert [q["rows"] for q in points] == [7, 15, 30, 60] and points[-1]["value"] > 0.8 > 0.3
-    assert all(q["ci_low"] <= q["value"] <= q["ci_high"] for q in points) and (made_.directory / "curve.png").exists()
-    few = made(tmp_path, "mix", rows={"kept.jsonl": train[:9]}, params={"few": True})
-    assert learning_curve(p, training=few, splits=splits, beside=tmp_path, home=tmp_path).counts["points"] == []
+    splits, workspace = splits_of(tmp_path, dev=dev), Workspace(tmp_path)
+    curve = learning_curve(p, training=curated_of(tmp_path, train), splits=splits, workspace=workspace)
+    points = curve.points
+    assert [q.rows for q in points] == [7, 15, 30, 60] and points[-1].value > 0.8 > 0.3
+    assert all(q.ci_low <= q.value <= q.ci_high for q in points) and (curve.directory / "curve.png").exists()
+    few = curated_of(tmp_path, train[:9])
+    assert learning_curve(p, training=few, splits=splits, workspace=workspace).points == []
