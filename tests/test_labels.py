@@ -19,9 +19,10 @@ from tasks.labels import convert_answer, decode, encode, predicted, probabilitie
 from tasks.records import Record, Rejected, count_by_label, label_text, read_records, write_records
 from tasks.statistics import bootstrap
 from tasks.statistics.metrics import f1_macro, measure
+from tasks.statistics.scores import Scores
 from tasks.statistics.stratified_split import deal, folds
-from tasks.verdict.decide import decide
 from tests.kit.rows import text
+from tests.kit.verdicts import verdict_on
 
 NAMES = ["a", "b", "c"]
 SETS = st.lists(st.sets(st.sampled_from(NAMES)).map(lambda s: tuple(sorted(s))), min_size=1, max_size=30)
@@ -128,7 +129,7 @@ class TestMeasure:
         from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 
         y, z = encode(self.TRUE, NAMES), encode(self.SAID, NAMES)
-        told = measure(self.TRUE, self.SAID, NAMES, samples=400, seed=0)
+        found = measure(self.TRUE, self.SAID, NAMES, samples=400, seed=0)
         points = {
             "f1_macro": f1_score(y, z, average="macro"),
             "f1_micro": f1_score(y, z, average="micro"),
@@ -136,11 +137,11 @@ class TestMeasure:
             "hamming_loss": hamming_loss(y, z),
         }
         for name, value in points.items():
-            assert told[name]["value"] == pytest.approx(value)
-            assert told[name]["ci_low"] <= value <= told[name]["ci_high"]
-        assert told["labels"]["b"]["f1"] == pytest.approx(f1_score(y[:, 1], z[:, 1]))
+            own = found.summary[name]
+            assert own.value == pytest.approx(value) and own.ci_low <= value <= own.ci_high
+        assert found.labels["b"].f1 == pytest.approx(f1_score(y[:, 1], z[:, 1]))
         assert f1_macro(self.TRUE, self.SAID, NAMES) == f1_macro(y, z, [0, 1, 2]) == pytest.approx(points["f1_macro"])
-        json.dumps(told)
+        assert Scores.model_validate_json(found.model_dump_json()) == found
 
     def test_a_resample_that_is_the_rows_gives_the_figures(self) -> None:
         y, z = encode(self.TRUE, NAMES), encode(self.SAID, NAMES)
@@ -158,15 +159,15 @@ class TestMeasure:
             measure([("a", "d")], [("a",)], NAMES, samples=100, seed=0)
 
     def test_bars_are_a_picture(self, tmp_path: Path) -> None:
-        told = measure(self.TRUE, self.SAID, NAMES, samples=100, seed=0)
-        plots.by_label(told["labels"], "toy", tmp_path / "labels.png")
+        scores = measure(self.TRUE, self.SAID, NAMES, samples=100, seed=0)
+        plots.by_label(scores.labels, "toy", tmp_path / "labels.png")
         assert (tmp_path / "labels.png").read_bytes()[:4] == b"\x89PNG"
 
 
 class TestJudge:
     def decide(self, challenger: list[Any], opponent: list[Any], **more: Any) -> Any:
-        how = {"labels": NAMES, "opponent_name": "champion", "samples": 500, **more}
-        return decide(TestMeasure.TRUE, challenger, opponent, **how)
+        how = {"labels": NAMES, "samples": 500, **more}
+        return verdict_on(TestMeasure.TRUE, challenger, opponent, **how)
 
     def test_the_better_one_is_promoted_and_the_worse_kept_out(self) -> None:
         none: list[Any] = [()] * len(TestMeasure.TRUE)
@@ -186,7 +187,7 @@ class TestJudge:
             "with synthetic": [TestMeasure.SAID],
         }
         found = compare(TestMeasure.TRUE, answers, chosen="with synthetic", labels=NAMES, samples=300, seed=0)
-        assert found["lifts"][0]["value"] == pytest.approx(f1_macro(TestMeasure.TRUE, TestMeasure.SAID, NAMES))
+        assert found.lifts[0].value == pytest.approx(f1_macro(TestMeasure.TRUE, TestMeasure.SAID, NAMES))
 
 
 class TestQuickModels:

@@ -113,7 +113,7 @@ def rows_digest(scored: ScoreResult) -> str:
 
 
 def decide_again(directory: Path) -> Verdict:
-    """The verdict that follows from the evidence in `directory`. Raises CorruptDirectory for other settings."""
+    """The verdict that follows from the evidence in `directory`. Raises ValidationError for files of another form."""
     question = _settings(directory).question
     mine, theirs = (read_answers(directory / f"{name}.jsonl") for name in SIDES)
     of_seeds = [read_answers(path) for path in sorted(directory.glob(f"{SEED}*.jsonl"))]
@@ -161,17 +161,22 @@ class Verification(Figures):
 def verify(directory: Path, *, digest: str | None = None) -> Verification:
     """Whether the evidence is as it was sealed, and leads to the recorded verdict again, byte for byte.
 
-    Raises CorruptDirectory when a file differs from the manifest, or the directory from `digest`.
+    Raises CorruptDirectory when a file differs from the manifest, the directory from `digest`, or a file has another form.
     """
     manifest = atomic.verify(directory)
     if digest is not None and manifest["digest"] != digest:
         raise CorruptDirectory(f"{directory} is not the evidence that was recorded: {manifest['digest'][:12]}")
-    settings, recorded = _settings(directory), (directory / VERDICT).read_bytes()
-    again = decide_again(directory) if settings.rule_version == RULE_VERSION else None
+    try:
+        settings, verdict = _settings(directory), (directory / VERDICT).read_bytes()
+        recorded = Verdict.model_validate_json(verdict)
+        again = decide_again(directory) if settings.rule_version == RULE_VERSION else None
+    except ValidationError as e:
+        why = " ".join(str(e).split())[:300]
+        raise CorruptDirectory(f"{directory} is not the evidence of a verdict: {why}") from None
     current = library_versions()
     return Verification(
-        same=None if again is None else recorded == _bytes(again),
-        recorded=Verdict.model_validate_json(recorded),
+        same=None if again is None else verdict == _bytes(again),
+        recorded=recorded,
         again=again,
         evidence=manifest["digest"],
         rule_version=settings.rule_version,
@@ -181,11 +186,7 @@ def verify(directory: Path, *, digest: str | None = None) -> Verification:
 
 
 def _settings(directory: Path) -> Settings:
-    try:
-        return Settings.model_validate_json((directory / SETTINGS).read_bytes())
-    except ValidationError as e:
-        why = " ".join(str(e).split())[:300]
-        raise CorruptDirectory(f"{directory / SETTINGS} is not the settings of a verdict: {why}") from None
+    return Settings.model_validate_json((directory / SETTINGS).read_bytes())
 
 
 def library_versions() -> dict[str, str]:

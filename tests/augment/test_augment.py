@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,20 +12,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.retraining.mixtures import mixtures_of
 from tasks.augment.lift import compare, steps_of
-from tasks.augment.mixtures import REAL, WITH_SYNTHETIC, best, difference, mix, possible
+from tasks.augment.mixtures import REAL, WITH_SYNTHETIC, best, difference, mixture, possible
 from tasks.augment.self_training import _by_model, checked, quotas, take
 from tasks.curate.context import Context
 from tasks.encoder import linear_probe
 from tasks.encoder.linear_probe import self_trained
 from tasks.model.bundle import Classifier
 from tasks.project import Curate, Harvest, Project
-from tasks.records import Record, read_records, write_records
-from tasks.stage import Stage
+from tasks.records import Record
 from tasks.text.fingerprints import Fingerprints
 from tasks.text.ngrams import hashed
+from tasks.workspace import Workspace
 from tests.kit import toy
 from tests.kit.rows import record, text
+from tests.kit.stages import curated_of
 
 LABELS = list(toy.LABELS)
 
@@ -56,11 +59,16 @@ class TestMixes:
         two = [{"name": "a"}, {"name": "b"}]
         names = possible(project(generators=two), MADE)
         assert names == [WITH_SYNTHETIC, "without a", "without b"]
-        write_records(tmp_path / "c" / "kept.jsonl", MADE)
-        curated = Stage("curate", str(tmp_path / "c"), "k", "d", {}, 0.0)
-        rows = read_records(mix("without a", curated=curated, home=tmp_path).directory / "kept.jsonl")
-        assert rows == [r for r in MADE if r.lineage["generator"] == "b"]
-        assert mix(WITH_SYNTHETIC, curated=curated, home=tmp_path) is curated
+        curated = curated_of(tmp_path, MADE)
+        rest = mixture("without a", curated=curated, workspace=Workspace(tmp_path))
+        assert rest.read() == [r for r in MADE if r.lineage["generator"] == "b"]
+        assert rest.rows == dict.fromkeys(sorted(LABELS), 2)
+        run: Any = SimpleNamespace(
+            project=project(generators=two), workspace=Workspace(tmp_path), stage=lambda function, name: function
+        )
+        found = mixtures_of(run, curated)
+        assert list(found) == names and found[WITH_SYNTHETIC] is curated
+        assert found["without a"].published.key == rest.published.key
 
     def test_a_reviewed_row_is_real_when_it_was(self) -> None:
         assert row("metal", "reviewed", 1, reviewed={"was": {"source": "seed"}}).origin == "seed"
@@ -81,23 +89,23 @@ class TestLift:
     def test_differences_have_intervals_that_hold_them(self) -> None:
         answers = {REAL: [self.said(0.6, 1)], WITH_SYNTHETIC: [self.said(0.9, 2)]}
         found = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=500, seed=0)
-        (lift,) = found["lifts"]
-        assert lift["by"] == "synthetic" and lift["ci_low"] < lift["value"] < lift["ci_high"]
-        assert lift["ci_low"] > 0 and lift["value"] == pytest.approx(
-            found["mixes"][WITH_SYNTHETIC]["value"] - found["mixes"][REAL]["value"]
+        (lift,) = found.lifts
+        assert lift.by == "synthetic" and lift.ci_low < lift.value < lift.ci_high
+        assert lift.ci_low > 0 and lift.value == pytest.approx(
+            found.mixes[WITH_SYNTHETIC].value - found.mixes[REAL].value
         )
 
     def test_the_same_answers_gain_nothing(self) -> None:
         same = self.said(0.8, 3)
         answers = {REAL: [same], WITH_SYNTHETIC: [same]}
-        (lift,) = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=200, seed=0)["lifts"]
-        assert lift["value"] == lift["ci_low"] == lift["ci_high"] == 0
+        (lift,) = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=200, seed=0).lifts
+        assert lift.value == lift.ci_low == lift.ci_high == 0
 
     def test_seeds_are_averaged_and_their_spread_is_told(self) -> None:
         answers = {WITH_SYNTHETIC: [self.said(0.9, s) for s in range(3)]}
         how: dict[str, Any] = {"chosen": WITH_SYNTHETIC, "labels": LABELS, "samples": 200, "seed": 0}
-        told = compare(list(self.TRUE), answers, **how)["mixes"][WITH_SYNTHETIC]
-        assert told["seeds"] == 3 and 0 < told["spread"] < 0.1
+        score = compare(list(self.TRUE), answers, **how).mixes[WITH_SYNTHETIC]
+        assert score.seeds == 3 and score.spread is not None and 0 < score.spread < 0.1
 
     def test_what_is_compared_with_what(self) -> None:
         names = [REAL, WITH_SYNTHETIC, "with harvested", "without a"]
@@ -146,7 +154,7 @@ class TestHarvest:
         q[57] = p[58]  # the probe sees another label in one of the surest
         q[54] = [0.4, 0.3, 0.3]  # and is not sure of one
         h = Harvest(confidence=0.85, share=1.0, per_label=50)
-        taken, told = take(rows, p, q, labels=LABELS, settings=h, number=1)
+        taken, choice = take(rows, p, q, labels=LABELS, settings=h, number=1)
         out = {r.id for r in taken}
         sure = {r.id for i, r in enumerate(rows) if p[i].max() >= 0.85}
         assert out <= sure - {rows[57].id, rows[54].id} and len(out) >= 9
@@ -160,7 +168,7 @@ class TestHarvest:
         for label in LABELS:
             own, some = ([r.id for r in found if r.label == label] for found in (taken, few))
             assert 1 <= len(some) <= 2 and some == sorted(own)[: len(some)], "chance, not confidence, decides"
-        assert sum(told["proportions"].values()) == pytest.approx(1, abs=0.001)
+        assert sum(choice.proportions.values()) == pytest.approx(1, abs=0.001)
 
 
 def by_word(texts: list[str]) -> np.ndarray:
@@ -251,11 +259,11 @@ class TestWatchingDev:
     )
     def test_a_fall_within_chance_is_none(self, after: range, fell: bool) -> None:
         found = difference(self.TRUE, self.answered(range(10)), self.answered(after), labels=LABELS)
-        assert found["fell"] is fell, found
-        assert found["difference"] == pytest.approx(found["after"] - found["before"])
+        assert found.fell is fell, found
+        assert found.difference == pytest.approx(found.after - found.before)
 
     def test_without_dev_rows_nothing_fell(self) -> None:
-        assert difference([], [], [], labels=LABELS)["fell"] is False
+        assert difference([], [], [], labels=LABELS).fell is False
 
 
 class TestTheProbeThatReadsUnlabelledText:

