@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tasks import atomic
 from tasks.atomic import digest_of
@@ -45,9 +44,6 @@ from tasks.references import digest_of_path
 from tasks.stage import Metrics, Table, run_stage
 from tasks.synthesise.stage import SynthesiseResult
 from tasks.workspace import Workspace
-
-if TYPE_CHECKING:
-    pass
 
 VERSION = 5
 

@@ -19,15 +19,16 @@ from tasks.curate.checks.leak import leak, leaks_into_prompts, short_leak
 from tasks.curate.checks.trigger import trigger
 from tasks.curate.context import Context
 from tasks.curate.stage import curate, run_checks
-from tasks.dataset.split import prepare
+from tasks.dataset.split import split_dataset
 from tasks.project import Curate
 from tasks.project.reader import load_project
-from tasks.records import Record, Rejected, read_records, read_rejected, write_records
-from tasks.stage import Stage, stage
+from tasks.records import Record, Rejected, count_by_check, read_records, read_rejected
 from tasks.text.fingerprints import Fingerprints
 from tasks.text.ngrams import bare, covered, hashed, in_order
+from tasks.workspace import Workspace
 from tests.kit import toy
 from tests.kit.rows import project, record, text, write
+from tests.kit.stages import round_of
 
 LABELS = ("fruit", "metal", "bird")
 
@@ -221,10 +222,10 @@ def test_splits_hold_embeddings_only_of_short_texts_and_hang_on_the_encoder_only
         folder = tmp_path / str(n)
         write(folder / "pool.jsonl", table[n])
         p = project({"pool": "pool.jsonl", "split": {"seed": 1, "dev": 2, "test": 3}}, train={"model": model})
-        made = prepare(p, beside=folder, home=tmp_path / "home").splits
+        made = split_dataset(p.in_folder(folder), workspace=Workspace(tmp_path / "home"))
         found = Fingerprints.load(made.directory / "held_out_fingerprints.npz")
-        assert len(found.ids) == 10 and made.counts["short_held_out"] == len(found.vectors) == (10 if n == 6 else 0)
-        keys[n, model] = made.key
+        assert len(found.ids) == 10 and made.short_held_out == len(found.vectors) == (10 if n == 6 else 0)
+        keys[n, model] = made.published.key
         assert len(read_records(made.directory / "dev.jsonl")) == 4
     assert keys[14, str(encoder)] == keys[14, "nowhere"]
 
@@ -325,8 +326,8 @@ def test_what_curation_writes(tmp_path: Path, encoder: Path) -> None:
         data={"split": {"dev": 6, "test": 30, "seed": 8}},
     )
     chosen = load_project(config)
-    common: dict[str, Any] = {"beside": config.parent, "home": tmp_path / "home"}
-    prepared = prepare(chosen, **common)
+    workspace = Workspace(tmp_path / "home")
+    splits = split_dataset(chosen, workspace=workspace)
     rng = random.Random(4)
     rows = [
         record(toy.sentence(toy.WRITTEN[kind], rng, 16), kind, generator="scripted")
@@ -335,25 +336,20 @@ def test_what_curation_writes(tmp_path: Path, encoder: Path) -> None:
     ]
     wrong = record(toy.sentence(toy.WRITTEN["metal"], rng, 16), "bird")
     first = record("cut off", "bird")
-
-    def build(out: Path, work: Path) -> dict[str, Any]:
-        write_records(out / "rows.jsonl", [*rows, wrong, rows[0], record("short one", "bird")])
-        write_records(out / "rejected.jsonl", [Rejected(first, "fragment", "cut")])
-        return {}
-
-    written_rows = stage(tmp_path / "home", "synthesise", version=1, params={}, inputs={}, build=build)
-    made: Stage = curate(chosen, rounds=[written_rows], splits=prepared.splits, **common)
+    came = [*rows, wrong, rows[0], record("short one", "bird")]
+    written_rows = round_of(workspace.home, came, [Rejected(first, "fragment", "cut")])
+    made = curate(chosen, rounds=[written_rows], splits=splits, workspace=workspace)
     kept = read_records(made.directory / "kept.jsonl")
     rejected = read_rejected(made.directory / "rejected.jsonl")
     assert [r.source for r in kept[:24]] == ["seed"] * 24 and len(kept) == 24 + 36
     why = {r.record.id: r.check for r in rejected}
     assert why[wrong.id] == "off_label" and why[first.id] == "fragment" and why[rows[0].id] == "exact_duplicate"
-    funnel = made.counts["checks"]
-    assert funnel[0]["came"] == 24 + 45 and [f["came"] - f["out"] for f in funnel[:-1]] == [
-        f["came"] for f in funnel[1:]
-    ]
-    assert sum(f["out"] for f in funnel) == len(rejected) - 1 - made.counts["rejected"]["surplus"]
-    assert all(f["seconds"] >= 0 for f in funnel)
+    funnel = made.checks
+    assert funnel[0].came == 24 + 45 and [f.came - f.out for f in funnel[:-1]] == [f.came for f in funnel[1:]]
+    assert sum(f.out for f in funnel) == len(rejected) - 1 - made.rejected["surplus"]
+    assert all(f.seconds >= 0 for f in funnel)
+    assert (made.rows.seed, made.rows.accepted, made.rows.rejected) == (24, 36, len(rejected))
+    assert made.accepted == dict.fromkeys(sorted(toy.LABELS), 12) and made.rejected == count_by_check(rejected)
 
     def lines(name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (made.directory / name).read_text().splitlines()]
@@ -368,6 +364,6 @@ def test_what_curation_writes(tmp_path: Path, encoder: Path) -> None:
         "metal",
         wrong.text,
     )
-    assert made.counts["doubtful"]["off_label"] >= 1
-    again = curate(chosen, rounds=[written_rows], splits=prepared.splits, **common)
-    assert again.found and again.digest == made.digest
+    assert made.doubtful["off_label"] >= 1
+    again = curate(chosen, rounds=[written_rows], splits=splits, workspace=workspace)
+    assert again.published.found and again.digest == made.digest

@@ -13,17 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from flows.publishing.report import rows as rows_of
-from tasks.dataset.split import prepare
+from flows.publishing.terminal import rows as rows_of
+from tasks.dataset.split import sealed_test_set, split_dataset
 from tasks.errors import TransientError, UserError
 from tasks.llm.local import BASE_TEMPLATE, has_chat_template
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import read_records
+from tasks.report.model import AnswersSummary, GeneratorRows, RetrainReport, Tokens
 from tasks.setup.preflight import check_references
-from tasks.stage import Stage
 from tasks.synthesise.by_model import (
     POOL,
+    AnswersResult,
     ask_models,
     first_words,
     percentiles,
@@ -32,6 +33,7 @@ from tasks.synthesise.by_model import (
     same_length,
     with_answers,
 )
+from tasks.workspace import Workspace
 from tests.conftest import ROOT, Command, last_json
 from tests.kit.scripted import Fault, Server, completion, status
 
@@ -80,56 +82,58 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def asked(folder: Path, models: dict[str, Server], **generate: Any) -> tuple[Project, Stage]:
-    project = Project.model_validate(settings(models, **generate))
-    return project, ask_models(project, home=folder / "home", beside=folder)
+def asked(folder: Path, models: dict[str, Server], **generate: Any) -> tuple[Project, AnswersResult]:
+    project = Project.model_validate(settings(models, **generate)).in_folder(folder)
+    return project, ask_models(project, workspace=Workspace(folder / "home"))
 
 
-def pool(stage: Stage) -> list[dict[str, str]]:
-    return [json.loads(line) for line in (stage.directory / POOL).read_text(encoding="utf-8").splitlines()]
+def pool(answers: AnswersResult) -> list[dict[str, str]]:
+    return [json.loads(line) for line in answers.pool.read_text(encoding="utf-8").splitlines()]
 
 
 def test_every_model_gets_every_question_and_length_tells_nothing(folder: Path, models: dict[str, Server]) -> None:
-    _, stage = asked(folder, models)
+    _, answers = asked(folder, models)
     for server in models.values():
         assert sorted(body["messages"][-1]["content"] for body in server.requests) == sorted(QUESTIONS)
-    rows = pool(stage)
+    rows = pool(answers)
     assert [(r["question"], r["label"]) for r in rows] == [(q, m) for q in QUESTIONS for m in ("one", "two")]
     assert all(len(r["text"].split()) == 12 and r["text"].startswith(r["label"]) for r in rows)
-    assert stage.counts["rows"] == {"one": 20, "two": 20}
-    assert stage.counts["words_before"] == {"one": [30, 30, 30], "two": [13, 13, 13]}
-    assert stage.counts["words_after"] == {"one": [12, 12, 12], "two": [12, 12, 12]}
-    assert stage.counts["spent"]["requests"] == 40
+    assert answers.rows == {"one": 20, "two": 20} and answers.questions == 20
+    assert answers.words_before == {"one": [30, 30, 30], "two": [13, 13, 13]}
+    assert answers.words_after == {"one": [12, 12, 12], "two": [12, 12, 12]}
+    assert answers.spent.requests == answers.requests == 40
 
 
 def test_what_was_answered_is_not_asked_again(folder: Path, models: dict[str, Server]) -> None:
     _, first = asked(folder, models)
     _, again = asked(folder, models)
-    assert again.found and again.digest == first.digest
+    assert again.published.found and again.digest == first.digest
     _, shorter = asked(folder, models, answer_words=6)  # another stage, the same answers
-    assert not shorter.found and {len(r["text"].split()) for r in pool(shorter)} == {6}
+    assert not shorter.published.found and {len(r["text"].split()) for r in pool(shorter)} == {6}
     assert [len(server.requests) for server in models.values()] == [20, 20]
 
 
 def test_both_answers_to_a_question_stand_in_one_split(folder: Path, models: dict[str, Server]) -> None:
-    project, stage = asked(folder, models)
-    prepared = prepare(with_answers(project, stage), beside=folder, home=folder / "home")
-    assert prepared.sealed.counts == {"test": {"one": 4, "two": 4}}
-    assert prepared.splits.counts["dev"] == {"one": 3, "two": 3}
-    assert prepared.splits.counts["seed"] == {"one": 13, "two": 13}
-    parts = {"test": read_records(prepared.sealed.directory / "test.jsonl")}
-    parts |= {name: read_records(prepared.splits.directory / f"{name}.jsonl") for name in ("dev", "seed")}
+    project, answers = asked(folder, models)
+    project, workspace = with_answers(project, answers), Workspace(folder / "home")
+    splits = split_dataset(project, workspace=workspace)
+    sealed = sealed_test_set(project, workspace=workspace)
+    assert sealed.test == {"one": 4, "two": 4}
+    assert splits.dev == {"one": 3, "two": 3}
+    assert splits.seed == {"one": 13, "two": 13}
+    parts = {"test": read_records(sealed.directory / "test.jsonl")}
+    parts |= {name: read_records(splits.directory / f"{name}.jsonl") for name in ("dev", "seed")}
     questions = {name: {r.lineage["group"] for r in rows} for name, rows in parts.items()}
     assert sum(map(len, questions.values())) == 20 and set().union(*questions.values()) == set(QUESTIONS)
 
 
 def test_a_question_with_one_short_answer_is_left_out_for_all(folder: Path, models: dict[str, Server]) -> None:
     good = speaks("two", 13)
-    answers = itertools.chain([speaks("two", 12), speaks("", 0)], itertools.repeat(good))
-    models["two"].always = lambda handler: next(answers)(handler)
-    _, stage = asked(folder, models)
-    assert stage.counts["rows"] == {"one": 18, "two": 18}
-    assert stage.counts["left_out"] == {"shorter": {"one": 0, "two": 1}, "unanswered": {"one": 0, "two": 1}}
+    replies = itertools.chain([speaks("two", 12), speaks("", 0)], itertools.repeat(good))
+    models["two"].always = lambda handler: next(replies)(handler)
+    _, answers = asked(folder, models)
+    assert answers.rows == {"one": 18, "two": 18}
+    assert answers.left_out == {"shorter": {"one": 0, "two": 1}, "unanswered": {"one": 0, "two": 1}}
 
 
 def test_answers_that_are_all_too_short(folder: Path, models: dict[str, Server]) -> None:
@@ -141,8 +145,8 @@ def test_a_budget_that_is_spent_makes_no_smaller_data_set(folder: Path, models: 
     with pytest.raises(UserError, match=r"generate\.budget\.requests is spent"):
         asked(folder, models, budget={"requests": 25})
     assert not list((folder / "home" / "stages").rglob(POOL))
-    _, stage = asked(folder, models, budget={"requests": 40})  # what was bought is kept
-    assert stage.counts["rows"] == {"one": 20, "two": 20}
+    _, answers = asked(folder, models, budget={"requests": 40})  # what was bought is kept
+    assert answers.rows == {"one": 20, "two": 20}
     assert sum(len(server.requests) for server in models.values()) == 40
 
 
@@ -151,8 +155,8 @@ def test_a_model_that_is_down(folder: Path, models: dict[str, Server]) -> None:
     with pytest.raises(TransientError):
         asked(folder, models)
     models["two"].always = speaks("two", 20)
-    _, stage = asked(folder, models)
-    assert stage.counts["rows"] == {"one": 20, "two": 20} and len(models["one"].requests) == 20
+    _, answers = asked(folder, models)
+    assert answers.rows == {"one": 20, "two": 20} and len(models["one"].requests) == 20
 
 
 def test_a_model_that_is_put_off_for_long_makes_no_smaller_data_set(folder: Path, models: dict[str, Server]) -> None:
@@ -178,25 +182,25 @@ def test_a_retrain_tells_what_the_answers_cost(
     (folder / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
     code, out, err = reseed("retrain", folder / "who.yaml", "--json")
     assert code == 0, err
-    told = last_json(out)
-    of_one = {"requests": 20, "rows": 20, "tokens": 600, "usd": 0.001, "accepted": 19}
-    assert told["data"]["generators"] == {"one": of_one, "two": of_one}
-    assert told["tokens"] == {"prompt": 400, "completion": 800, "total": 1200}
-    cost = told["cost"]
-    assert (cost["tokens"], cost["usd"], cost["measured"]) == (1200, 0.002, True)
-    assert cost["spent"] == {"requests": 40, "tokens": 1200, "usd": pytest.approx(0.002), "measured": True}
+    report = RetrainReport.model_validate_json(json.dumps(last_json(out)))
+    of_one = GeneratorRows(requests=20, rows=20, tokens=600, usd=0.001, accepted=19)
+    assert report.data.generators == {"one": of_one, "two": of_one}
+    assert report.tokens == Tokens(prompt=400, completion=800, total=1200)
+    assert (report.cost.tokens, report.cost.usd, report.cost.measured) == (1200, 0.002, True)
+    spent = {"requests": 40, "tokens": 1200, "usd": pytest.approx(0.002), "measured": True}
+    assert report.cost.spent.model_dump() == spent
     left_out = {"shorter": {"one": 0, "two": 1}, "unanswered": {"one": 0, "two": 0}}
-    assert told["data"]["answers"] == {"questions": 20, "rows": {"one": 19, "two": 19}, "left_out": left_out}
-    assert told["seconds"]["answers"] > 0
-    lines = dict(rows_of(told))
+    assert report.data.answers == AnswersSummary(questions=20, rows={"one": 19, "two": 19}, left_out=left_out)
+    assert report.seconds["answers"] > 0
+    lines = dict(rows_of(report))
     assert lines["questions asked"] == "20 of 2 models  (left out: two 1 shorter)"
     assert lines["cost"].startswith("$0.0020 and 1,200 tokens measured")
-    client = MlflowClient(told["mlflow_tracking_uri"], told["mlflow_tracking_uri"])
-    seen = client.get_run(told["mlflow_run_id"])
+    client = MlflowClient(report.mlflow_tracking_uri, report.mlflow_tracking_uri)
+    seen = client.get_run(report.mlflow_run_id)
     assert (seen.data.metrics["tokens.total"], seen.data.metrics["cost.usd"]) == (1200.0, 0.002)
-    (own,) = client.search_runs([seen.info.experiment_id], "tags.`reseed.stage` = 'answers'")
+    (own,) = client.search_runs([seen.info.experiment_id], "tags.`reseed.stage` = 'ask models'")
     assert own.data.metrics["generate.requests"] == 40 and own.data.metrics["generate.shorter.two"] == 1
-    page = Path(told["report"]).read_text(encoding="utf-8")
+    page = Path(report.report).read_text(encoding="utf-8")
     assert "Each was asked the same 20 questions" in page and "two 1 shorter" in page
 
 
@@ -217,7 +221,7 @@ def test_the_rows_are_of_one_length_and_one_for_each_model(
     long = [q for q in "12345" if all(len(by.get(q, ())) > n for by in answers.values())]
     assert [(r["question"], r["label"]) for r in rows] == [(q, label) for q in long for label in answers]
     assert all(written[r["label"]][r["question"]].startswith(r["text"]) for r in rows)
-    assert counts["rows"] == {label: len(long) for label in sorted(answers)}
+    assert counts.rows == {label: len(long) for label in sorted(answers)}
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 
-from tasks.dataset.split import prepare
+from tasks.dataset.split import split_dataset
 from tasks.llm.request import Cache
 from tasks.project.reader import load_project
+from tasks.synthesise.plan import RoundRequest
 from tasks.synthesise.sample import sample
 from tasks.synthesise.stage import synthesise
+from tasks.workspace import Workspace
 from tests.kit import toy
 
 COUNT = {"metal": 3, "fruit": 3, "bird": 3}
-ASKED: dict[str, Any] = {"count": COUNT, "round_number": 0, "generation": 0, "more_topics": {}, "focus": None}
+ASKED = RoundRequest(count=COUNT, round_number=0, generation=0, more_topics={})
 
 
 @pytest.fixture
@@ -26,10 +28,10 @@ def made(tmp_path: Path, encoder: Path, llm: Any, home: Path, monkeypatch: pytes
     generate = {"endpoint": url, "usd": {"input": 1.0, "output": 2.0}}
     config = toy.project(tmp_path / "p", endpoint=llm.url, encoder=encoder, generate=generate)
     project = load_project(config, [])
-    places = {"beside": config.parent, "home": home}
-    splits = prepare(project, **places).splits
-    synthesise(project, splits=splits, **ASKED, **places)
-    return project, {"splits": splits, **ASKED, **places}
+    workspace = Workspace(home)
+    splits = split_dataset(project, workspace=workspace)
+    synthesise(project, ASKED, splits=splits, workspace=workspace)
+    return project, {"splits": splits, "workspace": workspace, "asked": ASKED}
 
 
 def test_it_is_what_was_sent_and_what_came_back(made: Any, llm: Any) -> None:
@@ -47,12 +49,13 @@ def test_it_is_what_was_sent_and_what_came_back(made: Any, llm: Any) -> None:
 def test_a_request_without_an_answer_is_passed_over_and_one_without_a_time_says_so(made: Any) -> None:
     project, about = made
     whole = sample(project, n=9, **about)
-    cache = Cache(about["home"] / "cache" / "llm")
+    folder = about["workspace"].llm_cache
+    cache = Cache(folder)
     first, second = whole[0].key, whole[1].key
-    (about["home"] / "cache" / "llm" / first[:2] / f"{first}.json").unlink()
+    (folder / first[:2] / f"{first}.json").unlink()
     kept = cache.find(second)
     assert kept is not None and set(kept) == Cache.FIELDS
-    cache.keep(second, kept)  # as answers were kept before times were, and as a batch keeps them
+    cache.keep(second, kept)  # as a batch keeps them
     found = sample(project, n=9, **about)
     assert [e.key for e in found] == [e.key for e in whole[1:]]
     assert found[0].seconds is None and found[1].seconds is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,17 @@ from hypothesis import strategies as st
 from tasks.errors import TransientError, UserError
 from tasks.llm.request import Reply, Request
 from tasks.project import Project
-from tasks.records import Record, Rejected, read_records, read_rejected, write_records
+from tasks.records import Record, Rejected, read_records, read_rejected
 from tasks.setup.preflight import check_endpoint
-from tasks.stage import Stage
 from tasks.synthesise.parse import parse
-from tasks.synthesise.plan import Focus, plan, subtopics
+from tasks.synthesise.plan import Focus, RoundRequest, plan, subtopics
 from tasks.synthesise.propose import read_list
 from tasks.synthesise.quota import hopeless, missing, portions, request_budget, to_request
-from tasks.synthesise.stage import synthesise
-from tasks.text.fingerprints import FINGERPRINTS, Fingerprints
+from tasks.synthesise.stage import SynthesiseResult, synthesise
 from tasks.text.tokens import words
+from tasks.workspace import Workspace
 from tests.kit import scripted, toy
+from tests.kit.stages import splits_of
 
 
 def project(**generate: Any) -> Project:
@@ -115,12 +114,15 @@ class TestHowMany:
 SEEDS = [Record.of(f"{label} seed {i}", label, "seed") for label in toy.LABELS for i in range(5)]
 
 
+def request_of(count: dict[str, int], *, round_number: int = 1, **asked: Any) -> RoundRequest:
+    return RoundRequest(**{"count": count, "round_number": round_number, "generation": 0, "more_topics": {}, **asked})
+
+
 def drawn(
     p: Project, count: dict[str, int] | None = None, *, round_number: int = 1, generation: int = 0
 ) -> list[Request]:
-    return plan(
-        p, count=count or dict.fromkeys(toy.LABELS, 6), seeds=SEEDS, round_number=round_number, generation=generation
-    )
+    count = count or dict.fromkeys(toy.LABELS, 6)
+    return plan(p, request_of(count, round_number=round_number, generation=generation), seeds=SEEDS)
 
 
 def keys(requests: list[Request]) -> set[str]:
@@ -167,7 +169,7 @@ class TestPlan:
 
     def test_no_seed_row_is_shown_where_none_is_wanted_or_there_is_none(self) -> None:
         assert all("seed" not in r.messages[-1][1] and r.tag["seeds"] == [] for r in drawn(project()))
-        bare = plan(project(examples=2), count={"metal": 2}, seeds=SEEDS[5:], round_number=1, generation=0)
+        bare = plan(project(examples=2), request_of({"metal": 2}), seeds=SEEDS[5:])
         assert all("Examples" not in r.messages[-1][1] for r in bare)
 
     def test_sampling_is_the_projects(self) -> None:
@@ -390,8 +392,8 @@ class TestDiversity:
         assert not any("near" in r.tag for r in drawn(project()))
 
     def test_focus_asks_for_missed_topics_and_confused_labels(self) -> None:
-        focus = Focus({"metal": ["topic two"]}, {"metal": ["fruit"]})
-        requests = plan(project(), count={"metal": 40, "bird": 8}, seeds=[], round_number=2, generation=0, focus=focus)
+        focus = Focus(topics={"metal": ["topic two"]}, near={"metal": ["fruit"]})
+        requests = plan(project(), request_of({"metal": 40, "bird": 8}, round_number=2, focus=focus), seeds=[])
         metal = [r for r in requests if r.tag["label"] == "metal"]
         assert {r.tag["topic"] for r in metal} == {"topic two"}
         near = [r.tag.get("near") for r in metal]
@@ -400,7 +402,7 @@ class TestDiversity:
 
     def test_proposed_topics_join_the_descriptions(self) -> None:
         more = {"metal": ["topic nine"]}
-        requests = plan(project(), count={"metal": 9}, seeds=[], round_number=1, generation=0, more_topics=more)
+        requests = plan(project(), request_of({"metal": 9}, more_topics=more), seeds=[])
         assert Counter(r.tag["topic"] for r in requests) == {"topic one": 3, "topic two": 3, "topic nine": 3}
 
     def test_a_list_is_read_and_talk_is_not(self) -> None:
@@ -436,20 +438,14 @@ class Round:
 
     def __init__(self, home: Path, llm: scripted.Server) -> None:
         self.home, self.llm = home, llm
-        seeds = home / "splits"
-        write_records(seeds / "seed.jsonl", SEEDS)
-        Fingerprints.of([]).save(seeds / FINGERPRINTS)
-        self.splits = Stage("prepare", str(seeds), "k", "splits-digest", {}, 0.0)
+        self.splits = splits_of(home, seed=SEEDS)
 
-    def run(self, n: int = 4, *, round_number: int = 1, **generate: Any) -> Stage:
+    def run(self, n: int = 4, *, round_number: int = 1, **generate: Any) -> SynthesiseResult:
         return synthesise(
             project(endpoint=self.llm.url, **generate),
-            count=dict.fromkeys(toy.LABELS, n),
-            round_number=round_number,
-            generation=0,
+            request_of(dict.fromkeys(toy.LABELS, n), round_number=round_number),
             splits=self.splits,
-            beside=self.home,
-            home=self.home / "home",
+            workspace=Workspace(self.home),
         )
 
 
@@ -461,33 +457,32 @@ def round_(tmp_path: Path, llm: scripted.Server) -> Round:
 class TestStage:
     def test_rows_and_counts(self, round_: Round, llm: scripted.Server) -> None:
         llm.faults = [scripted.says("I'm sorry, I can't."), scripted.says(None)]
-        stage = round_.run(prompt="Write of {topic}.")
-        rows = read_records(stage.directory / "rows.jsonl")
-        rejected = read_rejected(stage.directory / "rejected.jsonl")
+        result = round_.run(prompt="Write of {topic}.")
+        rows = read_records(result.directory / "rows.jsonl")
+        rejected = read_rejected(result.directory / "rejected.jsonl")
         assert len(rows) == 10 and {r.check for r in rejected} == {"refusal", "empty_reply"}
         for r in rows:
             words = set(r.text.lower().strip(".").split()) - set(toy.FILLER)
             assert words <= set(toy.WRITTEN[str(r.label)]), "each reply belongs to the label that it was asked for"
-        counts = stage.counts
-        assert (
-            counts["asked"] == dict.fromkeys(toy.LABELS, 4)
-            and counts["requests"] == 12
-            and sum(counts["rows"].values()) == 10
-        )
-        assert counts["rejected"] == {"refusal": 1, "empty_reply": 1}
-        assert (counts["replies"], counts["lost"], counts["bought"]) == (12, 0, 12)
-        assert (counts["prompt_tokens"], counts["completion_tokens"]) == (120, 240)
+        assert result.asked == dict.fromkeys(toy.LABELS, 4) and sum(result.rows.values()) == 10
+        assert result.rejected == {"refusal": 1, "empty_reply": 1}
+        assert (result.requests, result.replies, result.lost, result.bought) == (12, 12, 0, 12)
+        assert (result.prompt_tokens, result.completion_tokens, result.tokens) == (120, 240, 360)
+        (usage,) = result.generators.values()
+        assert (usage.requests, usage.rows, usage.tokens) == (12, 10, 360)
+        metrics = {"requests": 12.0, "lost": 0.0, "prompt_tokens": 120.0, "completion_tokens": 240.0, "usd": 0.0}
+        assert result.metrics() == {f"generate.{k}": v for k, v in metrics.items()} | {"generate.replies": 12.0}
 
     def test_a_second_call_is_found_without_a_request(self, round_: Round, llm: scripted.Server) -> None:
         first = round_.run()
         again = round_.run(concurrency=8, timeout_seconds=9.0, retries=3, per_label=99)
-        assert again.found and (again.path, again.digest) == (first.path, first.digest)
+        assert again.published.found and (again.directory, again.digest) == (first.directory, first.digest)
         assert len(llm.requests) == 12
 
     def test_what_decides_the_texts_makes_another_directory(self, round_: Round, llm: scripted.Server) -> None:
         first = round_.run()
         others = [round_.run(round_number=2), round_.run(seed=3), round_.run(examples=1), round_.run(temperature=0.2)]
-        assert len({s.key for s in [first, *others]}) == 5 and len(llm.requests) == 60
+        assert len({r.published.key for r in [first, *others]}) == 5 and len(llm.requests) == 60
 
     def test_the_order_of_arrival_does_not_matter(self, round_: Round, llm: scripted.Server, tmp_path: Path) -> None:
         first = round_.run()
@@ -498,27 +493,27 @@ class TestStage:
     def test_a_smaller_round_is_found_in_the_cache(self, round_: Round, llm: scripted.Server) -> None:
         round_.run(3)
         grown = round_.run(4)
-        assert grown.counts["bought"] == 3 and grown.counts["replies"] == 12 and len(llm.requests) == 12
+        assert grown.bought == 3 and grown.replies == 12 and len(llm.requests) == 12
 
     def test_a_failure_midway_keeps_what_was_bought(self, round_: Round, llm: scripted.Server) -> None:
         llm.faults = [None] * 5
         llm.always = scripted.status(500)
         with pytest.raises(TransientError, match="kept"):
             round_.run()
-        stages = round_.home / "home" / "stages" / "synthesise"
+        stages = round_.home / "stages" / "synthesise"
         assert not list(stages.glob("*")), "a half round must not be published, nor left behind"
         sent = len(llm.requests)
         assert 5 < sent <= 12
         llm.always = None
-        stage = round_.run()
-        assert len(llm.requests) == sent + 7 and stage.counts["bought"] == 7 and stage.counts["replies"] == 12
+        result = round_.run()
+        assert len(llm.requests) == sent + 7 and result.bought == 7 and result.replies == 12
         bodies = [str(b) for b in llm.requests]
         assert not set(bodies[:5]) & set(bodies[sent:]), "a finished answer was bought again"
 
     def test_a_lost_request_is_counted(self, round_: Round, llm: scripted.Server) -> None:
         llm.faults = [None, scripted.status(500)]
-        counts = round_.run().counts
-        assert (counts["replies"], counts["lost"]) == (11, 1) and sum(counts["rows"].values()) == 11
+        result = round_.run()
+        assert (result.replies, result.lost) == (11, 1) and sum(result.rows.values()) == 11
 
     def test_a_refused_key_stops_it(self, round_: Round, llm: scripted.Server) -> None:
         llm.always = scripted.status(401)
@@ -546,26 +541,22 @@ class TestStage:
         round_.run(30, examples=2)
         assert sealed.text in str(llm.requests) and open_.text in str(llm.requests)
         llm.requests.clear()
-        Fingerprints.of([sealed.but(text=sealed.text.upper() + "!")]).save(round_.splits.directory / FINGERPRINTS)
-        round_.splits = replace(round_.splits, digest="of other fingerprints")
-        stage = round_.run(30, examples=2, seed=1)
-        assert stage.counts["seeds_not_shown"] == 1
+        repeated = sealed.but(text=sealed.text.upper() + "!")
+        round_.splits = splits_of(round_.home, seed=SEEDS, test=[repeated])
+        result = round_.run(30, examples=2, seed=1)
+        assert result.seeds_not_shown == 1 and "1 seed rows repeat dev or test text" in result.summary()
         assert sealed.text not in str(llm.requests) and open_.text in str(llm.requests)
 
     def test_progress_is_told(self, round_: Round, llm: scripted.Server) -> None:
-        told: list[tuple[int, int]] = []
-        p = project(endpoint=llm.url)
+        seen: list[tuple[int, int]] = []
         synthesise(
-            p,
-            count={"metal": 3},
-            round_number=1,
-            generation=0,
+            project(endpoint=llm.url),
+            request_of({"metal": 3}),
             splits=round_.splits,
-            beside=round_.home,
-            home=round_.home / "home",
-            report=lambda done, total, note: told.append((done, total)),
+            workspace=Workspace(round_.home),
+            progress=lambda done, total, note: seen.append((done, total)),
         )
-        assert told == [(1, 3), (2, 3), (3, 3)]
+        assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_missing_key_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
