@@ -1,4 +1,4 @@
-"""`reseed init`: a project file that loads, that `prepare` accepts, and that says what the rows say."""
+"""`reseed init`: a project file that loads, whose data can be split, and that says what the rows say."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.dataset.split import prepare
+from tasks.dataset.split import SplitsResult, split_dataset
 from tasks.errors import UserError
 from tasks.project import Project
 from tasks.project.reader import load_project
@@ -19,6 +19,7 @@ from tasks.records import read_records
 from tasks.setup import init
 from tasks.setup.detect_columns import Asked
 from tasks.train.fine_tune import fine_tune
+from tasks.workspace import Workspace
 from tests.conftest import Command, last_json
 from tests.kit import toy
 from tests.kit.rows import rows, text, write
@@ -33,21 +34,21 @@ def renamed(table: list[dict[str, Any]], text_name: str, label_name: str) -> lis
     return [{"number": i, label_name: r["label"], text_name: r["text"]} for i, r in enumerate(table)]
 
 
-def accepted(path: Path, home: Path) -> tuple[Project, dict[str, Any]]:
-    """The project in the file, and what `prepare` counts of its data."""
+def accepted(path: Path, home: Path) -> tuple[Project, SplitsResult]:
+    """The project in the file, and the splits of its data."""
     p = load_project(path)
-    return p, prepare(p, beside=path.parent, home=home).splits.counts
+    return p, split_dataset(p, workspace=Workspace(home))
 
 
-def test_the_file_loads_and_prepares(tmp_path: Path) -> None:
+def test_the_file_loads_and_its_data_is_split(tmp_path: Path) -> None:
     data = write(tmp_path / "My Rows.csv", rows(fruit=20, metal=12))
     told = write_project(data, tmp_path / "p.yaml")
-    p, counts = accepted(tmp_path / "p.yaml", tmp_path / "home")
+    p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
     assert p.name == "my-rows" and p.label_names == ["fruit", "metal"] and p.data.pool == "My Rows.csv"
     assert (
         told["labels"] == {"fruit": 20, "metal": 12} and told["rows"] == 32 and told["split"] == {"test": 6, "dev": 2}
     )
-    assert counts["test"] == {"fruit": 6, "metal": 6} and counts["seed"] == {"fruit": 12, "metal": 4}
+    assert splits.test == {"fruit": 6, "metal": 6} and splits.seed == {"fruit": 12, "metal": 4}
     assert "reseed retrain" in told["message"] and told["path"] == str(tmp_path / "p.yaml")
 
 
@@ -58,9 +59,9 @@ def test_the_file_loads_and_prepares(tmp_path: Path) -> None:
 def test_columns_are_guessed(tmp_path: Path, text_name: str, label_name: str, suffix: str) -> None:
     data = write(tmp_path / f"rows.{suffix}", renamed(rows(fruit=4, metal=4), text_name, label_name))
     write_project(data, tmp_path / "p.yaml")
-    p, counts = accepted(tmp_path / "p.yaml", tmp_path / "home")
+    p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
     assert (p.data.text_column, p.data.label_column) == (text_name, label_name)
-    assert counts["rejected"] == {}
+    assert splits.rejected == {}
 
 
 def test_columns_are_given(tmp_path: Path) -> None:
@@ -116,11 +117,11 @@ def test_every_split_leaves_rows_to_train_on(smallest: int) -> None:
     assert 1 <= split["dev"] <= 20 and 1 <= split["test"] <= 100 and sum(split.values()) < smallest
 
 
-def test_the_least_there_can_be_prepares(tmp_path: Path) -> None:
+def test_the_least_there_can_be_is_split(tmp_path: Path) -> None:
     table = rows(fruit=4, metal=5) + repeated(2)
     write_project(write(tmp_path / "rows.csv", table), tmp_path / "p.yaml")
-    _, counts = accepted(tmp_path / "p.yaml", tmp_path / "home")
-    assert counts["seed"] == {"fruit": 1, "metal": 3}
+    _, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
+    assert splits.seed == {"fruit": 1, "metal": 3}
 
 
 def test_data_that_is_not_there_or_not_read(tmp_path: Path) -> None:
@@ -146,8 +147,8 @@ def test_a_folder_a_label(tmp_path: Path) -> None:
     for r in rows(fruit=5, metal=5):
         write(tmp_path / "News 2024" / r["label"] / f"{len(r['text'])}-{r['text'][:7]}.csv", [{"t": r["text"]}])
     write_project(tmp_path / "News 2024", tmp_path / "deep" / "p.yaml")
-    p, counts = accepted(tmp_path / "deep" / "p.yaml", tmp_path / "home")
-    assert p.name == "news-2024" and p.data.pool == "../News 2024" and counts["test"] == {"fruit": 2, "metal": 2}
+    p, splits = accepted(tmp_path / "deep" / "p.yaml", tmp_path / "home")
+    assert p.name == "news-2024" and p.data.pool == "../News 2024" and splits.test == {"fruit": 2, "metal": 2}
 
 
 @pytest.mark.parametrize("stem", ["1e5", "123", "no", "Über", "---", ".x", "x" * 90, "a b/c#d"])
@@ -203,8 +204,8 @@ ODD += [
 def test_odd_labels_survive(tmp_path: Path) -> None:
     table = [{"text": text(f"w{n}", i), "label": label} for n, label in enumerate(ODD) for i in range(4)]
     write_project(write(tmp_path / "rows.jsonl", table), tmp_path / "p.yaml")
-    p, counts = accepted(tmp_path / "p.yaml", tmp_path / "home")
-    assert p.label_names == sorted(label.strip() for label in ODD) and counts["rejected"] == {}
+    p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
+    assert p.label_names == sorted(label.strip() for label in ODD) and splits.rejected == {}
 
 
 @pytest.fixture(scope="session")
@@ -279,18 +280,18 @@ def test_label_sets_are_recognised_and_said(tmp_path: Path, made: Any, said: str
     told = write_project(made(tmp_path / "rows"), tmp_path / "p.yaml")
     assert told["multi_label"] is True and told["labels"] == {"metal": 40, "fruit": 40, "bird": 40}
     assert f"labels: {said}; 30 of the 100 texts have several and 10 none (multi_label: true" in told["message"]
-    p, counts = accepted(tmp_path / "p.yaml", tmp_path / "home")
+    p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
     assert p.multi_label and p.data.model_dump(exclude_defaults=True).items() >= data.items()
-    assert counts["rejected"] == {} and sum(counts["rows"].values()) == 100
-    assert all(counts["test"][k] >= 20 and counts["seed"][k] for k in [*KINDS])
+    assert splits.rejected == {} and sum(splits.rows.values()) == 100
+    assert all(splits.test[k] >= 20 and splits.seed[k] for k in KINDS)
 
 
 def test_what_is_written_trains(tmp_path: Path, encoder: Path) -> None:
     write_project(parted(tmp_path / "rows", "|"), tmp_path / "p.yaml")
     p = load_project(tmp_path / "p.yaml")
     assert p.data.label_separator == "|"
-    splits = prepare(p, beside=tmp_path, home=tmp_path / "home").splits.directory
-    seed, dev = (read_records(splits / f"{name}.jsonl") for name in ("seed", "dev"))
+    splits = split_dataset(p, workspace=Workspace(tmp_path / "home"))
+    seed, dev = (read_records(splits.directory / f"{name}.jsonl") for name in ("seed", "dev"))
     common: dict[str, Any] = {"encoder": encoder, "work": tmp_path / "work", "settings": chosen(epochs=8)}
     assert fine_tune(seed, dev, labels=p.label_names, multi_label=p.multi_label, **common).dev_f1_macro > 0.8
 
