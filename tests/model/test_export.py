@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from hypothesis.extra import numpy as arrays
 from tasks import atomic
 from tasks.errors import UserError
 from tasks.model import bundle
-from tasks.model.bundle import Classifier
+from tasks.model.bundle import BundleRef, Classifier
 from tasks.model.inference import choose as choosing
-from tasks.model.inference.choose import choose, compare, pick
+from tasks.model.inference.choose import BackendMeasure, Inference, choose, compare, export_bundle, pick
 from tasks.model.inference.export import CannotExport, export
 from tasks.model.inference.int8 import quantise_columns
 from tasks.project import Predict
-from tasks.records import write_records
-from tasks.stage import stage
+from tasks.records import Record
+from tasks.workspace import Workspace
+from tests.kit.stages import splits_of
 from tests.model.test_predict import some_texts
 
 TEXTS = some_texts(40, 3)
@@ -38,8 +40,8 @@ def test_a_quantised_weight_is_within_half_a_step(weight: np.ndarray) -> None:
 def test_the_graphs_answer_as_the_weights(backends: dict[str, Classifier]) -> None:
     reference = backends["torch"].probabilities(TEXTS)
     assert np.abs(backends["onnx"].probabilities(TEXTS) - reference).max() < 1e-4
-    told = compare(backends["onnx-int8"].probabilities(TEXTS), reference)
-    assert told["agreement"] >= 0.9 and 0 < told["largest_difference"] < 0.1
+    found = compare(backends["onnx-int8"].probabilities(TEXTS), reference)
+    assert found["agreement"] >= 0.9 and 0 < found["largest_difference"] < 0.1
 
 
 def test_plain_attention_is_one_operator_and_masked_attention_stays(small_bundle: Path) -> None:
@@ -72,9 +74,9 @@ def test_products_of_one_text_keep_its_shape(small_bundle: Path, tmp_path: Path)
     assert sum(node.op_type == "Reshape" for node in graph) <= len(integers), "one for the scales of each input"
 
 
-def measured(**rates: tuple[float, float]) -> dict[str, dict[str, float]]:
+def measured(**rates: tuple[float, float]) -> dict[str, BackendMeasure]:
     return {
-        name.replace("_", "-"): {"texts_per_second": r, "agreement": a, "largest_difference": 0.0}
+        name.replace("_", "-"): BackendMeasure(texts_per_second=r, agreement=a, largest_difference=0.0)
         for name, (r, a) in rates.items()
     }
 
@@ -104,14 +106,14 @@ class TestChoose:
     ) -> None:
         found = choose(small_bundle, tmp_path / "out", settings=Predict(backend=backend, threads=1), texts=TEXTS)
         about = bundle.check(tmp_path / "out")
-        assert about["inference"] == found and about["max_length"] == 32
-        assert set(found["measured"]) == {"torch", backend}
+        assert Inference.model_validate_json(json.dumps(about["inference"])) == found and about["max_length"] == 32
+        assert set(found.measured) == {"torch", backend}
         graphs_there = {p.name for p in (tmp_path / "out").glob("*.onnx*")}
         assert graphs_there == ({"model-int8.onnx"} if backend == "onnx-int8" else set())
         loaded = Classifier.load(tmp_path / "out")
         assert loaded.backend.name == backend
         agreeing = compare(loaded.probabilities(TEXTS), Classifier.load(small_bundle).probabilities(TEXTS))
-        assert agreeing["agreement"] == found["measured"][backend]["agreement"]
+        assert agreeing["agreement"] == found.measured[backend].agreement
 
     def test_a_bundle_that_was_exported_is_measured_against_its_weights(
         self, small_bundle: Path, tmp_path: Path
@@ -121,7 +123,7 @@ class TestChoose:
         found = choose(first, again, settings=Predict(backend="onnx"), texts=TEXTS)
         plain = Classifier.load(small_bundle).probabilities(TEXTS)
         measured = compare(Classifier.load(again).probabilities(TEXTS), plain)
-        assert found["measured"]["onnx"] == found["measured"]["onnx"] | measured
+        assert found.measured["onnx"].model_dump() == found.measured["onnx"].model_dump() | measured
         assert measured["largest_difference"] < 1e-4
         assert {p.name for p in again.glob("*.onnx*")} == {"model.onnx"}
 
@@ -133,7 +135,7 @@ class TestChoose:
     ) -> None:
         monkeypatch.setattr("tasks.model.inference.export._missing", lambda: ["onnxscript"])
         found = choose(small_bundle, tmp_path / "auto", settings=Predict(), texts=TEXTS)
-        assert found["backend"] == "torch" and "onnxscript not installed" in found["why"]
+        assert found.backend == "torch" and "onnxscript not installed" in found.why
         with pytest.raises(
             UserError, match=r"predict\.backend is onnx: onnxscript not installed: pip install onnxscript"
         ):
@@ -162,24 +164,14 @@ def test_a_kill_in_the_export_costs_only_the_export(
 ) -> None:
     """What is killed half way leaves the trained bundle whole, and no bundle under the export's key."""
     from tasks.project.reader import load_project
-    from tasks.records import Record
     from tests.kit import toy
 
     config = toy.project(tmp_path / "p", endpoint="http://127.0.0.1:9/v1", encoder=small_bundle)
     project = load_project(config)
 
-    def copy(out: Path, work: Path) -> dict[str, Any]:
-        import shutil
-
-        shutil.copytree(small_bundle, out / "bundle")
-        return {"bundle": atomic.read_json(small_bundle / atomic.MANIFEST)["digest"]}
-
-    def split(out: Path, work: Path) -> dict[str, Any]:
-        write_records(out / "dev.jsonl", [Record.of(t, "fruit", "dev") for t in TEXTS])  # type: ignore[arg-type]
-        return {}
-
-    trained = stage(tmp_path, "train", version=1, params={}, inputs={}, build=copy)
-    splits = stage(tmp_path, "splits", version=1, params={}, inputs={}, build=split)
+    trained = BundleRef(small_bundle, atomic.read_json(small_bundle / atomic.MANIFEST)["digest"])
+    splits = splits_of(tmp_path, dev=[Record.of(t, "fruit", "dev") for t in TEXTS])
+    workspace = Workspace(tmp_path)
 
     def killed(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
@@ -187,10 +179,9 @@ def test_a_kill_in_the_export_costs_only_the_export(
     with monkeypatch.context() as m:
         m.setattr(choosing, "measure", killed)
         with pytest.raises(KeyboardInterrupt):
-            choosing.exported(project, trained=trained, splits=splits, home=tmp_path)
-    assert not list((tmp_path / "stages" / "export").glob("[!.]*"))
-    bundle.check(trained.directory / "bundle", digest=trained.counts["bundle"])
-    done = choosing.exported(project, trained=trained, splits=splits, home=tmp_path)
-    again = choosing.exported(project, trained=trained, splits=splits, home=tmp_path)
-    bundle.check(done.directory / "bundle", digest=done.counts["bundle"])
-    assert again.found and again.counts == done.counts
+            export_bundle(project, trained=trained, splits=splits, workspace=workspace)
+    assert not list((workspace.stages / "export").glob("[!.]*"))
+    bundle.check(trained.directory, digest=trained.digest)
+    done, again = (export_bundle(project, trained=trained, splits=splits, workspace=workspace) for _ in range(2))
+    bundle.check(done.bundle_directory, digest=done.bundle)
+    assert not done.published.found and again.published.found and again.model_dump() == done.model_dump()

@@ -16,12 +16,12 @@ from tasks.errors import UserError
 from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import Record, Source
-from tasks.stage import Stage
-from tasks.train.adaptation.adapt import _texts, adapt, told
+from tasks.train.adaptation.adapt import AdaptResult, _texts, adapt
 from tasks.train.adaptation.masked import load_masked
 from tasks.train.resume import Terminated
+from tasks.workspace import Workspace
 from tests.kit import toy
-from tests.kit.stages import made
+from tests.kit.stages import curated_of, splits_of
 
 
 def rows(n: int, source: Source, seed: int, label: bool = True) -> list[Record]:
@@ -40,10 +40,8 @@ class Text:
 
     def __init__(self, home: Path, encoder: Path, unlabelled: list[Record] = UNLABELLED) -> None:
         self.home, self.encoder = home, encoder
-        self.splits = made(
-            home, "splits", rows={"dev.jsonl": DEV, "unlabelled.jsonl": unlabelled}, fingerprints=[*DEV, *TEST]
-        )
-        self.curated = made(home, "curate", rows={"kept.jsonl": TRAINING})
+        self.splits = splits_of(home, dev=DEV, test=TEST, unlabelled=unlabelled)
+        self.curated = curated_of(home, TRAINING)
 
     def project(self, encoder: Path | None = None, **changes: Any) -> Project:
         quick = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 8, "head_steps": 40, "held_out": 30}
@@ -51,10 +49,14 @@ class Text:
         given = {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}}
         return Project.model_validate({**given, "adapt": {**quick, **changes}, "train": train})
 
-    def adapt(self, home: str = "", progress: Progress = silent, **changes: Any) -> Stage:
-        where = self.home / home if home else self.home
-        project = self.project(**changes)
-        return adapt(project, curated=self.curated, splits=self.splits, beside=self.home, home=where, progress=progress)
+    def adapt(self, home: str = "", progress: Progress = silent, **changes: Any) -> AdaptResult:
+        return adapt(
+            self.project(**changes),
+            curated=self.curated,
+            splits=self.splits,
+            workspace=Workspace(self.home / home),
+            progress=progress,
+        )
 
 
 @pytest.fixture
@@ -73,46 +75,46 @@ def with_head(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Path:
     return folder
 
 
-def weights(stage: Stage) -> dict[str, Any]:
+def weights(adapted: AdaptResult) -> dict[str, Any]:
     from safetensors.numpy import load_file
 
-    return dict(load_file(stage.directory / "encoder" / "model.safetensors"))
+    return dict(load_file(adapted.encoder / "model.safetensors"))
 
 
 def test_the_text_is_learned_and_the_classifier_starts_from_it(text: Text) -> None:
     import numpy as np
     from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-    stage = text.adapt(head_steps=150)
-    c, words = stage.counts, len(AutoTokenizer.from_pretrained(text.encoder))
-    assert c["perplexity"]["after"] < 0.9 * c["perplexity"]["before"] < 0.9 * words
-    assert (c["held_out"], c["held_out_from"], c["rows"]) == (30, "unlabelled", 180 - 30 + 30)
-    assert c["steps"] == 4 * -(-180 // 8) and c["resumed_from"] == 0 and c["leaks"] == 0
-    assert c["head"] == "made" and c["head_steps"] == 150 and "no head for masked words" in told(stage)[1]
-    names = {name for _, name, _ in atomic.read_json(stage.directory / "history.json")}
-    assert names == {"adapt.loss", "adapt.learning_rate"}
+    adapted = text.adapt(head_steps=150)
+    words = len(AutoTokenizer.from_pretrained(text.encoder))
+    assert adapted.perplexity.after < 0.9 * adapted.perplexity.before < 0.9 * words
+    assert (adapted.held_out, adapted.held_out_from, adapted.rows) == (30, "unlabelled", 180 - 30 + 30)
+    assert adapted.steps == 4 * -(-180 // 8) and adapted.resumed_from == 0 and adapted.leaks == 0
+    assert adapted.head == "made" and adapted.head_steps == 150
+    assert "no head for masked words" in adapted.summary().splitlines()[1]
+    assert {name for _, name, _ in adapted.history()} == {"adapt.loss", "adapt.learning_rate"}
 
     before = AutoModel.from_pretrained(text.encoder).state_dict()
     net, info = AutoModelForSequenceClassification.from_pretrained(
-        stage.directory / "encoder", num_labels=3, output_loading_info=True
+        adapted.encoder, num_labels=3, output_loading_info=True
     )
     assert set(info["missing_keys"]) == {"classifier.weight", "classifier.bias"}
     now = net.bert.state_dict()
     assert all(np.array_equal(now[k], before[k]) for k in now if k.startswith("pooler")), "only a classifier reads it"
     assert not np.allclose(now["embeddings.word_embeddings.weight"], before["embeddings.word_embeddings.weight"])
-    assert AutoTokenizer.from_pretrained(stage.directory / "encoder").mask_token == "[MASK]"
-    assert not list((stage.directory / "encoder").glob("*.bin"))
-    assert text.adapt(head_steps=150).found
+    assert AutoTokenizer.from_pretrained(adapted.encoder).mask_token == "[MASK]"
+    assert not list(adapted.encoder.glob("*.bin"))
+    assert text.adapt(head_steps=150).published.found
 
 
 def test_an_encoder_with_a_head_keeps_it(text: Text, with_head: Path) -> None:
-    stage = text.adapt(encoder=with_head, steps=12)
-    c = stage.counts
-    assert (c["head"], c["head_steps"], c["steps"]) == ("its own", 0, 12) and len(told(stage)) == 1
-    masked = load_masked(stage.directory / "encoder", text.project())
+    adapted = text.adapt(encoder=with_head, steps=12)
+    assert (adapted.head, adapted.head_steps, adapted.steps) == ("its own", 0, 12)
+    assert len(adapted.summary().splitlines()) == 1
+    masked = load_masked(adapted.encoder, text.project())
     assert not masked.new_head
     held = _texts(text.project(), text.curated, text.splits)[1]
-    assert masked.perplexity(held, text.project().adapt) == pytest.approx(c["perplexity"]["after"], rel=1e-4)
+    assert masked.perplexity(held, text.project().adapt) == pytest.approx(adapted.perplexity.after, rel=1e-4)
 
 
 class TestPerplexity:
@@ -136,9 +138,9 @@ class TestWhatIsRead:
     def test_neither_dev_nor_test_nor_what_repeats_them(self, tmp_path: Path, encoder: Path) -> None:
         repeats = [Record.of("Note: " + r.text, None, "unlabelled") for r in (DEV[0], TEST[0])]
         text = Text(tmp_path, encoder, unlabelled=[*UNLABELLED, *repeats])
-        learned, held, c = _texts(text.project(), text.curated, text.splits)
-        assert c["leaks"] == 2 and not {r.text for r in (*DEV, *TEST, *repeats)} & {*learned, *held}
-        assert not set(learned) & set(held) and len(learned) == c["rows"] and len(held) == c["held_out"]
+        learned, held, data = _texts(text.project(), text.curated, text.splits)
+        assert data.leaks == 2 and not {r.text for r in (*DEV, *TEST, *repeats)} & {*learned, *held}
+        assert not set(learned) & set(held) and len(learned) == data.rows and len(held) == data.held_out
 
     def test_rows_is_a_cap_and_unlabelled_text_goes_first(self, text: Text) -> None:
         learned, held, _ = _texts(text.project(rows=25), text.curated, text.splits)
@@ -146,12 +148,12 @@ class TestWhatIsRead:
 
     def test_without_unlabelled_text_training_text_is_held_out(self, tmp_path: Path, encoder: Path) -> None:
         text = Text(tmp_path, encoder, unlabelled=[])
-        learned, held, c = _texts(text.project(), text.curated, text.splits)
-        assert c["held_out_from"] == "training" and len(held) == 6 and len(learned) == 24
+        learned, held, data = _texts(text.project(), text.curated, text.splits)
+        assert data.held_out_from == "training" and len(held) == 6 and len(learned) == 24
 
     def test_too_little_text_is_said(self, tmp_path: Path, encoder: Path) -> None:
         text = Text(tmp_path, encoder, unlabelled=[])
-        text.curated = made(tmp_path, "curate", rows={"kept.jsonl": TRAINING[:9]}, params={"few": True})
+        text.curated = curated_of(tmp_path, TRAINING[:9])
         with pytest.raises(UserError, match=r"adapt.epochs is 4.*8 texts.*data.unlabelled"):
             text.adapt()
 
@@ -182,8 +184,8 @@ def test_a_killed_adaptation_goes_on_and_ends_the_same(
         with pytest.raises(Stopped):
             text.adapt("stopped", steps=20)
     resumed = text.adapt("stopped", steps=20)
-    assert resumed.counts["resumed_from"] == (6 if sealed else 4)
-    assert resumed.counts["perplexity"] == whole.counts["perplexity"]
+    assert resumed.resumed_from == (6 if sealed else 4)
+    assert resumed.perplexity == whole.perplexity
     a, b = weights(whole), weights(resumed)
     assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
 
@@ -193,7 +195,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_in_flight(text: Text) -> None:
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
     asked: list[int] = []
 
-    def report(done: int, total: int, note: str) -> None:
+    def progress(done: int, total: int, note: str) -> None:
         if total == 20 and done == 7 and not asked:
             asked.append(done)
             signal.raise_signal(signal.SIGTERM)
@@ -205,7 +207,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_in_flight(text: Text) -> None:
         signal.signal(signal.SIGTERM, before)
     assert heard == [1], "passed on"
     resumed = text.adapt("stopped", steps=20)
-    assert resumed.counts["resumed_from"] == 7
+    assert resumed.resumed_from == 7
     a, b = weights(whole), weights(resumed)
     assert all((a[k] == b[k]).all() for k in a)
 

@@ -129,7 +129,7 @@ def test_a_process_that_is_killed_goes_on(how: str, at: int, tmp_path: Path, enc
         [sys.executable, "-m", "tasks.train", *command(tmp_path, encoder, "whole", save_strategy="steps", save_steps=7)]
     )
     assert whole.returncode == 0, whole.stderr[-3000:]
-    one, other = (atomic.read_json(tmp_path / out / "manifest.json")["counts"] for out in ("out", "whole"))
+    one, other = (atomic.read_json(tmp_path / out / "manifest.json")["figures"] for out in ("out", "whole"))
     assert one["resumed_from"] == at and one["bundle"] == other["bundle"], "every byte of the bundle is the same"
 
 
@@ -150,8 +150,8 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, encoder: Path) -> Non
     for (step, name, x), (_, _, y) in zip(a, b, strict=True):
         # of dev's last batch Trainer takes the mean of one process for all
         assert x == pytest.approx(y, rel=2e-2 if name == "dev.loss" else 1e-3, abs=1e-4), (step, name)
-    counts = [atomic.verify(tmp_path / out)["counts"] for out in ("one", "two")]
-    assert counts[0]["dev_f1_macro"] == counts[1]["dev_f1_macro"] > 0.9
+    figures = [atomic.verify(tmp_path / out)["figures"] for out in ("one", "two")]
+    assert figures[0]["dev_f1_macro"] == figures[1]["dev_f1_macro"] > 0.9
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, *, when: Any) -> None:

@@ -17,11 +17,13 @@ from tasks.model.bundle import Classifier
 from tasks.project import Project
 from tasks.records import Record
 from tasks.references import digest_of_path
-from tasks.stage import Stage, stage
+from tasks.stage import run_stage
 from tasks.statistics.calibration import Calibration
-from tasks.train.soup import greedy, soup
+from tasks.train.soup import SoupResult, greedy, soup
+from tasks.train.stage import TrainResult
+from tasks.workspace import Workspace
 from tests.kit import toy
-from tests.kit.stages import made
+from tests.kit.stages import filled, splits_of
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=6)
 
@@ -52,14 +54,14 @@ class Kitchen:
     """Models made by hand from one encoder: a direction of the head that is right, and noise that is not."""
 
     def __init__(self, home: Path, encoder: Path) -> None:
-        self.home, self.encoder = home, encoder
+        self.workspace, self.encoder = Workspace(home), encoder
         rng = random.Random(1)
         dev = [Record.of(toy.sentence(toy.REAL[k], rng), k, "dev") for k in toy.LABELS for _ in range(20)]
-        self.splits = made(home, "splits", rows={"dev.jsonl": dev})
+        self.splits = splits_of(home, dev=dev)
         self.project = Project.model_validate({"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}})
         self.dev = dev
 
-    def model(self, seed: int, *, noise: float, t: float = 1.0) -> Stage:
+    def model(self, seed: int, *, noise: float, t: float = 1.0) -> TrainResult:
         """A model whose head is the labels' mean pooled output plus noise of this seed, calibrated by `t`."""
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -79,13 +81,21 @@ class Kitchen:
         Calibration(t).fold(net)
         about = {"labels": toy.LABELS, "max_length": 32, "temperature": t, "dev": {"f1_macro": 0.0}}
 
-        def build(out: Path, work: Path) -> dict[str, Any]:
-            return {"bundle": bundle.save(net, tokenizer, out / "bundle", about=about)}
+        def build(out: Path, scratch: Path) -> TrainResult:
+            return filled(TrainResult, bundle=bundle.save(net, tokenizer, out / "bundle", about=about))
 
-        return stage(self.home, "train", version=1, params={"s": seed, "n": noise, "t": t}, inputs={}, build=build)
+        return run_stage(
+            TrainResult,
+            "train",
+            workspace=self.workspace,
+            version=1,
+            params={"s": seed, "n": noise, "t": t},
+            inputs={},
+            build=build,
+        )
 
-    def cook(self, *models: Stage) -> Stage:
-        return soup(self.project, list(models), splits=self.splits, home=self.home)
+    def cook(self, *models: TrainResult) -> SoupResult:
+        return soup(self.project, list(models), splits=self.splits, workspace=self.workspace)
 
 
 @pytest.fixture
@@ -93,23 +103,22 @@ def kitchen(tmp_path: Path, encoder: Path) -> Kitchen:
     return Kitchen(tmp_path, encoder)
 
 
-def head(stage: Stage) -> Any:
+def head(model: TrainResult | SoupResult) -> Any:
     from safetensors.numpy import load_file
 
-    return load_file(stage.directory / "bundle" / "model.safetensors")["classifier.weight"]
+    return load_file(model.bundle_directory / "model.safetensors")["classifier.weight"]
 
 
 def test_models_that_err_apart_make_a_better_soup(kitchen: Kitchen) -> None:
     models = [kitchen.model(seed, noise=0.8) for seed in range(4)]
     cooked = kitchen.cook(*models)
-    c = cooked.counts
-    assert c["won"] and len(c["members"]) > 1 and c["dev_f1_macro"] > max(c["singles"])
-    answers = Classifier.load(cooked.directory / "bundle", digest=c["bundle"]).predict([r.text for r in kitchen.dev])
+    assert cooked.won and len(cooked.members) > 1 and cooked.dev_f1_macro > max(cooked.singles)
+    answers = Classifier.load(cooked.bundle_directory, digest=cooked.bundle).predict([r.text for r in kitchen.dev])
     right = sum(a.label == r.label for a, r in zip(answers, kitchen.dev, strict=True)) / len(kitchen.dev)
-    assert right == pytest.approx(c["dev_f1_macro"], abs=0.05) and right > max(c["singles"]) - 0.02
-    about = atomic.read_json(cooked.directory / "bundle" / "reseed.json")
-    assert len(about["soup"]["bundles"]) == len(c["members"]) and about["dev"]["f1_macro"] == c["dev_f1_macro"]
-    assert kitchen.cook(*models).found
+    assert right == pytest.approx(cooked.dev_f1_macro, abs=0.05) and right > max(cooked.singles) - 0.02
+    about = atomic.read_json(cooked.bundle_directory / "reseed.json")
+    assert len(about["soup"]["bundles"]) == len(cooked.members) and about["dev"]["f1_macro"] == cooked.dev_f1_macro
+    assert kitchen.cook(*models).published.found
 
 
 def test_the_mean_is_of_the_weights_before_calibration(kitchen: Kitchen) -> None:
@@ -117,16 +126,18 @@ def test_the_mean_is_of_the_weights_before_calibration(kitchen: Kitchen) -> None
     plain = [kitchen.model(seed, noise=0.8) for seed in range(4)]
     sharp = [kitchen.model(0, noise=0.8, t=4.0), *plain[1:]]
     a, b = kitchen.cook(*plain), kitchen.cook(*sharp)
-    assert a.counts["members"] == b.counts["members"] and a.counts["singles"] == b.counts["singles"]
+    assert a.members == b.members and a.singles == b.singles
     assert head(a) == pytest.approx(head(b), rel=1e-4, abs=1e-5)
-    mean = sum(head(plain[i]) for i in a.counts["members"]) / len(a.counts["members"])
-    assert head(a) * a.counts["temperature"] == pytest.approx(mean, rel=1e-4, abs=1e-5)
+    mean = sum(head(plain[i]) for i in a.members) / len(a.members)
+    assert a.calibration is not None
+    assert head(a) * a.calibration["temperature"] == pytest.approx(mean, rel=1e-4, abs=1e-5)
 
 
 def test_equal_models_make_no_soup(kitchen: Kitchen) -> None:
     right = kitchen.model(0, noise=0.0)
-    c = kitchen.cook(right, right)
-    assert not c.counts["won"] and "bundle" not in c.counts and not (c.directory / "bundle").exists()
+    cooked = kitchen.cook(right, right)
+    assert not cooked.won and cooked.bundle is None and cooked.calibration is None
+    assert not cooked.bundle_directory.exists()
 
 
 @pytest.mark.slow

@@ -319,13 +319,13 @@ class TestCommand:
         assert ran.returncode == 0, ran.stderr[-3000:]
         assert (bare / "loaded").exists() and ran.stdout == "" and "step 18/18" in ran.stderr
         manifest = atomic.verify(tmp_path / "out")
-        assert manifest["counts"]["rows"] == len(TRAIN) and manifest["counts"]["dev_f1_macro"] > 0.9
+        assert manifest["figures"]["rows"] == len(TRAIN) and manifest["figures"]["dev_f1_macro"] > 0.9
         assert {p.name for p in tmp_path.iterdir()} == {"bare", "data", "out"}, "scratch files were left beside --out"
 
         from transformers import pipeline
 
         folder = tmp_path / "out" / "bundle"
-        about = check(folder, digest=manifest["counts"]["bundle"])
+        about = check(folder, digest=manifest["figures"]["bundle"])
         assert about["labels"] == dict.fromkeys(sorted(toy.LABELS), "")
         texts = [r.text for r in DEV]
         plain = pipeline("text-classification", model=str(folder), tokenizer=str(folder), device="cpu")(texts)
@@ -347,7 +347,7 @@ class TestCommand:
         ran = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False)
         assert ran.returncode == 0, ran.stderr[-3000:]
         peaks = [int(mb) for mb in ran.stdout.split()]
-        assert atomic.verify(tmp_path / f"{many}-out")["counts"]["rows"] == many
+        assert atomic.verify(tmp_path / f"{many}-out")["figures"]["rows"] == many
         assert peaks[1] - peaks[0] < 25, f"{peaks} MB: the texts alone of the other rows are 14 MB, as records 60"
 
     def two(self, capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str) -> None:
@@ -389,7 +389,7 @@ class TestCommand:
                 main(arguments)
         assert not out.exists()
         assert main(arguments) == 0
-        assert atomic.verify(out)["counts"]["resumed_from"] == BATCHES
+        assert atomic.verify(out)["figures"]["resumed_from"] == BATCHES
         shutil.rmtree(out)
         with monkeypatch.context() as m:
             stop_after(m, 1)
@@ -397,4 +397,4 @@ class TestCommand:
                 main(arguments)
         write_data(data, train=rows(toy.WRITTEN, 16, "synthetic", seed=5))
         assert main(arguments) == 0
-        assert atomic.verify(out)["counts"]["resumed_from"] == 0, "it went on from the weights of other data"
+        assert atomic.verify(out)["figures"]["resumed_from"] == 0, "it went on from the weights of other data"
