@@ -17,7 +17,8 @@ from flows.publishing import data_report as logged
 from flows.settings import Settings
 from flows.tracking.run import Tracking, connect
 from tasks import atomic
-from tasks.dataset.sealed import count_openings
+from tasks.curate.stage import CurateResult
+from tasks.dataset import sealed as sealed_set
 from tasks.project import Project
 from tasks.records import Record, Rejected, read_records
 from tasks.report.data.cost import attributes, cost, drawn
@@ -27,9 +28,10 @@ from tasks.report.data.funnel import balance, funnel, rejected_by_check
 from tasks.report.data.page import render
 from tasks.report.data.rows import Gathered, gather
 from tasks.report.data.stage import data_report, figures
+from tasks.workspace import Workspace
 from tests.kit import toy
 from tests.kit.rows import project, record, text
-from tests.kit.stages import Data, generated
+from tests.kit.stages import Data, filled, generated
 
 EVIL = [
     "<script>alert(1)</script>",
@@ -50,7 +52,7 @@ def gathered(**rows: Any) -> Gathered:
         "dev": [],
         "seed": [],
         "unlabelled": [],
-        "counts": {},
+        "curated": filled(CurateResult),
     }
     given = empty | rows
     return Gathered(**{"trained_on": given["kept"]} | given)
@@ -142,7 +144,7 @@ def test_the_checks_stand_in_the_order_in_which_they_ran_and_seed_rows_are_in_no
     unread = [Rejected(generated("cut", request=9), "fragment", "1 word")]
     out = [Rejected(rows[0], "too_short", "x"), Rejected(record("real", "fruit", "seed"), "exact_duplicate", "x")]
     out += [Rejected(rows[1], "near_duplicate", "x"), Rejected(rows[2], "surplus", "x")]
-    data = Data(tmp_path, written=rows, kept=rows[3:], set_aside=out, unread=unread)
+    data = Data(tmp_path, written=rows, kept=rows[3:], rejected=out, unread=unread)
     g = gather(**data.stages)
     assert [(s["step"], s["total"]) for s in funnel(g, ["fruit"])] == [
         ("asked", 6),
@@ -160,7 +162,7 @@ def test_what_a_person_set_aside_comes_after_the_checks_that_ran_before(tmp_path
     rows = [generated(text("fruit", i), request=i) for i in range(4)]
     names = ("reviewed_out", "off_label", "too_short", "surplus")
     out = [Rejected(r, name, "x") for r, name in zip(rows, names, strict=True)]
-    g = gather(**Data(tmp_path, written=rows, kept=[], set_aside=out, checks=["length", "agreement"]).stages)
+    g = gather(**Data(tmp_path, written=rows, kept=[], rejected=out, checks=["length", "agreement"]).stages)
     steps = [s["step"] for s in funnel(g, ["fruit"])]
     assert steps[3:] == ["too_short", "off_label", "reviewed_out", "surplus", "accepted"]
 
@@ -267,9 +269,9 @@ def test_telling_words_tell() -> None:
 def test_cost_by_generator_and_label(tmp_path: Path) -> None:
     rows = [generated(text("fruit", i), request=i, usd=0.001, measured=True) for i in range(4)]
     rows += [generated(text("metal", 0), "metal", request=9, generator="two", usd=0.002, measured=False)]
-    counts = {"prompt_tokens": 60, "completion_tokens": 100, "usd": 0.007, "measured": False, "lost": 1}
+    usage = {"prompt_tokens": 60, "completion_tokens": 100, "usd": 0.007, "measured": False, "lost": 1}
     out = [Rejected(r, "surplus", "x") for r in rows[2:4]]
-    g = gather(**Data(tmp_path, written=rows, kept=[*rows[:2], rows[4]], set_aside=out, counts=counts).stages)
+    g = gather(**Data(tmp_path, written=rows, kept=[*rows[:2], rows[4]], rejected=out, figures=usage).stages)
     found = cost(g, ["fruit", "metal", "bird"])
     assert (found["tokens"]["total"], found["usd"], found["measured"], found["lost"]) == (160, 0.007, False, 1)
     assert found["usd_per_accepted"] == round(0.007 / 3, 6)
@@ -349,9 +351,9 @@ def test_hidden_rows_are_named_and_not_shown() -> None:
 def test_an_accepted_row_with_personal_data_is_no_sample(tmp_path: Path, encoder: Path) -> None:
     rows = [generated(f"write to ann{i}@example.org {text('fruit', i)}", "bird", request=i) for i in range(9)]
     rows.append(generated("nothing private here", "bird", request=9))
-    data = Data(tmp_path, written=rows, kept=rows[1:], set_aside=[Rejected(rows[0], "too_short", "2 words")])
-    made_ = data_report(toy_project(encoder), **data.stages, beside=tmp_path, home=tmp_path)
-    html = (made_.directory / "report.html").read_text()
+    data = Data(tmp_path, written=rows, kept=rows[1:], rejected=[Rejected(rows[0], "too_short", "2 words")])
+    made_ = data_report(toy_project(encoder), **data.stages, workspace=Workspace(tmp_path))
+    html = made_.page.read_text()
     assert "example.org" not in html and "nothing private here" in html and "2 words" in html
 
 
@@ -365,12 +367,12 @@ def toy_data(home: Path, *, test: list[Record] | None = None) -> Data:
         for i, k in enumerate([*toy.LABELS] * 20)
     ]
     dev = [record(r["text"], r["label"], "dev") for r in toy.real_rows(12)]
-    harvested = [record(toy.sentence(toy.REAL["bird"], rng), "bird", "harvested", score=0.9, harvest=1)]
+    self_trained = [record(toy.sentence(toy.REAL["bird"], rng), "bird", "harvested", score=0.9, harvest=1)]
     more = test or [record(toy.sentence(toy.REAL["bird"], rng) + " sealed", "bird", "test")]
     repeats = rows[0].but(text=more[0].text, id=more[0].id)
     out = [Rejected(repeats, "near_duplicate", "0.9 of its 3-grams", 0.9, rows[4].id)]  # before the check for leaks
     out += [Rejected(rows[1].but(text=""), "leak", "0.5 stand in a held-out row", 0.5, more[0].id)]
-    return Data(home, written=rows, kept=rows[2:], set_aside=out, dev=dev, test=more, harvested=harvested)
+    return Data(home, written=rows, kept=rows[2:], rejected=out, dev=dev, test=more, self_trained=self_trained)
 
 
 def toy_project(encoder: Path) -> Project:
@@ -381,52 +383,54 @@ def toy_project(encoder: Path) -> Project:
 def test_the_stage_has_the_same_bytes_each_time_and_the_test_set_stays_sealed(tmp_path: Path, encoder: Path) -> None:
     pages = []
     for home in (tmp_path / "a", tmp_path / "b"):
-        data = toy_data(home)
-        made_ = data_report(toy_project(encoder), **data.stages, beside=tmp_path, home=home)
+        data, workspace = toy_data(home), Workspace(home)
+        made_ = data_report(toy_project(encoder), **data.stages, workspace=workspace)
         atomic.verify(made_.directory)
         pages.append([(made_.directory / n).read_bytes() for n in ("report.html", "figures.json")])
-        assert count_openings(data.sealed, home=home) == 0 and not (home / "looks").exists()
-        again = data_report(toy_project(encoder), **data.stages, beside=tmp_path, home=home)
-        assert again.found and again.digest == made_.digest
+        assert sealed_set.test_set_uses(data.sealed, workspace=workspace) == 0
+        assert not workspace.test_set_uses(data.sealed.digest).parent.exists()
+        again = data_report(toy_project(encoder), **data.stages, workspace=workspace)
+        assert again.published.found and again.digest == made_.digest
     assert pages[0] == pages[1]
     sealed = read_records(data.sealed.directory / "test.jsonl")[0]
     assert sealed.text not in pages[0][0].decode() and sealed.text not in pages[0][1].decode()
-    assert (made_.counts["accepted"], made_.counts["harvested"]) == (58, 1)
-    assert made_.counts["auc"] is not None and "Real against synthetic" in pages[0][0].decode()
+    assert (made_.accepted, made_.harvested) == (58, 1)
+    assert made_.auc is not None and "Real against synthetic" in pages[0][0].decode()
 
 
 def test_the_test_set_need_not_be_there(tmp_path: Path, encoder: Path) -> None:
     data = toy_data(tmp_path / "home")
     (data.sealed.directory / "test.jsonl").unlink()
-    assert data_report(toy_project(encoder), **data.stages, beside=tmp_path, home=tmp_path / "home").counts["accepted"]
+    assert data_report(toy_project(encoder), **data.stages, workspace=Workspace(tmp_path / "home")).accepted
 
 
 def test_nothing_was_asked_for(tmp_path: Path, encoder: Path) -> None:
     seed = [record(text("fruit", i), "fruit", "seed") for i in range(3)]
     data = Data(tmp_path, written=[], kept=seed, seed=seed)
-    made_ = data_report(toy_project(encoder), **data.stages, beside=tmp_path, home=tmp_path)
-    assert made_.counts == {"asked": 0, "accepted": 0, "harvested": 0, "auc": None, "p": None}
-    assert "too few rows" in (made_.directory / "report.html").read_text()
+    made_ = data_report(toy_project(encoder), **data.stages, workspace=Workspace(tmp_path))
+    assert made_.model_dump() == {"asked": 0, "accepted": 0, "harvested": 0, "auc": None, "p": None}
+    assert "too few rows" in made_.page.read_text() and made_.headline() == {}
 
 
 # MLflow
 
 
 def test_the_page_and_tables_are_logged_once(home: Path, tmp_path: Path, encoder: Path) -> None:
-    made_ = data_report(toy_project(encoder), **toy_data(home).stages, beside=tmp_path, home=home)
+    made_ = data_report(toy_project(encoder), **toy_data(home).stages, workspace=Workspace(home))
     at = Settings.from_environment()
     client = connect(at)
     tracking = Tracking.open(client, at, experiment="toy", retrain_id="r", name="r", params={})
     for _ in range(2):
         logged.log(tracking, made_)
+    tracking.metrics(made_.headline())
     import mlflow
 
     page = mlflow.artifacts.load_text(client.get_run(tracking.run_id).info.artifact_uri + "/data_report.html")
-    assert page == (made_.directory / "report.html").read_text()
+    assert page == made_.page.read_text()
     assert "funnel.png" in {a.path for a in client.list_artifacts(tracking.run_id)}
     assert (made_.directory / "funnel.png").read_bytes().startswith(b"\x89PNG")
     table = client.load_table(tracking.experiment_id, "data_report/funnel.json", run_ids=[tracking.run_id])
     assert table["step"].iloc[0] == "asked" and len(table) == len(set(table["step"]))
     accepted = client.load_table(tracking.experiment_id, "data_report/accepted.json", run_ids=[tracking.run_id])
     assert accepted.set_index("label").loc["bird", "harvested"] == 1
-    assert client.get_run(tracking.run_id).data.metrics["data.two_sample.auc"] == made_.counts["auc"]
+    assert client.get_run(tracking.run_id).data.metrics["data.two_sample.auc"] == made_.auc
