@@ -15,7 +15,6 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, ViewType
-from mlflow.utils.async_logging.run_operations import RunOperations
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
 
 from flows.settings import Settings, user
@@ -160,12 +159,6 @@ class Tracking:
     def log_points(self, run_id: str, points: list[Metric]) -> None:
         for start in range(0, len(points), 1000):
             self.client.log_batch(run_id, metrics=points[start : start + 1000])
-
-    def send_points(self, run_id: str, points: list[Metric]) -> RunOperations:
-        """Log the points in the background, in MLflow's own threads."""
-        operations = self.client.log_batch(run_id, metrics=points, synchronous=False)
-        assert operations is not None
-        return operations
 
     def logged(self, run_id: str, names: set[str]) -> set[tuple[str, int]]:
         """(name, step) of the points that a run has: MLflow draws what is logged a second time twice."""

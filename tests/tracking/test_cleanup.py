@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from flows.settings import Settings
 from flows.tracking import logged_model
-from flows.tracking.cleanup import place, tidy
+from flows.tracking.cleanup import Closed, close_orphans, workspace_id
 from flows.tracking.run import Tracking, connect
 from tasks.workspace import Workspace
 
@@ -35,8 +35,10 @@ class Store:
     def status(self, run_id: str) -> str:
         return str(self.client.get_run(run_id).info.status)
 
-    def tidied(self, log: Tracking) -> dict[str, list[str]]:
-        return tidy(self.client, experiment_id=log.experiment_id, home=self.settings.workspace.home, mine=log.run_id)
+    def closed(self, by: Tracking) -> Closed:
+        """What a retrain that starts now closes."""
+        workspace = self.settings.workspace
+        return close_orphans(self.client, experiment_id=by.experiment_id, workspace=workspace, current=by.run_id)
 
 
 @pytest.fixture
@@ -49,18 +51,18 @@ def test_dead_runs_end_as_killed_with_their_children(store: Store) -> None:
     left, own, finished = store.child(dead, "train"), store.child(mine, "train"), store.child(done, "train")
     store.client.set_terminated(finished, "FINISHED")
     done.close("FINISHED")
-    found = store.tidied(mine)
-    assert sorted(found["runs"]) == sorted([dead.run_id, left, own]) and found["models"] == []
+    found = store.closed(by=mine)
+    assert sorted(found.runs) == sorted([dead.run_id, left, own]) and found.models == []
     assert [store.status(r) for r in (dead.run_id, left, own)] == ["KILLED"] * 3
     assert [store.status(r) for r in (mine.run_id, done.run_id, finished)] == ["RUNNING", "FINISHED", "FINISHED"]
     assert store.client.get_run(dead.run_id).data.tags["failure"] == "its process ended without a word"
-    assert store.tidied(mine) == {"runs": [], "models": []}
+    assert store.closed(by=mine) == Closed([], [])
 
 
 def test_searches_and_other_workspaces_are_left_alone(store: Store, tmp_path: Path) -> None:
     search, elsewhere = store.opened("search", kind="tune"), store.opened("elsewhere", home=tmp_path / "other")
     trial, stage = store.child(search, "trial 0"), store.child(elsewhere, "train")
-    assert store.tidied(store.opened("mine")) == {"runs": [], "models": []}
+    assert store.closed(by=store.opened("mine")) == Closed([], [])
     assert {store.status(r) for r in (search.run_id, elsewhere.run_id, trial, stage)} == {"RUNNING"}
 
 
@@ -70,20 +72,20 @@ def test_a_pod_that_is_started_anew_closes_what_was_left_under_its_old_name(
     monkeypatch.setattr(socket, "gethostname", lambda: "pod-a1")
     dead = store.opened("dead")
     monkeypatch.setattr(socket, "gethostname", lambda: "pod-b2")
-    assert store.tidied(store.opened("mine"))["runs"] == [dead.run_id]
+    assert store.closed(by=store.opened("mine")).runs == [dead.run_id]
 
 
 def test_a_copy_of_a_workspace_is_another_one_and_lives_on(store: Store, tmp_path: Path) -> None:
     first = store.opened("first")
-    copied = Path(shutil.copytree(store.settings.home, tmp_path / "copy"))
+    copied = Path(shutil.copytree(store.settings.workspace.home, tmp_path / "copy"))
     store.opened("second", home=copied)
-    assert place(copied) == place(copied) != place(store.settings.home)
-    assert store.tidied(store.opened("mine"))["runs"] == [first.run_id]
+    assert workspace_id(Workspace(copied)) == workspace_id(Workspace(copied)) != workspace_id(store.settings.workspace)
+    assert store.closed(by=store.opened("mine")).runs == [first.run_id]
 
 
 def test_two_first_starts_at_once_have_one_name(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(place, [tmp_path / "new"] * 32))) == 1
+        assert len(set(pool.map(workspace_id, [Workspace(tmp_path / "new")] * 32))) == 1
 
 
 def test_pending_models_of_ours_are_deleted(store: Store, tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_pending_models_of_ours_are_deleted(store: Store, tmp_path: Path) -> Non
     pending = [store.client.create_logged_model(dead.experiment_id, source_run_id=r).model_id for r in runs]
     ready = store.client.create_logged_model(dead.experiment_id, source_run_id=runs[0]).model_id
     store.client.finalize_logged_model(ready, "READY")
-    assert sorted(store.tidied(store.opened("mine"))["models"]) == sorted(pending[:2])
+    assert sorted(store.closed(by=store.opened("mine")).models) == sorted(pending[:2])
     left = {m.model_id for m in store.client.search_logged_models([dead.experiment_id])}
     assert left == {pending[2], ready}
 
@@ -101,12 +103,12 @@ def test_every_page_of_models_is_looked_at(store: Store, monkeypatch: pytest.Mon
     monkeypatch.setattr(logged_model, "PAGE", 2)
     dead = store.opened("dead")
     pending = [store.client.create_logged_model(dead.experiment_id, source_run_id=dead.run_id) for _ in range(5)]
-    assert len(store.tidied(store.opened("mine"))["models"]) == len(pending)
+    assert len(store.closed(by=store.opened("mine")).models) == len(pending)
 
 
 def test_a_run_that_is_opened_again_is_not_dead(store: Store) -> None:
     first = store.opened("again")
-    store.tidied(store.opened("other"))
+    store.closed(by=store.opened("other"))
     again = store.opened("again")
     assert again.run_id == first.run_id and store.status(first.run_id) == "RUNNING"
-    assert store.tidied(again)["runs"] != [] and store.status(first.run_id) == "RUNNING"
+    assert store.closed(by=again).runs != [] and store.status(first.run_id) == "RUNNING"
