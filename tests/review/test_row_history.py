@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -14,12 +14,15 @@ from tasks.atomic import CorruptDirectory
 from tasks.decisions import Decisions
 from tasks.errors import UserError
 from tasks.project import Curate
-from tasks.records import Record, Rejected, content_id, read_records, read_rejected
+from tasks.records import Rejected, content_id, read_records, read_rejected
+from tasks.review.queue import Doubt, RankResult
 from tasks.review.row_history import Story, explain, locate
 from tasks.text.fingerprints import FINGERPRINTS
+from tasks.train.stage import TrainResult
+from tasks.workspace import Workspace
 from tests.conftest import Command, last_json
 from tests.kit.rows import record, text
-from tests.kit.stages import Data, generated, made
+from tests.kit.stages import Data, filled, generated, published
 
 CHECKS = ["normalise", "length", "exact", "near", "leak", "agreement", "surplus"]
 
@@ -27,7 +30,7 @@ CHECKS = ["normalise", "length", "exact", "near", "leak", "agreement", "surplus"
 def cached(home: Path, request: int, reply: str, **fields: Any) -> Path:
     """An answer in the cache, as the client keeps it."""
     key = f"{request:064x}"
-    path = home / "cache" / "llm" / key[:2] / f"{key}.json"
+    path = Workspace(home).llm_cache / key[:2] / f"{key}.json"
     atomic.write_json(
         path, {"text": reply, "finish_reason": "stop", "prompt_tokens": 10, "completion_tokens": 20} | fields
     )
@@ -50,7 +53,7 @@ def data(tmp_path: Path) -> Data:
     beside = generated("A pear that came in the same reply.", request=5, row=1)
     broken = generated("I am sorry", request=6)
     private = generated("Call 555 0100 now", request=7)
-    set_aside = [
+    rejected = [
         Rejected(twin, "exact_duplicate", f"the same text as row {clean.id}", 1.0, clean.id),
         Rejected(near, "near_duplicate", f"0.80 of row {clean.id}", 0.8, clean.id),
         Rejected(leaked.but(text=""), "leak", f"0.90 stand in {sealed.id}", 0.9, sealed.id),
@@ -64,18 +67,19 @@ def data(tmp_path: Path) -> Data:
         tmp_path,
         written=[kept, twin, near, off, leaked, beside, private],
         kept=[seed, clean, beside],
-        set_aside=set_aside,
+        rejected=rejected,
         unread=[Rejected(broken, "refusal", "the model declined")],
         dev=[dev],
         seed=[seed],
         test=[sealed],
-        harvested=[record("real text about pears", "fruit", "harvested", score=0.91, harvest=1)],
+        self_trained=[record("real text about pears", "fruit", "harvested", score=0.91, harvest=1)],
         checks=CHECKS,
     )
 
 
-def story(row: str, data: Data) -> Story:
-    return explain(row, places=data.places, home=data.home, name="toy", settings=Curate(personal_data="set_aside"))
+def story(row: str, data: Data, personal_data: Literal["note", "set_aside", "off"] = "set_aside") -> Story:
+    settings = Curate(personal_data=personal_data)
+    return explain(row, data=data.data, workspace=Workspace(data.home), name="toy", settings=settings)
 
 
 def checked(s: Story) -> list[tuple[str, bool]]:
@@ -83,7 +87,8 @@ def checked(s: Story) -> list[tuple[str, bool]]:
 
 
 def test_a_kept_row_from_its_request_to_its_training_rows(data: Data) -> None:
-    model = made(data.home, "train", inputs={"training": data.harvested.digest if data.harvested else ""})
+    assert data.self_trained is not None
+    model = published(filled(TrainResult), data.home, "train", inputs={"training": data.self_trained.digest})
     s = story("house today, CLEANED", data)
     assert (s.fate, s.label, s.source, s.check) == ("kept", "fruit", "synthetic", None)
     assert checked(s) == [("reply", True), *((c, True) for c in CHECKS)]
@@ -93,7 +98,8 @@ def test_a_kept_row_from_its_request_to_its_training_rows(data: Data) -> None:
     assert [x["text"] for x in s.asked["seeds"]] == ["a seed row that was shown"]
     assert (s.asked["tokens"], s.asked["usd"]) == ([10.0, 20.0], 0.002)
     assert s.reply["text"] == "Here: An apple  fell near the house today." and s.reply["finish_reason"] == "stop"
-    assert s.trained_on["directory"] == str(data.places.harvested) and s.trained_on["models"] == [model.path]
+    assert s.trained_on["directory"] == str(data.self_trained.directory)
+    assert s.trained_on["models"] == [str(model.directory)]
     assert [t["check"] for t in s.same_text] == ["exact_duplicate"]
     assert s.to_json() == json.loads(json.dumps(s.to_json()))
 
@@ -140,7 +146,7 @@ def test_a_row_set_aside_before_the_check_for_leaks_is_held_against_the_held_out
     sealed = record(text("sealed", 0), "fruit", "test")
     row = generated(sealed.text + " again", request=1)
     out = [Rejected(row, "too_short", "3 words are fewer than 8", 3)]
-    data = Data(tmp_path, written=[row], kept=[], set_aside=out, test=[sealed])
+    data = Data(tmp_path, written=[row], kept=[], rejected=out, test=[sealed])
     assert story(row.id, data).text is None
 
 
@@ -150,15 +156,14 @@ def test_personal_data_in_a_row_that_never_came_to_its_check_is_not_shown(tmp_pa
     data = Data(tmp_path, written=[], kept=[], unread=[Rejected(broken, "refusal", "the model declined")])
     s = story(broken.id, data)
     assert s.text is None and s.reply and s.reply["text"] is None
-    noted = explain(broken.id, places=data.places, home=data.home, name="toy", settings=Curate())  # it is only counted
-    assert noted.text == broken.text
+    assert story(broken.id, data, Curate().personal_data).text == broken.text, "it is only counted"
 
 
 def test_a_hidden_text_is_not_listed(tmp_path: Path) -> None:
     sealed = record(text("sealed", 0), "fruit", "test")
     rows = [generated(sealed.text + " again", request=1), generated("unlike sealed", request=2)]
     out = [Rejected(rows[0], "too_short", "3 words are fewer than 8", 3)]
-    data = Data(tmp_path, written=rows, kept=rows[1:], set_aside=out, test=[sealed])
+    data = Data(tmp_path, written=rows, kept=rows[1:], rejected=out, test=[sealed])
     with pytest.raises(UserError, match=r"'sealed' names 2 rows.*not shown") as told:
         story("sealed", data)
     assert "sealed0x" not in str(told.value)
@@ -177,20 +182,12 @@ def test_a_seed_row_was_asked_of_nobody(data: Data) -> None:
 
 def test_a_persons_decisions_are_told_with_their_undoing(data: Data) -> None:
     off = next(r for r in read_rejected(data.curated.directory / "rejected.jsonl") if r.check == "off_label")
-    decided = Decisions(data.home / "reviews" / "toy.jsonl", by="ann")
+    decided = Decisions(Workspace(data.home).decisions("toy"), by="ann")
     decided.decide([off.record, record("another")], "relabel", "metal")
     decided.undo()
     s = story(off.record.id, data)
     assert [(d["decision"], d["by"]) for d in s.decisions] == [("relabel", "ann"), ("undo", "ann")]
     assert s.decisions[0]["label_after"] == "metal"
-
-
-def test_an_older_stage_without_counted_checks(tmp_path: Path) -> None:
-    rows = [generated(text("fruit", i), request=i) for i in range(3)]
-    out = [Rejected(rows[0], "too_short", "x"), Rejected(rows[1], "off_label", "x")]
-    data = Data(tmp_path, written=rows, kept=rows[2:], set_aside=out)
-    assert checked(story(rows[2].id, data)) == [("reply", True), ("length", True), ("agreement", True)]
-    assert checked(story(rows[1].id, data)) == [("reply", True), ("length", True), ("off_label", False)]
 
 
 # what a user may write as ROW
@@ -214,7 +211,7 @@ def test_a_piece_of_several_rows_lists_some_of_them(data: Data) -> None:
 
 def test_a_piece_of_very_many_rows_lists_five(tmp_path: Path) -> None:
     rows = [generated(text("fruit", i, 30), request=i) for i in range(10_000)]
-    data = Data(tmp_path, written=rows, kept=rows[:5000], set_aside=[Rejected(r, "surplus", "x") for r in rows[5000:]])
+    data = Data(tmp_path, written=rows, kept=rows[:5000], rejected=[Rejected(r, "surplus", "x") for r in rows[5000:]])
     with pytest.raises(UserError, match="names 10000 rows") as told:
         story("fruit", data)
     assert str(told.value).count("(fruit, kept") == 5 and "and 9995 more" in str(told.value)
@@ -233,13 +230,9 @@ def test_a_changed_directory_is_found_out(data: Data) -> None:
         story("apple", data)
 
 
-def test_the_hashes_of_an_older_version_hide_nothing_so_nothing_is_shown(data: Data) -> None:
-    import numpy as np
-
-    np.savez(data.splits.directory / FINGERPRINTS, ids=np.array(["x"]))
-    (data.splits.directory / atomic.MANIFEST).unlink()
-    atomic.seal(data.splits.directory)
-    with pytest.raises(UserError, match="older version"):
+def test_without_hashes_nothing_could_be_hidden_so_nothing_is_shown(data: Data) -> None:
+    (data.splits.directory / FINGERPRINTS).unlink()
+    with pytest.raises(CorruptDirectory, match=FINGERPRINTS):
         story("tonight", data)
 
 
@@ -247,18 +240,19 @@ def test_the_hashes_of_an_older_version_hide_nothing_so_nothing_is_shown(data: D
 
 
 def test_the_inputs_of_a_curation_are_found_by_their_digests(data: Data) -> None:
-    assert locate(data.home, data.curated.directory) == data.places
+    assert locate(Workspace(data.home), data.curated.directory, config=data.data.config) == data.data
 
 
 def test_inputs_that_are_gone_are_named(data: Data) -> None:
+    workspace, config = Workspace(data.home), data.data.config
     shutil.rmtree(data.round.directory)
     with pytest.raises(UserError, match="round-0"):
-        locate(data.home, data.curated.directory)
+        locate(workspace, data.curated.directory, config=config)
     shutil.rmtree(data.splits.directory)
     with pytest.raises(UserError, match="splits"):
-        locate(data.home, data.curated.directory)
+        locate(workspace, data.curated.directory, config=config)
     with pytest.raises(UserError, match="no curate stage's directory"):
-        locate(data.home, data.home)
+        locate(workspace, data.home, config=config)
 
 
 # the verb
@@ -273,12 +267,11 @@ def config(data: Data, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def note(data: Data, **more: Any) -> None:
-    last = {"curated": data.curated.path, "splits": data.splits.path, "config": "toy.yaml"}
-    atomic.write_json(data.home / "projects" / "toy.review.json", last | more)
+    Workspace(data.home).note_last_retrain("toy", data.data.model_copy(update=more))
 
 
 def test_the_funnel_of_the_last_retrain(data: Data, config: Path, reseed: Command) -> None:
-    note(data, rounds=[data.round.path], harvested=None)
+    note(data, self_trained=None)
     status, out, _ = reseed("curate", config)
     assert status == 0 and "rows asked for" in out and "near duplicate" in out
     status, out, _ = reseed("curate", config, "--json")
@@ -298,7 +291,7 @@ def test_the_story_on_a_terminal_and_as_json(data: Data, config: Path, reseed: C
     assert status == 0 and "set aside: 0.80 of row" in " ".join(out.split()) and "the other row" in out
     status, out, _ = reseed("curate", config, "--explain", "tonight", "--json")
     assert status == 0 and last_json(out)["check"] == "near_duplicate"
-    status, out, err = reseed("curate", config, "--curated", data.curated.path, "--explain", "nobody wrote this")
+    status, out, err = reseed("curate", config, "--curated", data.curated.directory, "--explain", "nobody wrote this")
     assert status == 2 and err.startswith("reseed: no row") and "Traceback" not in err
 
 
@@ -307,7 +300,7 @@ def test_markup_and_control_characters_are_shown_and_not_obeyed(data: Data, conf
     other = Data(data.home / "more", written=[row], kept=[row])
     for name in ("splits", "synthesise", "curate"):
         shutil.copytree(other.home / "stages" / name, data.home / "stages" / name, dirs_exist_ok=True)
-    status, out, _ = reseed("curate", config, "--curated", other.curated.path, "--explain", "[bold]One")
+    status, out, _ = reseed("curate", config, "--curated", other.curated.directory, "--explain", "[bold]One")
     assert status == 0 and "[bold]One[/bold]" in out and "[link=http://a.b]" in " ".join(out.split())
     assert "\x1b" not in out and "\x07" not in out
 
@@ -315,27 +308,31 @@ def test_markup_and_control_characters_are_shown_and_not_obeyed(data: Data, conf
 def test_nothing_was_curated_yet(data: Data, config: Path, reseed: Command) -> None:
     status, _, err = reseed("curate", config)
     assert status == 2 and "run `reseed retrain`" in err
-    note(data, curated=str(data.home / "gone"))
+    note(data, curated=data.home / "gone")
     status, _, err = reseed("curate", config, "--explain", "x")
     assert status == 2 and "is gone" in err
 
 
-def test_no_opening_of_the_test_set_is_counted(data: Data, config: Path, reseed: Command) -> None:
+def test_no_use_of_the_test_set_is_counted(data: Data, config: Path, reseed: Command) -> None:
     (data.sealed.directory / "test.jsonl").unlink()
     note(data)
     assert reseed("curate", config, "--explain", "tonight")[0] == 0
-    assert not (data.home / "looks").exists()
+    assert not Workspace(data.home).test_set_uses(data.sealed.digest).parent.exists()
 
 
 def test_the_probes_opinion_is_told_where_the_rows_were_ranked(data: Data) -> None:
     row = next(r for r in read_records(data.curated.directory / "kept.jsonl") if "pear" in r.text)
-
-    class Line:
-        def to_json(self) -> dict[str, Any]:
-            said = {"opinion": "metal", "probability": 0.7, "own": 0.2, "margin": 0.5, "influence": 1.0, "rank": 3.5}
-            return {"record": Record.to_json(row), **said}
-
-    made(data.home, "review", rows={"rows.jsonl": [Line()]}, inputs={"curated": data.curated.digest})
+    said: dict[str, Any] = {
+        "opinion": "metal",
+        "probability": 0.7,
+        "own": 0.2,
+        "margin": 0.5,
+        "loss": 1.6,
+        "influence": 1.0,
+    }
+    doubt: Any = Doubt(row, None, "", **said, ranks={}, rank=3.5, near=(), like=())
+    ranked = RankResult(rows=1, doubtful=1)
+    published(ranked, data.home, "review", rows={"rows.jsonl": [doubt]}, inputs={"curated": data.curated.digest})
     s = story(row.id, data)
     assert s.opinion == {"label": "metal", "probability": 0.7, "own": 0.2, "rank": 3.5}
 
@@ -345,5 +342,5 @@ def test_the_opinion_of_the_curation_itself(data: Data) -> None:
     said = {"id": row.id, "own": 0.25, "label": "metal", "probability": 0.6}
     atomic.write_bytes(data.curated.directory / "opinions.jsonl", (json.dumps(said) + "\n").encode())
     about = atomic.read_json(data.curated.directory / atomic.MANIFEST)
-    atomic.seal(data.curated.directory, {k: about[k] for k in ("stage", "key", "inputs", "counts", "seconds")})
+    atomic.seal(data.curated.directory, {k: about[k] for k in ("stage", "key", "inputs", "figures", "seconds")})
     assert story(row.id, data).opinion == {"label": "metal", "probability": 0.6, "own": 0.25, "rank": None}
