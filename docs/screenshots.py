@@ -44,7 +44,8 @@ def mlflow_served(settings: Settings) -> Iterator[str]:
     """MLflow's own server and UI over the workspace's store, as `reseed ui` starts it; its address."""
     with listen("127.0.0.1", 0, "") as free:
         port = free.getsockname()[1]
-    log = settings.home / "mlflow-server.log"
+    log = settings.workspace.logs / "mlflow.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
     process = ui.start(ui.mlflow_command(settings, port), log)
     try:
         ui.wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log)
@@ -163,8 +164,8 @@ def main() -> None:
     asked.add_argument("--home", type=Path, default=Path(".reseed"))
     asked.add_argument("--project", default="bbc-news")
     args = asked.parse_args()
-    home = args.home.absolute()
-    settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")
+    workspace = Workspace(args.home.absolute())
+    settings = Settings(workspace, f"sqlite:///{workspace.mlflow_database}")
     client = connect(settings)
     experiment = client.get_experiment_by_name(args.project)
     retrains = client.search_runs([experiment.experiment_id], "tags.`reseed.kind` = 'retrain'")

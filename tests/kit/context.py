@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 from flows.context import RunContext
+from flows.registry.client import Registry
 from flows.settings import Settings
 from flows.steps import StageRunner
+from flows.tracking.run import Tracking
 from tasks import atomic
 from tasks.dataset.split import SealedResult, SplitsResult
 from tasks.model.bundle import BundleRef
@@ -25,9 +27,8 @@ StandIns = Mapping[Callable[..., Any], Callable[..., Any]]
 class BareRunner(StageRunner):
     """Calls the stages themselves, or what stands in for them."""
 
-    def __init__(self, stand_ins: StandIns | None = None) -> None:
-        nothing: Any = None
-        super().__init__(tracking=nothing)
+    def __init__(self, tracking: Tracking | None = None, stand_ins: StandIns | None = None) -> None:
+        super().__init__(cast(Tracking, tracking))
         object.__setattr__(self, "stand_ins", stand_ins or {})
 
     def stage(
@@ -43,18 +44,22 @@ def context_of(
     *,
     splits: SplitsResult | None = None,
     sealed: SealedResult | None = None,
+    tracking: Tracking | None = None,
+    registry: Registry | None = None,
     stand_ins: StandIns | None = None,
 ) -> RunContext:
-    """The context of a first retrain in the workspace `home`, without a registry; splits that are not given are empty."""
-    nothing: Any = None
+    """The context of a first retrain in the workspace `home`; splits that are not given are empty.
+
+    `stand_ins` are functions by the stages that they are called in place of.
+    """
     return RunContext(
         project=project,
         config=home / "toy.yaml",
         settings=Settings(Workspace(home), ""),
         generation=0,
         judged_before=False,
-        registry=nothing,
-        runner=BareRunner(stand_ins),
+        registry=cast(Registry, registry),
+        runner=BareRunner(tracking, stand_ins),
         splits=splits or splits_of(home),
         sealed=sealed or sealed_of(home, []),
     )

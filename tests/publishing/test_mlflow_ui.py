@@ -58,7 +58,7 @@ def again(store: Store) -> dict[str, Any]:
 def store(
     tmp_path_factory: pytest.TempPathFactory, encoder: Path, mlflow_db: Path, prefect_server: None
 ) -> Iterator[Store]:
-    from flows.registry import client as registry
+    from flows.registry import promotion
     from flows.retrain import retrain
 
     mlflow.tracing.reset()  # an earlier test of this process may have sent its traces to another store
@@ -70,7 +70,7 @@ def store(
         patch.setenv("OPENAI_API_KEY", KEY)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         # a fresh process that loads the model takes seconds; tests/registry/test_registry.py has it
-        patch.setattr(registry, "smoke_test", lambda *_, **__: None)
+        patch.setattr(promotion, "smoke_test", lambda *_, **__: None)
         config = toy.project(
             home / "project",
             endpoint=llm.url,
@@ -109,7 +109,7 @@ def test_the_columns_that_compare_retrains_are_on_their_runs(store: Store) -> No
         assert metrics["verdict.gain"] == pytest.approx(report["gain"]["value"])
         assert metrics["cost.usd"] == pytest.approx(report["cost"]["usd"]) and metrics["cost.usd"] > 0
         assert metrics["data.synthetic.rows"] == data["accepted"]["total"] == 36
-        assert metrics["data.harvested.rows"] == data["harvested"]["total"] and metrics["data.seed.rows"] == 0
+        assert metrics["data.harvested.rows"] == data["self_trained"]["total"] and metrics["data.seed.rows"] == 0
         assert store.run(number).data.tags["verdict"] == report["verdict"]
     found = store.client.search_runs(
         [store.experiment.experiment_id], "metrics.\"test.f1_macro\" > 0.9 and tags.verdict = 'promote'"
@@ -131,7 +131,7 @@ def test_each_score_is_about_a_model_and_a_dataset(store: Store) -> None:
         assert datasets["test"].profile == '{"num_rows": 90}' and datasets["test"].schema is None
         assert [m.model_id for m in run.outputs.model_outputs] == [model.model_id]
         assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "toy", "version": str(version.version)}]
-    assert KEY.encode() not in (store.settings.home / "mlflow.db").read_bytes()
+    assert KEY.encode() not in store.settings.workspace.mlflow_database.read_bytes()
 
 
 def test_pictures_of_the_stages_that_tell_the_story_are_on_the_run(store: Store) -> None:

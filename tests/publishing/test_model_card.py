@@ -7,26 +7,31 @@ from typing import Any
 import pytest
 
 from flows.publishing.model_card import escaped, render
+from tasks.evaluate.slices import SliceScore
+from tasks.figures import Interval
+from tasks.report.model import BaselineScore, ChallengerScore, DataSummary, ModelVersion, RejectedRows
+from tasks.statistics.scores import ProbabilityScores
+from tests.kit.stages import filled
 
-SCORE = {"f1_macro": 0.91234, "ci_low": 0.88, "ci_high": 0.94, "rows": 90, "openings": 5, "f1": {"a": 1.0, "b|c": 0.5}}
+SCORE = {"f1_macro": 0.91234, "ci_low": 0.88, "ci_high": 0.94, "rows": 90, "f1": {"a": 1.0, "b|c": 0.5}}
 TOLD: dict[str, Any] = {
-    "model": {"name": "toy", "version": "3"},
+    "model": ModelVersion(name="toy", version="3", bundle=""),
     "base": "all-MiniLM-L6-v2",
     "licence": "apache-2.0",
     "run": "0123abcd",
     "prompt": "toy-generate/1",
     "multi_label": False,
     "labels": {"a": "one; two", "b|c": "<script>alert(1)</script>\n# a heading"},
-    "test": SCORE,
+    "test": filled(ChallengerScore, **SCORE, test_set_uses=5),
     "verdict": "promote",
     "promoted": True,
     "rows": {"synthetic": 36, "real, labelled": 4},
     "generators": ["gpt-4o-mini"],
-    "data": {"rejected": {"total": 7}},
+    "data": filled(DataSummary, rejected=filled(RejectedRows, total=7)),
     "digests": {"training": "abc", "test": "def"},
-    "baselines": {"tfidf_logistic_regression": SCORE | {"f1_macro": 0.5}},
+    "baselines": {"tfidf_logistic_regression": filled(BaselineScore, **SCORE | {"f1_macro": 0.5})},
     "reasons": ["macro-F1 +0.4 against [the best](http://x)"],
-    "scores": {"log_loss": 0.1, "brier": 0.2, "ece": 0.03},
+    "scores": filled(ProbabilityScores, log_loss=0.1, brier=0.2, ece=0.03),
 }
 
 
@@ -52,8 +57,9 @@ def test_without_an_llm_and_without_scores() -> None:
 
 
 def test_parts_of_the_test_set_and_other_figures_are_told_where_they_are_there() -> None:
-    sample = SCORE | {"sample": True, "rows": 20}
-    slices = [{"name": "a|b", "rows": 12, "f1_macro": {"value": 0.5, "ci_low": 0.25, "ci_high": 0.75}, "judged": True}]
+    sample = filled(BaselineScore, **SCORE | {"rows": 20}, sample=True)
+    half = Interval(value=0.5, ci_low=0.25, ci_high=0.75)
+    slices = [filled(SliceScore, name="a|b", rows=12, f1_macro=half, judged=True)]
     more = {"robustness": [{"title": "typos", "head": [], "rows": [["F1", "0.800"]]}]}
     card = render(TOLD | {"slices": slices, "more_figures": more, "baselines": {"llm": sample}})
     assert "| a\\|b | 12 | 0.500 (0.250 to 0.750) |\n" in card and "- typos: F1, 0.800" in card

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import prefect
 import pytest
 from prefect.runtime import deployment
 
+from flows.context import RunContext
 from flows.registry import admin
 from flows.registry.client import Version
 from flows.retraining import approval
-from tasks.verdict.decide import Verdict, decide
+from tasks.model.bundle import BundleRef
+from tasks.verdict.decide import Verdict
 from tests.conftest import ROOT, Command, last_json
 from tests.kit import toy
+from tests.kit.context import context_of
 from tests.kit.deployed import Run
-from tests.kit.registry import Bundle, Store
+from tests.kit.registry import Store
+from tests.kit.rows import project
+from tests.kit.verdicts import verdict_on
 from tests.test_servers import BIN, free_port, get, running, wait_for
 
 TRUE = [*"abc"] * 40
@@ -27,11 +31,11 @@ TRUE = [*"abc"] * 40
 @pytest.fixture
 def verdict() -> Verdict:
     wrong = ["b" if t == "a" else t for t in TRUE]
-    return decide(TRUE, TRUE, wrong, labels=[*"abc"], opponent_name="champion version 1", samples=200)
+    return verdict_on(TRUE, TRUE, wrong, labels=[*"abc"], opponent_name="champion version 1", samples=200)
 
 
 @pytest.fixture
-def two(sqlite: Store, bundles: list[Bundle], unasked: list[Path]) -> list[Version]:
+def two(sqlite: Store, bundles: list[BundleRef], unasked: list[Path]) -> list[Version]:
     """Versions 1, the champion, and 2."""
     found = [sqlite.register(b) for b in bundles[:2]]
     sqlite.promote(found[0], None)
@@ -39,8 +43,8 @@ def two(sqlite: Store, bundles: list[Bundle], unasked: list[Path]) -> list[Versi
 
 
 @pytest.fixture
-def r(sqlite: Store) -> Any:
-    return SimpleNamespace(registry=sqlite.registry)
+def run(sqlite: Store) -> RunContext:
+    return context_of(project({"pool": "x"}), sqlite.settings.workspace.home, registry=sqlite.registry)
 
 
 @pytest.fixture
@@ -61,51 +65,53 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def rows(store: Store) -> list[tuple[Any, ...]]:
     found = admin.history(store.settings, "toy")
-    assert found["odd"] == []
+    assert found["inconsistencies"] == []
     return [(h["number"], h["version"], h["before"], h["kind"], h["who"], h["reason"]) for h in found["history"]]
 
 
 FIRST = (1, "1", None, "verdict", "", "better")
 
 
-def test_in_a_terminal_nobody_is_asked_and_both_verbs_are_named(r: Any, two: list[Version], verdict: Verdict) -> None:
-    said = approval.ask(r, two[1], verdict, champion=two[0])
-    assert not said.yes and "reseed promote toy 2 --reason" in said.sentence
+def test_in_a_terminal_nobody_is_asked_and_both_verbs_are_named(
+    run: RunContext, two: list[Version], verdict: Verdict
+) -> None:
+    said = approval.ask(run, two[1], verdict, champion=two[0])
+    assert not said.approved and "reseed promote toy 2 --reason" in said.sentence
     assert "reseed refuse toy 2 --reason" in said.sentence
 
 
 @pytest.mark.parametrize("yes", [True, False])
 def test_both_answers_are_recorded_and_a_refusal_is_a_row(
-    yes: bool, r: Any, two: list[Version], verdict: Verdict, asked: list[Any], sqlite: Store
+    yes: bool, run: RunContext, two: list[Version], verdict: Verdict, asked: list[Any], sqlite: Store
 ) -> None:
     asked[0]["answers"] = [{"approve": yes, "by": "ada", "reason": "seen by the board"}]
     for _ in range(2):  # as when the flow run is executed again: its answer is met again
-        said = approval.ask(r, two[1], verdict, champion=two[0])
+        said = approval.ask(run, two[1], verdict, champion=two[0])
     word = "approved" if yes else "refused"
-    assert said.yes is yes and said.sentence.startswith(f"{word} by ada: seen by the board")
+    assert said.approved is yes and said.sentence.startswith(f"{word} by ada: seen by the board")
     tags = sqlite.registry.version("toy", "2").tags
     assert (tags[f"reseed.{word}_by"], tags[f"reseed.{word}_because"]) == ("ada", "seen by the board")
     assert rows(sqlite) == [FIRST, *([] if yes else [(2, "2", "1", "refused", "ada", "seen by the board")])]
 
 
 def test_the_question_shows_the_verdict_and_is_one_a_comparison(
-    r: Any, two: list[Version], verdict: Verdict, asked: list[Any]
+    run: RunContext, two: list[Version], verdict: Verdict, asked: list[Any]
 ) -> None:
     asked[0]["answers"] = [{"approve": True, "by": "ada", "reason": "why not"}]
     for champion in (two[0], None):
-        approval.ask(r, two[1], verdict, champion=champion)
+        approval.ask(run, two[1], verdict, champion=champion)
     assert [a["key"] for a in asked[1:]] == ["approve-2-1", "approve-2-none"]
     table = asked[1]["description"]
     assert f"{verdict.gain:+.4f}" in table and "champion version 1" in table and "Gain by label: c +0.000" in table
 
 
 def test_an_answer_without_name_or_reason_is_asked_again(
-    r: Any, two: list[Version], verdict: Verdict, asked: list[Any]
+    run: RunContext, two: list[Version], verdict: Verdict, asked: list[Any]
 ) -> None:
     whole = {"approve": True, "by": "ada", "reason": "why not"}
     asked[0]["answers"] = [whole | {"by": " "}, whole | {"by": "", "reason": ""}, whole]
-    said = approval.ask(r, two[1], verdict, champion=two[0])
-    assert said.yes and said.who == "ada"
+    said = approval.ask(run, two[1], verdict, champion=two[0])
+    assert said.approved and said.who == "ada"
     first, second, third = asked[1:]
     assert [a["key"] for a in (first, second, third)] == ["approve-2-1", "approve-2-1-1", "approve-2-1-2"]
     assert "had no name (by): give both" in second["description"] and first["description"] in second["description"]
@@ -114,7 +120,7 @@ def test_an_answer_without_name_or_reason_is_asked_again(
 
 
 def test_a_refusal_stands_in_the_history_and_promotes_nothing(
-    sqlite: Store, two: list[Version], bundles: list[Bundle], reseed: Command
+    sqlite: Store, two: list[Version], bundles: list[BundleRef], reseed: Command
 ) -> None:
     for _ in range(2):
         code, out, _ = reseed("refuse", "toy", "2", "--reason", "it was not asked for", "--by", "ada")
@@ -123,7 +129,7 @@ def test_a_refusal_stands_in_the_history_and_promotes_nothing(
     assert rows(sqlite) == [FIRST, refused]
     assert "version 2 against 1" in reseed("history", "toy")[1]
     sqlite.client.delete_registered_model_alias("toy", "champion")
-    standing = sqlite.registry.standing("toy")
+    standing = sqlite.registry.last_champion("toy")
     assert standing is not None and standing.version == "1", "what was refused is not what a challenger has to beat"
     sqlite.client.set_registered_model_alias("toy", "champion", "1")
 
@@ -141,7 +147,7 @@ def test_a_refusal_stands_in_the_history_and_promotes_nothing(
     key = "reseed.history.000002"
     said = sqlite.client.get_registered_model("toy").tags[key]
     sqlite.client.set_registered_model_tag("toy", key, said.replace("it was not asked for", "it was fine"))
-    assert "row 3 does not follow on row 2" in admin.history(sqlite.settings, "toy")["odd"][0]
+    assert "row 3 does not follow on row 2" in admin.history(sqlite.settings, "toy")["inconsistencies"][0]
 
 
 FLOW = """
@@ -181,7 +187,7 @@ def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
             assert run.resume(approve=False, by="ada", reason="too few rows") == "ACCEPT"
             run.reaches("Completed", 200)
             told = last_json(reseed("history", "toy", "--json")[1])
-            assert told["champion"] is None and told["odd"] == []
+            assert told["champion"] is None and told["inconsistencies"] == []
             assert [(h["version"], h["kind"], h["who"]) for h in told["history"]] == [("1", "refused", "ada")]
 
             run = Run.started(api, "retrain/toy", {"config": str(config), "fresh": True})
@@ -190,6 +196,6 @@ def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
             assert run.resume(approve=True, by="bob", reason="enough rows now") == "ACCEPT"
             run.reaches("Completed", 200)
     told = last_json(reseed("history", "toy", "--json")[1])
-    assert told["champion"] == "2" and told["odd"] == []
+    assert told["champion"] == "2" and told["inconsistencies"] == []
     (_, row) = told["history"]
     assert (row["kind"], row["who"]) == ("verdict", "bob") and "approved by bob: enough rows now" in row["reason"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,33 +12,45 @@ import pytest
 from rich.console import Console
 
 from flows import generate, steps
-from flows.retraining.generation_loop import Filled, cost, cost_line, fill_quota
-from flows.retraining.session import opened
+from flows.retraining.generation_loop import GeneratedRows, fill_quota
+from flows.retraining.session import open_session
 from flows.tracking.run import Tracking
 from tasks import atomic
+from tasks.curate.stage import RowCounts
+from tasks.llm.budget import Spent
+from tasks.report.model import Cost
+from tasks.synthesise.study import StudyResult
+from tasks.workspace import Workspace
 from tests.kit import scripted, toy
 
 FULL = dict.fromkeys(sorted(toy.LABELS), 12)
 
-Fill = Callable[..., tuple[Filled, dict[str, Any]]]
+Fill = Callable[..., GeneratedRows]
 
 
 @pytest.fixture
 def fill(tmp_path: Path, llm: scripted.Server, encoder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Fill:
-    """Fill the toy project's quota with such `generate` settings, in one workspace: what came of it and what it cost."""
-    for name in ("prepare", "propose", "synthesise", "study", "curate"):  # the stages themselves: no server, no retries
-        monkeypatch.setattr(steps, name, getattr(steps, name).fn)
+    """Fill the toy project's quota with such `generate` settings, in one workspace."""
+    monkeypatch.setattr(steps, "as_task", lambda function, *_, **__: function)  # no server, no retries
     monkeypatch.setattr(Tracking, "machine_watched", lambda _: nullcontext())
     data = {"split": {"dev": 6, "test": 6, "seed": 1}}  # with a seed row there is always something to train on
     settings = {"examples": 0}
     config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder, rows=13, data=data, generate=settings)
 
-    def run(**generate: Any) -> tuple[Filled, dict[str, Any]]:
-        with opened(str(config), [f"generate.{key}={value}" for key, value in generate.items()]) as r:
-            filled = fill_quota(r)
-            return filled, cost(r, filled)
+    def run(**generate: Any) -> GeneratedRows:
+        overrides = [f"generate.{key}={value}" for key, value in generate.items()]
+        with open_session(str(config), overrides) as session:
+            return fill_quota(session.run)
 
     return run
+
+
+def tried(filled: GeneratedRows) -> Counter[str]:
+    """Rows that were asked for and whose requests were answered, by label."""
+    total: Counter[str] = Counter()
+    for result in filled.results:
+        total.update(result.answered)
+    return total
 
 
 def answers(h: Any) -> None:
@@ -58,67 +71,67 @@ class TestParking:
         self, fill: Fill, llm: scripted.Server, capfd: pytest.CaptureFixture[str]
     ) -> None:
         llm.always = of("metal", scripted.status(429, retry_after="5000"))
-        filled, _ = fill()
-        assert filled.accepted == {"bird": 12, "fruit": 12} and filled.ended is None
+        filled = fill()
+        assert filled.curated.accepted == {"bird": 12, "fruit": 12} and filled.ended is None
         assert list(filled.given_up) == ["metal"]
         assert "asked to wait 5000 s (Retry-After)" in filled.given_up["metal"] and "%" not in filled.given_up["metal"]
-        assert filled.asked["metal"] == 13 and filled.tried["metal"] == 0, "what was never answered is no try"
+        assert filled.requested["metal"] == 13 and tried(filled)["metal"] == 0, "what was never answered is no try"
         assert filled.given_up["metal"] in capfd.readouterr().err
 
         llm.always, sent = None, len(llm.requests)
-        filled, _ = fill()
-        assert filled.accepted == FULL and filled.given_up == {}, "the next retrain asks for it again"
+        filled = fill()
+        assert filled.curated.accepted == FULL and filled.given_up == {}, "the next retrain asks for it again"
         assert len(llm.requests) == sent + 13, "and for nothing else"
-        assert fill()[0].rows.found and len(llm.requests) == sent + 13
+        assert fill().curated.published.found and len(llm.requests) == sent + 13
 
     def test_with_every_label_put_off_the_real_rows_are_left(self, fill: Fill, llm: scripted.Server) -> None:
         llm.always = scripted.status(429, retry_after="5000")
-        filled, _ = fill()
-        assert filled.sizes == {"seed": 3, "accepted": 0, "rejected": 0} and set(filled.given_up) == set(FULL)
+        filled = fill()
+        assert filled.curated.rows == RowCounts(seed=3, accepted=0, rejected=0) and set(filled.given_up) == set(FULL)
         assert len(llm.requests) <= 2 * len(FULL), "one told that the others need not be tried"
 
     def test_another_generator_goes_on_with_it(self, fill: Fill, llm: scripted.Server) -> None:
         with scripted.Server() as busy:
             busy.always = of("metal", scripted.status(429, retry_after="5000"))
             both = [{"name": str(i), "endpoint": s.url} for i, s in enumerate((busy, llm))]
-            filled, _ = fill(generators=both)
-        assert filled.accepted == FULL and filled.given_up == {} and len(filled.rounds) > 1
+            filled = fill(generators=both)
+        assert filled.curated.accepted == FULL and filled.given_up == {} and len(filled.rounds) > 1
 
 
 def test_a_label_that_accepts_nothing_is_given_up_after_200_rows(fill: Fill, llm: scripted.Server) -> None:
     llm.always = of("metal", scripted.says("I'm sorry, I can't."))
-    filled, _ = fill(**{"per_label": {"metal": 12, "fruit": 3}, "budget.requests": 300})
-    assert filled.accepted == {"fruit": 3} and filled.tried["metal"] == 200 and filled.ended is None
+    filled = fill(**{"per_label": {"metal": 12, "fruit": 3}, "budget.requests": 300})
+    assert filled.curated.accepted == {"fruit": 3} and tried(filled)["metal"] == 200 and filled.ended is None
     assert "accepted 0 of 200 rows, under 5%" in filled.given_up["metal"]
 
 
 class TestBudget:
     def test_no_other_setting_begins_it_anew(self, fill: Fill, llm: scripted.Server) -> None:
-        first, _ = fill(**{"budget.requests": 5})
+        first = fill(**{"budget.requests": 5})
         assert len(llm.requests) == 5 and "generate.budget.requests" in str(first.ended)
         harmless = {"concurrency": 2, "retries": 3, "timeout_seconds": 9.0, "max_rounds": 7, "per_label": 9}
         harmless |= {"api_key_env": "TOY_KEY", "usd.input": 1.0, "requests_per_minute": 9000.0}
         for settings in (harmless, {"text_kind": "story"}):
-            _, told = fill(**{"budget.requests": 5}, **settings)
-            assert len(llm.requests) == told["spent"]["requests"] == 5
+            cost = fill(**{"budget.requests": 5}, **settings).cost
+            assert len(llm.requests) == cost.spent.requests == 5
 
     def test_a_raised_one_goes_on_where_it_was_spent(self, fill: Fill, llm: scripted.Server) -> None:
-        spent, _ = fill(**{"budget.tokens": 1200})
+        spent = fill(**{"budget.tokens": 1200})
         sent = len(llm.requests)
-        assert 0 < sum(spent.accepted.values()) <= sent < 39 and "within the limit of 1,200" in str(spent.ended)
-        again, _ = fill(**{"budget.tokens": 1200})
-        assert len(llm.requests) == sent and again.rows.digest == spent.rows.digest and again.ended
-        filled, _ = fill(**{"budget.tokens": 10_000_000})
-        assert filled.accepted == FULL and filled.ended is None
+        assert 0 < sum(spent.curated.accepted.values()) <= sent < 39 and "within the limit of 1,200" in str(spent.ended)
+        again = fill(**{"budget.tokens": 1200})
+        assert len(llm.requests) == sent and again.curated.digest == spent.curated.digest and again.ended
+        filled = fill(**{"budget.tokens": 10_000_000})
+        assert filled.curated.accepted == FULL and filled.ended is None
         bodies = list(map(str, llm.requests))
         assert len(set(bodies)) == len(bodies), "nothing is bought twice"
 
     def test_one_that_let_nothing_be_asked_ends_nothing_later(self, fill: Fill, llm: scripted.Server) -> None:
         for _ in range(2):
-            stopped, _ = fill(**{"per_label": 2, "budget.tokens": 10})
+            stopped = fill(**{"per_label": 2, "budget.tokens": 10})
             assert len(stopped.rounds) == 1 and "within the limit of 10;" in str(stopped.ended) and not llm.requests
-        filled, _ = fill(per_label=2)
-        assert filled.accepted == dict.fromkeys(FULL, 2)
+        filled = fill(per_label=2)
+        assert filled.curated.accepted == dict.fromkeys(FULL, 2)
 
 
 class TestPropose:
@@ -131,34 +144,36 @@ class TestPropose:
 
     def test_the_topics_are_asked_for_once(self, fill: Fill, llm: scripted.Server) -> None:
         llm.always = self.lists
-        filled, told = fill(propose="true", per_label=2)
+        filled = fill(propose="true", per_label=2)
         assert filled.topics == {label: [f"old {label}", f"new {label}"] for label in toy.LABELS}
-        assert told["spent"]["requests"] == len(llm.requests) > 3 and told["tokens"] == 30 * len(llm.requests)
+        assert filled.cost.spent.requests == len(llm.requests) > 3 and filled.cost.tokens == 30 * len(llm.requests)
         fill(propose="true", per_label=2)
-        assert told["spent"]["requests"] == len(llm.requests)
+        assert filled.cost.spent.requests == len(llm.requests)
 
     def test_what_the_budget_left_out_is_asked_for_under_a_larger_one(
         self, fill: Fill, llm: scripted.Server, capfd: pytest.CaptureFixture[str]
     ) -> None:
         llm.always = self.lists
-        spent, _ = fill(**{"propose": "true", "per_label": 2, "budget.requests": 2})
+        spent = fill(**{"propose": "true", "per_label": 2, "budget.requests": 2})
         said = capfd.readouterr().err
         assert len(spent.topics) == 2 and "no subtopics were proposed: generate.budget.requests is spent" in said
-        filled, _ = fill(**{"propose": "true", "per_label": 2})
-        assert len(filled.topics) == 3 and filled.accepted == dict.fromkeys(FULL, 2)
+        filled = fill(**{"propose": "true", "per_label": 2})
+        assert len(filled.topics) == 3 and filled.curated.accepted == dict.fromkeys(FULL, 2)
 
     def test_a_request_that_failed_is_asked_again_next_time(self, fill: Fill, llm: scripted.Server) -> None:
         llm.faults, llm.always = [scripted.status(500)] * 2, self.lists
-        assert len(fill(propose="true", per_label=2, concurrency=1)[0].topics) == 2
-        assert len(fill(propose="true", per_label=2, concurrency=1)[0].topics) == 3
+        assert len(fill(propose="true", per_label=2, concurrency=1).topics) == 2
+        assert len(fill(propose="true", per_label=2, concurrency=1).topics) == 3
 
 
-def test_rounds_ask_for_what_dev_says_is_hard(fill: Fill, llm: scripted.Server) -> None:
-    filled, _ = fill(rounds=1)
-    assert len(filled.studies) == 1 and filled.accepted == FULL
-    focus = atomic.read_json(filled.studies[0].directory / "focus.json")
-    assert filled.requests[0]["focus"] is None and filled.requests[-1]["focus"].to_json() == focus
-    assert sum(filled.requests[0]["count"].values()) < 36, "a half of the quota first"
+def test_rounds_ask_for_what_dev_says_is_hard(fill: Fill, home: Path) -> None:
+    filled = fill(rounds=1)
+    (study,) = [StudyResult.load(directory) for directory in Workspace(home).published("study")]
+    assert filled.curated.accepted == FULL
+    first, last = filled.rounds[0].asked, filled.rounds[-1].asked
+    assert first.focus is None and last.focus == study.focus
+    assert atomic.read_json(study.directory / "focus.json") == study.focus.model_dump(mode="json")
+    assert sum(first.count.values()) < 36, "a half of the quota first"
 
 
 class TestCost:
@@ -166,25 +181,36 @@ class TestCost:
         self, fill: Fill, llm: scripted.Server, capfd: pytest.CaptureFixture[str]
     ) -> None:
         llm.faults = [scripted.html] * 2
-        filled, told = fill(**{"usd.input": 1.0, "usd.output": 2.0, "retries": 3})
-        replies = sum(s.counts["replies"] for s in filled.rounds)
-        assert told["spent"]["requests"] == replies + 2 == len(llm.requests)
-        assert told["tokens"] == told["spent"]["tokens"] > 30 * replies and not told["measured"]
-        assert told["usd"] == pytest.approx(told["spent"]["usd"], abs=1e-6) and told["usd"] > 50e-6 * replies
-        assert told["tokens_per_accepted_row"] == round(told["tokens"] / 36, 1)
+        filled = fill(**{"usd.input": 1.0, "usd.output": 2.0, "retries": 3})
+        cost, replies = filled.cost, sum(r.replies for r in filled.results)
+        assert cost.spent.requests == replies + 2 == len(llm.requests)
+        assert cost.tokens == cost.spent.tokens > 30 * replies and not cost.measured
+        assert cost.usd == pytest.approx(cost.spent.usd, abs=1e-6) and cost.usd > 50e-6 * replies
+        assert cost.tokens_per_accepted_row == round(cost.tokens / 36, 1)
         said = capfd.readouterr().err
-        assert f"36 rows are accepted so far: {cost_line(told)}" in said and "estimated; $" in said
+        assert f"36 rows are accepted so far: {cost.line()}" in said and "estimated; $" in said
 
     def test_it_is_told_without_a_price_too(self, fill: Fill) -> None:
-        filled, told = fill()
-        line = cost_line(told)
-        assert line == f"{told['tokens']:,} tokens measured; {told['tokens'] / 36:.1f} tokens an accepted row"
-        found = {"project": "toy", "accepted": filled.accepted, "rejected": {}, "requested": filled.asked}
-        found |= {"sizes": filled.sizes, "rows": "here", "cost": told, "ended": None}
+        filled = fill()
+        tokens, line = filled.cost.tokens, filled.cost.line()
+        assert line == f"{tokens:,} tokens measured; {tokens / 36:.1f} tokens per accepted row"
+        found = generate.GeneratedReport(
+            project="toy",
+            requested=dict(filled.requested),
+            accepted=filled.curated.accepted,
+            rejected={},
+            sizes=filled.curated.rows,
+            generators={},
+            given_up={},
+            ended=None,
+            rows="here",
+            cost=filled.cost,
+            seconds={},
+            mlflow_run_id="",
+        )
         console = Console(record=True, width=200)
         generate.show_rows(found, console)
         assert line in console.export_text()
 
     def test_before_any_row_is_accepted(self) -> None:
-        nothing = {"tokens": 30, "usd": 0.0, "measured": True, "tokens_per_accepted_row": None}
-        assert cost_line(nothing) == "30 tokens measured"
+        assert Cost.of(Spent(requests=1, tokens=30), accepted=0).line() == "30 tokens measured"

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from flows.context import RunContext
 from flows.retraining import mixtures
-from flows.tracking import stage_runs
-from tasks.augment import lift
-from tasks.augment.mixtures import REAL, WITH_SELF_TRAINED, WITH_SYNTHETIC, difference
+from tasks.augment.mixtures import (
+    REAL,
+    WITH_SELF_TRAINED,
+    WITH_SYNTHETIC,
+    DevComparisonResult,
+    compare_on_dev,
+    difference,
+)
+from tasks.augment.self_training import SelfTrainingResult, self_train
+from tasks.dataset.training_rows import TrainingRows
+from tasks.evaluate.score import ScoredRow, ScoreResult
 from tasks.project import Project
 from tasks.records import Record
-from tasks.stage import Stage
+from tasks.stage import Published
+from tasks.train.stage import TrainResult
 from tests.kit import toy
-from tests.kit.stages import made
+from tests.kit.context import context_of
+from tests.kit.stages import curated_of, filled, sealed_of, splits_of
 
 LABELS = list(toy.LABELS)
 
@@ -33,36 +44,34 @@ def project(encoder: Path) -> Project:
     return Project.model_validate({"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}, **sections})
 
 
-def retrain(project: Project, home: Path, **more: Any) -> Any:
-    """What the functions of this module read of a retrain."""
-    return SimpleNamespace(
-        project=project, home=home, places={"beside": home, "home": home}, timed=lambda s, **_: s, log=None, **more
-    )
+class Descriptions(ScoreResult):
+    """An evaluation whose answers are all the same label."""
+
+    def read(self) -> list[ScoredRow]:
+        return [ScoredRow(id=str(i), label=LABELS[i % 3], predicted=LABELS[0], slices=()) for i in range(60)]
 
 
-def test_harvested_rows_gain_over_the_mix_that_they_were_added_to(
-    tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_harvested_rows_gain_over_the_mix_that_they_were_added_to(tmp_path: Path, project: Project) -> None:
     """Synthetic rows under wrong labels hurt, so real rows alone were trained on: the harvest's gain is over these."""
     wrong = [r.but(label=LABELS[(LABELS.index(str(r.label)) + 1) % 3]) for r in rows(20, "synthetic", 3)]
     real, more = rows(4, "seed", 1), rows(4, "harvested", 2)
     own = {REAL: real, WITH_SYNTHETIC: real + wrong, WITH_SELF_TRAINED: real + more}
-    mixes = {name: made(tmp_path, "mix", rows={"kept.jsonl": kept}, params={"n": name}) for name, kept in own.items()}
-    sealed = made(tmp_path, "sealed", rows={"test.jsonl": rows(20, "test", 4)})
-    monkeypatch.setattr(mixtures.steps, "quick_lift", lift.quick_lift)
-    monkeypatch.setattr(mixtures, "read_predictions", lambda _: [{"predicted": LABELS[0]}] * 60)
-    monkeypatch.setattr(stage_runs, "lifted", lambda *_: None)
-    r = retrain(project, tmp_path, prepared=SimpleNamespace(sealed=sealed))
-    done = mixtures.Trained(mixes[REAL], "run", mixes[REAL], mixes, REAL, best=mixes[REAL])
-    told = mixtures.lift(r, done, sealed) or {}
-    found = {step["by"]: step for step in told["lifts"]}
-    f1 = {name: m["value"] for name, m in told["mixes"].items()}
-    assert f1[WITH_SYNTHETIC] < 0.5 < f1[REAL] and found["synthetic"]["value"] < -0.3
-    assert found["harvested"]["from"] == REAL
-    assert found["harvested"]["value"] == pytest.approx(f1[WITH_SELF_TRAINED] - f1[REAL])
-    done.chosen = WITH_SYNTHETIC  # another base is another figure, and is not found under the first one
-    (other,) = [s for s in (mixtures.lift(r, done, sealed) or {})["lifts"] if s["by"] == "harvested"]
-    assert other["value"] == pytest.approx(f1[WITH_SELF_TRAINED] - f1[WITH_SYNTHETIC])
+    mixes: dict[str, TrainingRows] = {name: curated_of(tmp_path, kept) for name, kept in own.items()}
+    run = context_of(project, tmp_path, sealed=sealed_of(tmp_path, rows(20, "test", 4)))
+    model, descriptions = filled(TrainResult), filled(Descriptions)
+    trained = mixtures.TrainedModel(model, mixes[REAL], mixes, REAL, best=model, adapted=None)
+    told = mixtures.measure_lift(run, trained, descriptions)
+    assert told
+    found = {gain.by: gain for gain in told.lifts}
+    f1 = {name: m.value for name, m in told.mixes.items()}
+    assert f1[WITH_SYNTHETIC] < 0.5 < f1[REAL] and found["synthetic"].value < -0.3
+    assert found["harvested"].from_ == REAL
+    assert found["harvested"].value == pytest.approx(f1[WITH_SELF_TRAINED] - f1[REAL])
+    # another base is another figure, and is not found under the first one
+    again = mixtures.measure_lift(run, replace(trained, chosen=WITH_SYNTHETIC), descriptions)
+    assert again
+    (other,) = [gain for gain in again.lifts if gain.by == "harvested"]
+    assert other.value == pytest.approx(f1[WITH_SELF_TRAINED] - f1[WITH_SYNTHETIC])
 
 
 DEV = [LABELS[i % 3] for i in range(200)]
@@ -90,24 +99,36 @@ def test_small_falls_of_several_harvests_do_not_add_up(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def stage(n: int) -> Stage:
-        return Stage("train", str(tmp_path), str(n), "", {"added": 5, "looked_at": 9, "bundle": n}, 0.0)
+    def at(n: int) -> Published:
+        return Published("stage", tmp_path, key=str(n), digest="", seconds=0.0, found=False)
 
-    def watch(project: Project, *, before: Stage, after: Stage, **_: Any) -> Stage:
-        said = [wrong(answers[int(s.key)]) for s in (before, after)]
-        return Stage("watch", "", "", "", difference(DEV, *said, labels=LABELS), 0.0)
+    def number_of(model: TrainingRows | TrainResult) -> int:
+        """Of a round of self-training, and of the model that was trained after it; 0 of what was there before."""
+        return 0 if model is curated else int(model.published.key)
 
-    monkeypatch.setattr(mixtures.steps, "harvest", lambda *_, number, **__: stage(number))
-    monkeypatch.setattr(mixtures.steps, "watch", watch)
-    monkeypatch.setattr(mixtures, "mixes_of", lambda *_: {REAL: stage(0)})
-    monkeypatch.setattr(mixtures, "train", lambda _, rows, **__: rows)
-    monkeypatch.setattr(stage_runs, "trained", lambda _, model, *__: f"run {model.key}")
-    monkeypatch.setattr(stage_runs, "harvested", lambda *_: None)
+    def add(*_: object, number: int, **__: object) -> SelfTrainingResult:
+        return filled(SelfTrainingResult, added=5, looked_at=9).at(at(number))
+
+    def train(run: RunContext, rows: TrainingRows, adapted: None, *, name: str, number: int = 0) -> TrainResult:
+        return filled(TrainResult, bundle=str(number_of(rows))).at(at(number_of(rows)))
+
+    def compare(project: Project, *, before: TrainResult, after: TrainResult, **_: object) -> DevComparisonResult:
+        said = [wrong(answers[number_of(model)]) for model in (before, after)]
+        return difference(DEV, *said, labels=LABELS)
+
+    monkeypatch.setattr(mixtures, "train_model", train)
     rounds = project.harvest.model_copy(update={"rounds": 3})
-    splits = Stage("splits", "", "", "", {"unlabelled": 9}, 0.0)
-    own = project.model_copy(update={"harvest": rounds})
-    r = retrain(own, tmp_path, prepared=SimpleNamespace(splits=splits), adapted=None)
-    done = mixtures.train_best_mix(r, stage(0))
-    assert (done.model.key, done.run_id, done.rows.key) == (str(kept), f"run {kept}", str(kept))
-    assert (done.undone or {}).get("number") == undone
-    assert difference(DEV, wrong(answers[int(done.best.key)]), wrong(answers[kept]), labels=LABELS)["fell"] is False
+    run = context_of(
+        project.model_copy(update={"harvest": rounds}),
+        tmp_path,
+        splits=splits_of(tmp_path, unlabelled=rows(3, "unlabelled", 5)),
+        stand_ins={self_train: add, compare_on_dev: compare},
+    )
+    curated = curated_of(tmp_path, rows(4, "seed", 1))
+    trained = mixtures.train_best_mixture(run, curated)
+    done = trained.base
+    assert [number_of(s) for s in (done.model, done.rows)] == [kept, kept]
+    assert trained.seeds.stage == done.model and trained.seeds.bundle.digest == str(kept)
+    assert (done.undone.number if done.undone else None) == undone
+    best, last = wrong(answers[number_of(done.best)]), wrong(answers[kept])
+    assert difference(DEV, best, last, labels=LABELS).fell is False
