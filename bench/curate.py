@@ -155,7 +155,7 @@ def one_size(folder: Path) -> dict[str, Any]:
         "kept": len(kept),
         "recall": recall,
         "unplanted_set_aside": clean_out,
-        "checks": context.funnel,
+        "checks": [check.model_dump() for check in context.funnel],
     }
 
 

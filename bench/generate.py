@@ -42,7 +42,7 @@ from tasks.project.reader import load_project
 from tasks.records import Record
 from tasks.references import resolve
 from tasks.synthesise.parse import parse
-from tasks.synthesise.plan import plan
+from tasks.synthesise.plan import RoundRequest, plan
 from tasks.text.fingerprints import Fingerprints
 from tasks.text.tokens import replace_surrogates
 
@@ -117,7 +117,8 @@ def side_by_side(url: str, project: Project, *, rows: int, pairs: int, concurren
 def requests_of(project: Project, *, each: int, generation: int) -> list[Request]:
     """The project's own requests, `each` for every label; another generation has other seeds."""
     count = dict.fromkeys(project.labels, each)
-    return plan(project, count=count, seeds=[], round_number=1, generation=generation)
+    asked = RoundRequest(count=count, round_number=1, generation=generation, more_topics={})
+    return plan(project, asked, seeds=[])
 
 
 def scripted(project: Project, *, rows: int, pairs: int, concurrency: int, delay: float) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object last on stdout")
     options = parser.parse_args()
     project = load_project(options.project)
-    weights = resolve(project.generate.model, beside=options.project.parent, cache=ROOT, kind="model")
+    weights = resolve(project.generate.model, config_dir=project.config_dir, cache=ROOT, kind="model")
 
     print("against a scripted server:", flush=True)
     found: dict[str, Any] = {"scripted": scripted(project, rows=600, pairs=options.pairs, concurrency=16, delay=0.05)}
@@ -215,7 +216,7 @@ def main() -> None:
     with local_server(weights, slots=options.slots) as url:
         found["local"] = side_by_side(url, project, rows=options.rows, pairs=options.pairs, concurrency=options.slots)
         if options.peer_python:
-            encoder = resolve(project.train.model, beside=options.project.parent, cache=ROOT, kind="model")
+            encoder = resolve(project.train.model, config_dir=project.config_dir, cache=ROOT, kind="model")
             rows = {"rows": options.peer_rows, "encoder": encoder}
             found["rows"] = {
                 "reseed": reseed_rows(url, project, slots=options.slots, **rows),

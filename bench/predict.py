@@ -25,8 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tasks.records import write_records
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -55,8 +53,9 @@ def stories() -> list[tuple[str, str]]:
 
 def trained(rows: list[tuple[str, str]], dev: list[tuple[str, str]], folder: Path) -> Path:
     """MiniLM fine-tuned for two epochs."""
+    from tasks.progress import silent
     from tasks.project import Train
-    from tasks.records import Record
+    from tasks.records import Record, write_records
     from tasks.train.stage import write_bundle
 
     for name, part in (("train", rows), ("dev", dev)):
@@ -70,7 +69,7 @@ def trained(rows: list[tuple[str, str]], dev: list[tuple[str, str]], folder: Pat
         train=folder / "train.jsonl",
         dev=folder / "dev.jsonl",
         about={},
-        report=lambda *_: None,
+        progress=silent,
     )
     return folder / "bundle"
 
@@ -164,13 +163,14 @@ def main() -> None:
         source = options.bundle or trained(train, dev, Path(scratch))
         texts = [t for t, _ in dev] + [" ".join(t.split()[:20]) for t, _ in dev]
         settings = Predict(threads=options.threads)
-        report["chosen"] = choose(source, Path(scratch) / "auto", settings=settings, texts=texts)
+        chosen = choose(source, Path(scratch) / "auto", settings=settings, texts=texts)
+        report["chosen"] = chosen.model_dump(mode="json")
         ours = Classifier.load(Path(scratch) / "auto")
         plain = Classifier.load(source, plain=True)
         askers = {
             "pipeline": pipeline_of(source, int(bundle.check(source)["max_length"])),
-            "reseed torch": lambda t: [p.label for p in plain.predict(t)],
-            f"reseed auto ({ours.backend.name})": lambda t: [p.label for p in ours.predict(t)],
+            "reseed torch": lambda t: [str(p.answer) for p in plain.predict(t)],
+            f"reseed auto ({ours.backend.name})": lambda t: [str(p.answer) for p in ours.predict(t)],
             **others(train),
         }
         for title, cut in (("whole stories", None), ("first 20 words", 20)):

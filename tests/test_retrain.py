@@ -61,7 +61,7 @@ def test_first_run_promotes_and_second_finds_everything(
     requested, accepted, rejected = (first["data"][k]["total"] for k in ("requested", "accepted", "rejected"))
     assert requested == accepted + rejected == len(llm.requests)
     assert first["tokens"]["total"] == 30 * requested
-    assert {"prepare", "synthesise", "curate", "train", "evaluate"} <= set(first["seconds"])
+    assert {"splits", "synthesise", "curate", "train", "evaluate"} <= set(first["seconds"])
 
     told = client().get_run(first["mlflow_run_id"])
     assert told.info.status == "FINISHED" and told.data.tags["verdict"] == "promote"
@@ -140,7 +140,7 @@ def test_first_run_promotes_and_second_finds_everything(
         "of answers flip on 90 rows",
         "0 of 3 fail",
         "texts/s, ",
-        "rows asked for",
+        "rows requested",
         "accepted",
         "F1 of toy 1",
         "F1 of majority",
@@ -188,14 +188,14 @@ def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(con
     code, out, _ = reseed("retrain", config, "--fresh", "--json", "--set", "train.learning_rate=1e-9")
     worse = last_json(out)
     assert code == 0 and worse["verdict"] == "keep", worse["reasons"]
-    assert worse["test"]["f1_macro"] < worse["champion"]["f1_macro"] and worse["model"]["version"] != "1"
+    assert worse["test"]["f1_macro"] < worse["champion"]["score"]["f1_macro"] and worse["model"]["version"] != "1"
     assert champion_version() == "1"
 
     toy.write_csv(config.parent / "rows.csv", toy.real_rows(50, seed=7))  # other real rows: another test set
     code, out, _err = reseed("retrain", config, "--json", "--set", "train.learning_rate=1e-9")
     moved = last_json(out)
     assert code == 0 and moved["verdict"] == "keep"
-    assert moved["test"]["openings"] == 8, (
+    assert moved["test"]["test_set_uses"] == 8, (
         "challenger and champion, each plain and perturbed, three baselines and the lift open the new test set once"
     )
     runs = client().search_runs(
@@ -223,7 +223,7 @@ def test_a_better_challenger_replaces_the_champion_which_becomes_previous(config
     code, out, _err = reseed("retrain", config, "--fresh", "--json", "--set", "evaluate.serving=50")
     strong = last_json(out)
     assert code == 0 and strong["verdict"] == "promote", strong["reasons"]
-    assert strong["champion"]["version"] == "1" and strong["champion"]["f1_macro"] == weak["test"]["f1_macro"]
+    assert strong["champion"]["version"] == "1" and strong["champion"]["score"]["f1_macro"] == weak["test"]["f1_macro"]
     measures = strong["champion"]["measures"]
     assert set(measures) == {"latency_p95_ms", "bundle_mb", "flip_rate"}
     assert measures["flip_rate"] == [m["robustness"]["flip_rate"]["value"] for m in (strong, strong["champion"])]
@@ -256,7 +256,7 @@ def test_a_person_approves_looks_back_verifies_and_rolls_back(config: Path, rese
         ("2", "by hand"),
         ("1", "rollback"),
     ]
-    assert told["odd"] == [] and told["history"][0]["evidence"] and told["history"][0]["who"] == "ada"
+    assert told["inconsistencies"] == [] and told["history"][0]["evidence"] and told["history"][0]["who"] == "ada"
 
     code, out, _ = reseed("verify", "toy", "--json")
     assert code == 0 and last_json(out)["same"] and last_json(out)["verdict"] == "promote"
