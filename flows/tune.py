@@ -5,11 +5,13 @@ reseed tune configs/bbc-news.yaml        the same command goes on after a kill, 
 
 from __future__ import annotations
 
+import functools
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from mlflow.entities import Param
 from optuna import TrialPruned
@@ -33,7 +35,9 @@ from tasks.project.reader import load_project
 from tasks.references import digest_of_path
 from tasks.train.adaptation.adapt import AdaptResult
 from tasks.tune import search
-from tasks.tune.trial import Pruned, as_override, encoder_of, fragment, question, trial, turn
+from tasks.tune.trial import Pruned, TrialResult, as_override, encoder_of, fragment, question, trial, turn
+
+P = ParamSpec("P")
 
 STORAGE = "RESEED_TUNE_STORAGE"  # a database URL, which may hold a password
 
@@ -97,21 +101,20 @@ def _search(prepared: _Prepared, study: Any, runs: _Runs) -> None:
             runs.log.client.log_metric(run_id, "dev.f1_macro", f1, step=epoch)
             return search.worth_it(attempt, f1, share=share)
 
-        step = as_task(trial, POLICIES[trial], name=f"trial {attempt.number}")
-        try:
-            result = step(
-                project,
-                settings,
-                rows=prepared.rows,
-                splits=run.splits,
-                adapted=prepared.adapted,
-                keep_going=keep_going,
-                workspace=run.workspace,
-            )
-        except Pruned:
+        step = as_task(_none_if_pruned(trial), POLICIES[trial], name=f"trial {attempt.number}")
+        result = step(
+            project,
+            settings,
+            rows=prepared.rows,
+            splits=run.splits,
+            adapted=prepared.adapted,
+            keep_going=keep_going,
+            workspace=run.workspace,
+        )
+        if result is None:
             runs.end(attempt.number, "KILLED", state="pruned")
             say("  pruned")
-            raise TrialPruned from None
+            raise TrialPruned
         runs.log.metrics(result.metrics(), run_id)
         runs.end(attempt.number, "FINISHED", state="complete")
         say(f"  dev F1 {result.dev_f1_macro:.4f}")
@@ -125,6 +128,19 @@ def _search(prepared: _Prepared, study: Any, runs: _Runs) -> None:
         return limit is None or time.monotonic() - began < limit
 
     search.search(study, project, objective, in_time=in_time, failed=failed)
+
+
+def _none_if_pruned(function: Callable[P, TrialResult]) -> Callable[P, TrialResult | None]:
+    """`function`, which returns None for a pruned trial: an exception would be a failed task in Prefect."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> TrialResult | None:
+        try:
+            return function(*args, **kwargs)
+        except Pruned:
+            return None
+
+    return run
 
 
 @dataclass

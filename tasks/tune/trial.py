@@ -120,7 +120,8 @@ def trial(
                 build=build,
             )
         except Exception:
-            shutil.rmtree(scratch[0], ignore_errors=True)
+            for work in scratch:
+                shutil.rmtree(work, ignore_errors=True)
             raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -18,12 +19,12 @@ from tasks import atomic
 from tasks.errors import UserError
 from tasks.project import Project, Train
 from tasks.project.reader import load_project
-from tasks.stage import Stage
 from tasks.tune import search
-from tasks.tune.trial import as_override, folds, fragment, question, trial, with_settings
+from tasks.tune.trial import Pruned, TrialResult, as_override, folds, fragment, question, trial, with_settings
+from tasks.workspace import Workspace
 from tests.conftest import ROOT, last_json
 from tests.kit import toy
-from tests.kit.stages import made
+from tests.kit.stages import curated_of, splits_of
 from tests.train.test_adaptation import DEV, rows
 
 TRAINING = rows(12, "synthetic", 5)
@@ -41,15 +42,26 @@ class Bench:
     """Rows and splits in a workspace, and trials on them."""
 
     def __init__(self, home: Path, encoder: Path) -> None:
-        self.home, self.encoder = home, encoder
-        self.rows = made(home, "curate", rows={"kept.jsonl": TRAINING})
-        self.splits = made(home, "splits", rows={"dev.jsonl": DEV})
+        self.workspace, self.encoder = Workspace(home), encoder
+        self.rows = curated_of(home, TRAINING)
+        self.splits = splits_of(home, dev=DEV)
 
     def trial(
         self, p: Project, settings: dict[str, Any], keep_going: Any = lambda epoch, f1, share: True
-    ) -> Stage | None:
-        inputs: dict[str, Any] = {"rows": self.rows, "splits": self.splits, "adapted": None}
-        return trial(p, settings, **inputs, keep_going=keep_going, beside=self.home, home=self.home)
+    ) -> TrialResult:
+        return trial(
+            p,
+            settings,
+            rows=self.rows,
+            splits=self.splits,
+            adapted=None,
+            keep_going=keep_going,
+            workspace=self.workspace,
+        )
+
+    def scratch(self) -> list[Path]:
+        """What trials left to work on."""
+        return list((self.workspace.home / "scratch").glob("*/*"))
 
 
 @pytest.fixture
@@ -65,22 +77,23 @@ class TestTrial:
             told.append((epoch, f1, share))
             return True
 
-        stage = bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, keep_going)
-        assert stage is not None and [(epoch, share) for epoch, _, share in told] == [(1, 0.5), (2, 1.0)]
-        assert stage.counts["dev_f1_macro"] == max(f1 for _, f1, _ in told)
-        assert {p.name for p in stage.directory.iterdir()} == {"history.json", atomic.MANIFEST}
-        assert not list((bench.home / "work").glob("*/*"))
+        result = bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, keep_going)
+        assert [(epoch, share) for epoch, _, share in told] == [(1, 0.5), (2, 1.0)]
+        assert result.dev_f1_macro == max(f1 for _, f1, _ in told)
+        assert {p.name for p in result.directory.iterdir()} == {"history.json", atomic.MANIFEST}
+        assert not bench.scratch()
 
     def test_one_that_is_not_worth_it_ends_and_leaves_nothing(self, bench: Bench) -> None:
-        assert bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, lambda epoch, f1, share: False) is None
-        assert not list((bench.home / "work").glob("*/*")) and not list((bench.home / "stages").glob("trial/*"))
+        with pytest.raises(Pruned):
+            bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, lambda epoch, f1, share: False)
+        assert not bench.scratch() and not list(bench.workspace.stages.glob("trial/*"))
         last = bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, lambda epoch, f1, share: share < 1)
-        assert last is not None, "at its last epoch there is nothing to save by ending it"
+        assert last.steps == 10, "at its last epoch there is nothing to save by ending it"
 
     def test_a_failed_one_leaves_nothing(self, bench: Bench) -> None:
         with pytest.raises(UserError, match=r"train.max_length"):
             bench.trial(project(bench.encoder), {"max_length": 4000})
-        assert not list((bench.home / "work").glob("*/*"))
+        assert not bench.scratch()
 
     def test_a_killed_one_goes_on_when_it_is_tried_again(self, bench: Bench) -> None:
         class Killed(BaseException):
@@ -99,22 +112,23 @@ class TestTrial:
             bench.trial(p, {"learning_rate": 2e-3}, kill)
         again = bench.trial(p, {"learning_rate": 2e-3}, kill)
         assert shares == [1 / 3, 2 / 3, 2 / 3, 1]
-        assert again is not None and again.counts["resumed_from"] == 5 and again.counts["steps"] == 15
+        assert again.resumed_from == 5 and again.steps == 15
 
     def test_looks_between_epochs_are_told_apart_and_steps_decide_where_they_are_given(self, bench: Bench) -> None:
         told: list[float] = []
         p = project(bench.encoder, train={"max_steps": 8, "eval_strategy": "steps", "eval_steps": 2, "patience": 9})
-        assert bench.trial(p, {}, lambda epoch, f1, share: told.append(share) is None) is not None
+        bench.trial(p, {}, lambda epoch, f1, share: told.append(share) is None)
         assert told == [0.25, 0.5, 0.75, 1.0]
 
     def test_folds_are_judged_beside_dev(self, tmp_path: Path, encoder: Path) -> None:
         bench = Bench(tmp_path, encoder)
-        bench.rows = made(tmp_path, "curate", rows={"kept.jsonl": [*TRAINING, *rows(4, "seed", 9)]}, params={"real": 1})
+        bench.rows = curated_of(tmp_path, [*TRAINING, *rows(4, "seed", 9)])
         told: list[tuple[int, float]] = []
-        stage = bench.trial(project(encoder, folds=2), {}, lambda epoch, f1, share: told.append((epoch, share)) is None)
-        assert stage is not None and told == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
-        scores = stage.counts["folds"]
-        assert len(scores) == 2 and stage.counts["dev_f1_macro"] == pytest.approx(sum(scores) / 2)
+        result = bench.trial(
+            project(encoder, folds=2), {}, lambda epoch, f1, share: told.append((epoch, share)) is None
+        )
+        assert told == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
+        assert len(result.folds) == 2 and result.dev_f1_macro == pytest.approx(sum(result.folds) / 2)
 
 
 class TestFolds:
@@ -165,7 +179,7 @@ class TestSpace:
 
 
 def study_of(p: Project, home: Path, about: str = "", url: str | None = None) -> Any:
-    return search.open_study(p, {"about": about}, home=home, url=url)
+    return search.open_study(p, {"about": about}, workspace=Workspace(home), url=url)
 
 
 def found_all(study: Any, p: Project, objective: Any, failed: Any = lambda trial, error: None) -> None:
@@ -296,12 +310,14 @@ class TestSearch:
 
     def test_other_rows_are_another_study(self, tmp_path: Path) -> None:
         p = project()
-        a, b = made(tmp_path, "a", counts={"n": 1}), made(tmp_path, "b", rows={"x.jsonl": DEV})
-        asked = question(p, rows=a, splits=a, encoder="e")
-        assert asked == question(project(trials=99, timeout_seconds=5), rows=a, splits=a, encoder="e")
-        others = [question(p, rows=b, splits=a, encoder="e"), question(p, rows=a, splits=a, encoder="f")]
-        others.append(question(project(train={"max_length": 16}), rows=a, splits=a, encoder="e"))
-        assert len({search.study_name(p, q) for q in [asked, *others]}) == 4
+        a, b = curated_of(tmp_path, TRAINING), curated_of(tmp_path, TRAINING[1:])
+        splits, other_splits = splits_of(tmp_path, dev=DEV), splits_of(tmp_path, dev=DEV[1:])
+        asked = question(p, rows=a, splits=splits, encoder="e")
+        assert asked == question(project(trials=99, timeout_seconds=5), rows=a, splits=splits, encoder="e")
+        others = [question(p, rows=b, splits=splits, encoder="e"), question(p, rows=a, splits=splits, encoder="f")]
+        others.append(question(p, rows=a, splits=other_splits, encoder="e"))
+        others.append(question(project(train={"max_length": 16}), rows=a, splits=splits, encoder="e"))
+        assert len({search.study_name(p, q) for q in [asked, *others]}) == 5
 
     @pytest.mark.parametrize(
         ("url", "why"),
@@ -315,10 +331,11 @@ class TestSearch:
 WORKER = """
 import sys, time
 from pathlib import Path
-from tasks import search
+from tasks.tune import search
+from tasks.workspace import Workspace
 from tests.tune.test_tune import LEARNING_RATE, project
 p = project(trials=int(sys.argv[2]), space=LEARNING_RATE)
-study = search.open_study(p, {"about": "shared"}, home=Path(sys.argv[1]), url=None)
+study = search.open_study(p, {"about": "shared"}, workspace=Workspace(Path(sys.argv[1])), url=None)
 search.adopt_dead(study)
 def objective(trial):
     search.suggest(trial, p)
@@ -363,6 +380,16 @@ def test_the_fragment_is_yaml_that_the_project_file_takes(tmp_path: Path, encode
         assert (found.train.learning_rate, found.train.epochs, found.train.precision) == (7.1e-05, 5, "fp32")
 
 
+def test_a_pruned_trial_is_no_failed_task_and_shows_its_progress() -> None:
+    from flows.tune import _none_if_pruned
+
+    def pruned() -> TrialResult:
+        raise Pruned
+
+    assert _none_if_pruned(pruned)() is None
+    assert "progress" in inspect.signature(_none_if_pruned(trial)).parameters, "what flows/steps.py asks for"
+
+
 def _without_train(path: Path, base: dict[str, Any]) -> Path:
     other = path.with_name("plain.yaml")
     other.write_text(yaml.safe_dump(base))
@@ -388,7 +415,7 @@ def test_the_command_finds_better_settings(
     found = last_json(out)
     assert found["trials"]["complete"] + found["trials"]["pruned"] == 6
     assert found["best"]["dev_f1_macro"] > found["own"]["dev_f1_macro"] + 0.2
-    assert not list((home / "looks").glob("*")), "the test set was opened"
+    assert not list((home / "test_set_uses").glob("*")), "the test set was opened"
     assert load_project(config, found["set"]).train.learning_rate == found["best"]["train"]["learning_rate"]
     assert yaml.safe_load(Path(found["file"]).read_text())["train"].keys() == {"learning_rate"}
 
