@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from flows.context import RunContext
@@ -55,11 +55,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A verdict with its evidence; None where the champion could not be scored."""
+    """A verdict with its evidence; None where the champion could not be scored.
+
+    `refused` is true where a person refused the version, or replaced it after a promotion: no verdict
+    overrules that, and the first of the verdict's reasons says it.
+    """
 
     verdict: Verdict
     champion: ChampionScore | None
     evidence: VerdictResult | None
+    refused: bool = False
 
 
 def judge_and_promote(run: RunContext, candidate: Candidate) -> Outcome:
@@ -72,9 +77,8 @@ def judge_and_promote(run: RunContext, candidate: Candidate) -> Outcome:
         if champion is not None and champion.version == candidate.version.version:
             return _already_champion(run, champion, candidate)
         judged = _judge(run, champion, candidate)
-        refused = _refused_before(run, candidate.version, judged.verdict)
-        if refused:
-            return Outcome(refused, judged.champion, promoted=False)
+        if judged.refused:
+            return Outcome(judged.verdict.but(decision="keep"), judged.champion, promoted=False)
         if judged.verdict.decision != "promote":
             return Outcome(judged.verdict, judged.champion, promoted=False)
         try:
@@ -98,11 +102,13 @@ def _judge(run: RunContext, champion: Version | None, candidate: Candidate) -> _
         judged = _against_champion(run, opponent, candidate, use)
     verdict = judged.verdict
     if champion is None:
-        odd = run.registry.inconsistencies(run.project.name)
-        verdict = verdict.but(reasons=(*verdict.reasons, *odd))
-    judged = _Judged(verdict, judged.champion, judged.evidence)
+        inconsistencies = run.registry.inconsistencies(run.project.name)
+        verdict = verdict.but(reasons=(*verdict.reasons, *inconsistencies))
+    refusal = run.registry.refusal(candidate.version) if verdict.decision == "promote" else None
+    if refusal:
+        verdict = verdict.but(reasons=(refusal, *verdict.reasons))
     _record(run, candidate, verdict, judged.evidence)
-    return judged
+    return replace(judged, verdict=verdict, refused=bool(refusal))
 
 
 def _against_baseline(run: RunContext, candidate: Candidate, use: int) -> _Judged:
@@ -187,13 +193,6 @@ def _champion_score(champion: Version, scored: ScoreResult, measured: MeasuredCh
         serving=measured.measured.serving,
         measures=measured.measures,
     )
-
-
-def _refused_before(run: RunContext, version: Version, verdict: Verdict) -> Verdict | None:
-    """The verdict `keep` where a person refused the version, or replaced it after a promotion: no verdict overrules that."""
-    if verdict.decision != "promote" or not (refusal := run.registry.refusal(version)):
-        return None
-    return verdict.but(decision="keep", reasons=(refusal, *verdict.reasons))
 
 
 def _promote(run: RunContext, champion: Version | None, candidate: Candidate, judged: _Judged) -> Outcome:

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from flows.registry import admin
+from flows.context import RunContext
+from flows.registry import admin, promotion
 from flows.registry.client import Registry
 from flows.settings import Settings
 from flows.tracking.run import connect
+from tasks.evaluate.score import ScoreResult
 from tasks.model import bundle
 from tests.conftest import Command, last_json
 from tests.kit import toy
@@ -53,15 +55,15 @@ def test_a_champion_that_moved_is_compared_with_again(
     told = {"run_id": run_id, "labels": list(toy.LABELS), "description": "nobody trained it"}
     bad = registry.register("toy", small_bundle, digest=digest, **told)
     admin.promote(registry.settings, "toy", bad.version, reason="a mistake")
-    real, calls = Registry.promote, []
+    real, calls = promotion.promote, []
 
-    def promote(self: Registry, version: Any, *, expected: Any, **told: Any) -> None:
+    def promote(registry: Registry, version: Any, *, expected: Any, **told: Any) -> None:
         calls.append((version.version, expected.version))
-        monkeypatch.setattr(Registry, "promote", real)
-        admin.rollback(self.settings, "toy", reason="it was a mistake")
-        self.promote(version, expected=expected, **told)
+        monkeypatch.setattr(promotion, "promote", real)
+        admin.rollback(registry.settings, "toy", reason="it was a mistake")
+        real(registry, version, expected=expected, **told)
 
-    monkeypatch.setattr(Registry, "promote", promote)
+    monkeypatch.setattr(promotion, "promote", promote)
     code, out, err = reseed("retrain", config, "--fresh", "--json")
     report = last_json(out)
     assert code == 0 and calls == [("3", "2")] and "comparing again" in err, err
@@ -79,8 +81,8 @@ def test_a_champion_that_moved_is_compared_with_again(
     assert tags["reseed.verdict"] == report["verdict"] and "champion version 1" in tags["reseed.reasons"]
     both = verdicts(registry.client, report["mlflow_run_id"])
     assert len(both) == 2 and tags["reseed.evidence_run"] == both[1].info.run_id, "both comparisons are recorded"
-    looks = registry.client.get_registered_model("toy").tags
-    (seen,) = [v for k, v in looks.items() if k.startswith("reseed.looks.")]
+    tags = registry.client.get_registered_model("toy").tags
+    (seen,) = [v for k, v in tags.items() if k.startswith("reseed.test_set_uses.")]
     assert len(seen.split()) == 2, "a challenger that is compared twice is one verdict on the test set"
     assert last_json(reseed("verify", "toy", "3", "--json")[1])["same"]
 
@@ -119,17 +121,17 @@ def test_what_was_deleted_by_hand_is_said_and_still_has_to_be_beaten(
     assert report["verdict"] in {"keep", "inconclusive"} and report["gain"]["opponent"] == "champion version 1"
     assert gone in report["reasons"] and champion(registry) is None
     assert reseed("promote", "toy", "1", "--reason", "back", "--json")[0] == 0
-    assert last_json(reseed("history", "toy", "--json")[1])["odd"] == []
+    assert last_json(reseed("history", "toy", "--json")[1])["inconsistencies"] == []
 
     registry.client.delete_model_version("toy", "1")
     deleted = "version 1, which was promoted last, was deleted; the alias champion is gone"
-    assert last_json(reseed("history", "toy", "--json")[1])["odd"] == [deleted]
+    assert last_json(reseed("history", "toy", "--json")[1])["inconsistencies"] == [deleted]
     code, out, err = reseed("retrain", config, "--fresh", "--json")
     report = last_json(out)
     assert code == 0 and deleted in report["reasons"] and deleted in err
     assert report["promoted"] and report["gain"]["opponent"].startswith("the best baseline"), report["reasons"]
     assert champion(registry) == report["model"]["version"] == "3"
-    assert last_json(reseed("history", "toy", "--json")[1])["odd"] == []
+    assert last_json(reseed("history", "toy", "--json")[1])["inconsistencies"] == []
 
 
 def test_a_flow_run_that_is_executed_again_makes_no_second_version(
@@ -145,15 +147,15 @@ def test_a_flow_run_that_is_executed_again_makes_no_second_version(
     assert last_json(reseed("retrain", config, "--json")[1])["generation"] == 0
     retried = flows_retrain.retrain.with_options(retries=1, retry_delay_seconds=0)
     told = {"config": str(config), "overrides": [], "fresh": True}
-    real, failures = flows_retrain.scored, []
+    real, failures = flows_retrain.score, []
 
-    def scored(r: Any, *told: Any) -> Any:
+    def score(run: RunContext, *told: Any) -> ScoreResult:
         if not failures:
-            failures.append(r.log.run_id)
+            failures.append(run.tracking.run_id)
             raise RuntimeError("out of luck")
-        return real(r, *told)
+        return real(run, *told)
 
-    monkeypatch.setattr(flows_retrain, "scored", scored)
+    monkeypatch.setattr(flows_retrain, "score", score)
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(retried, parameters=told)
         first: Any = run_flow(retried, flow_run=run, parameters=told)

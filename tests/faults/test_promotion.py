@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from flows.registry import client as module
-from flows.registry import lock, notifications, promotion, promotion_log
+from flows.registry import client, lock, notifications, promotion, promotion_log
 from flows.registry.client import Registry, Version
 from flows.registry.lock import LockLost
 from flows.registry.promotion import ChampionMoved
@@ -26,9 +25,10 @@ from flows.settings import Settings
 from flows.tracking.run import connect
 from tasks import atomic
 from tasks.errors import TransientError
+from tasks.model.bundle import BundleRef
 from tasks.workspace import Workspace
 from tests.conftest import ROOT
-from tests.kit.registry import PROCESSES, TOLD, Bundle, Store
+from tests.kit.registry import PROCESSES, TOLD, Store
 
 ROUNDS = int(os.environ.get("RESEED_RACE_ROUNDS", "3"))
 EACH = 1 if ROUNDS >= 50 else 9  # every line and every write in the long run, every ninth otherwise
@@ -42,7 +42,7 @@ def hold(settings: Settings, held: Any) -> None:
 
 def race(settings: Settings, version: str, start: Any, outcomes: Any) -> None:
     """Promote `version` until it succeeds, each time in place of the champion that was read before."""
-    module.smoke_test = lambda *_, **__: None  # type: ignore[assignment]
+    promotion.smoke_test = lambda *_, **__: None  # type: ignore[assignment]
     real = MlflowClient.set_registered_model_alias
 
     def slowly(self: MlflowClient, name: str, alias: str, number: str) -> None:
@@ -56,7 +56,7 @@ def race(settings: Settings, version: str, start: Any, outcomes: Any) -> None:
     start.wait(60)
     for moved in range(20):
         try:
-            registry.promote(mine, expected=expected, reason="better", **TOLD)
+            promotion.promote(registry, mine, expected=expected, reason="better", **TOLD)
         except ChampionMoved:
             expected = registry.champion("toy")
         else:
@@ -69,7 +69,7 @@ def stop_at_line(at: int, do: int) -> None:
 
     Lines count once, from the first word of the intent on: before it nothing was meant.
     """
-    watched = {str(m.__file__) for m in (module, promotion, promotion_log, notifications, atomic)}
+    watched = {str(m.__file__) for m in (client, promotion, promotion_log, notifications, atomic)}
     seen: set[tuple[str, int]] = set()
     meant = False
 
@@ -90,7 +90,7 @@ def stop_at_line(at: int, do: int) -> None:
 
 def promote_in_trouble(settings: Settings, version: str, at: int, do: int, go: Any = None) -> None:
     """Promote `version` and get a signal at a line; exit status 3 when the lock was lost. Where there is `go`, wait for it."""
-    module.smoke_test = lambda *_, **__: None  # type: ignore[assignment]
+    promotion.smoke_test = lambda *_, **__: None  # type: ignore[assignment]
     registry = Registry(connect(settings), settings)
     mine, expected = registry.version("toy", version), registry.champion("toy")
     if go is not None:
@@ -98,7 +98,7 @@ def promote_in_trouble(settings: Settings, version: str, at: int, do: int, go: A
         go[1].wait(60)
     stop_at_line(at, do) if at else None
     try:
-        registry.promote(mine, expected=expected, reason="better", **TOLD)
+        promotion.promote(registry, mine, expected=expected, reason="better", **TOLD)
     except LockLost:
         os._exit(3)
     sys.settrace(None)
@@ -120,7 +120,7 @@ class TestSeveralProcesses:
             process.join()
 
     def test_the_lock_excludes_and_says_who_waits(
-        self, store: Store, holder: Any, bundles: list[Bundle], monkeypatch: pytest.MonkeyPatch
+        self, store: Store, holder: Any, bundles: list[BundleRef], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(lock, "LOCK_SECONDS", 1)
         began = time.monotonic()
@@ -131,7 +131,7 @@ class TestSeveralProcesses:
             store.register(bundles[0])
         assert store.registry.versions_or_none("toy") == []
 
-    def test_a_killed_holder_frees_the_lock(self, store: Store, holder: Any, bundles: list[Bundle]) -> None:
+    def test_a_killed_holder_frees_the_lock(self, store: Store, holder: Any, bundles: list[BundleRef]) -> None:
         holder.kill()
         holder.join()
         began = time.monotonic()
@@ -139,7 +139,7 @@ class TestSeveralProcesses:
         assert time.monotonic() - began < 30
 
     @pytest.mark.slow
-    def test_racing_promoters_leave_one_champion(self, store: Store, bundles: list[Bundle]) -> None:
+    def test_racing_promoters_leave_one_champion(self, store: Store, bundles: list[BundleRef]) -> None:
         n = 6 if store.settings.sqlite else 4
         versions = [store.register(b).version for b in bundles[:n]]
         start, outcomes = PROCESSES.Barrier(n), PROCESSES.Queue()
@@ -174,7 +174,7 @@ def told(store: Store) -> Store:
 def right(store: Store, *, moves: int | None = None) -> None:
     """Nothing is open, the history is whole and what the aliases say, and one letter a promotion waits."""
     found, aliases = store.journal(), store.aliases()
-    assert found.intents == [] and store.registry.odd("toy") == []
+    assert found.intents == [] and store.registry.inconsistencies("toy") == []
     assert [row.before for row in found.rows] == [None, *(row.version for row in found.rows[:-1])]
     assert moves is None or len(found.rows) == moves, "a promotion was lost or done twice"
     assert aliases["champion"] == found.rows[-1].version and aliases.get("previous") == found.rows[-1].before
@@ -191,7 +191,7 @@ def another(store: Store, versions: list[Version]) -> tuple[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("unasked")
-def test_kill_9_at_every_line_of_a_promotion(told: Store, bundles: list[Bundle]) -> None:
+def test_kill_9_at_every_line_of_a_promotion(told: Store, bundles: list[BundleRef]) -> None:
     """The next start converges: one champion, as the journal and the history say, and nothing is told twice."""
     store, versions = told, [told.register(b) for b in bundles[:2]]
     store.promote(versions[0], None)
@@ -206,7 +206,7 @@ def test_kill_9_at_every_line_of_a_promotion(told: Store, bundles: list[Bundle])
         assert child.exitcode in {0, -signal.SIGKILL}, at
         finished = child.exitcode == 0
         kills += not finished
-        store.registry.reconcile("toy")
+        promotion.reconcile(store.registry, "toy")
         now = store.aliases()["champion"]
         assert now in {before, new}, at
         moved += now == new
@@ -221,7 +221,7 @@ WRITES = ("write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "ftrunc
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("unasked")
-def test_kill_9_at_every_write_to_a_file(sqlite: Store, bundles: list[Bundle]) -> None:
+def test_kill_9_at_every_write_to_a_file(sqlite: Store, bundles: list[BundleRef]) -> None:
     """Every system call by which SQLite and the outbox write: the store and the letters are whole, and the next start converges."""
     strace = shutil.which("strace")
     if strace is None:
@@ -251,7 +251,7 @@ def test_kill_9_at_every_write_to_a_file(sqlite: Store, bundles: list[Bundle]) -
             child.join(60)
             tracer.wait(20)
             assert child.exitcode in {0, -signal.SIGKILL}, (call, at)
-            store.registry.reconcile("toy")
+            promotion.reconcile(store.registry, "toy")
             moved += store.aliases()["champion"] == new
             right(store, moves=moved + 1)
             if child.exitcode == 0:
@@ -264,7 +264,7 @@ def test_kill_9_at_every_write_to_a_file(sqlite: Store, bundles: list[Bundle]) -
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("unasked")
-def test_a_lock_that_is_lost_at_any_line(told: Store, bundles: list[Bundle]) -> None:
+def test_a_lock_that_is_lost_at_any_line(told: Store, bundles: list[BundleRef]) -> None:
     """A holder is stopped, its session ended (on SQLite: its lock file removed), another version promoted; then it goes on.
 
     It must not write over the other's promotion, or must put right what it wrote: at whichever line it was stopped.
@@ -287,7 +287,7 @@ def test_a_lock_that_is_lost_at_any_line(told: Store, bundles: list[Bundle]) -> 
         child.join(60)
         assert child.exitcode in {0, 3}, at
         stops, lost = stops + 1, lost + (child.exitcode == 3)
-        assert store.registry.reconcile("toy") == [], (at, "something was left open")
+        assert promotion.reconcile(store.registry, "toy") == [], (at, "something was left open")
         right(store)
         assert store.aliases()["champion"] == third.version, at
     assert stops > 40 // EACH and lost > 20 // EACH, (stops, lost)

@@ -11,19 +11,26 @@ SWEEP = '''
 import json, os, shutil, signal, sys
 from pathlib import Path
 from tasks import atomic, stage
+from tasks.stage import StageResult, run_stage
+from tasks.workspace import Workspace
 from tasks.records import Record, Rejected, read_records, write_records
 
 WATCHED = {atomic.__file__, stage.__file__}
 
 ROWS = [Record.of(f"text number {i}", "a", "synthetic", request=i) for i in range(40)]
 
-def build(out, work):
+class Rows(StageResult):
+    rows: int
+
+def build(out, scratch):
     write_records(out / "kept.jsonl", ROWS)
     write_records(out / "rejected.jsonl", [Rejected(ROWS[0], "length", "too short")])
-    return {"rows": len(ROWS)}
+    return Rows(rows=len(ROWS))
 
 def publish(home):
-    return stage.stage(home, "curate", version=1, params={"a": 1}, inputs={"rows": "d"}, build=build)
+    return run_stage(
+        Rows, "curate", workspace=Workspace(home), version=1, params={"a": 1}, inputs={"rows": "d"}, build=build
+    )
 
 def killed_at(n, home):
     """Whether a child that publishes was killed when it came to the n-th line of tasks/atomic.py and tasks/stage.py."""
@@ -56,9 +63,9 @@ while True:
         there += 1
         assert atomic.verify(p)["digest"] == whole, n
     again = publish(home)
-    assert again.digest == whole and again.found == bool(found), n
+    assert again.digest == whole and again.published.found == bool(found) and again.rows == len(ROWS), n
     assert read_records(again.directory / "kept.jsonl") == ROWS, n
-    assert [p.name for p in (home / "stages" / "curate").iterdir()] == [again.key], n
+    assert [p.name for p in (home / "stages" / "curate").iterdir()] == [again.published.key], n
     shutil.rmtree(home)
 print(json.dumps({"kill_points": n - 1, "published_before_the_kill": there}))
 '''

@@ -20,9 +20,9 @@ from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.errors import UserError
 from tasks.model import bundle
-from tasks.model.bundle import Classifier
+from tasks.model.bundle import BundleRef, Classifier
 from tests.conftest import Command
-from tests.kit.registry import Bundle, Store
+from tests.kit.registry import Store
 
 pytestmark = pytest.mark.usefixtures("unasked")
 
@@ -105,7 +105,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 class Case:
     """Versions 1 and 2 of which 2 is champion; `tampered` changes one of them in the store."""
 
-    def __init__(self, store: Store, bundles: list[Bundle], folder: Path) -> None:
+    def __init__(self, store: Store, bundles: list[BundleRef], folder: Path) -> None:
         self.store, self.mark = store, folder / "mark"
         self.versions = [store.register(b) for b in bundles[:2]]
         self.whole = {v.version: folder / v.version for v in self.versions}
@@ -119,7 +119,7 @@ class Case:
         for v in self.versions:
             shutil.rmtree(self.store.stored(v))
             shutil.copytree(self.whole[v.version], self.store.stored(v))
-        shutil.rmtree(self.store.settings.home / "serving", ignore_errors=True)
+        shutil.rmtree(self.store.settings.workspace.home / "serving", ignore_errors=True)
         WAYS[how](self.store.stored(version), self.mark)
 
     def refused(self, how: str, said: str, loaded: list[str]) -> None:
@@ -130,7 +130,7 @@ class Case:
 
 
 @pytest.fixture
-def case(sqlite: Store, bundles: list[Bundle], tmp_path: Path) -> Case:
+def case(sqlite: Store, bundles: list[BundleRef], tmp_path: Path) -> Case:
     return Case(sqlite, bundles, tmp_path / "case")
 
 
@@ -164,7 +164,7 @@ def test_it_is_not_served_where_it_was_changed_after_it_was_fetched(case: Case, 
     from fastapi.testclient import TestClient
 
     for how in WAYS:
-        shutil.rmtree(case.store.settings.home / "serving", ignore_errors=True)
+        shutil.rmtree(case.store.settings.workspace.home / "serving", ignore_errors=True)
         directory = case.store.registry.fetch(case.versions[1])
         WAYS[how](directory, case.mark)
         with TestClient(api.application(case.versions[1], directory)) as client:
@@ -190,7 +190,7 @@ def test_mlflow_does_not_load_it(case: Case, never: list[str]) -> None:
 
 
 def test_a_rollback_answers_with_the_same_bytes(
-    sqlite: Store, bundles: list[Bundle], tmp_path: Path, reseed: Command
+    sqlite: Store, bundles: list[BundleRef], tmp_path: Path, reseed: Command
 ) -> None:
     """Before, with another champion, and after going back to the first; nothing that was fetched before is kept."""
     one, two = (sqlite.register(b) for b in bundles[:2])
@@ -203,7 +203,7 @@ def test_a_rollback_answers_with_the_same_bytes(
             sqlite.promote(two, one)
         if name == "after":
             admin.rollback(sqlite.settings, "toy", reason="back")
-        shutil.rmtree(sqlite.settings.home / "serving")
+        shutil.rmtree(sqlite.settings.workspace.home / "serving")
         assert reseed("predict", "toy", "--in", asked, "--out", tmp_path / f"{name}.jsonl")[0] == 0
         answers.append((tmp_path / f"{name}.jsonl").read_bytes())
     assert answers[0] == answers[2] != answers[1]

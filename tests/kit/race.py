@@ -32,8 +32,7 @@ from mmap import mmap
 from pathlib import Path
 from typing import Any
 
-from flows.registry import client as module
-from flows.registry import notifications
+from flows.registry import notifications, promotion
 from flows.registry.client import Registry, Version
 from flows.registry.promotion import ChampionMoved
 from flows.registry.promotion_log import PromotionLog
@@ -111,7 +110,7 @@ class Race:
         from mlflow import MlflowClient
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        module.smoke_test = lambda *_, **__: None  # type: ignore[assignment]
+        promotion.smoke_test = lambda *_, **__: None  # type: ignore[assignment]
         uri = self.settings.tracking_uri
         return Registry(MlflowClient(uri, uri), self.settings)
 
@@ -223,7 +222,7 @@ class Race:
         if waited > 1:
             wrong.append(f"the lock was had after {waited:.1f} s")
         wrong += [f"version {v} ended with {c}" for v, c in codes.items() if c not in {PROMOTED, BEATEN, -9}]
-        wrong += [*registry.odd(name), *(f"the promotion of {i.new} is open" for i in found.intents)]
+        wrong += [*registry.inconsistencies(name), *(f"the promotion of {i.new} is open" for i in found.intents)]
         if len(set(order)) != len(order):
             wrong.append(f"a version stands twice in the history: {order}")
         if [row.before for row in found.rows] != [None, *order[:-1]][: len(order)]:

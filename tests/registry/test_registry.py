@@ -545,8 +545,8 @@ class TestVerifying:
         store.registry.record(version, {f"reseed.{key}": value for key, value in told.items()})
 
     def test_each_version_and_promotion(self, store: Store, pair: list[Version], reseed: Command) -> None:
-        for version, promotion in [(None, None), ("1", None), ("2", None), (None, 1), ("2", 2)]:
-            found = verdicts.verify(store.settings, "toy", version, promotion=promotion)
+        for version, number in [(None, None), ("1", None), ("2", None), (None, 1), ("2", 2)]:
+            found = verdicts.verify(store.settings, "toy", version, promotion=number)
             assert found.same and found.disagreements == [] and found.verdict == "promote"
             assert found.verification and found.verification.read["challenger"]["sealed"] == "c" * 64
         with pytest.raises(UserError, match=r"no promotion 7 .there are: 1 of version 1, 2 of version 2."):
