@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flows.registry import client as registry
+from flows.registry.smoke_test import smoke_test
 from flows.serving import predict
 from tasks import atomic
 from tasks.augment import self_training
@@ -24,7 +24,7 @@ from tasks.curate.checks.trigger import trigger
 from tasks.curate.context import Context
 from tasks.curate.stage import surplus
 from tasks.dataset.readers import Columns, read_rows
-from tasks.dataset.split import Prepared, prepare
+from tasks.dataset.split import SplitsResult, split_dataset
 from tasks.errors import UserError
 from tasks.llm.request import Reply
 from tasks.model import bundle
@@ -36,9 +36,10 @@ from tasks.project import Curate, Harvest, Predict, Project
 from tasks.records import Record, count_by_label, read_records
 from tasks.statistics.calibration import Calibration, threshold
 from tasks.synthesise.parse import parse
-from tasks.synthesise.plan import plan
+from tasks.synthesise.plan import RoundRequest, plan
 from tasks.text.fingerprints import Fingerprints
 from tasks.train.fine_tune import Trained, fine_tune
+from tasks.workspace import Workspace
 from tests.conftest import Command, last_json
 from tests.kit import toy
 from tests.kit.rows import project, text, write
@@ -168,22 +169,22 @@ class TestReaders:
             self.read(tmp_path, many=True)
 
 
-class TestPrepare:
-    def prepared(self, tmp_path: Path, table: list[dict[str, Any]], **data: Any) -> Prepared:
+class TestSplits:
+    def split(self, tmp_path: Path, table: list[dict[str, Any]], **data: Any) -> SplitsResult:
         write(tmp_path / "rows.csv", table)
-        p = several({"pool": "rows.csv", **data}, curate={"short_leak": 0.0})
-        return prepare(p, beside=tmp_path, home=tmp_path / "home")
+        p = several({"pool": "rows.csv", **data}, curate={"short_leak": 0.0}).in_folder(tmp_path)
+        return split_dataset(p, workspace=Workspace(tmp_path / "home"))
 
     def test_every_split_has_every_label_and_rows_of_none(self, tmp_path: Path) -> None:
         table = toy.real_sets(20)
-        found = self.prepared(tmp_path, table, split={"dev": 4, "test": 8, "seed": 3})
-        counts = found.splits.counts
-        for split, n in (("test", 8), ("dev", 4), ("seed", 3)):
-            assert set(counts[split]) == {*LABELS, "(no label)"} and min(counts[split].values()) >= 1
-            assert all(counts[split][label] >= n for label in LABELS)
-        read = {s: read_records(found.splits.directory / f"{s}.jsonl") for s in ("seed", "dev", "unlabelled")}
-        assert counts["rows"] == {"seed": len(read["seed"]), "dev": len(read["dev"]), "test": counts["rows"]["test"]}
-        assert sum(counts["rows"].values()) + len(read["unlabelled"]) == len(table)
+        splits = self.split(tmp_path, table, split={"dev": 4, "test": 8, "seed": 3})
+        for own, n in ((splits.test, 8), (splits.dev, 4), (splits.seed, 3)):
+            assert set(own) == {*LABELS, "(no label)"} and min(own.values()) >= 1
+            assert all(own[label] >= n for label in LABELS)
+        read = {s: read_records(splits.directory / f"{s}.jsonl") for s in ("seed", "dev", "unlabelled")}
+        assert splits.rows == {"seed": len(read["seed"]), "dev": len(read["dev"]), "test": splits.rows["test"]}
+        assert sum(splits.rows.values()) + splits.unlabelled == len(table)
+        assert splits.unlabelled == len(read["unlabelled"])
         assert all(isinstance(r.label, tuple) for r in read["dev"]) and all(r.label is None for r in read["unlabelled"])
         written = {r["text"]: tuple(sorted(json.loads(r["label"]))) for r in table}
         assert all(written[r.text] == r.label for r in read["dev"])
@@ -193,28 +194,24 @@ class TestPrepare:
         with pytest.raises(
             UserError, match=r"the label 'fuit' \(did you mean 'fruit'\?\).*on 1 row, first at rows.csv, line"
         ):
-            self.prepared(tmp_path, table, split={"dev": 2, "test": 3})
+            self.split(tmp_path, table, split={"dev": 2, "test": 3})
 
     def test_a_text_with_two_sets_is_set_aside(self, tmp_path: Path) -> None:
         table = toy.real_sets(9)
-        found = self.prepared(
-            tmp_path, [*table, {**table[0], "label": '["bird", "fruit"]'}], split={"dev": 2, "test": 3}
-        )
-        assert found.splits.counts["rejected"] == {"two_labels": 2}
-        assert "'bird + fruit' and 'metal'" in found.splits.counts["notices"][0]
+        splits = self.split(tmp_path, [*table, {**table[0], "label": '["bird", "fruit"]'}], split={"dev": 2, "test": 3})
+        assert splits.rejected == {"two_labels": 2} and "'bird + fruit' and 'metal'" in splits.notices[0]
 
     def test_too_few_rows_are_said(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="the label 'metal' has 17 usable rows"):
-            self.prepared(tmp_path, toy.real_sets(9), split={"dev": 2, "test": 30})
+            self.split(tmp_path, toy.real_sets(9), split={"dev": 2, "test": 30})
 
 
 class TestSynthesis:
     SEEDS = rows(toy.REAL, 3, "seed")
 
     def plan(self, seeds: list[Record], n: int = 40, **generate: Any) -> list[Any]:
-        return plan(
-            several(generate=generate), count=dict.fromkeys(LABELS, n), seeds=seeds, round_number=0, generation=0
-        )
+        asked = RoundRequest(count=dict.fromkeys(LABELS, n), round_number=0, generation=0, more_topics={})
+        return plan(several(generate=generate), asked, seeds=seeds)
 
     def test_a_share_of_the_requests_is_about_two_labels_that_occur_together(self) -> None:
         requests = self.plan(self.SEEDS)
@@ -345,13 +342,13 @@ class TestHarvest:
         p = np.array(kinds * 20)
         q = p.copy()
         q[3 :: len(kinds)] = [0.1, 0.9, 0.1]  # the probe sees another set
-        taken, told = self_training.take_sets(unlabelled, p, q, labels=LABELS, settings=Harvest(share=1.0), number=1)
+        taken, choice = self_training.take_sets(unlabelled, p, q, labels=LABELS, settings=Harvest(share=1.0), number=1)
         kind = {r.id: i % len(kinds) for i, r in enumerate(unlabelled)}
         found = {(kind[r.id], r.label) for r in taken}
         assert found == {(0, ("fruit", "metal")), (2, ()), (4, ("bird",))}
         assert {r.lineage["score"] for r in taken if kind[r.id] == 0} == {0.98}
-        assert told["confident"] == {"metal": 20, "fruit": 20, "bird": 20, "(no label)": 20}
-        assert all(n >= told["quota"][label] > 0 for label, n in count_by_label(taken).items())
+        assert choice.confident == {"metal": 20, "fruit": 20, "bird": 20, "(no label)": 20}
+        assert all(n >= choice.quota[label] > 0 for label, n in count_by_label(taken).items())
         few = Harvest(share=1.0, per_label=5)
         taken, _ = self_training.take_sets(unlabelled, p, q, labels=LABELS, settings=few, number=1)
         assert max(count_by_label(taken).values()) <= 5
@@ -513,14 +510,14 @@ class TestAnswers:
             assert np.abs(onnx.probabilities(texts) - reference).max() < 1e-4
         assert compare(reference, 1 - reference, multi_label=True)["agreement"] == 0
         found = choose(saved, tmp_path / "out", settings=Predict(backend="onnx"), texts=texts)
-        assert found["measured"]["onnx"]["agreement"] == 1.0
+        assert found.measured["onnx"].agreement == 1.0
         assert Classifier.load(tmp_path / "out").predict(texts[:3]) == plain.predict(texts[:3])
 
     def test_a_fresh_process_is_believed(self, saved: Path) -> None:
         digest = atomic.verify(saved)["digest"]
-        registry.smoke_test(saved, digest, probes=[DEV[0].text], labels=LABELS)
+        smoke_test(saved, digest, probes=[DEV[0].text], labels=LABELS)
         with pytest.raises(atomic.CorruptDirectory):
-            registry.smoke_test(saved, digest, probes=[DEV[0].text], labels=["other"])
+            smoke_test(saved, digest, probes=[DEV[0].text], labels=["other"])
 
     def test_answers_are_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         answers: list[dict[str, Any]] = [
@@ -562,7 +559,8 @@ def test_a_whole_retrain_serves_label_sets(
     assert told["verdict"] == "promote", told["reasons"]
     test = told["test"]
     assert test["f1_macro"] > 0.8 and test["ci_low"] <= test["f1_macro"] <= test["ci_high"]
-    assert 0 <= test["hamming_loss"] <= 0.2 and test["subset_accuracy"] > 0.5 and set(test["f1"]) == set(LABELS)
+    summary = test["summary"]
+    assert 0 <= summary["hamming_loss"] <= 0.2 and summary["subset_accuracy"] > 0.5 and set(test["f1"]) == set(LABELS)
     assert set(told["baselines"]) == {"majority", "descriptions", "tfidf_logistic_regression"}
     accepted = told["data"]["accepted"]
     assert all(n >= 16 for n in accepted["by_label"].values()) and accepted["total"] < sum(
@@ -572,7 +570,7 @@ def test_a_whole_retrain_serves_label_sets(
         told["data"]["requested"]["total"] == accepted["total"] + told["data"]["rejected"]["total"] == len(llm.requests)
     )
     assert told["lift"]["lifts"]
-    assert told["data"]["harvested"]["total"] or told["lift"]["undone"]
+    assert told["data"]["self_trained"]["total"] or told["lift"]["undone"]
 
     again = last_json(reseed("retrain", config, "--json")[1])
     assert again["verdict"] == "keep" and set(again["seconds"].values()) == {0.0}
