@@ -10,6 +10,7 @@ from tasks.encoder.embed import embed
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import Record, Rejected
+from tasks.workspace import RetrainData
 from tests.kit import toy
 from tests.kit.stages import curated_of, splits_of
 
@@ -30,6 +31,10 @@ class Place:
     kept: list[Record]
     wrong: set[str]
     hidden: set[str]
+
+    @property
+    def data(self) -> RetrainData:
+        return RetrainData(config=self.config, splits=self.splits, curated=self.curated)
 
 
 def row(kind: str, seed: int, label: str | None = None, prefix: str = "") -> Record:

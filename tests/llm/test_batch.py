@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tasks import atomic
 from tasks.errors import TransientError, UserError
 from tasks.llm import batch as batch_module
 from tasks.llm.budget import Ledger
@@ -118,7 +119,7 @@ def killed_at(point: int, home: Path, url: str) -> bool:
             (api.files, "content"),
             (api.batches, "create"),
             (api.batches, "retrieve"),
-            (batch_module.atomic, "write_json"),
+            (atomic, "write_json"),
             (context.ledger, "reserve"),
             (context.ledger, "settle"),
         ]:

@@ -20,12 +20,13 @@ from tasks.decisions import Decision, Decisions, apply, decisions, lines
 from tasks.errors import UserError
 from tasks.project import Review
 from tasks.records import Record, Rejected
-from tasks.review import queue, table
+from tasks.review import table
 from tasks.review.probe import fitted, influence
-from tasks.review.queue import looked_at, rank, ranked_stage, read_ranked, waiting
-from tasks.stage import Stage
+from tasks.review.queue import Doubt, RankResult, looked_at, queue, rank, rank_doubtful, waiting
+from tasks.workspace import Workspace
 from tests.conftest import ROOT, Command, last_json
 from tests.kit import toy
+from tests.kit.context import context_of
 from tests.kit.deployed import Run
 from tests.kit.review import Place, place, row
 from tests.kit.rows import record, text
@@ -37,8 +38,8 @@ def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
     return place(tmp_path_factory.mktemp("review"), encoder)
 
 
-def ranked(where: Place, encoder: Path) -> list:
-    return rank(where.project, curated=where.curated, splits=where.splits, encoder=encoder)
+def ranked(where: Place, encoder: Path) -> list[Doubt]:
+    return rank(where.project, where.data, encoder=encoder)
 
 
 def test_wrong_labels_come_first_and_every_row_says_why(where: Place, encoder: Path) -> None:
@@ -65,13 +66,12 @@ def test_wrong_labels_come_first_and_every_row_says_why(where: Place, encoder: P
 
 
 def test_the_queue_holds_what_is_doubtful_or_decided(where: Place, encoder: Path) -> None:
-    common = {"curated": where.curated, "splits": where.splits, "encoder": encoder}
-    found = queue(where.project, **common, decisions={})
+    found = queue(where.project, where.data, encoder=encoder, decisions={})
     assert where.wrong <= {d.id for d in found} and len(found) < len(ranked(where, encoder))
     sure = ranked(where, encoder)[-1]
     assert sure.id not in {d.id for d in found}
     made = {sure.id: Decision("k", "g", "2026", "ana", sure.id, "", "accept", "metal", "metal")}
-    again = queue(where.project, **common, decisions=made)
+    again = queue(where.project, where.data, encoder=encoder, decisions=made)
     assert {d.id for d in again} == {d.id for d in found} | {sure.id}
     assert looked_at(made, again) == 1 and looked_at({}, again) == 0
     assert looked_at({"0" * 24: made[sure.id]}, again) == 0, "a decision about a row that is gone counts for nothing"
@@ -105,18 +105,6 @@ def test_a_short_row_that_means_what_a_test_row_says_is_hidden(tmp_path: Path, e
     assert says.id not in shown and other.id in shown
 
 
-def test_splits_of_an_older_version_are_a_sentence(tmp_path: Path, encoder: Path) -> None:
-    p = place(tmp_path, encoder)
-    old = tmp_path / "old"
-    old.mkdir()
-    for name in ("dev.jsonl", "seed.jsonl"):
-        (old / name).write_bytes((p.splits / name).read_bytes())
-    np.savez(old / "held_out_fingerprints.npz", ids=np.array(["x"]), hashes=np.zeros(1), rows=np.zeros(1))
-    atomic.seal(old)
-    with pytest.raises(UserError, match="older version"):
-        rank(p.project, curated=p.curated, splits=old, encoder=encoder)
-
-
 def test_a_tampered_directory_is_refused(tmp_path: Path, encoder: Path) -> None:
     p = place(tmp_path, encoder)
     with (p.curated / "kept.jsonl").open("a") as f:
@@ -139,10 +127,11 @@ def test_a_label_with_one_row_is_ranked_too(tmp_path: Path, encoder: Path) -> No
 
 
 def test_ranking_is_a_stage_that_is_found_again(where: Place, encoder: Path, tmp_path: Path) -> None:
-    common = {"curated": where.curated, "splits": where.splits, "encoder": encoder, "home": tmp_path}
-    first = ranked_stage(where.project, **common)
-    assert read_ranked(first) == ranked(where, encoder) and not first.found
-    assert ranked_stage(where.project, **common).found
+    first = rank_doubtful(where.project, where.data, workspace=Workspace(tmp_path))
+    rows = ranked(where, encoder)
+    assert first.read() == rows and not first.published.found
+    assert (first.rows, first.doubtful) == (len(rows), sum(d.doubtful for d in rows))
+    assert rank_doubtful(where.project, where.data, workspace=Workspace(tmp_path)).published.found
 
 
 @pytest.mark.parametrize("kinds", [2, 3])
@@ -179,7 +168,7 @@ def test_influence_ranks_rows_as_retraining_without_each_does(kinds: int) -> Non
 
 def test_decisions_fold_to_the_last_that_stands(tmp_path: Path) -> None:
     times = iter(f"2026-01-01T00:00:0{i}" for i in range(9))
-    d = Decisions(tmp_path / "reviews" / "toy.jsonl", by="ana", now=lambda: next(times))
+    d = Decisions(Workspace(tmp_path).decisions("toy"), by="ana", now=lambda: next(times))
     one, two = record("a first text", "metal"), record("a second text", "fruit")
     d.decide([one], "accept")
     d.decide([one], "relabel", "bird")
@@ -232,7 +221,7 @@ def test_what_was_decided_before_a_kill_is_kept(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from tasks.records import Record
-from tasks.review import Decisions
+from tasks.decisions import Decisions
 d = Decisions(Path({str(tmp_path / "d.jsonl")!r}), by="ana")
 for i in range(10**6):
     d.decide([Record.of(f"text {{i}}", "metal", "synthetic")], "accept")
@@ -347,7 +336,7 @@ def test_a_cell_is_never_a_formula_and_comes_back(cell: str) -> None:
 
 
 @pytest.fixture
-def nasty(where: Place, encoder: Path) -> list:
+def nasty(where: Place, encoder: Path) -> list[Doubt]:
     """A queue whose texts try a spreadsheet."""
     found = ranked(where, encoder)
     return [
@@ -357,7 +346,7 @@ def nasty(where: Place, encoder: Path) -> list:
 
 
 @pytest.mark.parametrize("kind", ["csv", "excel", "jsonl"])
-def test_what_is_exported_comes_back_with_decisions(tmp_path: Path, nasty: list, kind: str) -> None:
+def test_what_is_exported_comes_back_with_decisions(tmp_path: Path, nasty: list[Doubt], kind: str) -> None:
     out = tmp_path / ("queue.jsonl" if kind == "jsonl" else "queue.csv")
     table.write(out, nasty)
     rows = {d.id: d.record for d in nasty}
@@ -449,7 +438,7 @@ def test_the_command_exports_imports_and_says_how_far_one_is(
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(c) + "\n" for c in cells))
     code, out, err = reseed(*at, "--import", tmp_path / "q.jsonl", "--by", "Ana", "--json")
     assert code == 0 and (last_json(out)["imported"], last_json(out)["waiting"]) == (2, start["queue"] - 2), err
-    found = decisions(home / "reviews" / "toy.jsonl")
+    found = decisions(Workspace(home).decisions("toy"))
     assert {d.by for d in found.values()} == {"Ana"} and set(found) == {c["id"] for c in cells[:2]}
     code, out, err = reseed(*at, "--export", tmp_path / "rest.csv")
     assert code == 0 and f"{start['queue'] - 2} rows written" in out and "2 rows looked at" in out
@@ -466,28 +455,9 @@ def test_a_name_finds_what_its_last_retrain_curated(where: Place, home: Path, re
     assert code == 2 and "no project 'toy' was retrained" in err and "configs/toy.yaml" in err
     code, _, err = reseed("review", where.config, "--status")
     assert code == 2 and "nothing of 'toy' was curated" in err
-    places = {"curated": str(where.curated), "splits": str(where.splits), "config": str(where.config)}
-    atomic.write_json(home / "projects" / "toy.review.json", places)
+    Workspace(home).note_last_retrain("toy", where.data)
     code, out, err = reseed("review", "toy", "--status", "--json")
     assert code == 0 and last_json(out)["project"] == "toy", err
-
-
-def test_without_a_note_the_newest_directory_that_fits_is_taken(where: Place, home: Path, reseed: Command) -> None:
-    import os
-    import shutil
-
-    shutil.copytree(where.splits.parent.parent, home / "stages")
-    newer = home / "stages" / "curate" / "newer"
-    other = home / "stages" / "curate" / "other"
-    shutil.copytree(where.curated, newer)
-    shutil.copytree(where.curated, other)
-    manifest = atomic.read_json(other / "manifest.json")
-    atomic.write_json(other / "manifest.json", manifest | {"inputs": {"splits": "another project's"}})
-    for path, age in ((newer, 10), (other, 0)):
-        os.utime(path, (path.stat().st_atime + 100 - age,) * 2)
-    from flows.review.session import _last
-
-    assert _last(home, where.project) == (newer, home / "stages" / "splits" / where.splits.name, None)
 
 
 # --- a retrain that waits
@@ -497,37 +467,34 @@ def wait(where: Place, home: Path, required: int) -> int:
     from flows.review.session import wait_for_review
 
     project = where.project.model_copy(update={"review": Review(required=required)})
-    return wait_for_review(project, curated=where.curated, splits=where.splits, config=where.config, home=home)
+    return wait_for_review(context_of(project, home), where.data)
 
 
-def test_a_retrain_from_the_command_line_stops_until_enough_was_looked_at(where: Place, home: Path) -> None:
-    assert wait(where, home, 0) == 0 and not (home / "stages").exists(), "nothing is ranked where nothing is required"
+def test_a_retrain_from_the_command_line_stops_until_enough_was_reviewed(where: Place, home: Path) -> None:
+    workspace = Workspace(home)
+    assert wait(where, home, 0) == 0 and not list(workspace.published("review")), (
+        "nothing is ranked where nothing is required"
+    )
     with pytest.raises(UserError) as e:
         wait(where, home, 2)
     assert str(e.value) == (
-        "2 rows must be looked at (review.required), 0 are: run `reseed review toy`, then this command again"
+        "2 rows must be reviewed (review.required), 0 are: run `reseed review toy`, then this command again"
     )
-    rows = read_ranked(ranked_stage_of(where, home))
-    found = waiting(rows, {})
-    decided = Decisions(home / "reviews" / "toy.jsonl", by="ana")
+    (directory,) = workspace.published("review")
+    found = waiting(RankResult.load(directory).read(), {})
+    decided = Decisions(workspace.decisions("toy"), by="ana")
     decided.decide([found[0].record], "accept")
-    with pytest.raises(UserError, match=r"2 rows must be looked at .* 1 are"):
+    with pytest.raises(UserError, match=r"2 rows must be reviewed .* 1 are"):
         wait(where, home, 2)
     decided.decide([found[1].record], "reject")
     assert wait(where, home, 2) == 2
     decided.undo()
     with pytest.raises(UserError, match="1 are"):
         wait(where, home, 2)
-    with pytest.raises(UserError, match=f"{len(found)} rows must be looked at"):
+    with pytest.raises(UserError, match=f"{len(found)} rows must be reviewed"):
         wait(where, home, 10_000)
     decided.decide([d.record for d in found[1:]], "accept")
     assert wait(where, home, 10_000) == len(found), "where fewer rows are doubtful, all of them are enough"
-
-
-def ranked_stage_of(where: Place, home: Path) -> Stage:
-    (directory,) = (home / "stages" / "review").glob("[!.]*")
-    m = atomic.verify(directory)
-    return Stage("review", str(directory), m["key"], m["digest"], m["counts"], m["seconds"])
 
 
 FLOW = """
@@ -535,15 +502,15 @@ from pathlib import Path
 from prefect import flow
 from flows.review.session import wait_for_review
 from tasks.project.reader import load_project
+from tasks.workspace import RetrainData
+from tests.kit.context import context_of
 
 @flow(name="waits")
 def waits(config: str, curated: str, splits: str, home: str) -> int:
     with (Path(home) / "starts").open("a") as f:
         f.write("x")
-    project = load_project(Path(config))
-    return wait_for_review(
-        project, curated=Path(curated), splits=Path(splits), config=Path(config), home=Path(home)
-    )
+    data = RetrainData(config=Path(config), splits=Path(splits), curated=Path(curated))
+    return wait_for_review(context_of(load_project(Path(config)), Path(home)), data)
 
 if __name__ == "__main__":
     waits.serve(name="toy", pause_on_shutdown=False)
@@ -551,7 +518,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_deployments_run_is_suspended_until_a_person_looked(tmp_path: Path, encoder: Path, home: Path) -> None:
+def test_a_deployments_run_is_suspended_until_a_person_reviewed(tmp_path: Path, encoder: Path, home: Path) -> None:
     """A Prefect server, a served deployment, and a run that ends its process while it waits."""
     where = place(tmp_path / "place", encoder, required=2)
     script = tmp_path / "waits.py"
@@ -560,8 +527,8 @@ def test_a_deployments_run_is_suspended_until_a_person_looked(tmp_path: Path, en
     api = f"http://127.0.0.1:{port}/api"
     environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
     environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
-    rows = rank(where.project, curated=where.curated, splits=where.splits, encoder=encoder)
-    decided = Decisions(home / "reviews" / "toy.jsonl", by="ana")
+    rows = rank(where.project, where.data, encoder=encoder)
+    decided = Decisions(Workspace(home).decisions("toy"), by="ana")
     with running(BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment):
         wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
         with running(sys.executable, str(script), **environment):
@@ -569,7 +536,7 @@ def test_a_deployments_run_is_suspended_until_a_person_looked(tmp_path: Path, en
             run = Run.started(api, "waits/toy", parameters)
             run.reaches("Suspended")
             assert (home / "starts").read_text() == "x"
-            assert "2 rows must be looked at (review.required), 0 are" in run.question("review-0")
+            assert "2 rows must be reviewed (review.required), 0 are" in run.question("review-0")
             assert run.resume(go_on_without="perhaps") == "REJECT" and run.state["name"] == "Suspended", "typed input"
             decided.decide([rows[0].record], "accept")
             assert run.resume(by="ana") == "ACCEPT"  # too early: one of two

@@ -18,11 +18,12 @@ from typing import Any
 
 import pytest
 
-from flows.review.server import Desk, history
-from flows.review.session import Sitting
+from flows.review.desk import Desk, history
+from flows.review.session import ReviewSession
 from tasks.decisions import Decisions, decisions, lines
 from tasks.records import Label
 from tasks.review.queue import rank
+from tasks.workspace import Workspace
 from tests.conftest import ROOT
 from tests.kit.review import XSS, Place, place, place_of_sets
 
@@ -39,8 +40,8 @@ def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
 
 @pytest.fixture
 def desk(where: Place, encoder: Path, tmp_path: Path) -> Desk:
-    rows = rank(where.project, curated=where.curated, splits=where.splits, encoder=encoder)
-    return Desk(Sitting(where.project, rows, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
+    rows = rank(where.project, where.data, encoder=encoder)
+    return Desk(ReviewSession(where.project, rows, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
 
 
 def test_a_key_pressed_at_a_page_that_changed_since_decides_nothing(desk: Desk) -> None:
@@ -48,22 +49,22 @@ def test_a_key_pressed_at_a_page_that_changed_since_decides_nothing(desk: Desk) 
     assert first is not None
     desk.press("a", 0)
     desk.press("a", 0)  # pressed before the next row was seen
-    assert set(desk.sitting.decided.current()) == {first.id} and desk.row is not first
+    assert set(desk.session.decided.current()) == {first.id} and desk.row is not first
     desk.press("j", 0)  # moving decides nothing, so it may be fast
     assert desk.at == 2
     for key in ("q", "", "0", "9", "٣", "Enter", "Escape", "<script>"):
         desk.press(key, desk.version)
-    assert desk.at == 2 and len(desk.sitting.decided.current()) == 1
+    assert desk.at == 2 and len(desk.session.decided.current()) == 1
 
 
 def test_a_decision_from_another_page_is_seen_by_this_one(desk: Desk) -> None:
-    other = Desk(desk.sitting)
+    other = Desk(desk.session)
     other.press("r", 0)
     assert other.at == 1 and desk.at == 0
     desk.press("j", 0)
     assert len(desk.current) == 1
     desk.press("u", desk.version)
-    assert desk.sitting.decided.current() == {} and desk.at == 0
+    assert desk.session.decided.current() == {} and desk.at == 0
 
 
 def test_the_like_are_listed_before_they_are_decided(desk: Desk) -> None:
@@ -74,11 +75,11 @@ def test_the_like_are_listed_before_they_are_decided(desk: Desk) -> None:
     listed = [d.id for d in desk.like.rows]
     assert listed == [row.id, *(i for i, _ in row.like)] and len(set(listed)) == len(listed)
     desk.press("Enter", 1)
-    assert desk.like is not None and not desk.sitting.decided.current(), "nothing was chosen yet"
+    assert desk.like is not None and not desk.session.decided.current(), "nothing was chosen yet"
     desk.press("2", desk.version)
-    assert not desk.sitting.decided.current()
+    assert not desk.session.decided.current()
     desk.press("Escape", desk.version)
-    assert desk.like is None and not desk.sitting.decided.current()
+    assert desk.like is None and not desk.session.decided.current()
     for key in ("l", "2", "Enter"):
         desk.press(key, desk.version)
     assert {d.id: d.label_after for d in desk.current.values()} == dict.fromkeys(listed, "fruit")
@@ -90,9 +91,9 @@ def test_a_row_that_nothing_is_like_is_asked_about_too(desk: Desk) -> None:
     desk.at = next(i for i, d in enumerate(desk.queue) if not d.like)
     desk.press("l", desk.version)
     desk.press("2", desk.version)
-    assert desk.like is not None and len(desk.like.rows) == 1 and not desk.sitting.decided.current()
+    assert desk.like is not None and len(desk.like.rows) == 1 and not desk.session.decided.current()
     desk.press("Enter", desk.version)
-    assert len(desk.sitting.decided.current()) == 1
+    assert len(desk.session.decided.current()) == 1
 
 
 def test_history_tells_origin_checks_and_decisions(desk: Desk) -> None:
@@ -100,14 +101,14 @@ def test_history_tells_origin_checks_and_decisions(desk: Desk) -> None:
     desk.at = desk.queue.index(row)
     desk.press("1", desk.version)
     desk.press("u", desk.version)
-    told = dict(history(row, desk.sitting))
+    told = dict(history(row, desk.session))
     assert told["source"] == "synthetic" and told["topic"].startswith("topic") and told["generator"] == "scripted"
     assert told["set aside (off_label)"] == row.reason
     assert any(v.startswith("relabelled by ana") and v.endswith("(taken back)") for v in told.values())
 
 
 def test_an_empty_queue_is_a_page_too(where: Place, tmp_path: Path) -> None:
-    desk = Desk(Sitting(where.project, [], Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
+    desk = Desk(ReviewSession(where.project, [], Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
     desk.press("a", 0)
     assert desk.row is None and not (tmp_path / "d.jsonl").exists()
 
@@ -199,7 +200,7 @@ def test_only_who_has_the_address_gets_in_and_only_from_this_machine(where: Plac
             pass
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=30)[1].count("Traceback") == 0
-    assert not (home / "reviews").exists(), "looking decides nothing"
+    assert not Workspace(home).decisions("toy").parent.exists(), "looking decides nothing"
 
 
 def _own_address() -> str:
@@ -278,7 +279,7 @@ def opened(where: Place, home: Path, browser: Any) -> Iterator[Callable[[], Page
 
 
 def stored(home: Path) -> dict[str, tuple[str, Label | None]]:
-    return {i: (d.decision, d.label_after) for i, d in decisions(home / "reviews" / "toy.jsonl").items()}
+    return {i: (d.decision, d.label_after) for i, d in decisions(Workspace(home).decisions("toy")).items()}
 
 
 def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
@@ -311,7 +312,7 @@ def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
     p.page.reload()
     p.page.wait_for_function("window.socket && window.socket.connected")
     assert p.row == texts[2] and p.says(".progress") == f"2 of {total} looked at", "it goes on where it was"
-    assert {d.by for d in lines(home / "reviews" / "toy.jsonl")} == {"ana"}
+    assert {d.by for d in lines(Workspace(home).decisions("toy"))} == {"ana"}
 
 
 def test_applying_to_the_like_is_shown_first_and_undone_at_once(opened: Callable[[], Page], home: Path) -> None:
@@ -361,7 +362,7 @@ def test_what_was_decided_outlives_a_kill_of_the_server(where: Place, home: Path
             process.wait(20)
             p.page.close()
         assert len(stored(home)) == done + 1
-    path = home / "reviews" / "toy.jsonl"
+    path = Workspace(home).decisions("toy")
     path.write_bytes(path.read_bytes()[:-9])  # as a kill in the middle of a line leaves it
     with served(where, home) as (said, _):
         assert said["looked_at"] == 2

@@ -12,17 +12,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.review.server import Desk, history
-from flows.review.session import Sitting, wait_for_review
+from flows.review.desk import Desk, history
+from flows.review.session import ReviewSession, wait_for_review
 from tasks import atomic
 from tasks.decisions import Decisions, apply, lines
 from tasks.errors import UserError
 from tasks.records import Record, Rejected
 from tasks.review import table
 from tasks.review.probe import fitted, influence, opinions
-from tasks.review.queue import Doubt, rank, ranked_stage, read_ranked
+from tasks.review.queue import Doubt, rank, rank_doubtful
+from tasks.workspace import Workspace
 from tests.conftest import Command, last_json
 from tests.kit import toy
+from tests.kit.context import context_of
 from tests.kit.review import Place, place_of_sets
 
 LABELS = list(toy.LABELS)
@@ -35,7 +37,7 @@ def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
 
 @pytest.fixture(scope="module")
 def ranked(where: Place, encoder: Path) -> list[Doubt]:
-    return rank(where.project, curated=where.curated, splits=where.splits, encoder=encoder)
+    return rank(where.project, where.data, encoder=encoder)
 
 
 def of(words: str, *labels: str) -> Record:
@@ -60,9 +62,8 @@ def test_sets_that_lack_a_label_or_have_one_too_many_come_first(where: Place, ra
     assert alike and all((a.record.label, a.opinion) == (b.record.label, b.opinion) for a, b in alike)
 
 
-def test_a_ranking_is_read_back_as_it_was(where: Place, ranked: list[Doubt], encoder: Path, tmp_path: Path) -> None:
-    stage = ranked_stage(where.project, curated=where.curated, splits=where.splits, encoder=encoder, home=tmp_path)
-    assert read_ranked(stage) == ranked
+def test_a_ranking_is_read_back_as_it_was(where: Place, ranked: list[Doubt], tmp_path: Path) -> None:
+    assert rank_doubtful(where.project, where.data, workspace=Workspace(tmp_path)).read() == ranked
 
 
 def test_a_probe_a_label_is_as_many_probes_alone() -> None:
@@ -157,7 +158,7 @@ def test_what_is_decided_last_stands(tmp_path_factory: Any, told: list[tuple[Any
 
 @pytest.fixture
 def desk(where: Place, ranked: list[Doubt], tmp_path: Path) -> Desk:
-    return Desk(Sitting(where.project, ranked, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
+    return Desk(ReviewSession(where.project, ranked, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
 
 
 def press(desk: Desk, *keys: str) -> None:
@@ -169,13 +170,13 @@ def test_a_number_puts_a_label_on_or_off_and_enter_decides(desk: Desk) -> None:
     row = desk.row
     assert row is not None and row.record.label == ("bird",) and LABELS == ["metal", "fruit", "bird"]
     press(desk, "1")
-    assert desk.draft == ("bird", "metal") and not desk.sitting.decided.current(), "nothing is decided before Enter"
+    assert desk.draft == ("bird", "metal") and not desk.session.decided.current(), "nothing is decided before Enter"
     press(desk, "3", "9", "٣")
     assert desk.draft == ("metal",)
     press(desk, "Escape")
     assert desk.draft is None
     press(desk, "Enter")
-    assert not desk.sitting.decided.current(), "there is no set to decide for"
+    assert not desk.session.decided.current(), "there is no set to decide for"
     press(desk, "1", "j", "k")
     assert desk.draft is None, "who moves on decides nothing"
     press(desk, "1", "3", "Enter")
@@ -185,7 +186,7 @@ def test_a_number_puts_a_label_on_or_off_and_enter_decides(desk: Desk) -> None:
     assert desk.draft == ("fruit", "metal"), "it goes on from what was decided"
     press(desk, "0", "Enter")
     assert desk.current[row.id].label_after == () and "relabelled as (no label)" in desk.message
-    assert any("relabelled by ana, bird → (no label)" in v for _, v in history(row, desk.sitting))
+    assert any("relabelled by ana, bird → (no label)" in v for _, v in history(row, desk.session))
     press(desk, "u")
     assert desk.current[row.id].label_after == ("metal",) and desk.row is row
     press(desk, "1", "3", "Enter")
@@ -260,8 +261,9 @@ def test_a_set_with_an_unknown_label_is_named_with_its_line(tmp_path: Path, said
 
 def test_the_command_takes_sets(where: Place, home: Path, tmp_path: Path, reseed: Command) -> None:
     at = ("review", where.config, "--curated", where.curated, "--splits", where.splits)
-    with pytest.raises(UserError, match="2 rows must be looked at"):
-        wait_for_review(where.project, curated=where.curated, splits=where.splits, config=where.config, home=home)
+    run = context_of(where.project, home)
+    with pytest.raises(UserError, match="2 rows must be reviewed"):
+        wait_for_review(run, where.data)
     code, out, err = reseed(*at, "--export", tmp_path / "q.jsonl", "--json")
     assert code == 0, err
     cells = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
@@ -269,8 +271,6 @@ def test_the_command_takes_sets(where: Place, home: Path, tmp_path: Path, reseed
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(c) + "\n" for c in cells))
     code, out, err = reseed(*at, "--import", tmp_path / "q.jsonl", "--by", "Ana", "--json")
     assert code == 0 and (last_json(out)["imported"], last_json(out)["missing"]) == (2, 0), err
-    stored = atomic.read_lines(home / "reviews" / "toy.jsonl")
+    stored = atomic.read_lines(Workspace(home).decisions("toy"))
     assert [line["label_after"] for line in stored] == [[], ["bird", "fruit"]]
-    assert (
-        wait_for_review(where.project, curated=where.curated, splits=where.splits, config=where.config, home=home) == 2
-    )
+    assert wait_for_review(run, where.data) == 2
