@@ -27,7 +27,7 @@ def are_label_sets(found: Any) -> bool:
 def encode(found: Sequence[Label] | Sequence[list[str]], names: Sequence[str]) -> np.ndarray:
     """Of labels, each one's index in `names` or -1, shape (rows,); of label sets, 0 and 1, shape (rows, labels).
 
-    In a set, what is not among the names is left out: `strange` finds it.
+    In a set, what is not among the names is left out: `unknown_labels` finds it.
     """
     import numpy as np
 

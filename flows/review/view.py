@@ -1,4 +1,4 @@
-"""How the review page looks: what the browser gets for the state of a Desk (flows/review/server.py).
+"""How the review page looks: what the browser gets for the state of a Desk (flows/review/desk.py).
 
 Every value is the text of an element, never HTML, a style or a property.
 """

@@ -84,7 +84,7 @@ def split_for(smallest: int) -> dict[str, int]:
 
 
 def _texts(rows: list[Row]) -> Counter[str]:
-    """Different texts a label, as `prepare` counts them: one that stands under two labels counts for neither."""
+    """Different texts a label, as `split_dataset` counts them: one that stands under two labels counts for neither."""
     labels: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for r in rows:
         labels[content_id(r.text)].add(_own(r))

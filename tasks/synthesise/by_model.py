@@ -70,10 +70,8 @@ class AnswersResult(Usage, AnswerCounts, StageResult):
 def ask_models(project: Project, *, workspace: Workspace, progress: Progress = silent) -> AnswersResult:
     """Every generator's answers to every question, found or asked for: `pool.jsonl` with text, label and question.
 
-    `counts` holds rows a label, the questions left out, words an answer (10th, 50th and 90th percentile) before and
-    after cutting, and what was asked and what it cost: of each of `generators`, and in all. Raises UserError for
-    questions that can't be read or when no question is left, and what the client raises; what was bought is kept in the
-    cache.
+    Raises UserError for questions that cannot be read or when no question is left, and what the client
+    raises; what was bought is kept in the cache.
     """
     g = project.generate
     path = _questions_file(project, workspace)
@@ -137,7 +135,7 @@ def _questions(project: Project, path: Path) -> list[str]:
 
 
 def with_answers(project: Project, answers: AnswersResult) -> Project:
-    """The project with the answers as its pool, all answers to a question in one split: for `prepare` alone."""
+    """The project with the answers as its pool, all answers to a question in one split: for `split_dataset` alone."""
     pool = {"pool": str(answers.pool), "text_column": "text", "label_column": "label", "encoding": "utf-8"}
     return project.model_copy(update={"data": project.data.model_copy(update=pool | {"group_column": "question"})})
 
