@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from tasks.report.data.rows import Gathered, gather
 from tasks.report.data.stage import data_report, figures
 from tasks.workspace import Workspace
 from tests.kit import toy
+from tests.kit.html import Tags
 from tests.kit.rows import project, record, text
 from tests.kit.stages import Data, filled, generated
 
@@ -67,30 +67,6 @@ def directions(texts: list[str]) -> np.ndarray:
 def shown(g: Gathered, of: Project, hidden: set[str] | None = None) -> str:
     found = figures(g, project=of, hidden=lambda row, _: row in (hidden or set()), embed=directions)
     return render(found | {"read": {"curated": "0" * 64}})
-
-
-class Tags(HTMLParser):
-    """What stands in the page: tags with their attributes, and the texts outside of <style>."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in {"meta", "img", "br", "link"}:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.texts.append(data)
 
 
 # the funnel
