@@ -140,7 +140,7 @@ def test_the_deployment_completes_on_a_worker(tmp_path: Path, llm: Any, encoder:
         _, tasks = get(f"{api}/task_runs/filter", {"task_runs": {}})
         names = {t["name"].rsplit("-", 1)[0] for t in tasks}
         assert {"prepare", "curate", "train", "register", "promote"} <= names
-        assert any(t["name"].startswith("synthesise round 0") for t in tasks)
+        assert any(t["name"].startswith("synthesise 1") for t in tasks)
         _, artifacts = get(f"{api}/artifacts/filter", {})
         table = next(a for a in artifacts if a["key"] == "toy-retrain")
         assert "| verdict | promote" in table["data"]

@@ -217,9 +217,8 @@ class Tracking:
         import pandas as pd
         from mlflow.entities import DatasetInput, InputTag
 
-        frame = pd.DataFrame(
-            [{"text": r.text, "label": label_text(r.label), "source": r.source} for r in read_records(path)]
-        )
+        rows = [(r.text, label_text(r.label), r.source) for r in read_records(path)]
+        frame = pd.DataFrame(rows, columns=["text", "label", "source"])  # named, as there may be no row
         with warnings.catch_warnings():  # two of MLflow's own source classes claim a local path
             warnings.simplefilter("ignore", UserWarning)
             data = mlflow.data.from_pandas(frame, source=str(path), name=name, targets="label", digest=digest[:36])

@@ -6,12 +6,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows import steps
 from tasks import atomic
+from tasks.dataset.split import split_dataset
+from tasks.synthesise.stage import synthesise
 from tests.conftest import Command, last_json
 from tests.kit import scripted, toy
 
@@ -25,10 +29,8 @@ def config(tmp_path: Path, llm: Any, encoder: Path, home: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_task_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flows import steps
-
-    for name in ("prepare", "synthesise"):
-        monkeypatch.setattr(steps, name, getattr(steps, name).with_options(retries=0))
+    for stage in (split_dataset, synthesise):
+        monkeypatch.setitem(steps.POLICIES, stage, replace(steps.POLICIES[stage], retries=0))
 
 
 def one_sentence(err: str, *words: str) -> None:
@@ -105,7 +107,7 @@ def test_empty_text_and_two_labels_are_set_aside_and_counted(config: Path, resee
     toy.write_csv(config.parent / "rows.csv", rows)
     code, out, err = reseed("retrain", config, "--json")
     assert code == 0, err
-    assert last_json(out)["data"]["real_set_aside"]["by_reason"] == {"two_labels": 2, "empty": 1}
+    assert last_json(out)["data"]["real_rejected"]["by_reason"] == {"two_labels": 2, "empty": 1}
     assert "first at rows.csv, line 122: empty text" in err
     assert "'fruit' and 'metal', at rows.csv, line 2 and rows.csv, line 123" in err
     code, _, err = reseed("retrain", config, "--set", "data.bad_rows=stop")
@@ -151,7 +153,10 @@ def test_unreachable_endpoint(config: Path, reseed: Command) -> None:
 
 def test_second_retrain_while_one_runs(config: Path, llm: Any, home: Path, fresh_process: Callable[..., Any]) -> None:
     hold = f"""
-from pathlib import Path; from tasks import atomic
+from pathlib import Path; from flows import steps
+from tasks import atomic
+from tasks.dataset.split import split_dataset
+from tasks.synthesise.stage import synthesise
 with atomic.exclusive_lock(Path({str(home)!r}) / "locks" / "retrain-toy.lock", "a retrain of 'toy'"):
     print("held", flush=True); import time; time.sleep(60)
 """

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tasks import atomic
+from tasks.train.stage import TrainResult
+from tasks.workspace import Workspace
 from tests.conftest import last_json
 from tests.kit import toy
 
@@ -86,14 +87,13 @@ def test_killed_and_run_again(
     else:
         assert cut_off == 0, "a finished request was repeated"
     if moment == "train":
-        assert any(counts["resumed_from"] for counts in train_counts(home)), (
+        assert any(trained.resumed_from for trained in trainings(home)), (
             "training began anew instead of going on from the whole checkpoint"
         )
 
     from flows.registry.client import Registry
     from flows.settings import Settings
     from flows.tracking.run import connect
-    from tasks.workspace import Workspace
 
     settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")
     registry = Registry(connect(settings), settings)
@@ -126,6 +126,5 @@ def servers_of(home: Path) -> list[int]:
     return alive()
 
 
-def train_counts(home: Path) -> list[dict[str, Any]]:
-
-    return [atomic.read_json(m)["counts"] for m in (home / "stages" / "train").glob("[!.]*/manifest.json")]
+def trainings(home: Path) -> list[TrainResult]:
+    return [TrainResult.load(directory) for directory in Workspace(home).published("train")]
