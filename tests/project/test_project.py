@@ -233,6 +233,20 @@ def test_a_project_is_frozen(tmp_path: Path) -> None:
         p.name = "other"  # type: ignore[misc]
 
 
+def test_relative_paths_start_at_the_folder_of_the_file_whatever_is_changed_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p = load(tmp_path, BASE)
+    assert p.config_dir == tmp_path == p.model_copy(update={"name": "other"}).config_dir
+    monkeypatch.chdir(tmp_path)
+    relative = load_project(Path("toy.yaml"))
+    monkeypatch.chdir("/")
+    assert relative.config_dir == tmp_path
+    moved = p.in_folder(tmp_path / "elsewhere")
+    assert moved.config_dir == tmp_path / "elsewhere" and p.config_dir == tmp_path
+    assert moved.digest == p.digest, "where a project lies decides nothing"
+
+
 def test_the_digest_is_of_the_settings_not_of_how_they_are_written(tmp_path: Path) -> None:
     same = load(tmp_path, f"# a remark\n{BASE}train: {{epochs: 4}}\n")
     assert same.digest == load(tmp_path, BASE).digest != load(tmp_path, BASE, "train.epochs=5").digest
