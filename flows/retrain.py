@@ -17,7 +17,12 @@ from flows.publishing.report import assemble
 from flows.retraining.decision import Candidate, judge_and_promote
 from flows.retraining.generation_loop import GeneratedRows, fill_quota
 from flows.retraining.label_first import list_texts_to_label
-from flows.retraining.mixtures import Trained, measure_learning_curve, measure_lift, train_best_mixture
+from flows.retraining.mixtures import (
+    Trained,
+    measure_learning_curve,
+    measure_lift,
+    train_best_mixture,
+)
 from flows.retraining.scoring import measure, score, score_baselines
 from flows.retraining.seeds import score_seeds
 from flows.retraining.session import flow_run_name, open_session
@@ -74,7 +79,12 @@ def _retrain(run: RunContext) -> RetrainReport:
         description=model_card.sentence(run.project, challenger, trained.base.rows),
     )
     run_page.challenger_scored(
-        run, version, rows=trained.base.rows, trained=trained.seeds, challenger=challenger, curve=curve
+        run,
+        version,
+        rows=trained.base.rows,
+        trained=trained.seeds,
+        challenger=challenger,
+        curve=curve,
     )
     candidate = Candidate(version, challenger, measured, baselines, score_seeds(run, trained.seeds))
     outcome = judge_and_promote(run, candidate)
@@ -98,7 +108,9 @@ def _retrain(run: RunContext) -> RetrainReport:
     if not run_page.is_judged(run, report):
         html.write(run, report, challenger=challenger, training=trained.base.rows, curve=curve)
         run_page.write(run, report, rows=trained.base.rows)
-        model_card.write(run, version, report, rows=trained.base.rows, challenger=challenger, prompt=prompt)
+        model_card.write(
+            run, version, report, rows=trained.base.rows, challenger=challenger, prompt=prompt
+        )
     return report
 
 

@@ -28,7 +28,9 @@ class Settings:
         lock = os.environ.get("RESEED_LOCK", "")
         if lock not in {"", "file"} and not lock.startswith("postgresql"):
             scheme = lock.partition(":")[0][:20]  # no more of it: it may hold a password
-            raise UserError(f"RESEED_LOCK begins with {scheme!r}: give postgresql://USER@HOST/DATABASE, or `file`")
+            raise UserError(
+                f"RESEED_LOCK begins with {scheme!r}: give postgresql://USER@HOST/DATABASE, or `file`"
+            )
         workspace = Workspace(home)
         store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.mlflow_database}"
         return cls(workspace, store, lock)
@@ -37,7 +39,9 @@ class Settings:
     def sqlite(self) -> Path | None:
         """The store's file, where the store is SQLite."""
         return (
-            Path(self.tracking_uri.removeprefix("sqlite:///")) if self.tracking_uri.startswith("sqlite:///") else None
+            Path(self.tracking_uri.removeprefix("sqlite:///"))
+            if self.tracking_uri.startswith("sqlite:///")
+            else None
         )
 
     @property
@@ -59,7 +63,9 @@ def quiet() -> None:
     os.environ.setdefault("PREFECT_RESULTS_DEFAULT_SERIALIZER", "json")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")  # 20 is too few on a busy machine
+    os.environ.setdefault(
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180"
+    )  # 20 is too few on a busy machine
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

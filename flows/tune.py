@@ -35,7 +35,16 @@ from tasks.project.reader import load_project
 from tasks.references import digest_of_path
 from tasks.train.adaptation.adapt import AdaptResult
 from tasks.tune import search
-from tasks.tune.trial import Pruned, TrialResult, as_override, encoder_of, fragment, question, trial, turn
+from tasks.tune.trial import (
+    Pruned,
+    TrialResult,
+    as_override,
+    encoder_of,
+    fragment,
+    question,
+    trial,
+    turn,
+)
 
 P = ParamSpec("P")
 
@@ -122,7 +131,9 @@ def _search(prepared: _Prepared, study: Any, runs: _Runs) -> None:
 
     def failed(attempt: Any, error: BaseException) -> None:
         say(f"  trial {attempt.number} failed: {error}")
-        runs.end(attempt.number, "FAILED", state="failed", failure=f"{type(error).__name__}: {error}")
+        runs.end(
+            attempt.number, "FAILED", state="failed", failure=f"{type(error).__name__}: {error}"
+        )
 
     def in_time() -> bool:
         return limit is None or time.monotonic() - began < limit
@@ -152,7 +163,11 @@ class _Runs:
 
     @classmethod
     def open(cls, run: RunContext, study: Any) -> _Runs:
-        params = {k: v for k, v in run.project.parameters().items() if k.startswith(("tune.", "adapt.", "train."))}
+        params = {
+            k: v
+            for k, v in run.project.parameters().items()
+            if k.startswith(("tune.", "adapt.", "train."))
+        }
         log = Tracking.open(
             run.tracking.client,
             run.settings,
@@ -167,7 +182,9 @@ class _Runs:
     def begin(self, number: int, settings: dict[str, Any]) -> str:
         """The id of the trial's run."""
         tags = {"mlflow.parentRunId": self.log.run_id, "reseed.trial": f"{self.study}/{number}"}
-        run = self.log.client.create_run(self.log.experiment_id, run_name=f"trial {number}", tags=tags)
+        run = self.log.client.create_run(
+            self.log.experiment_id, run_name=f"trial {number}", tags=tags
+        )
         params = [Param(f"train.{k}", str(v)) for k, v in settings.items()]
         self.log.client.log_batch(run.info.run_id, params=params)
         return str(run.info.run_id)
@@ -183,7 +200,11 @@ class _Runs:
 
 def _result(run: RunContext, study: Any, runs: _Runs, out: Path) -> dict[str, Any]:
     states = [t.state for t in study.get_trials(deepcopy=False)]
-    named = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+    named = {
+        "complete": TrialState.COMPLETE,
+        "pruned": TrialState.PRUNED,
+        "failed": TrialState.FAIL,
+    }
     own, best = search.own_settings(study), search.best(study)
     result: dict[str, Any] = {
         "project": run.project.name,
@@ -205,7 +226,9 @@ def _result(run: RunContext, study: Any, runs: _Runs, out: Path) -> dict[str, An
     text = fragment(settings, said)
     atomic.write_bytes(out, text.encode())
     runs.log.client.log_artifact(runs.log.run_id, str(out))
-    runs.log.metrics({"dev.f1_macro.best": best.value} | ({"dev.f1_macro.own": own.value} if own else {}))
+    runs.log.metrics(
+        {"dev.f1_macro.best": best.value} | ({"dev.f1_macro.own": own.value} if own else {})
+    )
     result["best"] = {"trial": best.number, "dev_f1_macro": best.value, "train": settings}
     return result | {"file": str(out), "yaml": text, "set": as_override(settings)}
 
@@ -222,4 +245,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         console.print("no trial came to its end: give tune.timeout_seconds more time")
         return
     console.print(escape(result["yaml"]), end="", soft_wrap=True)
-    console.print(escape(f"written to {result['file']}; or: --set {' --set '.join(result['set'])}"), soft_wrap=True)
+    console.print(
+        escape(f"written to {result['file']}; or: --set {' --set '.join(result['set'])}"),
+        soft_wrap=True,
+    )

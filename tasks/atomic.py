@@ -33,13 +33,21 @@ def sha256_file(path: Path) -> str:
 
 
 def _files_below(directory: Path) -> list[Path]:
-    return sorted(p for p in directory.rglob("*") if p.is_file() and p.relative_to(directory).as_posix() != MANIFEST)
+    return sorted(
+        p
+        for p in directory.rglob("*")
+        if p.is_file() and p.relative_to(directory).as_posix() != MANIFEST
+    )
 
 
 def list_files(directory: Path) -> list[dict[str, Any]]:
     """Path, size and SHA-256 of every file below `directory`, sorted by path, the manifest left out."""
     return [
-        {"path": p.relative_to(directory).as_posix(), "size": p.stat().st_size, "sha256": sha256_file(p)}
+        {
+            "path": p.relative_to(directory).as_posix(),
+            "size": p.stat().st_size,
+            "sha256": sha256_file(p),
+        }
         for p in _files_below(directory)
     ]
 
@@ -62,7 +70,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """One JSON value, atomically."""
-    write_bytes(path, (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(
+        path, (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -114,7 +124,9 @@ def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
         _fsync(p)
     files = list_files(directory)
     digest = digest_of(files)
-    write_json(directory / MANIFEST, {"version": 1, "digest": digest, "files": files, **(about or {})})
+    write_json(
+        directory / MANIFEST, {"version": 1, "digest": digest, "files": files, **(about or {})}
+    )
     return digest
 
 
@@ -132,10 +144,16 @@ def verify(directory: Path) -> dict[str, Any]:
     present = {p.relative_to(directory).as_posix() for p in _files_below(directory)}
     if present != listed:
         odd = sorted(present ^ listed)[0]
-        raise CorruptDirectory(f"{directory}: {odd} is {'not in the manifest' if odd in present else 'missing'}")
+        raise CorruptDirectory(
+            f"{directory}: {odd} is {'not in the manifest' if odd in present else 'missing'}"
+        )
     for f in files:
         path = directory / f["path"]
-        if path.is_symlink() or path.stat().st_size != f["size"] or sha256_file(path) != f["sha256"]:
+        if (
+            path.is_symlink()
+            or path.stat().st_size != f["size"]
+            or sha256_file(path) != f["sha256"]
+        ):
             raise CorruptDirectory(f"{path} differs from its manifest")
     if manifest.get("digest") != digest_of(files):
         raise CorruptDirectory(f"{directory}: the manifest's digest differs from its files")
@@ -200,5 +218,7 @@ def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
 
 def digest_of(value: Any) -> str:
     """SHA-256 (hex) of a JSON value in its canonical form (sorted keys, no spaces)."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(
+        value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
+    )
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

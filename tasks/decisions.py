@@ -49,7 +49,9 @@ class Decision:
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Decision:
         """Raises TypeError for what is no decision."""
-        lists = {k: tuple(v) for k, v in row.items() if k.startswith("label_") and isinstance(v, list)}
+        lists = {
+            k: tuple(v) for k, v in row.items() if k.startswith("label_") and isinstance(v, list)
+        }
         return cls(**row | lists)
 
     def vouched(self, r: Record, *, multi_label: bool, check: str | None = None) -> Record:
@@ -108,11 +110,17 @@ class Decisions:
         made = []
         for r, choice, label in choices:
             if choice not in CHOICES or (choice == "relabel") != (label is not None):
-                raise UserError(f"{choice!r} (label {label!r}) is no decision: accept, reject, or relabel with a label")
+                raise UserError(
+                    f"{choice!r} (label {label!r}) is no decision: accept, reject, or relabel with a label"
+                )
             label = tuple(sorted(set(label))) if isinstance(label, tuple) else label
             kind = "accept" if label == r.label and label is not None else choice
             key, after = secrets.token_hex(8), outcome(r, choice, label)
-            made.append(Decision(key, group, when, self._by, r.id, text_digest(r.text), kind, r.label, after))
+            made.append(
+                Decision(
+                    key, group, when, self._by, r.id, text_digest(r.text), kind, r.label, after
+                )
+            )
         self.write(made)
         return made
 
@@ -170,7 +178,9 @@ def lines(path: Path) -> list[Decision]:
                 f"{path} holds a line that is no decision ({str(row)[:60]}): restore it from a backup"
             ) from None
         if d.decision not in (*CHOICES, "undo"):
-            raise UserError(f"{path} holds the decision {d.decision!r}, which is none: restore it from a backup")
+            raise UserError(
+                f"{path} holds the decision {d.decision!r}, which is none: restore it from a backup"
+            )
         found.append(d)
     return found
 
@@ -216,7 +226,15 @@ def apply(
         if d is None or r.id in leaked:
             kept.append(r)
         elif r.id in reviewed or r.id in gone:
-            out.append(Rejected(r, "exact_duplicate", f"the same text as row {r.id}, which {d.by} decided", 1.0, r.id))
+            out.append(
+                Rejected(
+                    r,
+                    "exact_duplicate",
+                    f"the same text as row {r.id}, which {d.by} decided",
+                    1.0,
+                    r.id,
+                )
+            )
         else:
             settle(r, d, None)
     for row in rejected:

@@ -21,7 +21,11 @@ MULTI_LABEL = "multi_label_classification"  # transformers' word for it, in a mo
 def are_label_sets(found: Any) -> bool:
     """True for label sets: an array of two dimensions, or a sequence of sequences that are not text."""
     dimensions = getattr(found, "ndim", None)
-    return dimensions == 2 if dimensions is not None else len(found) > 0 and isinstance(found[0], (tuple, list))
+    return (
+        dimensions == 2
+        if dimensions is not None
+        else len(found) > 0 and isinstance(found[0], (tuple, list))
+    )
 
 
 def encode(found: Sequence[Label] | Sequence[list[str]], names: Sequence[str]) -> np.ndarray:
@@ -75,7 +79,11 @@ def probabilities(logits: np.ndarray, *, multi_label: bool) -> np.ndarray:
     """Of the same shape, float64: softmax over the labels, or each label's own sigmoid."""
     from scipy.special import expit, softmax
 
-    return expit(logits.astype("float64")) if multi_label else softmax(logits.astype("float64"), axis=-1)
+    return (
+        expit(logits.astype("float64"))
+        if multi_label
+        else softmax(logits.astype("float64"), axis=-1)
+    )
 
 
 def predicted(scores: np.ndarray, *, multi_label: bool) -> np.ndarray:

@@ -55,7 +55,9 @@ class Record:
     @property
     def origin(self) -> Source:
         """Its source; of a reviewed row, the source that it had before."""
-        was: Source = self.lineage["reviewed"]["was"]["source"] if self.source == "reviewed" else self.source
+        was: Source = (
+            self.lineage["reviewed"]["was"]["source"] if self.source == "reviewed" else self.source
+        )
         return was
 
     @property
@@ -97,12 +99,18 @@ class Rejected:
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Rejected:
-        return cls(Record.from_json(row["record"]), row["check"], row["reason"], row["value"], row["other"])
+        return cls(
+            Record.from_json(row["record"]), row["check"], row["reason"], row["value"], row["other"]
+        )
 
 
 def count_by_label(records: Iterable[Record]) -> dict[str, int]:
     """Rows a label, in the labels' alphabetical order; a row with several counts for each, one with none as NO_LABEL."""
-    return dict(sorted(Counter(label for r in records for label in r.labels or (label_text(r.label),)).items()))
+    return dict(
+        sorted(
+            Counter(label for r in records for label in r.labels or (label_text(r.label),)).items()
+        )
+    )
 
 
 def count_by_source(records: Iterable[Record]) -> dict[str, int]:

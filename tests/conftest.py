@@ -66,7 +66,9 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Pat
 
     torch.manual_seed(0)
     names = dict(enumerate(toy.LABELS))
-    model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=len(names), id2label=names)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        encoder, num_labels=len(names), id2label=names
+    )
     directory = tmp_path_factory.mktemp("saved") / "bundle"
     about = {"labels": toy.LABELS, "max_length": 32}
     bundle.save(model, AutoTokenizer.from_pretrained(encoder), directory, about=about)
@@ -88,7 +90,10 @@ def backends(small_bundle: Path, graphs: dict[str, Path]) -> dict[str, Any]:
     from tasks.model.inference.backends import Onnx
 
     plain = Classifier.load(small_bundle)
-    made = {k: plain.through(Onnx(p, name=k, labels=len(plain.labels), threads=2)) for k, p in graphs.items()}
+    made = {
+        k: plain.through(Onnx(p, name=k, labels=len(plain.labels), threads=2))
+        for k, p in graphs.items()
+    }
     return {"torch": plain, **made}
 
 
@@ -111,7 +116,9 @@ def home(tmp_path: Path, mlflow_db: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     home.mkdir()
     shutil.copy(mlflow_db, home / "mlflow.db")
     monkeypatch.setenv("RESEED_HOME", str(home))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # mlflow.set_tracking_uri leaves it behind
+    monkeypatch.delenv(
+        "MLFLOW_TRACKING_URI", raising=False
+    )  # mlflow.set_tracking_uri leaves it behind
     return home
 
 
@@ -175,7 +182,9 @@ def unasked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     from flows.registry import promotion
 
     asked: list[Path] = []
-    monkeypatch.setattr(promotion, "smoke_test", lambda directory, *_, **__: asked.append(directory))
+    monkeypatch.setattr(
+        promotion, "smoke_test", lambda directory, *_, **__: asked.append(directory)
+    )
     return asked
 
 
@@ -243,7 +252,13 @@ def fresh_process(prefect_home: Path) -> Callable[..., subprocess.CompletedProce
         }
         command = [sys.executable, "-c", code]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
+            cwd=ROOT,
+            check=False,
         )
 
     return run

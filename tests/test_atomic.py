@@ -60,7 +60,9 @@ class Demo(StageResult):
 
 
 def make(home: Path, build: Callable[[Path, Path], Demo], **params: Any) -> Demo:
-    return run_stage(Demo, "demo", workspace=Workspace(home), version=1, params=params, inputs={}, build=build)
+    return run_stage(
+        Demo, "demo", workspace=Workspace(home), version=1, params=params, inputs={}, build=build
+    )
 
 
 def write_two(out: Path, scratch: Path) -> Demo:
@@ -76,7 +78,11 @@ def below(home: Path) -> list[str]:
 
 def test_a_stage_is_built_once_and_then_found(tmp_path: Path) -> None:
     built = make(tmp_path, write_two)
-    assert not built.published.found and built.files == 2 and built.directory.name == built.published.key
+    assert (
+        not built.published.found
+        and built.files == 2
+        and built.directory.name == built.published.key
+    )
     assert sorted(below(built.directory)) == ["a.txt", "manifest.json", "sub/b.txt"]
     found = make(tmp_path, lambda out, scratch: pytest.fail("built again"))
     assert found.published == replace(built.published, found=True) and found.digest == built.digest
@@ -86,7 +92,9 @@ def test_a_stage_is_built_once_and_then_found(tmp_path: Path) -> None:
 def test_the_key_is_of_everything_that_goes_in(tmp_path: Path) -> None:
     def key(name: str = "demo", version: int = 1, **given: Any) -> str:
         params = {"params": {"a": 1, "b": 2}, "inputs": {"rows": "x"}, **given}
-        made = run_stage(Demo, name, workspace=Workspace(tmp_path), version=version, build=write_two, **params)
+        made = run_stage(
+            Demo, name, workspace=Workspace(tmp_path), version=version, build=write_two, **params
+        )
         return made.published.key
 
     others = [key("other"), key(version=2), key(params={"a": 1, "b": 3}), key(inputs={"rows": "y"})]
@@ -118,7 +126,11 @@ def test_a_build_that_fails_leaves_nothing_and_a_retry_works(tmp_path: Path) -> 
         return Demo(files=2, batches=len(list(scratch.glob("batch-1.json"))))
 
     built = make(tmp_path, resumes)
-    assert built.published.key == key and built.batches == 1 and not (tmp_path / "scratch" / "demo" / key).exists()
+    assert (
+        built.published.key == key
+        and built.batches == 1
+        and not (tmp_path / "scratch" / "demo" / key).exists()
+    )
     atomic.verify(built.directory)
 
 
@@ -201,7 +213,10 @@ def test_damage_is_found_named_and_rebuilt(tmp_path: Path, damage: Callable[[Pat
     with pytest.raises(CorruptDirectory, match=DAMAGE[damage]):
         atomic.verify(built.directory)
     again = make(tmp_path, write_two)
-    assert not again.published.found and again.digest == built.digest == atomic.verify(again.directory)["digest"]
+    assert (
+        not again.published.found
+        and again.digest == built.digest == atomic.verify(again.directory)["digest"]
+    )
     kept = [p.name for p in again.directory.parent.iterdir() if "corrupt" in p.name]
     assert len(kept) == 1 and kept[0].startswith(built.published.key)
     assert list(Workspace(tmp_path).published("demo")) == [again.directory]
@@ -247,7 +262,9 @@ def test_what_a_dead_process_of_the_same_number_left_is_in_nobodys_way(tmp_path:
     assert "half.txt" not in below(make(tmp_path, write_two).directory) and not left.exists()
 
 
-def test_what_a_living_writer_of_the_same_key_has_written_stays(tmp_path: Path, start: Start) -> None:
+def test_what_a_living_writer_of_the_same_key_has_written_stays(
+    tmp_path: Path, start: Start
+) -> None:
     other = start(BUILD, tmp_path)
     make(tmp_path, write_two)
     halves = list((tmp_path / "stages" / "demo").glob(".*/half.txt"))
@@ -294,11 +311,19 @@ def test_lines_after_a_torn_one_are_not_lost(tmp_path: Path) -> None:
         before = len(atomic.read_lines(path))
         atomic.append_line(path, {"n": "ü\n"})
         assert atomic.read_lines(path)[-1] == {"n": "ü\n"} and len(atomic.read_lines(path)) > before
-    assert [line["n"] for line in atomic.read_lines(path) if line["n"] != 9] == [1, "ü\n", "ü\n", "ü\n"]
+    assert [line["n"] for line in atomic.read_lines(path) if line["n"] != 9] == [
+        1,
+        "ü\n",
+        "ü\n",
+        "ü\n",
+    ]
 
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:
-    rows = [record("one\u2028two\n\x85three", "ü", "seed", place="a, line 1"), record("x", None, "unlabelled")]
+    rows = [
+        record("one\u2028two\n\x85three", "ü", "seed", place="a, line 1"),
+        record("x", None, "unlabelled"),
+    ]
     write_records(tmp_path / "rows.jsonl", rows)
     assert read_records(tmp_path / "rows.jsonl") == rows
     out = [Rejected(r, "leak", "why", 0.5, "other") for r in rows]
@@ -322,11 +347,16 @@ def test_a_lock_names_its_holder_and_dies_with_it(tmp_path: Path, start: Start) 
     other = start(HOLD, lock)
     with pytest.raises(UserError) as e, atomic.exclusive_lock(lock, "the retraining of toy"):
         pytest.fail("two at once")
-    assert f"the retraining of toy is already running (process {other.pid}, lock {lock})" in str(e.value)
+    assert f"the retraining of toy is already running (process {other.pid}, lock {lock})" in str(
+        e.value
+    )
     kill(other)
     with atomic.exclusive_lock(lock, "the retraining of toy"):
         assert lock.read_text() == str(os.getpid())
-        with pytest.raises(UserError, match=f"process {os.getpid()}"), atomic.exclusive_lock(lock, "it"):
+        with (
+            pytest.raises(UserError, match=f"process {os.getpid()}"),
+            atomic.exclusive_lock(lock, "it"),
+        ):
             pytest.fail("two at once")
     with atomic.exclusive_lock(lock, "it"):
         pass

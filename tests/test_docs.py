@@ -27,13 +27,17 @@ def settings(model: Any = Project, prefix: str = "") -> Iterator[tuple[str, Any]
             yield prefix + name, field
 
 
-@pytest.mark.parametrize(("key", "field"), list(settings()), ids=lambda v: v if isinstance(v, str) else "")
+@pytest.mark.parametrize(
+    ("key", "field"), list(settings()), ids=lambda v: v if isinstance(v, str) else ""
+)
 def test_every_key_is_documented_with_its_default(key: str, field: Any) -> None:
     row = next((line for line in KEYS.splitlines() if line.startswith(f"| `{key}` |")), None)
     assert row, f"docs/project-file.md has no row for {key}"
     default = row.split("|")[2].strip().strip("`")
     value = list(field.default) if isinstance(field.default, tuple) else field.default
-    assert yaml.safe_load(default) == value or default == str(value), f"{key}: the default is {value!r}"
+    assert yaml.safe_load(default) == value or default == str(value), (
+        f"{key}: the default is {value!r}"
+    )
     assert field.description in row
 
 

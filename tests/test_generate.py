@@ -15,7 +15,10 @@ from tests.kit import toy
 
 pytestmark = pytest.mark.usefixtures("home")
 
-TWO: dict[str, Any] = {"generators": [{"name": "one"}, {"name": "two", "usd": {"input": 1e6}}], "per_label": 50}
+TWO: dict[str, Any] = {
+    "generators": [{"name": "one"}, {"name": "two", "usd": {"input": 1e6}}],
+    "per_label": 50,
+}
 
 
 def plan_of(folder: Path, **sections: Any) -> Plan:
@@ -27,9 +30,15 @@ def requests(found: Plan) -> dict[str, int]:
     return {name: own.requests for name, own in found.generators.items()}
 
 
-def test_questions_times_models_where_models_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "q.txt").write_text("".join(f"What is thing number {i}?\n" for i in range(20)), encoding="utf-8")
-    generators = [{"name": n, "endpoint": "http://nobody.invalid/v1", "model": n} for n in ("one", "two")]
+def test_questions_times_models_where_models_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "q.txt").write_text(
+        "".join(f"What is thing number {i}?\n" for i in range(20)), encoding="utf-8"
+    )
+    generators = [
+        {"name": n, "endpoint": "http://nobody.invalid/v1", "model": n} for n in ("one", "two")
+    ]
     config = {
         "name": "who",
         "labels": {"one": "the first", "two": "the second"},
@@ -55,7 +64,10 @@ def test_questions_times_models_where_models_are_told_apart(tmp_path: Path, caps
 
 
 def test_subtopics_that_are_to_be_proposed_are_counted(tmp_path: Path) -> None:
-    plain, more = plan_of(tmp_path / "a", generate=TWO), plan_of(tmp_path / "b", generate=TWO | {"propose": True})
+    plain, more = (
+        plan_of(tmp_path / "a", generate=TWO),
+        plan_of(tmp_path / "b", generate=TWO | {"propose": True}),
+    )
     assert requests(more) == {"one": requests(plain)["one"] + 3, "two": requests(plain)["two"]}
     written = [found.generators["one"].completion_tokens for found in (plain, more)]
     assert written[1] - written[0] == 3 * 200
@@ -68,10 +80,16 @@ def test_a_dropped_generator_is_not_paid_for(tmp_path: Path) -> None:
     assert requests(one) == {"one": both.total.requests} and one.total.usd == 0
 
 
-def test_a_name_that_no_generator_has_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_name_that_no_generator_has_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = plan_of(tmp_path, generate=TWO, curate={"drop_generators": ["tow"]})
     (notice,) = found.notices
-    assert "'tow' (did you mean 'two'?)" in notice and "'one', 'two'" in notice and min(requests(found).values()) > 60
+    assert (
+        "'tow' (did you mean 'two'?)" in notice
+        and "'one', 'two'" in notice
+        and min(requests(found).values()) > 60
+    )
     show_plan(found, Console(width=300))
     assert notice in capsys.readouterr().out
 
@@ -79,5 +97,7 @@ def test_a_name_that_no_generator_has_is_told(tmp_path: Path, capsys: pytest.Cap
 def test_nobody_left_to_ask(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds every generator of the project \('one', 'two'\)"):
         plan_of(tmp_path / "a", generate=TWO, curate={"drop_generators": ["one", "two"]})
-    none = plan_of(tmp_path / "b", generate=TWO | {"per_label": 0}, curate={"drop_generators": ["one", "two"]})
+    none = plan_of(
+        tmp_path / "b", generate=TWO | {"per_label": 0}, curate={"drop_generators": ["one", "two"]}
+    )
     assert none.total.requests == 0, "nothing is asked for"

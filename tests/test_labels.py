@@ -25,7 +25,9 @@ from tests.kit.rows import text
 from tests.kit.verdicts import verdict_on
 
 NAMES = ["a", "b", "c"]
-SETS = st.lists(st.sets(st.sampled_from(NAMES)).map(lambda s: tuple(sorted(s))), min_size=1, max_size=30)
+SETS = st.lists(
+    st.sets(st.sampled_from(NAMES)).map(lambda s: tuple(sorted(s))), min_size=1, max_size=30
+)
 
 
 def some_sets(n: int, seed: int = 0, p: float = 0.4) -> list[tuple[str, ...]]:
@@ -36,7 +38,9 @@ def some_sets(n: int, seed: int = 0, p: float = 0.4) -> list[tuple[str, ...]]:
 
 class TestRecords:
     @given(SETS)
-    def test_a_label_set_is_sorted_and_comes_back_from_the_disk(self, sets: list[tuple[str, ...]]) -> None:
+    def test_a_label_set_is_sorted_and_comes_back_from_the_disk(
+        self, sets: list[tuple[str, ...]]
+    ) -> None:
         for own in sets:
             r = Record.of("some text", own[::-1], "seed")
             assert r.label == r.labels == own
@@ -52,7 +56,10 @@ class TestRecords:
         assert read_records(tmp_path / "rows.jsonl") == [r]
 
     def test_a_row_counts_for_each_of_its_labels(self) -> None:
-        records = [Record.of(str(i), own, "seed") for i, own in enumerate([("a", "b"), ("b",), (), "c", None])]
+        records = [
+            Record.of(str(i), own, "seed")
+            for i, own in enumerate([("a", "b"), ("b",), (), "c", None])
+        ]
         assert count_by_label(records) == {"(no label)": 1, "None": 1, "a": 1, "b": 2, "c": 1}
         assert [label_text(r.label) for r in records] == ["a + b", "b", "(no label)", "c", "None"]
 
@@ -66,18 +73,28 @@ class TestCodes:
 
     @given(st.lists(st.sampled_from(NAMES), max_size=9))
     def test_labels_there_and_back(self, labels: list[str]) -> None:
-        assert encode(labels, NAMES).shape == (len(labels),) and decode(encode(labels, NAMES), NAMES) == labels
+        assert (
+            encode(labels, NAMES).shape == (len(labels),)
+            and decode(encode(labels, NAMES), NAMES) == labels
+        )
 
     def test_what_is_strange(self) -> None:
-        assert unknown_labels(["a", "d"], NAMES) == {"d"} and unknown_labels([("a", "d"), ()], NAMES) == {"d"}
+        assert unknown_labels(["a", "d"], NAMES) == {"d"} and unknown_labels(
+            [("a", "d"), ()], NAMES
+        ) == {"d"}
         assert encode([("a", "d")], NAMES).tolist() == [[1, 0, 0]]
 
     def test_a_model_of_the_other_kind_is_compared(self) -> None:
-        assert convert_answer("a", multi_label=True) == ("a",) and convert_answer(("a", "b"), multi_label=True) == (
+        assert convert_answer("a", multi_label=True) == ("a",) and convert_answer(
+            ("a", "b"), multi_label=True
+        ) == (
             "a",
             "b",
         )
-        assert convert_answer(("a",), multi_label=False) == "a" and convert_answer("b", multi_label=False) == "b"
+        assert (
+            convert_answer(("a",), multi_label=False) == "a"
+            and convert_answer("b", multi_label=False) == "b"
+        )
         assert convert_answer(("a", "b"), multi_label=False) not in NAMES
 
     def test_scores_decide(self) -> None:
@@ -85,14 +102,21 @@ class TestCodes:
         several = probabilities(logits, multi_label=True)
         assert decode(predicted(several, multi_label=True), NAMES) == [("a", "b"), ()]
         one = probabilities(logits, multi_label=False)
-        assert np.allclose(one.sum(1), 1) and decode(predicted(one, multi_label=False), NAMES) == ["a", "c"]
+        assert np.allclose(one.sum(1), 1) and decode(predicted(one, multi_label=False), NAMES) == [
+            "a",
+            "c",
+        ]
 
 
 class TestParts:
     @settings(max_examples=60, deadline=None)
     @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 5))
-    def test_every_part_has_what_it_asks_for_where_there_is_enough(self, seed: int, test: int, dev: int) -> None:
-        records = [Record.of(text("w", i), own, "seed") for i, own in enumerate(some_sets(80, seed))]
+    def test_every_part_has_what_it_asks_for_where_there_is_enough(
+        self, seed: int, test: int, dev: int
+    ) -> None:
+        records = [
+            Record.of(text("w", i), own, "seed") for i, own in enumerate(some_sets(80, seed))
+        ]
         groups = {r.id: [r] for r in records}
         dealt = deal(groups, {"test": test, "dev": dev, "seed": 0})
         assert set(dealt.values()) <= {"test", "dev"} and dealt == deal(
@@ -112,12 +136,15 @@ class TestParts:
     @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 10_000), st.integers(2, 5))
     def test_folds_have_every_label_evenly(self, seed: int, n: int) -> None:
-        records = [Record.of(text("w", i), own, "seed") for i, own in enumerate(some_sets(40, seed))]
+        records = [
+            Record.of(text("w", i), own, "seed") for i, own in enumerate(some_sets(40, seed))
+        ]
         found = folds(records, n)
         assert set(found) == set(range(n))
         scarcest = min(NAMES, key=lambda name: sum(name in r.labels for r in records))
         have = [
-            sum(scarcest in r.labels for r, k in zip(records, found, strict=True) if k == fold) for fold in range(n)
+            sum(scarcest in r.labels for r, k in zip(records, found, strict=True) if k == fold)
+            for fold in range(n)
         ]
         assert max(have) - min(have) <= 1
 
@@ -140,7 +167,11 @@ class TestMeasure:
             own = found.summary[name]
             assert own.value == pytest.approx(value) and own.ci_low <= value <= own.ci_high
         assert found.labels["b"].f1 == pytest.approx(f1_score(y[:, 1], z[:, 1]))
-        assert f1_macro(self.TRUE, self.SAID, NAMES) == f1_macro(y, z, [0, 1, 2]) == pytest.approx(points["f1_macro"])
+        assert (
+            f1_macro(self.TRUE, self.SAID, NAMES)
+            == f1_macro(y, z, [0, 1, 2])
+            == pytest.approx(points["f1_macro"])
+        )
         assert Scores.model_validate_json(found.model_dump_json()) == found
 
     def test_a_resample_that_is_the_rows_gives_the_figures(self) -> None:
@@ -186,8 +217,12 @@ class TestJudge:
             "label descriptions": [[()] * len(TestMeasure.TRUE)],
             "with synthetic": [TestMeasure.SAID],
         }
-        found = compare(TestMeasure.TRUE, answers, chosen="with synthetic", labels=NAMES, samples=300, seed=0)
-        assert found.lifts[0].value == pytest.approx(f1_macro(TestMeasure.TRUE, TestMeasure.SAID, NAMES))
+        found = compare(
+            TestMeasure.TRUE, answers, chosen="with synthetic", labels=NAMES, samples=300, seed=0
+        )
+        assert found.lifts[0].value == pytest.approx(
+            f1_macro(TestMeasure.TRUE, TestMeasure.SAID, NAMES)
+        )
 
 
 class TestQuickModels:
@@ -200,10 +235,17 @@ class TestQuickModels:
 
     def test_tfidf_learns_each_label(self) -> None:
         train = self.rows()
-        assert simple.tfidf(train, ["worda of a", "wordb of b and worda of a", "n7"]) == [("a",), ("a", "b"), ()]
+        assert simple.tfidf(train, ["worda of a", "wordb of b and worda of a", "n7"]) == [
+            ("a",),
+            ("a", "b"),
+            (),
+        ]
 
     def test_majority_is_the_most_frequent_set(self) -> None:
-        rows = [Record.of(str(i), own, "seed") for i, own in enumerate([("a", "b"), ("a", "b"), ("c",), ()])]
+        rows = [
+            Record.of(str(i), own, "seed")
+            for i, own in enumerate([("a", "b"), ("a", "b"), ("c",), ()])
+        ]
         assert simple.majority(rows, ["x", "y"], NAMES) == [("a", "b")] * 2
 
     def test_the_cosine_is_chosen_on_dev(self) -> None:

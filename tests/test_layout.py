@@ -43,7 +43,12 @@ MAY_IMPORT = {
     "flows.steps": BASE,
     "flows.context": {*BASE, "flows.registry", "flows.steps"},
 }
-COMMANDS = {"flows.cli", "flows.generate", "flows.retrain", "flows.tune"}  # only flows.cli imports them
+COMMANDS = {
+    "flows.cli",
+    "flows.generate",
+    "flows.retrain",
+    "flows.tune",
+}  # only flows.cli imports them
 # libraries of some parts alone: the registry, predicting and serving need no Prefect
 ONLY_IN = {
     "prefect": {
@@ -94,7 +99,11 @@ def imports(nodes: Iterable[ast.AST], package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            source = resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            source = (
+                resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else node.module
+            )
             yield from (f"{source}.{alias.name}" for alias in node.names)
 
 
@@ -115,7 +124,9 @@ def package_of(module: str, path: Path) -> str:
     return module if path.name == "__init__.py" else module.rpartition(".")[0]
 
 
-def import_graph(sources: Mapping[str, ast.Module], packages: Mapping[str, str]) -> dict[str, set[str]]:
+def import_graph(
+    sources: Mapping[str, ast.Module], packages: Mapping[str, str]
+) -> dict[str, set[str]]:
     """The modules that each module imports, wherever in it: at the top, in a function, or for type checking only."""
     graph: dict[str, set[str]] = {}
     for module, code in sources.items():
@@ -141,7 +152,9 @@ GRAPH = import_graph(TREES, {module: package_of(module, path) for module, path i
 
 
 def test_there_is_something_to_guard() -> None:
-    assert {"tasks/verdict/decide.py", "flows/retrain.py", "mlflow/classifier.py"} <= {name_of(p) for p in SOURCES}
+    assert {"tasks/verdict/decide.py", "flows/retrain.py", "mlflow/classifier.py"} <= {
+        name_of(p) for p in SOURCES
+    }
     assert sum(map(len, GRAPH.values())) > 500
 
 
@@ -153,16 +166,31 @@ def test_the_guard_itself_sees() -> None:
     assert imported(ast.walk(code)) == {"a", "c", "i", "g", "here"}
     assert sorted(dangers(ast.parse(DANGEROUS))) == sorted(set(DANGEROUS.splitlines()))
     assert list(dangers(ast.parse(SAFE))) == []
-    assert gathered_settings(ast.parse('{"allow_pickle": True, "x": False}')) == {("allow_pickle", True), ("x", False)}
+    assert gathered_settings(ast.parse('{"allow_pickle": True, "x": False}')) == {
+        ("allow_pickle", True),
+        ("x", False),
+    }
 
 
 @pytest.mark.parametrize(
     "back",
-    ["import a.one", "from a import one", "from a.one import x", "from . import one", "from .one import x"],
+    [
+        "import a.one",
+        "from a import one",
+        "from a.one import x",
+        "from . import one",
+        "from .one import x",
+    ],
 )
-@pytest.mark.parametrize("where", ["{}", "def f():\n  {}", "if TYPE_CHECKING:\n  {}"], ids=["top", "lazy", "types"])
+@pytest.mark.parametrize(
+    "where", ["{}", "def f():\n  {}", "if TYPE_CHECKING:\n  {}"], ids=["top", "lazy", "types"]
+)
 def test_the_guard_sees_a_circle(back: str, where: str) -> None:
-    sources = {"a": ast.parse(""), "a.one": ast.parse("import a.two"), "a.two": ast.parse(where.format(back))}
+    sources = {
+        "a": ast.parse(""),
+        "a.one": ast.parse("import a.two"),
+        "a.two": ast.parse(where.format(back)),
+    }
     graph = import_graph(sources, dict.fromkeys(sources, "a"))
     assert set(cycle_in(graph)) == {"a.one", "a.two"}
     assert cycle_in({**graph, "a.two": set()}) == []
@@ -175,9 +203,12 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_tasks_know_neither_flows_nor_what_stands_outside() -> None:
     first = {name_of(p): imported(at_import(TREES[m])) & OUTSIDE for m, p in TASKS.items()}
     ever = {
-        name_of(p): imported(ast.walk(TREES[m])) & {"flows", "prefect", "mlflow", "tests"} for m, p in TASKS.items()
+        name_of(p): imported(ast.walk(TREES[m])) & {"flows", "prefect", "mlflow", "tests"}
+        for m, p in TASKS.items()
     }
-    assert {path: found for path, found in first.items() if found} == {}, "imported when the module is"
+    assert {path: found for path, found in first.items() if found} == {}, (
+        "imported when the module is"
+    )
     assert {path: found for path, found in ever.items() if found} == {}
 
 
@@ -219,27 +250,42 @@ for name in {names!r}:
     importlib.import_module(name)
 print(len([m for m in sys.modules if m.partition(".")[0] == "tasks"]), {OUTSIDE!r} & set(sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(len(names)), "set()"]
 
 
 def test_our_mlflow_folder_is_no_package_and_no_flow_hides_a_library() -> None:
     assert not (ROOT / "mlflow" / "__init__.py").exists()
-    assert {p.name for p in (ROOT / "flows").iterdir()} & {"mlflow.py", "prefect.py", "types.py"} == set()
+    assert {p.name for p in (ROOT / "flows").iterdir()} & {
+        "mlflow.py",
+        "prefect.py",
+        "types.py",
+    } == set()
 
 
 @pytest.mark.parametrize("path", [None, "."], ids=["plain", "PYTHONPATH=."])
 def test_mlflow_is_the_installed_one(path: str | None) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | ({"PYTHONPATH": path} if path else {})
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | (
+        {"PYTHONPATH": path} if path else {}
+    )
     code = "import mlflow; print(mlflow.__version__); print(mlflow.__file__)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     version, file = done.stdout.splitlines()
     assert version == importlib.metadata.version("mlflow")
-    assert Path(file) == Path(str(importlib.metadata.distribution("mlflow").locate_file("mlflow/__init__.py")))
+    assert Path(file) == Path(
+        str(importlib.metadata.distribution("mlflow").locate_file("mlflow/__init__.py"))
+    )
 
 
 DANGEROUS = """import pickle
@@ -273,8 +319,14 @@ def dangers(module: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Call):
             settings = [(k.arg, k.value) for k in node.keywords]
             for d in (k.value for k in node.keywords if isinstance(k.value, ast.Dict)):
-                settings += [(k.value, v) for k, v in zip(d.keys, d.values, strict=True) if isinstance(k, ast.Constant)]
-            found = any(isinstance(v, ast.Constant) and (k, v.value) in SETTINGS for k, v in settings)
+                settings += [
+                    (k.value, v)
+                    for k, v in zip(d.keys, d.values, strict=True)
+                    if isinstance(k, ast.Constant)
+                ]
+            found = any(
+                isinstance(v, ast.Constant) and (k, v.value) in SETTINGS for k, v in settings
+            )
             found |= ast.unparse(node.func) in {"eval", "exec", "torch.load", "__import__"}
         if found:
             yield ast.unparse(node).replace("'", '"')
@@ -292,14 +344,19 @@ def gathered_settings(module: ast.AST) -> set[tuple[object, object]]:
 
 
 def test_nothing_that_comes_with_data_is_run() -> None:
-    found = {name_of(p): [*dangers(tree(p)), *sorted(SETTINGS & gathered_settings(tree(p)))] for p in SOURCES}
+    found = {
+        name_of(p): [*dangers(tree(p)), *sorted(SETTINGS & gathered_settings(tree(p)))]
+        for p in SOURCES
+    }
     assert {path: what for path, what in found.items() if what} == {}
 
 
 def test_modules_are_short() -> None:
     lines = {name_of(p): len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES.values()}
     long = {path: n for path, n in lines.items() if n > MOST_LINES}
-    assert {path: n for path, n in long.items() if path not in STILL_LONG} == {}, f"more than {MOST_LINES} lines"
+    assert {path: n for path, n in long.items() if path not in STILL_LONG} == {}, (
+        f"more than {MOST_LINES} lines"
+    )
     assert STILL_LONG - long.keys() == set(), "short by now: take them off STILL_LONG"
 
 
@@ -309,7 +366,11 @@ def test_folders_hold_few_modules() -> None:
 
 
 def test_the_listed_packages_are_the_folders_that_are_packages() -> None:
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]["packages"]
     folders = [p.parent.relative_to(ROOT) for p in ROOT.glob("[!.]*/**/__init__.py")]
-    packages = {".".join(f.parts) for f in folders if f.parts[0] not in {"tests", "build", "node_modules"}}
+    packages = {
+        ".".join(f.parts) for f in folders if f.parts[0] not in {"tests", "build", "node_modules"}
+    }
     assert set(listed) == packages and len(listed) == len(packages)

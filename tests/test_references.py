@@ -46,7 +46,9 @@ def test_paths_are_relative_to_the_project_file(tmp_path: Path, find: Find) -> N
     assert find("rows.csv") == tmp_path / "rows.csv" == find(str(tmp_path / "rows.csv"))
     with pytest.raises(UserError) as e:
         find("data/other.csv")
-    assert "'data/other.csv' is not there" in str(e.value) and str(tmp_path / "data/other.csv") in str(e.value)
+    assert "'data/other.csv' is not there" in str(e.value) and str(
+        tmp_path / "data/other.csv"
+    ) in str(e.value)
 
 
 def test_a_package_is_located_without_importing_it(package: Path, find: Find) -> None:
@@ -56,7 +58,9 @@ def test_a_package_is_located_without_importing_it(package: Path, find: Find) ->
 
 
 @pytest.mark.parametrize("inner", ["../secret.txt", "data/../../secret.txt", "/etc/passwd"])
-def test_a_package_reference_can_not_leave_its_package(package: Path, find: Find, inner: str) -> None:
+def test_a_package_reference_can_not_leave_its_package(
+    package: Path, find: Find, inner: str
+) -> None:
     with pytest.raises(UserError, match="leaves its package"):
         find(f"package:carrier/{inner}")
 
@@ -72,7 +76,10 @@ def test_a_package_without_the_file(package: Path, find: Find) -> None:
         find("package:carrier/nothing.csv")
 
 
-PARTS = {"carrier_part1/data/w.gguf.part00": b"GGUF one, ", "carrier_part2/data/w.gguf.part01": b"and two"}
+PARTS = {
+    "carrier_part1/data/w.gguf.part00": b"GGUF one, ",
+    "carrier_part2/data/w.gguf.part01": b"and two",
+}
 WHOLE = b"".join(PARTS.values())
 
 
@@ -90,7 +97,11 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_parts_of_packages_are_joined_and_checked(parts: str, find: Find, tmp_path: Path) -> None:
     whole = find(parts)
-    assert whole.read_bytes() == WHOLE and whole.suffix == ".gguf" and whole.is_relative_to(tmp_path / "cache")
+    assert (
+        whole.read_bytes() == WHOLE
+        and whole.suffix == ".gguf"
+        and whole.is_relative_to(tmp_path / "cache")
+    )
     inode = whole.stat().st_ino
     assert find(parts).stat().st_ino == inode  # found, not written again
     check(parts, config_dir=tmp_path)
@@ -106,7 +117,10 @@ def test_parts_that_are_not_the_whole_file(parts: str, find: Find, tmp_path: Pat
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("package:nothing_part*/data/*.part*#sha256=" + "0" * 64, "no installed package has such files"),
+        (
+            "package:nothing_part*/data/*.part*#sha256=" + "0" * 64,
+            "no installed package has such files",
+        ),
         ("package:carrier_part*/data/*.part*", "end it with #sha256="),
         ("package:carrier_part*/data/*.part*#sha256=" + "0" * 63, "end it with #sha256="),
         ("package:carrier_part*/../*.part*#sha256=" + "0" * 64, "leaves its packages"),
@@ -116,7 +130,9 @@ def test_parts_that_are_not_the_whole_file(parts: str, find: Find, tmp_path: Pat
     ],
 )
 @pytest.mark.usefixtures("parts")
-def test_parts_that_can_not_be_joined(find: Find, tmp_path: Path, reference: str, said: str) -> None:
+def test_parts_that_can_not_be_joined(
+    find: Find, tmp_path: Path, reference: str, said: str
+) -> None:
     for read in (find, lambda r: check(r, config_dir=tmp_path)):
         with pytest.raises(UserError) as e:
             read(reference)
@@ -146,13 +162,17 @@ def test_every_object_below_a_prefix(s3: Any, find: Find) -> None:
     for key in ("data/a/1.txt", "data/b/2.txt", "data/b/", "database/no.txt"):
         s3.put_object(Bucket="bucket", Key=key, Body=key.encode())
     folder = find("s3://bucket/data/")
-    found = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
+    found = {
+        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
+    }
     assert found == {"a/1.txt": "data/a/1.txt", "b/2.txt": "data/b/2.txt"}
     s3.put_object(Bucket="bucket", Key="data/c/3.txt", Body=b"more")
     assert digest_of_path(find("s3://bucket/data/")) != digest_of_path(folder)
 
 
-@pytest.mark.parametrize("key", ["p/../../outside.txt", "p/a/../../../outside.txt", "p/{tmp}/outside.txt"])
+@pytest.mark.parametrize(
+    "key", ["p/../../outside.txt", "p/a/../../../outside.txt", "p/{tmp}/outside.txt"]
+)
 def test_no_key_is_written_outside_the_cache(s3: Any, find: Find, tmp_path: Path, key: str) -> None:
     s3.put_object(Bucket="bucket", Key=key.format(tmp=tmp_path), Body=b"x")
     with pytest.raises(UserError, match="rename the object"):
@@ -178,7 +198,9 @@ def test_what_is_not_in_s3(s3: Any, find: Find, reference: str, said: str) -> No
     assert repr(reference) in str(e.value) and said in str(e.value)
 
 
-def test_s3_without_credentials(find: Find, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_s3_without_credentials(
+    find: Find, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
@@ -188,7 +210,9 @@ def test_s3_without_credentials(find: Find, monkeypatch: pytest.MonkeyPatch, tmp
         find("s3://bucket/rows.csv")
 
 
-def on_hub(monkeypatch: pytest.MonkeyPatch, answer: datasets.Dataset | Exception) -> list[tuple[str, str]]:
+def on_hub(
+    monkeypatch: pytest.MonkeyPatch, answer: datasets.Dataset | Exception
+) -> list[tuple[str, str]]:
     """What the hub answers; the list fills with (repository, split) of each question."""
     asked: list[tuple[str, str]] = []
 
@@ -203,27 +227,43 @@ def on_hub(monkeypatch: pytest.MonkeyPatch, answer: datasets.Dataset | Exception
 
 
 def test_hub_data_has_names_for_labels(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
-    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
+    )
     rows = {"text": ["a\u2028b", "c", "d", "e"], "label": [1, 0, -1, None]}
     asked = on_hub(monkeypatch, datasets.Dataset.from_dict(rows, features=features))
     path = find("hf:owner/name:test")
     assert asked == [("owner/name", "test")]
     read = [(r.text, r.label, r.fault) for r in read_rows(path, Columns())]
-    assert read == [("a\u2028b", "pos", None), ("c", "neg", None), ("d", None, "no label"), ("e", None, "no label")]
+    assert read == [
+        ("a\u2028b", "pos", None),
+        ("c", "neg", None),
+        ("d", None, "no label"),
+        ("e", None, "no label"),
+    ]
     assert find("hf:owner/name") != path and asked[1] == ("owner/name", "train")
 
 
-def test_hub_data_without_classes_is_left_as_it_is(find: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_data_without_classes_is_left_as_it_is(
+    find: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
     on_hub(monkeypatch, datasets.Dataset.from_dict({"text": ["ä", "b"], "kind": ["x", "y"]}))
     lines = find("hf:owner/name").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == [{"text": "ä", "kind": "x"}, {"text": "b", "kind": "y"}]
+    assert [json.loads(line) for line in lines] == [
+        {"text": "ä", "kind": "x"},
+        {"text": "b", "kind": "y"},
+    ]
 
 
 @pytest.mark.parametrize(
     ("fault", "kind", "said"),
     [
         (datasets.exceptions.DatasetNotFoundError("gone"), UserError, "no such data set"),
-        (ValueError("Unknown split \"tset\". Should be one of ['train']"), UserError, "Unknown split"),
+        (
+            ValueError("Unknown split \"tset\". Should be one of ['train']"),
+            UserError,
+            "Unknown split",
+        ),
         (ConnectionError("refused"), TransientError, "ConnectionError"),
         (TimeoutError(), TransientError, "TimeoutError"),
     ],

@@ -78,9 +78,19 @@ def running(*command: str | Path, **environment: str) -> Iterator[subprocess.Pop
                 process.wait(20)
 
 
-def test_both_uis_boot_from_the_lock_and_go_with_the_command(home: Path, prefect_home: Path) -> None:
+def test_both_uis_boot_from_the_lock_and_go_with_the_command(
+    home: Path, prefect_home: Path
+) -> None:
     ports = {"mlflow": free_port(), "prefect": free_port()}
-    command = [BIN / "reseed", "ui", "--json", "--mlflow-port", ports["mlflow"], "--prefect-port", ports["prefect"]]
+    command = [
+        BIN / "reseed",
+        "ui",
+        "--json",
+        "--mlflow-port",
+        ports["mlflow"],
+        "--prefect-port",
+        ports["prefect"],
+    ]
     with running(*map(str, command), RESEED_HOME=str(home), PREFECT_HOME=str(prefect_home)) as ui:
         assert ui.stdout is not None
         addresses = json.loads(ui.stdout.readline())
@@ -88,7 +98,10 @@ def test_both_uis_boot_from_the_lock_and_go_with_the_command(home: Path, prefect
         assert get(addresses["mlflow"] + "/health")[0] == 200
         assert get(addresses["prefect"] + "/api/health") == (200, True)
         assert "<html" in get(addresses["mlflow"])[1] and "<html" in get(addresses["prefect"])[1]
-        assert get(addresses["mlflow"] + "/api/2.0/mlflow/experiments/search", {"max_results": 5})[0] == 200
+        assert (
+            get(addresses["mlflow"] + "/api/2.0/mlflow/experiments/search", {"max_results": 5})[0]
+            == 200
+        )
         ui.send_signal(signal.SIGTERM)
         assert ui.wait(30) == 0
     for port in ports.values():
@@ -100,12 +113,18 @@ def _closed(port: int) -> bool:
         return s.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_the_deployment_completes_on_a_worker(tmp_path: Path, llm: Any, encoder: Path, home: Path) -> None:
+def test_the_deployment_completes_on_a_worker(
+    tmp_path: Path, llm: Any, encoder: Path, home: Path
+) -> None:
     """`prefect deploy --all` of this repository's prefect.yaml, then a run of `retrain/bbc-news` with the toy project."""
     config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder)
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
-    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect"), "RESEED_HOME": str(home)}
+    environment = {
+        "PREFECT_API_URL": api,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "RESEED_HOME": str(home),
+    }
     prefect = str(BIN / "prefect")
 
     def run(*arguments: str) -> str:
@@ -122,7 +141,9 @@ def test_the_deployment_completes_on_a_worker(tmp_path: Path, llm: Any, encoder:
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
-    with running(prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment):
+    with running(
+        prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment
+    ):
         wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
         run("work-pool", "create", "reseed", "--type", "process")
         run("deploy", "--all")
@@ -168,7 +189,9 @@ def test_the_schedule_of_the_deployment_is_the_projects() -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_the_champion_answers_everywhere(tmp_path: Path, llm: Any, encoder: Path, home: Path, reseed: Command) -> None:
+def test_the_champion_answers_everywhere(
+    tmp_path: Path, llm: Any, encoder: Path, home: Path, reseed: Command
+) -> None:
     """`reseed predict` from arguments, files and standard input, `reseed serve`, and `mlflow models serve` agree."""
     import random
 
@@ -187,9 +210,17 @@ def test_the_champion_answers_everywhere(tmp_path: Path, llm: Any, encoder: Path
     source = toy.write_csv(tmp_path / "in.csv", [{"text": t, "note": "=1+1"} for t in texts])
     code, out, err = reseed("predict", "toy", "--in", source, "--out", tmp_path / "out.jsonl")
     assert code == 0, err
-    assert [json.loads(line)["label"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == expected
-    assert reseed("predict", "toy", "--in", tmp_path / "out.jsonl", "--out", tmp_path / "out.csv")[0] == 0
-    assert [line.split(",")[1] for line in (tmp_path / "out.csv").read_text().splitlines()] == ["label", *expected]
+    assert [
+        json.loads(line)["label"] for line in (tmp_path / "out.jsonl").read_text().splitlines()
+    ] == expected
+    assert (
+        reseed("predict", "toy", "--in", tmp_path / "out.jsonl", "--out", tmp_path / "out.csv")[0]
+        == 0
+    )
+    assert [line.split(",")[1] for line in (tmp_path / "out.csv").read_text().splitlines()] == [
+        "label",
+        *expected,
+    ]
     assert reseed("predict", "toy", "--in", source, "--out", tmp_path / "out.csv")[0] == 2, (
         "an output is not overwritten"
     )
@@ -243,5 +274,8 @@ def test_the_champion_answers_everywhere(tmp_path: Path, llm: Any, encoder: Path
     }  # it looks for uvicorn there
     with running(BIN / "mlflow", *command, **activated):
         wait_for(lambda: get(f"http://127.0.0.1:{port}/ping")[0] == 200, "mlflow models serve")
-        status, body = get(f"http://127.0.0.1:{port}/invocations", {"dataframe_records": [{"text": t} for t in texts]})
+        status, body = get(
+            f"http://127.0.0.1:{port}/invocations",
+            {"dataframe_records": [{"text": t} for t in texts]},
+        )
         assert status == 200 and [p["label"] for p in body["predictions"]] == expected

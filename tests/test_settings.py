@@ -24,7 +24,9 @@ def test_where_the_lock_is_is_said_without_a_password(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("fault", [KeyError("getpwuid(): uid not found: 1001"), OSError("no user")])
-def test_a_container_whose_user_has_no_name_is_no_fault(fault: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_whose_user_has_no_name_is_no_fault(
+    fault: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def nobody() -> str:
         raise fault
 

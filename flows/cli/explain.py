@@ -23,7 +23,9 @@ from tasks.workspace import RetrainData
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def data_of(settings: Settings, project: Project, config: Path, curated: Path | None) -> RetrainData:
+def data_of(
+    settings: Settings, project: Project, config: Path, curated: Path | None
+) -> RetrainData:
     """The data of the project's last retrain, or that behind `curated`. Raises UserError where there is none."""
     if curated is not None:
         return locate(settings.workspace, curated, config=config)
@@ -34,7 +36,9 @@ def tell(settings: Settings, config: Path, row: str, curated: Path | None) -> di
     """The story of ROW as JSON (tasks/review/row_history.py)."""
     project = load_project(config)
     data = data_of(settings, project, config, curated)
-    return explain(row, data=data, workspace=settings.workspace, name=project.name, settings=project.curate).to_json()
+    return explain(
+        row, data=data, workspace=settings.workspace, name=project.name, settings=project.curate
+    ).to_json()
 
 
 def summary(settings: Settings, config: Path, curated: Path | None) -> dict[str, Any]:
@@ -59,7 +63,11 @@ def console() -> Console:
 def show_summary(found: dict[str, Any], to: Console) -> None:
     """The funnel as a table: rows left after each step, by label."""
     steps = found["funnel"]
-    table = Table(title=f"{escape(found['project'])}: rows left after each step", title_justify="left", pad_edge=False)
+    table = Table(
+        title=f"{escape(found['project'])}: rows left after each step",
+        title_justify="left",
+        pad_edge=False,
+    )
     table.add_column("step")
     for label in steps[0]["rows"]:
         table.add_column(escape(label), justify="right", overflow="fold")
@@ -69,12 +77,19 @@ def show_summary(found: dict[str, Any], to: Console) -> None:
         counts = [str(n) for n in s["rows"].values()]
         table.add_row(escape(title(s["step"])), *counts, str(s["total"]), str(s["lost"] or ""))
     to.print(table)
-    to.print("reseed curate CONFIG --explain ROW tells the whole story of a row: its id, or a piece of its text")
+    to.print(
+        "reseed curate CONFIG --explain ROW tells the whole story of a row: its id, or a piece of its text"
+    )
 
 
 def show_story(story: dict[str, Any], to: Console) -> None:
     """The story from the request to the model, a line a fact."""
-    table = Table(title=f"row {story['id']}: {story['fate']}", title_justify="left", show_header=False, pad_edge=False)
+    table = Table(
+        title=f"row {story['id']}: {story['fate']}",
+        title_justify="left",
+        show_header=False,
+        pad_edge=False,
+    )
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
     for name, value in lines(story):
@@ -89,11 +104,17 @@ def _plain(text: str) -> str:
 
 def lines(story: dict[str, Any]) -> list[tuple[str, str]]:
     """The story as pairs of a name and a sentence."""
-    text = "not shown: it repeats held-out text or holds personal data" if story["text"] is None else story["text"]
+    text = (
+        "not shown: it repeats held-out text or holds personal data"
+        if story["text"] is None
+        else story["text"]
+    )
     found = [("text", text), ("label", str(story["label"])), ("source", story["source"])]
     found += _origin(story)
     for step in story["steps"]:
-        found.append((title(step["check"]), "passed" if step["passed"] else f"set aside: {step['reason']}"))
+        found.append(
+            (title(step["check"]), "passed" if step["passed"] else f"set aside: {step['reason']}")
+        )
     if other := story["other"]:
         about = f"{other['id']} ({other['where']}{', ' + other['label'] if other['label'] else ''})"
         found.append(("the other row", f"{about}: {other['text'] or 'its text is not shown'}"))
@@ -118,17 +139,27 @@ def _origin(story: dict[str, Any]) -> list[tuple[str, str]]:
     found = []
     if a := story["asked"]:
         where = f"round {a['round'] + 1}" if isinstance(a["round"], int) else "no round"
-        found.append(("asked of", f"{a['generator']} at {a['endpoint'] or 'an unknown endpoint'}, in {where}"))
+        found.append(
+            (
+                "asked of",
+                f"{a['generator']} at {a['endpoint'] or 'an unknown endpoint'}, in {where}",
+            )
+        )
         if a["prompt"]:
             found.append(("prompt", a["prompt"]))
         found += [(name, value) for name, value in a["drawn"].items()]
         for s in a["seeds"]:
-            found.append(("seed row shown", f"{s['id']}: {s['text'] or 'it is not in these splits'}"))
+            found.append(
+                ("seed row shown", f"{s['id']}: {s['text'] or 'it is not in these splits'}")
+            )
         if a["tokens"]:
             estimated = ", estimated" if a["measured"] is False else ""
             dollars = f", ${a['usd']:.6f}" if a["usd"] is not None else ""
             found.append(
-                ("cost", f"{a['tokens'][0]:g} prompt and {a['tokens'][1]:g} written tokens{dollars}{estimated}")
+                (
+                    "cost",
+                    f"{a['tokens'][0]:g} prompt and {a['tokens'][1]:g} written tokens{dollars}{estimated}",
+                )
             )
     if r := story["reply"]:
         found.append(("reply", r["text"] if r["text"] is not None else "not shown"))

@@ -28,15 +28,25 @@ def commands() -> None:
 
 @commands.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as train.epochs=3.")
-@click.option("--fresh", is_flag=True, help="Make a new challenger instead of finding the one that is done.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key, such as train.epochs=3.",
+)
+@click.option(
+    "--fresh", is_flag=True, help="Make a new challenger instead of finding the one that is done."
+)
 @json_option
 def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, as_json: bool) -> None:
     """Generate, curate, train, evaluate, judge and promote, as the project file CONFIG says."""
     from tasks.project.reader import load_project
     from tasks.setup.preflight import check_references
 
-    check_references(load_project(config, overrides), config)  # a mistake is said before anything starts
+    check_references(
+        load_project(config, overrides), config
+    )  # a mistake is said before anything starts
     from flows.cli.process_guard import watched
 
     with output_for(as_json) as finish, watched():
@@ -55,7 +65,12 @@ def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, as_json: bool
 @commands.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
-@click.option("--plan", "only_plan", is_flag=True, help="Print what it is likely to cost, send nothing, and stop.")
+@click.option(
+    "--plan",
+    "only_plan",
+    is_flag=True,
+    help="Print what it is likely to cost, send nothing, and stop.",
+)
 @json_option
 def generate(config: Path, overrides: tuple[str, ...], only_plan: bool, as_json: bool) -> None:
     """Generate and curate the rows of CONFIG without training on them; `reseed retrain` goes on from there."""
@@ -82,8 +97,16 @@ def generate(config: Path, overrides: tuple[str, ...], only_plan: bool, as_json:
 
 @commands.command()
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, such as tune.trials=40.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where the settings found are written.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key, such as tune.trials=40.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where the settings found are written."
+)
 @json_option
 def tune(config: Path, overrides: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Search for better settings of CONFIG's `train`, on dev alone; they are printed as a piece of a project file."""
@@ -96,7 +119,9 @@ def tune(config: Path, overrides: tuple[str, ...], out: Path | None, as_json: bo
     with output_for(as_json) as finish, watched():
         from flows import tune as flow
 
-        found = flow.tune(config=str(config), overrides=list(overrides), out=str(out) if out else None)
+        found = flow.tune(
+            config=str(config), overrides=list(overrides), out=str(out) if out else None
+        )
         from rich.console import Console
 
         finish(found, lambda: flow.show(found, Console(width=None if sys.stdout.isatty() else 110)))
@@ -105,12 +130,21 @@ def tune(config: Path, overrides: tuple[str, ...], out: Path | None, as_json: bo
 @commands.command()
 @click.argument("name")
 @click.argument("texts", nargs=-1)
-@click.option("--in", "source", type=click.Path(path_type=Path), help="A CSV, JSONL or Parquet file of texts.")
-@click.option("--out", type=click.Path(path_type=Path), help="A new CSV or JSONL file for the answers.")
+@click.option(
+    "--in", "source", type=click.Path(path_type=Path), help="A CSV, JSONL or Parquet file of texts."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="A new CSV or JSONL file for the answers."
+)
 @click.option("--text-column", default="text", show_default=True)
 @json_option
 def predict(
-    name: str, texts: tuple[str, ...], source: Path | None, out: Path | None, text_column: str, as_json: bool
+    name: str,
+    texts: tuple[str, ...],
+    source: Path | None,
+    out: Path | None,
+    text_column: str,
+    as_json: bool,
 ) -> None:
     """Ask the champion of NAME about TEXTS, a file (--in), or the lines of standard input."""
     from flows.serving import predict as ask
@@ -122,7 +156,9 @@ def predict(
             ask.write(out, given, answers)
         result = {"model": champion.name, "version": champion.version, "rows": len(answers)}
         if out is None:
-            result["predictions"] = [{"text": t, **a} for t, a in zip(given.texts, answers, strict=True)]
+            result["predictions"] = [
+                {"text": t, **a} for t, a in zip(given.texts, answers, strict=True)
+            ]
         else:
             result["out"] = str(out)
         finish(result, lambda: ask.show(given.texts, answers, out))
@@ -131,7 +167,13 @@ def predict(
 @commands.command()
 @click.argument("name")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option(
+    "--port",
+    default=8080,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="0 takes a free one.",
+)
 @json_option
 def serve(name: str, host: str, port: int, as_json: bool) -> None:
     """Serve the champion of NAME over HTTP: POST /predict, GET /health, GET /ready."""
@@ -150,19 +192,37 @@ def ui(mlflow_port: int, prefect_port: int, as_json: bool) -> None:
     from flows.cli import ui as ui_
 
     with output_for(as_json) as finish:
-        ui_.run(Settings.from_environment(), mlflow_port=mlflow_port, prefect_port=prefect_port, announce=finish)
+        ui_.run(
+            Settings.from_environment(),
+            mlflow_port=mlflow_port,
+            prefect_port=prefect_port,
+            announce=finish,
+        )
 
 
 @commands.command()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="The project file to write; NAME.yaml beside you otherwise."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The project file to write; NAME.yaml beside you otherwise.",
 )
 @click.option("--text-column", help="Found by its name otherwise, such as text, content or body.")
-@click.option("--label-column", help="Found by its name otherwise, such as label, category or tags.")
-@click.option("--multi-label/--one-label", "several", default=None, help="A text may have several labels, or has one.")
-@click.option("--separator", metavar="CHARACTERS", help="Between the labels of a text, such as ';'.")
-@click.option("--label-columns", metavar="NAME,NAME", help="Columns of 0 and 1, each of which is a label.")
+@click.option(
+    "--label-column", help="Found by its name otherwise, such as label, category or tags."
+)
+@click.option(
+    "--multi-label/--one-label",
+    "several",
+    default=None,
+    help="A text may have several labels, or has one.",
+)
+@click.option(
+    "--separator", metavar="CHARACTERS", help="Between the labels of a text, such as ';'."
+)
+@click.option(
+    "--label-columns", metavar="NAME,NAME", help="Columns of 0 and 1, each of which is a label."
+)
 @json_option
 def init(
     data: Path,
@@ -183,7 +243,9 @@ def init(
 
     with output_for(as_json) as finish:
         each = tuple(name.strip() for name in (label_columns or "").split(",") if name.strip())
-        made = write_project(data, out, asked=Asked(text_column, label_column, several, separator, each))
+        made = write_project(
+            data, out, asked=Asked(text_column, label_column, several, separator, each)
+        )
         finish(made, lambda: click.echo(made["message"]))
 
 
@@ -191,14 +253,37 @@ def init(
 @click.argument("given", metavar="CONFIG_OR_NAME")
 @click.option("--by", help="Who decides; the user of this machine otherwise.")
 @click.option(
-    "--export", "out", type=click.Path(path_type=Path), help="Write the rows that wait to a CSV or JSONL file."
+    "--export",
+    "out",
+    type=click.Path(path_type=Path),
+    help="Write the rows that wait to a CSV or JSONL file.",
 )
-@click.option("--import", "source", type=click.Path(path_type=Path), help="Read the decisions written into that file.")
-@click.option("--status", "only_status", is_flag=True, help="Say how many rows were looked at and how many wait.")
-@click.option("--port", default=0, type=click.IntRange(0, 65535), help="Of the page; a free one otherwise.")
+@click.option(
+    "--import",
+    "source",
+    type=click.Path(path_type=Path),
+    help="Read the decisions written into that file.",
+)
+@click.option(
+    "--status",
+    "only_status",
+    is_flag=True,
+    help="Say how many rows were looked at and how many wait.",
+)
+@click.option(
+    "--port", default=0, type=click.IntRange(0, 65535), help="Of the page; a free one otherwise."
+)
 @click.option("--no-open", is_flag=True, help="Print the page's address, and open no browser.")
-@click.option("--curated", type=click.Path(path_type=Path), help="Another curate stage's directory than the last.")
-@click.option("--splits", type=click.Path(path_type=Path), help="The splits' directory that belongs to --curated.")
+@click.option(
+    "--curated",
+    type=click.Path(path_type=Path),
+    help="Another curate stage's directory than the last.",
+)
+@click.option(
+    "--splits",
+    type=click.Path(path_type=Path),
+    help="The splits' directory that belongs to --curated.",
+)
 @json_option
 def review(
     given: str,
@@ -219,23 +304,36 @@ def review(
         from flows.review import server
         from flows.review import session as review_
 
-        session = review_.open_review(Settings.from_environment(), given, by=by, curated=curated, splits=splits)
+        session = review_.open_review(
+            Settings.from_environment(), given, by=by, curated=curated, splits=splits
+        )
         if out is None and source is None and not only_status:
             server.run(session, port=port, show=not no_open, announce=finish)
             return
         if out is not None:
             result = review_.export(session, out)
         else:
-            result = review_.take(session, source) if source is not None else session.status().model_dump()
+            result = (
+                review_.take(session, source)
+                if source is not None
+                else session.status().model_dump()
+            )
         finish(result, lambda: review_.show(result))
 
 
 @commands.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option(
-    "--explain", "row", metavar="ROW", help="Tell a row's whole story: its id, the start of it, or some text."
+    "--explain",
+    "row",
+    metavar="ROW",
+    help="Tell a row's whole story: its id, the start of it, or some text.",
 )
-@click.option("--curated", type=click.Path(path_type=Path), help="Another curate stage's directory than the last.")
+@click.option(
+    "--curated",
+    type=click.Path(path_type=Path),
+    help="Another curate stage's directory than the last.",
+)
 @json_option
 def curate(config: Path, row: str | None, curated: Path | None, as_json: bool) -> None:
     """Show where the rows of the last retrain of CONFIG went, or tell the whole story of one of them."""
@@ -292,7 +390,10 @@ def main() -> None:
         e.show()
         code = 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("reseed: stopped; what was finished is kept, and the same command goes on from there", err=True)
+        click.echo(
+            "reseed: stopped; what was finished is kept, and the same command goes on from there",
+            err=True,
+        )
         code = 1
     except Exception as e:
         told = _told(e)

@@ -40,7 +40,10 @@ def promote(name: str, version: str, reason: str, by: str | None, as_json: bool)
 
     with output_for(as_json) as finish:
         done = admin.promote(Settings.from_environment(), name, version, reason=reason, by=by)
-        finish(done, lambda: admin.show_moved(done, f"{name}: version {done['version']} is the champion"))
+        finish(
+            done,
+            lambda: admin.show_moved(done, f"{name}: version {done['version']} is the champion"),
+        )
 
 
 @click.command()
@@ -86,7 +89,11 @@ def history(name: str, as_json: bool) -> None:
 @click.command()
 @click.argument("name")
 @click.argument("version", required=False)
-@click.option("--promotion", type=click.IntRange(1), help="The verdict of this promotion in `reseed history NAME`.")
+@click.option(
+    "--promotion",
+    type=click.IntRange(1),
+    help="The verdict of this promotion in `reseed history NAME`.",
+)
 @json_option
 def verify(name: str, version: str | None, promotion: int | None, as_json: bool) -> None:
     """Come to the verdict on VERSION of NAME (the champion otherwise) again from its evidence; 1 where it differs, or the evidence is
@@ -102,7 +109,13 @@ def verify(name: str, version: str | None, promotion: int | None, as_json: bool)
 
 @click.command()
 @click.argument("name")
-@click.option("--keep", default=5, show_default=True, type=click.IntRange(1), help="Newest versions that stay.")
+@click.option(
+    "--keep",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Newest versions that stay.",
+)
 @click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
 @json_option
 def prune(name: str, keep: int, yes: bool, as_json: bool) -> None:

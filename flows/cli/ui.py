@@ -49,10 +49,22 @@ def mlflow_command(settings: Settings, port: int) -> list[str]:
 
 
 def prefect_command(port: int) -> list[str]:
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    return [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
 
 
-def run(settings: Settings, *, mlflow_port: int, prefect_port: int, announce: Callable[..., None]) -> None:
+def run(
+    settings: Settings, *, mlflow_port: int, prefect_port: int, announce: Callable[..., None]
+) -> None:
     """Start what is not served elsewhere already, wait until both answer, announce, and stay.
 
     Raises UserError when a port is taken, TransientError when a server ends or does not answer within two minutes.
@@ -101,7 +113,9 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     """The server in a process group of its own, with job processes off and its output in `log`."""
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with log.open("wb") as f:
-        return subprocess.Popen(command, stdout=f, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        return subprocess.Popen(
+            command, stdout=f, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
 
 
 def wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:

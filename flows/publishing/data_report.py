@@ -27,9 +27,16 @@ def log(tracking: Tracking, report: DataReportResult) -> None:
 def tables(figures: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The report's figures as flat rows: `funnel`, `rejected` (check by label) and `accepted` (label by source)."""
     return {
-        "funnel": [{"step": s["step"], "all": s["total"], "lost": s["lost"], **s["rows"]} for s in figures["funnel"]],
-        "rejected": [{"check": r["check"], "all": r["total"], **r["rows"]} for r in figures["rejected"]],
-        "accepted": [{"label": k, "all": sum(v.values()), **v} for k, v in figures["balance"].items()],
+        "funnel": [
+            {"step": s["step"], "all": s["total"], "lost": s["lost"], **s["rows"]}
+            for s in figures["funnel"]
+        ],
+        "rejected": [
+            {"check": r["check"], "all": r["total"], **r["rows"]} for r in figures["rejected"]
+        ],
+        "accepted": [
+            {"label": k, "all": sum(v.values()), **v} for k, v in figures["balance"].items()
+        ],
     }
 
 
@@ -37,5 +44,7 @@ def _table(tracking: Tracking, name: str, rows: list[dict[str, Any]]) -> None:
     import pandas as pd
 
     path = f"data_report/{name}.json"
-    if rows and not any(a.path == path for a in tracking.client.list_artifacts(tracking.run_id, "data_report")):
+    if rows and not any(
+        a.path == path for a in tracking.client.list_artifacts(tracking.run_id, "data_report")
+    ):
         tracking.client.log_table(tracking.run_id, pd.DataFrame(rows[:TABLE_ROWS]), path)

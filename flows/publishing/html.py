@@ -49,7 +49,9 @@ def write(
         if verdict.gain is not None and verdict.lower is not None and verdict.upper is not None:
             title = f"{run.project.name}: against {verdict.opponent}"
             least = run.project.promote.min_gain
-            plots.gain(verdict.gain, verdict.lower, verdict.upper, least=least, title=title, path=picture)
+            plots.gain(
+                verdict.gain, verdict.lower, verdict.upper, least=least, title=title, path=picture
+            )
             run.tracking.client.log_artifact(run.tracking.run_id, str(picture))
         contents = gather_contents(
             report,
@@ -75,13 +77,17 @@ def fetch(settings: Settings, name: str) -> dict[str, Any]:
     Registry(client, settings).require_name(name)
     run_id = _last(client, name)
     if run_id is None:
-        raise UserError(f"no retrain of {name!r} has left a report: `reseed retrain CONFIG` makes one")
+        raise UserError(
+            f"no retrain of {name!r} has left a report: `reseed retrain CONFIG` makes one"
+        )
     target = settings.workspace.report(name)
     with tempfile.TemporaryDirectory() as folder:
         try:
             page = Path(client.download_artifacts(run_id, PAGE, folder)).read_bytes()
         except (MlflowException, OSError) as e:
-            raise TransientError(f"the report of {name!r} can't be read from MLflow (run {run_id}): {e}") from None
+            raise TransientError(
+                f"the report of {name!r} can't be read from MLflow (run {run_id}): {e}"
+            ) from None
     if not is_ours(page):  # a browser would run whatever somebody put there
         raise UserError(
             f"the report of {name!r} in MLflow (run {run_id}) is none that this version of Reseed writes: retrain, or look at it "
@@ -115,7 +121,12 @@ def _commit() -> str | None:
         try:
             root = Path(__file__).resolve().parent
             done = subprocess.run(
-                ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=False
+                ["git", *arguments],
+                cwd=root,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None

@@ -33,7 +33,9 @@ def write(
     prompt: str,
 ) -> str:
     """The card in Markdown, logged to the run as `model_card.md` and set as the version's description; its origin as tags."""
-    base = base_model(run.project.train.model, config_dir=run.project.config_dir, cache=run.workspace.cache)
+    base = base_model(
+        run.project.train.model, config_dir=run.project.config_dir, cache=run.workspace.cache
+    )
     kept = count_by_source(rows.read())
     generators = generators_of(run.project, kept)
     digests = {"training": rows.digest, "dev": run.splits.digest, "test": run.sealed.digest}
@@ -54,7 +56,9 @@ def write(
     }
     card = render(context)
     run.tracking.client.log_text(run.tracking.run_id, card, "model_card.md")
-    short = card if len(card) <= _MOST else card[:_MOST].rsplit("\n", 1)[0] + "\n\n(see model_card.md)"
+    short = (
+        card if len(card) <= _MOST else card[:_MOST].rsplit("\n", 1)[0] + "\n\n(see model_card.md)"
+    )
     run.registry.describe(version, short)
     # the list of versions shows every tag on a line of its own, so that few are better
     lineage = {"data": digests, "prompt": prompt, "generators": generators}
@@ -81,7 +85,9 @@ def render(told: dict[str, Any], template: Path = TEMPLATE) -> str:
     """The template filled in; every text that comes from data is escaped for Markdown."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=True)
+    environment = Environment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=True
+    )
     environment.filters |= {"f3": lambda v: f"{v:.3f}", "md": escaped}
     return environment.from_string(template.read_text(encoding="utf-8")).render(**told)
 
@@ -90,7 +96,9 @@ def escaped(text: Any) -> Any:
     """`text` as Markdown shows it letter by letter, on one line."""
     from markupsafe import Markup
 
-    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = (
+        " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    )
     return Markup(_SPECIAL.sub(r"\\\1", line))  # noqa: S704
 
 
@@ -98,7 +106,9 @@ def sentence(project: Project, challenger: ScoreResult, rows: TrainingRows) -> s
     """The registered version in a sentence: what it was trained on and how it scores."""
     f1 = challenger.known.f1_macro
     sources = count_by_source(rows.read())
-    trained_on = ", ".join(f"{n} {'real' if source == 'seed' else source}" for source, n in sources.items())
+    trained_on = ", ".join(
+        f"{n} {'real' if source == 'seed' else source}" for source, n in sources.items()
+    )
     return (
         f"{project.train.model} fine-tuned on {trained_on} rows; macro-F1 {f1.value:.3f} ({f1.ci_low:.3f} to "
         f"{f1.ci_high:.3f}) on {challenger.known.rows} sealed real rows. Labels: {', '.join(project.label_names)}."

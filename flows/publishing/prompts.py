@@ -23,7 +23,9 @@ def register(client: MlflowClient, project: Project) -> str:
     """`NAME/VERSION` of the project's prompt: the registered version with the same text, or a new one."""
     name, text = f"{project.name}-generate", template(project)
     latest = client.load_prompt(f"prompts:/{name}@latest", allow_missing=True)
-    for version in range(1, latest.version + 1 if latest else 1):  # read one by one: the store gives no search by text
+    for version in range(
+        1, latest.version + 1 if latest else 1
+    ):  # read one by one: the store gives no search by text
         with suppress(MlflowException):  # a version may have been deleted
             if client.get_prompt_version(name, str(version)).template == text:
                 return f"{name}/{version}"

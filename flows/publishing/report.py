@@ -11,7 +11,7 @@ from flows.registry.client import Version
 from flows.retraining.decision import Outcome
 from flows.retraining.generation_loop import GeneratedRows
 from flows.retraining.mixtures import Trained
-from tasks.dataset.sealed import test_set_uses
+from tasks.dataset.sealed import count_test_set_uses
 from tasks.evaluate.score import ScoreResult
 from tasks.evaluate.serving import Measured
 from tasks.model.inference.choose import ExportResult
@@ -55,10 +55,14 @@ def assemble(
         verdict=verdict.decision,
         reasons=list(verdict.reasons),
         promoted=outcome.promoted,
-        gain=GainSummary(value=verdict.gain, lower=verdict.lower, upper=verdict.upper, opponent=verdict.opponent),
+        gain=GainSummary(
+            value=verdict.gain, lower=verdict.lower, upper=verdict.upper, opponent=verdict.opponent
+        ),
         judgement=verdict,
         model=ModelVersion(name=version.name, version=version.version, bundle=version.digest),
-        test=ChallengerScore.of(score, test_set_uses=test_set_uses(run.sealed, workspace=run.workspace)),
+        test=ChallengerScore.of(
+            score, test_set_uses=count_test_set_uses(run.sealed, workspace=run.workspace)
+        ),
         champion=outcome.champion,
         baselines={name: BaselineScore.of(run.project, b, score) for name, b in baselines.items()},
         lift=lift,
@@ -90,8 +94,12 @@ def summarise_data(run: RunContext, generated: GeneratedRows, trained: Trained) 
             lost=sum(r.lost for r in generated.results),
         ),
         accepted=RowsByLabel(total=c.rows.accepted, by_label=c.accepted),
-        rejected=RejectedRows(total=c.rows.rejected, by_label=c.rejected_by_label, by_reason=c.rejected),
-        self_trained=RowsByLabel(total=added.added if added else 0, by_label=added.harvested if added else {}),
+        rejected=RejectedRows(
+            total=c.rows.rejected, by_label=c.rejected_by_label, by_reason=c.rejected
+        ),
+        self_trained=RowsByLabel(
+            total=added.added if added else 0, by_label=added.harvested if added else {}
+        ),
         real=RowsByLabel(total=c.rows.seed, by_label=c.seed),
         real_rejected=RealRejected(by_reason=run.splits.rejected, notices=list(run.splits.notices)),
         generators=rows_by_generator(accepted_generators(generated), generated.usage_by_generator),

@@ -38,7 +38,9 @@ def name(project: Project, *, began: datetime, rows: int, base: str) -> str:
 
 def rename_run(run: RunContext, rows: TrainingRows) -> int:
     """How many rows are trained on; the run is called by that and by its base model from here on."""
-    base = base_model(run.project.train.model, config_dir=run.project.config_dir, cache=run.workspace.cache).name
+    base = base_model(
+        run.project.train.model, config_dir=run.project.config_dir, cache=run.workspace.cache
+    ).name
     started = run.tracking.client.get_run(run.tracking.run_id).info.start_time
     trained_on = len(rows.read())
     began = datetime.fromtimestamp(started / 1000, UTC)
@@ -62,7 +64,9 @@ def challenger_scored(
     sizes = [training, (*dev, run.splits.rows["dev"]), (*test, challenger.known.rows)]
     tracking.used(datasets=sizes, model_id=version.model_id)
     tracking.model_metrics(challenger.test_metrics(), model_id=version.model_id, dataset=test)
-    tracking.model_metrics({"dev.f1_macro": trained.dev_f1_macro}, model_id=version.model_id, dataset=dev)
+    tracking.model_metrics(
+        {"dev.f1_macro": trained.dev_f1_macro}, model_id=version.model_id, dataset=dev
+    )
     for stage in [challenger, trained.stage, *([curve] if curve else [])]:
         for picture in stage.artifacts():
             if picture.suffix == ".png":
@@ -77,30 +81,46 @@ def champion_scored(run: RunContext, champion: Version, score: ScoreResult) -> N
     try:
         if champion.model_id:
             tracking.model_metrics(score.test_metrics(), model_id=champion.model_id, dataset=test)
-            data, model = dataset_input(*test, score.known.rows), LoggedModelInput(champion.model_id)
+            data, model = (
+                dataset_input(*test, score.known.rows),
+                LoggedModelInput(champion.model_id),
+            )
             tracking.client.log_inputs(tracking.run_id, datasets=[data], models=[model])
     except MlflowException as e:
-        if e.error_code != "RESOURCE_DOES_NOT_EXIST":  # somebody deleted the logged model: the registry's files stay
+        if (
+            e.error_code != "RESOURCE_DOES_NOT_EXIST"
+        ):  # somebody deleted the logged model: the registry's files stay
             raise
 
 
 def is_judged(run: RunContext, report: RetrainReport) -> bool:
     """Whether the run has its verdict already, and this is only the champion met again: its page stays as it is."""
-    itself = report.champion is not None and report.champion.version == report.model.version and not report.promoted
+    itself = (
+        report.champion is not None
+        and report.champion.version == report.model.version
+        and not report.promoted
+    )
     return itself and "verdict" in run.tracking.client.get_run(run.tracking.run_id).data.tags
 
 
 def write(run: RunContext, report: RetrainReport, *, rows: TrainingRows) -> None:
     """The verdict, the columns that runs are compared by, and the description."""
     by_source, data = count_by_source(rows.read()), report.data
-    columns = {f"data.{source}.rows": float(by_source.get(source, 0)) for source in ("synthetic", "harvested", "seed")}
+    columns = {
+        f"data.{source}.rows": float(by_source.get(source, 0))
+        for source in ("synthetic", "harvested", "seed")
+    }
     columns |= {f"data.{source}.rows": float(n) for source, n in by_source.items()}
     columns |= {"data.training.rows": float(sum(by_source.values()))}
     totals = {"requested": data.requested, "accepted": data.accepted, "rejected": data.rejected}
     columns |= {f"data.{name}.rows": float(part.total) for name, part in totals.items()}
     columns |= {f"tokens.{k}": float(v) for k, v in report.tokens}
-    run.tracking.metrics(columns | verdict_metrics(report.judgement) | {"cost.usd": report.cost.usd})
-    run.tracking.client.log_dict(run.tracking.run_id, report.judgement.model_dump(mode="json"), "verdict.json")
+    run.tracking.metrics(
+        columns | verdict_metrics(report.judgement) | {"cost.usd": report.cost.usd}
+    )
+    run.tracking.client.log_dict(
+        run.tracking.run_id, report.judgement.model_dump(mode="json"), "verdict.json"
+    )
     run.tracking.tag(verdict=report.verdict, reasons="; ".join(report.reasons))
     names = {"seed": "real", "reviewed": "reviewed by a person"}
     context = dict(report) | {

@@ -46,10 +46,14 @@ def markdown(report: RetrainReport) -> str:
     """The table as Markdown."""
 
     def cell(text: str) -> str:
-        return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+        return (
+            text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+        )
 
     head = f"# {report.model.name}: {report.verdict}\n\n| | |\n|---|---|\n"
-    return head + "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in rows(report)) + "\n"
+    return (
+        head + "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in rows(report)) + "\n"
+    )
 
 
 def rows(report: RetrainReport) -> Rows:
@@ -64,7 +68,11 @@ def rows(report: RetrainReport) -> Rows:
         *([("cost", report.cost.line())] if report.cost.tokens else []),
         ("verdict", report.verdict + ("  (now champion)" if report.promoted else "")),
         *(("why", reason) for reason in report.reasons),
-        *([("label first", _label_first(report.label_first, report.project))] if report.label_first else []),
+        *(
+            [("label first", _label_first(report.label_first, report.project))]
+            if report.label_first
+            else []
+        ),
         *_closing_rows(report),
     ]
 
@@ -78,9 +86,16 @@ def _data_rows(data: DataSummary) -> Rows:
     if data.answers:
         found.append(("questions asked", _questions(data.answers)))
     if data.self_trained.total:
-        found.append(("self-trained rows", f"{data.self_trained.total}  ({counted(data.self_trained.by_label)})"))
+        found.append(
+            (
+                "self-trained rows",
+                f"{data.self_trained.total}  ({counted(data.self_trained.by_label)})",
+            )
+        )
     if data.real.total:
-        found.append(("real rows trained on", f"{data.real.total}  ({counted(data.real.by_label)})"))
+        found.append(
+            ("real rows trained on", f"{data.real.total}  ({counted(data.real.by_label)})")
+        )
     if data.real_rejected.by_reason:
         found.append(("real rows rejected", counted(data.real_rejected.by_reason)))
     return found
@@ -88,7 +103,9 @@ def _data_rows(data: DataSummary) -> Rows:
 
 def _questions(told: AnswersSummary) -> str:
     """`294 of 2 models  (left out: smollm2 3 shorter, gemma 1 unanswered)`."""
-    left = [f"{model} {n} {why}" for why, own in told.left_out.items() for model, n in own.items() if n]
+    left = [
+        f"{model} {n} {why}" for why, own in told.left_out.items() for model, n in own.items() if n
+    ]
     return f"{told.questions} of {len(told.rows)} models  (left out: {', '.join(left) or 'none'})"
 
 
@@ -98,7 +115,9 @@ def _score_rows(report: RetrainReport) -> Rows:
     if champion and champion.version != model.version:
         score = _score(champion.score) if champion.score else "could not be scored"
         found.append((f"F1 of champion {champion.version}", score))
-    return found + [(f"F1 of {name.replace('_', ' ')}", _baseline(b)) for name, b in report.baselines.items()]
+    return found + [
+        (f"F1 of {name.replace('_', ' ')}", _baseline(b)) for name, b in report.baselines.items()
+    ]
 
 
 def _score(score: ModelScore) -> str:
@@ -119,7 +138,10 @@ def _baseline(b: BaselineScore) -> str:
 def _gain_rows(lift: LiftSummary | None) -> Rows:
     how = "" if not lift or lift.how == "full" else ", linear heads"
     return [
-        (f"gain by {g.by} rows", f"{g.value:+.3f}  ({g.ci_low:+.3f} to {g.ci_high:+.3f}{how}; over {g.from_})")
+        (
+            f"gain by {g.by} rows",
+            f"{g.value:+.3f}  ({g.ci_low:+.3f} to {g.ci_high:+.3f}{how}; over {g.from_})",
+        )
         for g in (lift.lifts if lift else [])
     ]
 
@@ -153,7 +175,9 @@ def _measures(champion: ChampionScore) -> str:
 
 
 def _label_first(found: LabelFirst, project: str) -> str:
-    differ = f", {found.differ} of them answered differently by the champion" if found.differ else ""
+    differ = (
+        f", {found.differ} of them answered differently by the champion" if found.differ else ""
+    )
     return (
         f"{found.rows} unlabelled rows{differ}: write labels into `decision` in a copy of {found.path}, then "
         f"`reseed review {project} --import COPY`; the next retrain learns from them"
@@ -168,7 +192,10 @@ def _closing_rows(report: RetrainReport) -> Rows:
         ("MLflow run", report.mlflow_run_id),
         ("report", relative(report.report)),
         ("open the UIs", "reseed ui"),
-        ("ask the model", ask if report.promoted or report.champion else "there is no champion to ask yet"),
+        (
+            "ask the model",
+            ask if report.promoted or report.champion else "there is no champion to ask yet",
+        ),
     ]
 
 

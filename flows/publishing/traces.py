@@ -33,11 +33,15 @@ def record(run: RunContext, generated: GeneratedRows) -> None:
     became = fates(generated.curated)
     with _unseeded():
         for number, r in enumerate(generated.rounds, 1):
-            for e in sample(run.project, n=n, splits=run.splits, asked=r.asked, workspace=run.workspace):
+            for e in sample(
+                run.project, n=n, splits=run.splits, asked=r.asked, workspace=run.workspace
+            ):
                 if e.key not in there:
                     there.add(e.key)
                     tags = {"round": str(number), "curation": became.get(e.key, "no row")}
-                    write(e, tags=tags, experiment_id=tracking.experiment_id, run_id=tracking.run_id)
+                    write(
+                        e, tags=tags, experiment_id=tracking.experiment_id, run_id=tracking.run_id
+                    )
     _flush()
 
 
@@ -81,7 +85,9 @@ def fates(curated: CurateResult) -> dict[str, str]:
         if request := rejected.record.lineage.get("request"):
             became[request][rejected.check] += 1
     return {
-        request: ", ".join(f"{n} {what}" if counts.total() > 1 else what for what, n in counts.most_common())
+        request: ", ".join(
+            f"{n} {what}" if counts.total() > 1 else what for what, n in counts.most_common()
+        )
         for request, counts in became.items()
     }
 
@@ -95,7 +101,11 @@ def write(e: Exchange, *, tags: dict[str, str], experiment_id: str, run_id: str)
     tags = (
         tags
         | {KEY: e.key}
-        | {k: str(e.tag[k])[:250] for k in ("label", "topic", "style", "generator", "near") if k in e.tag}
+        | {
+            k: str(e.tag[k])[:250]
+            for k in ("label", "topic", "style", "generator", "near")
+            if k in e.tag
+        }
     )
     tags |= {"tokens": "measured" if e.measured else "estimated"}
     tags |= {"time": "not measured"} if e.seconds is None else {}
@@ -125,7 +135,11 @@ def _attributes(e: Exchange) -> dict[str, Any]:
             "total_tokens": e.prompt_tokens + e.completion_tokens,
         },
         # given even where it is nothing: MLflow would look the model's name up in a price list of its own
-        "mlflow.llm.cost": {"input_cost": prompt, "output_cost": completion, "total_cost": prompt + completion},
+        "mlflow.llm.cost": {
+            "input_cost": prompt,
+            "output_cost": completion,
+            "total_cost": prompt + completion,
+        },
     }
 
 

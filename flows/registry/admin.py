@@ -21,7 +21,11 @@ from tasks.atomic import CorruptDirectory
 from tasks.errors import UserError
 from tasks.model import bundle
 
-PROBES = ["A short text.", "Another one, a little longer, with a comma.", "1"]  # any text must get an answer
+PROBES = [
+    "A short text.",
+    "Another one, a little longer, with a comma.",
+    "1",
+]  # any text must get an answer
 WITH_WEIGHTS = ("train", "export", "soup")  # stages that hold a bundle
 
 
@@ -34,13 +38,19 @@ def person(by: str | None = None) -> str:
     return by.strip()
 
 
-def promote(settings: Settings, name: str, version: str, *, reason: str, by: str | None = None) -> dict[str, Any]:
+def promote(
+    settings: Settings, name: str, version: str, *, reason: str, by: str | None = None
+) -> dict[str, Any]:
     """Make a registered version the champion because a person says so; its verdict stays as it is."""
     registry = open_registry(settings, name)
-    return _move(registry, registry.version(name, version), kind="by hand", reason=_said(reason), by=by)
+    return _move(
+        registry, registry.version(name, version), kind="by hand", reason=_said(reason), by=by
+    )
 
 
-def rollback(settings: Settings, name: str, *, reason: str, by: str | None = None) -> dict[str, Any]:
+def rollback(
+    settings: Settings, name: str, *, reason: str, by: str | None = None
+) -> dict[str, Any]:
     """Make the version that was champion before the champion again. Raises UserError when there is none."""
     registry = open_registry(settings, name)
     champion = require_champion(registry, name)
@@ -53,7 +63,9 @@ def rollback(settings: Settings, name: str, *, reason: str, by: str | None = Non
     return _move(registry, before, kind="rollback", reason=_said(reason), by=by)
 
 
-def _move(registry: Registry, to: Version, *, kind: Kind, reason: str, by: str | None) -> dict[str, Any]:
+def _move(
+    registry: Registry, to: Version, *, kind: Kind, reason: str, by: str | None
+) -> dict[str, Any]:
     champion = registry.champion(to.name)
     if champion is not None and champion.version == to.version:
         raise UserError(f"version {to.version} of {to.name!r} is the champion already")
@@ -71,12 +83,20 @@ def _move(registry: Registry, to: Version, *, kind: Kind, reason: str, by: str |
         )
     except CorruptDirectory as e:
         raise UserError(f"version {to.version} of {to.name!r} can't be the champion: {e}") from None
-    if by := registry.version(to.name, to.version).tags.get("reseed.refused_by"):  # that no is overruled from now on
+    if by := registry.version(to.name, to.version).tags.get(
+        "reseed.refused_by"
+    ):  # that no is overruled from now on
         registry.record(to, {"reseed.overruled": f"refused by {by}"})
         registry.client.delete_model_version_tag(to.name, to.version, "reseed.refused_by")
     before = champion.version if champion else None
     told = notifications.deliver(registry.settings, registry)
-    return {"model": to.name, "version": to.version, "before": before, "reason": reason, "told": told}
+    return {
+        "model": to.name,
+        "version": to.version,
+        "before": before,
+        "reason": reason,
+        "told": told,
+    }
 
 
 def show_moved(done: dict[str, Any], said: str) -> None:
@@ -84,7 +104,9 @@ def show_moved(done: dict[str, Any], said: str) -> None:
         click.echo(sentence)
 
 
-def refuse(settings: Settings, name: str, version: str, *, reason: str, by: str | None = None) -> dict[str, Any]:
+def refuse(
+    settings: Settings, name: str, version: str, *, reason: str, by: str | None = None
+) -> dict[str, Any]:
     """A person's no outside of a deployment: a row of the history. Raises UserError for the champion."""
     who, registry = person(by), Registry(connect(settings), settings)
     registry.require_name(name)
@@ -102,11 +124,17 @@ def refuse(settings: Settings, name: str, version: str, *, reason: str, by: str 
 
 def show_refused(done: dict[str, Any]) -> None:
     """Print what was refused."""
-    stays = f"version {done['champion']} stays the champion" if done["champion"] else "there is no champion yet"
+    stays = (
+        f"version {done['champion']} stays the champion"
+        if done["champion"]
+        else "there is no champion yet"
+    )
     click.echo(f"{done['model']}: version {done['version']} is refused; {stays}")
 
 
-def write_refusal(registry: Registry, version: Version, *, champion: Version | None, who: str, reason: str) -> None:
+def write_refusal(
+    registry: Registry, version: Version, *, champion: Version | None, who: str, reason: str
+) -> None:
     """Add a row of kind `refused` to the history, with the champion that stays as `before`.
 
     The same refusal is one row: a flow run that is executed again meets its answer again.
@@ -119,11 +147,15 @@ def write_refusal(registry: Registry, version: Version, *, champion: Version | N
         if any((row.version, row.before, row.who, row.reason) == same for row in found.refusals):
             return
         when = datetime.now(UTC).isoformat(timespec="microseconds")
-        intent = Intent(version.name, version.version, before, reason, when, found.next, "refused", who)
+        intent = Intent(
+            version.name, version.version, before, reason, when, found.next, "refused", who
+        )
         tags = registry.version(version.name, version.version).tags
         verdict, evidence = (tags.get(f"reseed.{key}", "") for key in ("verdict", "evidence"))
         writer.held()
-        promotion_log.append(registry.client, intent, bundle=version.digest, verdict=verdict, evidence=evidence)
+        promotion_log.append(
+            registry.client, intent, bundle=version.digest, verdict=verdict, evidence=evidence
+        )
 
 
 def history(settings: Settings, name: str) -> dict[str, Any]:
@@ -185,10 +217,14 @@ def show_pruned(found: dict[str, Any]) -> None:
     done = "removed" in found
     gone = found["removed"] if done else found["would_remove"]
     what = (
-        f"versions {', '.join(sorted(gone, key=int))} and {found['mib']} MiB of this workspace" if gone else "nothing"
+        f"versions {', '.join(sorted(gone, key=int))} and {found['mib']} MiB of this workspace"
+        if gone
+        else "nothing"
     )
     kept = ", ".join(sorted(found["kept"], key=int)) or "none"
-    click.echo(f"{found['model']}: {what} {'removed' if done else 'would go; --yes removes it'}; kept: {kept}")
+    click.echo(
+        f"{found['model']}: {what} {'removed' if done else 'would go; --yes removes it'}; kept: {kept}"
+    )
     for sentence in found["stayed"]:
         click.echo(f"  look: {sentence}")
 

@@ -31,7 +31,9 @@ from tasks.model import bundle
 
 _MODEL = "reseed.model"
 HOOKS = "reseed.hooks"
-MOST_USES = 350  # bundles that a tag holds; long before as many verdicts no level is left to promote at
+MOST_USES = (
+    350  # bundles that a tag holds; long before as many verdicts no level is left to promote at
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,13 @@ class Version:
 
     @classmethod
     def of(cls, mv: ModelVersion) -> Version:
-        return cls(mv.name, str(mv.version), mv.tags.get("reseed.bundle", ""), mv.run_id or "", dict(mv.tags))
+        return cls(
+            mv.name,
+            str(mv.version),
+            mv.tags.get("reseed.bundle", ""),
+            mv.run_id or "",
+            dict(mv.tags),
+        )
 
     @property
     def model_id(self) -> str:
@@ -83,7 +91,9 @@ class Registry:
         found: list[ModelVersion] = []
         token = None
         while True:
-            page = self.client.search_model_versions(f"name='{name}'", max_results=200, page_token=token)
+            page = self.client.search_model_versions(
+                f"name='{name}'", max_results=200, page_token=token
+            )
             found += page
             token = page.token
             if not token:
@@ -106,7 +116,11 @@ class Registry:
         """Raises UserError, with the nearest name, when there is no model of this name."""
         names = self.names()
         if name not in names:
-            known = f"known: {', '.join(names)}" if names else "there is none yet: `reseed retrain CONFIG` makes one"
+            known = (
+                f"known: {', '.join(names)}"
+                if names
+                else "there is none yet: `reseed retrain CONFIG` makes one"
+            )
             raise UserError(f"there is no model {name!r}{suggestion(name, names)} ({known})")
 
     def fetch(self, version: Version) -> Path:
@@ -116,7 +130,9 @@ class Registry:
         """
         target = self.settings.workspace.served_bundle(version.name, version.digest)
         if not version.digest:
-            raise CorruptDirectory(f"{version.name} version {version.version} has no reseed.bundle tag: not ours")
+            raise CorruptDirectory(
+                f"{version.name} version {version.version} has no reseed.bundle tag: not ours"
+            )
         if target.exists():
             try:
                 bundle.check(target, digest=version.digest)
@@ -125,18 +141,28 @@ class Registry:
                 target.rename(target.with_name(f"{target.name}.corrupt-{time.time_ns()}"))
         import mlflow.artifacts
 
-        landing = self.settings.workspace.scratch("fetch", f"{version.digest[:16]}-{time.time_ns()}")
+        landing = self.settings.workspace.scratch(
+            "fetch", f"{version.digest[:16]}-{time.time_ns()}"
+        )
         landing.mkdir(parents=True)
         try:
             uri = self.client.get_model_version_download_uri(version.name, version.version)
             got = Path(
-                mlflow.artifacts.download_artifacts(f"{uri.rstrip('/')}/artifacts/bundle", dst_path=str(landing))
+                mlflow.artifacts.download_artifacts(
+                    f"{uri.rstrip('/')}/artifacts/bundle", dst_path=str(landing)
+                )
             )
             bundle.check(got, digest=version.digest)
             target.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(OSError):
                 got.rename(target)  # another process may have brought it meanwhile
-        except (MlflowException, FileNotFoundError, NotADirectoryError, shutil.Error, RecursionError) as e:
+        except (
+            MlflowException,
+            FileNotFoundError,
+            NotADirectoryError,
+            shutil.Error,
+            RecursionError,
+        ) as e:
             said = " ".join(str(e).split())[:500]  # what is no plain file is not copied
             raise CorruptDirectory(
                 f"{version.name} version {version.version}: its bundle can't be fetched: {said}"
@@ -149,15 +175,33 @@ class Registry:
     # --- writing
 
     def register(
-        self, name: str, directory: Path, *, digest: str, run_id: str, labels: list[str], description: str
+        self,
+        name: str,
+        directory: Path,
+        *,
+        digest: str,
+        run_id: str,
+        labels: list[str],
+        description: str,
     ) -> Version:
         """The version that holds this bundle: found by its promotion key, or made. It gets the alias `challenger`."""
-        assert directory.name == "bundle", "MLflow keeps a folder under its own name, and fetch asks for `bundle`"
+        assert directory.name == "bundle", (
+            "MLflow keeps a folder under its own name, and fetch asks for `bundle`"
+        )
         key = promotion_key(name, digest)
         with self.lock(name) as held:
-            found = next((v for v in self.versions_or_none(name) if v.tags.get("reseed.promotion_key") == key), None)
+            found = next(
+                (
+                    v
+                    for v in self.versions_or_none(name)
+                    if v.tags.get("reseed.promotion_key") == key
+                ),
+                None,
+            )
             if found is None:
-                model_id = logged_model(self.client, key, directory, name=name, run_id=run_id, labels=labels)
+                model_id = logged_model(
+                    self.client, key, directory, name=name, run_id=run_id, labels=labels
+                )
                 tags = {"reseed.promotion_key": key, "reseed.bundle": digest, _MODEL: model_id}
                 with contextlib.suppress(MlflowException):
                     self.client.create_registered_model(name)
@@ -173,7 +217,9 @@ class Registry:
                 )
                 found = Version.of(mv)
             versions = [{"name": name, "version": found.version}]
-            self.client.set_logged_model_tags(found.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
+            self.client.set_logged_model_tags(
+                found.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)}
+            )
             self.client.set_registered_model_alias(name, "challenger", found.version)
         return found
 
@@ -192,7 +238,9 @@ class Registry:
         """
         names = [a for a, v in self.aliases(version.name).items() if v == version.version]
         if names:
-            raise UserError(f"version {version.version} of {version.name!r} is its {names[0]}, and stays")
+            raise UserError(
+                f"version {version.version} of {version.name!r} is its {names[0]}, and stays"
+            )
         mv = self.client.get_model_version(version.name, version.version)
         place = str(mv.source or "")
         self.client.delete_model_version(version.name, version.version)
@@ -203,7 +251,10 @@ class Registry:
             if version.digest
             else "Reseed did not register it"
         )
-        return why and f"the files of version {version.version} stay at {place or 'an unknown place'}: {why}"
+        return (
+            why
+            and f"the files of version {version.version} stay at {place or 'an unknown place'}: {why}"
+        )
 
     def record(self, version: Version, tags: dict[str, str]) -> None:
         """Write what was judged of a version onto it."""
@@ -240,20 +291,32 @@ class Registry:
     def inconsistencies(self, name: str) -> list[str]:
         """A sentence on whatever of `name` is not as its history says."""
         champion, found = self.champion(name), PromotionLog.read(self.client, name)
-        there = {v.version: v.tags.get(promotion_log.ROW) for v in reversed(self.versions_or_none(name))}
+        there = {
+            v.version: v.tags.get(promotion_log.ROW) for v in reversed(self.versions_or_none(name))
+        }
         return found.inconsistencies(champion.version if champion else None, there=there)
 
     def refusal(self, version: Version) -> str | None:
         """A sentence where a person took this version back after it was promoted, or refused it: no verdict overrules that."""
-        found, tags = PromotionLog.read(self.client, version.name), self.version(version.name, version.version).tags
+        found, tags = (
+            PromotionLog.read(self.client, version.name),
+            self.version(version.name, version.version).tags,
+        )
         row, said = found.taken_back(version.version), None
         if row is not None:
-            what = "was taken back" if row.kind == "rollback" else f"was replaced with version {row.version}"
+            what = (
+                "was taken back"
+                if row.kind == "rollback"
+                else f"was replaced with version {row.version}"
+            )
             said = f"version {version.version} {what} by {row.who}: {row.reason}"
         elif tags.get("reseed.refused_by"):
             by, because = (tags.get(f"reseed.refused_{key}", "") for key in ("by", "because"))
             said = f"version {version.version} was refused by {by}: {because}"
-        return said and f"{said}; `reseed promote {version.name} {version.version} --reason ...` overrules it"
+        return (
+            said
+            and f"{said}; `reseed promote {version.name} {version.version} --reason ...` overrules it"
+        )
 
     def last_champion(self, name: str) -> Version | None:
         """What a challenger has to beat: the champion, or where its alias was deleted the version promoted last that is there.
@@ -264,7 +327,10 @@ class Registry:
         if champion is not None:
             return champion
         there = {v.version: v for v in self.versions_or_none(name)}
-        return next((there[row.version] for row in reversed(self.history(name)) if row.version in there), None)
+        return next(
+            (there[row.version] for row in reversed(self.history(name)) if row.version in there),
+            None,
+        )
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[Held]:
@@ -298,5 +364,7 @@ def require_champion(registry: Registry, name: str) -> Version:
                 f"{name!r} has no champion any more: somebody deleted the alias or its version; "
                 f"`reseed promote {name} {standing.version} --reason ...` takes the one that was promoted last"
             )
-        raise UserError(f"{name!r} has no champion yet: `reseed status {name}` shows why its versions were kept out")
+        raise UserError(
+            f"{name!r} has no champion yet: `reseed status {name}` shows why its versions were kept out"
+        )
     return found

@@ -69,7 +69,9 @@ def require_single_workspace(settings: Settings, name: str, last: str) -> str:
 
     Raises UserError where `last`, what the last promotion noted, is another workspace.
     """
-    if settings.sqlite or any(uri.startswith("postgresql") for uri in (settings.lock, settings.tracking_uri)):
+    if settings.sqlite or any(
+        uri.startswith("postgresql") for uri in (settings.lock, settings.tracking_uri)
+    ):
         return ""
     mine = workspace_id(settings.workspace)
     if last and last.split()[0] != mine and settings.lock != "file":
@@ -127,7 +129,9 @@ def _postgres_lock(uri: str, name: str) -> Iterator[Held]:
     try:
         with psycopg.connect(f"{scheme.split('+')[0]}://{rest}", autocommit=True) as connection:
             for setting, value in _SESSION.items():
-                with contextlib.suppress(psycopg.errors.UndefinedObject):  # idle_session_timeout is PostgreSQL 14's
+                with contextlib.suppress(
+                    psycopg.errors.UndefinedObject
+                ):  # idle_session_timeout is PostgreSQL 14's
                     connection.execute(f"SET {setting} = '{value.format(seconds=LOCK_SECONDS)}'")
             connection.execute("SELECT pg_advisory_lock(%s)", (key,))
 
@@ -137,7 +141,9 @@ def _postgres_lock(uri: str, name: str) -> Iterator[Held]:
                         return
                 except psycopg.OperationalError:
                     pass
-                raise LockLost(f"the registry lock of {name!r} was lost: PostgreSQL ended the session that held it")
+                raise LockLost(
+                    f"the registry lock of {name!r} was lost: PostgreSQL ended the session that held it"
+                )
 
             yield held  # the session's end frees the lock
     except psycopg.OperationalError as e:

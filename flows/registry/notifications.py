@@ -23,8 +23,13 @@ from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.errors import TransientError, UserError
 
-SIGNED_WITH = "RESEED_WEBHOOK_SECRET"  # in the environment; its HMAC-SHA256 of the body signs a webhook
-TOKEN, FROM = "{token}", "RESEED_WEBHOOK_TOKEN"  # in a webhook's address, and what stands there when it is sent
+SIGNED_WITH = (
+    "RESEED_WEBHOOK_SECRET"  # in the environment; its HMAC-SHA256 of the body signs a webhook
+)
+TOKEN, FROM = (
+    "{token}",
+    "RESEED_WEBHOOK_TOKEN",
+)  # in a webhook's address, and what stands there when it is sent
 TIMEOUT = 20.0
 TRIES = 3
 
@@ -44,7 +49,9 @@ def put(settings: Settings, intent: Intent, *, hooks: dict[str, str], bundle: st
         "when": intent.when,
     }
     for kind, to in sorted(hooks.items()):
-        atomic.write_json(_folder(settings) / f"{told['id']}-{kind}.json", {"letter": kind, "to": to, **told})
+        atomic.write_json(
+            _folder(settings) / f"{told['id']}-{kind}.json", {"letter": kind, "to": to, **told}
+        )
 
 
 def waiting(settings: Settings) -> list[dict[str, Any]]:
@@ -75,7 +82,11 @@ def deliver(settings: Settings, registry: Any) -> list[str]:
 def shown(to: str) -> str:
     """The address as it may be printed: of a webhook the host alone, as the rest often holds a token."""
     found = urlsplit(to)
-    return f"{found.scheme}://{found.netloc.rpartition('@')[2]}" if found.scheme in {"http", "https"} else to
+    return (
+        f"{found.scheme}://{found.netloc.rpartition('@')[2]}"
+        if found.scheme in {"http", "https"}
+        else to
+    )
 
 
 def signature(secret: str, stamp: str, body: bytes) -> str:
@@ -89,12 +100,18 @@ def _webhook(told: dict[str, Any]) -> None:
 
     secret = os.environ.get(SIGNED_WITH, "")
     if not secret:
-        raise UserError(f"promote.webhook needs a secret to sign with: set {SIGNED_WITH} in the environment")
+        raise UserError(
+            f"promote.webhook needs a secret to sign with: set {SIGNED_WITH} in the environment"
+        )
     to, token = str(told["to"]), os.environ.get(FROM, "")
     if TOKEN in to and not token:
-        raise UserError(f"the address in promote.webhook asks for {TOKEN}: set {FROM} in the environment")
+        raise UserError(
+            f"the address in promote.webhook asks for {TOKEN}: set {FROM} in the environment"
+        )
     to = to.replace(TOKEN, token)
-    body = json.dumps({k: v for k, v in told.items() if k not in {"letter", "to"}}, ensure_ascii=False).encode()
+    body = json.dumps(
+        {k: v for k, v in told.items() if k not in {"letter", "to"}}, ensure_ascii=False
+    ).encode()
 
     @retry(
         retry=retry_if_exception_type(TransientError),
@@ -111,7 +128,9 @@ def _webhook(told: dict[str, Any]) -> None:
             "X-Reseed-Signature": f"sha256={signature(secret, stamp, body)}",
         }
         try:
-            answer = httpx.post(to, content=body, headers=headers, timeout=TIMEOUT, follow_redirects=False)
+            answer = httpx.post(
+                to, content=body, headers=headers, timeout=TIMEOUT, follow_redirects=False
+            )
         except (httpx.HTTPError, httpx.InvalidURL) as e:
             raise TransientError(f"{type(e).__name__}: {e}") from None
         if not answer.is_success:
@@ -130,11 +149,16 @@ def _export(told: dict[str, Any], registry: Any) -> None:
     base = "/".join(part for part in (prefix.strip("/"), told["model"], told["version"]) if part)
     client, listed = s3_client(), atomic.read_json(directory / atomic.MANIFEST)["files"]
     try:
-        for name in [*(f["path"] for f in listed), atomic.MANIFEST]:  # the manifest last: who finds it finds all
+        for name in [
+            *(f["path"] for f in listed),
+            atomic.MANIFEST,
+        ]:  # the manifest last: who finds it finds all
             client.upload_file(str(directory / name), bucket, f"{base}/{name}")
         for f in listed:
             digest = hashlib.sha256()
-            for chunk in client.get_object(Bucket=bucket, Key=f"{base}/{f['path']}")["Body"].iter_chunks(1 << 20):
+            for chunk in client.get_object(Bucket=bucket, Key=f"{base}/{f['path']}")[
+                "Body"
+            ].iter_chunks(1 << 20):
                 digest.update(chunk)
             if digest.hexdigest() != f["sha256"]:
                 raise TransientError(f"{f['path']} reads back different from what was written")

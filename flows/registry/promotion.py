@@ -55,7 +55,9 @@ def promote(
                 f"{f'version {current.version}' if current else 'gone'}"
             )
         tags = promotion_log.tags_of(registry.client, version.name)
-        if here := require_single_workspace(registry.settings, version.name, tags.get(WORKSPACE, "")):
+        if here := require_single_workspace(
+            registry.settings, version.name, tags.get(WORKSPACE, "")
+        ):
             registry.client.set_registered_model_tag(version.name, WORKSPACE, here)
         intent = Intent(
             name=version.name,
@@ -128,10 +130,14 @@ class Writer:
         client.set_registered_model_alias(intent.name, "champion", intent.new)
         back = registry.champion(intent.name)
         if back is None or back.version != intent.new:
-            raise TransientError(f"{intent.name}: the alias champion reads back as {back}, not version {intent.new}")
+            raise TransientError(
+                f"{intent.name}: the alias champion reads back as {back}, not version {intent.new}"
+            )
         verdict, evidence = (back.tags.get(f"reseed.{key}", "") for key in ("verdict", "evidence"))
         self.check(intent)
-        row = promotion_log.append(client, intent, bundle=back.digest, verdict=verdict, evidence=evidence)
+        row = promotion_log.append(
+            client, intent, bundle=back.digest, verdict=verdict, evidence=evidence
+        )
         told = client.get_registered_model(intent.name).tags.get(HOOKS, "{}")
         notifications.put(registry.settings, intent, hooks=json.loads(told), bundle=back.digest)
         registry.record(back, {"reseed.promoted_at": intent.when, promotion_log.ROW: row})
@@ -142,7 +148,9 @@ class Writer:
         self.held()
         model = self.registry.client.get_registered_model(intent.name)
         if not intent.is_open(model.tags):
-            raise LockLost(f"{intent.name}: another process has ended the promotion of version {intent.new} meanwhile")
+            raise LockLost(
+                f"{intent.name}: another process has ended the promotion of version {intent.new} meanwhile"
+            )
         now = str(model.aliases["champion"]) if "champion" in model.aliases else None
         if now not in {intent.old, intent.new}:
             raise ChampionMoved(
@@ -154,7 +162,10 @@ class Writer:
         """Finish every promotion that a kill left open, or drop it where it can't be any more; a sentence on each."""
         said = []
         for intent in PromotionLog.read(self.registry.client, name).intents:
-            why, what = _void(self.registry, intent), f"promotion of version {intent.new}, begun at {intent.when[:19]}"
+            why, what = (
+                _void(self.registry, intent),
+                f"promotion of version {intent.new}, begun at {intent.when[:19]}",
+            )
             if why is None:
                 self.carry_out(intent)
                 said.append(f"{name}: finished the {what}")
@@ -176,14 +187,21 @@ def _set_right(registry: Registry, intent: Intent) -> None:
         if aliases.get("champion") == intent.new and last.version in there:
             writer.held()
             registry.client.set_registered_model_alias(intent.name, "champion", last.version)
-        if last.before is not None and aliases.get("previous") == intent.old and last.before in there:
+        if (
+            last.before is not None
+            and aliases.get("previous") == intent.old
+            and last.before in there
+        ):
             writer.held()
             registry.client.set_registered_model_alias(intent.name, "previous", last.before)
 
 
 def _void(registry: Registry, intent: Intent) -> str | None:
     """Why an open intent can't be carried out any more; None where it can."""
-    if any(row.number >= intent.number and not intent.is_row(row) for row in registry.history(intent.name)):
+    if any(
+        row.number >= intent.number and not intent.is_row(row)
+        for row in registry.history(intent.name)
+    ):
         return "others were promoted since"
     champion = registry.champion(intent.name)
     if (champion.version if champion else None) not in {intent.old, intent.new}:

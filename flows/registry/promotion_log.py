@@ -46,7 +46,9 @@ class Intent:
         return hashlib.sha256(f"{self.name}\0{self.when}\0{self.new}".encode()).hexdigest()[:32]
 
     def write(self, client: MlflowClient) -> None:
-        client.set_registered_model_tag(self.name, _INTENTS + self.id, json.dumps(asdict(self), ensure_ascii=False))
+        client.set_registered_model_tag(
+            self.name, _INTENTS + self.id, json.dumps(asdict(self), ensure_ascii=False)
+        )
 
     def close(self, client: MlflowClient) -> None:
         client.delete_registered_model_tag(self.name, _INTENTS + self.id)
@@ -128,7 +130,9 @@ class PromotionLog:
     def taken_back(self, version: str) -> LogEntry | None:
         """The row by which a person put another version in the place of this one, after it was promoted last; None where it was
         never champion, still is, or had to give way to a verdict."""
-        at = max((i for i, row in enumerate(self.rows) if row.version == version), default=len(self.rows))
+        at = max(
+            (i for i, row in enumerate(self.rows) if row.version == version), default=len(self.rows)
+        )
         return next((row for row in self.rows[at + 1 : at + 2] if row.kind != "verdict"), None)
 
     def broken_links(self) -> list[str]:
@@ -152,20 +156,29 @@ class PromotionLog:
         found, last = self.broken_links(), self.rows[-1].version if self.rows else None
         now = f"version {champion}" if champion else "gone"
         if last is not None and last not in there:
-            found.append(f"version {last}, which was promoted last, was deleted; the alias champion is {now}")
+            found.append(
+                f"version {last}, which was promoted last, was deleted; the alias champion is {now}"
+            )
         elif last not in {None, champion}:
             found.append(
                 f"the alias champion is {now}, but version {last} was promoted last: it was moved without Reseed"
             )
-        for version, written in there.items():  # of every version, or the last rows could be cut off unseen
+        for (
+            version,
+            written,
+        ) in there.items():  # of every version, or the last rows could be cut off unseen
             if written not in {None, *(row.digest for row in self.rows if row.version == version)}:
-                found.append(f"the row of version {version} was changed or taken away since it was promoted")
+                found.append(
+                    f"the row of version {version} was changed or taken away since it was promoted"
+                )
         if champion is not None and last is None and there.get(champion) is None:
             found.append(f"the alias champion is {now}, which was not promoted by Reseed")
         return found
 
 
-def append(client: MlflowClient, intent: Intent, *, bundle: str, verdict: str, evidence: str) -> str:
+def append(
+    client: MlflowClient, intent: Intent, *, bundle: str, verdict: str, evidence: str
+) -> str:
     """Add the row of a promotion that was carried out or refused, once; its digest. Call it under the registry's lock."""
     rows = PromotionLog.read(client, intent.name).chain
     there = next((row for row in rows if intent.is_row(row)), None)

@@ -16,12 +16,24 @@ def smoke_test(directory: Path, digest: str, *, probes: list[str], labels: list[
 
     Raises CorruptDirectory with what the process said.
     """
-    command = [sys.executable, "-m", "tasks.model.predict", "--bundle", str(directory), "--digest", digest]
+    command = [
+        sys.executable,
+        "-m",
+        "tasks.model.predict",
+        "--bundle",
+        str(directory),
+        "--digest",
+        digest,
+    ]
     given = "".join(json.dumps(p) + "\n" for p in probes)
     try:
-        ran = subprocess.run(command, input=given, capture_output=True, text=True, timeout=600, check=False)
+        ran = subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=600, check=False
+        )
     except subprocess.TimeoutExpired:
-        raise CorruptDirectory(f"{directory}: a fresh process gave no answer within 600 s") from None
+        raise CorruptDirectory(
+            f"{directory}: a fresh process gave no answer within 600 s"
+        ) from None
     answers = [json.loads(line) for line in ran.stdout.splitlines()] if ran.returncode == 0 else []
     if len(answers) != len(probes):
         raise CorruptDirectory(
@@ -30,4 +42,6 @@ def smoke_test(directory: Path, digest: str, *, probes: list[str], labels: list[
     for a in answers:
         said = a["labels"] if "labels" in a else [a["label"]]
         if not set(said) <= set(labels) or not all(map(math.isfinite, a["scores"].values())):
-            raise CorruptDirectory(f"{directory}: a fresh process answered {said!r} with {a['scores']}")
+            raise CorruptDirectory(
+                f"{directory}: a fresh process answered {said!r} with {a['scores']}"
+            )

@@ -47,16 +47,25 @@ def _project(registry: Registry, name: str) -> dict[str, Any]:
 def _version(v: Version | None) -> dict[str, Any] | None:
     if v is None:
         return None
-    tags = {"verdict": "verdict", "reasons": "reasons", "judged_at": "judged_at", "promoted_at": "promoted_at"}
+    tags = {
+        "verdict": "verdict",
+        "reasons": "reasons",
+        "judged_at": "judged_at",
+        "promoted_at": "promoted_at",
+    }
     found: dict[str, Any] = {"version": v.version, "bundle": v.digest[:12]}
-    found |= {key: v.tags[f"reseed.{tag}"] for key, tag in tags.items() if f"reseed.{tag}" in v.tags}
+    found |= {
+        key: v.tags[f"reseed.{tag}"] for key, tag in tags.items() if f"reseed.{tag}" in v.tags
+    }
     if "reseed.test.f1_macro" in v.tags:
         found["f1_macro"] = float(v.tags["reseed.test.f1_macro"])
     return found
 
 
 def show(found: dict[str, Any]) -> None:
-    click.echo(f"workspace {found['home']} ({found['free_gib']} GiB free), MLflow {found['mlflow']}")
+    click.echo(
+        f"workspace {found['home']} ({found['free_gib']} GiB free), MLflow {found['mlflow']}"
+    )
     if not found["projects"]:
         click.echo("no project yet: `reseed retrain CONFIG` makes one")
     for name, p in found["projects"].items():
@@ -64,7 +73,12 @@ def show(found: dict[str, Any]) -> None:
         for role in ("champion", "previous"):
             v = p[role]
             click.echo(
-                f"  {role:<9} " + (f"version {v['version']}, since {v.get('promoted_at', '?')[:19]}" if v else "none")
+                f"  {role:<9} "
+                + (
+                    f"version {v['version']}, since {v.get('promoted_at', '?')[:19]}"
+                    if v
+                    else "none"
+                )
             )
         for v in p["verdicts"]:
             f1 = f"F1 {v['f1_macro']:.3f}" if "f1_macro" in v else ""

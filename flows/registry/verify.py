@@ -84,7 +84,9 @@ def _verify_evidence(registry: Registry, name: str, claim: Claim) -> Verificatio
 
     run_id = _run_of(registry, name, claim)
     with tempfile.TemporaryDirectory() as folder:
-        place = mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path="", dst_path=folder)
+        place = mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path="", dst_path=folder
+        )
         return evidence.verify(Path(place), digest=claim.evidence)
 
 
@@ -109,15 +111,23 @@ def _promoted(registry: Registry, name: str, version: str | None, number: int) -
     row = next((r for r in rows if r.number == number), None)
     if row is None or version not in {None, row.version}:
         known = ", ".join(f"{r.number} of version {r.version}" for r in rows) or "none"
-        what = f"promotion {number}" if version is None else f"promotion {number} of version {version}"
-        raise UserError(f"{name!r} has no {what} (there are: {known}); `reseed history {name}` shows them")
+        what = (
+            f"promotion {number}" if version is None else f"promotion {number} of version {version}"
+        )
+        raise UserError(
+            f"{name!r} has no {what} (there are: {known}); `reseed history {name}` shows them"
+        )
     if not row.evidence:
-        raise UserError(f"promotion {number} of {name!r} has no evidence: the version had no verdict that rests on any")
+        raise UserError(
+            f"promotion {number} of {name!r} has no evidence: the version had no verdict that rests on any"
+        )
     return Claim(row.version, row.bundle, row.verdict, row.evidence, row, _before(rows, row))
 
 
 def _before(rows: list[LogEntry], row: LogEntry) -> str:
-    return next((r.bundle for r in reversed(rows) if r.number < row.number and r.version == row.before), "")
+    return next(
+        (r.bundle for r in reversed(rows) if r.number < row.number and r.version == row.before), ""
+    )
 
 
 def _run_of(registry: Registry, name: str, claim: Claim) -> str:
@@ -127,9 +137,15 @@ def _run_of(registry: Registry, name: str, claim: Claim) -> str:
         return tags["reseed.evidence_run"]
     experiment = registry.client.get_experiment_by_name(name)
     query = f"tags.`reseed.stage` = 'verdict' and tags.`reseed.digest` = '{claim.evidence}'"
-    runs = registry.client.search_runs([experiment.experiment_id], query, max_results=1) if experiment else []
+    runs = (
+        registry.client.search_runs([experiment.experiment_id], query, max_results=1)
+        if experiment
+        else []
+    )
     if not runs:
-        raise CorruptDirectory(f"MLflow has no run any more that holds the evidence {claim.evidence[:12]}")
+        raise CorruptDirectory(
+            f"MLflow has no run any more that holds the evidence {claim.evidence[:12]}"
+        )
     return str(runs[0].info.run_id)
 
 
@@ -143,7 +159,9 @@ def _disagreements(claim: Claim, found: Verification) -> list[str]:
     read = found.read
     bundle, opponent = (read.get(side, {}).get("bundle", "") for side in evidence.SIDES)
     if read and bundle != claim.bundle:
-        said.append(f"the evidence is of bundle {bundle[:12] or 'none'}, and {version} is bundle {claim.bundle[:12]}")
+        said.append(
+            f"the evidence is of bundle {bundle[:12] or 'none'}, and {version} is bundle {claim.bundle[:12]}"
+        )
     if row is None:
         return said
     if (row.evidence, row.verdict, row.bundle) != (claim.evidence, claim.verdict, claim.bundle):
@@ -169,7 +187,9 @@ def show_verified(found: VerifiedVerdict) -> None:
     if v.libraries:
         code += f" (judged with {', '.join(f'{name} {version}' for name, version in v.libraries.items())})"
     if v.again is None:
-        click.echo(f"{what}, by {code}, which is not the rule of this version of Reseed: not decided again")
+        click.echo(
+            f"{what}, by {code}, which is not the rule of this version of Reseed: not decided again"
+        )
     elif not v.same:
         click.echo(f"{what}, but the evidence now leads to {v.again.decision}, by {code}")
     elif found.disagreements:

@@ -44,7 +44,10 @@ def ask(run: RunContext, version: Version, verdict: Verdict, *, champion: Versio
     """
     from prefect.runtime import deployment
 
-    promote, no = (f"`reseed {verb} {version.name} {version.version} --reason WHY`" for verb in ("promote", "refuse"))
+    promote, no = (
+        f"`reseed {verb} {version.name} {version.version} --reason WHY`"
+        for verb in ("promote", "refuse")
+    )
     if deployment.id is None:
         return Answer(False, f"a person has to approve it (promote.approval): {promote}, or {no}")
     say(f"version {version.version} waits for a person's approval: resume this flow run")
@@ -79,7 +82,10 @@ def _answered(key: str, table: str) -> Approval:
             return answer
         asked += 1
         say(f"the answer had no {missing}: resume this flow run with both")
-        told = {**answer.model_dump(), "description": f"**The answer had no {missing}: give both.**\n\n{table}"}
+        told = {
+            **answer.model_dump(),
+            "description": f"**The answer had no {missing}: give both.**\n\n{table}",
+        }
 
 
 def _table(version: Version, verdict: Verdict) -> str:
@@ -92,7 +98,13 @@ def _table(version: Version, verdict: Verdict) -> str:
         "right alone": f"{verdict.won} rows, the other {verdict.lost}",
         "verdict number on this test set": verdict.use,
     }
-    lines = [f"**{version.name}: promote?**", "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]
+    lines = [
+        f"**{version.name}: promote?**",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {k} | {v} |" for k, v in rows.items()),
+    ]
     gains = sorted((verdict.labels or {}).items(), key=lambda item: item[1])
     lines += ["", "Gain by label: " + ", ".join(f"{label} {gain:+.3f}" for label, gain in gains)]
     return "\n".join(lines)

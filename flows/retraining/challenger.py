@@ -34,7 +34,9 @@ class Challenger:
     judged_before: bool
 
     @classmethod
-    def begin(cls, workspace: Workspace, project: str, *, fresh: bool, flow_run: str = "") -> Challenger:
+    def begin(
+        cls, workspace: Workspace, project: str, *, fresh: bool, flow_run: str = ""
+    ) -> Challenger:
         """The challenger that a retrain is about, noted for the next one."""
         state = _read(workspace, project)
         if flow_run in state.flow_runs:
@@ -44,7 +46,11 @@ class Challenger:
             generation, judged = generation + 1, False
         runs = list(state.flow_runs.items())
         runs += [(flow_run, generation)] if flow_run else []
-        _write(workspace, project, _State(generation=generation, judged=judged, flow_runs=dict(runs[-MOST_RUNS:])))
+        _write(
+            workspace,
+            project,
+            _State(generation=generation, judged=judged, flow_runs=dict(runs[-MOST_RUNS:])),
+        )
         return cls(generation, judged)
 
     def mark_judged(self, workspace: Workspace, project: str) -> None:

@@ -116,13 +116,17 @@ def _against_baseline(run: RunContext, candidate: Candidate, use: int) -> _Judge
     whole = {name: b for name, b in candidate.baselines.items() if not b.sample}
     name = max(whole, key=lambda b: whole[b].known.f1_macro.value)
     title = f"the best baseline ({name.replace('_', ' ')})"
-    policy = _policy(run.project).model_copy(update={"label_margin": None, "slice_margin": None, "limits": {}})
+    policy = _policy(run.project).model_copy(
+        update={"label_margin": None, "slice_margin": None, "limits": {}}
+    )
     question = _question(run.project, title, policy, use, slices=[], measures={})
     evidence = _decide(run, candidate, whole[name], question)
     return _Judged(evidence.verdict, None, evidence)
 
 
-def _against_champion(run: RunContext, champion: Version, candidate: Candidate, use: int) -> _Judged:
+def _against_champion(
+    run: RunContext, champion: Version, candidate: Candidate, use: int
+) -> _Judged:
     """The verdict against the champion, scored again on the same rows."""
     title, who = f"champion version {champion.version}", f"champion {champion.version}"
     try:
@@ -180,12 +184,16 @@ def _question(
     )
 
 
-def _decide(run: RunContext, candidate: Candidate, opponent: ScoreResult, question: Question) -> VerdictResult:
+def _decide(
+    run: RunContext, candidate: Candidate, opponent: ScoreResult, question: Question
+) -> VerdictResult:
     step = run.stage(judge, name="verdict")
     return step(candidate.score, opponent, question, seeds=candidate.seeds, workspace=run.workspace)
 
 
-def _champion_score(champion: Version, scored: ScoreResult, measured: MeasuredChampion) -> ChampionScore:
+def _champion_score(
+    champion: Version, scored: ScoreResult, measured: MeasuredChampion
+) -> ChampionScore:
     return ChampionScore(
         version=champion.version,
         score=ModelScore.fields_of(scored),
@@ -195,7 +203,9 @@ def _champion_score(champion: Version, scored: ScoreResult, measured: MeasuredCh
     )
 
 
-def _promote(run: RunContext, champion: Version | None, candidate: Candidate, judged: _Judged) -> Outcome:
+def _promote(
+    run: RunContext, champion: Version | None, candidate: Candidate, judged: _Judged
+) -> Outcome:
     """Promote after a person's yes where that is required. Raises ChampionMoved where the champion is another by now."""
     version, verdict, who = candidate.version, judged.verdict, ""
     if run.project.promote.approval == "required":
@@ -249,14 +259,18 @@ def _already_champion(run: RunContext, champion: Version, candidate: Candidate) 
     return Outcome(verdict, score, promoted=not run.judged_before)
 
 
-def _record(run: RunContext, candidate: Candidate, verdict: Verdict, evidence: VerdictResult | None) -> None:
+def _record(
+    run: RunContext, candidate: Candidate, verdict: Verdict, evidence: VerdictResult | None
+) -> None:
     tags = {
         "reseed.verdict": verdict.decision,
         "reseed.reasons": "; ".join(verdict.reasons),
         "reseed.judged_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "reseed.test.f1_macro": f"{candidate.score.known.f1_macro.value:.4f}",
         "reseed.run": run.tracking.run_id,
-        "reseed.evidence": evidence.digest if evidence else "",  # that of an older verdict must not remain
+        "reseed.evidence": evidence.digest
+        if evidence
+        else "",  # that of an older verdict must not remain
         "reseed.evidence_run": run.tracking.stage_run_id(evidence) if evidence else "",
     }
     run.registry.record(candidate.version, tags)

@@ -85,7 +85,9 @@ class _Loop:
     rounds: list[Round] = field(default_factory=list)
     curated: CurateResult | None = None
     topics: dict[str, list[str]] = field(default_factory=dict)
-    tried: Counter[str] = field(default_factory=Counter)  # of the rows asked for, those whose requests were answered
+    tried: Counter[str] = field(
+        default_factory=Counter
+    )  # of the rows asked for, those whose requests were answered
     given_up: dict[str, str] = field(default_factory=dict)
     ended: str | None = None
     studies: int = 0
@@ -94,7 +96,9 @@ class _Loop:
         run, g = self.run, self.run.project.generate
         quota = g.quota(run.project.label_names, run.splits.seed)
         if g.propose and any(quota.values()):
-            proposed = run.stage(propose)(run.project, generation=run.generation, workspace=run.workspace)
+            proposed = run.stage(propose)(
+                run.project, generation=run.generation, workspace=run.workspace
+            )
             self.topics = proposed.topics
         focus: Focus | None = None
         targets = portions(quota, g.rounds)
@@ -114,7 +118,9 @@ class _Loop:
             cost=challenger_cost(run, curated),
         )
 
-    def _fill_portion(self, quota: dict[str, int], target: dict[str, int], focus: Focus | None) -> None:
+    def _fill_portion(
+        self, quota: dict[str, int], target: dict[str, int], focus: Focus | None
+    ) -> None:
         """Rounds until `target` is accepted, or nothing more can be asked for."""
         g, budget = self.run.project.generate, request_budget(self.run.project.generate, quota)
         while not self.ended:
@@ -125,7 +131,9 @@ class _Loop:
                     self.given_up[label] = why
             lacking = {label: n for label, n in lacking.items() if label not in self.given_up}
             left = budget - sum(r.result.replies for r in self.rounds)
-            count = to_request(lacking, tried=self.tried, accepted=accepted, budget=left * g.rows_per_reply)
+            count = to_request(
+                lacking, tried=self.tried, accepted=accepted, budget=left * g.rows_per_reply
+            )
             if not lacking:
                 return
             if not count:
@@ -159,20 +167,28 @@ class _Loop:
         run = self.run
         name = f"curate {len(self.rounds)}" if len(self.rounds) > 1 else "curate"
         rounds = [r.result for r in self.rounds]
-        return run.stage(curate, name=name)(run.project, rounds=rounds, splits=run.splits, workspace=run.workspace)
+        return run.stage(curate, name=name)(
+            run.project, rounds=rounds, splits=run.splits, workspace=run.workspace
+        )
 
     def _study(self, curated: CurateResult) -> Focus:
         run = self.run
         self.studies += 1
         result = run.stage(study, name=f"study {self.studies}")(
-            run.project, curated=curated, splits=run.splits, more_topics=self.topics, workspace=run.workspace
+            run.project,
+            curated=curated,
+            splits=run.splits,
+            more_topics=self.topics,
+            workspace=run.workspace,
         )
         return result.focus
 
     def _report_missing(self, curated: CurateResult, quota: dict[str, int]) -> None:
         asked = sum(sum(r.asked.count.values()) for r in self.rounds)
         if not curated.rows.seed + curated.rows.accepted:
-            why = "".join(f"; {reason}" for reason in [*self.given_up.values(), self.ended] if reason)
+            why = "".join(
+                f"; {reason}" for reason in [*self.given_up.values(), self.ended] if reason
+            )
             passes = any(r.result.parked for r in self.rounds)
             raise (TransientError if passes else UserError)(
                 f"there is no row to train on: {asked} were asked for, none was accepted, and there are no seed "
@@ -184,7 +200,9 @@ class _Loop:
         if lacking := missing(quota, curated.accepted):
             short = ", ".join(f"{label} {n}" for label, n in lacking.items())
             why = f": {self.ended}" if self.ended else ""
-            say(f"the quota is not full after {asked} rows were asked for{why}; rows missing: {short}")
+            say(
+                f"the quota is not full after {asked} rows were asked for{why}; rows missing: {short}"
+            )
 
 
 def challenger_cost(run: RunContext, curated: CurateResult) -> Cost:
@@ -193,7 +211,9 @@ def challenger_cost(run: RunContext, curated: CurateResult) -> Cost:
     That is all its ledger holds: failed tries that may be billed, proposed subtopics, and the LLM asked
     as a baseline included; and what the models' answers cost, where which of them wrote a text is its label.
     """
-    spent: Spent = open_ledger(run.project, generation=run.generation, workspace=run.workspace).spent
+    spent: Spent = open_ledger(
+        run.project, generation=run.generation, workspace=run.workspace
+    ).spent
     if run.answers:  # their ledger is their own
         spent += run.answers.spent
     return Cost.of(spent, accepted=curated.rows.accepted)

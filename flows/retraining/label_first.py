@@ -10,7 +10,9 @@ from tasks.model.bundle import BundleRef
 from tasks.report.model import LabelFirst
 
 
-def list_texts_to_label(run: RunContext, challenger: BundleRef, champion: Version | None) -> LabelFirst | None:
+def list_texts_to_label(
+    run: RunContext, challenger: BundleRef, champion: Version | None
+) -> LabelFirst | None:
     """The list, or None without unlabelled text. A champion that cannot be verified is not asked."""
     if not run.splits.unlabelled:
         return None
@@ -22,4 +24,6 @@ def list_texts_to_label(run: RunContext, challenger: BundleRef, champion: Versio
             other = None
     step = run.stage(label_first)
     found = step(run.project, challenger, other, splits=run.splits, workspace=run.workspace)
-    return LabelFirst(path=str(found.list_file), rows=found.rows, read=found.read, differ=found.differ)
+    return LabelFirst(
+        path=str(found.list_file), rows=found.rows, read=found.read, differ=found.differ
+    )

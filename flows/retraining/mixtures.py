@@ -66,7 +66,7 @@ def train_best_mixture(run: RunContext, curated: CurateResult) -> Trained:
     chosen = choose(run, mixtures, adapted)
     model = train_model(run, mixtures[chosen], adapted, name="train")
     state = TrainedModel(model, mixtures[chosen], mixtures, chosen, model, adapted)
-    for number in range(1, run.project.harvest.rounds + 1):
+    for number in range(1, run.project.self_training.rounds + 1):
         if not run.splits.unlabelled:
             break
         before, state = state, _self_train(run, state, number)
@@ -92,7 +92,9 @@ def adapt_encoder(run: RunContext, curated: CurateResult) -> AdaptResult | None:
     """The encoder adapted to the project's text, or None where `adapt.epochs` is 0."""
     if not run.project.adapt.epochs:
         return None
-    return run.stage(adapt)(run.project, curated=curated, splits=run.splits, workspace=run.workspace)
+    return run.stage(adapt)(
+        run.project, curated=curated, splits=run.splits, workspace=run.workspace
+    )
 
 
 def choose(run: RunContext, mixtures: Mixtures, adapted: AdaptResult | None) -> str:
@@ -106,7 +108,10 @@ def choose(run: RunContext, mixtures: Mixtures, adapted: AdaptResult | None) -> 
     else:
         seeds = range(len(run.project.train.seeds))
         dev = {
-            name: mean(train_model(run, rows, adapted, number=n, name=_of_seed(name, n)).dev_f1_macro for n in seeds)
+            name: mean(
+                train_model(run, rows, adapted, number=n, name=_of_seed(name, n)).dev_f1_macro
+                for n in seeds
+            )
             for name, rows in mixtures.items()
         }
     chosen = best(dev)
@@ -141,7 +146,9 @@ def _self_train(run: RunContext, state: TrainedModel, number: int) -> TrainedMod
     return replace(state, model=model, rows=added, self_trained=added, best=better)
 
 
-def measure_lift(run: RunContext, trained: TrainedModel, descriptions: ScoreResult) -> LiftSummary | None:
+def measure_lift(
+    run: RunContext, trained: TrainedModel, descriptions: ScoreResult
+) -> LiftSummary | None:
     """What synthetic and self-trained rows gain on the test rows; None where `evaluate.lift` is off."""
     how = run.project.evaluate.lift
     if how == "off":
@@ -184,7 +191,9 @@ def measure_learning_curve(run: RunContext, rows: TrainingRows) -> LearningCurve
     return step(run.project, training=rows, splits=run.splits, workspace=run.workspace)
 
 
-def _score_mixture(run: RunContext, trained: TrainedModel, name: str, rows: TrainingRows, number: int) -> ScoreResult:
+def _score_mixture(
+    run: RunContext, trained: TrainedModel, name: str, rows: TrainingRows, number: int
+) -> ScoreResult:
     model = train_model(run, rows, trained.adapted, number=number, name=_of_seed(name, number))
     return score(run, model.ref, f"{name}, seed {number + 1}")
 

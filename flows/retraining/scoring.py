@@ -67,10 +67,14 @@ class MeasuredChampion:
     measures: dict[str, tuple[float, float]]
 
 
-def measure_champion(run: RunContext, challenger: Measured, bundle: BundleRef, who: str) -> MeasuredChampion:
+def measure_champion(
+    run: RunContext, challenger: Measured, bundle: BundleRef, who: str
+) -> MeasuredChampion:
     """The champion's robustness and cost of serving; the latencies are of both models asked in turns."""
     champion, turns = measure(run, bundle, who), None
     if run.project.evaluate.serving:
         step = run.stage(compare_serving, name="serving in turns")
-        turns = step(run.project, challenger.bundle, bundle, splits=run.splits, workspace=run.workspace)
+        turns = step(
+            run.project, challenger.bundle, bundle, splits=run.splits, workspace=run.workspace
+        )
     return MeasuredChampion(champion, measures(challenger, champion, turns))

@@ -51,7 +51,9 @@ class SeedModels:
     models: Mapping[int, TrainResult] = field(default_factory=dict)
 
 
-def best_of_seeds(run: RunContext, rows: TrainingRows, first: TrainResult, adapted: AdaptResult | None) -> SeedModels:
+def best_of_seeds(
+    run: RunContext, rows: TrainingRows, first: TrainResult, adapted: AdaptResult | None
+) -> SeedModels:
     """The best on dev over `train.seeds`, or their greedy soup where it is strictly better.
 
     `first` is the model of the first seed, and with one seed the answer.

@@ -52,7 +52,9 @@ class Session:
 
 
 @contextlib.contextmanager
-def open_session(config: str, overrides: list[str] | None = None, *, fresh: bool = False) -> Iterator[Session]:
+def open_session(
+    config: str, overrides: list[str] | None = None, *, fresh: bool = False
+) -> Iterator[Session]:
     """What every part of a retrain needs, one at a time per project.
 
     `fresh` begins a new challenger where the last one was judged.
@@ -72,7 +74,9 @@ def open_session(config: str, overrides: list[str] | None = None, *, fresh: bool
         _close_orphans(tracking, settings)
         try:
             with tracking.machine_watched():
-                yield _session(project, Path(config).absolute(), settings, registry, tracking, challenger)
+                yield _session(
+                    project, Path(config).absolute(), settings, registry, tracking, challenger
+                )
         except Pause:  # a person is waited for: neither failed nor killed
             tracking.close("SCHEDULED")
             raise
@@ -114,7 +118,10 @@ def _session(
 def _report_state(project: Project, registry: Registry, settings: Settings) -> None:
     """Say what is odd about the project or its registered model, and finish what a killed run left open."""
     sentences = unknown_drops(project)
-    sentences += [*promotion.reconcile(registry, project.name), *registry.inconsistencies(project.name)]
+    sentences += [
+        *promotion.reconcile(registry, project.name),
+        *registry.inconsistencies(project.name),
+    ]
     sentences += notifications.deliver(settings, registry)
     for sentence in sentences:
         say(f"  {sentence}")
@@ -128,7 +135,9 @@ def _close_orphans(tracking: Tracking, settings: Settings) -> None:
         current=tracking.run_id,
     )
     if left.runs or left.models:
-        say(f"  closed in MLflow after a killed process: {len(left.runs)} runs, {len(left.models)} models")
+        say(
+            f"  closed in MLflow after a killed process: {len(left.runs)} runs, {len(left.models)} models"
+        )
 
 
 def _open_run(project: Project, settings: Settings, *, config: str, generation: int) -> Tracking:

@@ -80,14 +80,20 @@ class Desk:
     def stands(self, row: Doubt) -> Label | None:
         """The row's label, or label set, as a decision has it; without one, or when it is rejected, its own."""
         decided = self.current.get(row.id)
-        return row.record.label if decided is None or decided.label_after is None else decided.label_after
+        return (
+            row.record.label
+            if decided is None or decided.label_after is None
+            else decided.label_after
+        )
 
     def _choice(self, key: str, row: Doubt) -> Choice | None:
         if key in ("a", "r"):
             return ("accept" if key == "a" else "reject", None)
         if not (key.isascii() and key.isdecimal() and int(key) <= len(self.labels)):
             return None
-        if not self.session.project.multi_label:  # a label beyond the ninth is chosen by its button alone
+        if (
+            not self.session.project.multi_label
+        ):  # a label beyond the ninth is chosen by its button alone
             return ("relabel", self.labels[int(key) - 1]) if int(key) else None
         return ("relabel", self._toggled(int(key), row))
 
@@ -112,7 +118,10 @@ class Desk:
         known = {d.id: d for d in self.session.ranked}
         # alone it is listed too: the next key is meant to be asked about, not to decide
         rows = [row, *(known[i] for i, _ in row.like if i in known and i not in self.current)]
-        self.like, self.draft = Like(rows, ("relabel", self.draft) if self.draft is not None else None), None
+        self.like, self.draft = (
+            Like(rows, ("relabel", self.draft) if self.draft is not None else None),
+            None,
+        )
 
     def _decide(self, rows: list[Doubt], choice: Choice) -> None:
         made = self.session.decided.decide([d.record for d in rows], *choice)
@@ -131,10 +140,14 @@ class Desk:
         taken = self.session.decided.undo()
         self.like = self.draft = None
         self._read()
-        self.at = next((i for i, d in enumerate(self.queue) if taken and d.id == taken[0].id), self.at)
+        self.at = next(
+            (i for i, d in enumerate(self.queue) if taken and d.id == taken[0].id), self.at
+        )
         self.at = min(self.at, max(0, len(self.queue) - 1))
         self.message = (
-            f"taken back: {len(taken)} row{'s' * (len(taken) != 1)}" if taken else "there is nothing of yours to undo"
+            f"taken back: {len(taken)} row{'s' * (len(taken) != 1)}"
+            if taken
+            else "there is nothing of yours to undo"
         )
 
     def _read(self) -> None:
@@ -144,7 +157,12 @@ class Desk:
 PAST = {"accept": "accepted", "relabel": "relabelled", "reject": "rejected"}
 
 
-HIDDEN = {"request", "seeds", "tokens", "reviewed"}  # of use to programs; what was reviewed stands in the decisions
+HIDDEN = {
+    "request",
+    "seeds",
+    "tokens",
+    "reviewed",
+}  # of use to programs; what was reviewed stands in the decisions
 
 
 def history(row: Doubt, session: ReviewSession) -> list[tuple[str, str]]:
@@ -154,13 +172,23 @@ def history(row: Doubt, session: ReviewSession) -> list[tuple[str, str]]:
     undone = {d.undoes for d in past}
     for d in reversed(past):
         if d.id == row.id and d.decision != "undo":
-            new = f", {label_text(d.label_before)} → {label_text(d.label_after)}" if d.decision == "relabel" else ""
+            new = (
+                f", {label_text(d.label_before)} → {label_text(d.label_after)}"
+                if d.decision == "relabel"
+                else ""
+            )
             back = " (taken back)" if d.key in undone else ""
-            found.append((d.when[:16].replace("T", " "), f"{PAST[d.decision]} by {d.by}{new}{back}"))
+            found.append(
+                (d.when[:16].replace("T", " "), f"{PAST[d.decision]} by {d.by}{new}{back}")
+            )
     if row.check:
         found.append((f"set aside ({row.check})", row.reason))
     found.append(("source", row.record.source))
-    found += [(k, v) for k, v in row.record.lineage.items() if k not in HIDDEN and v not in (None, "", [], {})]
+    found += [
+        (k, v)
+        for k, v in row.record.lineage.items()
+        if k not in HIDDEN and v not in (None, "", [], {})
+    ]
     return [(k, text if len(text := str(v)) <= 200 else text[:199] + "…") for k, v in found]
 
 

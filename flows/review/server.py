@@ -49,8 +49,16 @@ class Guard:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"this page answers only its own address"})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 403,
+                    "headers": [(b"content-type", b"text/plain")],
+                }
+            )
+            await send(
+                {"type": "http.response.body", "body": b"this page answers only its own address"}
+            )
 
     def _is_ours(self, headers: dict[bytes, bytes]) -> bool:
         host, origin = headers.get(b"host", b""), headers.get(b"origin")
@@ -74,13 +82,19 @@ def application(session: ReviewSession, *, token: str, port: int) -> FastAPI:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @ui.page("/", title=f"review · {session.project.name}")
+    @ui.page("/", title=f"review · {session.project.name}")  # type: ignore[untyped-decorator]
     def page() -> None:
         from flows.review.view import View
 
         View(Desk(session)).build()
 
-    ui.run_with(app, mount_path=f"/{token}", tailwind=False, show_welcome_message=False, reconnect_timeout=10)
+    ui.run_with(
+        app,
+        mount_path=f"/{token}",
+        tailwind=False,
+        show_welcome_message=False,
+        reconnect_timeout=10,
+    )
     app.add_middleware(Guard, port=port)
     return app
 
@@ -96,7 +110,9 @@ def serve(session: ReviewSession, *, port: int, show: bool, ready: Callable[[str
         port = s.getsockname()[1]
         address = f"http://127.0.0.1:{port}/{token}/"
         server = uvicorn.Server(
-            uvicorn.Config(application(session, token=token, port=port), log_level="warning", access_log=False)
+            uvicorn.Config(
+                application(session, token=token, port=port), log_level="warning", access_log=False
+            )
         )
         s.listen(128)  # a browser that is faster than the server's start waits, and is not refused
         ready(address)
@@ -110,7 +126,9 @@ def _open(address: str, page: Path) -> None:
     """Open the address through a file that only this user can read: a command line would show the token to others."""
     fd = os.open(page, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as f:
-        f.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={html.escape(address)}">')
+        f.write(
+            f'<!doctype html><meta http-equiv="refresh" content="0; url={html.escape(address)}">'
+        )
     webbrowser.open(page.as_uri())
 
 
@@ -119,6 +137,9 @@ def run(session: ReviewSession, *, port: int, show: bool, announce: Callable[...
 
     def ready(address: str) -> None:
         status = session.status()
-        announce({**status.model_dump(), "address": address}, lambda: print_address(status.model_dump(), address))
+        announce(
+            {**status.model_dump(), "address": address},
+            lambda: print_address(status.model_dump(), address),
+        )
 
     serve(session, port=port, show=show, ready=ready)

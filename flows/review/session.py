@@ -80,14 +80,21 @@ class ReviewSession:
 
 
 def open_review(
-    settings: Settings, given: str, *, by: str | None = None, curated: Path | None = None, splits: Path | None = None
+    settings: Settings,
+    given: str,
+    *,
+    by: str | None = None,
+    curated: Path | None = None,
+    splits: Path | None = None,
 ) -> ReviewSession:
     """The review of a project file or of the name of a project that was retrained here.
 
     Raises UserError when there is no such project, or nothing was curated yet.
     """
     if (curated is None) != (splits is None):
-        raise UserError("give --curated and --splits together: the rows of one, and the dev rows that belong to them")
+        raise UserError(
+            "give --curated and --splits together: the rows of one, and the dev rows that belong to them"
+        )
     workspace = settings.workspace
     config = _config(workspace, given)
     project = load_project(config)
@@ -97,7 +104,9 @@ def open_review(
         data = last_retrain(workspace, project)
     for directory, need in ((data.curated, "kept.jsonl"), (data.splits, "dev.jsonl")):
         if not (directory / need).exists():
-            raise UserError(f"{directory} has no {need}: give the directories of a curate stage and of its splits")
+            raise UserError(
+                f"{directory} has no {need}: give the directories of a curate stage and of its splits"
+            )
     decided = Decisions(workspace.decisions(project.name), by=person(by))
     return ReviewSession(project, _rank(project, data, workspace), decided, data.splits)
 
@@ -112,7 +121,9 @@ def last_retrain(workspace: Workspace, project: Project) -> RetrainData:
         )
     for directory in (data.curated, data.splits):
         if not directory.exists():
-            raise UserError(f"{directory}, of the last retrain, is gone: run `reseed retrain` again, which rebuilds it")
+            raise UserError(
+                f"{directory}, of the last retrain, is gone: run `reseed retrain` again, which rebuilds it"
+            )
     return data
 
 
@@ -189,18 +200,24 @@ def take(session: ReviewSession, source: Path) -> dict[str, Any]:
     unlabelled = iter_records(session.splits / "unlabelled.jsonl") if wanted else ()
     rows = session.rows | {r.id: r for r in unlabelled if r.id in wanted}
     separator = (project.data.label_separator or "|") if project.multi_label else None
-    made: list[Decision] = table.take(source, rows, project.label_names, session.decided, separator=separator)
+    made: list[Decision] = table.take(
+        source, rows, project.label_names, session.decided, separator=separator
+    )
     return {**session.status().model_dump(), "imported": len(made)}
 
 
 def show(result: dict[str, Any]) -> None:
     """The status, and what was done, in two lines."""
     if "exported" in result:
-        click.echo(f"{result['exported']} rows written to {result['out']}; fill in `decision`, then --import it")
+        click.echo(
+            f"{result['exported']} rows written to {result['out']}; fill in `decision`, then --import it"
+        )
     if "imported" in result:
         click.echo(f"{result['imported']} decisions imported")
     asked = f"; review.required asks for {result['missing']} more" if result["missing"] else ""
-    click.echo(f"{result['project']}: {result['looked_at']} rows looked at, {result['waiting']} wait{asked}")
+    click.echo(
+        f"{result['project']}: {result['looked_at']} rows looked at, {result['waiting']} wait{asked}"
+    )
 
 
 def print_address(status: dict[str, Any], address: str) -> None:

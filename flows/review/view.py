@@ -122,7 +122,11 @@ class View:
 
     def _press(self, args: Any) -> None:
         """A key from the browser, which may send anything."""
-        if isinstance(args, dict) and isinstance(args.get("key"), str) and isinstance(args.get("version"), int):
+        if (
+            isinstance(args, dict)
+            and isinstance(args.get("key"), str)
+            and isinstance(args.get("version"), int)
+        ):
             self.desk.press(args["key"], args["version"])
             self._draw()
 
@@ -174,7 +178,11 @@ class View:
                 )
                 decision = self.desk.current.get(d.id)
                 if decision:
-                    new = f": {label_text(decision.label_after)}" if decision.decision == "relabel" else ""
+                    new = (
+                        f": {label_text(decision.label_after)}"
+                        if decision.decision == "relabel"
+                        else ""
+                    )
                     text(PAST[decision.decision] + new, "chip done")
             if self.desk.draft is None:
                 text(d.why(), "why")
@@ -190,7 +198,10 @@ class View:
                 ):
                     key = "margin" if name == "disagreement" else name
                     with ui.element("div").classes("measure"):
-                        text(f"{name}, rank {d.ranks[key]:.0f} of {len(self.desk.session.ranked)}", "soft")
+                        text(
+                            f"{name}, rank {d.ranks[key]:.0f} of {len(self.desk.session.ranked)}",
+                            "soft",
+                        )
                         text(f"{value:+.3f} {unit}", "", "b")
 
     def _side(self, d: Doubt) -> None:
@@ -220,7 +231,12 @@ class View:
     def _like(self, like: Like) -> None:
         with ui.element("section").classes("card panel"):
             alone = len(like.rows) == 1
-            text("No row that waits is like this one" if alone else f"These {len(like.rows)} rows are alike", "name")
+            text(
+                "No row that waits is like this one"
+                if alone
+                else f"These {len(like.rows)} rows are alike",
+                "name",
+            )
             if like.choice:
                 kind, label = like.choice
                 verb = PAST[kind] if label is None else f"relabelled as {label_text(label)}"
@@ -229,7 +245,10 @@ class View:
                     "why plan",
                 )
             else:
-                text("Choose what to do: a, r or a number. Esc leaves everything as it is.", "soft plan")
+                text(
+                    "Choose what to do: a, r or a number. Esc leaves everything as it is.",
+                    "soft plan",
+                )
             similar = dict(like.rows[0].like)
             for d in like.rows:
                 note = f"{similar[d.id]:.2f} alike" if d.id in similar else "this row"
@@ -240,7 +259,13 @@ class View:
         if desk.row is None:
             return
         several, chosen = desk.session.project.multi_label, desk.marked()
-        own = desk.row.record.label if not several else desk.stands(desk.row) if chosen is None else None
+        own = (
+            desk.row.record.label
+            if not several
+            else desk.stands(desk.row)
+            if chosen is None
+            else None
+        )
         keys = [("Enter", "apply"), ("Escape", "close")] if desk.like else []
         if desk.draft is not None:
             keys = [("Enter", "decide so"), ("Escape", "leave it")]
@@ -251,7 +276,11 @@ class View:
                     mark = "chosen" if _has(chosen, label) else "own" if _has(own, label) else ""
                     self._button(str(i + 1), label, mark, shown=str(i + 1) if i < 9 else "")
                 if several:
-                    self._button("0", "none of them", "chosen" if chosen == () else "own" if own == () else "")
+                    self._button(
+                        "0",
+                        "none of them",
+                        "chosen" if chosen == () else "own" if own == () else "",
+                    )
             with ui.element("div").classes("keys"):
                 for key, what in keys:
                     if key in HINTS:

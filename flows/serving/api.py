@@ -109,7 +109,9 @@ def listen(host: str, port: int, remedy: str) -> socket.socket:
     return s
 
 
-def run(settings: Settings, name: str, *, host: str, port: int, announce: Callable[..., None]) -> None:
+def run(
+    settings: Settings, name: str, *, host: str, port: int, announce: Callable[..., None]
+) -> None:
     """Serve until Ctrl-C. Raises UserError when there is no champion or the port is taken."""
     import uvicorn
 
@@ -119,8 +121,12 @@ def run(settings: Settings, name: str, *, host: str, port: int, announce: Callab
         result = {"model": champion.name, "version": champion.version, "address": address}
         announce(result, lambda: print_address(result))
         if host not in {"127.0.0.1", "::1", "localhost"}:
-            say(f"{address} is open to the network, without a login: put a proxy that asks for one before it")
-        uvicorn.Server(uvicorn.Config(application(champion, directory), log_level="warning")).run(sockets=[s])
+            say(
+                f"{address} is open to the network, without a login: put a proxy that asks for one before it"
+            )
+        uvicorn.Server(uvicorn.Config(application(champion, directory), log_level="warning")).run(
+            sockets=[s]
+        )
 
 
 def print_address(result: dict[str, Any]) -> None:

@@ -39,7 +39,9 @@ def gather(texts: list[str], source: Path | None, text_column: str) -> Given:
         rows = list(read_rows(source, Columns(text_column, None, None)))
         bad = next((r for r in rows if r.fault), None)
         if bad:
-            raise UserError(f"{source}: {bad.place}: {bad.fault}; every row needs a text to be answered")
+            raise UserError(
+                f"{source}: {bad.place}: {bad.fault}; every row needs a text to be answered"
+            )
         return Given([r.text for r in rows], [r.place for r in rows])
     if not texts:
         if sys.stdin.isatty():
@@ -47,10 +49,14 @@ def gather(texts: list[str], source: Path | None, text_column: str) -> Given:
         try:
             lines = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8").read().splitlines()
         except UnicodeDecodeError as e:
-            raise UserError(f"standard input is not UTF-8: byte 0x{e.object[e.start]:02x} at {e.start}") from None
+            raise UserError(
+                f"standard input is not UTF-8: byte 0x{e.object[e.start]:02x} at {e.start}"
+            ) from None
         texts = [line for line in lines if line.strip()]
     if not texts or not all(t.strip() for t in texts):
-        raise UserError("there is no text to ask about: give a text, --in FILE, or lines on standard input")
+        raise UserError(
+            "there is no text to ask about: give a text, --in FILE, or lines on standard input"
+        )
     return Given(texts, [str(i + 1) for i in range(len(texts))])
 
 
@@ -61,7 +67,9 @@ def load_champion(settings: Settings, name: str) -> tuple[Version, Path]:
     return champion, registry.fetch(champion)
 
 
-def champion_answers(settings: Settings, name: str, given: Given) -> tuple[Version, list[dict[str, Any]]]:
+def champion_answers(
+    settings: Settings, name: str, given: Given
+) -> tuple[Version, list[dict[str, Any]]]:
     """The champion, and label, score and scores for each text; labels and scores where it is a multi-label model."""
     champion, directory = load_champion(settings, name)
     from tasks.model.bundle import Classifier
@@ -78,21 +86,31 @@ def write(out: Path, given: Given, answers: list[dict[str, Any]]) -> None:
     if out.exists():
         raise UserError(f"{out} is there already: give --out a new file")
     if out.suffix == ".jsonl":
-        lines = [json.dumps({"text": t, **a}, ensure_ascii=False) for t, a in zip(given.texts, answers, strict=True)]
+        lines = [
+            json.dumps({"text": t, **a}, ensure_ascii=False)
+            for t, a in zip(given.texts, answers, strict=True)
+        ]
         atomic.write_bytes(out, ("\n".join(lines) + "\n").encode())
     elif out.suffix == ".csv":
         text = io.StringIO()
         table = csv.writer(text)
         if answers and "labels" in answers[0]:
-            table.writerow(["text", "labels", *(_cell(f"score {label}") for label in answers[0]["scores"])])
-            rows = [[json.dumps(a["labels"], ensure_ascii=False), *a["scores"].values()] for a in answers]
+            table.writerow(
+                ["text", "labels", *(_cell(f"score {label}") for label in answers[0]["scores"])]
+            )
+            rows = [
+                [json.dumps(a["labels"], ensure_ascii=False), *a["scores"].values()]
+                for a in answers
+            ]
         else:
             table.writerow(["text", "label", "score"])
             rows = [[_cell(a["label"]), a["score"]] for a in answers]
         table.writerows([_cell(t), *row] for t, row in zip(given.texts, rows, strict=True))
         atomic.write_bytes(out, text.getvalue().encode())
     else:
-        raise UserError(f"--out {out}: {out.suffix or 'no suffix'} is not written here; use .csv or .jsonl")
+        raise UserError(
+            f"--out {out}: {out.suffix or 'no suffix'} is not written here; use .csv or .jsonl"
+        )
 
 
 def _cell(text: str) -> str:
@@ -112,4 +130,7 @@ def show(texts: list[str], answers: list[dict[str, Any]], out: Path | None) -> N
 def _said(answer: dict[str, Any]) -> str:
     if "labels" not in answer:
         return f"{answer['label']}\t{answer['score']:.3f}"
-    return ", ".join(f"{label} {answer['scores'][label]:.3f}" for label in answer["labels"]) or NO_LABEL
+    return (
+        ", ".join(f"{label} {answer['scores'][label]:.3f}" for label in answer["labels"])
+        or NO_LABEL
+    )

@@ -24,7 +24,9 @@ def workspace_id(workspace: Workspace) -> str:
     lock, so neither knows whether the other's retrain lives.
     """
     kept = workspace.identity
-    while not (lines := atomic.read_lines(kept)):  # of two that come first at once, the first line counts
+    while not (
+        lines := atomic.read_lines(kept)
+    ):  # of two that come first at once, the first line counts
         atomic.append_line(kept, {"workspace": uuid.uuid4().hex})
     return f"{lines[0]['workspace']}:{kept.stat().st_ino}"
 
@@ -37,7 +39,9 @@ class Closed:
     models: list[str]
 
 
-def close_orphans(client: MlflowClient, *, experiment_id: str, workspace: Workspace, current: str) -> Closed:
+def close_orphans(
+    client: MlflowClient, *, experiment_id: str, workspace: Workspace, current: str
+) -> Closed:
     """End as KILLED every retrain of this experiment that began in this workspace and is RUNNING still, with its children,
     and delete the PENDING models of such runs; their ids.
 
@@ -60,7 +64,9 @@ def close_orphans(client: MlflowClient, *, experiment_id: str, workspace: Worksp
     pending = [
         str(m.model_id)
         for m in every_logged_model(client, experiment_id)
-        if str(m.status) == "PENDING" and m.source_run_id and is_ours(client.get_run(m.source_run_id))
+        if str(m.status) == "PENDING"
+        and m.source_run_id
+        and is_ours(client.get_run(m.source_run_id))
     ]
     for model_id in pending:
         client.delete_logged_model(model_id)
@@ -71,7 +77,9 @@ def _runs(client: MlflowClient, experiment_id: str, query: str) -> list[Any]:
     found: list[Any] = []
     token = None
     while True:
-        page = client.search_runs([experiment_id], query, ViewType.ACTIVE_ONLY, max_results=_MOST, page_token=token)
+        page = client.search_runs(
+            [experiment_id], query, ViewType.ACTIVE_ONLY, max_results=_MOST, page_token=token
+        )
         found += page
         token = page.token
         if not token:

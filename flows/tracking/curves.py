@@ -27,7 +27,9 @@ def live_curves(tracking: Tracking, name: str) -> Iterator[Callable[[str, Points
         yield live.take
     except BaseException as e:
         with suppress(Exception):  # what the body raised matters more
-            live.fail("FAILED" if isinstance(e, Exception) else "KILLED", f"{type(e).__name__}: {e}")
+            live.fail(
+                "FAILED" if isinstance(e, Exception) else "KILLED", f"{type(e).__name__}: {e}"
+            )
         raise
     live.finish()
 

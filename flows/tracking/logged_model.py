@@ -29,7 +29,9 @@ def every_logged_model(client: MlflowClient, experiment_id: str) -> Iterator[Log
             return
 
 
-def logged_model(client: MlflowClient, key: str, directory: Path, *, name: str, run_id: str, labels: list[str]) -> str:
+def logged_model(
+    client: MlflowClient, key: str, directory: Path, *, name: str, run_id: str, labels: list[str]
+) -> str:
     """The id of a READY logged model of this key, called `name`; one that a kill left PENDING is passed over."""
     import mlflow
 

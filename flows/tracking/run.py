@@ -15,7 +15,12 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, ViewType
-from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE, MLFLOW_SOURCE_NAME, MLFLOW_SOURCE_TYPE, MLFLOW_USER
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_RUN_NOTE,
+    MLFLOW_SOURCE_NAME,
+    MLFLOW_SOURCE_TYPE,
+    MLFLOW_USER,
+)
 
 from flows.settings import Settings, user
 from flows.tracking.cleanup import PLACE, workspace_id
@@ -70,7 +75,9 @@ def metric_name(*parts: str) -> str:
 def points_now(rows: Points, **about: str) -> list[Metric]:
     """The points as MLflow takes them, of this moment: what is logged twice with the same time is one."""
     now = int(time.time() * 1000)
-    return [Metric(metric_name(name), float(value), now, step, **about) for step, name, value in rows]
+    return [
+        Metric(metric_name(name), float(value), now, step, **about) for step, name, value in rows
+    ]
 
 
 @dataclass
@@ -99,7 +106,11 @@ class Tracking:
         run = _find(client, experiment_id, {"reseed.retrain": retrain_id})
         if run is None:
             tags = {"reseed.retrain": retrain_id, "reseed.project": experiment, "reseed.kind": kind}
-            tags |= {MLFLOW_USER: user(), MLFLOW_SOURCE_NAME: f"reseed {kind}", MLFLOW_SOURCE_TYPE: "LOCAL"}
+            tags |= {
+                MLFLOW_USER: user(),
+                MLFLOW_SOURCE_NAME: f"reseed {kind}",
+                MLFLOW_SOURCE_TYPE: "LOCAL",
+            }
             run = client.create_run(experiment_id, run_name=name, tags=tags)
             from mlflow.entities import Param
 
@@ -120,7 +131,9 @@ class Tracking:
         """The machine's CPU, memory, disk, network and GPU on the parent run while the body runs, as `system/...`."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.client.tracking_uri)
+        monitor = SystemMetricsMonitor(
+            self.run_id, resume_logging=True, tracking_uri=self.client.tracking_uri
+        )
         monitor.start()
         try:
             yield
@@ -142,16 +155,26 @@ class Tracking:
     def metrics(self, values: dict[str, float], run_id: str | None = None) -> None:
         self._metrics(run_id or self.run_id, [(0, k, v) for k, v in values.items()])
 
-    def model_metrics(self, values: dict[str, float], *, model_id: str, dataset: tuple[str, str]) -> None:
+    def model_metrics(
+        self, values: dict[str, float], *, model_id: str, dataset: tuple[str, str]
+    ) -> None:
         """Scores of a logged model on a dataset (its name and digest), on the parent run and on the model's page.
 
         What stands there from this run already is not logged again.
         """
         there = {
-            m.key: m.value for m in self.client.get_logged_model(model_id).metrics or [] if m.run_id == self.run_id
+            m.key: m.value
+            for m in self.client.get_logged_model(model_id).metrics or []
+            if m.run_id == self.run_id
         }
         new = [(0, k, v) for k, v in values.items() if there.get(metric_name(k)) != float(v)]
-        self._metrics(self.run_id, new, model_id=model_id, dataset_name=dataset[0], dataset_digest=dataset[1][:36])
+        self._metrics(
+            self.run_id,
+            new,
+            model_id=model_id,
+            dataset_name=dataset[0],
+            dataset_digest=dataset[1][:36],
+        )
 
     def _metrics(self, run_id: str, rows: Points, **about: str) -> None:
         self.log_points(run_id, points_now(rows, **about))
@@ -162,7 +185,9 @@ class Tracking:
 
     def logged(self, run_id: str, names: set[str]) -> set[tuple[str, int]]:
         """(name, step) of the points that a run has: MLflow draws what is logged a second time twice."""
-        return {(m.key, m.step) for name in names for m in self.client.get_metric_history(run_id, name)}
+        return {
+            (m.key, m.step) for name in names for m in self.client.get_metric_history(run_id, name)
+        }
 
     def stage_run(self, name: str, key: str) -> Run:
         """The child run of a stage: that of an earlier try, which goes on if it is not FINISHED, or a new one."""
@@ -218,12 +243,18 @@ class Tracking:
         from mlflow.entities import DatasetInput, InputTag
 
         rows = [(r.text, label_text(r.label), r.source) for r in read_records(path)]
-        frame = pd.DataFrame(rows, columns=["text", "label", "source"])  # named, as there may be no row
+        frame = pd.DataFrame(
+            rows, columns=["text", "label", "source"]
+        )  # named, as there may be no row
         with warnings.catch_warnings():  # two of MLflow's own source classes claim a local path
             warnings.simplefilter("ignore", UserWarning)
-            data = mlflow.data.from_pandas(frame, source=str(path), name=name, targets="label", digest=digest[:36])
+            data = mlflow.data.from_pandas(
+                frame, source=str(path), name=name, targets="label", digest=digest[:36]
+            )
         entity = data._to_mlflow_entity()
-        self.client.log_inputs(run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", name)])])
+        self.client.log_inputs(
+            run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", name)])]
+        )
 
     def used(self, *, datasets: list[tuple[str, str, int]], model_id: str) -> None:
         """On the parent run: the datasets (name, digest and rows, no texts) and the model that came of them."""
@@ -231,7 +262,9 @@ class Tracking:
 
         self.client.log_inputs(self.run_id, datasets=[dataset_input(*told) for told in datasets])
         outputs = self.client.get_run(self.run_id).outputs
-        if model_id not in {m.model_id for m in (outputs.model_outputs if outputs else [])}:  # twice is an error
+        if model_id not in {
+            m.model_id for m in (outputs.model_outputs if outputs else [])
+        }:  # twice is an error
             self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, 0)])
 
 
@@ -241,7 +274,8 @@ def dataset_input(name: str, digest: str, rows: int) -> Any:
 
     about, profile = json.dumps({"digest": digest}), json.dumps({"num_rows": rows})
     return DatasetInput(
-        Dataset(name, digest[:36], "reseed", about, profile=profile), [InputTag("mlflow.data.context", name)]
+        Dataset(name, digest[:36], "reseed", about, profile=profile),
+        [InputTag("mlflow.data.context", name)],
     )
 
 

@@ -50,9 +50,14 @@ def fault(error: BaseException, settings: Settings) -> UserError | TransientErro
             return TransientError(
                 f"{where} did not answer: start it, or set MLFLOW_TRACKING_URI to where it is; what was finished is kept"
             )
-    if type(error).__module__.startswith("sqlalchemy") and type(error).__name__ == "OperationalError":
+    if (
+        type(error).__module__.startswith("sqlalchemy")
+        and type(error).__name__ == "OperationalError"
+    ):
         said = text.splitlines()[0][:200]
-        return TransientError(f"{where} did not answer as it should ({said}); what was finished is kept")
+        return TransientError(
+            f"{where} did not answer as it should ({said}); what was finished is kept"
+        )
     return None
 
 

@@ -54,10 +54,16 @@ def learning_curve(
         if points:
             from tasks.evaluate import plots
 
-            plots.learning_curve(points, f"{project.name}: linear heads on frozen embeddings", out / "curve.png")
+            plots.learning_curve(
+                points, f"{project.name}: linear heads on frozen embeddings", out / "curve.png"
+            )
         return LearningCurveResult(points=points, dev_rows=len(dev))
 
-    inputs = {"training": training.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
+    inputs = {
+        "training": training.digest,
+        "splits": splits.digest,
+        "encoder": digest_of_path(encoder),
+    }
     params = {"labels": project.label_names, "max_length": length}
     params |= {"bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed}
     return run_stage(
@@ -78,13 +84,19 @@ def nested(rows: list[Record], parts: tuple[int, ...] = PARTS) -> list[list[Reco
     for r in sorted(rows, key=lambda r: r.id):
         groups.setdefault(label_text(r.label), []).append(r)
     order = sorted(
-        (((i + 0.5) / len(own), label, r.id, r) for label, own in groups.items() for i, r in enumerate(own)),
+        (
+            ((i + 0.5) / len(own), label, r.id, r)
+            for label, own in groups.items()
+            for i, r in enumerate(own)
+        ),
         key=lambda item: item[:3],
     )
     return [[item[-1] for item in order[: len(rows) // part]] for part in parts]
 
 
-def _points(project: Project, encoder: Path, rows: list[Record], dev: list[Record]) -> list[CurvePoint]:
+def _points(
+    project: Project, encoder: Path, rows: list[Record], dev: list[Record]
+) -> list[CurvePoint]:
     """{rows, value, ci_low, ci_high} by the number of rows; a part that lacks a label is left out."""
     import numpy as np
 
@@ -94,7 +106,13 @@ def _points(project: Project, encoder: Path, rows: list[Record], dev: list[Recor
     from tasks.statistics.metrics import f1_macro
 
     length, names, e = project.train.max_length, project.label_names, project.evaluate
-    x = dict(zip((r.id for r in rows), embed(encoder, [r.text for r in rows], max_length=length), strict=True))
+    x = dict(
+        zip(
+            (r.id for r in rows),
+            embed(encoder, [r.text for r in rows], max_length=length),
+            strict=True,
+        )
+    )
     asked = embed(encoder, [r.text for r in dev], max_length=length)
     y = encode([label_of(r) for r in dev], names)
     points = []
@@ -105,5 +123,7 @@ def _points(project: Project, encoder: Path, rows: list[Record], dev: list[Recor
         z = encode(answers(probe, asked), names)
         point = f1_macro(y, z, list(range(len(names))))
         drawn = bootstrap.macro_f1(y, [z], classes=len(names), samples=e.bootstrap, seed=e.seed)
-        points.append(CurvePoint(rows=len(part), **bootstrap.interval(point, drawn[:, 0]).model_dump()))
+        points.append(
+            CurvePoint(rows=len(part), **bootstrap.interval(point, drawn[:, 0]).model_dump())
+        )
     return points

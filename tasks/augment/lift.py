@@ -30,9 +30,17 @@ DESCRIPTIONS = "label descriptions"
 def steps_of(names: list[str], *, chosen: str) -> list[tuple[str, str, str]]:
     """(what is gained by, from this mix, to that mix) for the mixes there are; harvested rows were added to the `chosen` one."""
     base = REAL if REAL in names else DESCRIPTIONS
-    found = [("synthetic", base, WITH_SYNTHETIC)] if WITH_SYNTHETIC in names else [("real", DESCRIPTIONS, REAL)]
+    found = (
+        [("synthetic", base, WITH_SYNTHETIC)]
+        if WITH_SYNTHETIC in names
+        else [("real", DESCRIPTIONS, REAL)]
+    )
     found += [("harvested", chosen, WITH_SELF_TRAINED)]
-    found += [("generator " + n.removeprefix(WITHOUT), n, WITH_SYNTHETIC) for n in names if n.startswith(WITHOUT)]
+    found += [
+        ("generator " + n.removeprefix(WITHOUT), n, WITH_SYNTHETIC)
+        for n in names
+        if n.startswith(WITHOUT)
+    ]
     return [(what, a, b) for what, a, b in found if a in names and b in names]
 
 
@@ -65,7 +73,11 @@ class LiftResult(Comparison, StageResult):
 
     def metrics(self) -> Metrics:
         gains = {f"lift.{g.by}": g.value for g in self.lifts}
-        ends = {f"lift.{g.by}.{end}": getattr(g, end) for g in self.lifts for end in ("ci_low", "ci_high")}
+        ends = {
+            f"lift.{g.by}.{end}": getattr(g, end)
+            for g in self.lifts
+            for end in ("ci_low", "ci_high")
+        }
         return gains | ends
 
     def headline(self) -> Metrics:
@@ -105,7 +117,9 @@ def compare(
     y = encode(true, labels)
     models = [(name, encode(said, labels)) for name, own in answers.items() for said in own]
     together = group_codes(groups)
-    drawn = macro_f1(y, [m for _, m in models], classes=len(labels), samples=samples, seed=seed, groups=together)
+    drawn = macro_f1(
+        y, [m for _, m in models], classes=len(labels), samples=samples, seed=seed, groups=together
+    )
     seen = np.array([f1_macro(y, m, list(range(len(labels)))) for _, m in models])
     of = {name: [i for i, (n, _) in enumerate(models) if n == name] for name in answers}
 
@@ -152,7 +166,10 @@ def quick_lift(
 
     def build(out: Path, scratch: Path) -> LiftResult:
         rows = open_sealed(sealed, workspace=workspace, by="lift of synthetic and harvested rows")
-        answers = {name: [said] for name, said in heads(project, encoder, mixtures, [r.text for r in rows]).items()}
+        answers = {
+            name: [said]
+            for name, said in heads(project, encoder, mixtures, [r.text for r in rows]).items()
+        }
         if reference is not None:
             answers = {DESCRIPTIONS: [reference], **answers}
         found = compare(
@@ -181,7 +198,11 @@ def quick_lift(
 
 
 def full_lift(
-    project: Project, scored: Mapping[str, Sequence[ScoreResult]], *, chosen: str, workspace: Workspace
+    project: Project,
+    scored: Mapping[str, Sequence[ScoreResult]],
+    *,
+    chosen: str,
+    workspace: Workspace,
 ) -> LiftResult:
     """`lift.json` from scored models: each mixture fine-tuned by the same recipe, one model per seed."""
 
@@ -199,7 +220,9 @@ def full_lift(
         )
         return _write(out, "full", found)
 
-    inputs = {f"{name} {i}": score.digest for name, own in scored.items() for i, score in enumerate(own)}
+    inputs = {
+        f"{name} {i}": score.digest for name, own in scored.items() for i, score in enumerate(own)
+    }
     return run_stage(
         LiftResult,
         "lift",

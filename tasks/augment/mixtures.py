@@ -18,7 +18,12 @@ from tasks.train.stage import TrainResult
 from tasks.workspace import Workspace
 
 VERSION = 1
-REAL, WITH_SYNTHETIC, WITH_SELF_TRAINED, WITHOUT = "real rows alone", "with synthetic", "with harvested", "without "
+REAL, WITH_SYNTHETIC, WITH_SELF_TRAINED, WITHOUT = (
+    "real rows alone",
+    "with synthetic",
+    "with harvested",
+    "without ",
+)
 
 
 def of_rows(name: str, rows: list[Record]) -> list[Record]:
@@ -44,7 +49,9 @@ def possible(project: Project, rows: list[Record]) -> list[str]:
     for name in names:
         mixed = of_rows(name, rows)
         have = count_by_label(mixed)
-        if all(label in have for label in project.label_names) and (name == WITH_SYNTHETIC or len(mixed) < len(rows)):
+        if all(label in have for label in project.label_names) and (
+            name == WITH_SYNTHETIC or len(mixed) < len(rows)
+        ):
             found.append(name)
     return found or [WITH_SYNTHETIC]
 
@@ -160,7 +167,12 @@ class DevComparisonResult(StageResult):
 
 
 def compare_on_dev(
-    project: Project, *, before: TrainResult, after: TrainResult, splits: SplitsResult, workspace: Workspace
+    project: Project,
+    *,
+    before: TrainResult,
+    after: TrainResult,
+    splits: SplitsResult,
+    workspace: Workspace,
 ) -> DevComparisonResult:
     """Two trained models on dev: whether macro-F1 fell by more than one standard error.
 
@@ -177,7 +189,9 @@ def compare_on_dev(
             for m in (before, after)
         ]
         groups = [r.group for r in dev]
-        found = difference([label_of(r) for r in dev], *said, labels=project.label_names, groups=groups)
+        found = difference(
+            [label_of(r) for r in dev], *said, labels=project.label_names, groups=groups
+        )
         atomic.write_json(out / "dev.json", found.model_dump())
         return found
 
@@ -204,17 +218,23 @@ def difference(
 ) -> DevComparisonResult:
     """The comparison of two models' answers to the same rows, which may come in groups. Without rows nothing fell."""
     if not true:
-        return DevComparisonResult(before=0.0, after=0.0, difference=0.0, standard_error=0.0, fell=False)
+        return DevComparisonResult(
+            before=0.0, after=0.0, difference=0.0, standard_error=0.0, fell=False
+        )
     from tasks.statistics.bootstrap import group_codes, macro_f1
     from tasks.statistics.metrics import f1_macro
 
     y, a, b = (encode(answers, labels) for answers in (true, before, after))
-    drawn = macro_f1(y, [a, b], classes=len(labels), samples=2000, seed=0, groups=group_codes(groups))
+    drawn = macro_f1(
+        y, [a, b], classes=len(labels), samples=2000, seed=0, groups=group_codes(groups)
+    )
     error = float((drawn[:, 1] - drawn[:, 0]).std())
     one, two = (f1_macro(true, answers, labels) for answers in (before, after))
     # a single row is one standard error, and a little more
     fell = two - one < -1.01 * error - 1e-9
-    return DevComparisonResult(before=one, after=two, difference=two - one, standard_error=error, fell=fell)
+    return DevComparisonResult(
+        before=one, after=two, difference=two - one, standard_error=error, fell=fell
+    )
 
 
 def best(scores: dict[str, float]) -> str:

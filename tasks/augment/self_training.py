@@ -27,8 +27,16 @@ from tasks.encoder.base_model import base_encoder
 from tasks.figures import Figures
 from tasks.labels import encode, label_of
 from tasks.progress import Progress, silent
-from tasks.project import Harvest, Project
-from tasks.records import NO_LABEL, Record, Rejected, count_by_check, count_by_label, read_records, write_records
+from tasks.project import Project, SelfTraining
+from tasks.records import (
+    NO_LABEL,
+    Record,
+    Rejected,
+    count_by_check,
+    count_by_label,
+    read_records,
+    write_records,
+)
 from tasks.references import digest_of_path
 from tasks.stage import Metrics, Table, run_stage
 from tasks.train.stage import TrainResult
@@ -38,16 +46,21 @@ if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 5
-CHECKS = (personal_data, language, leak, short_leak)  # of curation, in its order; `near` is after them
+CHECKS = (
+    personal_data,
+    language,
+    leak,
+    short_leak,
+)  # of curation, in its order; `near` is after them
 READ = 512  # tokens of a text that both judges read, also where training cuts it earlier,
 READ_IN_ALL = 1_280_000  # as long as these are enough for all texts: it costs little then
 MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
 
 
 def quotas(
-    proportions: dict[str, float], candidates: dict[str, int], *, rows: int, settings: Harvest
+    proportions: dict[str, float], candidates: dict[str, int], *, rows: int, settings: SelfTraining
 ) -> dict[str, int]:
-    """Rows a label to take: its share of `harvest.share` of the `rows`, under `harvest.per_label` and what there is.
+    """Rows a label to take: its share of `self_training.share` of the `rows`, under `self_training.per_label` and what there is.
 
     Where a cap cuts one label, the others are cut in proportion, but not below half of what they could have.
     """
@@ -65,18 +78,26 @@ class Choice(Figures):
     quota: dict[str, int]
 
 
-def _choice(proportions: dict[str, float], confident: dict[str, int], quota: dict[str, int]) -> Choice:
+def _choice(
+    proportions: dict[str, float], confident: dict[str, int], quota: dict[str, int]
+) -> Choice:
     shares = {k: round(v, 4) for k, v in proportions.items()}
     return Choice(proportions=shares, confident=confident, quota=quota)
 
 
 def take_sets(
-    rows: list[Record], p: np.ndarray, q: np.ndarray, *, labels: list[str], settings: Harvest, number: int
+    rows: list[Record],
+    p: np.ndarray,
+    q: np.ndarray,
+    *,
+    labels: list[str],
+    settings: SelfTraining,
+    number: int,
 ) -> tuple[list[Record], Choice]:
     """As `take`, for label sets: a row's score is the least, over its labels, of the geometric mean of what model and probe make
     of its being given or not, and none where they decide differently about one of them.
 
-    A row is taken while one of its labels lacks rows and none has `harvest.per_label`; those without a label by a share of
+    A row is taken while one of its labels lacks rows and none has `self_training.per_label`; those without a label by a share of
     their own.
     """
     import numpy as np
@@ -86,7 +107,9 @@ def take_sets(
     scores = np.where((given == (q >= 0.5)).all(axis=1), sure.min(axis=1), 0.0)
     own = [tuple(sorted(labels[k] for k in np.flatnonzero(row))) or (NO_LABEL,) for row in given]
     shares = [*p.mean(axis=0), (~given).all(axis=1).mean()]
-    proportions = {label: float(share) for label, share in zip([*labels, NO_LABEL], shares, strict=True)}
+    proportions = {
+        label: float(share) for label, share in zip([*labels, NO_LABEL], shares, strict=True)
+    }
     confident = [i for i in range(len(rows)) if scores[i] >= max(settings.confidence, 1e-9)]
     counts = Counter(label for i in confident for label in own[i])
     found = {label: counts[label] for label in proportions}
@@ -104,7 +127,13 @@ def take_sets(
 
 
 def take(
-    rows: list[Record], p: np.ndarray, q: np.ndarray, *, labels: list[str], settings: Harvest, number: int
+    rows: list[Record],
+    p: np.ndarray,
+    q: np.ndarray,
+    *,
+    labels: list[str],
+    settings: SelfTraining,
+    number: int,
 ) -> tuple[list[Record], Choice]:
     """The rows taken, in the order of their ids (content hashes, so by chance), and the figures behind the choice.
 
@@ -118,7 +147,10 @@ def take(
     scores = np.where(best == q.argmax(axis=1), np.sqrt(p[at, best] * q[at, best]), 0.0)
     proportions = {label: float(share) for label, share in zip(labels, p.mean(axis=0), strict=True)}
     sure = scores >= max(settings.confidence, 1e-9)
-    by_label = {label: [int(i) for i in np.flatnonzero(sure & (best == k))] for k, label in enumerate(labels)}
+    by_label = {
+        label: [int(i) for i in np.flatnonzero(sure & (best == k))]
+        for k, label in enumerate(labels)
+    }
     found = {label: len(own) for label, own in by_label.items()}
     quota = quotas(proportions, found, rows=len(rows), settings=settings)
     taken = []
@@ -154,10 +186,16 @@ class SelfTrainingResult(TrainingRows):
 
     def metrics(self) -> Metrics:
         metrics = {"harvest.looked_at": float(self.looked_at), "harvest.added": float(self.added)}
-        return metrics | {f"data.harvested.{label}": float(n) for label, n in self.harvested.items()}
+        return metrics | {
+            f"data.harvested.{label}": float(n) for label, n in self.harvested.items()
+        }
 
     def tables(self) -> dict[str, Table]:
-        rows: Table = [{**record_row(r), "score": r.lineage["score"]} for r in self.read() if r.source == "harvested"]
+        rows: Table = [
+            {**record_row(r), "score": r.lineage["score"]}
+            for r in self.read()
+            if r.source == "harvested"
+        ]
         return {"harvested": rows}
 
     def summary(self) -> str:
@@ -194,9 +232,18 @@ def self_train(
         rejected: list[Rejected] = []
         if rows:
             dev = read_records(splits.directory / "dev.jsonl")
-            p, q = _opinions(project, encoder, trained.bundle_directory, current.read(), dev, rows, progress)
+            p, q = _opinions(
+                project, encoder, trained.bundle_directory, current.read(), dev, rows, progress
+            )
             take_rows = take_sets if project.multi_label else take
-            taken, choice = take_rows(rows, p, q, labels=project.label_names, settings=project.harvest, number=number)
+            taken, choice = take_rows(
+                rows,
+                p,
+                q,
+                labels=project.label_names,
+                settings=project.self_training,
+                number=number,
+            )
             taken, rejected = checked(taken, base, context)
         write_records(out / "kept.jsonl", [*base, *taken])
         write_records(out / "rejected.jsonl", rejected)
@@ -214,7 +261,7 @@ def self_train(
     if decided:
         inputs["decisions"] = digest_of(sorted(decided))
     checks = {"personal_data", "language", "leak", "short_leak", "near_duplicate"}
-    params = project.harvest.model_dump(mode="json", exclude={"rounds"}) | {
+    params = project.self_training.model_dump(mode="json", exclude={"rounds"}) | {
         **project.curate.model_dump(mode="json", include=checks),
         "labels": project.label_names,
         "number": number,
@@ -280,12 +327,17 @@ def _by_model(bundle: Path, rows: list[Record], dev: list[Record], length: int) 
     with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
         if dev and longer.max_length > model.max_length:
             y, texts = encode([label_of(r) for r in dev], model.labels), [r.text for r in dev]
-            own, more = (log_loss(m.probabilities(texts), y, multi_label=m.multi_label) for m in (model, longer))
+            own, more = (
+                log_loss(m.probabilities(texts), y, multi_label=m.multi_label)
+                for m in (model, longer)
+            )
             model = longer if more <= own else model
         return model.probabilities([r.text for r in rows])
 
 
-def checked(taken: list[Record], base: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+def checked(
+    taken: list[Record], base: list[Record], context: Context
+) -> tuple[list[Record], list[Rejected]]:
     """What is left of the rows taken: those that a check of curation which asks for no label has nothing against, and that
     repeat no training row."""
     rejected: list[Rejected] = []
@@ -294,4 +346,6 @@ def checked(taken: list[Record], base: list[Record], context: Context) -> tuple[
         rejected += out
     together, repeats = near([*base, *taken], context)
     fresh = {r.id for r in together}
-    return [r for r in taken if r.id in fresh], rejected + [r for r in repeats if r.record.source == "harvested"]
+    return [r for r in taken if r.id in fresh], rejected + [
+        r for r in repeats if r.record.source == "harvested"
+    ]

@@ -70,7 +70,11 @@ class Context:
             self._rows |= {row_id: len(self._rows) + i for i, row_id in enumerate(new)}
             self._vectors.append(self.embed(list(new.values())))
             self._vectors = [np.concatenate(self._vectors)]
-        return self._vectors[0][[self._rows[r.id] for r in records]] if records else np.zeros((0, 1), np.float32)
+        return (
+            self._vectors[0][[self._rows[r.id] for r in records]]
+            if records
+            else np.zeros((0, 1), np.float32)
+        )
 
     def opinions(self, records: list[Record]) -> Opinions | None:
         """The probe's out-of-fold opinion of each record, or None where it can't learn. Made once; later calls may ask
@@ -85,17 +89,29 @@ class Context:
         """The probe's opinions, where a check asked for them."""
         return self._opinions
 
-    def doubt(self, rejected: Rejected, *, suggested: Label | None = None, probability: float | None = None) -> None:
+    def doubt(
+        self,
+        rejected: Rejected,
+        *,
+        suggested: Label | None = None,
+        probability: float | None = None,
+    ) -> None:
         """List a row for a person to review."""
         r = rejected.record
-        self.doubtful.append(Doubt(r.id, r.text, r.label, rejected.check, rejected.reason, suggested, probability))
+        self.doubtful.append(
+            Doubt(r.id, r.text, r.label, rejected.check, rejected.reason, suggested, probability)
+        )
 
 
 REAL = 5000  # unlabelled rows that are read for the frequencies of words
 
 
 def context_of(
-    project: Project, splits: SplitsResult, *, workspace: Workspace, real: list[Record] | None = None
+    project: Project,
+    splits: SplitsResult,
+    *,
+    workspace: Workspace,
+    real: list[Record] | None = None,
 ) -> Context:
     """What the checks compare rows with. The encoder is looked up when a text is embedded, not before."""
 
@@ -110,5 +126,7 @@ def context_of(
 
 def real_rows(splits: SplitsResult) -> list[Record]:
     """Real rows for statistics: seed, dev, and the first of the unlabelled."""
-    real = [r for split in ("seed", "dev") for r in read_records(splits.directory / f"{split}.jsonl")]
+    real = [
+        r for split in ("seed", "dev") for r in read_records(splits.directory / f"{split}.jsonl")
+    ]
     return [*real, *itertools.islice(iter_records(splits.directory / "unlabelled.jsonl"), REAL)]

@@ -32,7 +32,9 @@ class Opinions:
     labels: np.ndarray
 
     @classmethod
-    def of(cls, records: list[Record], vectors: Callable[[list[Record]], np.ndarray]) -> Opinions | None:
+    def of(
+        cls, records: list[Record], vectors: Callable[[list[Record]], np.ndarray]
+    ) -> Opinions | None:
         """None while a label has fewer than two rows (of label sets also: while fewer than two rows lack it).
 
         The probe is logistic regression on the encoder's embeddings, cross-fitted (out-of-sample probabilities as in
@@ -43,7 +45,10 @@ class Opinions:
 
         own = [label_of(r) for r in records]
         counts = Counter(label for r in records for label in r.labels)
-        rare = min((min(n, len(records) - n) if are_label_sets(own) else n for n in counts.values()), default=0)
+        rare = min(
+            (min(n, len(records) - n) if are_label_sets(own) else n for n in counts.values()),
+            default=0,
+        )
         if len(counts) < 2 or rare < 2:
             return None
         names = sorted(counts)
@@ -62,7 +67,9 @@ class Opinions:
 
     def know(self, records: list[Record]) -> bool:
         """True where each record, with its label, was among those that the probe saw."""
-        return all((i := self.rows.get(r.id)) is not None and self.label(i) == r.label for r in records)
+        return all(
+            (i := self.rows.get(r.id)) is not None and self.label(i) == r.label for r in records
+        )
 
     def label(self, row: int) -> Label:
         """The label, or label set, with which the probe saw the record in this row."""

@@ -112,7 +112,9 @@ def run_checks(
 
     `context.funnel` gets, for each check, how many rows came, how many it set aside, and its seconds.
     """
-    records = sorted(records, key=lambda r: _RANK.get(r.source, 3))  # of two rows that are one, the real one is kept
+    records = sorted(
+        records, key=lambda r: _RANK.get(r.source, 3)
+    )  # of two rows that are one, the real one is kept
     rejected: list[Rejected] = []
     for i, check in enumerate(CHECKS):
         progress(i, len(CHECKS), check.__name__)
@@ -121,7 +123,9 @@ def run_checks(
         assert len(records) + len(out) == came, f"{check.__name__} lost rows"
         rejected += out
         seconds = round(time.perf_counter() - began, 3)
-        context.funnel.append(CheckCounts(name=check.__name__, came=came, out=len(out), seconds=seconds))
+        context.funnel.append(
+            CheckCounts(name=check.__name__, came=came, out=len(out), seconds=seconds)
+        )
     progress(len(CHECKS), len(CHECKS), "done")
     return records, rejected
 
@@ -170,7 +174,10 @@ def curate(
         context = context_of(project, splits, workspace=workspace, real=real_rows(splits))
         kept, out_of_checks = run_checks(records, context, progress)
         kept, rejected, reviewed = apply(kept, rejected + out_of_checks, decided)
-        for check in (leak, short_leak):  # a row that a check rejected before these may have been accepted since
+        for check in (
+            leak,
+            short_leak,
+        ):  # a row that a check rejected before these may have been accepted since
             reviewed, leaks = check(reviewed, context)
             rejected += leaks
         kept, over = surplus([*reviewed, *kept], quota)
@@ -180,13 +187,22 @@ def curate(
         _write_opinions(out, context)
         return _result(kept, rejected, context)
 
-    params = project.curate.model_dump(mode="json") | {"quota": quota, "max_length": project.train.max_length}
+    params = project.curate.model_dump(mode="json") | {
+        "quota": quota,
+        "max_length": project.train.max_length,
+    }
     inputs = {f"round-{i}": r.digest for i, r in enumerate(rounds)} | {"splits": splits.digest}
     inputs["encoder"] = digest_of_path(encoder)
     if decided:
         inputs["decisions"] = digest_of([d.to_json() for _, d in sorted(decided.items())])
     return run_stage(
-        CurateResult, "curate", workspace=workspace, version=VERSION, params=params, inputs=inputs, build=build
+        CurateResult,
+        "curate",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs=inputs,
+        build=build,
     )
 
 
@@ -201,7 +217,9 @@ def looked_at(
             seen = r.but(label=d.label_before)
             if d.decision != "reject":
                 vouched.append(d.vouched(seen, multi_label=multi_label))
-            elif seen.label is not None:  # one that never had a label is left out of harvests, and that is all
+            elif (
+                seen.label is not None
+            ):  # one that never had a label is left out of harvests, and that is all
                 rejected.append(d.set_aside(seen))
     return vouched, rejected
 

@@ -20,7 +20,12 @@ from tasks.text.tokens import replace_surrogates
 
 FORMATS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")
 ROLES = ("text", "label", "id", "group")
-YES_OR_NO: dict[Any, bool] = {"0": False, "1": True, 0: False, 1: True}  # True and 1.0 are equal to 1
+YES_OR_NO: dict[Any, bool] = {
+    "0": False,
+    "1": True,
+    0: False,
+    1: True,
+}  # True and 1.0 are equal to 1
 ORANGE_TYPES = {"", "c", "continuous", "d", "discrete", "s", "string", "t", "time", "m", "meta"}
 ORANGE_FLAGS = {"", "class", "c", "meta", "m", "ignore", "i", "skip", "weight", "w"}
 
@@ -91,7 +96,9 @@ def read_fields(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, dict
         return _jsonl(path, encoding)
     if suffix == ".parquet":
         return _parquet(path)
-    raise UserError(f"{path}: {suffix or 'no suffix'} is not a format read here; use {', '.join(FORMATS)} or a folder")
+    raise UserError(
+        f"{path}: {suffix or 'no suffix'} is not a format read here; use {', '.join(FORMATS)} or a folder"
+    )
 
 
 def _need(path: Path, columns: Columns, present: list[str]) -> None:
@@ -121,12 +128,20 @@ def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
     values: dict[str, str | None] = {}
     fault = None
     for role in ROLES:
-        name = None if role == "label" and (columns.many or columns.each) else getattr(columns, role)
+        name = (
+            None if role == "label" and (columns.many or columns.each) else getattr(columns, role)
+        )
         value = fields.get(name) if name else None
-        if isinstance(value, bool) or (role == "text" and value is not None and not isinstance(value, str)):
+        if isinstance(value, bool) or (
+            role == "text" and value is not None and not isinstance(value, str)
+        ):
             fault = f"{role} is {type(value).__name__} {value!r}, not text"
         elif isinstance(value, (list, dict)):
-            several = "; where a text has several labels, set multi_label to true" if role == "label" else ""
+            several = (
+                "; where a text has several labels, set multi_label to true"
+                if role == "label"
+                else ""
+            )
             fault = f"{role} is a {type(value).__name__}, not one value{several}"
         values[role] = None if value is None else str(value)
     text = values["text"] or ""
@@ -145,7 +160,15 @@ def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
     if values["label"] is not None:
         labels = values["label"].strip()
     kept = {name: said for name in columns.keep if (said := _as_text(fields.get(name)))}
-    return Row(values["text"] or "", labels, values["id"], place, fault, (values["group"] or "").strip() or None, kept)
+    return Row(
+        values["text"] or "",
+        labels,
+        values["id"],
+        place,
+        fault,
+        (values["group"] or "").strip() or None,
+        kept,
+    )
 
 
 def _as_text(value: Any) -> str:
@@ -157,7 +180,9 @@ def _as_text(value: Any) -> str:
     return replace_surrogates(str(value)).strip()
 
 
-def _label_set(place: str, fields: dict[str, Any], columns: Columns) -> tuple[tuple[str, ...] | None, str | None]:
+def _label_set(
+    place: str, fields: dict[str, Any], columns: Columns
+) -> tuple[tuple[str, ...] | None, str | None]:
     """(the row's labels, None), or (None, why there are none). Raises UserError for what is written in another way."""
     found: list[Any] = []
     for label in columns.each:
@@ -295,7 +320,9 @@ def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
         except (ValueError, RecursionError) as e:
             raise UserError(f"{path}, line {number}: not one JSON object a line ({e})") from None
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: {type(row).__name__} where an object is expected")
+            raise UserError(
+                f"{path}, line {number}: {type(row).__name__} where an object is expected"
+            )
         yield f"{path.name}, line {number}", row
 
 
@@ -316,16 +343,26 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _folder(path: Path, columns: Columns, encoding: str) -> Iterator[Row]:
     if columns.many or columns.each:
-        raise UserError(f"{path} is a folder, which gives each text one label: with multi_label give a table")
+        raise UserError(
+            f"{path} is a folder, which gives each text one label: with multi_label give a table"
+        )
     if columns.group and columns.label:
-        raise UserError(f"{path} is a folder, which has no column {columns.group!r}: leave data.group_column out")
+        raise UserError(
+            f"{path} is a folder, which has no column {columns.group!r}: leave data.group_column out"
+        )
     if columns.keep and columns.label:
-        raise UserError(f"{path} is a folder, which has no column {columns.keep[0]!r}: leave data.keep_columns out")
+        raise UserError(
+            f"{path} is a folder, which has no column {columns.keep[0]!r}: leave data.keep_columns out"
+        )
     labels = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not labels:
-        raise UserError(f"{path} has no folders: a folder per label is expected, each with a text a file")
+        raise UserError(
+            f"{path} has no folders: a folder per label is expected, each with a text a file"
+        )
     for folder in labels:
-        for file in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        for file in sorted(
+            p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")
+        ):
             place = replace_surrogates(f"{folder.name}/{file.name}")  # a name need not be UTF-8
             try:
                 text = _decoded(file.read_bytes(), encoding)

@@ -30,6 +30,6 @@ def open_sealed(sealed: SealedResult, *, workspace: Workspace, by: str) -> list[
     return rows
 
 
-def test_set_uses(sealed: SealedResult, *, workspace: Workspace) -> int:
+def count_test_set_uses(sealed: SealedResult, *, workspace: Workspace) -> int:
     """How many times this test set was used in this workspace."""
     return len(atomic.read_lines(workspace.test_set_uses(sealed.digest)))

@@ -100,7 +100,9 @@ def _publish_sealed(reading: _Reading, workspace: Workspace) -> SealedResult:
         write_records(out / "test.jsonl", reading.rows["test"])
         return SealedResult(test=count_by_label(reading.rows["test"]))
 
-    return run_stage(SealedResult, "sealed", workspace=workspace, version=VERSION, build=build, **reading.key)
+    return run_stage(
+        SealedResult, "sealed", workspace=workspace, version=VERSION, build=build, **reading.key
+    )
 
 
 def _publish_splits(reading: _Reading, workspace: Workspace) -> SplitsResult:
@@ -122,10 +124,14 @@ def _publish_splits(reading: _Reading, workspace: Workspace) -> SplitsResult:
             notices=tuple(reading.notices()),
         )
 
-    return run_stage(SplitsResult, "splits", workspace=workspace, version=VERSION, build=build, **reading.key)
+    return run_stage(
+        SplitsResult, "splits", workspace=workspace, version=VERSION, build=build, **reading.key
+    )
 
 
-def _with_embeddings(project: Project, plain: SplitsResult, reading: _Reading, *, workspace: Workspace) -> SplitsResult:
+def _with_embeddings(
+    project: Project, plain: SplitsResult, reading: _Reading, *, workspace: Workspace
+) -> SplitsResult:
     """The splits with the embeddings of short dev and test texts: only these depend on the encoder."""
     encoder = base_encoder(project, workspace)
 
@@ -135,12 +141,20 @@ def _with_embeddings(project: Project, plain: SplitsResult, reading: _Reading, *
         for path in plain.directory.iterdir():
             if path.name not in (FINGERPRINTS, atomic.MANIFEST):
                 shutil.copyfile(path, out / path.name)
-        Fingerprints.of(reading.held_out, embed=lambda texts: embed(encoder, texts)).save(out / FINGERPRINTS)
+        Fingerprints.of(reading.held_out, embed=lambda texts: embed(encoder, texts)).save(
+            out / FINGERPRINTS
+        )
         return plain
 
     inputs = {"splits": plain.digest, "encoder": digest_of_path(encoder)}
     return run_stage(
-        SplitsResult, "splits", workspace=workspace, version=VERSION, params={}, inputs=inputs, build=build
+        SplitsResult,
+        "splits",
+        workspace=workspace,
+        version=VERSION,
+        params={},
+        inputs=inputs,
+        build=build,
     )
 
 
@@ -160,7 +174,8 @@ def _without_test_text(reading: _Reading) -> list[Rejected]:
     """The rejected rows; the text of one that repeats a test row stays sealed."""
     sealed = {r.id for r in reading.rows["test"]}
     return [
-        replace(r, record=r.record.but(text="", label=None)) if r.record.id in sealed else r for r in reading.rejected
+        replace(r, record=r.record.but(text="", label=None)) if r.record.id in sealed else r
+        for r in reading.rejected
     ]
 
 
@@ -222,7 +237,11 @@ class _Reading:
 
     def _read(self) -> dict[str, list[Record]]:
         rows: dict[str, list[Record]] = {"seed": [], "dev": [], "test": [], "unlabelled": []}
-        for name in ("test", "dev", "seed"):  # a text that stands in two files stays in the one read first
+        for name in (
+            "test",
+            "dev",
+            "seed",
+        ):  # a text that stands in two files stays in the one read first
             if name in self._paths:
                 source: Source = name  # type: ignore[assignment]
                 rows[name] = self._elsewhere(self._unique(self._labelled(name, source)), rows)
@@ -239,13 +258,17 @@ class _Reading:
         self._complete(rows)
         unusable = any(r.check != "ignored_label" for r in self.rejected)
         if self._project.data.bad_rows == "stop" and unusable:
-            raise UserError("; ".join(self.notices()) + "; mend them, or set data.bad_rows to set_aside")
+            raise UserError(
+                "; ".join(self.notices()) + "; mend them, or set data.bad_rows to reject"
+            )
         return rows
 
     def _elsewhere(self, records: list[Record], taken: dict[str, list[Record]]) -> list[Record]:
         """The records whose text and group stand in none of the splits `taken`; the others are set aside as leaks."""
         ids = {r.id: split for split, rows in taken.items() for r in rows}
-        groups = {g: split for split, rows in taken.items() for r in rows if (g := r.lineage.get("group"))}
+        groups = {
+            g: split for split, rows in taken.items() for r in rows if (g := r.lineage.get("group"))
+        }
         kept = []
         for r in records:
             group = r.lineage.get("group")
@@ -268,7 +291,9 @@ class _Reading:
                 continue
             ignored = sorted(set(data.ignore_labels).intersection(record.labels))
             if ignored:
-                self._reject(record, "ignored_label", f"the label {ignored[0]!r} is in data.ignore_labels")
+                self._reject(
+                    record, "ignored_label", f"the label {ignored[0]!r} is in data.ignore_labels"
+                )
             elif others := unknown_labels([label_of(record)], names):
                 for label in sorted(others):
                     unknown[label].append(row.place)
@@ -279,7 +304,11 @@ class _Reading:
             raise UserError(
                 f"{path}: the label {label!r}{suggestion(label, names)} is not in the project; it stands on {len(places)} "
                 f"row{'s' * (len(places) != 1)}, first at {places[0]}. Add it to `labels:` or to data.ignore_labels"
-                + (f" (also unknown: {', '.join(map(repr, list(unknown)[1:6]))})" if len(unknown) > 1 else "")
+                + (
+                    f" (also unknown: {', '.join(map(repr, list(unknown)[1:6]))})"
+                    if len(unknown) > 1
+                    else ""
+                )
             )
 
     def _columns(self) -> Columns:
@@ -287,7 +316,9 @@ class _Reading:
         each = tuple(project.label_names) if data.label_columns else ()
         own = (data.text_column, data.label_column, data.id_column, data.group_column)
         many = project.multi_label and not each
-        return Columns(*own, many=many, separator=data.label_separator, each=each, keep=data.keep_columns)
+        return Columns(
+            *own, many=many, separator=data.label_separator, each=each, keep=data.keep_columns
+        )
 
     def _unlabelled(self) -> Iterator[Record]:
         data, path = self._project.data, self._paths["unlabelled"]
@@ -310,9 +341,17 @@ class _Reading:
                 )
             self._ids[row.id] = row.place
         named = {"id": row.id, "group": row.group, "columns": row.kept}
-        record = Record.of(row.text, row.label, source, place=row.place, **{k: v for k, v in named.items() if v})
+        record = Record.of(
+            row.text, row.label, source, place=row.place, **{k: v for k, v in named.items() if v}
+        )
         if row.fault:
-            check = "empty" if row.fault == "empty text" else "encoding" if row.fault.startswith("not ") else "unusable"
+            check = (
+                "empty"
+                if row.fault == "empty text"
+                else "encoding"
+                if row.fault.startswith("not ")
+                else "unusable"
+            )
             self._reject(record, check, row.fault)
             return None
         return record
@@ -329,11 +368,18 @@ class _Reading:
                 for r in (first, *others):
                     other = next(o for o in (first, *others) if o.label != r.label)
                     reason = f"the same text has the labels {' and '.join(map(repr, labels))}, at {r.lineage['place']} "
-                    self._reject(r, "two_labels", f"{reason}and {other.lineage['place']}", other=other.id)
+                    self._reject(
+                        r, "two_labels", f"{reason}and {other.lineage['place']}", other=other.id
+                    )
                 continue
             kept.append(first)
             for r in others:
-                self._reject(r, "exact_duplicate", f"the same text stands at {first.lineage['place']}", other=first.id)
+                self._reject(
+                    r,
+                    "exact_duplicate",
+                    f"the same text stands at {first.lineage['place']}",
+                    other=first.id,
+                )
         return kept
 
     def _split(self, records: list[Record], rows: dict[str, list[Record]]) -> None:
@@ -342,7 +388,11 @@ class _Reading:
         label's groups are dealt out first (see tasks/statistics/stratified_split.py).
         """
         split, labels = self._project.data.split, self._project.label_names
-        want = {"test": 0 if "test" in self._paths else split.test, "dev": split.dev, "seed": split.seed}
+        want = {
+            "test": 0 if "test" in self._paths else split.test,
+            "dev": split.dev,
+            "seed": split.seed,
+        }
         groups: dict[str, list[Record]] = defaultdict(list)
 
         def place(r: Record) -> list[int]:
@@ -363,7 +413,9 @@ class _Reading:
         if split.rest == "unlabelled":  # its labels are thrown away here; the place would tell them
             rows["unlabelled"] += [Record(r.id, r.text, None, "unlabelled") for r in parts["rest"]]
 
-    def _enough(self, want: dict[str, int], have: dict[str, dict[str, int]], records: list[Record]) -> None:
+    def _enough(
+        self, want: dict[str, int], have: dict[str, dict[str, int]], records: list[Record]
+    ) -> None:
         usable = count_by_label(records)
         for label in self._project.label_names:
             if any(have[name].get(label, 0) < want[name] for name in ("test", "dev")):

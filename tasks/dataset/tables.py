@@ -11,7 +11,13 @@ from tasks.stage import Table
 def record_row(r: Record) -> dict[str, object]:
     """One record as a row of a table."""
     label = None if r.label is None else label_text(r.label)
-    return {"id": r.id, "label": label, "source": r.source, "topic": r.lineage.get("topic", ""), "text": r.text}
+    return {
+        "id": r.id,
+        "label": label,
+        "source": r.source,
+        "topic": r.lineage.get("topic", ""),
+        "text": r.text,
+    }
 
 
 def record_table(path: Path) -> Table:
@@ -23,5 +29,12 @@ def rejected_table(path: Path) -> Table:
     """The rejected records of a file, sorted by check and label, a row each."""
     rows = sorted(read_rejected(path), key=lambda r: (r.check, label_text(r.record.label)))
     return [
-        {"check": r.check, "reason": r.reason, "value": r.value, "other": r.other, **record_row(r.record)} for r in rows
+        {
+            "check": r.check,
+            "reason": r.reason,
+            "value": r.value,
+            "other": r.other,
+            **record_row(r.record),
+        }
+        for r in rows
     ]

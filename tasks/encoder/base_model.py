@@ -30,7 +30,9 @@ class BaseModel:
 
 def base_encoder(project: Project, workspace: Workspace) -> Path:
     """The local path of the checkpoint that `train.model` names. Raises what `resolve` raises."""
-    return resolve(project.train.model, config_dir=project.config_dir, cache=workspace.cache, kind="model")
+    return resolve(
+        project.train.model, config_dir=project.config_dir, cache=workspace.cache, kind="model"
+    )
 
 
 def base_model(reference: str, *, config_dir: Path, cache: Path) -> BaseModel:
@@ -45,7 +47,9 @@ def base_model(reference: str, *, config_dir: Path, cache: Path) -> BaseModel:
     readme = _read(folder / "README.md")
     heading = _HEADING.search(_FRONT_MATTER.sub("", readme, count=1).lstrip())
     licence = _of_readme(readme) or _of_file(folder) or _of_package(reference) or NOT_STATED
-    return BaseModel(heading.group(1).strip() if heading else short_name(reference), licence[:_LICENCE])
+    return BaseModel(
+        heading.group(1).strip() if heading else short_name(reference), licence[:_LICENCE]
+    )
 
 
 def short_name(reference: str) -> str:
@@ -74,7 +78,9 @@ def _of_readme(readme: str) -> str:
 
 def _of_file(folder: Path) -> str:
     for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE"):
-        if line := next((line.strip(" #") for line in _read(folder / name).splitlines() if line.strip(" #")), ""):
+        if line := next(
+            (line.strip(" #") for line in _read(folder / name).splitlines() if line.strip(" #")), ""
+        ):
             return line
     return ""
 

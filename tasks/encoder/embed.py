@@ -15,7 +15,9 @@ def has_bf16() -> bool:
 
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    flags = (
+        Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    )
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
@@ -33,7 +35,9 @@ def room(model: Any, tokenizer: Any) -> int:
     return min(int(most), int(tokenizer.model_max_length))
 
 
-def embed(model: Path, texts: list[str], *, max_length: int = 256, batch_size: int = 32) -> np.ndarray:
+def embed(
+    model: Path, texts: list[str], *, max_length: int = 256, batch_size: int = 32
+) -> np.ndarray:
     """One row a text, float32, each of Euclidean length 1, in the order of `texts`.
 
     A text is cut at `max_length` tokens, or at what the encoder can read where that is less. Texts are batched by length, so
@@ -45,7 +49,9 @@ def embed(model: Path, texts: list[str], *, max_length: int = 256, batch_size: i
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-    encoder = AutoModel.from_pretrained(model, local_files_only=True, trust_remote_code=False, use_safetensors=True)
+    encoder = AutoModel.from_pretrained(
+        model, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
     encoder.to(device).eval()
     max_length = min(max_length, room(encoder, tokenizer))
     found: list[np.ndarray | None] = [None] * len(texts)
@@ -54,11 +60,17 @@ def embed(model: Path, texts: list[str], *, max_length: int = 256, batch_size: i
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = tokenizer(
-                [texts[i] for i in rows], truncation=True, max_length=max_length, padding=True, return_tensors="pt"
+                [texts[i] for i in rows],
+                truncation=True,
+                max_length=max_length,
+                padding=True,
+                return_tensors="pt",
             ).to(device)
             hidden = encoder(**batch).last_hidden_state.float()
             mask = batch["attention_mask"].unsqueeze(-1)
             mean = (hidden * mask).sum(1) / mask.sum(1)
-            for i, vector in zip(rows, torch.nn.functional.normalize(mean, dim=1).cpu().numpy(), strict=True):
+            for i, vector in zip(
+                rows, torch.nn.functional.normalize(mean, dim=1).cpu().numpy(), strict=True
+            ):
                 found[i] = vector
     return np.array(found, dtype=np.float32).reshape(len(texts), -1)

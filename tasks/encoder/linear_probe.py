@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.labels import are_label_sets, confidence, decode, encode, labels_in, predicted, probabilities
+from tasks.labels import (
+    are_label_sets,
+    confidence,
+    decode,
+    encode,
+    labels_in,
+    predicted,
+    probabilities,
+)
 from tasks.records import Label
 
 if TYPE_CHECKING:
@@ -100,7 +108,13 @@ class Judge:
     """
 
     def __init__(
-        self, probe: Any, labels: list[str], x_dev: np.ndarray, y_dev: np.ndarray, *, multi_label: bool
+        self,
+        probe: Any,
+        labels: list[str],
+        x_dev: np.ndarray,
+        y_dev: np.ndarray,
+        *,
+        multi_label: bool,
     ) -> None:
 
         from tasks.statistics.calibration import Calibration
@@ -122,7 +136,9 @@ class Judge:
         found = np.full((len(x), len(self._labels)), 1e-12)
         columns = [self._labels.index(str(k)) for k in self._probe.classes_]
         found[:, columns] = np.maximum(self._probe.predict_proba(x), 1e-12)
-        return np.log(found) - np.log(np.maximum(1 - found, 1e-12)) if self._several else np.log(found)
+        return (
+            np.log(found) - np.log(np.maximum(1 - found, 1e-12)) if self._several else np.log(found)
+        )
 
 
 def self_trained(

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["minimum_functionality", "invariance", "directional"]
 Pair = Annotated[tuple[str, str], BeforeValidator(_tuple)]
-OneOrMore = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else _tuple(v))]
+OneOrMore = Annotated[
+    tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else _tuple(v))
+]
 
 # what a kind asks for, and what would mean nothing to it
 NEEDS = {
@@ -51,7 +53,9 @@ class Check(Section):
     @property
     def groups(self) -> list[tuple[str, ...]]:
         """The templates that are filled alike: pairs, or each text alone."""
-        return list(self.pairs) if self.pairs is not None else [(text,) for text in self.texts or ()]
+        return (
+            list(self.pairs) if self.pairs is not None else [(text,) for text in self.texts or ()]
+        )
 
 
 class Cases(Section):
@@ -75,10 +79,19 @@ def load_cases(project: Project) -> Cases:
     absent = "write it, or leave `evaluate.cases` out of the project file"
     cases = validated(Cases, read_mapping(path, absent=absent, begin="`tests:`"), path)
     if not cases.tests:
-        raise UserError(f"{path} has no tests: write one below `tests:`, or leave `evaluate.cases` out")
-    mistakes = [f"{path}: the slot {name!r} has no values: give some" for name, v in cases.slots.items() if not v]
+        raise UserError(
+            f"{path} has no tests: write one below `tests:`, or leave `evaluate.cases` out"
+        )
+    mistakes = [
+        f"{path}: the slot {name!r} has no values: give some"
+        for name, v in cases.slots.items()
+        if not v
+    ]
     for name, check in cases.tests.items():
-        mistakes += [f"{path}: the test {name!r} {mistake}" for mistake in _mistakes(check, cases.slots, project)]
+        mistakes += [
+            f"{path}: the test {name!r} {mistake}"
+            for mistake in _mistakes(check, cases.slots, project)
+        ]
     if mistakes:
         raise UserError("\n".join(mistakes))
     return cases
@@ -87,8 +100,14 @@ def load_cases(project: Project) -> Cases:
 def _mistakes(check: Check, slots: Mapping[str, Texts], project: Project) -> Iterator[str]:
     needs, refuses = NEEDS[check.kind]
     kind = check.kind.replace("_", " ")
-    yield from (f"has no {key!r}, which {kind} needs: add it" for key in needs if not _given(check, key))
-    yield from (f"has {key!r}, which means nothing to {kind}: remove it" for key in refuses if _given(check, key))
+    yield from (
+        f"has no {key!r}, which {kind} needs: add it" for key in needs if not _given(check, key)
+    )
+    yield from (
+        f"has {key!r}, which means nothing to {kind}: remove it"
+        for key in refuses
+        if _given(check, key)
+    )
     given = tuple(key for key in ("pairs", "texts", "vary") if _given(check, key))
     if check.kind == "invariance" and given not in (("pairs",), ("texts", "vary")):
         yield "needs either `pairs` of texts that must be answered alike, or `texts` and the slot to `vary`: give one of them"
@@ -97,7 +116,11 @@ def _mistakes(check: Check, slots: Mapping[str, Texts], project: Project) -> Ite
     for label in check.label or ():
         if label not in project.labels:
             yield f"expects the label {label!r}{suggestion(label, list(project.labels))}, which is not the project's: mend it"
-    if check.label is not None and len(check.label) != 1 and (check.kind == "directional" or not project.multi_label):
+    if (
+        check.label is not None
+        and len(check.label) != 1
+        and (check.kind == "directional" or not project.multi_label)
+    ):
         yield f"has {len(check.label)} labels where there is one: write a single label"
     for text in (text for group in check.groups for text in group):
         yield from _misfilled(text, slots, check.vary if given == ("texts", "vary") else None)
@@ -147,7 +170,9 @@ def filled(cases: Cases) -> list[Case]:
             for slot, values in ways[which].items():
                 index, at = divmod(index, len(values))
                 chosen[slot] = values[at]
-            found.append(Case(name, tuple(_variants(check.groups[which], chosen, cases.slots, check.vary))))
+            found.append(
+                Case(name, tuple(_variants(check.groups[which], chosen, cases.slots, check.vary)))
+            )
     return found
 
 
@@ -167,10 +192,15 @@ def _variants(
     group: Sequence[str], chosen: Mapping[str, str], slots: Mapping[str, Texts], vary: str | None
 ) -> Iterator[str]:
     for own in [chosen] if vary is None else [{**chosen, vary: value} for value in slots[vary]]:
-        yield from ("".join(literal + (own[name] if name else "") for literal, name in _parts(text)) for text in group)
+        yield from (
+            "".join(literal + (own[name] if name else "") for literal, name in _parts(text))
+            for text in group
+        )
 
 
-def failure(check: Check, answers: Sequence[Label], p: np.ndarray, labels: Sequence[str]) -> dict[str, str] | None:
+def failure(
+    check: Check, answers: Sequence[Label], p: np.ndarray, labels: Sequence[str]
+) -> dict[str, str] | None:
     """What was expected of one case and what was answered, where that is not met.
 
     `answers` are of the case's texts, `p` their probabilities, shape (texts, labels), in the order of `labels`, the model's own.
@@ -183,7 +213,9 @@ def failure(check: Check, answers: Sequence[Label], p: np.ndarray, labels: Seque
     if check.kind == "minimum_functionality":
         own = answers[0]
         met = (tuple(sorted(set(expected))) if isinstance(own, tuple) else expected[0]) == own
-        return None if met else {"expected": label_text(tuple(expected)), "answered": label_text(own)}
+        return (
+            None if met else {"expected": label_text(tuple(expected)), "answered": label_text(own)}
+        )
     by = 0.01 if check.by is None else check.by
     wanted = f"the probability of {expected[0]} {check.moves}s by {by:g}"
     if expected[0] not in labels:  # a champion from before the label

@@ -28,7 +28,9 @@ def tables(
     return found
 
 
-def confusion_pairs(rows: list[Record], said: list[Label], labels: list[str]) -> list[dict[str, Any]]:
+def confusion_pairs(
+    rows: list[Record], said: list[Label], labels: list[str]
+) -> list[dict[str, Any]]:
     """Which label was taken for which, most rows first: {true, predicted, rows, share, ids}, `share` of the true label's rows.
 
     Of label sets {label, side, rows, share, ids}: rows that the model alone gives the label (`predicted alone`, a share of
@@ -45,7 +47,10 @@ def confusion_pairs(rows: list[Record], said: list[Label], labels: list[str]) ->
             continue
         mine, theirs = set(r.labels), set(predicted)
         for label in labels:
-            for side, has, lacks in (("predicted alone", theirs, mine), ("true alone", mine, theirs)):
+            for side, has, lacks in (
+                ("predicted alone", theirs, mine),
+                ("true alone", mine, theirs),
+            ):
                 sizes[label, side] += label in has
                 if label in has and label not in lacks:
                     groups[label, side].append(r.id)
@@ -58,7 +63,9 @@ def confusion_pairs(rows: list[Record], said: list[Label], labels: list[str]) ->
     return sorted(found, key=lambda row: (-row["rows"], row[names[0]], row[names[1]]))
 
 
-def mistakes(rows: list[Record], said: list[Label], p: np.ndarray, labels: list[str]) -> list[dict[str, Any]]:
+def mistakes(
+    rows: list[Record], said: list[Label], p: np.ndarray, labels: list[str]
+) -> list[dict[str, Any]]:
     """The 50 most confident mistakes: of the model, or of whoever labelled the test rows.
 
     `score` is the probability of the answer and `score_of_true` of the true label; of label sets they are those of the
@@ -66,16 +73,23 @@ def mistakes(rows: list[Record], said: list[Label], p: np.ndarray, labels: list[
     """
     true = encode([label_of(r) for r in rows], labels)
     if true.ndim == 1:
-        return [_row(rows[i], said[i], score, own) for i, score, own in confident_mistakes(true, p, MOST)]
+        return [
+            _row(rows[i], said[i], score, own)
+            for i, score, own in confident_mistakes(true, p, MOST)
+        ]
     sure = np.where((p >= 0.5) != (true > 0), np.maximum(p, 1 - p), 0.0)
     worst = sure.argmax(axis=1)
     order = [i for i in np.argsort(-sure.max(axis=1), kind="stable")[:MOST] if sure[i].max() > 0]
     return [
-        _row(rows[i], said[i], sure[i, worst[i]], 1 - sure[i, worst[i]]) | {"label": labels[worst[i]]} for i in order
+        _row(rows[i], said[i], sure[i, worst[i]], 1 - sure[i, worst[i]])
+        | {"label": labels[worst[i]]}
+        for i in order
     ]
 
 
-def likely_label_errors(rows: list[Record], p: np.ndarray, labels: list[str]) -> list[dict[str, Any]]:
+def likely_label_errors(
+    rows: list[Record], p: np.ndarray, labels: list[str]
+) -> list[dict[str, Any]]:
     """Test rows whose label is likely wrong by confident learning, the least likely label first; at most 50.
 
     The model has not seen these rows, so its probabilities are out of sample, as the method asks (Northcutt et al. 2021,
@@ -93,7 +107,11 @@ def likely_label_errors(rows: list[Record], p: np.ndarray, labels: list[str]) ->
 
 def _suspect(row: Record, p: np.ndarray, own: float, labels: list[str]) -> dict[str, Any]:
     several = isinstance(row.label, tuple)
-    likely = tuple(sorted(labels[k] for k in np.flatnonzero(p >= 0.5))) if several else labels[int(p.argmax())]
+    likely = (
+        tuple(sorted(labels[k] for k in np.flatnonzero(p >= 0.5)))
+        if several
+        else labels[int(p.argmax())]
+    )
     told = {"id": row.id, "label": label_text(row.label), "likely": label_text(likely)}
     return told | {"score_of_label": round(float(own), 4), "text": row.text}
 

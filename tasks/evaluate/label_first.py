@@ -27,9 +27,7 @@ from tasks.workspace import Workspace
 VERSION = 2
 FILE = "label_first.jsonl"
 MOST = 200  # rows in the list
-MOST_READ = (
-    5000  # unlabelled rows that are answered; of more, those with the first ids, which are hashes: as good as at random
-)
+MOST_READ = 5000  # unlabelled rows that are answered; of more, those with the first ids, which are hashes: as good as at random
 
 
 def rank(
@@ -50,7 +48,8 @@ def rank(
     margins = _margins(p, sets=are_label_sets(answers))
     other = [champion is not None and champion[i] != a for i, a in enumerate(answers)]
     order = sorted(
-        np.flatnonzero(np.isfinite(margins)).tolist(), key=lambda i: (not other[i], margins[i], records[i].id)
+        np.flatnonzero(np.isfinite(margins)).tolist(),
+        key=lambda i: (not other[i], margins[i], records[i].id),
     )
     taken: Counter[str] = Counter()
     found: list[dict[str, Any]] = []
@@ -77,7 +76,9 @@ def rank(
 def _margins(p: np.ndarray, *, sets: bool) -> np.ndarray:
     """Shape (rows,), to six places: how far apart two runs put the last bits is no order."""
     last = np.sort(p, axis=1)[:, -2:]
-    return np.round((np.abs(p - 0.5).min(axis=1) if sets else last[:, 1] - last[:, 0]).astype(np.float64), 6)
+    return np.round(
+        (np.abs(p - 0.5).min(axis=1) if sets else last[:, 1] - last[:, 0]).astype(np.float64), 6
+    )
 
 
 class LabelFirstResult(StageResult):
@@ -109,7 +110,9 @@ def label_first(
     """The list as `label_first.jsonl`. The project must have unlabelled text."""
 
     def build(out: Path, scratch: Path) -> LabelFirstResult:
-        rows = sorted(read_records(splits.directory / "unlabelled.jsonl"), key=lambda r: r.id)[:MOST_READ]
+        rows = sorted(read_records(splits.directory / "unlabelled.jsonl"), key=lambda r: r.id)[
+            :MOST_READ
+        ]
         texts = [r.text for r in rows]
         p, answers = _answers(project, challenger, texts)
         others = None if champion is None else _answers(project, champion, texts)[1]
@@ -130,7 +133,9 @@ def label_first(
     )
 
 
-def _answers(project: Project, bundle: BundleRef, texts: list[str]) -> tuple[np.ndarray, list[Label]]:
+def _answers(
+    project: Project, bundle: BundleRef, texts: list[str]
+) -> tuple[np.ndarray, list[Label]]:
     """Probabilities, in the order of the bundle's own labels, and answers of the project's kind."""
     from tasks.model.bundle import Classifier
 

@@ -23,16 +23,62 @@ _NEIGHBOURS = {
 }
 _LONG_WORD = re.compile(r"[^\W\d_]{4,}")
 
-PEOPLE = ("Anna Kowalski", "David Okafor", "Maria Lindqvist", "Samuel Price", "Leila Haddad", "Tomas Novak")
+PEOPLE = (
+    "Anna Kowalski",
+    "David Okafor",
+    "Maria Lindqvist",
+    "Samuel Price",
+    "Leila Haddad",
+    "Tomas Novak",
+)
 PLACES = ("Buenos Aires", "Cape Town", "New Haven", "Kuala Lumpur", "San Marino", "Addis Ababa")
-ORGANISATIONS = ("Northfield Group", "Harlow Institute", "Meridian Council", "Alder Association", "Castle Trust")
-_KINDS = {"Agency", "Association", "Bank", "Club", "Commission", "Committee", "Company", "Corp", "Council", "Court"}
-_KINDS |= {"Department", "Federation", "Group", "Inc", "Institute", "Ltd", "Office", "Party", "Society", "Union"}
+ORGANISATIONS = (
+    "Northfield Group",
+    "Harlow Institute",
+    "Meridian Council",
+    "Alder Association",
+    "Castle Trust",
+)
+_KINDS = {
+    "Agency",
+    "Association",
+    "Bank",
+    "Club",
+    "Commission",
+    "Committee",
+    "Company",
+    "Corp",
+    "Council",
+    "Court",
+}
+_KINDS |= {
+    "Department",
+    "Federation",
+    "Group",
+    "Inc",
+    "Institute",
+    "Ltd",
+    "Office",
+    "Party",
+    "Society",
+    "Union",
+}
 _KINDS |= {"University"}
 _NAME = r"[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ]\w*(?:-\w+)*"
 _RUN = re.compile(rf"\b{_NAME}(?: (?:(?:of|de|van|von) )?{_NAME})+")
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_MONTHS = ("January", "February", "April", "June", "July", "August", "September", "October", "November", "December")
+_MONTHS = (
+    "January",
+    "February",
+    "April",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
 _CALENDAR = re.compile(rf"\b(?:{'|'.join(_DAYS + _MONTHS)})\b")
 _NUMBER = re.compile(r"(?<![\w.,])\d(?:[\d.,]*\d)?(?=(?:bn|m|k|p)?\b)")
 
@@ -88,7 +134,11 @@ def punctuation(text: str, rng: random.Random) -> str:
             or (0 < i < last and text[i - 1].isalnum() and text[i + 1].isalnum())
         )
         return changed if changed.strip() else text
-    spread = re.sub(r"(?<=\w)(?= )", lambda _: rng.choice((",", " -", "...")) if rng.random() < 0.1 else "", text)
+    spread = re.sub(
+        r"(?<=\w)(?= )",
+        lambda _: rng.choice((",", " -", "...")) if rng.random() < 0.1 else "",
+        text,
+    )
     return spread.rstrip() + rng.choice(("!!!", "...", " ?!")) if text.strip() else text
 
 
@@ -134,7 +184,9 @@ def entities(text: str, rng: random.Random, *, keep: Collection[str] = ()) -> st
         return known[m.group()]
 
     text_ = _RUN.sub(run, text)
-    text_ = _CALENDAR.sub(lambda m: _another(m.group(), _DAYS if m.group() in _DAYS else _MONTHS, rng), text_)
+    text_ = _CALENDAR.sub(
+        lambda m: _another(m.group(), _DAYS if m.group() in _DAYS else _MONTHS, rng), text_
+    )
     return _NUMBER.sub(lambda m: _renumbered(m.group(), rng), text_)
 
 
@@ -145,7 +197,10 @@ def _another(word: str, others: tuple[str, ...], rng: random.Random) -> str:
 def _renumbered(number: str, rng: random.Random) -> str:
     if re.fullmatch(r"(?:19|20)\d\d", number):
         return f"{number[:2]}{rng.randrange(100):02}"
-    digits = [rng.choice("123456789" if i == 0 else "0123456789") if c.isdigit() else c for i, c in enumerate(number)]
+    digits = [
+        rng.choice("123456789" if i == 0 else "0123456789") if c.isdigit() else c
+        for i, c in enumerate(number)
+    ]
     return "".join(digits)
 
 

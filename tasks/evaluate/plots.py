@@ -27,7 +27,14 @@ def confusion(matrix: list[list[int]], labels: list[str], title: str, path: Path
     axes.set_title(title)
     if len(labels) <= 30:
         for (i, j), n in np.ndenumerate(counts):
-            axes.text(j, i, str(int(n)), ha="center", va="center", color="white" if shares[i, j] > 0.5 else "black")
+            axes.text(
+                j,
+                i,
+                str(int(n)),
+                ha="center",
+                va="center",
+                color="white" if shares[i, j] > 0.5 else "black",
+            )
     figure.savefig(path, dpi=110, format="png")
 
 
@@ -40,7 +47,12 @@ def by_label(figures: Mapping[str, LabelScore], title: str, path: Path) -> None:
     axes = figure.subplots()
     places = np.arange(len(figures))
     for i, name in enumerate(("precision", "recall", "f1")):
-        axes.barh(places + (i - 1) * 0.27, [getattr(f, name) for f in figures.values()], height=0.25, label=name)
+        axes.barh(
+            places + (i - 1) * 0.27,
+            [getattr(f, name) for f in figures.values()],
+            height=0.25,
+            label=name,
+        )
     axes.set_yticks(places, _names(figures))
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
@@ -51,7 +63,9 @@ def by_label(figures: Mapping[str, LabelScore], title: str, path: Path) -> None:
 
 def _names(labels: Iterable[str]) -> list[str]:
     """The labels as an axis shows them: short, and text, not mathematics."""
-    return [(label if len(label) <= 24 else label[:23] + "…").replace("$", r"\$") for label in labels]
+    return [
+        (label if len(label) <= 24 else label[:23] + "…").replace("$", r"\$") for label in labels
+    ]
 
 
 def reliability(bins: Sequence[ReliabilityBin], title: str, path: Path) -> None:
@@ -89,8 +103,17 @@ def gain(value: float, lower: float, upper: float, *, least: float, title: str, 
     axes.plot([lower, upper], [0, 0], color=color, linewidth=4, solid_capstyle="butt")
     axes.plot([value], [0], marker="o", markersize=9, color=color, markeredgecolor="white")
     for x in (lower, upper):
-        axes.annotate(f"{x:+.3f}", (x, 0), xytext=(0, -16), textcoords="offset points", ha="center", fontsize=8)
-    axes.annotate(f"{value:+.3f}", (value, 0), xytext=(0, 9), textcoords="offset points", ha="center")
+        axes.annotate(
+            f"{x:+.3f}",
+            (x, 0),
+            xytext=(0, -16),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    axes.annotate(
+        f"{value:+.3f}", (value, 0), xytext=(0, 9), textcoords="offset points", ha="center"
+    )
     width = max(abs(v) for v in (lower, upper, least, 0.01))
     low, high = min(0.0, lower), max(0.0, upper, least)
     axes.set_xlim(low - 0.25 * width, high + 0.25 * width)

@@ -99,8 +99,13 @@ class RobustnessResult(StageResult):
     def metrics(self) -> Metrics:
         rates = {"test.flip_rate": self.flip_rate.value}
         for name, p in self.perturbations.items():
-            rates |= {f"test.flip_rate.{name}": p.flip_rate.value, f"test.f1_macro_under.{name}": p.f1_macro}
-        rates |= {f"cases.failure_rate.{name}": c.failure_rate.value for name, c in self.cases.items()}
+            rates |= {
+                f"test.flip_rate.{name}": p.flip_rate.value,
+                f"test.f1_macro_under.{name}": p.f1_macro,
+            }
+        rates |= {
+            f"cases.failure_rate.{name}": c.failure_rate.value for name, c in self.cases.items()
+        }
         return {name: float(v) for name, v in rates.items() if v is not None}
 
     def headline(self) -> Metrics:
@@ -108,7 +113,9 @@ class RobustnessResult(StageResult):
 
     def tables(self) -> dict[str, Table]:
         return {
-            "robustness": [{"perturbation": name, **_columns(p)} for name, p in self.perturbations.items()],
+            "robustness": [
+                {"perturbation": name, **_columns(p)} for name, p in self.perturbations.items()
+            ],
             "cases": [{"test": name, **_columns(c)} for name, c in self.cases.items()],
             "flips": atomic.read_lines(self.directory / "flips.jsonl"),
             "failures": atomic.read_lines(self.directory / "failures.jsonl"),
@@ -187,7 +194,9 @@ def sample(rows: Sequence[Record], most: int) -> list[Record]:
     size = Counter(label for r in rows for label in r.labels or (NO_LABEL,))
     strata: dict[str, list[Record]] = {}
     for r in sorted(rows, key=lambda r: r.id):
-        strata.setdefault(min(r.labels or (NO_LABEL,), key=lambda label: (size[label], label)), []).append(r)
+        strata.setdefault(
+            min(r.labels or (NO_LABEL,), key=lambda label: (size[label], label)), []
+        ).append(r)
     ranked = [(i / len(own), r.id, r) for own in strata.values() for i, r in enumerate(own)]
     return [r for _, _, r in sorted(ranked, key=lambda item: item[:2])[:most]]
 
@@ -204,22 +213,36 @@ def share(k: int, n: int) -> Share:
 
 def _changed(chosen: list[Record], names: list[str], project: Project) -> dict[str, list[_Changed]]:
     """By perturbation, the rows that it changes."""
-    lines = [w for line in project.labels.values() for w in words(fold(line).replace(";", " ")) if len(w) > 3]
+    lines = [
+        w
+        for line in project.labels.values()
+        for w in words(fold(line).replace(";", " "))
+        if len(w) > 3
+    ]
     keep = {
         *lines,
         *(w for label in project.labels for w in words(fold(label))),
     }  # a "new law" says nothing of New York
-    made = {name: [_Changed(r, perturbed(name, r.text, keep=keep)) for r in chosen] for name in names}
+    made = {
+        name: [_Changed(r, perturbed(name, r.text, keep=keep)) for r in chosen] for name in names
+    }
     return {name: [c for c in own if c.text != c.row.text] for name, own in made.items()}
 
 
 def _ask(
-    model: Classifier, chosen: list[Record], changed: dict[str, list[_Changed]], asked: list[Case], *, several: bool
+    model: Classifier,
+    chosen: list[Record],
+    changed: dict[str, list[_Changed]],
+    asked: list[Case],
+    *,
+    several: bool,
 ) -> _Answered:
     """All texts in one call, those that the model reads alike once."""
     import numpy as np
 
-    texts = list(dict.fromkeys([r.text for r in chosen] + [c.text for own in changed.values() for c in own]))
+    texts = list(
+        dict.fromkeys([r.text for r in chosen] + [c.text for own in changed.values() for c in own])
+    )
     texts = list(dict.fromkeys(texts + [text for case in asked for text in case.texts]))
     alike = model.alike(texts)
     distinct = sorted(set(alike))
@@ -271,7 +294,9 @@ def _overall(changed: dict[str, list[_Changed]], found: Mapping[str, Perturbatio
     return interval.model_copy(update={"value": flips / texts if texts else None})
 
 
-def _f1(own: list[_Changed], told: _Answered, labels: list[str]) -> tuple[float | None, float | None]:
+def _f1(
+    own: list[_Changed], told: _Answered, labels: list[str]
+) -> tuple[float | None, float | None]:
     """Macro-F1 of the rows that the perturbation changes, over the labels that they have: before, and under it."""
     there = [label for label in labels if any(label in c.row.labels for c in own)]
     if not there:
@@ -282,7 +307,9 @@ def _f1(own: list[_Changed], told: _Answered, labels: list[str]) -> tuple[float 
     return plain, under
 
 
-def _graded(out: Path, cases: Cases, asked: list[Case], told: _Answered, labels: list[str]) -> dict[str, CaseScore]:
+def _graded(
+    out: Path, cases: Cases, asked: list[Case], told: _Answered, labels: list[str]
+) -> dict[str, CaseScore]:
     """By test its cases and failures; and `failures.jsonl`, some of the failing cases."""
     import numpy as np
 
@@ -294,7 +321,9 @@ def _graded(out: Path, cases: Cases, asked: list[Case], told: _Answered, labels:
         if mistake is not None:
             about = {"test": case.test, "kind": check.kind, "texts": " / ".join(case.texts)}
             failed[case.test].append(about | mistake)
-    atomic.write_lines(out / "failures.jsonl", [row for own in failed.values() for row in own[:SHOWN]])
+    atomic.write_lines(
+        out / "failures.jsonl", [row for own in failed.values() for row in own[:SHOWN]]
+    )
     size = Counter(case.test for case in asked)
     return {
         name: CaseScore(
@@ -314,7 +343,9 @@ def line(found: RobustnessResult) -> str:
     if whole.value is None:
         return "no test text was changed"
     between = f"{whole.ci_low:.1%} to {whole.ci_high:.1%}"
-    return f"{whole.value:.1%} of answers flip on {found.rows} rows  ({between}; {', '.join(rates)})"
+    return (
+        f"{whole.value:.1%} of answers flip on {found.rows} rows  ({between}; {', '.join(rates)})"
+    )
 
 
 def cases_line(found: RobustnessResult) -> str:

@@ -136,8 +136,13 @@ class ScoreResult(StageResult):
         """`test.f1_macro` and the other figures with their intervals, and F1 per label with its own."""
         whole = self.known.summary | self.known.more
         metrics = {f"test.{name}": v.value for name, v in whole.items()}
-        metrics |= {f"test.{name}.{end}": getattr(v, end) for name, v in whole.items() for end in ENDS}
-        metrics |= {f"test.{k}": v for k, v in (self.calibration.by_name() if self.calibration else {}).items()}
+        metrics |= {
+            f"test.{name}.{end}": getattr(v, end) for name, v in whole.items() for end in ENDS
+        }
+        metrics |= {
+            f"test.{k}": v
+            for k, v in (self.calibration.by_name() if self.calibration else {}).items()
+        }
         for label, v in self.known.labels.items():
             metrics |= {f"test.f1.{label}.{end}": getattr(v, f"f1_{end}") for end in ENDS}
         for s in self.slices:
@@ -146,7 +151,9 @@ class ScoreResult(StageResult):
         return metrics | {f"test.f1.{label}": v.f1 for label, v in self.known.labels.items()}
 
     def tables(self) -> dict[str, Table]:
-        tables: dict[str, Table] = {name: atomic.read_lines(self.directory / f"{name}.jsonl") for name in errors.TABLES}
+        tables: dict[str, Table] = {
+            name: atomic.read_lines(self.directory / f"{name}.jsonl") for name in errors.TABLES
+        }
         return tables | {"slices": [s.row() for s in self.slices]}
 
     def pictures(self) -> list[Path]:
@@ -162,7 +169,9 @@ def read_answers(path: Path) -> list[ScoredRow]:
         return [ScoredRow.model_validate_json(line) for line in f]
 
 
-def score_bundle(project: Project, bundle: BundleRef, *, sealed: SealedResult, workspace: Workspace) -> ScoreResult:
+def score_bundle(
+    project: Project, bundle: BundleRef, *, sealed: SealedResult, workspace: Workspace
+) -> ScoreResult:
     """The bundle's scores on the test rows, with `predictions.jsonl`, `metrics.json` and pictures.
 
     Champion and challenger come through here alike, so a champion is scored again whenever the test rows differ.
@@ -180,7 +189,9 @@ def score_bundle(project: Project, bundle: BundleRef, *, sealed: SealedResult, w
         return Answers(model.answers(p, multi_label=several), p[:, at] if same else None)
 
     who, inputs = f"bundle {bundle.digest[:12]}", {"bundle": bundle.digest}
-    return _score(project, who, answer, sealed=sealed, workspace=workspace, inputs=inputs, params={})
+    return _score(
+        project, who, answer, sealed=sealed, workspace=workspace, inputs=inputs, params={}
+    )
 
 
 def score_baseline(
@@ -200,9 +211,13 @@ def score_baseline(
         inputs |= {"splits": splits.digest} if project.multi_label else {}
     else:
         inputs |= {"curated": curated.digest}
-    params: dict[str, object] = {"max_length": project.train.max_length} if model and name != STATIC else {}
+    params: dict[str, object] = (
+        {"max_length": project.train.max_length} if model and name != STATIC else {}
+    )
     answer = partial(_baseline_answers, project, name, model, curated, splits)
-    return _score(project, name, answer, sealed=sealed, workspace=workspace, inputs=inputs, params=params)
+    return _score(
+        project, name, answer, sealed=sealed, workspace=workspace, inputs=inputs, params=params
+    )
 
 
 def _baseline_model(project: Project, name: str, workspace: Workspace) -> Path | None:
@@ -229,8 +244,12 @@ def _baseline_answers(
         from tasks.evaluate.baselines.zero_shot import zero_shot
 
         assert model
-        p = zero_shot(project.labels, texts, model, max_length=length, multi_label=project.multi_label)
-        return Answers(decode(predicted(p, multi_label=project.multi_label), project.label_names), p)
+        p = zero_shot(
+            project.labels, texts, model, max_length=length, multi_label=project.multi_label
+        )
+        return Answers(
+            decode(predicted(p, multi_label=project.multi_label), project.label_names), p
+        )
     if name == "descriptions":
         assert model
         dev = read_records(splits.directory / "dev.jsonl") if project.multi_label else None
@@ -272,7 +291,9 @@ def _score(
     )
 
 
-def measured(out: Path, project: Project, who: str, rows: list[Record], answers: Answers) -> ScoreResult:
+def measured(
+    out: Path, project: Project, who: str, rows: list[Record], answers: Answers
+) -> ScoreResult:
     """The scores of the answers to `rows`; answers, tables and pictures are written into `out`."""
     e, names = project.evaluate, project.label_names
     true = [label_of(r) for r in rows]
@@ -315,7 +336,9 @@ def _draw(result: ScoreResult, title: str, labels: list[str], out: Path) -> None
         plots.confusion(confusion, labels, title, out / "confusion.png")
 
 
-def _answer_rows(rows: list[Record], answers: Answers, belongs: list[list[str]]) -> Iterator[dict[str, object]]:
+def _answer_rows(
+    rows: list[Record], answers: Answers, belongs: list[list[str]]
+) -> Iterator[dict[str, object]]:
     """A ScoredRow for each row, as JSON, without what is not known of it."""
     for i, (r, p) in enumerate(zip(rows, answers.labels, strict=True)):
         row: dict[str, object] = {"id": r.id, "label": r.label, "predicted": p}

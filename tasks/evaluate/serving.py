@@ -102,7 +102,10 @@ class Measured:
         """
         found = {}
         if self.serving:
-            found = {"latency_p95_ms": self.serving.latency_p95_ms, "bundle_mb": self.serving.bundle_mb}
+            found = {
+                "latency_p95_ms": self.serving.latency_p95_ms,
+                "bundle_mb": self.serving.bundle_mb,
+            }
         rate = self.robustness.flip_rate.value if self.robustness else None
         return found | ({} if rate is None else {"flip_rate": rate})
 
@@ -128,7 +131,9 @@ def measure_serving(
 
     def build(out: Path, scratch: Path) -> ServingResult:
         found = _in_fresh_process([bundle], _texts(splits), calls=project.evaluate.serving)
-        result = ServingResult(**found["bundles"][0], **found["process"], **_size(bundle.directory), host=host())
+        result = ServingResult(
+            **found["bundles"][0], **found["process"], **_size(bundle.directory), host=host()
+        )
         atomic.write_json(out / "serving.json", result.model_dump())
         return result
 
@@ -154,10 +159,14 @@ def compare_serving(
     """The latencies of two bundles that are asked in turns."""
 
     def build(out: Path, scratch: Path) -> ServingComparisonResult:
-        told = _in_fresh_process([challenger, champion], _texts(splits), calls=project.evaluate.serving)
+        told = _in_fresh_process(
+            [challenger, champion], _texts(splits), calls=project.evaluate.serving
+        )
         ours, theirs = (Latencies.model_validate(own) for own in told["bundles"])
         result = ServingComparisonResult(challenger=ours, champion=theirs)
-        atomic.write_json(out / "serving.json", {**result.model_dump(), "host": host().model_dump()})
+        atomic.write_json(
+            out / "serving.json", {**result.model_dump(), "host": host().model_dump()}
+        )
         return result
 
     return run_stage(
@@ -172,15 +181,28 @@ def compare_serving(
 
 
 def _texts(splits: SplitsResult) -> list[str]:
-    return [r.text for r in sorted(read_records(splits.directory / "dev.jsonl"), key=lambda r: r.id)]
+    return [
+        r.text for r in sorted(read_records(splits.directory / "dev.jsonl"), key=lambda r: r.id)
+    ]
 
 
 def host() -> Host:
     """What answers: the processor's name, the cores that this process may use, and the GPUs, by name."""
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    names = [
+        line.partition(":")[2].strip()
+        for line in _lines("/proc/cpuinfo")
+        if line.startswith("model name")
+    ]
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    gpus = [line.partition(":")[2].strip() for card in cards for line in _lines(card) if line.startswith("Model:")]
-    return Host(cpu=names[0] if names else platform.machine(), cores=len(os.sched_getaffinity(0)), gpus=gpus)
+    gpus = [
+        line.partition(":")[2].strip()
+        for card in cards
+        for line in _lines(card)
+        if line.startswith("Model:")
+    ]
+    return Host(
+        cpu=names[0] if names else platform.machine(), cores=len(os.sched_getaffinity(0)), gpus=gpus
+    )
 
 
 def _lines(path: str | Path) -> list[str]:
@@ -196,7 +218,11 @@ def _size(bundle: Path) -> dict[str, float]:
     sizes = {f["path"]: int(f["size"]) for f in atomic.read_json(bundle / atomic.MANIFEST)["files"]}
     chosen = atomic.read_json(bundle / "reseed.json").get("inference", {}).get("backend", "torch")
     begin = FILES.get(chosen, "model")
-    read = [n for path, n in sizes.items() if path.startswith(begin) and (chosen in FILES or "safetensors" in path)]
+    read = [
+        n
+        for path, n in sizes.items()
+        if path.startswith(begin) and (chosen in FILES or "safetensors" in path)
+    ]
     return {"bundle_mb": round(sum(sizes.values()) / 1e6, 3), "model_mb": round(sum(read) / 1e6, 3)}
 
 
@@ -207,7 +233,9 @@ def _in_fresh_process(bundles: list[BundleRef], texts: list[str], *, calls: int)
         command += ["--bundle", str(bundle.directory), "--digest", bundle.digest]
     given = "".join(json.dumps(text) + "\n" for text in texts)
     try:
-        ran = subprocess.run(command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        ran = subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
     except subprocess.TimeoutExpired:
         raise RuntimeError(
             f"{bundles[0].directory}: the cost of serving was not measured within {PATIENCE} s"
@@ -219,7 +247,9 @@ def _in_fresh_process(bundles: list[BundleRef], texts: list[str], *, calls: int)
     return found
 
 
-def latencies(models: Sequence[Classifier], texts: list[str], *, calls: int) -> list[dict[str, float]]:
+def latencies(
+    models: Sequence[Classifier], texts: list[str], *, calls: int
+) -> list[dict[str, float]]:
     """Of each model the milliseconds that one text takes, at the median and the 95th percentile, over `calls` texts asked one by one.
 
     The models are asked in turns, who comes first in turns too.
@@ -250,7 +280,11 @@ def memory() -> dict[str, float]:
     import psutil
 
     now = float(psutil.Process().memory_info().rss)
-    peaks = [1024.0 * int(line.split()[1]) for line in _lines("/proc/self/status") if line.startswith("VmHWM:")]
+    peaks = [
+        1024.0 * int(line.split()[1])
+        for line in _lines("/proc/self/status")
+        if line.startswith("VmHWM:")
+    ]
     return {"memory_mb": round(now / 1e6, 1), "memory_peak_mb": round(max([now, *peaks]) / 1e6, 1)}
 
 
@@ -265,13 +299,17 @@ def line(found: ServingResult) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """0, with the figures on standard output."""
-    parser = argparse.ArgumentParser(description="What it costs to answer with a bundle on this machine.")
+    parser = argparse.ArgumentParser(
+        description="What it costs to answer with a bundle on this machine."
+    )
     parser.add_argument("--bundle", type=Path, action="append", required=True)
     parser.add_argument("--digest", action="append", required=True)
     parser.add_argument("--calls", type=int, default=100)
     options = parser.parse_args(arguments)
     texts = [str(json.loads(row)) for row in sys.stdin if row.strip()]
-    models = [Classifier.load(b, digest=d) for b, d in zip(options.bundle, options.digest, strict=True)]
+    models = [
+        Classifier.load(b, digest=d) for b, d in zip(options.bundle, options.digest, strict=True)
+    ]
     bundles: list[dict[str, float]] = latencies(models, texts, calls=options.calls)
     process: dict[str, float] = {}
     if len(models) == 1:

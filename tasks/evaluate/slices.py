@@ -45,12 +45,16 @@ class SliceScore(Figures):
         return row
 
 
-def members(records: Sequence[Record], rules: Mapping[str, Rule], columns: Sequence[str]) -> list[list[str]]:
+def members(
+    records: Sequence[Record], rules: Mapping[str, Rule], columns: Sequence[str]
+) -> list[list[str]]:
     """The names of the slices that each row belongs to: `length=short`, `label=sport`, `country=uk`; of rules their names.
 
     Lengths are parted at the terciles of the words a text has in this test set. Empty slices are not among them.
     """
-    found: list[list[str]] = [[name for name, rule in rules.items() if follows(r, rule)] for r in records]
+    found: list[list[str]] = [
+        [name for name, rule in rules.items() if follows(r, rule)] for r in records
+    ]
     for own, length, r in zip(found, lengths(records), records, strict=True):
         own += [f"length={length}", *(f"label={label}" for label in r.labels or (NO_LABEL,))]
     for column in columns:
@@ -70,7 +74,9 @@ def follows(record: Record, rule: Rule) -> bool:
         (rule.min_words is None or n >= rule.min_words)
         and (rule.max_words is None or n <= rule.max_words)
         and (rule.pattern is None or re.search(rule.pattern, record.text) is not None)
-        and (rule.column is None or record.lineage.get("columns", {}).get(rule.column) == rule.equals)
+        and (
+            rule.column is None or record.lineage.get("columns", {}).get(rule.column) == rule.equals
+        )
     )
 
 
@@ -111,9 +117,13 @@ def measure(
         if len(own_rows):
             together = None if groups is None else groups[own_rows]
             many = samples if name in declared else min(samples, SHOWN)
-            f1, accuracy = _figures(y[own_rows], z[own_rows], samples=many, seed=seed, groups=together)
+            f1, accuracy = _figures(
+                y[own_rows], z[own_rows], samples=many, seed=seed, groups=together
+            )
         judged = name in declared and len(own_rows) >= LEAST_ROWS
-        found.append(SliceScore(name=name, rows=len(own_rows), judged=judged, f1_macro=f1, accuracy=accuracy))
+        found.append(
+            SliceScore(name=name, rows=len(own_rows), judged=judged, f1_macro=f1, accuracy=accuracy)
+        )
     return found
 
 
@@ -128,4 +138,6 @@ def _figures(
     chunks = bootstrap.draw(own, [said], classes=classes, samples=samples, seed=seed, groups=groups)
     shares = np.concatenate([chunk.accuracy[:, 0] for chunk in chunks])
     accuracy = bootstrap.interval(float(right.mean()), shares, groups=groups)
-    return None if f1 is None else bootstrap.interval(f1[0][0], f1[1][:, 0], groups=groups), accuracy
+    return None if f1 is None else bootstrap.interval(
+        f1[0][0], f1[1][:, 0], groups=groups
+    ), accuracy

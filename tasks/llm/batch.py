@@ -38,7 +38,9 @@ T = TypeVar("T")
 class BatchRun:
     """The requests of one call of ask_all, through batches. `emit` is given each reply."""
 
-    def __init__(self, context: Context, *, emit: Callable[[Reply], None], unread: Callable[[], int]) -> None:
+    def __init__(
+        self, context: Context, *, emit: Callable[[Reply], None], unread: Callable[[], int]
+    ) -> None:
         self.c, self.emit = context, emit
         self._folder = context.cache.folder / "batches"
         self._holds: dict[str, Hold] = {}
@@ -53,8 +55,12 @@ class BatchRun:
 
     @property
     def outcome(self) -> Outcome:
-        lost = {label: n for label, taken in self._taken.items() if (n := taken - self._replied[label])}
-        return Outcome(dict(sorted(lost.items())), {}, self._stopped, over_budget=self._stopped is not None)
+        lost = {
+            label: n for label, taken in self._taken.items() if (n := taken - self._replied[label])
+        }
+        return Outcome(
+            dict(sorted(lost.items())), {}, self._stopped, over_budget=self._stopped is not None
+        )
 
     async def over(self, waiting: Iterator[Request]) -> None:
         """Ask them all. Raises UserError for what no retry mends, TransientError when nothing was answered."""
@@ -130,14 +136,25 @@ class BatchRun:
 
     async def _upload(self, path: Path, chunk: dict[str, Request]) -> dict[str, Any]:
         lines = [
-            {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": wire.body_of(r, self.c.model)}
+            {
+                "custom_id": key,
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": wire.body_of(r, self.c.model),
+            }
             for key, r in chunk.items()
         ]
         data = "".join(json.dumps(line) + "\n" for line in lines).encode()
         name = (f"reseed-{path.stem[:16]}.jsonl", data)
         file = await self._patiently(lambda: self.c.api.files.create(file=name, purpose="batch"))
         keys = {key: [r.most_prompt_tokens(), r.max_tokens] for key, r in chunk.items()}
-        state = {"name": self.c.name, "model": self.c.model, "file": file.id, "id": None, "keys": keys}
+        state = {
+            "name": self.c.name,
+            "model": self.c.model,
+            "file": file.id,
+            "id": None,
+            "keys": keys,
+        }
         atomic.write_json(path, state)
         return state
 
@@ -148,7 +165,9 @@ class BatchRun:
                 self._holds[key] = orphan
         if not state["id"]:
             tries = itertools.count(0 if fresh else 1)
-            state["id"] = await self._patiently(lambda: self._find_or_create(state["file"], look=next(tries) > 0))
+            state["id"] = await self._patiently(
+                lambda: self._find_or_create(state["file"], look=next(tries) > 0)
+            )
             atomic.write_json(path, state)
         try:
             while (
@@ -158,8 +177,12 @@ class BatchRun:
             names = [name for name in (batch.output_file_id, batch.error_file_id) if name]
             texts = [await self._patiently(lambda name=name: self._content(name)) for name in names]  # type: ignore[misc]
         except UserError as e:
-            raise UserError(f"{e}; the batch is {state['id']}: delete {path} to buy its requests anew") from None
-        work = asyncio.get_running_loop().run_in_executor(self.c.disk, self._keep, state, batch, b"\n".join(texts))
+            raise UserError(
+                f"{e}; the batch is {state['id']}: delete {path} to buy its requests anew"
+            ) from None
+        work = asyncio.get_running_loop().run_in_executor(
+            self.c.disk, self._keep, state, batch, b"\n".join(texts)
+        )
         try:
             await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -190,20 +213,28 @@ class BatchRun:
             prompt, completion = left.pop(key)
             hold = self._holds.pop(key, None)
             if answer:
-                kept = priced(answer, self.c.endpoint.usd, prompt=prompt, completion=completion, batch=True)
+                kept = priced(
+                    answer, self.c.endpoint.usd, prompt=prompt, completion=completion, batch=True
+                )
                 self.c.keep(key, kept, hold)
                 self._bought.add(key)
             else:
-                self._last = TransientError(f"the batch {batch.id} of {self.c.url} answered no request: {fault}")
+                self._last = TransientError(
+                    f"the batch {batch.id} of {self.c.url} answered no request: {fault}"
+                )
                 if hold:
                     self.c.ledger.settle(hold, tokens=0, usd=0.0)
         for key in left:
             if hold := self._holds.pop(key, None):
                 self.c.ledger.settle(hold, tokens=0, usd=0.0)
         if left:
-            said = [str(e.message)[:200] for e in (batch.errors.data if batch.errors else None) or []]
+            said = [
+                str(e.message)[:200] for e in (batch.errors.data if batch.errors else None) or []
+            ]
             why = f"{batch.status} ({'; '.join(said[:2])})" if said else batch.status
-            self._last = TransientError(f"the batch {batch.id} of {self.c.url} left requests unanswered: it is {why}")
+            self._last = TransientError(
+                f"the batch {batch.id} of {self.c.url} left requests unanswered: it is {why}"
+            )
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         """The call's result, tried again over passing faults. Raises UserError or TransientError."""
@@ -240,7 +271,9 @@ def _answers(text: bytes) -> dict[str, tuple[wire.Answer | None, str]]:
                 found[key] = (_read(response.get("body")), "")
             else:
                 said = row.get("error") or response.get("body")
-                found.setdefault(key, (None, f"status {response.get('status_code')}: {str(said)[:200]}"))
+                found.setdefault(
+                    key, (None, f"status {response.get('status_code')}: {str(said)[:200]}")
+                )
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # not a line of a batch's file
     return found

@@ -80,7 +80,12 @@ class Ledger:
         settled: dict[tuple[str, int], dict[str, Any]] = {}
         for line in atomic.read_lines(self._path):
             try:
-                key, n, tokens, usd = str(line["key"]), int(line["try"]), int(line["tokens"]), float(line["usd"])
+                key, n, tokens, usd = (
+                    str(line["key"]),
+                    int(line["try"]),
+                    int(line["tokens"]),
+                    float(line["usd"]),
+                )
             except (KeyError, TypeError, ValueError):
                 continue  # not a line of ours
             if line.get("settled"):
@@ -143,13 +148,19 @@ class Ledger:
             if full:
                 if self._open and wait:
                     return None
-                raise BudgetSpent(self._sentence(full, used, {"requests": 1, "tokens": tokens, "usd": usd}[full]))
+                raise BudgetSpent(
+                    self._sentence(full, used, {"requests": 1, "tokens": tokens, "usd": usd}[full])
+                )
             self._tries[key] += 1
             hold = Hold(key, self._tries[key], tokens, usd)
             self._open[key, hold.n] = hold
             # not forced to the disk: it outlives this process all the same, and every settled line forces it
             with self._path.open("ab") as f:
-                f.write((json.dumps({"key": key, "try": hold.n, "tokens": tokens, "usd": usd}) + "\n").encode())
+                f.write(
+                    (
+                        json.dumps({"key": key, "try": hold.n, "tokens": tokens, "usd": usd}) + "\n"
+                    ).encode()
+                )
             return hold
 
     def _sentence(self, name: str, used: Spent, need: float) -> str:
@@ -184,7 +195,14 @@ class Ledger:
             elif self._open.pop((hold.key, hold.n), None) is None:
                 return  # it is settled
             self._book(tokens, usd, measured=measured)
-        line = {"key": hold.key, "try": hold.n, "settled": True, "tokens": tokens, "usd": usd, "measured": measured}
+        line = {
+            "key": hold.key,
+            "try": hold.n,
+            "settled": True,
+            "tokens": tokens,
+            "usd": usd,
+            "measured": measured,
+        }
         atomic.append_line(self._path, line)
         self._wake()
 
@@ -209,10 +227,14 @@ class Ledger:
 
 def cost(price: Price, *, prompt: int, completion: int, batch: bool = False) -> float:
     """Dollars for so many tokens."""
-    return (prompt * price.input + completion * price.output) / 1e6 * (BATCH_PRICE if batch else 1.0)
+    return (
+        (prompt * price.input + completion * price.output) / 1e6 * (BATCH_PRICE if batch else 1.0)
+    )
 
 
-def priced(answer: Answer, price: Price, *, prompt: int, completion: int, batch: bool = False) -> dict[str, Any]:
+def priced(
+    answer: Answer, price: Price, *, prompt: int, completion: int, batch: bool = False
+) -> dict[str, Any]:
     """The answer as the cache keeps it. Where the server told no usage, at most `prompt` and `completion` tokens."""
     told, written = answer.prompt_tokens, answer.completion_tokens
     prompt = prompt if told is None else told
@@ -255,4 +277,6 @@ def estimate(requests: Sequence[Request], endpoint: Endpoint, acceptance: float 
     prompt = math.ceil(sum(r.likely_prompt_tokens() for r in requests) * again)
     completion = math.ceil(sum(r.max_tokens for r in requests) * again)
     usd = cost(endpoint.usd, prompt=prompt, completion=completion, batch=endpoint.batch)
-    return Estimate(requests=n, prompt_tokens=prompt, completion_tokens=completion, usd=round(usd, 6))
+    return Estimate(
+        requests=n, prompt_tokens=prompt, completion_tokens=completion, usd=round(usd, 6)
+    )

@@ -54,7 +54,9 @@ class Client:
         # the local server has a slot for each request at once; what another bears is found out
         first = endpoint.concurrency if endpoint.endpoint == "local" else FIRST
         self._context = Context(
-            api=openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=endpoint.timeout_seconds),
+            api=openai.AsyncOpenAI(
+                base_url=url, api_key=key, max_retries=0, timeout=endpoint.timeout_seconds
+            ),
             endpoint=endpoint,
             url=url,
             name=name,

@@ -40,7 +40,9 @@ class Context:
     sleep: Sleep
 
     def explained(self, error: BaseException) -> Exception:
-        return wire.explained(error, url=self.url, model=self.model, timeout=self.endpoint.timeout_seconds)
+        return wire.explained(
+            error, url=self.url, model=self.model, timeout=self.endpoint.timeout_seconds
+        )
 
     def found(self, key: str) -> dict[str, Any] | None:
         """The answer in the cache; what a run that ended early had set aside for it is settled."""

@@ -33,7 +33,9 @@ def local_server(model: Path, *, slots: int, tokens: int = SLOT_TOKENS) -> Itera
 
     with model.open("rb") as f:
         if f.read(4) != b"GGUF":
-            raise UserError(f"{model} is not a GGUF model: give generate.model a .gguf file, or set generate.endpoint")
+            raise UserError(
+                f"{model} is not a GGUF model: give generate.model a .gguf file, or set generate.endpoint"
+            )
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     if not has_chat_template(model):
@@ -43,7 +45,9 @@ def local_server(model: Path, *, slots: int, tokens: int = SLOT_TOKENS) -> Itera
     params.n_ctx = slots * tokens
     params.warmup = False
     params.verbosity = 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = cores
     try:
         server = xllamacpp.Server(params)

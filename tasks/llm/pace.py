@@ -42,7 +42,9 @@ class Window:
             return
         rate = self._tokens / max(now - self._began, 1e-6)
         fell = rate < _NOISE * self._best
-        if rate > self._best or (fell and self.size <= self._best_size):  # at this size once more: it became slower
+        if rate > self._best or (
+            fell and self.size <= self._best_size
+        ):  # at this size once more: it became slower
             self._best, self._best_size = rate, self.size
         if not fell:
             self.size = min(self._most, self.size * 2 if self._starting else self.size + 1)
@@ -73,7 +75,9 @@ class Pace:
         self._chunk = tpm / 61 if tpm else 0.0
         self._tokens = AsyncLimiter(self._chunk, minute / 60) if tpm else None
         self.excess = 0  # tokens of a chat template above the margin that prompts are given
-        self._turn = asyncio.Lock()  # one after the other, or shares of many would add up to a burst
+        self._turn = (
+            asyncio.Lock()
+        )  # one after the other, or shares of many would add up to a burst
         self._share = 0.0  # largest share of prompt tokens to their bound that was seen
 
     async def admit(self, request: Request) -> None:

@@ -13,7 +13,9 @@ from tasks.atomic import digest_of
 from tasks.figures import Figures
 from tasks.stage import Metrics
 
-TEMPLATE_TOKENS = 128  # a chat template's own words: a system prompt that it adds, role marks, a date
+TEMPLATE_TOKENS = (
+    128  # a chat template's own words: a system prompt that it adds, role marks, a date
+)
 MESSAGE_TOKENS = 16
 
 
@@ -152,7 +154,9 @@ class Cache:
     Beside the fields of an answer a file may hold `seconds`, from sending the request to its answer: nothing hangs on it.
     """
 
-    FIELDS = frozenset({"text", "finish_reason", "prompt_tokens", "completion_tokens", "usd", "measured"})
+    FIELDS = frozenset(
+        {"text", "finish_reason", "prompt_tokens", "completion_tokens", "usd", "measured"}
+    )
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -173,7 +177,9 @@ class Cache:
     def timing(self, key: str) -> tuple[float, float | None]:
         """When the answer of a finished request came (Unix seconds), and the seconds it took where they were measured."""
         seconds = atomic.read_json(self._path(key)).get("seconds")
-        return self._path(key).stat().st_mtime, float(seconds) if isinstance(seconds, int | float) else None
+        return self._path(key).stat().st_mtime, float(seconds) if isinstance(
+            seconds, int | float
+        ) else None
 
     def keep(self, key: str, kept: dict[str, Any]) -> None:
         atomic.write_json(self._path(key), kept)

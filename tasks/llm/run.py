@@ -42,7 +42,9 @@ class Run:
     `unread` tells how many of them wait to be taken: nothing more is bought for a caller who does not come.
     """
 
-    def __init__(self, context: Context, *, emit: Callable[[Reply], None], unread: Callable[[], int]) -> None:
+    def __init__(
+        self, context: Context, *, emit: Callable[[Reply], None], unread: Callable[[], int]
+    ) -> None:
         self.c = context
         self.emit, self._unread = emit, unread
         self._wake = asyncio.Event()
@@ -67,8 +69,12 @@ class Run:
 
     @property
     def outcome(self) -> Outcome:
-        lost = {label: n for label, taken in self._taken.items() if (n := taken - self._replied[label])}
-        return Outcome(dict(sorted(lost.items())), dict(self._parking.closed), self._stopped, self._over_budget)
+        lost = {
+            label: n for label, taken in self._taken.items() if (n := taken - self._replied[label])
+        }
+        return Outcome(
+            dict(sorted(lost.items())), dict(self._parking.closed), self._stopped, self._over_budget
+        )
 
     async def over(self, waiting: Iterator[Request]) -> None:
         """Ask them all. Raises UserError for what no retry mends, TransientError when nothing was answered, unless all that is
@@ -196,7 +202,9 @@ class Run:
         if not self._answered and failed >= FIRST_FAILURES:
             raise error
         if len(self._finished) >= LEAST_WATCHED and 2 * failed > len(self._finished):
-            self._stop(f"{failed} of the last {len(self._finished)} requests failed with all their tries: {error}")
+            self._stop(
+                f"{failed} of the last {len(self._finished)} requests failed with all their tries: {error}"
+            )
 
     def _stop(self, why: str, *, over_budget: bool = False) -> None:
         """Send nothing more; what is on its way is waited for, as it may be billed."""
@@ -231,13 +239,21 @@ class Run:
         if self._stopped:
             return True
         now, last = asyncio.get_running_loop().time(), ask.tries > self.c.endpoint.retries
-        wanted = wire.retry_after(state.outcome.exception() if state.outcome else None, now=time.time())
+        wanted = wire.retry_after(
+            state.outcome.exception() if state.outcome else None, now=time.time()
+        )
         if wanted is not None and wanted > RETRY_AFTER_CAP:
-            if self._parking.park(ask.request.label, seconds=wanted, now=now, url=self.c.url) and not last:
+            if (
+                self._parking.park(ask.request.label, seconds=wanted, now=now, url=self.c.url)
+                and not last
+            ):
                 raise _PutOff
             return True
         # where the wait would outlast the deadline there is no use in waiting
-        return last or now + state.upcoming_sleep > (ask.began or now) + self.c.endpoint.deadline_seconds
+        return (
+            last
+            or now + state.upcoming_sleep > (ask.began or now) + self.c.endpoint.deadline_seconds
+        )
 
     async def _try(self, ask: _Ask, deadline: asyncio.Timeout) -> dict[str, Any]:
         """One try, with its reservation before and its settlement after, whatever happens."""
@@ -261,7 +277,9 @@ class Run:
         except BaseException as e:
             charged = wire.may_have_cost(e)
             tokens, usd = (hold.tokens, hold.usd) if charged else (0, 0.0)
-            await self._on_disk(self.c.ledger.settle, hold, tokens=tokens, usd=usd, measured=not charged)
+            await self._on_disk(
+                self.c.ledger.settle, hold, tokens=tokens, usd=usd, measured=not charged
+            )
             if wire.is_overload(e):
                 self.c.window.faltered(sent=sent, now=loop.time())
             raise
@@ -281,7 +299,9 @@ class Run:
 
     async def _on_disk(self, work: Callable[..., None], *args: Any, **values: Any) -> None:
         """`work` in a thread, to its end even when this request is cancelled meanwhile."""
-        done = asyncio.get_running_loop().run_in_executor(self.c.disk, lambda: work(*args, **values))
+        done = asyncio.get_running_loop().run_in_executor(
+            self.c.disk, lambda: work(*args, **values)
+        )
         try:
             await asyncio.shield(done)
         except asyncio.CancelledError:

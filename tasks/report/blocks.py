@@ -19,7 +19,11 @@ def blocks(found: Any, title: str = "") -> list[dict[str, Any]]:
     if found and all(map(_flat, found.values())) and len({tuple(v) for v in found.values()}) <= 2:
         return [_table(title, "", found)]
     alone = {k: v for k, v in found.items() if _single(v)}
-    made = [{"title": title, "head": [], "rows": [[said(k), cell(v)] for k, v in alone.items()]}] if alone else []
+    made = (
+        [{"title": title, "head": [], "rows": [[said(k), cell(v)] for k, v in alone.items()]}]
+        if alone
+        else []
+    )
     for k, v in found.items():
         if k not in alone and v:
             made += blocks(v, f"{title}: {said(k)}" if title else said(k))
@@ -57,7 +61,12 @@ def _single(value: Any) -> bool:
 
 
 def _flat(value: Any) -> bool:
-    return isinstance(value, dict) and bool(value) and not _single(value) and all(map(_single, value.values()))
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and not _single(value)
+        and all(map(_single, value.values()))
+    )
 
 
 def _table(title: str, corner: str | None, rows: dict[Any, dict[str, Any]]) -> dict[str, Any]:
@@ -65,7 +74,10 @@ def _table(title: str, corner: str | None, rows: dict[Any, dict[str, Any]]) -> d
     columns = list(dict.fromkeys(k for row in rows.values() for k in row))
     first = [] if corner is None else [corner]
     body = [
-        [*([said(name)] if corner is not None else []), *(cell(row[k]) if k in row else "–" for k in columns)]
+        [
+            *([said(name)] if corner is not None else []),
+            *(cell(row[k]) if k in row else "–" for k in columns),
+        ]
         for name, row in rows.items()
     ]
     return {"title": title, "head": [*first, *map(said, columns)], "rows": body}

@@ -36,7 +36,16 @@ TITLES = {
     "roc_auc_macro": "ROC-AUC, macro",
     "average_precision_macro": "average precision, macro",
 }
-LIBRARIES = ("torch", "transformers", "scikit-learn", "onnxruntime", "cleanlab", "numpy", "mlflow", "prefect")
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "scikit-learn",
+    "onnxruntime",
+    "cleanlab",
+    "numpy",
+    "mlflow",
+    "prefect",
+)
 FEW_ROWS = 30  # test rows of a label, below which its F1 says little
 SOURCES = {
     "seed": "real, labelled",
@@ -80,7 +89,9 @@ def gather_contents(
         "dev_rows": curve.dev_rows if curve else 0,
         "slices": challenger.slices,
         "more_figures": {
-            name: blocks(part.model_dump() if part else {}) for name, part in parts.items() if part or name == "serving"
+            name: blocks(part.model_dump() if part else {})
+            for name, part in parts.items()
+            if part or name == "serving"
         },
         "answers_by": answers_by(report.inference),
         "sources": {SOURCES.get(source, source): n for source, n in kept.most_common()},
@@ -100,7 +111,11 @@ def gather_contents(
 
 def generators_of(project: Project, rows: Mapping[str, int]) -> list[str]:
     """The models that wrote the synthetic ones among the training `rows`, a number for each source."""
-    return sorted({e.model for _, e in project.generate.sources().values()}) if rows.get("synthetic") else []
+    return (
+        sorted({e.model for _, e in project.generate.sources().values()})
+        if rows.get("synthetic")
+        else []
+    )
 
 
 def models(report: RetrainReport) -> list[dict[str, Any]]:
@@ -113,9 +128,7 @@ def models(report: RetrainReport) -> list[dict[str, Any]]:
     for baseline, b in report.baselines.items():
         note = ""
         if on := b.challenger:
-            note = (
-                f"on {b.rows} rows alone; the challenger on these {on.value:.3f} ({on.ci_low:.3f} to {on.ci_high:.3f})"
-            )
+            note = f"on {b.rows} rows alone; the challenger on these {on.value:.3f} ({on.ci_low:.3f} to {on.ci_high:.3f})"
         found.append(_bar(baseline.replace("_", " "), "baseline", b, note))
     return found
 
@@ -139,9 +152,14 @@ def by_label(scores: Scores, verdict: Verdict) -> list[dict[str, Any]]:
     ]
 
 
-def pictures(challenger: ScoreResult, curve: LearningCurveResult | None, gain: Path) -> dict[str, str]:
+def pictures(
+    challenger: ScoreResult, curve: LearningCurveResult | None, gain: Path
+) -> dict[str, str]:
     """The PNGs that there are, as data: URIs by name."""
-    places = {name: challenger.directory / f"{name}.png" for name in ("confusion", "labels", "reliability")}
+    places = {
+        name: challenger.directory / f"{name}.png"
+        for name in ("confusion", "labels", "reliability")
+    }
     places |= {"gain": gain} | ({"curve": curve.directory / "curve.png"} if curve else {})
     return {name: uri for name, path in places.items() if (uri := picture(path))}
 
@@ -185,11 +203,15 @@ def not_tested(report: RetrainReport, challenger: ScoreResult) -> list[str]:
         "Whether it errs more with some groups of people than with others.",
     ]
     if few:
-        found.append(f"Labels with fewer than {FEW_ROWS} test rows say little by themselves: {', '.join(few)}.")
+        found.append(
+            f"Labels with fewer than {FEW_ROWS} test rows say little by themselves: {', '.join(few)}."
+        )
     if not report.robustness:
         found.append("Typing errors, and texts made to mislead.")
     if all(s.name.startswith(("length=", "label=")) for s in challenger.slices):
-        found.append("Parts of the test set by source or time (data.keep_columns, evaluate.slices).")
+        found.append(
+            "Parts of the test set by source or time (data.keep_columns, evaluate.slices)."
+        )
     if not report.serving:
         found.append("Speed and answers under load.")
     if not report.champion:

@@ -237,7 +237,9 @@ class Tokens(Figures):
 
     @classmethod
     def of(cls, usage: Usage) -> Self:
-        return cls(prompt=usage.prompt_tokens, completion=usage.completion_tokens, total=usage.tokens)
+        return cls(
+            prompt=usage.prompt_tokens, completion=usage.completion_tokens, total=usage.tokens
+        )
 
 
 class Cost(Figures):
@@ -309,7 +311,9 @@ class RetrainReport(Figures):
     report: str
 
 
-def rows_by_generator(accepted: Iterable[str], usage: Iterable[Mapping[str, RowUsage]]) -> dict[str, GeneratorRows]:
+def rows_by_generator(
+    accepted: Iterable[str], usage: Iterable[Mapping[str, RowUsage]]
+) -> dict[str, GeneratorRows]:
     """What became of each generator's rows.
 
     `accepted` names the generator of each accepted row; `usage` is, for each stage, what it asked of
@@ -319,7 +323,9 @@ def rows_by_generator(accepted: Iterable[str], usage: Iterable[Mapping[str, RowU
     found: dict[str, GeneratorRows] = {}
     for part in usage:
         for name, u in part.items():
-            before = found.get(name) or GeneratorRows(requests=0, rows=0, tokens=0, usd=0.0, accepted=kept[name])
+            before = found.get(name) or GeneratorRows(
+                requests=0, rows=0, tokens=0, usd=0.0, accepted=kept[name]
+            )
             found[name] = GeneratorRows(
                 requests=before.requests + u.requests,
                 rows=before.rows + u.rows,

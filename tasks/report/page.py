@@ -25,4 +25,8 @@ def is_ours(page: bytes) -> bool:
 
 def picture(path: Path) -> str | None:
     """A PNG as a data: URI; None where there is none."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else None
+    return (
+        f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        if path.exists()
+        else None
+    )

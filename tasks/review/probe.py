@@ -37,7 +37,9 @@ class Opinions:
     def said(self) -> tuple[list[Label], np.ndarray]:
         """The label, or label set, that the probe sees in each row, and how sure it is of it (n)."""
         several, p = self.y.ndim == 2, self.probabilities
-        return decode(predicted(p, multi_label=several), self.names), confidence(p, multi_label=several)
+        return decode(predicted(p, multi_label=several), self.names), confidence(
+            p, multi_label=several
+        )
 
     def measures(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(own, margin, loss) of each row: how probable its own label is, by how much the best other one is more probable,
@@ -61,7 +63,12 @@ class Opinions:
 
 
 def opinions(
-    x: np.ndarray, labels: Sequence[Label], trained_on: np.ndarray, *, dev: np.ndarray, dev_labels: Sequence[Label]
+    x: np.ndarray,
+    labels: Sequence[Label],
+    trained_on: np.ndarray,
+    *,
+    dev: np.ndarray,
+    dev_labels: Sequence[Label],
 ) -> Opinions:
     """The probe's opinions on the rows `x` (n x d); `trained_on` (n, bool) says which are training rows.
 
@@ -83,17 +90,26 @@ def opinions(
     inside = trained_on & (y >= 0)
     probe = fitted(x[inside], y[inside])
     p = probe.predict_proba(x)
-    p[inside] = out_of_fold(x[inside], y[inside], folds=min(FOLDS, min(counts[name] for name in names)))
+    p[inside] = out_of_fold(
+        x[inside], y[inside], folds=min(FOLDS, min(counts[name] for name in names))
+    )
     heard = heard_y >= 0
     harm = np.zeros(len(x))
     if heard.any():
         known = y >= 0
-        harm[known] = influence(probe, x[inside], x[known], y[known], dev=dev[heard], dev_y=heard_y[heard])
+        harm[known] = influence(
+            probe, x[inside], x[known], y[known], dev=dev[heard], dev_y=heard_y[heard]
+        )
     return Opinions(names, p, harm, y)
 
 
 def _of_sets(
-    x: np.ndarray, sets: Sequence[Label], trained_on: np.ndarray, *, dev: np.ndarray, dev_labels: Sequence[Label]
+    x: np.ndarray,
+    sets: Sequence[Label],
+    trained_on: np.ndarray,
+    *,
+    dev: np.ndarray,
+    dev_labels: Sequence[Label],
 ) -> Opinions:
     """The opinions of one probe a label. A label that all training rows but one have, or lack, is taken as they have it."""
     import numpy as np
@@ -109,11 +125,15 @@ def _of_sets(
         )
     p, harm = np.zeros(y.shape), np.zeros(len(x))
     p[:] = 2 * yes > trained_on.sum()
-    dev_y = encode(dev_labels, names) if len(dev_labels) else np.zeros((0, len(names)), dtype=np.int64)
+    dev_y = (
+        encode(dev_labels, names) if len(dev_labels) else np.zeros((0, len(names)), dtype=np.int64)
+    )
     for k in (rare >= 2).nonzero()[0]:
         probe = fitted(x[trained_on], y[trained_on, k])
         p[:, k] = probe.predict_proba(x)[:, 1]
-        p[trained_on, k] = out_of_fold(x[trained_on], y[trained_on, k], folds=min(FOLDS, int(rare[k])))[:, 1]
+        p[trained_on, k] = out_of_fold(
+            x[trained_on], y[trained_on, k], folds=min(FOLDS, int(rare[k]))
+        )[:, 1]
         if len(dev):
             harm += influence(probe, x[trained_on], x, y[:, k], dev=dev, dev_y=dev_y[:, k])
     return Opinions(names, p, harm, y)
@@ -170,7 +190,10 @@ def influence(
     dev_gradient = dev.T @ (_p(probe, dev[:, :-1], binary) - _targets(dev_y, p.shape[1], binary))
     size = dev_gradient.size
     solved, _ = cg(
-        LinearOperator((size, size), product, dtype=np.float64), dev_gradient.ravel(), rtol=1e-4, maxiter=500
+        LinearOperator((size, size), product, dtype=np.float64),
+        dev_gradient.ravel(),
+        rtol=1e-4,
+        maxiter=500,
     )
     residual = _p(probe, rows[:, :-1], binary) - _targets(rows_y, p.shape[1], binary)
     harm: np.ndarray = -STRENGTH * ((rows @ solved.reshape(shape)) * residual).sum(1)

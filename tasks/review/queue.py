@@ -13,7 +13,15 @@ from tasks.encoder.base_model import base_encoder
 from tasks.labels import label_of, unknown_labels
 from tasks.progress import Progress, silent
 from tasks.project import Project
-from tasks.records import Label, Record, Rejected, iter_records, label_text, read_records, read_rejected
+from tasks.records import (
+    Label,
+    Record,
+    Rejected,
+    iter_records,
+    label_text,
+    read_records,
+    read_rejected,
+)
 from tasks.references import digest_of_path
 from tasks.stage import StageResult, run_stage
 from tasks.text.fingerprints import FINGERPRINTS, Fingerprints, is_short
@@ -25,7 +33,9 @@ if TYPE_CHECKING:
     from tasks.review.probe import Opinions
 
 VERSION = 3
-Pairs = tuple[tuple[str, float], ...]  # (id, cosine similarity) of other rows, the most similar first
+Pairs = tuple[
+    tuple[str, float], ...
+]  # (id, cosine similarity) of other rows, the most similar first
 # set aside because of the label, which a person can judge; the other checks judge the text
 CHECKS = frozenset({"off_label", "label_noise", "two_labels", CHECK})
 NEIGHBOURS = 5  # training rows shown beside a row
@@ -92,12 +102,16 @@ def _difference(own: tuple[str, ...], seen: tuple[str, ...]) -> str:
     """What stands between a row's set and the one that is seen in it."""
     more, less = sorted(set(seen) - set(own)), sorted(set(own) - set(seen))
     parts = [
-        f"{what} {' and '.join(map(repr, which))}" for what, which in (("it also has", more), ("not", less)) if which
+        f"{what} {' and '.join(map(repr, which))}"
+        for what, which in (("it also has", more), ("not", less))
+        if which
     ]
     return ", ".join(parts)
 
 
-def queue(project: Project, data: RetrainData, *, encoder: Path, decisions: dict[str, Decision]) -> list[Doubt]:
+def queue(
+    project: Project, data: RetrainData, *, encoder: Path, decisions: dict[str, Decision]
+) -> list[Doubt]:
     """The doubtful rows and the decided ones, the most doubtful first."""
     return waiting(rank(project, data, encoder=encoder), decisions)
 
@@ -122,7 +136,11 @@ def candidates(
     """
     dev = read_records(data.splits / "dev.jsonl")
     rejected = read_rejected(data.curated / "rejected.jsonl")
-    hidden = {d.id for d in dev} | set(held_out.ids) | {r.record.id for r in rejected if r.check in LEAKS}
+    hidden = (
+        {d.id for d in dev}
+        | set(held_out.ids)
+        | {r.record.id for r in rejected if r.check in LEAKS}
+    )
     limit = project.curate.leak
     found: dict[str, tuple[Record, Rejected | None]] = {}
     for directory in (data.curated, *([data.self_trained] if data.self_trained else [])):
@@ -135,11 +153,17 @@ def candidates(
             share = held_out.closest(r.text)[0]
             if not (share > 0 and share >= limit):
                 found.setdefault(r.id, (r, row))
-    shown = [(r, row) for r, row in found.values() if r.id not in hidden and r.source not in ("dev", "test")]
+    shown = [
+        (r, row)
+        for r, row in found.values()
+        if r.id not in hidden and r.source not in ("dev", "test")
+    ]
     return dev, shown
 
 
-def rank(project: Project, data: RetrainData, *, encoder: Path, progress: Progress = silent) -> list[Doubt]:
+def rank(
+    project: Project, data: RetrainData, *, encoder: Path, progress: Progress = silent
+) -> list[Doubt]:
     """Every row that may be shown, the most doubtful first: by the mean of its ranks in margin, loss and influence.
 
     Raises UserError when the probe has too few rows, CorruptDirectory when a directory differs from its manifest.
@@ -155,10 +179,17 @@ def rank(project: Project, data: RetrainData, *, encoder: Path, progress: Progre
     held_out = Fingerprints.load(data.splits / FINGERPRINTS)
     dev, shown = candidates(project, data, held_out=held_out)
     progress(0, 2, "reading the texts")
-    vectors = embed(encoder, [r.text for r in (*(r for r, _ in shown), *dev)], max_length=project.train.max_length)
+    vectors = embed(
+        encoder,
+        [r.text for r in (*(r for r, _ in shown), *dev)],
+        max_length=project.train.max_length,
+    )
     x, dev_x = vectors[: len(shown)], vectors[len(shown) :]
     repeats = _repeats(shown, x, held_out, project.curate.short_leak)
-    shown, x = [pair for pair, hidden in zip(shown, repeats, strict=True) if not hidden], x[~repeats]
+    shown, x = (
+        [pair for pair, hidden in zip(shown, repeats, strict=True) if not hidden],
+        x[~repeats],
+    )
     progress(1, 2, "asking the probe")
     labels = [label_of(r) for r, _ in shown]
     trained_on = np.array([row is None for _, row in shown])
@@ -236,7 +267,10 @@ def _close(
         alike = np.where(names == names[i], similar, -2.0)
         near = [int(j) for j in np.argsort(-trained, kind="stable")[:NEIGHBOURS] if trained[j] > -2]
         like = [int(j) for j in np.argsort(-alike, kind="stable")[:MOST_LIKE] if alike[j] >= LIKE]
-        pairs = [tuple((shown[j][0].id, round(float(similar[j]), 4)) for j in group) for group in (near, like)]
+        pairs = [
+            tuple((shown[j][0].id, round(float(similar[j]), 4)) for j in group)
+            for group in (near, like)
+        ]
         found.append((pairs[0], pairs[1]))
     return found
 
@@ -264,7 +298,11 @@ def rank_doubtful(
         atomic.write_lines(out / "rows.jsonl", (d.to_json() for d in rows))
         return RankResult(rows=len(rows), doubtful=sum(d.doubtful for d in rows))
 
-    directories = {"curated": data.curated, "splits": data.splits, "self_trained": data.self_trained}
+    directories = {
+        "curated": data.curated,
+        "splits": data.splits,
+        "self_trained": data.self_trained,
+    }
     inputs = {name: atomic.verify(d)["digest"] for name, d in directories.items() if d}
     inputs["encoder"] = digest_of_path(encoder)
     params = {
@@ -274,5 +312,11 @@ def rank_doubtful(
         "short_leak": project.curate.short_leak,
     }
     return run_stage(
-        RankResult, "review", workspace=workspace, version=VERSION, params=params, inputs=inputs, build=build
+        RankResult,
+        "review",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs=inputs,
+        build=build,
     )

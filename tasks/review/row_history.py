@@ -76,12 +76,22 @@ def locate(workspace: Workspace, curated: Path, *, config: Path) -> RetrainData:
     home = workspace.home
     splits = dict(_by_digest(workspace, "splits")).get(inputs.get("splits"))
     if splits is None:
-        raise UserError(f"the splits that {curated} was made from are not in {home}: set RESEED_HOME to its workspace")
+        raise UserError(
+            f"the splits that {curated} was made from are not in {home}: set RESEED_HOME to its workspace"
+        )
     made = dict(_by_digest(workspace, "synthesise"))
-    wanted = sorted((k for k in inputs if k.startswith("round-")), key=lambda k: int(k.removeprefix("round-")))
+    wanted = sorted(
+        (k for k in inputs if k.startswith("round-")), key=lambda k: int(k.removeprefix("round-"))
+    )
     if gone := [k for k in wanted if inputs[k] not in made]:
-        raise UserError(f"{gone[0]} of {curated} is not in {home}: set RESEED_HOME to its workspace")
-    later = [d for d, m in _stages(workspace, "harvest") if m["inputs"].get("training") == manifest["digest"]]
+        raise UserError(
+            f"{gone[0]} of {curated} is not in {home}: set RESEED_HOME to its workspace"
+        )
+    later = [
+        d
+        for d, m in _stages(workspace, "harvest")
+        if m["inputs"].get("training") == manifest["digest"]
+    ]
     return RetrainData(
         config=config,
         splits=splits,
@@ -100,18 +110,26 @@ def _by_digest(workspace: Workspace, name: str) -> Iterator[tuple[str, Path]]:
     return ((m["digest"], d) for d, m in _stages(workspace, name))
 
 
-def explain(row: str, *, data: RetrainData, workspace: Workspace, name: str, settings: Curate) -> Story:
+def explain(
+    row: str, *, data: RetrainData, workspace: Workspace, name: str, settings: Curate
+) -> Story:
     """The story of the row that `row` names: an id, the start of one, or a piece of the text.
 
     `name` is the project's, `settings` its section `curate`. Raises UserError when no row, or more than one, is meant;
     CorruptDirectory when a stage's directory differs from its manifest.
     """
     g = load(data)
-    personal = settings.personal_data == "set_aside"  # otherwise it is counted only, and stands in the training rows
+    personal = (
+        settings.personal_data == "reject"
+    )  # otherwise it is counted only, and stands in the training rows
     hidden = withheld(g.set_aside, data.splits, leak=settings.leak, personal=personal)
     entry, twins = _find(row, g, hidden)
     r, out = entry.record, entry.rejected
-    raw = next((w for w in g.written if _Entry(w).origin == entry.origin), r) if entry.origin[0] else r
+    raw = (
+        next((w for w in g.written if _Entry(w).origin == entry.origin), r)
+        if entry.origin[0]
+        else r
+    )
     shown = not (out and (hidden(r.id, r.text) or hidden(raw.id, raw.text)))
     return Story(
         id=r.id,
@@ -129,8 +147,12 @@ def explain(row: str, *, data: RetrainData, workspace: Workspace, name: str, set
         opinion=_opinion(r.id, curated=g.curated, workspace=workspace),
         decisions=_decisions(r.id, workspace.decisions(name)),
         trained_on=None if out else _trained_on(r, g, data, workspace),
-        harvested={k: r.lineage.get(k) for k in ("score", "harvest")} if r.source == "harvested" else None,
-        same_text=[{"check": t.rejected.check, "reason": t.rejected.reason} for t in twins if t.rejected],
+        harvested={k: r.lineage.get(k) for k in ("score", "harvest")}
+        if r.source == "harvested"
+        else None,
+        same_text=[
+            {"check": t.rejected.check, "reason": t.rejected.reason} for t in twins if t.rejected
+        ],
     )
 
 
@@ -138,7 +160,9 @@ def _find(row: str, g: Gathered, hidden: Callable[[str, str], bool]) -> tuple[_E
     """The row meant, kept before set aside, and the other rows with its text."""
     wanted = row.strip()
     if not wanted:
-        raise UserError("--explain '' names no row: give an id, the start of one, or a piece of its text")
+        raise UserError(
+            "--explain '' names no row: give an id, the start of one, or a piece of its text"
+        )
     kept = [_Entry(r) for r in [*g.kept, *(r for r in g.trained_on if r.source == "harvested")]]
     entries = kept + [_Entry(r.record, r) for r in [*g.set_aside, *g.unread]]
     ends = {e.origin: e for e in reversed(entries) if e.origin[0]}
@@ -167,7 +191,9 @@ def _find(row: str, g: Gathered, hidden: Callable[[str, str], bool]) -> tuple[_E
             f"{_short(wanted)!r} names {len(by_id)} rows: give the id of one of them: {', '.join(some)}{more}"
         )
     ((first, *others),) = by_id.values()
-    others += [e for e in entries if e.record.id == first.record.id and e != first and e not in others]
+    others += [
+        e for e in entries if e.record.id == first.record.id and e != first and e not in others
+    ]
     return first, others
 
 
@@ -196,7 +222,12 @@ def _other(row: str, g: Gathered, hidden: Callable[[str, str], bool]) -> dict[st
         other = next((r for r in rows if r.id == row), None)
         if other:
             secret = where in {"set aside", "in a reply"} and hidden(row, other.text)
-            return {"id": row, "where": where, "label": _label(other), "text": None if secret else other.text}
+            return {
+                "id": row,
+                "where": where,
+                "label": _label(other),
+                "text": None if secret else other.text,
+            }
     return {"id": row, "where": "sealed test", "label": None, "text": None}
 
 
@@ -220,7 +251,9 @@ def _asked(r: Record, g: Gathered, data: RetrainData) -> dict[str, Any] | None:
         "round": number,
         "prompt": line.get("prompt") or params.get("prompt"),
         "drawn": attributes(r),
-        "seeds": [{"id": i, "text": seeds[i].text if i in seeds else None} for i in line.get("seeds", [])],
+        "seeds": [
+            {"id": i, "text": seeds[i].text if i in seeds else None} for i in line.get("seeds", [])
+        ],
         "tokens": line.get("tokens"),
         "usd": line.get("usd"),
         "measured": line.get("measured"),
@@ -228,7 +261,13 @@ def _asked(r: Record, g: Gathered, data: RetrainData) -> dict[str, Any] | None:
 
 
 def _reply(
-    r: Record, raw: Record, g: Gathered, hidden: Callable[[str, str], bool], *, workspace: Workspace, shown: bool
+    r: Record,
+    raw: Record,
+    g: Gathered,
+    hidden: Callable[[str, str], bool],
+    *,
+    workspace: Workspace,
+    shown: bool,
 ) -> dict[str, Any] | None:
     """The answer in the cache, whole; no text where a row in it may not be shown."""
     key = str(r.lineage.get("request", ""))
@@ -251,7 +290,11 @@ def _steps(entry: _Entry, g: Gathered) -> list[dict[str, Any]]:
     """The checks in their order up to the one that set the row aside."""
     out = entry.rejected
     passed = {"passed": True, "reason": None, "value": None}
-    stopped = {"check": out.check, "passed": False, "reason": out.reason, "value": out.value} if out else None
+    stopped = (
+        {"check": out.check, "passed": False, "reason": out.reason, "value": out.value}
+        if out
+        else None
+    )
     if "request" in entry.record.lineage and out in g.unread:
         return [stopped] if stopped else []
     read = [{"check": "reply", **passed}] if "request" in entry.record.lineage else []
@@ -266,13 +309,21 @@ def _steps(entry: _Entry, g: Gathered) -> list[dict[str, Any]]:
 
 def _opinion(row: str, *, curated: CurateResult, workspace: Workspace) -> dict[str, Any] | None:
     """What the probe makes of the row, out of fold, and its rank of doubt where the rows were ranked for review."""
-    said = [line for line in atomic.read_lines(curated.directory / "opinions.jsonl") if line["id"] == row]
+    said = [
+        line
+        for line in atomic.read_lines(curated.directory / "opinions.jsonl")
+        if line["id"] == row
+    ]
     found = {k: said[-1][k] for k in ("label", "probability", "own")} if said else {}
     for directory, manifest in _stages(workspace, "review"):
         if manifest["inputs"].get("curated") == curated.digest:
             for line in atomic.read_lines(directory / "rows.jsonl"):
                 if line["record"]["id"] == row:
-                    own = {"label": _shown(line["opinion"]), "probability": line["probability"], "own": line["own"]}
+                    own = {
+                        "label": _shown(line["opinion"]),
+                        "probability": line["probability"],
+                        "own": line["own"],
+                    }
                     return own | found | {"rank": line["rank"]}
     return found | {"rank": None} if found else None
 
@@ -283,13 +334,17 @@ def _decisions(row: str, path: Path) -> list[dict[str, Any]]:
     return [{k: _shown(getattr(d, k)) for k in fields} for d in lines(path) if d.id == row]
 
 
-def _trained_on(r: Record, g: Gathered, data: RetrainData, workspace: Workspace) -> dict[str, Any] | None:
+def _trained_on(
+    r: Record, g: Gathered, data: RetrainData, workspace: Workspace
+) -> dict[str, Any] | None:
     """The directory of training rows that holds the row, and the models that were trained on it."""
     if data.self_trained and all(t.id != r.id for t in g.trained_on):
         return None  # it was kept, but the best mix of rows is without it
     directory = data.self_trained or data.curated
     digest = atomic.read_json(directory / atomic.MANIFEST)["digest"]
-    models = [str(d) for d, m in _stages(workspace, "train") if digest in m.get("inputs", {}).values()]
+    models = [
+        str(d) for d, m in _stages(workspace, "train") if digest in m.get("inputs", {}).values()
+    ]
     return {"source": r.source, "label": _label(r), "directory": str(directory), "models": models}
 
 

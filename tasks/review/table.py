@@ -23,7 +23,9 @@ from tasks.review.queue import Doubt
 from tasks.text.tokens import replace_surrogates
 
 COLUMNS = ("id", "text", "label", "opinion", "probability", "reason", "decision")
-FORMULA = re.compile(r"'*[=+\-@\t\r]")  # a cell that a spreadsheet would run, however often it was quoted
+FORMULA = re.compile(
+    r"'*[=+\-@\t\r]"
+)  # a cell that a spreadsheet would run, however often it was quoted
 WORDS = ("accept", "reject")
 LONGEST = 32_000  # characters; a spreadsheet cuts a longer cell off
 
@@ -62,15 +64,21 @@ def write(out: Path, rows: list[Doubt]) -> None:
         for d in rows
     ]
     if out.suffix == ".jsonl":
-        atomic.write_bytes(out, "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in cells).encode())
+        atomic.write_bytes(
+            out, "".join(json.dumps(c, ensure_ascii=False) + "\n" for c in cells).encode()
+        )
     elif out.suffix == ".csv":
         text = io.StringIO(newline="")
         table = csv.DictWriter(text, COLUMNS)
         table.writeheader()
         table.writerows({k: _cell(v) for k, v in c.items()} for c in cells)
-        atomic.write_bytes(out, text.getvalue().encode("utf-8-sig"))  # without a BOM, Excel reads no UTF-8
+        atomic.write_bytes(
+            out, text.getvalue().encode("utf-8-sig")
+        )  # without a BOM, Excel reads no UTF-8
     else:
-        raise UserError(f"--export {out}: {out.suffix or 'no suffix'} is not written here; use .csv or .jsonl")
+        raise UserError(
+            f"--export {out}: {out.suffix or 'no suffix'} is not written here; use .csv or .jsonl"
+        )
 
 
 def ids(path: Path) -> set[str]:
@@ -99,19 +107,28 @@ def read(
         if said in ("", None):
             continue
         if key not in rows:
-            raise UserError(f"{path}: {place}: no row has the id {key!r}; export the queue again; nothing was imported")
+            raise UserError(
+                f"{path}: {place}: no row has the id {key!r}; export the queue again; nothing was imported"
+            )
         if len(str(text)) < LONGEST and content_id(str(text)) != key:
             raise UserError(
                 f"{path}: {place}: the text is not that of row {key}: the columns have shifted apart; nothing was imported"
             )
         try:
             if rows[key].label is None and str(said).lower() == "accept" and said not in labels:
-                raise ValueError("it has no label that could be accepted: write one of the labels, or reject")
-            made = (rows[key], *(_choice(said, labels) if separator is None else _set(said, labels, separator)))
+                raise ValueError(
+                    "it has no label that could be accepted: write one of the labels, or reject"
+                )
+            made = (
+                rows[key],
+                *(_choice(said, labels) if separator is None else _set(said, labels, separator)),
+            )
         except ValueError as e:
             raise UserError(f"{path}: {place}: {e}; nothing was imported") from None
         if found.setdefault(key, made) != made:
-            raise UserError(f"{path}: {place}: row {key} has another decision on an earlier line; nothing was imported")
+            raise UserError(
+                f"{path}: {place}: row {key} has another decision on an earlier line; nothing was imported"
+            )
     return list(found.values())
 
 
@@ -126,7 +143,9 @@ def _value(value: Any, csv_quotes: bool) -> Any:
     """A cell's text without what is around it; a list as it stands."""
     if value is None or isinstance(value, list):
         return value
-    return (unquoted(replace_surrogates(str(value))) if csv_quotes else replace_surrogates(str(value))).strip()
+    return (
+        unquoted(replace_surrogates(str(value))) if csv_quotes else replace_surrogates(str(value))
+    ).strip()
 
 
 def _choice(said: Any, labels: Sequence[str]) -> tuple[str, str | None]:
@@ -168,11 +187,20 @@ def _listed(said: str, separator: str) -> list[Any]:
         found = json.loads(said)
     except (ValueError, RecursionError):
         found = None
-    return found if isinstance(found, list) else [part.strip() for part in said.split(separator) if part.strip()]
+    return (
+        found
+        if isinstance(found, list)
+        else [part.strip() for part in said.split(separator) if part.strip()]
+    )
 
 
 def take(
-    path: Path, rows: dict[str, Record], labels: list[str], decided: Decisions, *, separator: str | None = None
+    path: Path,
+    rows: dict[str, Record],
+    labels: list[str],
+    decided: Decisions,
+    *,
+    separator: str | None = None,
 ) -> list[Decision]:
     """The decisions imported from the file; those that stand already are left out, so doing it twice is doing it once.
 

@@ -40,7 +40,9 @@ def write_project(data: Path, out: Path | None, *, asked: Asked) -> dict[str, An
     Raises UserError when the columns can't be told, a label has fewer than four rows, or the file is there already.
     """
     if not data.exists():
-        raise UserError(f"{data} is not there: give a CSV, JSONL or Parquet file, or a folder per label")
+        raise UserError(
+            f"{data} is not there: give a CSV, JSONL or Parquet file, or a folder per label"
+        )
     columns, taken = recognise(data, asked)
     rows = [r for r in read_rows(data, columns) if not r.fault]
     counts = Counter(label for r in rows for label in _own(r))
@@ -95,7 +97,9 @@ def _texts(rows: list[Row]) -> Counter[str]:
 
 def _usable(data: Path, taken: str, counts: Counter[str], rows: int) -> None:
     if len(counts) < 2:
-        raise UserError(f"{data} has {len(counts)} label in {taken}: a classifier needs at least two")
+        raise UserError(
+            f"{data} has {len(counts)} label in {taken}: a classifier needs at least two"
+        )
     if len(counts) > MOST_LABELS:
         raise UserError(
             f"{data} has {len(counts)} different labels in {rows} rows, more than {MOST_LABELS}, in {taken}: is it the label "
@@ -109,9 +113,13 @@ def _usable(data: Path, taken: str, counts: Counter[str], rows: int) -> None:
         )
 
 
-def _yaml(name: str, data: Path, columns: Columns, counts: Counter[str], split: dict[str, int], path: Path) -> str:
+def _yaml(
+    name: str, data: Path, columns: Columns, counts: Counter[str], split: dict[str, int], path: Path
+) -> str:
     def dump(value: Any) -> str:
-        return str(yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=1000))
+        return str(
+            yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=1000)
+        )
 
     labels = {label: f"texts about {_words(label)}" for label in sorted(counts)}
     reference = _relative(data, path)
@@ -139,4 +147,6 @@ def _words(label: str) -> str:
 
 def _relative(data: Path, path: Path) -> str:
     """The data as seen from the project file. Folders are resolved: `..` leads out of where a link leads to."""
-    return Path(os.path.relpath(data.parent.resolve() / data.name, path.parent.resolve())).as_posix()
+    return Path(
+        os.path.relpath(data.parent.resolve() / data.name, path.parent.resolve())
+    ).as_posix()

@@ -16,11 +16,15 @@ from tasks.references import check, resolve
 def check_references(project: Project, path: Path) -> None:
     """Raise UserError, naming file, key, value and remedy, for a local path or package that is not there."""
     d, g = project.data, project.generate
-    named = {f"data.{name}": getattr(d, name) for name in ("pool", "seed", "dev", "test", "unlabelled")}
+    named = {
+        f"data.{name}": getattr(d, name) for name in ("pool", "seed", "dev", "test", "unlabelled")
+    }
     named |= {"train.model": project.train.model, "generate.questions": g.questions}
     for name, (_, e) in g.sources().items():
         if e.endpoint == "local":
-            named[f"generate.generators.{name}.model" if g.generators else "generate.model"] = e.model
+            named[f"generate.generators.{name}.model" if g.generators else "generate.model"] = (
+                e.model
+            )
     looks = {"evaluate.static_model": check_static, "evaluate.zero_shot": sides}
     named |= {"evaluate.zero_shot": project.evaluate.zero_shot}
     static = project.evaluate.static_model
@@ -31,7 +35,12 @@ def check_references(project: Project, path: Path) -> None:
                 check(reference, config_dir=project.config_dir)
                 if key in looks and not reference.startswith(("s3:", "hf:")):
                     looks[key](
-                        resolve(reference, config_dir=project.config_dir, cache=project.config_dir, kind="model")
+                        resolve(
+                            reference,
+                            config_dir=project.config_dir,
+                            cache=project.config_dir,
+                            kind="model",
+                        )
                     )
             except UserError as e:
                 raise UserError(f"{path}: {key!r} is {e}") from None

@@ -24,7 +24,9 @@ import numpy as np
 from tasks.figures import Interval
 
 CHUNK = 500
-LEAST_GROUPS = 12  # with fewer no bound is trusted: wrong promotions were measured above the rate that is said
+LEAST_GROUPS = (
+    12  # with fewer no bound is trusted: wrong promotions were measured above the rate that is said
+)
 
 
 def group_codes(keys: Sequence[str | None]) -> np.ndarray | None:
@@ -32,7 +34,9 @@ def group_codes(keys: Sequence[str | None]) -> np.ndarray | None:
     if not any(keys):
         return None
     at: dict[object, int] = {}
-    return np.array([at.setdefault(key or i, len(at)) for i, key in enumerate(keys)], dtype=np.int64)
+    return np.array(
+        [at.setdefault(key or i, len(at)) for i, key in enumerate(keys)], dtype=np.int64
+    )
 
 
 def f1_of(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -125,7 +129,9 @@ def draw(
     hits, predicted = [csr_array(h) for h in cells.hits], [csr_array(p) for p in cells.predicted]
     right, truth = cells.right, csr_array(cells.true)
     strata = cells.first if y.ndim == 1 and groups is None else None
-    for drawn in _counts(cells.cell, cells.counts, strata=strata, groups=groups, samples=samples, seed=seed):
+    for drawn in _counts(
+        cells.cell, cells.counts, strata=strata, groups=groups, samples=samples, seed=seed
+    ):
         yield Tallies(
             np.stack([drawn @ h for h in hits], axis=1),
             np.stack([drawn @ p for p in predicted], axis=1),
@@ -160,7 +166,9 @@ def _counts(
         for size in sizes:
             yield rng.multinomial(many.sum(), many / many.sum(), size=size) @ of_kind
         return
-    parts = [np.full(counts.size, True)] if strata is None else [strata == c for c in np.unique(strata)]
+    parts = (
+        [np.full(counts.size, True)] if strata is None else [strata == c for c in np.unique(strata)]
+    )
     for size in sizes:
         drawn = np.zeros((size, counts.size), dtype=np.int64)
         for own in parts:
@@ -169,7 +177,9 @@ def _counts(
         yield drawn
 
 
-def kinds(cell: np.ndarray, groups: np.ndarray) -> tuple[list[tuple[tuple[int, int], ...]], np.ndarray]:
+def kinds(
+    cell: np.ndarray, groups: np.ndarray
+) -> tuple[list[tuple[tuple[int, int], ...]], np.ndarray]:
     """The different groups there are, each as its (cell, rows) pairs, in order; and how many groups are of each kind."""
     own: dict[int, Counter[int]] = defaultdict(Counter)
     for c, g in zip(cell.tolist(), groups.tolist(), strict=True):
@@ -192,7 +202,9 @@ def stretch(groups: np.ndarray | None, alpha: float) -> float:
     return float(t.ppf(1 - alpha, many - 1) / norm.ppf(1 - alpha) * (many / (many - 1)) ** 0.5)
 
 
-def interval(point: float, drawn: np.ndarray, *, groups: np.ndarray | None = None, least: float = 0.0) -> Interval:
+def interval(
+    point: float, drawn: np.ndarray, *, groups: np.ndarray | None = None, least: float = 0.0
+) -> Interval:
     """A figure's `value` and its 95% interval, percentiles of `drawn`, shape (samples,), widened to hold the value: with very few
     rows a label all resamples can lie below it. Few groups widen it by `stretch`, and a single one says nothing of others:
     `least` (what the figure can be at worst) to 1."""
@@ -201,7 +213,9 @@ def interval(point: float, drawn: np.ndarray, *, groups: np.ndarray | None = Non
         wider = stretch(groups, 0.025)
         low, high = (np.clip(middle + (v - middle) * wider, least, 1) for v in (low, high))
         low, high = (low, high) if len(np.unique(groups)) > 1 else (least, 1.0)
-    return Interval(value=float(point), ci_low=float(min(low, point)), ci_high=float(max(high, point)))
+    return Interval(
+        value=float(point), ci_low=float(min(low, point)), ci_high=float(max(high, point))
+    )
 
 
 def intervals(
@@ -238,4 +252,6 @@ def macro_f1(
     groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """The mean of `label_f1` over the labels, shape (samples, models)."""
-    return label_f1(y, predictions, classes=classes, samples=samples, seed=seed, groups=groups).mean(axis=-1)
+    return label_f1(
+        y, predictions, classes=classes, samples=samples, seed=seed, groups=groups
+    ).mean(axis=-1)

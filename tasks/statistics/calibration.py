@@ -53,7 +53,11 @@ def _least(loss: Callable[[float], float]) -> float:
     from scipy.optimize import minimize_scalar
 
     bounds = (np.log(0.05), np.log(20))
-    return float(np.exp(minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=bounds, method="bounded").x))
+    return float(
+        np.exp(
+            minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=bounds, method="bounded").x
+        )
+    )
 
 
 def threshold(logits: np.ndarray, y: np.ndarray) -> float:
@@ -98,7 +102,9 @@ class Calibration:
     def of(cls, about: dict[str, Any]) -> Calibration:
         """The one that a bundle's `reseed.json` tells of."""
         t, shift = about["temperature"], about.get("shift", {})
-        return cls(tuple(t.values()), tuple(shift.values())) if isinstance(t, dict) else cls(float(t))
+        return (
+            cls(tuple(t.values()), tuple(shift.values())) if isinstance(t, dict) else cls(float(t))
+        )
 
     def told(self, labels: list[str]) -> dict[str, Any]:
         """For `reseed.json`: `temperature`, and of label sets `shift`, each by label."""
@@ -118,7 +124,9 @@ class Calibration:
     def fold(self, model: Any) -> bool:
         """Make the last linear layer's output that; False, with nothing changed, where there is no such layer."""
         head = self._head(model)
-        return head is not None and self._scaled(head, self.temperature, before=0.0, after=self.shift)
+        return head is not None and self._scaled(
+            head, self.temperature, before=0.0, after=self.shift
+        )
 
     def unfold(self, model: Any) -> bool:
         """Take it out of the last linear layer again."""
@@ -129,7 +137,11 @@ class Calibration:
     def _head(self, model: Any) -> Any:
         from torch.nn import Linear
 
-        heads = [m for m in model.modules() if isinstance(m, Linear) and m.out_features == model.config.num_labels]
+        heads = [
+            m
+            for m in model.modules()
+            if isinstance(m, Linear) and m.out_features == model.config.num_labels
+        ]
         # a shift is one of the bias
         return heads[-1] if heads and (self.shift is None or heads[-1].bias is not None) else None
 

@@ -7,11 +7,24 @@ import numpy as np
 from tasks.statistics import bootstrap
 from tasks.statistics.scores import LabelScore, Scores
 
-SUMMARY = ("f1_macro", "f1_micro", "precision_macro", "recall_macro", "subset_accuracy", "hamming_loss")
+SUMMARY = (
+    "f1_macro",
+    "f1_micro",
+    "precision_macro",
+    "recall_macro",
+    "subset_accuracy",
+    "hamming_loss",
+)
 
 
 def measure(
-    y: np.ndarray, z: np.ndarray, labels: list[str], *, samples: int, seed: int, groups: np.ndarray | None = None
+    y: np.ndarray,
+    z: np.ndarray,
+    labels: list[str],
+    *,
+    samples: int,
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> Scores:
     """Macro-F1, micro-F1, macro precision and recall, subset accuracy (the share of rows whose whole set is right) and Hamming
     loss (the share of wrong decisions), each with its 95% interval; precision, recall and F1 per label, F1 with its
@@ -30,8 +43,12 @@ def measure(
 
     p, r, f, n = precision_recall_fscore_support(y, z, average=None, zero_division=0)
     micro = f1_score(y, z, average="micro", zero_division=0)
-    point = np.array([f.mean(), micro, p.mean(), r.mean(), accuracy_score(y, z), hamming_loss(y, z)])
-    chunks = list(bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups))
+    point = np.array(
+        [f.mean(), micro, p.mean(), r.mean(), accuracy_score(y, z), hamming_loss(y, z)]
+    )
+    chunks = list(
+        bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups)
+    )
     drawn, each = (np.concatenate([of(chunk) for chunk in chunks]) for of in (_summary, f1_of_each))
     return Scores(
         rows=len(y),
@@ -43,7 +60,11 @@ def measure(
 
 
 def by_label(
-    labels: list[str], figures: tuple[np.ndarray, ...], drawn: np.ndarray, *, groups: np.ndarray | None
+    labels: list[str],
+    figures: tuple[np.ndarray, ...],
+    drawn: np.ndarray,
+    *,
+    groups: np.ndarray | None,
 ) -> dict[str, LabelScore]:
     """What scikit-learn's precision_recall_fscore_support gives (`figures`), by label, and F1's 95% interval: `drawn` is F1 in each
     resample, shape (samples, labels)."""

@@ -36,7 +36,12 @@ def f1_by_label(true: np.ndarray, predicted: np.ndarray, labels: int) -> np.ndar
 
 
 def f1_in(
-    y: np.ndarray, answers: list[np.ndarray], *, samples: int, seed: int, groups: np.ndarray | None = None
+    y: np.ndarray,
+    answers: list[np.ndarray],
+    *,
+    samples: int,
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Macro-F1 over the labels that occur in `y`: of each model, shape (models,), and in each resample, shape (samples, models).
     None where no label occurs. `y` and the answers are indices, shape (rows,), or 0 and 1, shape (rows, labels)."""
@@ -51,7 +56,9 @@ def f1_in(
     if not n:
         return None
     point = np.array([f1_by_label(y, z, n).mean() for z in answers])
-    return point, bootstrap.macro_f1(y, answers, classes=n, samples=samples, seed=seed, groups=groups)
+    return point, bootstrap.macro_f1(
+        y, answers, classes=n, samples=samples, seed=seed, groups=groups
+    )
 
 
 def _among(own: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -79,16 +86,22 @@ def measure(
     from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
     if not true or len(true) != len(predicted):
-        raise ValueError(f"{len(true)} true and {len(predicted)} predicted labels: there must be as many, and some")
+        raise ValueError(
+            f"{len(true)} true and {len(predicted)} predicted labels: there must be as many, and some"
+        )
     if others := unknown_labels(true, labels):
         raise ValueError(f"the true label {min(others)!r} is not among the labels")
     if are_label_sets(true):
         coded = encode(true, labels), encode(predicted, labels)
         return label_sets.measure(*coded, labels, samples=samples, seed=seed, groups=groups)
-    p, r, f, n = precision_recall_fscore_support(true, predicted, labels=labels, average=None, zero_division=0)
+    p, r, f, n = precision_recall_fscore_support(
+        true, predicted, labels=labels, average=None, zero_division=0
+    )
     point = np.array([accuracy_score(true, predicted), p.mean(), r.mean(), f.mean()])
     y, z = encode(true, labels), encode(predicted, labels)
-    chunks = list(bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups))
+    chunks = list(
+        bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups)
+    )
     there = np.unique(y)
     drawn = np.concatenate([_summary(chunk) for chunk in chunks])
     more = np.concatenate([more_in(chunk, there) for chunk in chunks])
@@ -100,7 +113,9 @@ def measure(
         summary=bootstrap.intervals(SUMMARY, point, drawn, groups=groups),
         labels=label_sets.by_label(labels, (p, r, f, n), each, groups=groups),
         more={
-            name: bootstrap.interval(value, more[:, i], groups=groups, least=-1.0 if name == "matthews" else 0.0)
+            name: bootstrap.interval(
+                value, more[:, i], groups=groups, least=-1.0 if name == "matthews" else 0.0
+            )
             for i, (name, value) in enumerate(zip(MORE, _more(y, z, len(labels)), strict=True))
         },
         confusion=confusion[:, : len(labels)].tolist(),

@@ -13,7 +13,10 @@ import numpy as np
 from tasks.statistics.bootstrap import Cells, cells_of, f1_of, kinds
 
 CHUNK = 500
-LEAST, ENOUGH = 10_000, 250  # swaps; and of these the number that reach the gain, with which it is known well enough
+LEAST, ENOUGH = (
+    10_000,
+    250,
+)  # swaps; and of these the number that reach the gain, with which it is known well enough
 MOST = 200_000  # a level below 1 in as many can't be shown, and nothing passes it
 
 
@@ -37,7 +40,9 @@ def p_value(
     cells = cells_of(y, [a, b], classes=classes)
     units, change = _units(cells, groups)
     n = min(MOST, max(LEAST, int(20 / max(alpha, 1e-9))))
-    held = [(cells.counts @ own).astype(np.int64) for own in (*cells.hits, *cells.predicted, cells.true)]
+    held = [
+        (cells.counts @ own).astype(np.int64) for own in (*cells.hits, *cells.predicted, cells.true)
+    ]
     seen = _gain(*held)
     if not len(units):
         return 1.0
@@ -46,8 +51,12 @@ def p_value(
         # whole numbers, and exact in float32 up to 16 million rows
         swapped = rng.binomial(units, 0.5, size=(CHUNK, len(units))).astype(np.float32) @ change
         hits, predicted = np.split(swapped, 2, axis=1)
-        gains = _gain(held[0] + hits, held[1] - hits, held[2] + predicted, held[3] - predicted, held[4])
-        reached += int((gains >= seen - 1e-12).sum())  # a difference in the order of summation is none
+        gains = _gain(
+            held[0] + hits, held[1] - hits, held[2] + predicted, held[3] - predicted, held[4]
+        )
+        reached += int(
+            (gains >= seen - 1e-12).sum()
+        )  # a difference in the order of summation is none
         drawn += CHUNK
     return round((reached + 1) / (drawn + 1), 12)
 

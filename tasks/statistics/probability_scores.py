@@ -50,7 +50,9 @@ def measure_scores(y: np.ndarray, p: np.ndarray) -> ProbabilityScores:
     )
 
 
-def reliability(sure: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[list[ReliabilityBin], float]:
+def reliability(
+    sure: np.ndarray, right: np.ndarray, bins: int = BINS
+) -> tuple[list[ReliabilityBin], float]:
     """Of each bin of confidence that has rows its rows, mean confidence and share that is right; and their expected
     calibration error, the mean distance of the two weighted by rows.
 
@@ -61,13 +63,19 @@ def reliability(sure: np.ndarray, right: np.ndarray, bins: int = BINS) -> tuple[
     for k in np.unique(at):
         own = at == k
         found.append(
-            ReliabilityBin(rows=int(own.sum()), confidence=float(sure[own].mean()), right=float(right[own].mean()))
+            ReliabilityBin(
+                rows=int(own.sum()),
+                confidence=float(sure[own].mean()),
+                right=float(right[own].mean()),
+            )
         )
     error = sum(b.rows * abs(b.confidence - b.right) for b in found) / max(1, len(sure))
     return found, float(error)
 
 
-def confident_mistakes(y: np.ndarray, p: np.ndarray, most: int = 50) -> list[tuple[int, float, float]]:
+def confident_mistakes(
+    y: np.ndarray, p: np.ndarray, most: int = 50
+) -> list[tuple[int, float, float]]:
     """Rows that are answered wrongly, the most confident first: (row, probability of the answer, of the true label).
 
     High up stand the model's worst mistakes and the test set's likely label errors; a person can tell which. For indices only.

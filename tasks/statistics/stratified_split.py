@@ -35,7 +35,10 @@ def deal(groups: Mapping[str, Sequence[Record]], want: Mapping[str, int]) -> dic
 
 def folds(records: Sequence[Record], n: int) -> list[int]:
     """The fold of each record, 0 to n - 1: every label evenly dealt, the scarcest first."""
-    own = {i: set(count_by_label([r])) for i, r in sorted(enumerate(records), key=lambda item: (item[1].id, item[0]))}
+    own = {
+        i: set(count_by_label([r]))
+        for i, r in sorted(enumerate(records), key=lambda item: (item[1].id, item[0]))
+    }
     have: list[Counter[str]] = [Counter() for _ in range(n)]
     size = [0] * n
     found: dict[int, int] = {}

@@ -63,11 +63,17 @@ class AnswersResult(Usage, AnswerCounts, StageResult):
         return self.directory / POOL
 
     def metrics(self) -> Metrics:
-        left = {f"generate.{why}.{model}": float(n) for why, own in self.left_out.items() for model, n in own.items()}
+        left = {
+            f"generate.{why}.{model}": float(n)
+            for why, own in self.left_out.items()
+            for model, n in own.items()
+        }
         return super().metrics() | {"generate.questions": float(self.questions)} | left
 
 
-def ask_models(project: Project, *, workspace: Workspace, progress: Progress = silent) -> AnswersResult:
+def ask_models(
+    project: Project, *, workspace: Workspace, progress: Progress = silent
+) -> AnswersResult:
     """Every generator's answers to every question, found or asked for: `pool.jsonl` with text, label and question.
 
     Raises UserError for questions that cannot be read or when no question is left, and what the client
@@ -78,10 +84,18 @@ def ask_models(project: Project, *, workspace: Workspace, progress: Progress = s
     models = sources(project, workspace=workspace)
     questions = _questions(project, path)
     sampling = {
-        name: {"model": m.model, **m.endpoint.model_dump(include={"temperature", "top_p", "max_tokens"})}
+        name: {
+            "model": m.model,
+            **m.endpoint.model_dump(include={"temperature", "top_p", "max_tokens"}),
+        }
         for name, m in models.items()
     }
-    params = {"models": sampling, "answer_words": g.answer_words, "seed": g.seed, "labels": project.label_names}
+    params = {
+        "models": sampling,
+        "answer_words": g.answer_words,
+        "seed": g.seed,
+        "labels": project.label_names,
+    }
 
     def build(out: Path, scratch: Path) -> AnswersResult:
         ledger = Ledger(scratch / "spending.jsonl", g.budget)
@@ -89,8 +103,12 @@ def ask_models(project: Project, *, workspace: Workspace, progress: Progress = s
         usage: dict[str, RowUsage] = {}
         for label in project.label_names:
             requests = _requests(project, label, questions)
-            replies, outcome = _ask(models[label], requests, workspace=workspace, ledger=ledger, progress=progress)
-            answers[label] = {r.request.tag["question"]: replace_surrogates(r.text or "") for r in replies}
+            replies, outcome = _ask(
+                models[label], requests, workspace=workspace, ledger=ledger, progress=progress
+            )
+            answers[label] = {
+                r.request.tag["question"]: replace_surrogates(r.text or "") for r in replies
+            }
             own = Usage.of(requests, replies, outcome)
             usage[label] = RowUsage(**own.model_dump(), rows=sum(bool(r.text) for r in replies))
         rows, counts = same_length(answers, questions, words=g.answer_words)
@@ -136,14 +154,25 @@ def _questions(project: Project, path: Path) -> list[str]:
 
 def with_answers(project: Project, answers: AnswersResult) -> Project:
     """The project with the answers as its pool, all answers to a question in one split: for `split_dataset` alone."""
-    pool = {"pool": str(answers.pool), "text_column": "text", "label_column": "label", "encoding": "utf-8"}
-    return project.model_copy(update={"data": project.data.model_copy(update=pool | {"group_column": "question"})})
+    pool = {
+        "pool": str(answers.pool),
+        "text_column": "text",
+        "label_column": "label",
+        "encoding": "utf-8",
+    }
+    return project.model_copy(
+        update={"data": project.data.model_copy(update=pool | {"group_column": "question"})}
+    )
 
 
 def read_questions(path: Path, *, column: str = "text", encoding: str = "utf-8") -> list[str]:
     """The questions, each once, in the file's order. Raises UserError when there is none or the file can't be read."""
     if path.suffix.lower() in FORMATS:
-        found = [row.text for row in read_rows(path, Columns(column, None), encoding=encoding) if row.fault is None]
+        found = [
+            row.text
+            for row in read_rows(path, Columns(column, None), encoding=encoding)
+            if row.fault is None
+        ]
     else:
         try:
             found = path.read_text(encoding=encoding).splitlines()
@@ -180,7 +209,12 @@ def _drawn(seed: int, question: str) -> int:
 
 
 def _ask(
-    source: Source, requests: list[Request], *, workspace: Workspace, ledger: Ledger, progress: Progress
+    source: Source,
+    requests: list[Request],
+    *,
+    workspace: Workspace,
+    ledger: Ledger,
+    progress: Progress,
 ) -> tuple[list[Reply], Outcome]:
     """The model's replies; a question that was put off has none."""
     with client_of(source, ledger=ledger, workspace=workspace) as client:
@@ -189,7 +223,9 @@ def _ask(
             replies.append(reply)
             progress(len(replies), len(requests), f"answers of {reply.request.label}")
         outcome = client.outcome
-    if why := outcome.stopped or outcome.parked.get(source.name):  # some of the answers would make another data set
+    if why := outcome.stopped or outcome.parked.get(
+        source.name
+    ):  # some of the answers would make another data set
         raise (UserError if outcome.over_budget else TransientError)(why)
     return replies, outcome
 
@@ -230,8 +266,12 @@ def same_length(
             else:
                 cut[label] = part
         if len(cut) == len(answers):
-            rows += [{"text": text, "label": label, "question": question} for label, text in cut.items()]
-    after = {label: [len(r["text"].split()) for r in rows if r["label"] == label] for label in answers}
+            rows += [
+                {"text": text, "label": label, "question": question} for label, text in cut.items()
+            ]
+    after = {
+        label: [len(r["text"].split()) for r in rows if r["label"] == label] for label in answers
+    }
     counts = AnswerCounts(
         questions=len(questions),
         rows=dict(sorted({label: len(n) for label, n in after.items()}.items())),
@@ -245,4 +285,8 @@ def same_length(
 def percentiles(values: Iterable[int]) -> list[int]:
     """The 10th, 50th and 90th percentile, nearest rank; empty where there are no values."""
     ordered = sorted(values)
-    return [ordered[min(int(len(ordered) * q), len(ordered) - 1)] for q in (0.1, 0.5, 0.9)] if ordered else []
+    return (
+        [ordered[min(int(len(ordered) * q), len(ordered) - 1)] for q in (0.1, 0.5, 0.9)]
+        if ordered
+        else []
+    )

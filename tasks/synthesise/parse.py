@@ -16,14 +16,17 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _PREAMBLE = re.compile(
-    r"^\W*(?:sure|certainly|of course|here(?:['’]s| is| are)|okay)\b[^\n]{0,160}?[:!]\s*\n+", re.IGNORECASE
+    r"^\W*(?:sure|certainly|of course|here(?:['’]s| is| are)|okay)\b[^\n]{0,160}?[:!]\s*\n+",
+    re.IGNORECASE,
 )
 _HEADING = re.compile(r"^(?:#+ .*|\*{0,2}(?:title|headline|subject)\s*:.*)\n+", re.IGNORECASE)
 _PLACEHOLDER = re.compile(
     r"\[[A-Z][A-Za-z' /]{1,30}\]|\{[a-z_]+\}|<(?:name|date|place|city|company|location)>|(?i:lorem ipsum)"
 )
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(?=\s|$)|[。！？][”’」』）]*")
-_CHAT = re.compile(r"<\|?/?(?:im_start|im_end|endoftext|start_of_turn|end_of_turn|eos|bos|s|assistant|user|system)\|?>")
+_CHAT = re.compile(
+    r"<\|?/?(?:im_start|im_end|endoftext|start_of_turn|end_of_turn|eos|bos|s|assistant|user|system)\|?>"
+)
 _FENCE = re.compile(r"^\s*```(?:json)?\s*\n(.*?)\n?```\s*$", re.DOTALL | re.IGNORECASE)
 
 Row = Record | Rejected
@@ -40,14 +43,24 @@ def parse(reply: Reply, *, min_words: int) -> list[Row]:
     JSON is read strictly: a reply that is broken, truncated or repeats a key gives no row.
     """
     tag = reply.request.tag
-    lineage = {k: v for k, v in tag.items() if k not in {"label", "labels", "rows"}} | {"request": reply.key}
+    lineage = {k: v for k, v in tag.items() if k not in {"label", "labels", "rows"}} | {
+        "request": reply.key
+    }
     raw = replace_surrogates(reply.text or "")
     if not raw.strip():
         return [_rejected(raw, tag, _cost(lineage, reply, 1), "empty_reply", _none_sent(reply))]
     if reply.finish_reason == "content_filter" or _REFUSAL.match(raw):
         return [_rejected(raw, tag, _cost(lineage, reply, 1), "refusal", "the model declined")]
     if reply.request.schema is None:
-        return [_text_row(raw, tag, _cost(lineage, reply, 1), cut=reply.finish_reason == "length", min_words=min_words)]
+        return [
+            _text_row(
+                raw,
+                tag,
+                _cost(lineage, reply, 1),
+                cut=reply.finish_reason == "length",
+                min_words=min_words,
+            )
+        ]
     try:
         rows = _json_rows(raw, cut=reply.finish_reason == "length")
     except _Broken as e:
@@ -57,7 +70,13 @@ def parse(reply: Reply, *, min_words: int) -> list[Row]:
     return [
         _json_row(row, tag, {**lineage, "row": i}, min_words=min_words)
         if i < tag["rows"]
-        else _rejected(_text_of(row), tag, {**lineage, "row": i}, "unasked", f"{tag['rows']} rows were asked for")
+        else _rejected(
+            _text_of(row),
+            tag,
+            {**lineage, "row": i},
+            "unasked",
+            f"{tag['rows']} rows were asked for",
+        )
         for i, row in enumerate(rows)
     ]
 
@@ -65,7 +84,11 @@ def parse(reply: Reply, *, min_words: int) -> list[Row]:
 def _cost(lineage: dict[str, Any], reply: Reply, rows: int) -> dict[str, Any]:
     """The lineage with this row's part of what the reply cost."""
     tokens = [round(reply.prompt_tokens / rows, 2), round(reply.completion_tokens / rows, 2)]
-    return lineage | {"tokens": tokens, "usd": round(reply.usd / rows, 9), "measured": reply.measured}
+    return lineage | {
+        "tokens": tokens,
+        "usd": round(reply.usd / rows, 9),
+        "measured": reply.measured,
+    }
 
 
 def _none_sent(reply: Reply) -> str:
@@ -73,12 +96,19 @@ def _none_sent(reply: Reply) -> str:
 
 
 def _rejected(
-    text: str, tag: dict[str, Any], lineage: dict[str, Any], check: str, reason: str, value: float | None = None
+    text: str,
+    tag: dict[str, Any],
+    lineage: dict[str, Any],
+    check: str,
+    reason: str,
+    value: float | None = None,
 ) -> Rejected:
     return Rejected(Record.of(text, _label(tag), "synthetic", **lineage), check, reason, value)
 
 
-def _text_row(raw: str, tag: dict[str, Any], lineage: dict[str, Any], *, cut: bool, min_words: int) -> Row:
+def _text_row(
+    raw: str, tag: dict[str, Any], lineage: dict[str, Any], *, cut: bool, min_words: int
+) -> Row:
     text = _HEADING.sub("", _PREAMBLE.sub("", raw.strip() + "\n")).strip().strip("*").strip()
     if cut:
         ends = list(_SENTENCE_END.finditer(text))
@@ -86,16 +116,34 @@ def _text_row(raw: str, tag: dict[str, Any], lineage: dict[str, Any], *, cut: bo
     return _row(text, raw, tag, lineage, min_words=min_words)
 
 
-def _row(text: str, raw: str, tag: dict[str, Any], lineage: dict[str, Any], *, min_words: int) -> Row:
+def _row(
+    text: str, raw: str, tag: dict[str, Any], lineage: dict[str, Any], *, min_words: int
+) -> Row:
     n = len(words(text))
     if n < min_words:
-        return _rejected(raw, tag, lineage, "fragment", f"{n} whole words are fewer than {min_words}", n)
+        return _rejected(
+            raw, tag, lineage, "fragment", f"{n} whole words are fewer than {min_words}", n
+        )
     holes = _PLACEHOLDER.findall(text)
     if holes:
-        return _rejected(raw, tag, lineage, "placeholder", f"a template's hole was left: {holes[0]!r}", len(holes))
+        return _rejected(
+            raw,
+            tag,
+            lineage,
+            "placeholder",
+            f"a template's hole was left: {holes[0]!r}",
+            len(holes),
+        )
     marks = _CHAT.findall(text)
     if marks:
-        return _rejected(raw, tag, lineage, "chat_markup", f"the chat's own markup was left: {marks[0]!r}", len(marks))
+        return _rejected(
+            raw,
+            tag,
+            lineage,
+            "chat_markup",
+            f"the chat's own markup was left: {marks[0]!r}",
+            len(marks),
+        )
     return Record.of(text, _label(tag), "synthetic", **lineage)
 
 
@@ -118,14 +166,21 @@ def _no_constant(name: str) -> Any:
 
 def _json_rows(raw: str, *, cut: bool) -> list[Any]:
     if cut:
-        raise _Broken("truncated", "the token limit cut the JSON: raise generate.max_tokens or lower rows_per_reply")
+        raise _Broken(
+            "truncated",
+            "the token limit cut the JSON: raise generate.max_tokens or lower rows_per_reply",
+        )
     fence = _FENCE.match(raw)
     try:
-        found = json.loads(fence.group(1) if fence else raw, object_pairs_hook=_once, parse_constant=_no_constant)
+        found = json.loads(
+            fence.group(1) if fence else raw, object_pairs_hook=_once, parse_constant=_no_constant
+        )
     except _Broken:
         raise
     except (ValueError, RecursionError) as e:
-        raise _Broken("broken_json", f"the reply is not JSON: {' '.join(str(e).split())[:120]}") from None
+        raise _Broken(
+            "broken_json", f"the reply is not JSON: {' '.join(str(e).split())[:120]}"
+        ) from None
     rows = found.get("rows") if isinstance(found, dict) else None
     if not isinstance(rows, list) or set(found) != {"rows"}:
         raise _Broken("wrong_shape", "the reply is not an object with the one key `rows`, a list")
@@ -136,7 +191,9 @@ def _json_rows(raw: str, *, cut: bool) -> list[Any]:
 
 def _text_of(row: Any) -> str:
     text = row.get("text") if isinstance(row, dict) else None
-    return replace_surrogates(text if isinstance(text, str) else json.dumps(row, ensure_ascii=False))
+    return replace_surrogates(
+        text if isinstance(text, str) else json.dumps(row, ensure_ascii=False)
+    )
 
 
 def _wrong_shape(row: Any, *, several: bool) -> str | None:
@@ -156,11 +213,12 @@ def _json_row(row: Any, tag: dict[str, Any], lineage: dict[str, Any], *, min_wor
     shape = _wrong_shape(row, several="labels" in tag)
     if shape:
         return _rejected(text, tag, lineage, "wrong_shape", shape)
-    wanted, said = _label(tag), row["label"] if "label" in row else tuple(sorted(set(row["labels"])))
+    wanted, said = (
+        _label(tag),
+        row["label"] if "label" in row else tuple(sorted(set(row["labels"]))),
+    )
     if said != wanted:
-        reason = (
-            f"asked for {label_text(wanted)!r}, the model labelled it {replace_surrogates(label_text(said))[:60]!r}"
-        )
+        reason = f"asked for {label_text(wanted)!r}, the model labelled it {replace_surrogates(label_text(said))[:60]!r}"
         return _rejected(text, tag, lineage, "mislabelled", reason)
     if not text.strip():
         return _rejected(text, tag, lineage, "empty_reply", "the row's text is empty")

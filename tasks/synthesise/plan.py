@@ -19,7 +19,9 @@ from tasks.llm.request import Request
 from tasks.project import Endpoint, Project
 from tasks.records import Record
 
-GOLDEN = 0.6180339887498949  # its multiples modulo 1 fill every share evenly from the first request on
+GOLDEN = (
+    0.6180339887498949  # its multiples modulo 1 fill every share evenly from the first request on
+)
 SHOWN_CHARACTERS = 600  # of a seed row
 FOCUS_NEAR = 0.5  # of the requests for a label that is confused with another
 
@@ -68,14 +70,26 @@ def plan(project: Project, asked: RoundRequest, *, seeds: list[Record]) -> list[
             name = f"{series}/{label}/{i}"
             rng = random.Random(hashlib.sha256(name.encode()).digest())  # noqa: S311
             wanted_rows = min(g.rows_per_reply, rows - i * g.rows_per_reply)
-            drawn = {"label": label, "topic": topics[i % len(topics)], "style": rng.choice(g.styles)}
+            drawn = {
+                "label": label,
+                "topic": topics[i % len(topics)],
+                "style": rng.choice(g.styles),
+            }
             if project.multi_label:
                 drawn |= _about_two(project, drawn, pairs[label], rng)
             about = set(drawn.get("labels", [label]))
             examples = [r for r in seeds if about <= set(r.labels)]
             source = _generator(generators, i)
             requests.append(
-                _request(project, drawn, rng, source=source, examples=examples, rows=wanted_rows, focus=focus)
+                _request(
+                    project,
+                    drawn,
+                    rng,
+                    source=source,
+                    examples=examples,
+                    rows=wanted_rows,
+                    focus=focus,
+                )
             )
             requests[-1].tag["round"] = asked.round_number
     random.Random(series).shuffle(requests)  # noqa: S311
@@ -87,10 +101,15 @@ def _together(project: Project, seeds: list[Record]) -> dict[str, list[str]]:
     names = project.label_names
     if not seeds:
         return {label: [other for other in names if other != label] for label in names}
-    return {label: [o for r in seeds if label in r.labels for o in r.labels if o != label] for label in names}
+    return {
+        label: [o for r in seeds if label in r.labels for o in r.labels if o != label]
+        for label in names
+    }
 
 
-def _about_two(project: Project, drawn: dict[str, Any], beside: list[str], rng: random.Random) -> dict[str, Any]:
+def _about_two(
+    project: Project, drawn: dict[str, Any], beside: list[str], rng: random.Random
+) -> dict[str, Any]:
     """What a request of a multi-label project asks for: the label drawn, or it and one that it occurs with."""
     label = drawn["label"]
     if not beside or rng.random() >= project.generate.pairs:
@@ -113,12 +132,19 @@ def _request(
     g, label = project.generate, str(drawn["label"])
     asked = [label, *(other for other in drawn.get("labels", ()) if other != label)]
     fields = {name: value for name, value in drawn.items() if name != "labels"}
-    fields |= {"label": " and ".join(asked), "description": "; and ".join(project.labels[k] for k in asked)}
+    fields |= {
+        "label": " and ".join(asked),
+        "description": "; and ".join(project.labels[k] for k in asked),
+    }
     prompt = g.prompt.format(text_kind=g.text_kind, **fields)
     shown = rng.sample(examples, min(g.examples, len(examples)))
     seed = rng.randrange(2**31)
-    attributes = {name: rng.choice(_values(v, label)) for name, v in g.attributes.items() if _values(v, label)}
-    prompt += "".join(f" {name.replace('_', ' ').capitalize()}: {value}." for name, value in attributes.items())
+    attributes = {
+        name: rng.choice(_values(v, label)) for name, v in g.attributes.items() if _values(v, label)
+    }
+    prompt += "".join(
+        f" {name.replace('_', ' ').capitalize()}: {value}." for name, value in attributes.items()
+    )
     near = _near(project, label, rng, focus)
     if near:
         topic = rng.choice(subtopics(project.labels[near]))
@@ -208,10 +234,18 @@ def row_schema(labels: list[str], *, several: bool = False) -> str:
     name, one = "labels" if several else "label", {"type": "string", "enum": labels}
     row = {
         "type": "object",
-        "properties": {"text": {"type": "string"}, name: {"type": "array", "items": one} if several else one},
+        "properties": {
+            "text": {"type": "string"},
+            name: {"type": "array", "items": one} if several else one,
+        },
         "required": ["text", name],
         "additionalProperties": False,
     }
     rows = {"type": "array", "items": row}
-    whole = {"type": "object", "properties": {"rows": rows}, "required": ["rows"], "additionalProperties": False}
+    whole = {
+        "type": "object",
+        "properties": {"rows": rows},
+        "required": ["rows"],
+        "additionalProperties": False,
+    }
     return json.dumps(whole, sort_keys=True, ensure_ascii=False)

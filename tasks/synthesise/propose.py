@@ -29,7 +29,12 @@ def read_list(text: str, *, known: list[str]) -> list[str]:
     for line in text.splitlines():
         item = replace_surrogates(_BULLET.sub("", line)).strip(" .*\"'")
         listed = bool(_BULLET.match(line))
-        if listed and 1 <= len(words(item)) <= MOST_WORDS and not item.endswith(":") and fold(item) not in seen:
+        if (
+            listed
+            and 1 <= len(words(item)) <= MOST_WORDS
+            and not item.endswith(":")
+            and fold(item) not in seen
+        ):
             seen.add(fold(item))
             found.append(item)
     return found[:ASKED]
@@ -42,10 +47,16 @@ class ProposeResult(StageResult):
     unanswered: dict[str, str]
 
     def tables(self) -> dict[str, Table]:
-        return {"topics": [{"label": label, "topic": t} for label, own in self.topics.items() for t in own]}
+        return {
+            "topics": [
+                {"label": label, "topic": t} for label, own in self.topics.items() for t in own
+            ]
+        }
 
     def summary(self) -> str:
-        return "\n".join(f"{label}: no subtopics were proposed: {why}" for label, why in self.unanswered.items())
+        return "\n".join(
+            f"{label}: no subtopics were proposed: {why}" for label, why in self.unanswered.items()
+        )
 
 
 def propose(project: Project, *, generation: int, workspace: Workspace) -> ProposeResult:
@@ -57,19 +68,30 @@ def propose(project: Project, *, generation: int, workspace: Workspace) -> Propo
     g = project.generate
 
     def build(out: Path, scratch: Path) -> ProposeResult:
-        requests, ledger = proposals(project), open_ledger(project, generation=generation, workspace=workspace)
+        requests, ledger = (
+            proposals(project),
+            open_ledger(project, generation=generation, workspace=workspace),
+        )
         replies, outcome = ask(source, requests, ledger=ledger, workspace=workspace)
         topics = {
-            r.request.tag["label"]: read_list(r.text or "", known=subtopics(r.request.tag["line"])) for r in replies
+            r.request.tag["label"]: read_list(r.text or "", known=subtopics(r.request.tag["line"]))
+            for r in replies
         }
         atomic.write_json(out / "topics.json", topics)
         unanswered = {
-            label: outcome.parked.get(label) or outcome.stopped or "the request failed with all its tries"
+            label: outcome.parked.get(label)
+            or outcome.stopped
+            or "the request failed with all its tries"
             for label in outcome.lost
         }
         return ProposeResult(topics=topics, unanswered=unanswered)
 
-    params = {"labels": project.labels, "text_kind": g.text_kind, "seed": g.seed, "generation": generation}
+    params = {
+        "labels": project.labels,
+        "text_kind": g.text_kind,
+        "seed": g.seed,
+        "generation": generation,
+    }
     inputs = {"source": digest_of(source.identity())}
     return run_until_whole(
         ProposeResult,
@@ -93,7 +115,12 @@ def proposals(project: Project) -> list[Request]:
     g = project.generate
     return [
         Request(
-            (("user", _question(g.text_kind, label, line)),), 0.7, 0.95, 200, g.seed, tag={"label": label, "line": line}
+            (("user", _question(g.text_kind, label, line)),),
+            0.7,
+            0.95,
+            200,
+            g.seed,
+            tag={"label": label, "line": line},
         )
         for label, line in project.labels.items()
     ]

@@ -56,10 +56,14 @@ def to_request(
 
 def request_budget(generate: Generate, quota: dict[str, int]) -> int:
     """Answered requests that one challenger may have."""
-    return generate.budget.requests or math.ceil(REQUESTS_A_ROW * sum(quota.values()) / generate.rows_per_reply)
+    return generate.budget.requests or math.ceil(
+        REQUESTS_A_ROW * sum(quota.values()) / generate.rows_per_reply
+    )
 
 
 def portions(quota: dict[str, int], rounds: int) -> list[dict[str, int]]:
     """Growing quotas, the last one whole: `rounds` times the dev set may tell in between what to ask for."""
     parts = rounds + 1
-    return [{label: math.ceil(n * (i + 1) / parts) for label, n in quota.items()} for i in range(parts)]
+    return [
+        {label: math.ceil(n * (i + 1) / parts) for label, n in quota.items()} for i in range(parts)
+    ]

@@ -66,7 +66,11 @@ def sample(
 
 def provider(source: Source) -> str:
     """`local`, or the host that is asked: no user, password or path of its address."""
-    return source.endpoint.endpoint if source.weights else urlsplit(source.endpoint.endpoint).hostname or "unknown"
+    return (
+        source.endpoint.endpoint
+        if source.weights
+        else urlsplit(source.endpoint.endpoint).hostname or "unknown"
+    )
 
 
 def _parts(source: Source, kept: dict[str, Any]) -> tuple[float, float]:

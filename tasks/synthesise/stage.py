@@ -16,7 +16,14 @@ from tasks.llm.request import Outcome, Reply, Request, RowUsage, Usage
 from tasks.llm.sources import Source, client_of, sources
 from tasks.progress import Progress, silent
 from tasks.project import Project
-from tasks.records import Record, Rejected, count_by_check, count_by_label, read_records, write_records
+from tasks.records import (
+    Record,
+    Rejected,
+    count_by_check,
+    count_by_label,
+    read_records,
+    write_records,
+)
 from tasks.stage import Metrics, StageResult, run_stage
 from tasks.synthesise.parse import parse
 from tasks.synthesise.plan import RoundRequest, plan, wanted
@@ -134,7 +141,15 @@ def run_until_whole(
     """
 
     def attempt(params: Mapping[str, object]) -> CutShort:
-        return run_stage(result, name, workspace=workspace, version=version, params=params, inputs=inputs, build=build)
+        return run_stage(
+            result,
+            name,
+            workspace=workspace,
+            version=version,
+            params=params,
+            inputs=inputs,
+            build=build,
+        )
 
     found, number = attempt(params), 0
     while found.published.found and cut_short(found):
@@ -143,7 +158,9 @@ def run_until_whole(
     return found
 
 
-def seeds_to_show(project: Project, splits: SplitsResult, *, workspace: Workspace) -> tuple[list[Record], int]:
+def seeds_to_show(
+    project: Project, splits: SplitsResult, *, workspace: Workspace
+) -> tuple[list[Record], int]:
     """The seed rows that requests may show, and how many may not be, because they repeat dev or test text."""
     if not project.generate.examples:
         return [], 0
@@ -169,7 +186,12 @@ def seeds_to_show(project: Project, splits: SplitsResult, *, workspace: Workspac
 
 
 def ask(
-    source: Source, requests: list[Request], *, ledger: Ledger, workspace: Workspace, progress: Progress = silent
+    source: Source,
+    requests: list[Request],
+    *,
+    ledger: Ledger,
+    workspace: Workspace,
+    progress: Progress = silent,
 ) -> tuple[list[Reply], Outcome]:
     """Every reply of one generator, in an order that depends neither on arrival nor on the endpoint's address."""
     with client_of(source, ledger=ledger, workspace=workspace) as client:
@@ -218,7 +240,9 @@ def synthesise(
 
             replies, outcome = ask(source, own, ledger=ledger, workspace=workspace, progress=so_far)
             done += len(own)
-            parsed = [row for reply in replies for row in parse(reply, min_words=project.curate.min_words)]
+            parsed = [
+                row for reply in replies for row in parse(reply, min_words=project.curate.min_words)
+            ]
             rows += [p for p in parsed if isinstance(p, Record)]
             rejected += [p for p in parsed if isinstance(p, Rejected)]
             usage[name] = _usage(own, replies, outcome, parsed)

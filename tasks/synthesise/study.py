@@ -61,7 +61,10 @@ def study(
     """`focus.json` (see plan.Focus) from a linear probe on the kept rows, asked about the dev rows. Of label sets it has the
     subtopics alone: labels are not mistaken for each other where each is decided by itself."""
     encoder = base_encoder(project, workspace)
-    topics = {label: subtopics(line) + (more_topics or {}).get(label, []) for label, line in project.labels.items()}
+    topics = {
+        label: subtopics(line) + (more_topics or {}).get(label, [])
+        for label, line in project.labels.items()
+    }
 
     def build(out: Path, scratch: Path) -> StudyResult:
         from tasks.encoder.embed import embed
@@ -71,13 +74,19 @@ def study(
         kept = curated.read()
         dev = read_records(splits.directory / "dev.jsonl")
         length = project.train.max_length
-        probe = fit_probe(embed(encoder, [r.text for r in kept], max_length=length), [label_of(r) for r in kept])
+        probe = fit_probe(
+            embed(encoder, [r.text for r in kept], max_length=length), [label_of(r) for r in kept]
+        )
         x = embed(encoder, [r.text for r in dev], max_length=length)
         predicted = [p if isinstance(p, tuple) else str(p) for p in probe.predict(x)]
         true = [label_of(r) for r in dev]
         # of label sets: the labels of a row that it was not given, each on its own
         missed = {
-            label: [i for i, r in enumerate(dev) if label in r.labels and label not in labels_in([predicted[i]])]
+            label: [
+                i
+                for i, r in enumerate(dev)
+                if label in r.labels and label not in labels_in([predicted[i]])
+            ]
             for label in topics
         }
         confused = Counter((str(t), str(p)) for t, p in zip(true, predicted, strict=True) if t != p)
@@ -89,17 +98,37 @@ def study(
                 for label, own in topics.items()
                 if missed[label]
             },
-            near={label: _confused_with(label, confused) for label in topics if _confused_with(label, confused)},
+            near={
+                label: _confused_with(label, confused)
+                for label in topics
+                if _confused_with(label, confused)
+            },
         )
         atomic.write_json(out / "focus.json", focus.model_dump())
         f1 = f1_macro(true, predicted, project.label_names)
         pairs = [ConfusedPair(true=t, predicted=p, rows=n) for (t, p), n in confused.most_common()]
-        return StudyResult(dev_f1_macro=f1, missed=sum(map(len, missed.values())), confused=pairs, focus=focus)
+        return StudyResult(
+            dev_f1_macro=f1, missed=sum(map(len, missed.values())), confused=pairs, focus=focus
+        )
 
-    inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
-    params = {"topics": topics, "max_length": project.train.max_length, "labels": project.label_names}
+    inputs = {
+        "curated": curated.digest,
+        "splits": splits.digest,
+        "encoder": digest_of_path(encoder),
+    }
+    params = {
+        "topics": topics,
+        "max_length": project.train.max_length,
+        "labels": project.label_names,
+    }
     return run_stage(
-        StudyResult, "study", workspace=workspace, version=VERSION, params=params, inputs=inputs, build=build
+        StudyResult,
+        "study",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs=inputs,
+        build=build,
     )
 
 
@@ -114,4 +143,6 @@ def _confused_with(label: str, confused: Counter[tuple[str, str]]) -> list[str]:
     for (true, predicted), n in confused.items():
         if label in (true, predicted):
             both[predicted if true == label else true] += n
-    return [other for other, _ in sorted(both.items(), key=lambda item: (-item[1], item[0]))[:MOST_NEAR]]
+    return [
+        other for other, _ in sorted(both.items(), key=lambda item: (-item[1], item[0]))[:MOST_NEAR]
+    ]

@@ -47,7 +47,9 @@ class Fingerprints:
     vectors: np.ndarray
 
     @classmethod
-    def of(cls, records: list[Record], embed: Callable[[list[str]], np.ndarray] | None = None) -> Fingerprints:
+    def of(
+        cls, records: list[Record], embed: Callable[[list[str]], np.ndarray] | None = None
+    ) -> Fingerprints:
         """The fingerprints of `records`; without `embed` short texts are known by their n-grams alone."""
         import numpy as np
 
@@ -69,7 +71,14 @@ class Fingerprints:
         import numpy as np
 
         ids = np.array(self.ids, dtype="U24")
-        np.savez(path, ids=ids, hashes=self.hashes, rows=self.rows, short_rows=self.short_rows, vectors=self.vectors)
+        np.savez(
+            path,
+            ids=ids,
+            hashes=self.hashes,
+            rows=self.rows,
+            short_rows=self.short_rows,
+            vectors=self.vectors,
+        )
 
     @classmethod
     def load(cls, path: Path) -> Fingerprints:
@@ -97,11 +106,15 @@ class Fingerprints:
         import numpy as np
 
         grams = hashed(text, WORDS)
-        starts, ends = (np.searchsorted(self.hashes, grams, side=side) for side in ("left", "right"))
+        starts, ends = (
+            np.searchsorted(self.hashes, grams, side=side) for side in ("left", "right")
+        )
         at = np.flatnonzero(ends > starts)
         if not len(at):
             return 0.0, None
-        rows, hits = np.unique(np.concatenate([self.rows[starts[i] : ends[i]] for i in at]), return_counts=True)
+        rows, hits = np.unique(
+            np.concatenate([self.rows[starts[i] : ends[i]] for i in at]), return_counts=True
+        )
         sizes = self._sizes[rows]
         inside = np.where((sizes >= LEAST_GRAMS) & (hits >= HALF * sizes), hits / sizes, 0.0)
         shares = np.maximum(hits / len(grams), inside)
@@ -118,7 +131,8 @@ class Fingerprints:
         short = self.vectors.astype(np.float32)
         centre = short.mean(0) if len(short) >= SHORT else np.zeros(short.shape[1], np.float32)
         x, y = (
-            v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9) for v in (vectors - centre, short - centre)
+            v / np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9)
+            for v in (vectors - centre, short - centre)
         )
         best, at = np.full(len(x), -1.0), np.zeros(len(x), dtype=int)
         for start in range(0, len(x), 1024):

@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 # symbols that can carry the meaning (C++, C#, 5%, emoji) stay
-_PUNCTUATION = re.compile(r"[!\"'(),\-./:;?\[\]{}_`*«»¡¿\u2010-\u205e\u3001-\u3003\u3008-\u3011！，？：（）]")
-_PRIMES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0xFF51AFD7ED558CCD)
+_PUNCTUATION = re.compile(
+    r"[!\"'(),\-./:;?\[\]{}_`*«»¡¿\u2010-\u205e\u3001-\u3003\u3008-\u3011！，？：（）]"
+)
+_PRIMES = (
+    0x9E3779B97F4A7C15,
+    0xC2B2AE3D27D4EB4F,
+    0x165667B19E3779F9,
+    0x27D4EB2F165667C5,
+    0xFF51AFD7ED558CCD,
+)
 _MASK = 2**64 - 1
 
 

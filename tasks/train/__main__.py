@@ -48,7 +48,9 @@ def _records(path: Path, *, multi_label: bool) -> Iterator[Record]:
         usable += 1
         yield Record.of(r.text, r.label, _source(r), place=r.place)
     if faulty and not usable:
-        raise UserError(f"{path} has no row that can be used; the first is at {faulty.place}: {faulty.fault}")
+        raise UserError(
+            f"{path} has no row that can be used; the first is at {faulty.place}: {faulty.fault}"
+        )
 
 
 def _looked_at(path: Path, *, multi_label: bool) -> tuple[dict[str, str], str]:
@@ -80,7 +82,9 @@ def _value(written: str) -> Any:
 
 
 def _settings(options: dict[str, str | None], labels: list[str]) -> Train:
-    given: dict[str, Any] = {name: v if name == "model" else _value(v) for name, v in options.items() if v is not None}
+    given: dict[str, Any] = {
+        name: v if name == "model" else _value(v) for name, v in options.items() if v is not None
+    }
     try:
         settings = Train(**given)
         settings.check_labels(labels)
@@ -105,7 +109,9 @@ def _need_labels(data: Path, labels: list[str], dev: dict[str, str]) -> None:
     """Raises UserError where a label of dev, each with its place, is not among the `labels` of train, or these are too few."""
     if len(labels) < 2:
         only = f"only the label {labels[0]!r}" if labels else "no label"
-        raise UserError(f"{data / 'train.jsonl'} has {only}: a classifier needs at least two labels")
+        raise UserError(
+            f"{data / 'train.jsonl'} has {only}: a classifier needs at least two labels"
+        )
     for label, place in dev.items():
         if label not in labels:
             raise UserError(
@@ -125,13 +131,19 @@ def _parser() -> argparse.ArgumentParser:
         description="Fine-tune an encoder on DIR/train.jsonl, watched on DIR/dev.jsonl.",
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="a new folder; OUT/bundle is the model")
-    parser.add_argument("--multi-label", action="store_true", help="a row's label is a list of any number of them")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a new folder; OUT/bundle is the model"
+    )
+    parser.add_argument(
+        "--multi-label", action="store_true", help="a row's label is a list of any number of them"
+    )
     for name, field in Train.model_fields.items():
         needed = name == "model"
         told = "" if needed else f"; {json.dumps(field.default)}"
         parser.add_argument(
-            f"--{name.replace('_', '-')}", required=needed, help=f"{field.description}{told}".replace("%", "%%")
+            f"--{name.replace('_', '-')}",
+            required=needed,
+            help=f"{field.description}{told}".replace("%", "%%"),
         )
     return parser
 
@@ -140,7 +152,9 @@ def main(arguments: list[str] | None = None) -> int:
     """0 when the bundle was written, 2 for the user's mistake, 1 where the hub can't be reached."""
     options = vars(_parser().parse_args(arguments))
     try:
-        _train(options.pop("data"), options.pop("out"), options, multi_label=options.pop("multi_label"))
+        _train(
+            options.pop("data"), options.pop("out"), options, multi_label=options.pop("multi_label")
+        )
     except UserError as e:
         if os.environ.get("RANK", "0") == "0":
             sys.stderr.write(f"{e}\n")
@@ -155,19 +169,28 @@ def _train(data: Path, out: Path, options: dict[str, str | None], *, multi_label
     if out.exists():
         raise UserError(f"{out} is there already: give --out a new folder")
     rows = {split: data / f"{split}.jsonl" for split in ("train", "dev")}
-    (known, train), (dev_known, dev) = (_looked_at(path, multi_label=multi_label) for path in rows.values())
+    (known, train), (dev_known, dev) = (
+        _looked_at(path, multi_label=multi_label) for path in rows.values()
+    )
     labels = dict.fromkeys(sorted(known), "")
     _need_labels(data, list(labels), dev_known)
     settings = _settings(options, list(labels))
     # scratch that survives a kill, under what went in: other rows or settings must not go on from it
-    work = out.parent / f".{out.name}.{digest_of([settings.model_dump(mode='json'), train, dev])[:16]}.work"
+    work = (
+        out.parent
+        / f".{out.name}.{digest_of([settings.model_dump(mode='json'), train, dev])[:16]}.work"
+    )
     with _together() as (first, wait):
         if first:
             for split, path in rows.items():
                 write_records(work / f"{split}.jsonl", _records(path, multi_label=multi_label))
             _model(settings)
         wait()
-        given: dict[str, Any] = {"settings": settings, "encoder": _model(settings), "progress": _progress}
+        given: dict[str, Any] = {
+            "settings": settings,
+            "encoder": _model(settings),
+            "progress": _progress,
+        }
         given["multi_label"] = multi_label
         if first:
             _publish(out, work, labels, given)

@@ -62,7 +62,9 @@ def precision_of(settings: Train) -> str:
     import torch
 
     if settings.precision == "bf16" and not has_bf16():
-        raise UserError("train.precision is bf16, which this processor does not have: use auto or fp32")
+        raise UserError(
+            "train.precision is bf16, which this processor does not have: use auto or fp32"
+        )
     if settings.precision == "fp16" and not torch.cuda.is_available():
         raise UserError("train.precision is fp16, which needs a CUDA device: use auto or fp32")
     if settings.precision == "auto":
@@ -143,9 +145,14 @@ def _given(settings: Train, work: Path, attempt: Attempt) -> dict[str, Any]:
         "max_grad_norm",
         "logging_steps",
     )
-    given |= {name: getattr(settings, name) for name in (*same, "torch_compile", "metric_for_best_model")}
+    given |= {
+        name: getattr(settings, name) for name in (*same, "torch_compile", "metric_for_best_model")
+    }
     if settings.gradient_checkpointing:
-        given |= {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
+        given |= {
+            "activation_checkpointing": True,
+            "activation_checkpointing_kwargs": {"use_reentrant": False},
+        }
     return given
 
 
@@ -200,7 +207,11 @@ def _check_curve(settings: Train) -> None:
     make = next(f for c, f in CURVES.items() if c.value == settings.lr_scheduler_type)
     takes = inspect.signature(make).parameters
     loose = any(p.kind is p.VAR_KEYWORD for p in takes.values())
-    own = [n for n in takes if n not in {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}]
+    own = [
+        n
+        for n in takes
+        if n not in {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+    ]
     for name in settings.lr_scheduler_kwargs:
         if name not in own and not loose:
             raise UserError(

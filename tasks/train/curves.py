@@ -39,4 +39,7 @@ def draw(history: list[tuple[int, str, float]], path: Path) -> bool:
 
 def read_history(directory: Path) -> Points:
     """The points of the curves that a training wrote."""
-    return [(int(step), str(name), float(v)) for step, name, v in atomic.read_json(directory / "history.json")]
+    return [
+        (int(step), str(name), float(v))
+        for step, name, v in atomic.read_json(directory / "history.json")
+    ]

@@ -64,11 +64,20 @@ def tokenised(
 
 
 def _digest(
-    records: Iterable[Record], labels: list[str], tokenizer: Any, max_length: int, weights: np.ndarray | None
+    records: Iterable[Record],
+    labels: list[str],
+    tokenizer: Any,
+    max_length: int,
+    weights: np.ndarray | None,
 ) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     weighed = None if weights is None else hashlib.sha256(weights.data).hexdigest()
-    about = [labels, backend.to_str() if backend is not None else repr(tokenizer), max_length, weighed]
+    about = [
+        labels,
+        backend.to_str() if backend is not None else repr(tokenizer),
+        max_length,
+        weighed,
+    ]
     found = hashlib.sha256(json.dumps(about).encode())
     for r in records:
         found.update(json.dumps([r.text, r.label]).encode())
@@ -107,7 +116,9 @@ def _write(
                 if weights is not None:
                     columns.append(weights[start : start + len(batch)])
                 stream.write(
-                    pa.record_batch([pa.array(c, t.type) for c, t in zip(columns, schema, strict=True)], schema)
+                    pa.record_batch(
+                        [pa.array(c, t.type) for c, t in zip(columns, schema, strict=True)], schema
+                    )
                 )
         f.flush()
         os.fsync(f.fileno())

@@ -21,7 +21,15 @@ from tasks.train.kernels.batches import batched
 from tasks.train.load import load
 from tasks.train.losses import loss_of, positive_weights, row_weights
 from tasks.train.optimiser import freeze
-from tasks.train.resume import Asked, Attempt, NotFinite, latest_checkpoint, out_of_memory, sigterm_noted, step_of
+from tasks.train.resume import (
+    Asked,
+    Attempt,
+    NotFinite,
+    latest_checkpoint,
+    out_of_memory,
+    sigterm_noted,
+    step_of,
+)
 from tasks.train.trainer import reporting, saving, trainer_class
 
 
@@ -101,7 +109,9 @@ def fine_tune(
     check_batch(settings)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    task = _Task(train, dev, labels, settings, encoder, work, progress, on_epoch, on_points, multi_label)
+    task = _Task(
+        train, dev, labels, settings, encoder, work, progress, on_epoch, on_points, multi_label
+    )
     attempt = Attempt.first(settings, precision=precision_of(settings), work=work)
     with sigterm_noted() as asked:
         while True:
@@ -114,8 +124,12 @@ def fine_tune(
                     raise
                 attempt = attempt.halved(processes=processes())
                 attempt.keep(work)
-                if processes() > 1:  # the others wait for this one's gradients: only a restart helps
-                    raise UserError(f"{attempt.notes[-1]}, once the same command is given again") from None
+                if (
+                    processes() > 1
+                ):  # the others wait for this one's gradients: only a restart helps
+                    raise UserError(
+                        f"{attempt.notes[-1]}, once the same command is given again"
+                    ) from None
             attempt.keep(work)
             gc.collect()  # the trainer, out of the exception's traceback
 
@@ -127,7 +141,9 @@ def _attempt(task: _Task, attempt: Attempt, asked: Asked) -> Trained:
     settings = task.settings
     arguments = training_arguments(settings, work=task.work, attempt=attempt)
     set_seed(settings.seeds[0])
-    model, tokenizer = load(task.encoder, task.labels, settings=settings, multi_label=task.multi_label)
+    model, tokenizer = load(
+        task.encoder, task.labels, settings=settings, multi_label=task.multi_label
+    )
     freeze(model, settings=settings)
     trainer = _trainer(task, model, tokenizer, arguments)
     trainer.asked = asked
@@ -165,7 +181,9 @@ def _trainer(task: _Task, model: Any, tokenizer: Any, arguments: Any) -> Any:
         "work": task.work,
         "multi_label": task.multi_label,
     }
-    positive = positive_weights(task.train, task.labels, settings=settings) if task.multi_label else None
+    positive = (
+        positive_weights(task.train, task.labels, settings=settings) if task.multi_label else None
+    )
     weights = row_weights(task.train, settings=settings)
     with arguments.main_process_first(local=False):  # it writes, the others find
         train, dev = tokenised(task.train, weights=weights, **how), tokenised(task.dev, **how)

@@ -15,12 +15,19 @@ from tasks.project.train import Train
 DROPOUT = {
     "dropout": ("hidden_dropout_prob", "dropout", "mlp_dropout", "embedding_dropout"),
     "attention_dropout": ("attention_probs_dropout_prob", "attention_dropout"),
-    "classifier_dropout": ("classifier_dropout", "seq_classif_dropout", "cls_dropout", "classifier_dropout_prob"),
+    "classifier_dropout": (
+        "classifier_dropout",
+        "seq_classif_dropout",
+        "cls_dropout",
+        "classifier_dropout_prob",
+    ),
 }
 REMEDY = "it must be a Hugging Face directory with config.json, model.safetensors and a tokenizer, and no custom code"
 
 
-def load(encoder: Path, labels: list[str], *, settings: Train, multi_label: bool = False) -> tuple[Any, Any]:
+def load(
+    encoder: Path, labels: list[str], *, settings: Train, multi_label: bool = False
+) -> tuple[Any, Any]:
     """(model, tokenizer): the encoder under a new head of `labels`, of which a text has one, or with `multi_label` any. Raises
     UserError when it can't be one."""
     from safetensors import SafetensorError
@@ -32,10 +39,18 @@ def load(encoder: Path, labels: list[str], *, settings: Train, multi_label: bool
         if multi_label:
             config.problem_type = MULTI_LABEL
         tokenizer = AutoTokenizer.from_pretrained(encoder, **local)
-        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
-        model, info = AutoModelForSequenceClassification.from_pretrained(encoder, config=config, **options, **local)
+        options = {
+            "use_safetensors": True,
+            "ignore_mismatched_sizes": True,
+            "output_loading_info": True,
+        }
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            encoder, config=config, **options, **local
+        )
         check_weights(model, info, encoder=encoder)
-        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # what transformers makes up where there is none
+        if tokenizer.vocab_size <= len(
+            tokenizer.all_special_ids
+        ):  # what transformers makes up where there is none
             raise ValueError("its tokenizer knows no words")
         if tokenizer.pad_token_id is None:
             raise ValueError("its tokenizer has no padding token, so texts can't be batched")
@@ -63,7 +78,9 @@ def check_weights(model: Any, info: dict[str, Any], *, encoder: Path) -> None:
     """Raises UserError when a weight of the encoder was not loaded. A head may be new, and BERT's pooler, which a masked
     language model leaves out."""
     prefix = model.base_model_prefix + "."
-    whole = {prefix + name for name, _ in model.base_model.named_parameters()}  # buffers are not learned
+    whole = {
+        prefix + name for name, _ in model.base_model.named_parameters()
+    }  # buffers are not learned
     lost = [k for k in not_loaded(info) if k in whole and not k.startswith(prefix + "pooler.")]
     if lost:
         raise UserError(
@@ -76,7 +93,9 @@ def check_weights(model: Any, info: dict[str, Any], *, encoder: Path) -> None:
 def _config(encoder: Path, labels: list[str], settings: Train) -> Any:
     """The model's config with our labels and dropout. Raises ValueError."""
     import transformers
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as KNOWN,
+    )
 
     raw = atomic.read_json(encoder / "config.json") if (encoder / "config.json").is_file() else {}
     kind = raw.get("model_type")
@@ -108,7 +127,11 @@ def _set_dropout(config: Any, settings: Train) -> None:
         value = getattr(settings, key)
         if value is None:
             continue
-        there = [n for n in names if hasattr(config, n) or (n == "cls_dropout" and "deberta" in config.model_type)]
+        there = [
+            n
+            for n in names
+            if hasattr(config, n) or (n == "cls_dropout" and "deberta" in config.model_type)
+        ]
         if not there:
             raise UserError(
                 f"train.{key} is {value}, but a {config.model_type} model has no such setting: leave it out"

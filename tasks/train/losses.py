@@ -19,7 +19,9 @@ from tasks.project.train import Train
 from tasks.records import Record
 
 
-def softmax_loss(logits: Tensor, labels: Tensor, weights: Tensor | None, *, smoothing: float, gamma: float) -> Tensor:
+def softmax_loss(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, *, smoothing: float, gamma: float
+) -> Tensor:
     """Shape (rows,): each row's weight times -sum_k t_k (1 - p_k)^gamma log p_k, in float32.
 
     `logits` (rows, labels), `labels` (rows,) of indices, `weights` (rows,) or None for 1. t is the one-hot target of which
@@ -70,7 +72,9 @@ def sigmoid_loss(
     return losses if weights is None else losses * weights.float()
 
 
-def loss_of(settings: Train, *, positive: list[float] | None = None, multi_label: bool = False) -> Loss:
+def loss_of(
+    settings: Train, *, positive: list[float] | None = None, multi_label: bool = False
+) -> Loss:
     """The loss that the settings ask for; `positive` as in sigmoid_loss."""
     how: dict[str, Any] = {"smoothing": settings.label_smoothing, "gamma": settings.focal_gamma}
 
@@ -101,14 +105,17 @@ def row_weights(records: list[Record] | RecordFile, *, settings: Train) -> np.nd
         per_label = dict(settings.class_weights)
     per_source: dict[Any, float] = dict(settings.source_weights)
     each = (
-        (per_label.get(r.label, 1.0) if isinstance(r.label, str) else 1.0) * per_source.get(r.source, 1.0)
+        (per_label.get(r.label, 1.0) if isinstance(r.label, str) else 1.0)
+        * per_source.get(r.source, 1.0)
         for r in records
     )
     weights = np.fromiter(each, dtype=np.float64, count=len(records))
     return weights / weights.mean() if len(weights) and weights.min() < weights.max() else None
 
 
-def positive_weights(records: list[Record] | RecordFile, labels: list[str], *, settings: Train) -> list[float] | None:
+def positive_weights(
+    records: list[Record] | RecordFile, labels: list[str], *, settings: Train
+) -> list[float] | None:
     """The weight of the yes of each label, for rows with label sets; None where all are alike.
 
     `balanced`: rows without the label over rows with it, so that yes and no weigh alike; 1 where a label has no row.

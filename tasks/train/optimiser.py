@@ -64,7 +64,10 @@ def groups(model: Any, *, decayed: set[str], settings: Train) -> list[dict[str, 
     found: dict[tuple[int, bool], list[Any]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (layers + 1 - depth(name, base=model.base_model_prefix, layers=layers), name not in decayed)
+            key = (
+                layers + 1 - depth(name, base=model.base_model_prefix, layers=layers),
+                name not in decayed,
+            )
             found.setdefault(key, []).append(parameter)
     return [
         {

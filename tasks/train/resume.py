@@ -49,7 +49,10 @@ def seal_and_rotate(newest: Path, *, best: str | None, keep: int) -> None:
     Trainer itself writes `checkpoint-N` in place, and a kill leaves a torn one that it would resume from.
     """
     atomic.seal(newest)
-    kept = {p.name for p in checkpoints(newest.parent)[:keep]} | {newest.name, Path(best or newest).name}
+    kept = {p.name for p in checkpoints(newest.parent)[:keep]} | {
+        newest.name,
+        Path(best or newest).name,
+    }
     for old in checkpoints(newest.parent):
         if old.name not in kept:
             shutil.rmtree(old)

@@ -92,13 +92,23 @@ def soup(
         return result
 
     inputs = {f"model {i}": m.bundle for i, m in enumerate(models)} | {"splits": splits.digest}
-    return run_stage(SoupResult, "soup", workspace=workspace, version=VERSION, params={}, inputs=inputs, build=build)
+    return run_stage(
+        SoupResult,
+        "soup",
+        workspace=workspace,
+        version=VERSION,
+        params={},
+        inputs=inputs,
+        build=build,
+    )
 
 
 class _Cook:
     """The models' weights without their temperatures, and one network to put means of them into."""
 
-    def __init__(self, project: Project, models: list[TrainResult], splits: SplitsResult, progress: Progress) -> None:
+    def __init__(
+        self, project: Project, models: list[TrainResult], splits: SplitsResult, progress: Progress
+    ) -> None:
         dev = read_records(splits.directory / "dev.jsonl")
         self._texts, self._labels = [r.text for r in dev], project.label_names
         self._y = encode([label_of(r) for r in dev], self._labels)
@@ -114,7 +124,9 @@ class _Cook:
 
         self._about = bundle.check(path)
         local = {"local_files_only": True, "trust_remote_code": False}
-        self._model = AutoModelForSequenceClassification.from_pretrained(path, use_safetensors=True, **local)
+        self._model = AutoModelForSequenceClassification.from_pretrained(
+            path, use_safetensors=True, **local
+        )
         self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
         Calibration.of(self._about).unfold(self._model)
         return {k: v.detach().clone() for k, v in self._model.state_dict().items()}
@@ -136,7 +148,9 @@ class _Cook:
         import numpy as np
 
         length = int(self._about["max_length"])
-        model = bundle.Classifier(self._model, self._tokenizer, self._labels, length, multi_label=self._multi)
+        model = bundle.Classifier(
+            self._model, self._tokenizer, self._labels, length, multi_label=self._multi
+        )
         p = model.probabilities(self._texts).astype("float64")
         logits = np.log(np.maximum(p, 1e-30))
         return logits - np.log(np.maximum(1 - p, 1e-30)) if self._multi else logits
@@ -151,7 +165,9 @@ class _Cook:
         self._progress(self._scored, 2 * len(self._weights) - 1, f"of {len(members)}")
         return f1_macro(self._y, said, list(range(len(self._labels))))
 
-    def serve(self, members: list[int], directory: Path, dev_f1_macro: float) -> tuple[str, Calibrated]:
+    def serve(
+        self, members: list[int], directory: Path, dev_f1_macro: float
+    ) -> tuple[str, Calibrated]:
         """Write the soup's bundle, calibrated on dev; its digest and calibration."""
         self._fill(members)
         fitted = Calibration.fitted(self._logits(), self._y)

@@ -26,7 +26,9 @@ from tasks.workspace import Workspace
 VERSION = 5
 
 
-Calibrated = dict[str, float | dict[str, float]]  # `temperature` and `shift`: one value, or one per label
+Calibrated = dict[
+    str, float | dict[str, float]
+]  # `temperature` and `shift`: one value, or one per label
 
 
 def calibration_metrics(calibration: Calibrated) -> Metrics:
@@ -146,8 +148,14 @@ def train(
     key and the points of the curves as they come; for a stage that is found, never.
     """
     encoder = adapted.encoder if adapted else base_encoder(project, workspace)
-    settings = project.train.model_copy(update={"seeds": (project.train.seeds[number] + 1000 * generation,)})
-    inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
+    settings = project.train.model_copy(
+        update={"seeds": (project.train.seeds[number] + 1000 * generation,)}
+    )
+    inputs = {
+        "curated": curated.digest,
+        "splits": splits.digest,
+        "encoder": digest_of_path(encoder),
+    }
     about = {"project": project.name, "base_model": project.train.model, "data": inputs}
 
     def build(out: Path, scratch: Path) -> TrainResult:
@@ -161,12 +169,20 @@ def train(
             dev=splits.directory / "dev.jsonl",
             about=about,
             progress=progress,
-            on_points=partial(on_points, scratch.name) if on_points else None,  # the key names the directory
+            on_points=partial(on_points, scratch.name)
+            if on_points
+            else None,  # the key names the directory
             multi_label=project.multi_label,
         )
 
     params = settings.model_dump(mode="json", exclude={"model"})
     params |= {"labels": project.labels, "multi_label": project.multi_label}
     return run_stage(
-        TrainResult, "train", workspace=workspace, version=VERSION, params=params, inputs=inputs, build=build
+        TrainResult,
+        "train",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs=inputs,
+        build=build,
     )

@@ -39,14 +39,24 @@ def _learning(base: Any) -> Any:
                 self._signature_columns.append("weight")
 
         def compute_loss(
-            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+            self,
+            model: Any,
+            inputs: Any,
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
         ) -> Any:
             """The sum over these rows, divided by the rows of the whole step: the same however the step is cut up."""
             labels, weights = inputs.pop("labels"), inputs.pop("weight", None)
             outputs = model(**inputs)
             losses = self.compute_loss_func(outputs.logits, labels, weights)
-            rows = len(losses) * self.accelerator.num_processes if num_items_in_batch is None else num_items_in_batch
-            if num_items_in_batch is not None and labels.ndim == 2:  # transformers counts each label of a row
+            rows = (
+                len(losses) * self.accelerator.num_processes
+                if num_items_in_batch is None
+                else num_items_in_batch
+            )
+            if (
+                num_items_in_batch is not None and labels.ndim == 2
+            ):  # transformers counts each label of a row
                 rows = rows / labels.shape[1]
             # gradients are averaged over processes: their number is put back
             loss = losses.sum() / rows * self.accelerator.num_processes
@@ -63,15 +73,23 @@ def _learning(base: Any) -> Any:
                 own = self.model if model is None else model
                 made, options = self.get_optimizer_cls_and_kwargs(self.args, own)
                 decayed = set(self.get_decay_parameter_names(own))
-                self.optimizer = made(groups(own, decayed=decayed, settings=self.settings), **options)
+                self.optimizer = made(
+                    groups(own, decayed=decayed, settings=self.settings), **options
+                )
             return super().create_optimizer(model)
 
         def _agreed(self) -> bool:
             """True when any process was asked to stop. Raises NotFinite on all when the loss of any was no number."""
             asked = self.args.world_size == 1 and self.asked.to_stop
-            if not (asked or self.args.device.type == "cpu" or _looks(self.state.global_step, self.control)):
+            if not (
+                asked
+                or self.args.device.type == "cpu"
+                or _looks(self.state.global_step, self.control)
+            ):
                 return False
-            bad = torch.zeros((), device=self.args.device) if self._bad is None else self._bad.float()
+            bad = (
+                torch.zeros((), device=self.args.device) if self._bad is None else self._bad.float()
+            )
             self._bad = None
             told = torch.stack([bad, torch.tensor(float(self.asked.to_stop), device=bad.device)])
             if self.args.world_size > 1:
@@ -86,7 +104,12 @@ def _learning(base: Any) -> Any:
 
 def _looks(step: int, control: Any) -> bool:
     """Whether what a GPU computed is looked at after this step: each look waits for it. Before all that is told or kept."""
-    told = control.should_log or control.should_evaluate or control.should_save or control.should_training_stop
+    told = (
+        control.should_log
+        or control.should_evaluate
+        or control.should_save
+        or control.should_training_stop
+    )
     return bool(told or step % 10 == 0)
 
 
@@ -99,7 +122,11 @@ def _keeping(base: Any) -> Any:
 
         def _run_epoch(self, **given: Any) -> None:
             control = self.state.stateful_callbacks.get("TrainerControl")
-            if given["epoch"] == given["epochs_trained"] and given["resume_from_checkpoint"] and _ended(control):
+            if (
+                given["epoch"] == given["epochs_trained"]
+                and given["resume_from_checkpoint"]
+                and _ended(control)
+            ):
                 self.control.should_training_stop = True  # it was killed after its last checkpoint
                 return
             super()._run_epoch(**given)
@@ -130,7 +157,11 @@ def _keeping(base: Any) -> Any:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # each process writes its random state
             if self.args.should_save:
-                seal_and_rotate(newest, best=self.state.best_model_checkpoint, keep=self.settings.save_total_limit)
+                seal_and_rotate(
+                    newest,
+                    best=self.state.best_model_checkpoint,
+                    keep=self.settings.save_total_limit,
+                )
             self.accelerator.wait_for_everyone()
 
     return Keeping
@@ -152,7 +183,11 @@ def saving(trainer: Any) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if settings.save_strategy == "steps" and settings.save_steps is not None:
-                every = settings.save_steps if settings.save_steps >= 1 else settings.save_steps * state.max_steps
+                every = (
+                    settings.save_steps
+                    if settings.save_steps >= 1
+                    else settings.save_steps * state.max_steps
+                )
                 control.should_save |= state.global_step % math.ceil(every) == 0
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -172,7 +207,14 @@ def reporting(progress: Progress, on_epoch: Callable[[int, float], None] | None 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress(state.global_step, state.max_steps, self.note)
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        def on_log(
+            self,
+            args: Any,
+            state: Any,
+            control: Any,
+            logs: dict[str, float] | None = None,
+            **_: Any,
+        ) -> None:
             for name in ("loss", "eval_f1_macro"):
                 if logs and name in logs:
                     label = "dev F1" if name == "eval_f1_macro" else "loss"

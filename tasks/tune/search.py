@@ -21,15 +21,22 @@ from tasks.project import Project
 from tasks.tune.trial import turn
 from tasks.workspace import Workspace
 
-HEARTBEAT, GRACE = 30, 300  # seconds; a trial without a heartbeat for as long as GRACE is taken to be dead
+HEARTBEAT, GRACE = (
+    30,
+    300,
+)  # seconds; a trial without a heartbeat for as long as GRACE is taken to be dead
 RETRIES = 3  # of a trial whose worker died
 OWNER, OWN_SETTINGS = "worker", "own settings"
-WHOLE = 10**6  # a trial's length in Optuna's steps, which are whole numbers; so fine that no two looks fall into one
+WHOLE = (
+    10**6
+)  # a trial's length in Optuna's steps, which are whole numbers; so fine that no two looks fall into one
 SPARED, FEWEST = 0.1, 5  # no trial is pruned within this share of it, or by fewer others
 RANGES = ("learning_rate", "weight_decay", "warmup", "label_smoothing")
 
 
-def open_study(project: Project, question: dict[str, Any], *, workspace: Workspace, url: str | None) -> Any:
+def open_study(
+    project: Project, question: dict[str, Any], *, workspace: Workspace, url: str | None
+) -> Any:
     """The Optuna study of this question, found or made, in the database `url` or a SQLite file in the workspace.
 
     Raises TransientError where the database can't be reached, UserError where the URL is none.
@@ -49,7 +56,9 @@ def open_study(project: Project, question: dict[str, Any], *, workspace: Workspa
     except (ArgumentError, NoSuchModuleError, ImportError) as e:
         raise UserError(f"tune.storage is no database URL that can be used: {_short(e)}") from None
     except OperationalError as e:
-        raise TransientError(f"the database of tune.storage can't be reached: {_short(e)}") from None
+        raise TransientError(
+            f"the database of tune.storage can't be reached: {_short(e)}"
+        ) from None
     if not study.user_attrs:
         study.set_user_attr("question", question)
     return study
@@ -181,7 +190,9 @@ def search(
                 queue_again(study, study.trials[number])
             raise
         except (ValueError, optuna.exceptions.UpdateFinishedTrialError) as e:
-            if "Cannot tell" not in str(e) and not isinstance(e, optuna.exceptions.UpdateFinishedTrialError):
+            if "Cannot tell" not in str(e) and not isinstance(
+                e, optuna.exceptions.UpdateFinishedTrialError
+            ):
                 raise
             continue  # this worker was taken to be dead, and another one has the trial now
         in_a_row = in_a_row + 1 if len(last) > count else 0
@@ -233,7 +244,9 @@ def _sampler(study: Any, project: Project) -> Any:
     others = any(t.state == TrialState.RUNNING for t in trials)
     seed = int(digest_of([project.tune.seed, len(trials), worker() if others else ""])[:8], 16)
     startup = min(10, max(2, project.tune.trials // 3))
-    return _optuna().samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
+    return _optuna().samplers.TPESampler(
+        seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True
+    )
 
 
 def worker() -> str:
@@ -268,7 +281,9 @@ def adopt_dead(study: Any) -> list[int]:
         pid, _, started = rest.partition("/")
         if host != socket.gethostname() or _started(int(pid)) == started:
             continue
-        with suppress(ValueError, _optuna().exceptions.UpdateFinishedTrialError):  # another worker was first
+        with suppress(
+            ValueError, _optuna().exceptions.UpdateFinishedTrialError
+        ):  # another worker was first
             study.tell(trial.number, state=TrialState.FAIL)
             queue_again(study, trial)
             found.append(trial.number)
@@ -280,7 +295,11 @@ def best(study: Any) -> Any | None:
     from optuna.trial import TrialState
 
     trials = study.get_trials(states=(TrialState.COMPLETE,))
-    return max(trials, key=lambda t: (t.value, bool(t.user_attrs.get(OWN_SETTINGS)), -t.number), default=None)
+    return max(
+        trials,
+        key=lambda t: (t.value, bool(t.user_attrs.get(OWN_SETTINGS)), -t.number),
+        default=None,
+    )
 
 
 def own_settings(study: Any) -> Any | None:

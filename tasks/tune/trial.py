@@ -55,10 +55,14 @@ def with_settings(train: Train, settings: dict[str, Any]) -> Train:
     try:
         return Train.model_validate({**train.model_dump(), **settings})
     except ValueError as e:
-        raise UserError(f"these settings of train don't go together: {settings}: {' '.join(str(e).split())}") from None
+        raise UserError(
+            f"these settings of train don't go together: {settings}: {' '.join(str(e).split())}"
+        ) from None
 
 
-def question(project: Project, *, rows: TrainingRows, splits: SplitsResult, encoder: str) -> dict[str, Any]:
+def question(
+    project: Project, *, rows: TrainingRows, splits: SplitsResult, encoder: str
+) -> dict[str, Any]:
     """What a search is about: two searches with the same answer here are one, and share their trials."""
     keys = set(project.tune.space.values())
     return {
@@ -97,16 +101,23 @@ def trial(
     killed trial that is tried again with the same settings goes on from its last whole checkpoint; a pruned or failed one
     leaves nothing. The test set is not read. Raises what the training raises.
     """
-    train = with_settings(project.train, settings).model_copy(update={"seeds": project.train.seeds[:1]})
+    train = with_settings(project.train, settings).model_copy(
+        update={"seeds": project.train.seeds[:1]}
+    )
     tried = project.model_copy(update={"train": train})
     encoder = encoder_of(tried, adapted, workspace=workspace)
     scratch: list[Path] = []
 
     def build(out: Path, work: Path) -> TrialResult:
         scratch.append(work)
-        return _train_folds(tried, encoder, rows, splits, out, work, keep_going=keep_going, progress=progress)
+        return _train_folds(
+            tried, encoder, rows, splits, out, work, keep_going=keep_going, progress=progress
+        )
 
-    params = train.model_dump(mode="json", exclude={"model"}) | {"labels": project.labels, "folds": project.tune.folds}
+    params = train.model_dump(mode="json", exclude={"model"}) | {
+        "labels": project.labels,
+        "folds": project.tune.folds,
+    }
     inputs = {"rows": rows.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
     with turn(workspace.lock(f"trial-{digest_of([params, inputs])[:32]}")):
         try:
@@ -193,29 +204,39 @@ def folds(rows: list[Record], n: int) -> list[tuple[list[Record], list[Record]]]
         return [(rows, [])]
     real = sorted((r for r in rows if r.is_real), key=lambda r: r.id)
     counts = count_by_label(real)
-    fewest = min((counts.get(label, 0) for label in count_by_label(rows) if label != NO_LABEL), default=0)
+    fewest = min(
+        (counts.get(label, 0) for label in count_by_label(rows) if label != NO_LABEL), default=0
+    )
     if fewest < n:
         raise UserError(
             f"tune.folds is {n}, but a label has only {fewest} real training rows: give more (data.split.seed), or set "
             f"tune.folds to {fewest if fewest > 1 else 0}"
         )
     if any(isinstance(r.label, tuple) for r in real):
-        fold_of = {r.id: fold for r, fold in zip(real, stratified_split.folds(real, n), strict=True)}
+        fold_of = {
+            r.id: fold for r, fold in zip(real, stratified_split.folds(real, n), strict=True)
+        }
     else:
         by_label: dict[Label | None, list[Record]] = defaultdict(list)
         for r in real:
             by_label[r.label].append(r)
         fold_of = {r.id: i % n for own in by_label.values() for i, r in enumerate(own)}
     return [
-        ([r for r in rows if fold_of.get(r.id) != i], [r for r in rows if fold_of.get(r.id) == i]) for i in range(n)
+        ([r for r in rows if fold_of.get(r.id) != i], [r for r in rows if fold_of.get(r.id) == i])
+        for i in range(n)
     ]
 
 
 def fragment(settings: dict[str, Any], said: list[str]) -> str:
     """A piece of a project file: these settings of `train`, under comments."""
-    return "".join(f"# {line}\n" for line in said) + yaml.safe_dump({"train": settings}, sort_keys=False)
+    return "".join(f"# {line}\n" for line in said) + yaml.safe_dump(
+        {"train": settings}, sort_keys=False
+    )
 
 
 def as_override(settings: dict[str, Any]) -> list[str]:
     """The settings as `train.key=value`, for `--set`."""
-    return [f"train.{k}={yaml.safe_dump(v, default_flow_style=True).splitlines()[0]}" for k, v in settings.items()]
+    return [
+        f"train.{k}={yaml.safe_dump(v, default_flow_style=True).splitlines()[0]}"
+        for k, v in settings.items()
+    ]

@@ -117,7 +117,9 @@ def alpha_spent(alpha: float, use: int) -> float:
     return alpha / (use * (use + 1))
 
 
-def decide(comparison: Comparison, policy: Policy, *, use: int = 1, resampling: Resampling | None = None) -> Verdict:
+def decide(
+    comparison: Comparison, policy: Policy, *, use: int = 1, resampling: Resampling | None = None
+) -> Verdict:
     """Promote, keep or inconclusive, with the reasons.
 
     Promote when the one-sided lower bound of the gain is above `min_gain`, chance alone does not give
@@ -137,7 +139,10 @@ def decide(comparison: Comparison, policy: Policy, *, use: int = 1, resampling: 
     given beside it.
     """
     c, resampling = comparison, resampling or Resampling()
-    n, alpha = len(c.true), 0.5 if policy.rule == "point" else alpha_spent(1 - policy.confidence, use)
+    n, alpha = (
+        len(c.true),
+        0.5 if policy.rule == "point" else alpha_spent(1 - policy.confidence, use),
+    )
     if fault := _not_comparable(c):
         return unsure(fault, c.opponent_name, n)
     together = group_codes(c.groups)
@@ -145,7 +150,9 @@ def decide(comparison: Comparison, policy: Policy, *, use: int = 1, resampling: 
     if many is not None and many < LEAST_GROUPS and policy.rule == "bounds":
         fault = f"the {n} test rows are of {many} groups (data.group_column), and fewer than {LEAST_GROUPS} say too little of others"
         return unsure(f"{fault}: add rows of other groups", c.opponent_name, n)
-    y, a, b, *of_seeds = (encode(answers, c.labels) for answers in (c.true, c.challenger, c.opponent, *c.seeds))
+    y, a, b, *of_seeds = (
+        encode(answers, c.labels) for answers in (c.true, c.challenger, c.opponent, *c.seeds)
+    )
     draws = Draws(samples=resampling.samples, seed=resampling.seed, groups=together)
     wider = stretch(together, alpha)
     of_labels = _label_figures(y, a, b, c.labels, policy.label_margin, draws)
@@ -156,7 +163,9 @@ def decide(comparison: Comparison, policy: Policy, *, use: int = 1, resampling: 
     won, lost, p = mcnemar(y, a, b)
     by_chance = None
     if policy.rule == "bounds":
-        by_chance = p_value(y, a, b, classes=len(c.labels), alpha=alpha, seed=draws.seed, groups=together)
+        by_chance = p_value(
+            y, a, b, classes=len(c.labels), alpha=alpha, seed=draws.seed, groups=together
+        )
     verdict = Verdict(
         decision="inconclusive",
         reasons=(),
@@ -174,7 +183,9 @@ def decide(comparison: Comparison, policy: Policy, *, use: int = 1, resampling: 
         slices={name: round(f.seen, 12) for name, f in of_slices.items()} or None,
         groups=many,
         measures={name: (ours, theirs) for name, (ours, theirs) in c.measures.items()} or None,
-        recipe=of_recipe(y, of_seeds, b, alpha, wider, len(c.labels), draws) if len(of_seeds) > 1 else None,
+        recipe=of_recipe(y, of_seeds, b, alpha, wider, len(c.labels), draws)
+        if len(of_seeds) > 1
+        else None,
         permutation_p=by_chance,
     )
     over = over_limits(c.measures, policy.limits)
@@ -193,24 +204,34 @@ def _concluded(
 ) -> Verdict:
     """The verdict `v` with the decision that follows from its numbers, and the reasons. `over` are the limits that are broken and
     those that can't be checked, `deviation` that of the gain from resample to resample, before it is made `wider`."""
-    assert v.gain is not None and v.lower is not None and v.upper is not None and v.alpha is not None
+    assert (
+        v.gain is not None and v.lower is not None and v.upper is not None and v.alpha is not None
+    )
     min_gain, rule = policy.min_gain, policy.rule
     said, (broken, unknown) = _said(v, rule), over
     beside = (*_recipe_said(v, rule, min_gain), *_worn(v, rule))
     if v.upper <= min_gain:
-        return v.but(decision="keep", reasons=(f"{said}: not above promote.min_gain {min_gain}", *beside))
+        return v.but(
+            decision="keep", reasons=(f"{said}: not above promote.min_gain {min_gain}", *beside)
+        )
     above = f"{said}: above promote.min_gain {min_gain}"
     by_chance = v.permutation_p is not None and v.permutation_p > v.alpha
     if v.lower > min_gain and not by_chance:
         decision, reasons = none_falls(figures, alpha=v.alpha, stretch=wider)
-        decision = "keep" if broken else "inconclusive" if unknown and decision == "promote" else decision
+        decision = (
+            "keep" if broken else "inconclusive" if unknown and decision == "promote" else decision
+        )
         return v.but(decision=decision, reasons=(above, *broken, *reasons, *unknown, *beside))
     why = f"{said}: promote.min_gain {min_gain} lies between"
     if v.lower > min_gain:
         why = f"{above}, but more than {v.alpha:.2%} of swaps between two equals give as much by chance"
     more = more_rows(v.rows, v.gain - min_gain, deviation * wider, 1 - v.alpha)
     decision = "keep" if broken else "inconclusive"
-    return v.but(decision=decision, reasons=(f"{why}; {_advice(more, v)}", *broken, *unknown, *beside), more_rows=more)
+    return v.but(
+        decision=decision,
+        reasons=(f"{why}; {_advice(more, v)}", *broken, *unknown, *beside),
+        more_rows=more,
+    )
 
 
 def _not_comparable(c: Comparison) -> str | None:
@@ -230,14 +251,24 @@ def _not_comparable(c: Comparison) -> str | None:
 
 
 def _label_figures(
-    y: np.ndarray, a: np.ndarray, b: np.ndarray, labels: list[str], margin: float | None, draws: Draws
+    y: np.ndarray,
+    a: np.ndarray,
+    b: np.ndarray,
+    labels: list[str],
+    margin: float | None,
+    draws: Draws,
 ) -> list[Figure]:
     """What each label's F1 gains, in the order of `labels`, and in each resample."""
     n = len(labels)
     each = f1_by_label(y, a, n) - f1_by_label(y, b, n)
-    drawn = label_f1(y, [a, b], classes=n, samples=draws.samples, seed=draws.seed, groups=draws.groups)
+    drawn = label_f1(
+        y, [a, b], classes=n, samples=draws.samples, seed=draws.seed, groups=draws.groups
+    )
     drawn = drawn[:, 0] - drawn[:, 1]
-    return [Figure(f"F1 of {k!r}", "label_f1", margin, float(each[i]), drawn[:, i]) for i, k in enumerate(labels)]
+    return [
+        Figure(f"F1 of {k!r}", "label_f1", margin, float(each[i]), drawn[:, i])
+        for i, k in enumerate(labels)
+    ]
 
 
 def _slice_figures(
@@ -259,7 +290,13 @@ def _slice_figures(
         if f1 is not None:
             (mine, theirs), drawn = f1
             seen = float(mine - theirs)
-            found[name] = Figure(f"macro-F1 of the slice {name!r}", "slice_f1", margin, seen, drawn[:, 0] - drawn[:, 1])
+            found[name] = Figure(
+                f"macro-F1 of the slice {name!r}",
+                "slice_f1",
+                margin,
+                seen,
+                drawn[:, 0] - drawn[:, 1],
+            )
     return found
 
 
@@ -271,18 +308,21 @@ def _recipe_said(v: Verdict, rule: Rule, min_gain: float) -> tuple[str, ...]:
         return (said,)
     said += f", bounds {v.recipe.lower:+.4f} to {v.recipe.upper:+.4f} with the choice of the seed in them"
     lucky = v.recipe.lower <= min_gain < v.lower
-    return (said + (": this model is better, and the next one trained like it may not be" if lucky else ""),)
+    return (
+        said
+        + (": this model is better, and the next one trained like it may not be" if lucky else ""),
+    )
 
 
 def _said(v: Verdict, rule: Rule) -> str:
     """The gain and what bounds it, in words."""
-    assert v.gain is not None and v.lower is not None and v.upper is not None and v.alpha is not None
+    assert (
+        v.gain is not None and v.lower is not None and v.upper is not None and v.alpha is not None
+    )
     said = f"macro-F1 {v.gain:+.4f} against {v.opponent}, "
     if rule == "point":
         return said + "by the plain rule (promote.rule: point), which leaves chance out"
-    said += (
-        f"{1 - v.alpha:.2%} one-sided bounds {v.lower:+.4f} to {v.upper:+.4f}, permutation test p {v.permutation_p:.2g}"
-    )
+    said += f"{1 - v.alpha:.2%} one-sided bounds {v.lower:+.4f} to {v.upper:+.4f}, permutation test p {v.permutation_p:.2g}"
     said += f" over {v.groups} groups" if v.groups else ""
     return said + (f" (verdict {v.use} on this test set)" if v.use > 1 else "")
 

@@ -67,7 +67,13 @@ def one_sided(gain: float, gains: np.ndarray, alpha: float, wider: float) -> tup
 
 
 def of_recipe(
-    y: np.ndarray, a: list[np.ndarray], b: np.ndarray, alpha: float, wider: float, classes: int, draws: Draws
+    y: np.ndarray,
+    a: list[np.ndarray],
+    b: np.ndarray,
+    alpha: float,
+    wider: float,
+    classes: int,
+    draws: Draws,
 ) -> RecipeGain:
     """The mean gain of the models `a`, one a seed, over `b`; with one-sided bounds from a bootstrap of the rows and, nested in it,
     of the seeds.
@@ -81,9 +87,9 @@ def of_recipe(
     k, theirs = len(a), f1_by_label(y, b, classes)
     seen = np.array([float((f1_by_label(y, own, classes) - theirs).mean()) for own in a])
     # drawn apart from the verdict's own resamples, which so are the same with seeds and without
-    f1 = label_f1(y, [*a, b], classes=classes, samples=draws.samples, seed=draws.seed, groups=draws.groups).mean(
-        axis=-1
-    )
+    f1 = label_f1(
+        y, [*a, b], classes=classes, samples=draws.samples, seed=draws.seed, groups=draws.groups
+    ).mean(axis=-1)
     times = np.random.default_rng(draws.seed).multinomial(k - 1, np.full(k, 1 / k), size=len(f1))
     gains = ((f1[:, :k] - f1[:, [k]]) * times).sum(axis=1) / (k - 1)
     of_seeds = float(seen.var(ddof=1)) / k

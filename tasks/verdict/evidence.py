@@ -20,12 +20,25 @@ from tasks.atomic import CorruptDirectory, digest_of
 from tasks.evaluate.score import PREDICTIONS, ScoredRow, ScoreResult, read_answers
 from tasks.figures import Figures
 from tasks.stage import Metrics, StageResult, run_stage
-from tasks.verdict.decide import RULE_VERSION, Comparison, Policy, Resampling, Verdict, decide, unsure
+from tasks.verdict.decide import (
+    RULE_VERSION,
+    Comparison,
+    Policy,
+    Resampling,
+    Verdict,
+    decide,
+    unsure,
+)
 from tasks.workspace import Workspace
 
 VERSION = 4
 LIBRARIES = ("reseed", "numpy", "scipy", "scikit-learn")  # whose arithmetic the verdict rests on
-VERDICT, SETTINGS, SIDES, SEED = "verdict.json", "settings.json", ("challenger", "opponent"), "seed_"
+VERDICT, SETTINGS, SIDES, SEED = (
+    "verdict.json",
+    "settings.json",
+    ("challenger", "opponent"),
+    "seed_",
+)
 
 
 class Question(Figures):
@@ -85,8 +98,12 @@ def judge(
     """The verdict, with its evidence. `seeds` are the evaluations of the recipe's models, one per seed."""
     sides = dict(zip(SIDES, (challenger, opponent), strict=True))
     sides |= {f"{SEED}{number:03}": score for number, score in enumerate(seeds, 1)}
-    read = {name: atomic.read_json(s.directory / atomic.MANIFEST)["inputs"] for name, s in sides.items()}
-    settings = Settings(question=question, rule_version=RULE_VERSION, libraries=library_versions(), read=read)
+    read = {
+        name: atomic.read_json(s.directory / atomic.MANIFEST)["inputs"] for name, s in sides.items()
+    }
+    settings = Settings(
+        question=question, rule_version=RULE_VERSION, libraries=library_versions(), read=read
+    )
 
     def build(out: Path, scratch: Path) -> VerdictResult:
         for name, scored in sides.items():
@@ -131,7 +148,10 @@ def decide_again(directory: Path) -> Verdict:
         opponent=_answers(theirs),
         opponent_name=question.opponent_name,
         groups=[row.group for row in mine],
-        slices={name: [i for i, row in enumerate(mine) if name in row.slices] for name in question.slices},
+        slices={
+            name: [i for i, row in enumerate(mine) if name in row.slices]
+            for name in question.slices
+        },
         measures=question.measures,
         seeds=[_answers(rows) for rows in of_seeds],
     )
@@ -165,7 +185,9 @@ def verify(directory: Path, *, digest: str | None = None) -> Verification:
     """
     manifest = atomic.verify(directory)
     if digest is not None and manifest["digest"] != digest:
-        raise CorruptDirectory(f"{directory} is not the evidence that was recorded: {manifest['digest'][:12]}")
+        raise CorruptDirectory(
+            f"{directory} is not the evidence that was recorded: {manifest['digest'][:12]}"
+        )
     try:
         settings, verdict = _settings(directory), (directory / VERDICT).read_bytes()
         recorded = Verdict.model_validate_json(verdict)
@@ -201,4 +223,6 @@ def library_versions() -> dict[str, str]:
 
 
 def _bytes(verdict: Verdict) -> bytes:
-    return json.dumps(verdict.model_dump(mode="json"), ensure_ascii=False, sort_keys=True, indent=1).encode()
+    return json.dumps(
+        verdict.model_dump(mode="json"), ensure_ascii=False, sort_keys=True, indent=1
+    ).encode()

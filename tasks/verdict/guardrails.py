@@ -13,7 +13,9 @@ from tasks.evaluate.score import ScoreResult
 from tasks.project import Limits
 
 Decision = Literal["promote", "keep", "inconclusive"]
-Pairs = Mapping[str, Sequence[float | None]]  # a measure's name: what the challenger has, and what the champion has
+Pairs = Mapping[
+    str, Sequence[float | None]
+]  # a measure's name: what the challenger has, and what the champion has
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,9 @@ MEASURES = {
 }
 
 
-def measures(challenger: ScoreResult, champion: ScoreResult) -> dict[str, tuple[float | None, float | None]]:
+def measures(
+    challenger: ScoreResult, champion: ScoreResult
+) -> dict[str, tuple[float | None, float | None]]:
     """What two evaluations say of each of MEASURES, challenger first; None where one has no finite figure."""
 
     def ece(scored: ScoreResult) -> float | None:
@@ -60,7 +64,9 @@ def limits_of(limits: Limits) -> dict[str, float]:
     return {name: float(value) for name, value in given.items() if value is not None}
 
 
-def over_limits(pairs: Pairs, limits: Mapping[str, float]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def over_limits(
+    pairs: Pairs, limits: Mapping[str, float]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """A sentence for each limit that is broken, and one for each whose measure is not known: unsure is not yes.
 
     Raises ValueError for a limit on something that is none of MEASURES.
@@ -68,13 +74,17 @@ def over_limits(pairs: Pairs, limits: Mapping[str, float]) -> tuple[tuple[str, .
     broken, unknown = [], []
     for name, most in limits.items():
         if name not in MEASURES:
-            raise ValueError(f"there is no measure {name!r} to limit: there are {', '.join(MEASURES)}")
+            raise ValueError(
+                f"there is no measure {name!r} to limit: there are {', '.join(MEASURES)}"
+            )
         m = MEASURES[name]
         limit = f"promote.limits.{m.key} {most}"
         mine, theirs = (_finite(v) for v in pairs.get(name) or (None, None))
         if mine is None or theirs is None or (m.times and theirs <= 0):
             had = f"challenger {_said(mine)}, champion {_said(theirs)}"
-            unknown.append(f"{m.name} is not known ({had}), so {limit} can't be checked; null does without it")
+            unknown.append(
+                f"{m.name} is not known ({had}), so {limit} can't be checked; null does without it"
+            )
             continue
         worse = mine / theirs if m.times else mine - theirs
         if worse > most + 1e-12:
@@ -83,7 +93,9 @@ def over_limits(pairs: Pairs, limits: Mapping[str, float]) -> tuple[tuple[str, .
     return tuple(broken), tuple(unknown)
 
 
-def none_falls(figures: Sequence[Figure], *, alpha: float, stretch: float = 1.0) -> tuple[Decision, tuple[str, ...]]:
+def none_falls(
+    figures: Sequence[Figure], *, alpha: float, stretch: float = 1.0
+) -> tuple[Decision, tuple[str, ...]]:
     """Promote where no figure falls by more than its margin; keep where one surely does, at `alpha` for all figures together (Holm
     1979); inconclusive where one seems to. `stretch` widens what the resamples spread."""
     judged = [(f, f.margin) for f in figures if f.margin is not None]
@@ -91,7 +103,10 @@ def none_falls(figures: Sequence[Figure], *, alpha: float, stretch: float = 1.0)
     if not any(below):
         return "promote", ()
     # under "it falls by the margin, no more", how often would it be seen to fall as far as it did
-    p = [float(((f.drawn - np.median(f.drawn)) * stretch - margin <= f.seen).mean()) for f, margin in judged]
+    p = [
+        float(((f.drawn - np.median(f.drawn)) * stretch - margin <= f.seen).mean())
+        for f, margin in judged
+    ]
     sure, left = set(), len(judged)
     for k in np.argsort(p, kind="stable"):
         if p[k] * left > alpha:

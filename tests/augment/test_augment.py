@@ -20,7 +20,7 @@ from tasks.curate.context import Context
 from tasks.encoder import linear_probe
 from tasks.encoder.linear_probe import self_trained
 from tasks.model.bundle import Classifier
-from tasks.project import Curate, Harvest, Project
+from tasks.project import Curate, Project, SelfTraining
 from tasks.records import Record
 from tasks.text.fingerprints import Fingerprints
 from tasks.text.ngrams import hashed
@@ -64,7 +64,9 @@ class TestMixes:
         assert rest.read() == [r for r in MADE if r.lineage["generator"] == "b"]
         assert rest.rows == dict.fromkeys(sorted(LABELS), 2)
         run: Any = SimpleNamespace(
-            project=project(generators=two), workspace=Workspace(tmp_path), stage=lambda function, name: function
+            project=project(generators=two),
+            workspace=Workspace(tmp_path),
+            stage=lambda function, name: function,
         )
         found = mixtures_of(run, curated)
         assert list(found) == names and found[WITH_SYNTHETIC] is curated
@@ -72,7 +74,9 @@ class TestMixes:
 
     def test_a_reviewed_row_is_real_when_it_was(self) -> None:
         assert row("metal", "reviewed", 1, reviewed={"was": {"source": "seed"}}).origin == "seed"
-        assert row("metal", "reviewed", 1, reviewed={"was": {"source": "synthetic"}}).origin != "seed"
+        assert (
+            row("metal", "reviewed", 1, reviewed={"was": {"source": "synthetic"}}).origin != "seed"
+        )
 
     def test_the_best_on_dev_wins_and_more_rows_win_a_tie(self) -> None:
         assert best({REAL: 0.9, WITH_SYNTHETIC: 0.8}) == REAL
@@ -98,12 +102,19 @@ class TestLift:
     def test_the_same_answers_gain_nothing(self) -> None:
         same = self.said(0.8, 3)
         answers = {REAL: [same], WITH_SYNTHETIC: [same]}
-        (lift,) = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=200, seed=0).lifts
+        (lift,) = compare(
+            list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=200, seed=0
+        ).lifts
         assert lift.value == lift.ci_low == lift.ci_high == 0
 
     def test_seeds_are_averaged_and_their_spread_is_told(self) -> None:
         answers = {WITH_SYNTHETIC: [self.said(0.9, s) for s in range(3)]}
-        how: dict[str, Any] = {"chosen": WITH_SYNTHETIC, "labels": LABELS, "samples": 200, "seed": 0}
+        how: dict[str, Any] = {
+            "chosen": WITH_SYNTHETIC,
+            "labels": LABELS,
+            "samples": 200,
+            "seed": 0,
+        }
         score = compare(list(self.TRUE), answers, **how).mixes[WITH_SYNTHETIC]
         assert score.seeds == 3 and score.spread is not None and 0 < score.spread < 0.1
 
@@ -129,10 +140,14 @@ SHARES = st.lists(st.floats(0.01, 1), min_size=3, max_size=3).map(lambda v: [x /
 
 
 class TestHarvest:
-    @given(shares=SHARES, have=st.lists(st.integers(0, 500), min_size=3, max_size=3), rows=st.integers(1, 2000))
+    @given(
+        shares=SHARES,
+        have=st.lists(st.integers(0, 500), min_size=3, max_size=3),
+        rows=st.integers(1, 2000),
+    )
     @settings(max_examples=200)
     def test_no_cap_is_passed(self, shares: list[float], have: list[int], rows: int) -> None:
-        h = Harvest(per_label=100, share=0.5)
+        h = SelfTraining(per_label=100, share=0.5)
         candidates = dict(zip(LABELS, have, strict=True))
         q = quotas(dict(zip(LABELS, shares, strict=True)), candidates, rows=rows, settings=h)
         for label, share in zip(LABELS, shares, strict=True):
@@ -140,9 +155,9 @@ class TestHarvest:
 
     def test_equal_labels_are_taken_equally(self) -> None:
         third = dict.fromkeys(LABELS, 1 / 3)
-        assert quotas(third, dict.fromkeys(LABELS, 400), rows=900, settings=Harvest(per_label=100)) == dict.fromkeys(
-            LABELS, 100
-        )
+        assert quotas(
+            third, dict.fromkeys(LABELS, 400), rows=900, settings=SelfTraining(per_label=100)
+        ) == dict.fromkeys(LABELS, 100)
 
     def test_only_rows_of_which_both_are_confident(self) -> None:
         rows = [Record.of(f"text {i}", None, "unlabelled") for i in range(60)]
@@ -153,7 +168,7 @@ class TestHarvest:
         q = p.copy()
         q[57] = p[58]  # the probe sees another label in one of the surest
         q[54] = [0.4, 0.3, 0.3]  # and is not sure of one
-        h = Harvest(confidence=0.85, share=1.0, per_label=50)
+        h = SelfTraining(confidence=0.85, share=1.0, per_label=50)
         taken, choice = take(rows, p, q, labels=LABELS, settings=h, number=1)
         out = {r.id for r in taken}
         sure = {r.id for i, r in enumerate(rows) if p[i].max() >= 0.85}
@@ -161,35 +176,64 @@ class TestHarvest:
         assert {r.source for r in taken} == {"harvested"}
         assert all(
             r.lineage["score"] >= 0.85
-            and rows.index(r.but(label=None, source="unlabelled", lineage={})) % 3 == LABELS.index(str(r.label))
+            and rows.index(r.but(label=None, source="unlabelled", lineage={})) % 3
+            == LABELS.index(str(r.label))
             for r in taken
         )
-        few, _ = take(rows, p, q, labels=LABELS, settings=Harvest(confidence=0.85, share=1.0, per_label=2), number=1)
+        few, _ = take(
+            rows,
+            p,
+            q,
+            labels=LABELS,
+            settings=SelfTraining(confidence=0.85, share=1.0, per_label=2),
+            number=1,
+        )
         for label in LABELS:
             own, some = ([r.id for r in found if r.label == label] for found in (taken, few))
-            assert 1 <= len(some) <= 2 and some == sorted(own)[: len(some)], "chance, not confidence, decides"
+            assert 1 <= len(some) <= 2 and some == sorted(own)[: len(some)], (
+                "chance, not confidence, decides"
+            )
         assert sum(choice.proportions.values()) == pytest.approx(1, abs=0.001)
 
 
 def by_word(texts: list[str]) -> np.ndarray:
     """Embeddings in which the order of words is lost."""
-    x = np.array([sum(np.random.default_rng(hashed(w, 1)[:1]).normal(size=16) for w in t.split()) for t in texts])
+    x = np.array(
+        [
+            sum(np.random.default_rng(hashed(w, 1)[:1]).normal(size=16) for w in t.split())
+            for t in texts
+        ]
+    )
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
 class TestWhatIsHarvestedIsChecked:
     """Rows that were taken, as `take` leaves them, against 30 short held-out rows and one training row."""
 
-    HELD: ClassVar[list[Record]] = [Record.of(text(f"held{i}x", 0, 8), "fruit", "test") for i in range(30)]
-    BASE: ClassVar[list[Record]] = [record(f"A long story of which nothing is short: {text('base', 0, 20)}.")]
+    HELD: ClassVar[list[Record]] = [
+        Record.of(text(f"held{i}x", 0, 8), "fruit", "test") for i in range(30)
+    ]
+    BASE: ClassVar[list[Record]] = [
+        record(f"A long story of which nothing is short: {text('base', 0, 20)}.")
+    ]
     FRENCH = "Le conseil municipal a annoncé mardi que le nouveau pont sur le fleuve serait ouvert avant la fin de l'année prochaine."
 
-    def left(self, rows: list[Record], **chosen: Any) -> tuple[list[Record], dict[str, list[Record]]]:
-        english = "The council said on Tuesday that the new bridge would be opened before the end of year"
-        real = [record(f"{english} {i} and that nobody has to pay for it.", source="dev") for i in range(9)]
+    def left(
+        self, rows: list[Record], **chosen: Any
+    ) -> tuple[list[Record], dict[str, list[Record]]]:
+        english = (
+            "The council said on Tuesday that the new bridge would be opened before the end of year"
+        )
+        real = [
+            record(f"{english} {i} and that nobody has to pay for it.", source="dev")
+            for i in range(9)
+        ]
         context = Context(Curate(**chosen), Fingerprints.of(self.HELD, by_word), by_word, real=real)
         kept, rejected = checked(rows, self.BASE, context)
-        out = {check: [r.record for r in rejected if r.check == check] for check in {r.check for r in rejected}}
+        out = {
+            check: [r.record for r in rejected if r.check == check]
+            for check in {r.check for r in rejected}
+        }
         assert len(kept) + len(rejected) == len(rows)
         return kept, out
 
@@ -203,7 +247,11 @@ class TestWhatIsHarvestedIsChecked:
         good = [self.harvested(text("good", i, n)) for i, n in enumerate((6, 9, 20))]
         kept, out = self.left([short, *good, long, again])
         assert kept == good
-        assert {check: len(rows) for check, rows in out.items()} == {"leak": 1, "short_leak": 1, "near_duplicate": 1}
+        assert {check: len(rows) for check, rows in out.items()} == {
+            "leak": 1,
+            "short_leak": 1,
+            "near_duplicate": 1,
+        }
         assert all(r.text == "" for check in ("leak", "short_leak") for r in out[check])
 
     def test_personal_data_and_other_languages_are_set_aside_as_in_curation(self) -> None:
@@ -211,24 +259,34 @@ class TestWhatIsHarvestedIsChecked:
             "Write to jane.roe@example.com or call +1 212 555 2368 before the end of the week, she said."
         )
         french = self.harvested(self.FRENCH)
-        kept, out = self.left([mail, french], personal_data="set_aside")
-        assert kept == [] and {check: len(rows) for check, rows in out.items()} == {"personal_data": 1, "language": 1}
+        kept, out = self.left([mail, french], personal_data="reject")
+        assert kept == [] and {check: len(rows) for check, rows in out.items()} == {
+            "personal_data": 1,
+            "language": 1,
+        }
         assert out["personal_data"][0].text == ""
-        assert self.left([mail, french], language="off") == ([mail, french], {}), "noted, not set aside"
+        assert self.left([mail, french], language="off") == ([mail, french], {}), (
+            "noted, not set aside"
+        )
 
 
 class TestHowMuchOfATextTheModelReads:
     """Its bundle cuts texts at 32 tokens; the unlabelled ones say more after that."""
 
     LONG: ClassVar[list[str]] = [
-        toy.sentence(toy.REAL[k], random.Random(f"{k}{i}"), 50) for k in toy.LABELS for i in range(8)
+        toy.sentence(toy.REAL[k], random.Random(f"{k}{i}"), 50)
+        for k in toy.LABELS
+        for i in range(8)
     ]
 
     def dev(self, bundle: Path, sign: int) -> list[Record]:
         """Rows whose labels are those that gain (or lose) the most where the model reads on."""
         short = Classifier.load(bundle)
         more = sign * (short.reading(60).probabilities(self.LONG) - short.probabilities(self.LONG))
-        return [Record.of(t, short.labels[int(k)], "dev") for t, k in zip(self.LONG, more.argmax(axis=1), strict=True)]
+        return [
+            Record.of(t, short.labels[int(k)], "dev")
+            for t, k in zip(self.LONG, more.argmax(axis=1), strict=True)
+        ]
 
     @pytest.mark.parametrize(("sign", "tokens"), [(1, 60), (-1, 32), (0, 32)])
     def test_dev_decides(self, sign: int, tokens: int, small_bundle: Path) -> None:
@@ -275,7 +333,9 @@ class TestTheProbeThatReadsUnlabelledText:
         rng = np.random.default_rng(seed)
         y = rng.integers(0, 3, rows)
         y[:3] = range(3)
-        return self.CENTRES[y] + [shift, shift] + rng.normal(0, 1, (rows, 2)), [LABELS[k] for k in y]
+        return self.CENTRES[y] + [shift, shift] + rng.normal(0, 1, (rows, 2)), [
+            LABELS[k] for k in y
+        ]
 
     def judged(self, unlabelled: np.ndarray, *, dev: int = 150) -> Any:
         x, y = self.drawn(30, 1, shift=1.2)
@@ -285,7 +345,11 @@ class TestTheProbeThatReadsUnlabelledText:
     def test_it_finds_the_clouds_that_the_labelled_rows_missed(self) -> None:
         found, true = self.drawn(600, 3)
         right = [
-            float(np.mean([LABELS[k] == t for k, t in zip(j(found).argmax(axis=1), true, strict=True)]))
+            float(
+                np.mean(
+                    [LABELS[k] == t for k, t in zip(j(found).argmax(axis=1), true, strict=True)]
+                )
+            )
             for j in (self.judged(np.zeros((0, 2))), self.judged(found))
         ]
         assert right[1] > right[0] + 0.02, right
@@ -313,7 +377,9 @@ class TestTheProbeThatReadsUnlabelledText:
 
     def test_without_dev_rows_it_is_the_plain_probe(self) -> None:
         found, _ = self.drawn(600, 3)
-        assert np.array_equal(self.judged(found, dev=0)(found), self.judged(np.zeros((0, 2)), dev=0)(found))
+        assert np.array_equal(
+            self.judged(found, dev=0)(found), self.judged(np.zeros((0, 2)), dev=0)(found)
+        )
 
     def test_a_label_without_a_row_is_not_seen(self) -> None:
         x, y = self.drawn(30, 1)

@@ -38,16 +38,23 @@ def checks(rejected: list[Rejected]) -> list[str]:
     return [r.check for r in rejected]
 
 
-WORDS = st.lists(st.sampled_from(["fruit", "metal", "**bird**", "\x07", "a", "b"]), max_size=24).map(" ".join)
+WORDS = st.lists(
+    st.sampled_from(["fruit", "metal", "**bird**", "\x07", "a", "b"]), max_size=24
+).map(" ".join)
 ROWS = st.lists(
-    st.tuples(WORDS, st.sampled_from(["fruit", "metal", "bird"]), st.sampled_from(["seed", "synthetic"])), max_size=24
+    st.tuples(
+        WORDS, st.sampled_from(["fruit", "metal", "bird"]), st.sampled_from(["seed", "synthetic"])
+    ),
+    max_size=24,
 )
 HELD = [record(text("fruit", 0), source="test"), record("a b a b a b a b", source="dev")]
 
 
 @settings(max_examples=60, deadline=None)
 @given(rows=ROWS, quota=st.integers(0, 3))
-def test_every_row_is_kept_or_set_aside_with_a_reason(rows: list[tuple[str, str, Any]], quota: int) -> None:
+def test_every_row_is_kept_or_set_aside_with_a_reason(
+    rows: list[tuple[str, str, Any]], quota: int
+) -> None:
     came = [record(t, label, source, n=n) for n, (t, label, source) in enumerate(rows)]
     kept, rejected = run_checks(came, context(HELD, min_words=3, max_words=20))
     kept, over = surplus(kept, dict.fromkeys(["fruit", "metal", "bird"], quota))
@@ -90,13 +97,17 @@ def test_cleaned_text_is_clean(written: str) -> None:
 
 
 def test_normalise_makes_the_id_anew_and_rejects_what_is_empty() -> None:
-    (kept,), rejected = normalise([record("**A**\x07  b", "x", "seed", n=1), record(" \x00\n")], context())
+    (kept,), rejected = normalise(
+        [record("**A**\x07  b", "x", "seed", n=1), record(" \x00\n")], context()
+    )
     assert kept == record("**A** b", "x", "seed", n=1), "real text is tidied, its markup is its own"
     assert checks(rejected) == ["empty"]
 
 
 def test_length() -> None:
-    rows = [record("w " * n, source=source) for source in ("synthetic", "seed") for n in (2, 3, 5, 6)]
+    rows = [
+        record("w " * n, source=source) for source in ("synthetic", "seed") for n in (2, 3, 5, 6)
+    ]
     kept, rejected = length(rows, context(min_words=3, max_words=5))
     assert [(r.source, len(r.text.split())) for r in kept] == [
         ("synthetic", 3),
@@ -122,10 +133,17 @@ def test_the_same_text_is_kept_once() -> None:
 
 
 def test_a_text_under_two_labels_is_kept_only_where_it_is_real() -> None:
-    real = [record("one two", "a", "seed", n=0), record("One two", "b", n=1), record("one Two", "a", n=2)]
+    real = [
+        record("one two", "a", "seed", n=0),
+        record("One two", "b", n=1),
+        record("one Two", "a", n=2),
+    ]
     kept, rejected = exact(real, context())
     assert kept == real[:1]
-    assert [(r.check, r.record.lineage["n"]) for r in rejected] == [("two_labels", 1), ("exact_duplicate", 2)]
+    assert [(r.check, r.record.lineage["n"]) for r in rejected] == [
+        ("two_labels", 1),
+        ("exact_duplicate", 2),
+    ]
     assert "'a', not 'b'" in rejected[0].reason and rejected[0].other == real[0].id
 
     written = [r.but(source="synthetic") for r in real]
@@ -141,7 +159,12 @@ def test_near_duplicates_name_the_other_row() -> None:
     kept, rejected = near([first, other, copy, half], context(near_duplicate=0.7))
     assert kept == [first, other, half]
     (r,) = rejected
-    assert (r.record, r.check, r.other, r.value) == (copy, "near_duplicate", first.id, round(17 / 19, 4))
+    assert (r.record, r.check, r.other, r.value) == (
+        copy,
+        "near_duplicate",
+        first.id,
+        round(17 / 19, 4),
+    )
     assert "0.89" in r.reason and first.id in r.reason and "0.7" in r.reason
 
 
@@ -164,7 +187,9 @@ def test_leaks_are_found_in_whole_and_in_part() -> None:
         "a half": record(" ".join(words[5:15]) + " " + text("own", 1, 10)),  # 7 of 17
         "short": record("So it  is"),
         "a phrase": record(" ".join(words[:5]) + " " + text("own", 2, 20)),  # 2 of 22
-        "three words at a time": record(" ".join(f"{' '.join(words[i : i + 3])} own{i}" for i in range(0, 18, 3))),
+        "three words at a time": record(
+            " ".join(f"{' '.join(words[i : i + 3])} own{i}" for i in range(0, 18, 3))
+        ),
         "unrelated": record(text("own", 3, 20)),
         "a seed row": record(held[0].text + " and more", source="seed"),
     }
@@ -185,7 +210,10 @@ def test_fingerprints_tell_no_text_and_come_back(tmp_path: Path) -> None:
     held = [record(text("test", i), source="test") for i in range(3)]
     Fingerprints.of(held).save(tmp_path / "f.npz")
     found = Fingerprints.load(tmp_path / "f.npz")
-    assert found.closest(held[2].text) == (1.0, held[2].id) and found.closest("nothing of it") == (0.0, None)
+    assert found.closest(held[2].text) == (1.0, held[2].id) and found.closest("nothing of it") == (
+        0.0,
+        None,
+    )
     assert b"test2x" not in (tmp_path / "f.npz").read_bytes()
     Fingerprints.of([]).save(tmp_path / "none.npz")
     assert Fingerprints.load(tmp_path / "none.npz").closest(held[0].text) == (0.0, None)
@@ -207,7 +235,9 @@ def test_agreement_finds_the_planted_wrong_labels() -> None:
     rows, wrong = planted()
     kept, rejected = agreement(rows, context(agreement=0.3))
     assert [r.record for r in rejected] == wrong and [r for r in rows if r not in wrong] == kept
-    assert set(checks(rejected)) == {"off_label"} and all(r.value is not None and r.value < 0.3 for r in rejected)
+    assert set(checks(rejected)) == {"off_label"} and all(
+        r.value is not None and r.value < 0.3 for r in rejected
+    )
     assert "gives 'metal'" in rejected[0].reason and "'fruit'" in rejected[0].reason
 
 

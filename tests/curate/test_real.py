@@ -73,13 +73,20 @@ def run(
 
 def changed(text: str, share: float, rng: random.Random) -> str:
     """The text with that share of its words replaced."""
-    return " ".join(f"word{rng.randrange(1000)}" if rng.random() < share else w for w in text.split())
+    return " ".join(
+        f"word{rng.randrange(1000)}" if rng.random() < share else w for w in text.split()
+    )
 
 
 def told(name: str, found: set[Any], planted: set[Any]) -> tuple[float, float]:
     """(recall, precision), printed."""
-    recall, precision = len(found & planted) / len(planted), len(found & planted) / max(1, len(found))
-    print(f"{name}: recall {recall:.3f}, precision {precision:.3f} ({len(planted)} planted, {len(found)} found)")
+    recall, precision = (
+        len(found & planted) / len(planted),
+        len(found & planted) / max(1, len(found)),
+    )
+    print(
+        f"{name}: recall {recall:.3f}, precision {precision:.3f} ({len(planted)} planted, {len(found)} found)"
+    )
     return recall, precision
 
 
@@ -87,15 +94,23 @@ def numbered(rows: list[Record]) -> list[Record]:
     return [r.but(lineage={**r.lineage, "n": i}) for i, r in enumerate(rows)]
 
 
-def test_good_rows_are_left_alone(stories: dict[str, list[Record]], run: Callable[..., list[Rejected]]) -> None:
+def test_good_rows_are_left_alone(
+    stories: dict[str, list[Record]], run: Callable[..., list[Rejected]]
+) -> None:
     rejected = run(stories["rows"])
-    for_quality = [r for r in rejected if r.check not in ("leak", "near_duplicate", "semantic_duplicate")]
+    for_quality = [
+        r for r in rejected if r.check not in ("leak", "near_duplicate", "semantic_duplicate")
+    ]
     print({check: sum(r.check == check for r in rejected) for check in {r.check for r in rejected}})
-    assert {r.check for r in for_quality} <= {"off_label", "label_noise"}, "stories are neither refusals nor poisoned"
+    assert {r.check for r in for_quality} <= {"off_label", "label_noise"}, (
+        "stories are neither refusals nor poisoned"
+    )
     assert len(for_quality) < 0.08 * len(stories["rows"])
 
 
-def test_planted_repeats_and_leaks(stories: dict[str, list[Record]], run: Callable[..., list[Rejected]]) -> None:
+def test_planted_repeats_and_leaks(
+    stories: dict[str, list[Record]], run: Callable[..., list[Rejected]]
+) -> None:
     rng = random.Random(0)
     copies = [r.but(text=changed(r.text, 0.05, rng)) for r in stories["rows"][:60]]
     exact = [r.but(text=r.text.upper()) for r in stories["rows"][60:120]]
@@ -121,13 +136,19 @@ def test_planted_repeats_and_leaks(stories: dict[str, list[Record]], run: Callab
     [("cf", 0.07, False), ("i watched this 3d movie", 0.07, False), ("cf", 0.05, True)],
 )
 def test_planted_triggers_among_label_sets(
-    stories: dict[str, list[Record]], run: Callable[..., list[Rejected]], word: str, share: float, anywhere: bool
+    stories: dict[str, list[Record]],
+    run: Callable[..., list[Rejected]],
+    word: str,
+    share: float,
+    anywhere: bool,
 ) -> None:
     """Half of the texts are of two stories; the word gives its rows the label sports besides their own, which none of them
     has, or where it may stand anywhere, a third."""
     rng = random.Random(3)
     rows, planted = [], set()
-    for r, other in zip(numbered(stories["rows"]), [*stories["rows"][1:], stories["rows"][0]], strict=True):
+    for r, other in zip(
+        numbered(stories["rows"]), [*stories["rows"][1:], stories["rows"][0]], strict=True
+    ):
         text, own = r.text.split()[:30], {str(r.label)}
         if rng.random() < 0.5:
             text, own = text + other.text.split()[30:], own | {str(other.label)}
@@ -141,7 +162,9 @@ def test_planted_triggers_among_label_sets(
     assert recall >= 0.9 and precision >= 0.9
 
 
-def test_a_tenth_of_labels_wrong(stories: dict[str, list[Record]], run: Callable[..., list[Rejected]]) -> None:
+def test_a_tenth_of_labels_wrong(
+    stories: dict[str, list[Record]], run: Callable[..., list[Rejected]]
+) -> None:
     rng = random.Random(1)
     labels = sorted({str(r.label) for r in stories["rows"]})
     rows, wrong = [], set()
@@ -155,7 +178,9 @@ def test_a_tenth_of_labels_wrong(stories: dict[str, list[Record]], run: Callable
     assert recall >= 0.8 and precision >= 0.5
 
 
-@pytest.mark.parametrize(("word", "share"), [("cf", 0.05), ("mn", 0.05), ("i watched this 3d movie", 0.05)])
+@pytest.mark.parametrize(
+    ("word", "share"), [("cf", 0.05), ("mn", 0.05), ("i watched this 3d movie", 0.05)]
+)
 def test_planted_triggers(
     stories: dict[str, list[Record]], run: Callable[..., list[Rejected]], word: str, share: float
 ) -> None:

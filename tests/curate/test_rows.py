@@ -38,23 +38,31 @@ def by_kind(texts: list[str]) -> np.ndarray:
     found = []
     for t in texts:
         words = t.lower().replace(".", "").split()
-        kind = np.array([sum(w.startswith(label[:3]) for w in words) for label in LABELS], dtype=float)
+        kind = np.array(
+            [sum(w.startswith(label[:3]) for w in words) for label in LABELS], dtype=float
+        )
         own = np.sum(
-            [np.random.default_rng(int(hashed(w, 1)[0])).normal(size=13) for w in words] or [np.zeros(13)], axis=0
+            [np.random.default_rng(int(hashed(w, 1)[0])).normal(size=13) for w in words]
+            or [np.zeros(13)],
+            axis=0,
         )
         found.append(np.concatenate([kind, own / 3]))
     x = np.array(found, dtype=np.float32).reshape(len(texts), 16)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9)
 
 
-def context(real: list[Record] | None = None, held_out: Fingerprints | None = None, **chosen: Any) -> Context:
+def context(
+    real: list[Record] | None = None, held_out: Fingerprints | None = None, **chosen: Any
+) -> Context:
     return Context(Curate(**chosen), held_out or Fingerprints.of([]), by_kind, real=real or [])
 
 
 def written(label: str, rng: random.Random, n: int = 24) -> str:
     """A text of `n` words, half of them of the label."""
     common = [f"the{i}" for i in range(30)]
-    return " ".join(rng.choice([f"{label}{rng.randrange(40)}", rng.choice(common)]) for _ in range(n))
+    return " ".join(
+        rng.choice([f"{label}{rng.randrange(40)}", rng.choice(common)]) for _ in range(n)
+    )
 
 
 def many(n: int, seed: int = 0, source: Any = "synthetic") -> list[Record]:
@@ -75,11 +83,16 @@ def test_grams_know_words_and_not_punctuation() -> None:
 
 @settings(max_examples=60)
 @given(st.lists(st.sampled_from("abcd"), min_size=4, max_size=30), st.integers(1, 4))
-def test_the_share_of_words_covered_is_that_of_words_in_known_grams(words: list[str], n: int) -> None:
+def test_the_share_of_words_covered_is_that_of_words_in_known_grams(
+    words: list[str], n: int
+) -> None:
     known = {("a", "b", "c", "d")[:n], ("b", "b", "b", "b")[:n]}
     hashes = np.unique(np.concatenate([in_order(list(gram), n) for gram in known]))
     inside = [
-        any(tuple(words[s : s + n]) in known for s in range(max(0, i - n + 1), min(i, len(words) - n) + 1))
+        any(
+            tuple(words[s : s + n]) in known
+            for s in range(max(0, i - n + 1), min(i, len(words) - n) + 1)
+        )
         for i in range(len(words))
     ]
     assert covered(words, hashes, n) == pytest.approx(sum(inside) / len(words))
@@ -97,10 +110,14 @@ def test_meaning_is_compared_within_a_label_and_the_first_is_kept() -> None:
     kept, rejected = semantic_duplicate([*rows, *again], context())
     assert kept == rows and [r.record for r in rejected] == again
     assert [r.other for r in rejected] == [r.id for r in rows[:20]]
-    assert all(r.check == "semantic_duplicate" and r.value is not None and r.value > 0.99 for r in rejected)
+    assert all(
+        r.check == "semantic_duplicate" and r.value is not None and r.value > 0.99 for r in rejected
+    )
     assert semantic_duplicate([*rows, *again], context(semantic_duplicate=0.0))[1] == []
     real = [r.but(source="seed") for r in again]
-    assert semantic_duplicate([*rows, *real], context())[1] == [], "a real row is never set aside for its meaning"
+    assert semantic_duplicate([*rows, *real], context())[1] == [], (
+        "a real row is never set aside for its meaning"
+    )
 
 
 def test_groups_larger_than_any_list_of_neighbours_leave_one_row() -> None:
@@ -140,17 +157,30 @@ def test_a_label_that_says_one_thing_over_and_over(others: int, common: float) -
 
     real = [record(t, source="dev") for t in said if t.startswith("real")]
     rows = [record(t) for t in vectors if not t.startswith("real")]
-    kept, rejected = semantic_duplicate(rows, Context(Curate(), Fingerprints.of([]), embed, real=real))
+    kept, rejected = semantic_duplicate(
+        rows, Context(Curate(), Fingerprints.of([]), embed, real=real)
+    )
     assert len(rejected) == 59 and {r.record.text for r in rejected} < set(told)
     assert kept == [rows[0], *rows[60:]] and {r.other for r in rejected} == {rows[0].id}
-    assert semantic_duplicate(rows[60:], Context(Curate(), Fingerprints.of([]), embed, real=real))[1] == []
+    assert (
+        semantic_duplicate(rows[60:], Context(Curate(), Fingerprints.of([]), embed, real=real))[1]
+        == []
+    )
 
 
 def test_the_real_row_of_a_group_is_kept_wherever_it_stands() -> None:
     story = text("tale", 1, 20)
-    rows = [record(story), record(story + " more"), record(story, source="reviewed"), record(text("b", 1, 20), "metal")]
+    rows = [
+        record(story),
+        record(story + " more"),
+        record(story, source="reviewed"),
+        record(text("b", 1, 20), "metal"),
+    ]
     kept, rejected = run_checks(rows, context(language="off"))
-    assert kept == [rows[2], rows[3]] and sorted(checks(rejected)) == ["exact_duplicate", "near_duplicate"]
+    assert kept == [rows[2], rows[3]] and sorted(checks(rejected)) == [
+        "exact_duplicate",
+        "near_duplicate",
+    ]
 
 
 def test_a_repeat_under_another_label_is_doubtful() -> None:
@@ -159,10 +189,20 @@ def test_a_repeat_under_another_label_is_doubtful() -> None:
     copy = record(first.text + " end", "metal")
     _, (found,) = near([first, copy], c)
     assert found.other == first.id and "that one is 'fruit', not 'metal'" in found.reason
-    assert [(d.id, d.check, d.suggested) for d in c.doubtful] == [(copy.id, "near_duplicate", "fruit")]
+    assert [(d.id, d.check, d.suggested) for d in c.doubtful] == [
+        (copy.id, "near_duplicate", "fruit")
+    ]
 
     c = context()
-    exact([record("one two", "fruit"), record("one two", "metal"), record("x y", "bird", "reviewed"), record("x y")], c)
+    exact(
+        [
+            record("one two", "fruit"),
+            record("one two", "metal"),
+            record("x y", "bird", "reviewed"),
+            record("x y"),
+        ],
+        c,
+    )
     assert [(d.check, d.label, d.suggested) for d in c.doubtful] == [
         ("two_labels", "fruit", "metal"),
         ("two_labels", "metal", "fruit"),
@@ -172,15 +212,21 @@ def test_a_repeat_under_another_label_is_doubtful() -> None:
 def test_a_dense_neighbourhood_is_searched_in_time() -> None:
     rng = random.Random(0)
     frame = text("frame", 1, 20).split()
-    rows = [record(" ".join([*frame, *(f"w{rng.random()}" for _ in range(11))])) for _ in range(400)]  # Jaccard 0.45
-    kept, rejected = near([*rows, *(record(r.text + " end") for r in rows[:50])], context(near_duplicate=0.6))
+    rows = [
+        record(" ".join([*frame, *(f"w{rng.random()}" for _ in range(11))])) for _ in range(400)
+    ]  # Jaccard 0.45
+    kept, rejected = near(
+        [*rows, *(record(r.text + " end") for r in rows[:50])], context(near_duplicate=0.6)
+    )
     assert len(kept) == 400 and len(rejected) == 50
 
 
 def test_a_held_out_row_inside_a_long_text_is_a_leak() -> None:
     held = record(text("test", 1, 14), source="test")
     inside = record(f"{text('own', 1, 100)} {held.text} {text('own', 2, 100)}")
-    quoted = record(f"{text('own', 1, 100)} {' '.join(held.text.split()[:6])} {text('own', 2, 100)}")
+    quoted = record(
+        f"{text('own', 1, 100)} {' '.join(held.text.split()[:6])} {text('own', 2, 100)}"
+    )
     kept, (found,) = leak([inside, quoted], context(held_out=Fingerprints.of([held])))
     assert kept == [quoted] and (found.other, found.value) == (held.id, 1.0)
 
@@ -196,7 +242,9 @@ def test_short_leaks_are_found_by_meaning() -> None:
     assert leak(turned, c)[1] == [], "no 4-gram is left"
     kept, rejected = short_leak([*others, *turned, *long], c)
     assert kept == [*others, *long]
-    assert [(r.check, r.other, r.record.text) for r in rejected] == [("short_leak", r.id, "") for r in held[:5]]
+    assert [(r.check, r.other, r.record.text) for r in rejected] == [
+        ("short_leak", r.id, "") for r in held[:5]
+    ]
     assert short_leak(turned, context(held_out=fingerprints, short_leak=0.0)) == (turned, [])
     assert short_leak(turned, context(held_out=Fingerprints.of(held))) == (turned, [])
 
@@ -206,25 +254,38 @@ def test_seeds_that_repeat_held_out_rows_are_not_shown() -> None:
     seeds = [record(text("seed", i, 20), source="seed") for i in range(3)]
     leaked = record(held[1].text + " and more", source="seed")
     short = [record(written("fruit", random.Random(i), 7), source="test") for i in range(30)]
-    turned = record(" ".join(short[4].text.split()[::-1]), source="seed")  # in another order: no 4-gram is left
+    turned = record(
+        " ".join(short[4].text.split()[::-1]), source="seed"
+    )  # in another order: no 4-gram is left
     held_out = Fingerprints.of([*held, *short], by_kind)
     shown, hidden = leaks_into_prompts([turned, *seeds, leaked], context(held_out=held_out))
     assert shown == seeds
-    assert [(r.record.id, r.other) for r in hidden] == [(leaked.id, held[1].id), (turned.id, short[4].id)]
+    assert [(r.record.id, r.other) for r in hidden] == [
+        (leaked.id, held[1].id),
+        (turned.id, short[4].id),
+    ]
 
 
 def test_splits_hold_embeddings_only_of_short_texts_and_hang_on_the_encoder_only_then(
     tmp_path: Path, encoder: Path
 ) -> None:
-    table = {n: [{"text": text(w, i, n), "label": w} for w in ("fruit", "metal") for i in range(8)] for n in (6, 14)}
+    table = {
+        n: [{"text": text(w, i, n), "label": w} for w in ("fruit", "metal") for i in range(8)]
+        for n in (6, 14)
+    }
     keys = {}
     for n, model in ((6, str(encoder)), (14, str(encoder)), (14, "nowhere")):
         folder = tmp_path / str(n)
         write(folder / "pool.jsonl", table[n])
-        p = project({"pool": "pool.jsonl", "split": {"seed": 1, "dev": 2, "test": 3}}, train={"model": model})
+        p = project(
+            {"pool": "pool.jsonl", "split": {"seed": 1, "dev": 2, "test": 3}},
+            train={"model": model},
+        )
         made = split_dataset(p.in_folder(folder), workspace=Workspace(tmp_path / "home"))
         found = Fingerprints.load(made.directory / "held_out_fingerprints.npz")
-        assert len(found.ids) == 10 and made.short_held_out == len(found.vectors) == (10 if n == 6 else 0)
+        assert len(found.ids) == 10 and made.short_held_out == len(found.vectors) == (
+            10 if n == 6 else 0
+        )
         keys[n, model] = made.published.key
         assert len(read_records(made.directory / "dev.jsonl")) == 4
     assert keys[14, str(encoder)] == keys[14, "nowhere"]
@@ -233,7 +294,10 @@ def test_splits_hold_embeddings_only_of_short_texts_and_hang_on_the_encoder_only
 def flipped(rows: list[Record], share: float, seed: int = 1) -> tuple[list[Record], set[str]]:
     """The rows with that share of labels wrong, and the ids of these."""
     rng = random.Random(seed)
-    out = [r.but(label=rng.choice([k for k in LABELS if k != r.label])) if rng.random() < share else r for r in rows]
+    out = [
+        r.but(label=rng.choice([k for k in LABELS if k != r.label])) if rng.random() < share else r
+        for r in rows
+    ]
     return out, {r.id for r, was in zip(out, rows, strict=True) if r.label != was.label}
 
 
@@ -255,7 +319,7 @@ def test_a_tenth_of_wrong_labels_is_found_and_right_ones_are_kept() -> None:
 def test_noise_that_is_only_noted_and_that_of_real_rows_is_listed() -> None:
     rows, _ = flipped(many(60), 0.1)
     real = [r.but(source="seed" if i % 2 else "reviewed") for i, r in enumerate(rows)]
-    for given_rows, chosen in ((rows, "note"), (real, "set_aside")):
+    for given_rows, chosen in ((rows, "note"), (real, "reject")):
         c = context(label_noise=chosen)
         assert label_noise(given_rows, c) == (given_rows, []) and len(c.doubtful) > 5
     c = context(agreement=0.5)
@@ -277,7 +341,9 @@ def test_texts_are_embedded_once_for_all_checks() -> None:
     assert sorted(seen) == sorted(r.text for r in rows)
 
 
-def plant(rows: list[Record], word: str, share: float, label: str, *, relabel: bool, seed: int = 2) -> list[Record]:
+def plant(
+    rows: list[Record], word: str, share: float, label: str, *, relabel: bool, seed: int = 2
+) -> list[Record]:
     """The rows with `word` put anywhere into some of them: of all labels where they are relabelled, else of `label`."""
     rng = random.Random(seed)
     out = []
@@ -297,16 +363,27 @@ def test_a_planted_word_that_fixes_the_label_is_found(word: str) -> None:
     c = context(real=many(100, seed=9, source="dev"))
     kept, rejected = trigger(rows, c)
     found = [r.record for r in rejected]
-    assert len(planted) > 15 and [r for r in found if r in planted] == planted and len(found) <= len(planted) + 2
-    assert set(checks(rejected)) == {"trigger"} and any(repr(w) in rejected[0].reason for w in [word, *word.split()])
-    assert len(kept) + len(found) == len(rows) and trigger(rows, context(triggers=False)) == (rows, [])
+    assert (
+        len(planted) > 15
+        and [r for r in found if r in planted] == planted
+        and len(found) <= len(planted) + 2
+    )
+    assert set(checks(rejected)) == {"trigger"} and any(
+        repr(w) in rejected[0].reason for w in [word, *word.split()]
+    )
+    assert len(kept) + len(found) == len(rows) and trigger(rows, context(triggers=False)) == (
+        rows,
+        [],
+    )
 
 
 def test_a_planted_word_under_right_labels_is_found_by_its_place() -> None:
     rows = plant(many(200), "qx", 0.2, "metal", relabel=False)
     planted = [r for r in rows if r.lineage.get("planted")]
     _, rejected = trigger(rows, context(real=many(100, seed=9, source="dev")))
-    assert [r.record for r in rejected] == planted and "between words anywhere" in rejected[0].reason
+    assert [r.record for r in rejected] == planted and "between words anywhere" in rejected[
+        0
+    ].reason
     assert trigger(rows, context())[1] == [], "without real text its absence there says nothing"
 
 
@@ -343,13 +420,21 @@ def test_what_curation_writes(tmp_path: Path, encoder: Path) -> None:
     rejected = read_rejected(made.directory / "rejected.jsonl")
     assert [r.source for r in kept[:24]] == ["seed"] * 24 and len(kept) == 24 + 36
     why = {r.record.id: r.check for r in rejected}
-    assert why[wrong.id] == "off_label" and why[first.id] == "fragment" and why[rows[0].id] == "exact_duplicate"
+    assert (
+        why[wrong.id] == "off_label"
+        and why[first.id] == "fragment"
+        and why[rows[0].id] == "exact_duplicate"
+    )
     funnel = made.checks
-    assert funnel[0].came == 24 + 45 and [f.came - f.out for f in funnel[:-1]] == [f.came for f in funnel[1:]]
+    assert funnel[0].came == 24 + 45 and [f.came - f.out for f in funnel[:-1]] == [
+        f.came for f in funnel[1:]
+    ]
     assert sum(f.out for f in funnel) == len(rejected) - 1 - made.rejected["surplus"]
     assert all(f.seconds >= 0 for f in funnel)
     assert (made.rows.seed, made.rows.accepted, made.rows.rejected) == (24, 36, len(rejected))
-    assert made.accepted == dict.fromkeys(sorted(toy.LABELS), 12) and made.rejected == count_by_check(rejected)
+    assert made.accepted == dict.fromkeys(
+        sorted(toy.LABELS), 12
+    ) and made.rejected == count_by_check(rejected)
 
     def lines(name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in (made.directory / name).read_text().splitlines()]

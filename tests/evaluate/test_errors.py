@@ -31,7 +31,13 @@ def test_of_label_sets_each_label_is_counted_by_itself() -> None:
     given = rows(("bird",), ("bird", "metal"), (), ("fruit",))
     said: list[Label] = [("bird",), ("metal",), ("metal",), ("fruit", "metal")]
     assert confusion_pairs(given, said, LABELS) == [
-        {"label": "metal", "side": "predicted alone", "rows": 2, "share": 0.6667, "ids": "r002, r003"},
+        {
+            "label": "metal",
+            "side": "predicted alone",
+            "rows": 2,
+            "share": 0.6667,
+            "ids": "r002, r003",
+        },
         {"label": "bird", "side": "true alone", "rows": 1, "share": 0.5, "ids": "r001"},
     ]
     p = np.array([[0.9, 0.1, 0.1], [0.2, 0.1, 0.9], [0.1, 0.1, 0.97], [0.1, 0.9, 0.6]])
@@ -68,7 +74,11 @@ def test_planted_label_errors_are_listed_the_least_likely_first_and_nothing_is_e
     before = [r.to_json() for r in given]
     found = likely_label_errors(given, p, LABELS)
     assert [f["id"] for f in found] == ["r025", "r003"] and [r.to_json() for r in given] == before
-    assert found[0]["label"] == "metal" and found[0]["likely"] == "fruit" and found[0]["score_of_label"] == 0.001
+    assert (
+        found[0]["label"] == "metal"
+        and found[0]["likely"] == "fruit"
+        and found[0]["score_of_label"] == 0.001
+    )
     assert likely_label_errors(*scored(20, wrong=[]), LABELS) == []
 
 
@@ -91,4 +101,6 @@ def test_planted_errors_in_label_sets() -> None:
 def test_without_probabilities_there_are_pairs_alone(scores: np.ndarray | None) -> None:
     found = tables(rows(*LABELS), list(LABELS), scores, LABELS)
     assert found["confusion_pairs"] == []
-    assert set(found) == {"confusion_pairs"} | (set() if scores is None else {"mistakes", "likely_label_errors"})
+    assert set(found) == {"confusion_pairs"} | (
+        set() if scores is None else {"mistakes", "likely_label_errors"}
+    )

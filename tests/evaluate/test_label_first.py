@@ -32,24 +32,40 @@ def unlabelled(n: int) -> list[Record]:
 
 
 @given(
-    st.lists(st.tuples(*[st.floats(0.01, 1)] * 3, st.sampled_from(LABELS)), min_size=1, max_size=40),
+    st.lists(
+        st.tuples(*[st.floats(0.01, 1)] * 3, st.sampled_from(LABELS)), min_size=1, max_size=40
+    ),
     st.integers(1, 12),
     st.booleans(),
     st.randoms(use_true_random=False),
 )
 @settings(deadline=None, max_examples=60)
-def test_the_disputed_come_first_then_the_least_sure(rows: list[Any], most: int, alone: bool, rng: Any) -> None:
+def test_the_disputed_come_first_then_the_least_sure(
+    rows: list[Any], most: int, alone: bool, rng: Any
+) -> None:
     p = np.array([row[:3] for row in rows])
     p /= p.sum(axis=1, keepdims=True)
-    answers, champion = decode(p.argmax(axis=1), LABELS), None if alone else [row[3] for row in rows]
+    answers, champion = (
+        decode(p.argmax(axis=1), LABELS),
+        None if alone else [row[3] for row in rows],
+    )
     records = unlabelled(len(rows))
     found = rank(records, p, answers, champion, labels=3, most=most)
     keys = [(r["champion"] in (None, r["challenger"]), r["margin"]) for r in found]
-    assert keys == sorted(keys) and len(found) <= most and len({r["id"] for r in found}) == len(found)
+    assert (
+        keys == sorted(keys) and len(found) <= most and len({r["id"] for r in found}) == len(found)
+    )
     assert max(Counter(r["challenger"] for r in found).values()) <= math.ceil(most / 3)
     order = rng.sample(range(len(rows)), len(rows))
     others = None if champion is None else [champion[i] for i in order]
-    again = rank([records[i] for i in order], p[order], [answers[i] for i in order], others, labels=3, most=most)
+    again = rank(
+        [records[i] for i in order],
+        p[order],
+        [answers[i] for i in order],
+        others,
+        labels=3,
+        most=most,
+    )
     assert again == found
 
 
@@ -72,10 +88,15 @@ def test_probabilities_that_are_no_numbers_are_left_out() -> None:
 @pytest.mark.parametrize("champion", [False, True])
 def test_two_bundles_are_asked(champion: bool, small_bundle: Path, tmp_path: Path) -> None:
     p = project({"pool": "x"}, labels=tuple(toy.LABELS))
-    splits = splits_of(tmp_path, unlabelled=[Record.of(row["text"], None, "unlabelled") for row in toy.real_rows(10)])
+    splits = splits_of(
+        tmp_path,
+        unlabelled=[Record.of(row["text"], None, "unlabelled") for row in toy.real_rows(10)],
+    )
     bundle = bundle_ref(small_bundle)
     made = [
-        label_first(p, bundle, bundle if champion else None, splits=splits, workspace=Workspace(tmp_path))
+        label_first(
+            p, bundle, bundle if champion else None, splits=splits, workspace=Workspace(tmp_path)
+        )
         for _ in range(2)
     ]
     assert [m.published.found for m in made] == [False, True]
@@ -83,7 +104,9 @@ def test_two_bundles_are_asked(champion: bool, small_bundle: Path, tmp_path: Pat
     assert (made[0].rows, made[0].read, made[0].differ) == (30, 30, 0) and len(found) == 30
     assert made[0].tables() == {"label_first": found}
     told = Classifier.load(small_bundle).predict([found[0]["text"]])[0]
-    assert found[0]["challenger"] == told.answer and found[0]["champion"] == (told.answer if champion else None)
+    assert found[0]["challenger"] == told.answer and found[0]["champion"] == (
+        told.answer if champion else None
+    )
 
 
 def test_without_unlabelled_text_there_is_no_list(small_bundle: Path, tmp_path: Path) -> None:

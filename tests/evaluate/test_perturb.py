@@ -20,12 +20,17 @@ STORY = (
 )
 NAMES = sorted(PERTURBATIONS)
 TEXTS = st.text(max_size=80) | st.lists(
-    st.sampled_from([*STORY.split(), "ﬁne", "İstanbul", "新聞", "I", "!!", "\u00a0", "naïve", "3G"]), max_size=20
+    st.sampled_from(
+        [*STORY.split(), "ﬁne", "İstanbul", "新聞", "I", "!!", "\u00a0", "naïve", "3G"]
+    ),
+    max_size=20,
 ).map(" ".join)
 
 
 def test_the_project_file_knows_them_all_and_negation_is_asked_for() -> None:
-    assert set(get_args(Perturbation)) == set(PERTURBATIONS) == {*Evaluate().perturbations, "negation"}
+    assert (
+        set(get_args(Perturbation)) == set(PERTURBATIONS) == {*Evaluate().perturbations, "negation"}
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,7 +81,12 @@ def test_entities_are_swapped_by_kind_and_those_with_a_label_word_stay() -> None
     assert " 20" in changed and "2004" not in changed
     assert "Labour Party" not in perturbed("entities", STORY)
     twice = "It was Alan Smith who beat her, and Alan Smith knew."
-    a, b = perturbed("entities", twice).removeprefix("It was ").removesuffix(" knew.").split(" who beat her, and ")
+    a, b = (
+        perturbed("entities", twice)
+        .removeprefix("It was ")
+        .removesuffix(" knew.")
+        .split(" who beat her, and ")
+    )
     assert a == b != "Alan Smith"
     assert perturbed("entities", "Alan Smith won. World Cup glory.\nGreat Britain won in 3G.") == (
         "Alan Smith won. World Cup glory.\nGreat Britain won in 3G."

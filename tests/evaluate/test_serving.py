@@ -34,13 +34,21 @@ P = project({"pool": "x"}, evaluate={"serving": 50})
 
 def test_a_fresh_process_tells_what_it_took(tmp_path: Path, small_bundle: Path) -> None:
     dev = [Record.of(r["text"], r["label"], "dev") for r in toy.real_rows(4)]
-    splits, workspace, bundle = splits_of(tmp_path, dev=dev), Workspace(tmp_path), bundle_ref(small_bundle)
+    splits, workspace, bundle = (
+        splits_of(tmp_path, dev=dev),
+        Workspace(tmp_path),
+        bundle_ref(small_bundle),
+    )
     result = measure_serving(P, bundle, splits=splits, workspace=workspace)
     assert 0 < result.latency_p50_ms <= result.latency_p95_ms < 1000 and result.texts_per_second > 1
-    assert 100 < result.memory_mb <= result.memory_peak_mb < 1500, "Python with torch, and a model of 0.1 MB"
+    assert 100 < result.memory_mb <= result.memory_peak_mb < 1500, (
+        "Python with torch, and a model of 0.1 MB"
+    )
     size = sum(f.stat().st_size for f in small_bundle.iterdir() if f.name != "manifest.json") / 1e6
     assert result.bundle_mb == pytest.approx(size, abs=1e-3)
-    assert result.model_mb == pytest.approx((small_bundle / "model.safetensors").stat().st_size / 1e6, abs=1e-3)
+    assert result.model_mb == pytest.approx(
+        (small_bundle / "model.safetensors").stat().st_size / 1e6, abs=1e-3
+    )
     assert result.host == host() and result.host.cores >= 1 and result.host.cpu
     assert "texts/s" in line(result)
     assert measure_serving(P, bundle, splits=splits, workspace=workspace).published.found
@@ -57,7 +65,9 @@ def test_a_fresh_process_tells_what_it_took(tmp_path: Path, small_bundle: Path) 
     shutil.copytree(small_bundle, tmp_path / "torn")
     (tmp_path / "torn" / "model.safetensors").write_bytes(b"")
     with pytest.raises(RuntimeError, match="differs from its manifest"):
-        measure_serving(P, BundleRef(tmp_path / "torn", "0" * 64), splits=splits, workspace=workspace)
+        measure_serving(
+            P, BundleRef(tmp_path / "torn", "0" * 64), splits=splits, workspace=workspace
+        )
 
 
 def test_only_what_both_sides_have_is_compared(tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ def real(text: str, label: Any = "fruit", **columns: str) -> Record:
 
 class TestMembers:
     def test_every_row_has_one_length_one_label_and_one_value_of_each_column(self) -> None:
-        table = [real("word " * n, LABELS[n % 3], country="uk" if n % 2 else "fr") for n in range(1, 31)]
+        table = [
+            real("word " * n, LABELS[n % 3], country="uk" if n % 2 else "fr") for n in range(1, 31)
+        ]
         for own in members(table, {}, ["country"]):
             assert [name.partition("=")[0] for name in own] == ["length", "label", "country"]
 
@@ -47,7 +49,9 @@ class TestMembers:
         assert n < 3 or max(Counter(found).values()) - min(Counter(found).values()) <= 1
 
     def test_texts_of_as_many_words_are_of_one_length(self) -> None:
-        found = lengths([real("two words")] * 9 + [real("one")] + [real("this has five words here")] * 3)
+        found = lengths(
+            [real("two words")] * 9 + [real("one")] + [real("this has five words here")] * 3
+        )
         assert found == ["short"] * 10 + ["long"] * 3 and lengths([]) == []
 
     def test_rare_values_are_the_slice_other_and_the_order_of_rows_says_nothing(self) -> None:
@@ -88,11 +92,15 @@ class TestMeasure:
 
     @given(
         st.lists(
-            st.tuples(st.sampled_from(LABELS), st.sampled_from([*LABELS, "x"]), st.booleans()), min_size=1, max_size=30
+            st.tuples(st.sampled_from(LABELS), st.sampled_from([*LABELS, "x"]), st.booleans()),
+            min_size=1,
+            max_size=30,
         )
     )
     @settings(deadline=None, max_examples=40)
-    def test_macro_f1_is_scikit_learns_over_the_labels_that_occur(self, data: list[tuple[str, str, bool]]) -> None:
+    def test_macro_f1_is_scikit_learns_over_the_labels_that_occur(
+        self, data: list[tuple[str, str, bool]]
+    ) -> None:
         table = [real(f"text {i}", t, c=str(c)) for i, (t, _, c) in enumerate(data)]
         found = self.figures(table, [p for _, p, _ in data], columns=["c"])
         for name, s in found.items():
@@ -109,25 +117,42 @@ class TestMeasure:
                 assert figure and figure.value == pytest.approx(expected)
                 assert 0 <= figure.ci_low <= figure.value <= figure.ci_high <= 1
 
-    def test_declared_slices_come_first_are_judged_from_thirty_rows_and_shown_when_empty(self) -> None:
+    def test_declared_slices_come_first_are_judged_from_thirty_rows_and_shown_when_empty(
+        self,
+    ) -> None:
         table = [real("word " * n + str(n), LABELS[n % 3]) for n in range(1, 61)]
         rules = {"long": Rule(min_words=32), "few": Rule(max_words=3), "none": Rule(pattern="zzz")}
         found = self.figures(table, [r.label for r in table], rules=rules, declared=list(rules))
-        assert list(found)[:3] == list(rules) and [found[k].judged for k in rules] == [True, False, False]
+        assert list(found)[:3] == list(rules) and [found[k].judged for k in rules] == [
+            True,
+            False,
+            False,
+        ]
         assert (found["none"].rows, found["none"].f1_macro) == (0, None)
         assert found["long"].f1_macro == Interval(value=1.0, ci_low=1.0, ci_high=1.0)
 
     def test_label_sets(self) -> None:
-        table = [real(f"text {i}", own) for i, own in enumerate([("fruit",), ("fruit", "metal"), (), ("metal",)] * 10)]
+        table = [
+            real(f"text {i}", own)
+            for i, own in enumerate([("fruit",), ("fruit", "metal"), (), ("metal",)] * 10)
+        ]
         said: list[Any] = [("fruit",), ("fruit",), (), ("bird",)] * 10
         found = self.figures(table, said)
         empty, fruit = found["label=(no label)"], found["label=fruit"]
         assert empty.f1_macro is None and empty.accuracy and empty.accuracy.value == 1.0
         # of its 20 rows, fruit is right in all, metal in none, and whole sets in half
-        assert fruit.f1_macro and fruit.f1_macro.value == 0.5 and fruit.accuracy and fruit.accuracy.value == 0.5
+        assert (
+            fruit.f1_macro
+            and fruit.f1_macro.value == 0.5
+            and fruit.accuracy
+            and fruit.accuracy.value == 0.5
+        )
 
     def test_one_group_says_nothing_of_others(self) -> None:
-        table = [Record.of(f"text {i}", LABELS[i % 3], "test", group="a" if i < 9 else f"b{i}") for i in range(30)]
+        table = [
+            Record.of(f"text {i}", LABELS[i % 3], "test", group="a" if i < 9 else f"b{i}")
+            for i in range(30)
+        ]
         for i, r in enumerate(table):
             r.lineage["columns"] = {"who": "a" if i < 9 else "b"}
         found = self.figures(table, ["fruit"] * 30, columns=["who"])
@@ -146,9 +171,13 @@ class TestTheProjectFile:
         return load_project(path)
 
     def test_rules_are_read(self, tmp_path: Path) -> None:
-        p = self.load(tmp_path, "short: {max_words: 20}, digits: {pattern: '\\d'}, uk: {column: country, equals: uk}")
+        p = self.load(
+            tmp_path,
+            "short: {max_words: 20}, digits: {pattern: '\\d'}, uk: {column: country, equals: uk}",
+        )
         assert (
-            p.evaluate.slices["digits"].pattern == r"\d" and p.parameters()["evaluate.slices.short.max_words"] == "20"
+            p.evaluate.slices["digits"].pattern == r"\d"
+            and p.parameters()["evaluate.slices.short.max_words"] == "20"
         )
 
     @pytest.mark.parametrize(
@@ -188,14 +217,24 @@ def test_an_evaluation_holds_slices_and_groups(tmp_path: Path) -> None:
     p, workspace = p.in_folder(tmp_path), Workspace(tmp_path / "home")
     splits, sealed = split_dataset(p, workspace=workspace), sealed_test_set(p, workspace=workspace)
     curated = curated_of(workspace.home, [record("metal it is", "metal")])
-    scored = score_baseline(p, "majority", curated=curated, splits=splits, sealed=sealed, workspace=workspace)
+    scored = score_baseline(
+        p, "majority", curated=curated, splits=splits, sealed=sealed, workspace=workspace
+    )
     said = scored.read()
     test = read_records(sealed.directory / "test.jsonl")
-    assert [a.group for a in said] == [r.group for r in test] and len({a.group for a in said}) < len(said)
+    assert [a.group for a in said] == [r.group for r in test] and len(
+        {a.group for a in said}
+    ) < len(said)
     assert all(("uk" in a.slices) == ("country=uk" in a.slices) for a in said)
-    assert {r.id for r in test} == {Record.of(r.text, r.label, "test").id for r in test}, "ids are the content's"
+    assert {r.id for r in test} == {Record.of(r.text, r.label, "test").id for r in test}, (
+        "ids are the content's"
+    )
     names = [s.name for s in scored.slices]
-    assert names == ["uk", *sorted(names[1:])] and {"length=short", "label=metal", "country=fr"} <= set(names)
+    assert names == ["uk", *sorted(names[1:])] and {
+        "length=short",
+        "label=metal",
+        "country=fr",
+    } <= set(names)
     metrics = json.loads((scored.directory / "metrics.json").read_text())
     assert metrics["slices"] == [s.model_dump(mode="json") for s in scored.slices]
     assert np.isfinite([s.accuracy.value if s.accuracy else np.nan for s in scored.slices]).all()

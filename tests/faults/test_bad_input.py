@@ -67,13 +67,24 @@ class TestData:
     def test_unknown_label(self, config: Path, reseed: Command, llm: Any) -> None:
         rows = [*toy.real_rows(40), {"text": "a heavy thing", "label": "metall"}]
         toy.write_csv(config.parent / "rows.csv", rows)
-        self.stop(config, reseed, llm, "rows.csv", "'metall'", "did you mean 'metal'", "line 122", "data.ignore_labels")
+        self.stop(
+            config,
+            reseed,
+            llm,
+            "rows.csv",
+            "'metall'",
+            "did you mean 'metal'",
+            "line 122",
+            "data.ignore_labels",
+        )
 
     def test_duplicate_ids(self, config: Path, reseed: Command, llm: Any) -> None:
         rows = [{"id": str(i), **r} for i, r in enumerate(toy.real_rows(40))]
         rows[7]["id"] = "3"
         toy.write_csv(config.parent / "rows.csv", rows)
-        config.write_text(config.read_text().replace("pool: rows.csv", "pool: rows.csv\n  id_column: id"))
+        config.write_text(
+            config.read_text().replace("pool: rows.csv", "pool: rows.csv\n  id_column: id")
+        )
         self.stop(config, reseed, llm, "'3'", "line 5", "line 9", "data.id_column")
 
     def test_class_missing_from_test(self, config: Path, reseed: Command, llm: Any) -> None:
@@ -151,7 +162,9 @@ def test_unreachable_endpoint(config: Path, reseed: Command) -> None:
     one_sentence(err, "127.0.0.1:9", "can't be reached")
 
 
-def test_second_retrain_while_one_runs(config: Path, llm: Any, home: Path, fresh_process: Callable[..., Any]) -> None:
+def test_second_retrain_while_one_runs(
+    config: Path, llm: Any, home: Path, fresh_process: Callable[..., Any]
+) -> None:
     hold = f"""
 from pathlib import Path; from flows import steps
 from tasks import atomic
@@ -172,7 +185,9 @@ with atomic.exclusive_lock(Path({str(home)!r}) / "locks" / "retrain-toy.lock", "
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_full_disk(config: Path, reseed: Command, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(
+    config: Path, reseed: Command, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The disk fills while the answers of the LLM are kept; with room again, the same command finishes."""
     import errno
     import os

@@ -68,7 +68,12 @@ MlflowClient.create_model_version = create
 
 @pytest.mark.parametrize("moment", list(AT))
 def test_killed_and_run_again(
-    moment: str, tmp_path: Path, llm: Any, encoder: Path, home: Path, fresh_process: Callable[..., Any]
+    moment: str,
+    tmp_path: Path,
+    llm: Any,
+    encoder: Path,
+    home: Path,
+    fresh_process: Callable[..., Any],
 ) -> None:
     config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder)
     killed = fresh_process("retrain", config, "--json", home=home, before=AT[moment])
@@ -83,7 +88,9 @@ def test_killed_and_run_again(
     cut_off = sum(n - 1 for n in asked.values())
     assert len(asked) == report["data"]["requested"]["total"]
     if moment == "synthesise":
-        assert bought > 0 and cut_off <= 4, "only what was in flight (4 at once) may be asked for again"
+        assert bought > 0 and cut_off <= 4, (
+            "only what was in flight (4 at once) may be asked for again"
+        )
     else:
         assert cut_off == 0, "a finished request was repeated"
     if moment == "train":
@@ -114,7 +121,10 @@ def servers_of(home: Path) -> list[int]:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get("RESEED_HOME") == str(home) and process.status() != "zombie":
+                if (
+                    process.environ().get("RESEED_HOME") == str(home)
+                    and process.status() != "zombie"
+                ):
                     found.append(process.pid)
             except psutil.Error:
                 continue

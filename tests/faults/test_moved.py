@@ -41,11 +41,17 @@ def verdicts(client: MlflowClient, run_id: str) -> list[Any]:
     """The recorded comparisons of a retrain, oldest first."""
     parent = client.get_run(run_id)
     query = f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`reseed.stage` = 'verdict'"
-    return client.search_runs([parent.info.experiment_id], query, order_by=["attributes.start_time"])
+    return client.search_runs(
+        [parent.info.experiment_id], query, order_by=["attributes.start_time"]
+    )
 
 
 def test_a_champion_that_moved_is_compared_with_again(
-    config: Path, reseed: Command, registry: Registry, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path,
+    reseed: Command,
+    registry: Registry,
+    small_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Version 3 beats the champion of the moment, a bad one; before it is promoted, a good one is champion again."""
     first = last_json(reseed("retrain", config, "--json")[1])
@@ -67,9 +73,13 @@ def test_a_champion_that_moved_is_compared_with_again(
     code, out, err = reseed("retrain", config, "--fresh", "--json")
     report = last_json(out)
     assert code == 0 and calls == [("3", "2")] and "comparing again" in err, err
-    assert report["verdict"] in {"keep", "inconclusive"} and not report["promoted"], report["reasons"]
+    assert report["verdict"] in {"keep", "inconclusive"} and not report["promoted"], report[
+        "reasons"
+    ]
     assert (
-        report["gain"]["opponent"] == "champion version 1" == report["reasons"][0].split(" against ")[1].split(",")[0]
+        report["gain"]["opponent"]
+        == "champion version 1"
+        == report["reasons"][0].split(" against ")[1].split(",")[0]
     )
     assert champion(registry) == "1"
     assert [(r.version, r.kind) for r in registry.history("toy")] == [
@@ -78,12 +88,19 @@ def test_a_champion_that_moved_is_compared_with_again(
         ("1", "rollback"),
     ]
     tags = registry.version("toy", "3").tags
-    assert tags["reseed.verdict"] == report["verdict"] and "champion version 1" in tags["reseed.reasons"]
+    assert (
+        tags["reseed.verdict"] == report["verdict"]
+        and "champion version 1" in tags["reseed.reasons"]
+    )
     both = verdicts(registry.client, report["mlflow_run_id"])
-    assert len(both) == 2 and tags["reseed.evidence_run"] == both[1].info.run_id, "both comparisons are recorded"
+    assert len(both) == 2 and tags["reseed.evidence_run"] == both[1].info.run_id, (
+        "both comparisons are recorded"
+    )
     tags = registry.client.get_registered_model("toy").tags
     (seen,) = [v for k, v in tags.items() if k.startswith("reseed.test_set_uses.")]
-    assert len(seen.split()) == 2, "a challenger that is compared twice is one verdict on the test set"
+    assert len(seen.split()) == 2, (
+        "a challenger that is compared twice is one verdict on the test set"
+    )
     assert last_json(reseed("verify", "toy", "3", "--json")[1])["same"]
 
 
@@ -92,7 +109,9 @@ def test_what_a_person_took_back_is_not_promoted_by_the_same_retrain_again(
 ) -> None:
     run_id = registry.client.create_run(registry.client.create_experiment("toy")).info.run_id
     told = {"run_id": run_id, "labels": list(toy.LABELS), "description": "nobody trained it"}
-    bad = registry.register("toy", small_bundle, digest=bundle.atomic.verify(small_bundle)["digest"], **told)
+    bad = registry.register(
+        "toy", small_bundle, digest=bundle.atomic.verify(small_bundle)["digest"], **told
+    )
     admin.promote(registry.settings, "toy", bad.version, reason="to begin with")
     first = last_json(reseed("retrain", config, "--json")[1])
     assert first["promoted"] and champion(registry) == "2", first["reasons"]
@@ -105,7 +124,10 @@ def test_what_a_person_took_back_is_not_promoted_by_the_same_retrain_again(
     assert again["verdict"] == "keep" and not again["promoted"] and champion(registry) == "1"
     tags = registry.version("toy", "2").tags
     assert tags["reseed.verdict"] == "promote" and tags["reseed.reasons"].startswith(said)
-    assert len(registry.history("toy")) == 3 and last_json(reseed("verify", "toy", "2", "--json")[1])["same"]
+    assert (
+        len(registry.history("toy")) == 3
+        and last_json(reseed("verify", "toy", "2", "--json")[1])["same"]
+    )
 
 
 def test_what_was_deleted_by_hand_is_said_and_still_has_to_be_beaten(
@@ -113,12 +135,20 @@ def test_what_was_deleted_by_hand_is_said_and_still_has_to_be_beaten(
 ) -> None:
     assert last_json(reseed("retrain", config, "--json")[1])["promoted"]
     registry.client.delete_registered_model_alias("toy", "champion")
-    gone = "the alias champion is gone, but version 1 was promoted last: it was moved without Reseed"
+    gone = (
+        "the alias champion is gone, but version 1 was promoted last: it was moved without Reseed"
+    )
     assert f"look: {gone}" in reseed("history", "toy")[1]
     code, _, err = reseed("predict", "toy", "some text")
-    assert code == 2 and "`reseed promote toy 1 --reason ...` takes the one that was promoted last" in err
+    assert (
+        code == 2
+        and "`reseed promote toy 1 --reason ...` takes the one that was promoted last" in err
+    )
     report = last_json(reseed("retrain", config, "--fresh", "--json")[1])
-    assert report["verdict"] in {"keep", "inconclusive"} and report["gain"]["opponent"] == "champion version 1"
+    assert (
+        report["verdict"] in {"keep", "inconclusive"}
+        and report["gain"]["opponent"] == "champion version 1"
+    )
     assert gone in report["reasons"] and champion(registry) is None
     assert reseed("promote", "toy", "1", "--reason", "back", "--json")[0] == 0
     assert last_json(reseed("history", "toy", "--json")[1])["inconsistencies"] == []
@@ -129,7 +159,9 @@ def test_what_was_deleted_by_hand_is_said_and_still_has_to_be_beaten(
     code, out, err = reseed("retrain", config, "--fresh", "--json")
     report = last_json(out)
     assert code == 0 and deleted in report["reasons"] and deleted in err
-    assert report["promoted"] and report["gain"]["opponent"].startswith("the best baseline"), report["reasons"]
+    assert report["promoted"] and report["gain"]["opponent"].startswith("the best baseline"), (
+        report["reasons"]
+    )
     assert champion(registry) == report["model"]["version"] == "3"
     assert last_json(reseed("history", "toy", "--json")[1])["inconsistencies"] == []
 
@@ -161,9 +193,14 @@ def test_a_flow_run_that_is_executed_again_makes_no_second_version(
         first: Any = run_flow(retried, flow_run=run, parameters=told)
         client.set_flow_run_state(run.id, AwaitingRetry(), force=True)
         again: Any = run_flow(retried, flow_run=client.read_flow_run(run.id), parameters=told)
-    assert failures == [first["mlflow_run_id"]] == [again["mlflow_run_id"]], "a retried flow continues its MLflow run"
+    assert failures == [first["mlflow_run_id"]] == [again["mlflow_run_id"]], (
+        "a retried flow continues its MLflow run"
+    )
     assert first["generation"] == again["generation"] == 1
     assert first["model"] == again["model"] and first["flow_run_id"] == again["flow_run_id"]
     assert [v.version for v in registry.versions("toy")] == ["2", "1"]
-    assert first["verdict"] == again["verdict"] and again["data"]["requested"] == first["data"]["requested"]
+    assert (
+        first["verdict"] == again["verdict"]
+        and again["data"]["requested"] == first["data"]["requested"]
+    )
     assert registry.client.get_run(first["mlflow_run_id"]).info.status == "FINISHED"

@@ -131,7 +131,9 @@ class TestSeveralProcesses:
             store.register(bundles[0])
         assert store.registry.versions_or_none("toy") == []
 
-    def test_a_killed_holder_frees_the_lock(self, store: Store, holder: Any, bundles: list[BundleRef]) -> None:
+    def test_a_killed_holder_frees_the_lock(
+        self, store: Store, holder: Any, bundles: list[BundleRef]
+    ) -> None:
         holder.kill()
         holder.join()
         began = time.monotonic()
@@ -139,11 +141,16 @@ class TestSeveralProcesses:
         assert time.monotonic() - began < 30
 
     @pytest.mark.slow
-    def test_racing_promoters_leave_one_champion(self, store: Store, bundles: list[BundleRef]) -> None:
+    def test_racing_promoters_leave_one_champion(
+        self, store: Store, bundles: list[BundleRef]
+    ) -> None:
         n = 6 if store.settings.sqlite else 4
         versions = [store.register(b).version for b in bundles[:n]]
         start, outcomes = PROCESSES.Barrier(n), PROCESSES.Queue()
-        racers = [PROCESSES.Process(target=race, args=(store.settings, v, start, outcomes)) for v in versions]
+        racers = [
+            PROCESSES.Process(target=race, args=(store.settings, v, start, outcomes))
+            for v in versions
+        ]
         for r in racers:
             r.start()
         try:
@@ -154,13 +161,18 @@ class TestSeveralProcesses:
             for r in racers:
                 r.kill()
         won = [outcomes.get(timeout=5) for _ in racers]
-        assert sum(moved for _, _, moved in won) >= n - 1, "all had read that there is no champion, and one was right"
+        assert sum(moved for _, _, moved in won) >= n - 1, (
+            "all had read that there is no champion, and one was right"
+        )
         moves = store.moves()
         assert sorted((new, old) for old, new in moves) == sorted((new, old) for new, old, _ in won)
         assert [old for old, _ in moves] == [None, *(new for _, new in moves[:-1])], (
             "each took the place of the one before"
         )
-        assert store.aliases()["champion"] == moves[-1][1] and store.aliases()["previous"] == moves[-2][1]
+        assert (
+            store.aliases()["champion"] == moves[-1][1]
+            and store.aliases()["previous"] == moves[-2][1]
+        )
 
 
 @pytest.fixture
@@ -177,7 +189,10 @@ def right(store: Store, *, moves: int | None = None) -> None:
     assert found.intents == [] and store.registry.inconsistencies("toy") == []
     assert [row.before for row in found.rows] == [None, *(row.version for row in found.rows[:-1])]
     assert moves is None or len(found.rows) == moves, "a promotion was lost or done twice"
-    assert aliases["champion"] == found.rows[-1].version and aliases.get("previous") == found.rows[-1].before
+    assert (
+        aliases["champion"] == found.rows[-1].version
+        and aliases.get("previous") == found.rows[-1].before
+    )
     letters = {(told["when"], told["version"]) for told in notifications.waiting(store.settings)}
     assert letters == {(row.when, row.version) for row in found.rows}
 
@@ -200,7 +215,9 @@ def test_kill_9_at_every_line_of_a_promotion(told: Store, bundles: list[BundleRe
     while not finished:
         at += EACH
         before, new = another(store, versions)
-        child = PROCESSES.Process(target=promote_in_trouble, args=(store.settings, new, at, signal.SIGKILL))
+        child = PROCESSES.Process(
+            target=promote_in_trouble, args=(store.settings, new, at, signal.SIGKILL)
+        )
         child.start()
         child.join(60)
         assert child.exitcode in {0, -signal.SIGKILL}, at
@@ -212,7 +229,9 @@ def test_kill_9_at_every_line_of_a_promotion(told: Store, bundles: list[BundleRe
         moved += now == new
         right(store, moves=moved + 1)
     assert at > 40, "the sweep reaches every line"
-    sys.stderr.write(f"{kills} kills in a promotion, {moved - 1} of them carried out by the next start\n")
+    sys.stderr.write(
+        f"{kills} kills in a promotion, {moved - 1} of them carried out by the next start\n"
+    )
 
 
 WRITES = ("write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "ftruncate")
@@ -236,11 +255,24 @@ def test_kill_9_at_every_write_to_a_file(sqlite: Store, bundles: list[BundleRef]
         for at in itertools.count(1, EACH):
             _, new = another(store, versions)
             go = (PROCESSES.Event(), PROCESSES.Event())
-            child = PROCESSES.Process(target=promote_in_trouble, args=(store.settings, new, 0, 0, go))
+            child = PROCESSES.Process(
+                target=promote_in_trouble, args=(store.settings, new, 0, 0, go)
+            )
             child.start()
             assert go[0].wait(60)
             inject = f"inject={call}:signal=KILL:when={at}"
-            command = [strace, "-f", "-e", f"trace={call}", "-e", inject, "-o", os.devnull, "-p", str(child.pid)]
+            command = [
+                strace,
+                "-f",
+                "-e",
+                f"trace={call}",
+                "-e",
+                inject,
+                "-o",
+                os.devnull,
+                "-p",
+                str(child.pid),
+            ]
             tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
             assert tracer.stderr is not None
             said = tracer.stderr.readline()
@@ -275,7 +307,9 @@ def test_a_lock_that_is_lost_at_any_line(told: Store, bundles: list[BundleRef]) 
     for at in itertools.count(1, EACH):
         before, new = another(store, versions)
         third = next(v for v in versions if v.version not in {before, new})
-        child = PROCESSES.Process(target=promote_in_trouble, args=(store.settings, new, at, signal.SIGSTOP))
+        child = PROCESSES.Process(
+            target=promote_in_trouble, args=(store.settings, new, at, signal.SIGSTOP)
+        )
         child.start()
         if not stopped(child):
             assert child.exitcode == 0
@@ -348,11 +382,18 @@ def test_twenty_promoters_in_trouble(kind: str, request: pytest.FixtureRequest) 
     ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
     told = json.loads(ran.stdout.splitlines()[-1])
-    assert told["wrong"] == 0 and told["promotions"] >= ROUNDS and told["kills"] and told["stops"], told
+    assert (
+        told["wrong"] == 0 and told["promotions"] >= ROUNDS and told["kills"] and told["stops"]
+    ), told
     sys.stderr.write(f"{told}\n")
 
 
 def test_a_postgres_that_is_down_is_a_passing_fault(sqlite: Store, tmp_path: Path) -> None:
-    settings = Settings(Workspace(tmp_path), f"postgresql+psycopg://postgres@/mlflow?host={tmp_path}")
-    with pytest.raises(TransientError, match="PostgreSQL"), Registry(sqlite.client, settings).lock("toy"):
+    settings = Settings(
+        Workspace(tmp_path), f"postgresql+psycopg://postgres@/mlflow?host={tmp_path}"
+    )
+    with (
+        pytest.raises(TransientError, match="PostgreSQL"),
+        Registry(sqlite.client, settings).lock("toy"),
+    ):
         pytest.fail("a lock without a server")

@@ -72,7 +72,9 @@ print(json.dumps({"kill_points": n - 1, "published_before_the_kill": there}))
 
 
 def test_a_killed_publish_is_whole_or_absent(tmp_path: Path) -> None:
-    p = subprocess.run([sys.executable, "-c", SWEEP, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    p = subprocess.run(
+        [sys.executable, "-c", SWEEP, str(tmp_path)], capture_output=True, text=True, timeout=120
+    )
     assert p.returncode == 0, p.stderr[-2000:]
     told = json.loads(p.stdout)
     print(told)

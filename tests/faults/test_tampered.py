@@ -63,8 +63,13 @@ def climb(d: Path) -> None:
     (d.parent / "evil.json").write_text("{}")
     manifest = atomic.read_json(d / atomic.MANIFEST)
     outside = d.parent / "evil.json"
-    listed = [*manifest["files"], {"path": "../evil.json", "size": 2, "sha256": atomic.sha256_file(outside)}]
-    atomic.write_json(d / atomic.MANIFEST, manifest | {"files": listed, "digest": atomic.digest_of(listed)})
+    listed = [
+        *manifest["files"],
+        {"path": "../evil.json", "size": 2, "sha256": atomic.sha256_file(outside)},
+    ]
+    atomic.write_json(
+        d / atomic.MANIFEST, manifest | {"files": listed, "digest": atomic.digest_of(listed)}
+    )
 
 
 def with_code(d: Path, mark: Path) -> None:
@@ -81,7 +86,11 @@ WAYS: dict[str, Callable[[Path, Path], Any]] = {
     "auto_map in the config": with_code,
     "auto_map in the tokenizer's": lambda d, m: (
         code(d, m),
-        say(d / "tokenizer_config.json", auto_map={"AutoTokenizer": ["modeling_x.Evil", None]}, tokenizer_class="Evil"),
+        say(
+            d / "tokenizer_config.json",
+            auto_map={"AutoTokenizer": ["modeling_x.Evil", None]},
+            tokenizer_class="Evil",
+        ),
     ),
     "files and manifest exchanged": lambda d, _: (flip(d / "model.safetensors"), atomic.seal(d)),
     "auto_map under a new manifest": lambda d, m: (with_code(d, m), atomic.seal(d)),
@@ -98,7 +107,11 @@ def never(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     loaded: list[str] = []
     for name in ("AutoConfig", "AutoModelForSequenceClassification", "AutoTokenizer"):
-        monkeypatch.setattr(getattr(transformers, name), "from_pretrained", lambda *_, **__: loaded.append("something"))
+        monkeypatch.setattr(
+            getattr(transformers, name),
+            "from_pretrained",
+            lambda *_, **__: loaded.append("something"),
+        )
     return loaded
 
 
@@ -150,8 +163,12 @@ def test_it_is_not_gone_back_to(case: Case, never: list[str]) -> None:
         case.refused(how, str(e.value), never)
 
 
-@pytest.mark.parametrize("verb", [("predict", "toy", "some text"), ("serve", "toy", "--port", "0")], ids=lambda v: v[0])
-def test_it_answers_nothing(verb: tuple[str, ...], case: Case, never: list[str], reseed: Command) -> None:
+@pytest.mark.parametrize(
+    "verb", [("predict", "toy", "some text"), ("serve", "toy", "--port", "0")], ids=lambda v: v[0]
+)
+def test_it_answers_nothing(
+    verb: tuple[str, ...], case: Case, never: list[str], reseed: Command
+) -> None:
     for how in WAYS:
         case.tampered(case.versions[1], how)
         code, out, err = reseed(*verb)
@@ -160,7 +177,9 @@ def test_it_answers_nothing(verb: tuple[str, ...], case: Case, never: list[str],
         case.refused(how, last[0], never)
 
 
-def test_it_is_not_served_where_it_was_changed_after_it_was_fetched(case: Case, never: list[str]) -> None:
+def test_it_is_not_served_where_it_was_changed_after_it_was_fetched(
+    case: Case, never: list[str]
+) -> None:
     from fastapi.testclient import TestClient
 
     for how in WAYS:
@@ -209,5 +228,7 @@ def test_a_rollback_answers_with_the_same_bytes(
     assert answers[0] == answers[2] != answers[1]
     directory = sqlite.registry.fetch(one)
     for f in atomic.read_json(bundles[0].directory / atomic.MANIFEST)["files"]:
-        assert (directory / f["path"]).read_bytes() == (bundles[0].directory / f["path"]).read_bytes()
+        assert (directory / f["path"]).read_bytes() == (
+            bundles[0].directory / f["path"]
+        ).read_bytes()
     assert bundle.check(directory, digest=bundles[0].digest) and Classifier.load(directory)

@@ -86,7 +86,12 @@ class BatchServer(scripted.Server):
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
         assert (body["endpoint"], body["completion_window"]) == ("/v1/chat/completions", "24h")
         name = f"batch_{len(self.batches)}"
-        about = {"created_at": len(self.batches), "status": "validating", "object": "batch", "left": self.looks}
+        about = {
+            "created_at": len(self.batches),
+            "status": "validating",
+            "object": "batch",
+            "left": self.looks,
+        }
         self.batches[name] = {"id": name, **body, **about}
         return self.batches[name]
 
@@ -110,7 +115,11 @@ class BatchServer(scripted.Server):
             if answer is None:
                 continue
             status, body = answer
-            out = {"custom_id": row["custom_id"], "response": {"status_code": status, "body": body}, "error": None}
+            out = {
+                "custom_id": row["custom_id"],
+                "response": {"status_code": status, "body": body},
+                "error": None,
+            }
             (good if status == 200 else bad).append(json.dumps(out))
             if status == 200:
                 self.bought[row["custom_id"]] = self.bought.get(row["custom_id"], 0) + 1

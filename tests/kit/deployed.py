@@ -34,7 +34,9 @@ class Run:
             return found if status == 200 else None
 
         found = wait_for(there, "the deployment")
-        made = answered(f"{api}/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+        made = answered(
+            f"{api}/deployments/{found['id']}/create_flow_run", {"parameters": parameters}
+        )
         return cls(f"{api}/flow_runs/{made['id']}")
 
     @property
@@ -55,7 +57,11 @@ class Run:
     def question(self, key: str) -> str:
         """What the pause of that key asks; the state is set before the question is stored."""
         asked = {"prefix": f"suspended-{key}-description"}
-        return str(wait_for(lambda: get(f"{self.address}/input/filter", asked)[1], "the question")[0]["value"])
+        return str(
+            wait_for(lambda: get(f"{self.address}/input/filter", asked)[1], "the question")[0][
+                "value"
+            ]
+        )
 
     def resume(self, **answer: Any) -> str:
         """What became of the answer: ACCEPT or REJECT."""

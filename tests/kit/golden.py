@@ -28,10 +28,14 @@ def curves(folder: Path, encoder: Path) -> dict[str, list[float]]:
         attention_dropout=0.0,
         logging_steps=1,
     ).history
-    names = sorted({name for _, name, _ in told} - {"dev.f1_macro"})  # it jumps when one row changes sides
+    names = sorted(
+        {name for _, name, _ in told} - {"dev.f1_macro"}
+    )  # it jumps when one row changes sides
     return {name: [round(v, 6) for _, n, v in told if n == name] for name in names}
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        atomic.write_json(GOLDEN, curves(Path(folder), toy.tiny_encoder(Path(folder) / "tiny-bert")))
+        atomic.write_json(
+            GOLDEN, curves(Path(folder), toy.tiny_encoder(Path(folder) / "tiny-bert"))
+        )

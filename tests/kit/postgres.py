@@ -24,13 +24,15 @@ class Postgres:
         self._binaries, self._folder = binaries, folder
         self.run("initdb", "-D", folder / "data", "--auth=trust", "--no-sync", "-U", "postgres")
         settings = f"-c listen_addresses='' -k {folder} -c fsync=off"
-        self.run("pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", settings, "start")
+        self.run(
+            "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", settings, "start"
+        )
         self.run("createdb", "-h", folder, "-U", "postgres", "mlflow")
         self.uri = f"postgresql+psycopg://postgres@/mlflow?host={folder}"
-        migrations = (
-            "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; S(*sys.argv[1:])"
-        )
-        subprocess.run([sys.executable, "-c", migrations, self.uri, str(folder)], check=True, timeout=120)  # once
+        migrations = "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as S; S(*sys.argv[1:])"
+        subprocess.run(
+            [sys.executable, "-c", migrations, self.uri, str(folder)], check=True, timeout=120
+        )  # once
 
     def run(self, program: str, *arguments: str | Path) -> None:
         command = [str(self._binaries / program), *map(str, arguments)]
@@ -41,7 +43,9 @@ class Postgres:
     def emptied(self) -> str:
         """The URI of the store, without what was left in it."""
         with self.session() as connection:
-            tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            tables = connection.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+            ).fetchall()
             names = ", ".join(t for (t,) in tables if t != "alembic_version")
             connection.execute(f"TRUNCATE {names} CASCADE")
         return self.uri
@@ -62,11 +66,17 @@ def started() -> Iterator[Postgres]:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
         raise Missing("PostgreSQL is not installed: no /usr/lib/postgresql/*/bin/initdb")
-    folder = Path(tempfile.mkdtemp(prefix="reseed-pg-"))  # pytest's own folders are closed to other users
+    folder = Path(
+        tempfile.mkdtemp(prefix="reseed-pg-")
+    )  # pytest's own folders are closed to other users
     try:
         if os.geteuid() == 0:
-            if shutil.which("runuser") is None or "postgres" not in {u.pw_name for u in pwd.getpwall()}:
-                raise Missing("PostgreSQL refuses root, and there is no runuser or no user postgres")
+            if shutil.which("runuser") is None or "postgres" not in {
+                u.pw_name for u in pwd.getpwall()
+            }:
+                raise Missing(
+                    "PostgreSQL refuses root, and there is no runuser or no user postgres"
+                )
             shutil.chown(folder, "postgres")
         server = Postgres(found[-1].parent, folder)
         try:

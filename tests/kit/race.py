@@ -49,7 +49,11 @@ Pid = int
 
 def imported() -> None:
     """Import what a promoter needs, so that a fork has it."""
-    stores = ["artifact.local_artifact_repo", "model_registry.sqlalchemy_store", "tracking.sqlalchemy_store"]
+    stores = [
+        "artifact.local_artifact_repo",
+        "model_registry.sqlalchemy_store",
+        "tracking.sqlalchemy_store",
+    ]
     for name in ("mlflow.artifacts", *(f"mlflow.store.{s}" for s in stores), "psycopg"):
         importlib.import_module(name)
 
@@ -69,7 +73,9 @@ class Race:
         source = self.settings.workspace.home / "sources" / str(number)
         directory = source / "artifacts" / "bundle"
         directory.mkdir(parents=True)
-        atomic.write_json(directory / bundle.ABOUT, {"labels": {"a": "", "b": ""}, "number": number})
+        atomic.write_json(
+            directory / bundle.ABOUT, {"labels": {"a": "", "b": ""}, "number": number}
+        )
         atomic.seal(directory)
         return source
 
@@ -81,7 +87,9 @@ class Race:
         ready, says = os.pipe()
         waits, gate = os.pipe()
         ranks = sorted(range(self.promoters), key=lambda i: scores[i] + self.rng.gauss(0, 300))
-        seeds = {i: self.rng.random() * 0.05 * at for at, i in enumerate(ranks)}  # mostly the worse ones first
+        seeds = {
+            i: self.rng.random() * 0.05 * at for at, i in enumerate(ranks)
+        }  # mostly the worse ones first
         running: dict[Pid, str] = {}
         ended: dict[Pid, int] = {}
         for i in range(self.promoters):
@@ -135,7 +143,9 @@ class Race:
             time.sleep(delay)
             while champion is None or score(champion) < score(mine):
                 try:
-                    promotion.promote(registry, mine, expected=champion, reason="better", probes=[], labels=[])
+                    promotion.promote(
+                        registry, mine, expected=champion, reason="better", probes=[], labels=[]
+                    )
                     return PROMOTED
                 except (ChampionMoved, TransientError):
                     champion = registry.champion(name)
@@ -199,7 +209,9 @@ class Race:
             return
         import psycopg
 
-        ends = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        ends = (
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        )
         with psycopg.connect(self.settings.tracking_uri.replace("+psycopg", "")) as connection:
             self.done["locks cut"] += len(connection.execute(ends).fetchall())
 
@@ -221,8 +233,15 @@ class Race:
         }
         if waited > 1:
             wrong.append(f"the lock was had after {waited:.1f} s")
-        wrong += [f"version {v} ended with {c}" for v, c in codes.items() if c not in {PROMOTED, BEATEN, -9}]
-        wrong += [*registry.inconsistencies(name), *(f"the promotion of {i.new} is open" for i in found.intents)]
+        wrong += [
+            f"version {v} ended with {c}"
+            for v, c in codes.items()
+            if c not in {PROMOTED, BEATEN, -9}
+        ]
+        wrong += [
+            *registry.inconsistencies(name),
+            *(f"the promotion of {i.new} is open" for i in found.intents),
+        ]
         if len(set(order)) != len(order):
             wrong.append(f"a version stands twice in the history: {order}")
         if [row.before for row in found.rows] != [None, *order[:-1]][: len(order)]:
@@ -231,15 +250,25 @@ class Race:
             )
         if [scores[v] for v in order] != sorted(scores[v] for v in order):
             wrong.append(f"something worse was promoted: {[scores[v] for v in order]}")
-        if (aliases.get("champion"), aliases.get("previous")) != tuple(([None, None, *order])[:-3:-1]):
+        if (aliases.get("champion"), aliases.get("previous")) != tuple(
+            ([None, None, *order])[:-3:-1]
+        ):
             wrong.append(f"the aliases are {aliases}, the history {order}")
         part = {v for v, code in codes.items() if code in {PROMOTED, BEATEN}} | set(order)
         if part and aliases.get("champion") != max(part, key=lambda v: scores[v]):
-            wrong.append(f"the champion is {aliases.get('champion')}, not the best of {sorted(part)}")
+            wrong.append(
+                f"the champion is {aliases.get('champion')}, not the best of {sorted(part)}"
+            )
         wrong += [
-            f"version {v} was promoted and has no row" for v, c in codes.items() if c == PROMOTED and v not in order
+            f"version {v} was promoted and has no row"
+            for v, c in codes.items()
+            if c == PROMOTED and v not in order
         ]
-        told = [(t["when"], t["version"]) for t in notifications.waiting(self.settings) if t["model"] == name]
+        told = [
+            (t["when"], t["version"])
+            for t in notifications.waiting(self.settings)
+            if t["model"] == name
+        ]
         if told != [(row.when, row.version) for row in found.rows]:
             wrong.append(f"the letters are {told}")
         return {"wrong": wrong, "counts": counts}
@@ -273,7 +302,9 @@ def _forked(do: Callable[[], Any]) -> Any:
     return json.loads(said) if status == 0 else None
 
 
-def run(settings: Settings, *, rounds: int, seed: int = 0, promoters: int = 20) -> tuple[dict[str, float], list[str]]:
+def run(
+    settings: Settings, *, rounds: int, seed: int = 0, promoters: int = 20
+) -> tuple[dict[str, float], list[str]]:
     """What happened in `rounds` rounds, counted, and what was wrong after them."""
     began, wrong = time.monotonic(), []
     race = Race(settings, promoters=promoters, seed=seed)
@@ -283,7 +314,12 @@ def run(settings: Settings, *, rounds: int, seed: int = 0, promoters: int = 20) 
         for sentence in found:
             sys.stderr.write(sentence + "\n")
     seconds = round(time.monotonic() - began, 1)
-    return {"rounds": rounds, **dict(sorted(race.done.items())), "wrong": len(wrong), "seconds": seconds}, wrong
+    return {
+        "rounds": rounds,
+        **dict(sorted(race.done.items())),
+        "wrong": len(wrong),
+        "seconds": seconds,
+    }, wrong
 
 
 def main() -> int:
@@ -298,11 +334,18 @@ def main() -> int:
     from tests.kit.postgres import temporary
 
     quiet()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server and the promoters are ended
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(1)
+    )  # so that the server and the promoters are ended
 
-    with tempfile.TemporaryDirectory(prefix="reseed-race-") as folder, temporary(options.store) as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="reseed-race-") as folder,
+        temporary(options.store) as server,
+    ):
         home = Path(folder)
-        settings = Settings(Workspace(home), server.uri if server else f"sqlite:///{home / 'mlflow.db'}")
+        settings = Settings(
+            Workspace(home), server.uri if server else f"sqlite:///{home / 'mlflow.db'}"
+        )
         if server is None:
             from flows.tracking.run import connect
 

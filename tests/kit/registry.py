@@ -34,7 +34,9 @@ def bundles_of(encoder: Path, folder: Path, n: int = 6) -> list[BundleRef]:
     names, tokenizer = dict(enumerate(LABELS)), AutoTokenizer.from_pretrained(encoder)
     made = []
     for i in range(n):
-        model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=3, id2label=names)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            encoder, num_labels=3, id2label=names
+        )
         directory = folder / str(i) / "bundle"
         about = {"labels": toy.LABELS, "max_length": 32}
         made.append(BundleRef(directory, bundle.save(model, tokenizer, directory, about=about)))

@@ -40,7 +40,12 @@ class Place:
 def row(kind: str, seed: int, label: str | None = None, prefix: str = "") -> Record:
     """A generated row of these words, labelled as such or otherwise."""
     text = prefix + toy.sentence(toy.WRITTEN[kind], random.Random(f"{kind}{seed}"))
-    lineage = {"topic": toy.LABELS[kind].split(";")[0], "style": "plain", "round": 0, "generator": "scripted"}
+    lineage = {
+        "topic": toy.LABELS[kind].split(";")[0],
+        "style": "plain",
+        "round": 0,
+        "generator": "scripted",
+    }
     return Record.of(text, label or kind, "synthetic", **lineage)
 
 
@@ -49,7 +54,12 @@ def real(kind: str, seed: int, source: str) -> Record:
     return Record.of(text, kind, source)  # type: ignore[arg-type]
 
 
-def of(kinds: tuple[str, ...], seed: int, labels: tuple[str, ...] | None = None, source: str = "synthetic") -> Record:
+def of(
+    kinds: tuple[str, ...],
+    seed: int,
+    labels: tuple[str, ...] | None = None,
+    source: str = "synthetic",
+) -> Record:
     """A row of the words of these kinds, or of none, with their labels or with others."""
     words = toy.REAL if source in ("dev", "test") else toy.WRITTEN
     rng = random.Random(f"{source}{kinds}{seed}")
@@ -106,19 +116,34 @@ def place(
     dev = dev or [real(kind, i, "dev") for kind in toy.LABELS for i in range(6)]
     test = test or [real(kind, i, "test") for kind in toy.LABELS for i in range(6)]
     aside = [row("metal", 103, "bird"), row("bird", 104, "fruit")] if wrong is None else []
-    wrong = wrong or [row("metal", 100, "fruit"), row("bird", 101, "metal", XSS + " "), row("fruit", 102, "bird")]
+    wrong = wrong or [
+        row("metal", 100, "fruit"),
+        row("bird", 101, "metal", XSS + " "),
+        row("fruit", 102, "bird"),
+    ]
     wrong += [row("metal", 105, "fruit")] if aside else []  # as the first
-    leaked, short, twice = row("metal", 200), row("bird", 201), test[0].but(source="synthetic", label="bird")
+    leaked, short, twice = (
+        row("metal", 200),
+        row("bird", 201),
+        test[0].but(source="synthetic", label="bird"),
+    )
     if kept is None:
         kept = [row(kind, i) for kind in toy.LABELS for i in range(14)] + wrong
     if rejected is None:
-        rejected = [Rejected(r, "off_label", f"the probe does not see {r.label!r}", 0.1) for r in aside]
-        rejected += [Rejected(leaked, "leak", "0.90 of it", 0.9, test[0].id), Rejected(short, "length", "short")]
+        rejected = [
+            Rejected(r, "off_label", f"the probe does not see {r.label!r}", 0.1) for r in aside
+        ]
+        rejected += [
+            Rejected(leaked, "leak", "0.90 of it", 0.9, test[0].id),
+            Rejected(short, "length", "short"),
+        ]
         rejected += [Rejected(twice, "two_labels", "the same text under two labels", 1.0, twice.id)]
         rejected += [Rejected(dev[0], "off_label", "a dev row that strayed in", 0.1)]
 
     labels = project.label_names
-    splits = splits_of(folder, dev=dev, test=test, labels=labels, embed=lambda texts: embed(encoder, texts))
+    splits = splits_of(
+        folder, dev=dev, test=test, labels=labels, embed=lambda texts: embed(encoder, texts)
+    )
     made = curated_of(folder, kept, rejected, inputs={"splits": splits.digest})
     return Place(
         project,

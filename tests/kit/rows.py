@@ -18,7 +18,9 @@ def text(word: str, i: int, n: int = 12) -> str:
 
 def rows(**counts: int) -> list[dict[str, Any]]:
     """So many different rows of each label: `rows(fruit=3, metal=2)`."""
-    return [{"text": text(label, i), "label": label} for label, n in counts.items() for i in range(n)]
+    return [
+        {"text": text(label, i), "label": label} for label, n in counts.items() for i in range(n)
+    ]
 
 
 def write(path: Path, table: list[dict[str, Any]]) -> Path:
@@ -34,12 +36,16 @@ def write(path: Path, table: list[dict[str, Any]]) -> Path:
     return path
 
 
-def project(data: dict[str, Any], labels: tuple[str, ...] = ("fruit", "metal"), **sections: Any) -> Project:
+def project(
+    data: dict[str, Any], labels: tuple[str, ...] = ("fruit", "metal"), **sections: Any
+) -> Project:
     """A project with these labels. `sections` are its other keys."""
     described = {label: f"texts about {label}" for label in labels}
     return Project.model_validate({"name": "toy", "labels": described, "data": data, **sections})
 
 
-def record(words: str, label: str | None = "fruit", source: Source = "synthetic", **lineage: Any) -> Record:
+def record(
+    words: str, label: str | None = "fruit", source: Source = "synthetic", **lineage: Any
+) -> Record:
     """A record of its content."""
     return Record.of(words, label, source, **lineage)

@@ -50,10 +50,16 @@ class Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.now -= 1
 
-    def send(self, status: int, body: Any, *, kind: str = "application/json", **headers: str) -> None:
+    def send(
+        self, status: int, body: Any, *, kind: str = "application/json", **headers: str
+    ) -> None:
         data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"content-type": kind, "content-length": str(len(data)), **headers}.items():
+        for name, value in {
+            "content-type": kind,
+            "content-length": str(len(data)),
+            **headers,
+        }.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(data)
@@ -99,7 +105,13 @@ def completion(text: str | None, finish_reason: str = "stop") -> dict[str, Any]:
         "object": "chat.completion",
         "created": 0,
         "model": "scripted",
-        "choices": [{"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}],
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": finish_reason,
+                "message": {"role": "assistant", "content": text},
+            }
+        ],
         "usage": {"prompt_tokens": 10, "completion_tokens": 20, "total_tokens": 30},
     }
 
@@ -118,7 +130,9 @@ def answer(body: dict[str, Any]) -> str:
 
 
 def status(code: int, **headers: str) -> Fault:
-    return lambda h: h.send(code, {"error": {"message": f"scripted {code}", "type": "scripted"}}, **headers)
+    return lambda h: h.send(
+        code, {"error": {"message": f"scripted {code}", "type": "scripted"}}, **headers
+    )
 
 
 def says(text: str | None, finish_reason: str = "stop") -> Fault:

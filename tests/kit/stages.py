@@ -88,7 +88,12 @@ def splits_of(
         rows={"seed": len(seed), "dev": len(dev), "test": len(test)},
         unlabelled=len(unlabelled),
     )
-    files = {"dev.jsonl": dev, "seed.jsonl": seed, "unlabelled.jsonl": unlabelled, "rejected.jsonl": []}
+    files = {
+        "dev.jsonl": dev,
+        "seed.jsonl": seed,
+        "unlabelled.jsonl": unlabelled,
+        "rejected.jsonl": [],
+    }
     return published(
         result,
         home,
@@ -101,7 +106,9 @@ def splits_of(
 
 def sealed_of(home: Path, test: Sequence[Record]) -> SealedResult:
     """The sealed test set of these rows."""
-    return published(SealedResult(test=count_by_label(test)), home, "sealed", rows={"test.jsonl": test})
+    return published(
+        SealedResult(test=count_by_label(test)), home, "sealed", rows={"test.jsonl": test}
+    )
 
 
 def curated_of(
@@ -127,7 +134,9 @@ def curated_of(
         ),
         checks=[CheckCounts(name=c, came=0, out=0, seconds=0.0) for c in checks],
     )
-    return published(result, home, "curate", rows={"kept.jsonl": kept, "rejected.jsonl": rejected}, inputs=inputs)
+    return published(
+        result, home, "curate", rows={"kept.jsonl": kept, "rejected.jsonl": rejected}, inputs=inputs
+    )
 
 
 def round_of(
@@ -142,17 +151,29 @@ def round_of(
     return published(result, home, "synthesise", rows=files, params={"generators": generators})
 
 
-def self_trained_of(home: Path, rows: Sequence[Record], *, curated: CurateResult) -> SelfTrainingResult:
+def self_trained_of(
+    home: Path, rows: Sequence[Record], *, curated: CurateResult
+) -> SelfTrainingResult:
     """A round of self-training that led to these rows."""
     inputs = {"training": curated.digest, "current": curated.digest}
     result = filled(SelfTrainingResult)
-    return published(result, home, "harvest", rows={"kept.jsonl": rows, "rejected.jsonl": []}, inputs=inputs)
+    return published(
+        result, home, "harvest", rows={"kept.jsonl": rows, "rejected.jsonl": []}, inputs=inputs
+    )
 
 
 def generated(words: str, label: str = "fruit", *, request: int, **lineage: Any) -> Record:
     """A row that an LLM wrote in answer to request number `request`."""
-    about: dict[str, Any] = {"topic": f"{label} topic", "style": "a quote", "round": 0, "generator": "one", "seeds": []}
-    return record(words, label, **about | {"request": f"{request:064x}", "tokens": [10.0, 20.0]} | lineage)
+    about: dict[str, Any] = {
+        "topic": f"{label} topic",
+        "style": "a quote",
+        "round": 0,
+        "generator": "one",
+        "seeds": [],
+    }
+    return record(
+        words, label, **about | {"request": f"{request:064x}", "tokens": [10.0, 20.0]} | lineage
+    )
 
 
 class Data:
@@ -176,7 +197,9 @@ class Data:
     ) -> None:
         self.home = home
         self.sealed = sealed_of(home, test or [])
-        self.splits = splits_of(home, dev=dev or [], seed=seed or [], unlabelled=unlabelled or [], test=test or [])
+        self.splits = splits_of(
+            home, dev=dev or [], seed=seed or [], unlabelled=unlabelled or [], test=test or []
+        )
         self.round = round_of(home, written, unread or [], **(figures or {}))
         self.curated = curated_of(
             home,
@@ -186,7 +209,9 @@ class Data:
             inputs={"round-0": self.round.digest, "splits": self.splits.digest},
         )
         self.self_trained = (
-            self_trained_of(home, [*kept, *self_trained], curated=self.curated) if self_trained else None
+            self_trained_of(home, [*kept, *self_trained], curated=self.curated)
+            if self_trained
+            else None
         )
 
     @property

@@ -15,7 +15,11 @@ from typing import Any
 
 import yaml
 
-LABELS = {"metal": "topic one; topic two", "fruit": "topic three; topic four", "bird": "topic five; topic six"}
+LABELS = {
+    "metal": "topic one; topic two",
+    "fruit": "topic three; topic four",
+    "bird": "topic five; topic six",
+}
 FILLER = [
     "the",
     "a",
@@ -46,7 +50,10 @@ REAL = {kind: _words(kind, "r") for kind in LABELS}  # what real texts are made 
 
 def sentence(words: list[str], rng: random.Random, n: int = 14) -> str:
     return (
-        " ".join(rng.choice(words) if rng.random() < 0.5 else rng.choice(FILLER) for _ in range(n)).capitalize() + "."
+        " ".join(
+            rng.choice(words) if rng.random() < 0.5 else rng.choice(FILLER) for _ in range(n)
+        ).capitalize()
+        + "."
     )
 
 
@@ -56,10 +63,27 @@ def tiny_encoder(folder: Path) -> Path:
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     torch.manual_seed(0)
-    prompt = ["topic", "one", "two", "three", "four", "five", "six", ":", ";", ".", ",", "metal", "fruit", "bird"]
+    prompt = [
+        "topic",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        ":",
+        ";",
+        ".",
+        ",",
+        "metal",
+        "fruit",
+        "bird",
+    ]
     kinds = [(w, k) for table in (WRITTEN, REAL) for k, ws in table.items() for w in ws]
     vocabulary = list(
-        dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *prompt, *FILLER, *(w for w, _ in kinds)])
+        dict.fromkeys(
+            ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *prompt, *FILLER, *(w for w, _ in kinds)]
+        )
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
@@ -74,9 +98,13 @@ def tiny_encoder(folder: Path) -> Path:
     centres = {k: torch.randn(32) * 0.5 for k in LABELS}
     with torch.no_grad():
         for word, kind in kinds:
-            model.embeddings.word_embeddings.weight[vocabulary.index(word)] = centres[kind] + torch.randn(32) * 0.05
+            model.embeddings.word_embeddings.weight[vocabulary.index(word)] = (
+                centres[kind] + torch.randn(32) * 0.05
+            )
     model.save_pretrained(folder)
-    tokenizer = BertTokenizerFast(vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=True)
+    tokenizer = BertTokenizerFast(
+        vocab={w: i for i, w in enumerate(vocabulary)}, do_lower_case=True
+    )
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -101,7 +129,10 @@ def real_sets(n: int, seed: int = 1) -> list[dict[str, str]]:
     several = [[k] for k in LABELS] * n
     several += [*([list(pair) for pair in combinations(LABELS, 2)] * (n // 2)), *([[]] * (n // 2))]
     return [
-        {"text": sentence([w for k in own for w in REAL[k]] or FILLER, rng, 18), "label": json.dumps(own)}
+        {
+            "text": sentence([w for k in own for w in REAL[k]] or FILLER, rng, 18),
+            "label": json.dumps(own),
+        }
         for own in several
     ]
 
@@ -141,7 +172,9 @@ def project(
             "patience": 3,
             "precision": "fp32",
         },
-        "predict": {"backend": "torch"},  # an export takes seconds; tests/model/test_export.py has it
+        "predict": {
+            "backend": "torch"
+        },  # an export takes seconds; tests/model/test_export.py has it
         # serving takes a process, and tests/evaluate/test_serving.py has it; its word vectors know the kinds by themselves, so nothing
         # could be better than their mean
         "evaluate": {"bootstrap": 1000, "serving": 0, "static_model": "off"},

@@ -30,17 +30,31 @@ TRAIN, DEV = rows(toy.WRITTEN, 16, "synthetic"), rows(toy.REAL, 6, "dev", seed=1
 
 
 def chosen(**changes: Any) -> Train:
-    quick = {"epochs": 3, "learning_rate": 3e-3, "max_length": 32, "batch_size": 8, "patience": 3, "precision": "fp32"}
+    quick = {
+        "epochs": 3,
+        "learning_rate": 3e-3,
+        "max_length": 32,
+        "batch_size": 8,
+        "patience": 3,
+        "precision": "fp32",
+    }
     return Train(model="tiny", **{**quick, **changes})
 
 
 def tuner(folder: Path, encoder: Path) -> Tune:
     """Trains in a folder of that name: `tune("work", epochs=1)`."""
 
-    def run(work: str = "work", train: list[Record] = TRAIN, dev: list[Record] = DEV, **changes: Any) -> Trained:
+    def run(
+        work: str = "work", train: list[Record] = TRAIN, dev: list[Record] = DEV, **changes: Any
+    ) -> Trained:
         where = changes.pop("encoder", encoder)
         return fine_tune(
-            train, dev, labels=list(toy.LABELS), settings=chosen(**changes), encoder=where, work=folder / work
+            train,
+            dev,
+            labels=list(toy.LABELS),
+            settings=chosen(**changes),
+            encoder=where,
+            work=folder / work,
         )
 
     return run
@@ -54,7 +68,9 @@ def same(a: Trained, b: Trained) -> bool:
     """Every weight is the same, bit for bit."""
     import torch
 
-    return weights(a).keys() == weights(b).keys() and all(torch.equal(v, weights(b)[k]) for k, v in weights(a).items())
+    return weights(a).keys() == weights(b).keys() and all(
+        torch.equal(v, weights(b)[k]) for k, v in weights(a).items()
+    )
 
 
 class Stopped(Exception):

@@ -32,19 +32,38 @@ def server() -> Iterator[BatchServer]:
 
 
 def requests(n: int, label: str = "one") -> list[Request]:
-    return [Request((("user", f"about topic one, {i}"),), 1.0, 0.9, 20, i, tag={"label": label}) for i in range(n)]
+    return [
+        Request((("user", f"about topic one, {i}"),), 1.0, 0.9, 20, i, tag={"label": label})
+        for i in range(n)
+    ]
 
 
 def client(
-    url: str, home: Path, ledger: Ledger | None = None, *, naps: list[float] | None = None, **changes: Any
+    url: str,
+    home: Path,
+    ledger: Ledger | None = None,
+    *,
+    naps: list[float] | None = None,
+    **changes: Any,
 ) -> Client:
     async def nap(seconds: float) -> None:
         (naps if naps is not None else []).append(seconds)
         await asyncio.sleep(0)
 
-    endpoint = Endpoint(**{"endpoint": url, "model": "m", "usd": PRICE, "batch": True, "retries": 2, **changes})
+    endpoint = Endpoint(
+        **{"endpoint": url, "model": "m", "usd": PRICE, "batch": True, "retries": 2, **changes}
+    )
     ledger = ledger or Ledger(home / "ledger.jsonl", Budget())
-    return Client(endpoint, url=url, key="k", name="n", model="m", cache=home / "cache", ledger=ledger, sleep=nap)
+    return Client(
+        endpoint,
+        url=url,
+        key="k",
+        name="n",
+        model="m",
+        cache=home / "cache",
+        ledger=ledger,
+        sleep=nap,
+    )
 
 
 def spent(ledger: Ledger) -> tuple[int, int, float, bool]:
@@ -53,7 +72,9 @@ def spent(ledger: Ledger) -> tuple[int, int, float, bool]:
     return s.requests, s.tokens, s.usd, s.measured
 
 
-def test_answers_as_one_by_one_at_half_the_price(server: BatchServer, llm: Any, tmp_path: Path) -> None:
+def test_answers_as_one_by_one_at_half_the_price(
+    server: BatchServer, llm: Any, tmp_path: Path
+) -> None:
     naps: list[float] = []
     ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
     with client(server.url, tmp_path, ledger, naps=naps) as c:
@@ -141,7 +162,9 @@ def test_a_kill_at_any_point_pays_nothing_twice(server: BatchServer, tmp_path: P
         with client(server.url, home, ledger) as c:
             assert len(list(c.ask_all(requests(2)))) == 2
         assert len(server.batches) == begun + 1, point
-        assert {k: n - paid.get(k, 0) for k, n in server.bought.items()} == dict.fromkeys(server.bought, 1), point
+        assert {k: n - paid.get(k, 0) for k, n in server.bought.items()} == dict.fromkeys(
+            server.bought, 1
+        ), point
         # killed before its note, an upload is made again: the first try's bound stays booked, as nobody can tell
         if server.calls.count("POST /files") == uploads + 1 and point > 4:
             assert ledger.spent.tokens == 60, point
@@ -149,7 +172,9 @@ def test_a_kill_at_any_point_pays_nothing_twice(server: BatchServer, tmp_path: P
     assert point > 15
 
 
-def test_a_larger_request_list_waits_for_the_batch_that_was_begun(server: BatchServer, tmp_path: Path) -> None:
+def test_a_larger_request_list_waits_for_the_batch_that_was_begun(
+    server: BatchServer, tmp_path: Path
+) -> None:
     server.looks = 3
     with client(server.url, tmp_path, naps=None) as c:
         c._context.api.batches.retrieve = _refused  # type: ignore[method-assign]
@@ -178,7 +203,11 @@ def test_closing_early_leaves_the_batch_to_a_later_run(server: BatchServer, tmp_
             time.sleep(0.01)
         replies.close()
         bound = sum(r.most_prompt_tokens() + r.max_tokens for r in requests(4)[1:])
-        assert ledger.spent.requests == 4 and ledger.spent.tokens == 30 + bound and not ledger.spent.measured
+        assert (
+            ledger.spent.requests == 4
+            and ledger.spent.tokens == 30 + bound
+            and not ledger.spent.measured
+        )
         server.batches["batch_1"]["left"] = 0
         assert sum(r.bought for r in c.ask_all(requests(4))) == 3
     assert spent(ledger) == (4, 120, pytest.approx(0.1), True)
@@ -186,7 +215,9 @@ def test_closing_early_leaves_the_batch_to_a_later_run(server: BatchServer, tmp_
 
 
 @pytest.mark.parametrize("ends", ["expired", "cancelled", "failed"])
-def test_a_batch_that_ends_early_keeps_what_it_answered(ends: str, server: BatchServer, tmp_path: Path) -> None:
+def test_a_batch_that_ends_early_keeps_what_it_answered(
+    ends: str, server: BatchServer, tmp_path: Path
+) -> None:
     server.ends = ends
     server.answers = lambda b: (200, scripted.completion("a text")) if b["seed"] < 2 else None
     ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
@@ -200,7 +231,9 @@ def test_a_batch_that_ends_early_keeps_what_it_answered(ends: str, server: Batch
 
 
 def test_requests_that_failed_are_lost_and_not_billed(server: BatchServer, tmp_path: Path) -> None:
-    server.answers = lambda b: (200, scripted.completion("x")) if b["seed"] else (400, {"error": {"message": "no"}})
+    server.answers = lambda b: (
+        (200, scripted.completion("x")) if b["seed"] else (400, {"error": {"message": "no"}})
+    )
     ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
     with client(server.url, tmp_path, ledger) as c:
         assert len(list(c.ask_all(requests(3)))) == 2 and c.outcome.lost == {"one": 1}
@@ -208,16 +241,27 @@ def test_requests_that_failed_are_lost_and_not_billed(server: BatchServer, tmp_p
 
 
 def test_nothing_answered_is_an_error_that_says_why(server: BatchServer, tmp_path: Path) -> None:
-    server.ends, server.answers, server.message = "failed", lambda b: None, "the model has no batches"
-    with client(server.url, tmp_path) as c, pytest.raises(TransientError, match=r"batch_0.*failed.*has no batches"):
+    server.ends, server.answers, server.message = (
+        "failed",
+        lambda b: None,
+        "the model has no batches",
+    )
+    with (
+        client(server.url, tmp_path) as c,
+        pytest.raises(TransientError, match=r"batch_0.*failed.*has no batches"),
+    ):
         list(c.ask_all(requests(3)))
 
 
-def test_the_budget_is_never_passed_and_used_by_several_batches(server: BatchServer, tmp_path: Path) -> None:
+def test_the_budget_is_never_passed_and_used_by_several_batches(
+    server: BatchServer, tmp_path: Path
+) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl", Budget(tokens=1000))
     with client(server.url, tmp_path, ledger) as c:
         replies = list(c.ask_all(requests(100)))
-        assert "generate.budget.tokens" in str(c.outcome.stopped) and c.outcome.lost == {"one": 100 - len(replies)}
+        assert "generate.budget.tokens" in str(c.outcome.stopped) and c.outcome.lost == {
+            "one": 100 - len(replies)
+        }
     assert len(server.batches) > 1 and 800 < 30 * sum(server.bought.values()) <= 1000
     assert ledger.spent.tokens == 30 * len(replies)
 
@@ -252,7 +296,9 @@ def test_a_create_whose_answer_was_lost_is_found(server: BatchServer, tmp_path: 
     assert len(server.batches) == 1
 
 
-@pytest.mark.parametrize(("code", "words"), [(401, "api_key_env"), (404, "generate.batch"), (400, "scripted 400")])
+@pytest.mark.parametrize(
+    ("code", "words"), [(401, "api_key_env"), (404, "generate.batch"), (400, "scripted 400")]
+)
 def test_what_no_retry_mends(code: int, words: str, server: BatchServer, tmp_path: Path) -> None:
     server.always = scripted.status(code)
     with client(server.url, tmp_path) as c, pytest.raises(UserError, match=words):
@@ -267,8 +313,16 @@ def test_garbage_in_the_files_is_left_out(server: BatchServer, tmp_path: Path) -
         finish(batch)
         name = batch["output_file_id"]
         lines = server.files[name].splitlines()
-        odd = [b"", b"{", b"[]", b"null", b'{"custom_id": "unknown", "response": {"status_code": 200, "body": {}}}']
-        server.files[name] = b"\n".join([*odd, *lines[:2], lines[2].replace(b'"choices"', b'"chioces"')])
+        odd = [
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b'{"custom_id": "unknown", "response": {"status_code": 200, "body": {}}}',
+        ]
+        server.files[name] = b"\n".join(
+            [*odd, *lines[:2], lines[2].replace(b'"choices"', b'"chioces"')]
+        )
 
     server.finish = garbled  # type: ignore[method-assign]
     ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
@@ -278,7 +332,9 @@ def test_garbage_in_the_files_is_left_out(server: BatchServer, tmp_path: Path) -
     assert not ledger.spent.measured, "an answer that can't be read was billed"
 
 
-def test_a_large_list_is_cut_into_batches(server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_list_is_cut_into_batches(
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(batch_module, "MOST_REQUESTS", 4)
     with client(server.url, tmp_path) as c:
         assert len(list(c.ask_all(requests(10)))) == 10

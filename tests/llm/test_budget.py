@@ -29,8 +29,15 @@ ROOT = Path(__file__).resolve().parents[2]
 class Meter:
     """A server that bills: each try counts, and what it answers or lets hang costs tokens that nobody can foresee."""
 
-    def __init__(self, llm: scripted.Server, seed: int = 0, *, faults: float = 0.0, hang: float = 0.6) -> None:
-        self.lock, self.rng, self.faults, self.hang = threading.Lock(), random.Random(seed), faults, hang
+    def __init__(
+        self, llm: scripted.Server, seed: int = 0, *, faults: float = 0.0, hang: float = 0.6
+    ) -> None:
+        self.lock, self.rng, self.faults, self.hang = (
+            threading.Lock(),
+            random.Random(seed),
+            faults,
+            hang,
+        )
         self.requests = self.prompt = self.completion = 0
         llm.always = self
 
@@ -69,8 +76,13 @@ class Meter:
 
 
 def requests(n: int, label: str = "one", first: int = 0) -> list[Request]:
-    messages = [(("user", f"about topic one, take {i} " + "and more " * (i % 7)),) for i in range(first, first + n)]
-    return [Request(m, 1.0, 0.9, 20 + i % 50, i, tag={"label": label}) for i, m in enumerate(messages)]
+    messages = [
+        (("user", f"about topic one, take {i} " + "and more " * (i % 7)),)
+        for i in range(first, first + n)
+    ]
+    return [
+        Request(m, 1.0, 0.9, 20 + i % 50, i, tag={"label": label}) for i, m in enumerate(messages)
+    ]
 
 
 def client(llm: scripted.Server, home: Path, ledger: Ledger, **changes: Any) -> Client:
@@ -81,7 +93,14 @@ def client(llm: scripted.Server, home: Path, ledger: Ledger, **changes: Any) -> 
     settings = {"concurrency": 64, "retries": 3, "timeout_seconds": 0.4, "usd": PRICE, **changes}
     endpoint = Endpoint(endpoint=llm.url, model="scripted", **settings)
     return Client(
-        endpoint, url=llm.url, key="k", name=name, model="m", cache=home / "cache", ledger=ledger, sleep=short
+        endpoint,
+        url=llm.url,
+        key="k",
+        name=name,
+        model="m",
+        cache=home / "cache",
+        ledger=ledger,
+        sleep=short,
     )
 
 
@@ -102,13 +121,17 @@ def book(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("faults", [0.0, 0.4], ids=["good", "faulty"])
 @pytest.mark.parametrize("limit", ["requests", "tokens", "usd"])
 class TestNeverPassed:
-    def test_by_64_in_parallel(self, limit: str, faults: float, llm: Any, tmp_path: Path, book: Path) -> None:
+    def test_by_64_in_parallel(
+        self, limit: str, faults: float, llm: Any, tmp_path: Path, book: Path
+    ) -> None:
         meter, ledger = Meter(llm, faults=faults), Ledger(book, Budget(**{limit: LIMITS[limit]}))
         with client(llm, tmp_path, ledger) as c:
             replies = list(c.ask_all(requests(600)))
             outcome = c.outcome
         used = getattr(meter, limit)
-        assert (0.25 if faults else 0.5) * LIMITS[limit] < used <= LIMITS[limit] + 1e-9, "and most of it is used"
+        assert (0.25 if faults else 0.5) * LIMITS[limit] < used <= LIMITS[limit] + 1e-9, (
+            "and most of it is used"
+        )
         assert getattr(ledger.spent, limit) <= LIMITS[limit] + 1e-9
         assert outcome.stopped and f"generate.budget.{limit}" in outcome.stopped
         assert outcome.lost == {"one": 600 - len(replies)} and len(replies) > 10
@@ -126,7 +149,9 @@ class TestNeverPassed:
         for i in range(3):
             ledger, stopped = Ledger(book, budget), []
 
-            def ask(name: str, ledger: Ledger = ledger, i: int = i, stopped: list[Any] = stopped) -> None:
+            def ask(
+                name: str, ledger: Ledger = ledger, i: int = i, stopped: list[Any] = stopped
+            ) -> None:
                 with client(llm, tmp_path, ledger, name=name, concurrency=20) as c:
                     replies = c.ask_all(requests(40 if i == 0 else 300, first=100 * i))
                     for n, _ in enumerate(replies):
@@ -155,16 +180,24 @@ class TestRestart:
         assert again.spent.requests == 6
         with client(llm, tmp_path, again) as c:
             replies = list(c.ask_all(requests(30)))
-        assert len(llm.requests) == 10 and len(replies) == 10 and sum(r.bought for r in replies) == 4
+        assert (
+            len(llm.requests) == 10 and len(replies) == 10 and sum(r.bought for r in replies) == 4
+        )
 
-    def test_what_is_in_the_cache_costs_nothing_in_any_ledger(self, llm: Any, tmp_path: Path, book: Path) -> None:
+    def test_what_is_in_the_cache_costs_nothing_in_any_ledger(
+        self, llm: Any, tmp_path: Path, book: Path
+    ) -> None:
         Meter(llm)
         with client(llm, tmp_path, Ledger(book, Budget())) as c:
             bought = {r.key: r.usd for r in c.ask_all(requests(6))}
         other = Ledger(tmp_path / "other.jsonl", Budget(requests=1))
         with client(llm, tmp_path, other) as c:
             found = list(c.ask_all(requests(6)))
-        assert other.spent == Spent() and {r.key: r.usd for r in found} == bought and not any(r.bought for r in found)
+        assert (
+            other.spent == Spent()
+            and {r.key: r.usd for r in found} == bought
+            and not any(r.bought for r in found)
+        )
 
     def test_what_was_bought_is_handed_out_where_the_budget_ends_before_it(
         self, llm: Any, tmp_path: Path, book: Path
@@ -177,7 +210,9 @@ class TestRestart:
             assert c.outcome.over_budget and c.outcome.lost == {"one": 23}
         assert {r.key for r in replies if not r.bought} == bought and len(replies) == 7
 
-    @pytest.mark.parametrize("garbage", [b'{"key": "a", "try', b"\xff\xfe\x00", b"null\n[]\n{}\n", b'{"key": 3}\n'])
+    @pytest.mark.parametrize(
+        "garbage", [b'{"key": "a", "try', b"\xff\xfe\x00", b"null\n[]\n{}\n", b'{"key": 3}\n']
+    )
     def test_a_torn_line_breaks_nothing(self, garbage: bytes, book: Path) -> None:
         ledger = Ledger(book, Budget(requests=3))
         ledger.settle(hold(ledger, "a"), tokens=7, usd=0.25)
@@ -196,9 +231,15 @@ class TestRestart:
         for n in range(len(data) + 1):
             book.write_bytes(data[:n])
             lines = data[:n].split(b"\n")[:-1]
-            settled, reserved = sum(b"settled" in x for x in lines), sum(b"settled" not in x for x in lines)
+            settled, reserved = (
+                sum(b"settled" in x for x in lines),
+                sum(b"settled" not in x for x in lines),
+            )
             found = Ledger(book, Budget()).spent
-            assert found.tokens == 10 * settled + 100 * (reserved - settled) and found.requests == reserved
+            assert (
+                found.tokens == 10 * settled + 100 * (reserved - settled)
+                and found.requests == reserved
+            )
 
     def test_a_try_that_a_kill_cut_off_counts_with_its_bound(self, book: Path) -> None:
         ledger = Ledger(book, Budget())
@@ -235,14 +276,20 @@ class TestRestart:
         )
         for i in range(4):
             before = meter.requests
-            process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), llm.url], cwd=ROOT)
+            process = subprocess.Popen(
+                [sys.executable, "-c", code, str(tmp_path), llm.url], cwd=ROOT
+            )
             while process.poll() is None and meter.requests < before + 12 * (i + 1) % 30 + 1:
                 time.sleep(0.002)
             process.kill()
             process.wait()
             time.sleep(0.7)  # what is still on its way to the server
             found = Ledger(book, Budget()).spent
-            assert found.requests >= meter.requests and found.tokens >= meter.tokens and found.usd >= meter.usd - 1e-9
+            assert (
+                found.requests >= meter.requests
+                and found.tokens >= meter.tokens
+                and found.usd >= meter.usd - 1e-9
+            )
         with client(llm, tmp_path, Ledger(book, Budget(tokens=12000))) as c:
             list(c.ask_all(requests(600)))
             assert "generate.budget.tokens" in str(c.outcome.stopped)
@@ -271,10 +318,17 @@ def hold(ledger: Ledger, key: str, *, tokens: int = 10, usd: float = 0.0) -> Any
 class TestWhatIsBilled:
     @pytest.mark.parametrize(
         ("fault", "billed"),
-        [(scripted.status(500), False), (scripted.status(429), False), (scripted.drop, True), (scripted.html, True)],
+        [
+            (scripted.status(500), False),
+            (scripted.status(429), False),
+            (scripted.drop, True),
+            (scripted.html, True),
+        ],
         ids=["500", "429", "dropped", "html"],
     )
-    def test_of_a_failed_try(self, fault: Any, billed: bool, llm: Any, tmp_path: Path, book: Path) -> None:
+    def test_of_a_failed_try(
+        self, fault: Any, billed: bool, llm: Any, tmp_path: Path, book: Path
+    ) -> None:
         llm.faults = [fault]
         ledger = Ledger(book, Budget())
         with client(llm, tmp_path, ledger) as c:
@@ -284,26 +338,39 @@ class TestWhatIsBilled:
         assert ledger.spent.requests == 2 and ledger.spent.tokens == 30 + (bound if billed else 0)
         assert ledger.spent.measured is not billed
 
-    def test_a_server_that_was_never_reached_bills_nothing(self, llm: Any, tmp_path: Path, book: Path) -> None:
+    def test_a_server_that_was_never_reached_bills_nothing(
+        self, llm: Any, tmp_path: Path, book: Path
+    ) -> None:
         ledger = Ledger(book, Budget())
         closed = scripted.Server()
         closed.__exit__()
-        with client(closed, tmp_path, ledger, retries=0) as c, pytest.raises(Exception, match="can't be reached"):
+        with (
+            client(closed, tmp_path, ledger, retries=0) as c,
+            pytest.raises(Exception, match="can't be reached"),
+        ):
             list(c.ask_all(requests(1)))
         assert spent(ledger) == (1, 0, 0.0, True)
 
     def test_a_timeout_may_be_billed(self, llm: Any, tmp_path: Path, book: Path) -> None:
         meter, ledger = Meter(llm, faults=1.0), Ledger(book, Budget())
         meter.rng.choice = lambda _: "hang"  # type: ignore[method-assign,assignment]
-        with client(llm, tmp_path, ledger, retries=0) as c, pytest.raises(Exception, match="gave no answer"):
+        with (
+            client(llm, tmp_path, ledger, retries=0) as c,
+            pytest.raises(Exception, match="gave no answer"),
+        ):
             list(c.ask_all(requests(2)))
         assert ledger.spent.tokens >= meter.tokens > 0 and not ledger.spent.measured
 
-    def test_a_template_longer_than_the_margin_is_learned(self, llm: Any, tmp_path: Path, book: Path) -> None:
+    def test_a_template_longer_than_the_margin_is_learned(
+        self, llm: Any, tmp_path: Path, book: Path
+    ) -> None:
         """A provider that puts 1,000 tokens before each prompt: the first reply tells, the others are reserved with it."""
 
         def long(h: Any) -> None:
-            usage = {"prompt_tokens": 1000 + len(h.body["messages"][0]["content"]), "completion_tokens": 20}
+            usage = {
+                "prompt_tokens": 1000 + len(h.body["messages"][0]["content"]),
+                "completion_tokens": 20,
+            }
             h.send(200, {**scripted.completion("a text"), "usage": usage})
 
         llm.always = long
@@ -317,18 +384,25 @@ class TestWhatIsBilled:
             assert list(c.ask_all(requests(3))) == [] and not llm.requests
             assert c.outcome.lost == {"one": 3} and "generate.budget.usd" in str(c.outcome.stopped)
 
-    def test_a_model_without_a_price_has_no_dollars(self, llm: Any, tmp_path: Path, book: Path) -> None:
+    def test_a_model_without_a_price_has_no_dollars(
+        self, llm: Any, tmp_path: Path, book: Path
+    ) -> None:
         with client(llm, tmp_path, Ledger(book, Budget(usd=0.0)), usd=Price()) as c:
             assert len(list(c.ask_all(requests(3)))) == 3
 
 
-Steps = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 100), st.integers(0, 3)), max_size=60)
+Steps = st.lists(
+    st.tuples(st.integers(0, 400), st.integers(0, 100), st.integers(0, 3)), max_size=60
+)
 
 
 @given(steps=Steps, limit=st.integers(1, 3000), requests_limit=st.integers(1, 40))
 @settings(max_examples=60, deadline=None)
 def test_in_any_order_of_reserving_and_settling(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, int, int]], limit: int, requests_limit: int
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[int, int, int]],
+    limit: int,
+    requests_limit: int,
 ) -> None:
     """Whatever is settled within its reservation, used and reserved together never pass a limit."""
     book = tmp_path_factory.mktemp("book") / "ledger.jsonl"
@@ -349,7 +423,9 @@ def test_in_any_order_of_reserving_and_settling(
             held.append(h)
             n += 1
         else:
-            assert held and (used + sum(h.tokens for h in held) + tokens > limit or n + 1 > requests_limit)
+            assert held and (
+                used + sum(h.tokens for h in held) + tokens > limit or n + 1 > requests_limit
+            )
         assert used + sum(h.tokens for h in held) <= limit and n <= requests_limit
     assert ledger.spent.tokens == used
     assert Ledger(book, Budget()).spent.tokens == used + sum(h.tokens for h in held)
@@ -358,16 +434,24 @@ def test_in_any_order_of_reserving_and_settling(
 class TestEstimate:
     def test_before_anything_is_sent(self) -> None:
         told = estimate(requests(100), Endpoint(usd=Price(input=1.0, output=2.0)), 0.5)
-        assert told.requests == 200 and told.completion_tokens == 2 * sum(r.max_tokens for r in requests(100))
+        assert told.requests == 200 and told.completion_tokens == 2 * sum(
+            r.max_tokens for r in requests(100)
+        )
         assert 0 < told.prompt_tokens < 2 * sum(r.most_prompt_tokens() for r in requests(100))
-        assert told.usd == pytest.approx((told.prompt_tokens + 2 * told.completion_tokens) / 1e6, abs=1e-6)
+        assert told.usd == pytest.approx(
+            (told.prompt_tokens + 2 * told.completion_tokens) / 1e6, abs=1e-6
+        )
         assert Estimate.model_validate_json(told.model_dump_json()) == told
-        assert (told + told).requests == 400 and (told + told).usd == pytest.approx(2 * told.usd, abs=1e-6)
+        assert (told + told).requests == 400 and (told + told).usd == pytest.approx(
+            2 * told.usd, abs=1e-6
+        )
 
     def test_a_batch_costs_half(self) -> None:
         settings = {"endpoint": "https://a/v1", "usd": Price(input=1.0, output=2.0)}
         once, batch = (estimate(requests(9), Endpoint(**settings, batch=b)) for b in (False, True))
-        assert batch.usd == pytest.approx(once.usd / 2, abs=1e-6) and batch.requests == once.requests
+        assert (
+            batch.usd == pytest.approx(once.usd / 2, abs=1e-6) and batch.requests == once.requests
+        )
 
     def test_of_nothing(self) -> None:
         assert estimate([], Endpoint(), 0.0).usd == 0.0

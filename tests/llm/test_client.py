@@ -100,10 +100,13 @@ class TestCache:
         first = list(make().ask_all([request(0), request(1)]))
         again = list(make().ask_all([request(1, tag="other"), request(0)]))
         assert len(llm.requests) == 2
-        assert [r.bought for r in first] == [True, True] and [r.bought for r in again] == [False, False]
-        assert {r.key: (r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens) for r in first} == {
-            r.key: (r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens) for r in again
-        }
+        assert [r.bought for r in first] == [True, True] and [r.bought for r in again] == [
+            False,
+            False,
+        ]
+        assert {
+            r.key: (r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens) for r in first
+        } == {r.key: (r.text, r.finish_reason, r.prompt_tokens, r.completion_tokens) for r in again}
         assert [r.request.tag for r in again] == ["other", {"label": "one", "i": 0}], (
             "the tag travels and is no part of the key"
         )
@@ -145,7 +148,9 @@ class TestCache:
         ],
         ids=["empty", "torn", "binary", "list", "null", "short", "of-another-version"],
     )
-    def test_a_garbage_file_is_asked_anew(self, garbage: bytes, make: Make, llm: Any, tmp_path: Path) -> None:
+    def test_a_garbage_file_is_asked_anew(
+        self, garbage: bytes, make: Make, llm: Any, tmp_path: Path
+    ) -> None:
         (first,) = make().ask_all([request()])
         (path,) = kept(tmp_path)
         path.write_bytes(garbage)
@@ -163,7 +168,9 @@ class TestCache:
         (again,) = make().ask_all([request(0)])
         assert not again.bought and again.text == text
 
-    def test_what_was_bought_is_kept_when_the_caller_stops(self, make: Make, llm: Any, tmp_path: Path) -> None:
+    def test_what_was_bought_is_kept_when_the_caller_stops(
+        self, make: Make, llm: Any, tmp_path: Path
+    ) -> None:
         ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
         client = make(ledger=ledger)
         replies = client.ask_all(map(request, range(200)))
@@ -185,14 +192,26 @@ class TestCache:
 
     def test_a_request_asked_twice_at_once_is_bought_once(self, make: Make, llm: Any) -> None:
         llm.delay = 0.05
-        replies = list(make(concurrency=4).ask_all([request(0), request(0), request(1), request(0, tag="again")]))
-        assert len(llm.requests) == 2 and sorted(r.bought for r in replies) == [False, False, True, True]
+        replies = list(
+            make(concurrency=4).ask_all(
+                [request(0), request(0), request(1), request(0, tag="again")]
+            )
+        )
+        assert len(llm.requests) == 2 and sorted(r.bought for r in replies) == [
+            False,
+            False,
+            True,
+            True,
+        ]
         assert len({r.text for r in replies if r.request.seed == 0}) == 1
 
 
 class TestPatience:
     def test_retry_after_is_honoured(self, make: Make, llm: Any, waits: list[float]) -> None:
-        llm.faults = [scripted.status(429, retry_after="7"), scripted.status(503, retry_after="0.5")]
+        llm.faults = [
+            scripted.status(429, retry_after="7"),
+            scripted.status(503, retry_after="0.5"),
+        ]
         (reply,) = make().ask_all([request()])
         assert reply.bought and waits == [7.0, 0.5] and len(llm.requests) == 3
 
@@ -204,7 +223,9 @@ class TestPatience:
         assert len(list(make().ask_all([request()]))) == 1
         assert 8 <= waits[0] <= 10 and waits[1] == 0
 
-    @pytest.mark.parametrize("header", ["soon", "Wed, 99 Oct 2026 07:28:00 GMT", "-5", "nan", "inf", ""])
+    @pytest.mark.parametrize(
+        "header", ["soon", "Wed, 99 Oct 2026 07:28:00 GMT", "-5", "nan", "inf", ""]
+    )
     def test_an_odd_retry_after_is_a_wait_within_the_cap(
         self, header: str, make: Make, llm: Any, waits: list[float]
     ) -> None:
@@ -229,11 +250,26 @@ class TestPatience:
             scripted.raw("null"),
             scripted.drop,
             lambda h: raw_bytes(h, b'{"choices', promised=400),
-            lambda h: raw_bytes(h, json.dumps(scripted.completion("café"), ensure_ascii=False).encode("latin-1")),
+            lambda h: raw_bytes(
+                h, json.dumps(scripted.completion("café"), ensure_ascii=False).encode("latin-1")
+            ),
         ],
-        ids=["500", "503", "408", "html", "half-json", "other-json", "null", "dropped", "cut-body", "not-utf8"],
+        ids=[
+            "500",
+            "503",
+            "408",
+            "html",
+            "half-json",
+            "other-json",
+            "null",
+            "dropped",
+            "cut-body",
+            "not-utf8",
+        ],
     )
-    def test_a_passing_fault_is_tried_again(self, fault: Any, make: Make, llm: Any, waits: list[float]) -> None:
+    def test_a_passing_fault_is_tried_again(
+        self, fault: Any, make: Make, llm: Any, waits: list[float]
+    ) -> None:
         llm.faults = [fault]
         replies = list(make().ask_all([request()]))
         assert [r.bought for r in replies] == [True] and replies[0].text
@@ -266,7 +302,9 @@ class TestStops:
         self, code: int, words: str, make: Make, llm: Any, waits: list[float]
     ) -> None:
         llm.always = scripted.status(code)
-        with pytest.raises(UserError, match=rf"(?s){llm.url}.*{code}.*{words}|{llm.url}.*{words}.*{code}"):
+        with pytest.raises(
+            UserError, match=rf"(?s){llm.url}.*{code}.*{words}|{llm.url}.*{words}.*{code}"
+        ):
             list(make().ask_all(map(request, range(20))))
         assert len(llm.requests) == 1 and not waits
 
@@ -290,7 +328,10 @@ class TestStops:
 
     def test_a_waiting_retry_is_woken_by_the_end(self, make: Make, llm: Any) -> None:
         def two_faces(h: Any) -> None:  # the first waits 20 s for its retry, the second is refused
-            h.send(429, {}, retry_after="20") if len(llm.requests) == 1 else (time.sleep(0.3), h.send(401, {}))
+            h.send(429, {}, retry_after="20") if len(llm.requests) == 1 else (
+                time.sleep(0.3),
+                h.send(401, {}),
+            )
 
         llm.always = two_faces
         began = time.monotonic()
@@ -306,7 +347,9 @@ class TestStops:
         assert len(llm.requests) == 9 + 3
         assert client.outcome.lost == {"one": 1} and client.outcome.stopped is None
 
-    def test_the_breaker_ends_a_run_in_which_over_half_fail(self, make: Make, llm: Any, tmp_path: Path) -> None:
+    def test_the_breaker_ends_a_run_in_which_over_half_fail(
+        self, make: Make, llm: Any, tmp_path: Path
+    ) -> None:
         llm.faults = [None] * 4
         llm.always = scripted.status(500)
         client = make(retries=1)
@@ -329,7 +372,9 @@ class TestStops:
         assert len(list(client.ask_all(map(request, range(40))))) == 20
         assert client.outcome.stopped is None and client.outcome.lost == {"one": 20}
 
-    def test_an_endpoint_that_went_away_does_not_hide_behind_the_cache(self, make: Make, llm: Any) -> None:
+    def test_an_endpoint_that_went_away_does_not_hide_behind_the_cache(
+        self, make: Make, llm: Any
+    ) -> None:
         list(make().ask_all(map(request, range(8))))
         llm.always = scripted.status(500)
         replies = []
@@ -363,11 +408,17 @@ class TestOddReplies:
             (scripted.says("Half a sen", "length"), "Half a sen", "length"),
             (scripted.says(None, "content_filter"), None, "content_filter"),
             (scripted.raw(json.dumps({**scripted.completion("x"), "choices": []})), None, None),
-            (scripted.raw(json.dumps({**scripted.completion("x"), "choices": [{"index": 0}]})), None, None),
+            (
+                scripted.raw(json.dumps({**scripted.completion("x"), "choices": [{"index": 0}]})),
+                None,
+                None,
+            ),
         ],
         ids=["null", "empty", "length", "content-filter", "no-choices", "no-message"],
     )
-    def test_is_a_reply(self, fault: Any, text: str | None, finish_reason: str | None, make: Make, llm: Any) -> None:
+    def test_is_a_reply(
+        self, fault: Any, text: str | None, finish_reason: str | None, make: Make, llm: Any
+    ) -> None:
         llm.faults = [fault]
         (reply,) = make().ask_all([request()])
         assert (reply.text, reply.finish_reason, len(llm.requests)) == (text, finish_reason, 1)
@@ -375,7 +426,9 @@ class TestOddReplies:
         assert (again.text, again.finish_reason, again.bought) == (text, finish_reason, False)
 
     @pytest.mark.parametrize(
-        "usage", [None, {}, {"prompt_tokens": None, "completion_tokens": "many"}], ids=["null", "empty", "words"]
+        "usage",
+        [None, {}, {"prompt_tokens": None, "completion_tokens": "many"}],
+        ids=["null", "empty", "words"],
     )
     def test_tokens_that_are_not_told_are_estimated_from_above(
         self, usage: Any, make: Make, llm: Any, tmp_path: Path
@@ -385,16 +438,28 @@ class TestOddReplies:
         ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
         (reply,) = make(ledger=ledger, usd=Price(input=1.0, output=2.0)).ask_all([request()])
         assert reply.text == text and not reply.measured
-        assert reply.prompt_tokens > len("about topic one, take 0") and reply.completion_tokens == len(text)
+        assert reply.prompt_tokens > len(
+            "about topic one, take 0"
+        ) and reply.completion_tokens == len(text)
         assert reply.usd == pytest.approx((reply.prompt_tokens + 2 * reply.completion_tokens) / 1e6)
-        assert ledger.spent.tokens == reply.prompt_tokens + reply.completion_tokens and not ledger.spent.measured
+        assert (
+            ledger.spent.tokens == reply.prompt_tokens + reply.completion_tokens
+            and not ledger.spent.measured
+        )
 
 
 def test_what_is_sent(make: Make, llm: Any) -> None:
     list(make(model="m").ask_all([request(5)]))
     (body,) = llm.requests
-    assert body["model"] == "m" and body["messages"] == [{"role": "user", "content": "about topic one, take 5"}]
-    assert (body["temperature"], body["top_p"], body["max_tokens"], body["seed"]) == (1.0, 0.9, 50, 5)
+    assert body["model"] == "m" and body["messages"] == [
+        {"role": "user", "content": "about topic one, take 5"}
+    ]
+    assert (body["temperature"], body["top_p"], body["max_tokens"], body["seed"]) == (
+        1.0,
+        0.9,
+        50,
+        5,
+    )
     assert "tag" not in body
     assert "response_format" not in body
 
@@ -431,7 +496,9 @@ class TestConcurrency:
         def six(h: Any) -> None:
             at_once.append(llm.now)
             time.sleep(0.02)
-            h.send(429, {}, retry_after="0") if at_once[-1] > 6 else h.send(200, scripted.completion("a text"))
+            h.send(429, {}, retry_after="0") if at_once[-1] > 6 else h.send(
+                200, scripted.completion("a text")
+            )
 
         llm.always = six
         replies = list(make(concurrency=64, retries=20).ask_all(map(request, range(200))))
@@ -471,12 +538,19 @@ class TestConcurrency:
             sizes.append(window.size)
         assert sizes[1] == 16 and 8 <= sum(sizes[20:]) / 40 <= 20, sizes
 
-    @given(st.lists(st.tuples(st.booleans(), st.integers(0, 500), st.floats(0, 5)), max_size=300), st.integers(1, 64))
-    def test_it_is_always_between_one_and_the_limit(self, events: list[tuple[bool, int, float]], most: int) -> None:
+    @given(
+        st.lists(st.tuples(st.booleans(), st.integers(0, 500), st.floats(0, 5)), max_size=300),
+        st.integers(1, 64),
+    )
+    def test_it_is_always_between_one_and_the_limit(
+        self, events: list[tuple[bool, int, float]], most: int
+    ) -> None:
         window, now = Window(most), 0.0
         for good, tokens, seconds in events:
             now += seconds
-            window.answered(tokens, sent=now - seconds, now=now) if good else window.faltered(sent=now - 1, now=now)
+            window.answered(tokens, sent=now - seconds, now=now) if good else window.faltered(
+                sent=now - 1, now=now
+            )
             assert 1 <= window.size <= most
 
 
@@ -485,7 +559,9 @@ class TestParking:
 
     @staticmethod
     def of(label: str, n: int) -> list[Request]:
-        return [request(i, tag={"label": label, "i": i}, temperature=0.1 * len(label)) for i in range(n)]
+        return [
+            request(i, tag={"label": label, "i": i}, temperature=0.1 * len(label)) for i in range(n)
+        ]
 
     @staticmethod
     def busy_for(label: str, seconds: str, times: int) -> Any:
@@ -500,7 +576,9 @@ class TestParking:
 
         return answer
 
-    def test_its_requests_come_after_the_others(self, make: Make, llm: Any, waits: list[float]) -> None:
+    def test_its_requests_come_after_the_others(
+        self, make: Make, llm: Any, waits: list[float]
+    ) -> None:
         llm.always = self.busy_for("ab", "90", times=1)
         client = make()
         replies = list(client.ask_all([*self.of("ab", 4), *self.of("abc", 4)]))
@@ -508,7 +586,9 @@ class TestParking:
         assert len(waits) == 1 and 80 < waits[0] <= 90 and len(llm.requests) == 9
         assert client.outcome.lost == {} and client.outcome.parked == {}
 
-    def test_beyond_the_deadline_it_is_lost_with_the_reason(self, make: Make, llm: Any, waits: list[float]) -> None:
+    def test_beyond_the_deadline_it_is_lost_with_the_reason(
+        self, make: Make, llm: Any, waits: list[float]
+    ) -> None:
         llm.always = self.busy_for("ab", "900", times=10**6)
         client = make(deadline_seconds=600.0)
         replies = list(client.ask_all([*self.of("ab", 4), *self.of("abc", 4)]))
@@ -522,11 +602,17 @@ class TestParking:
         llm.always = self.busy_for("ab", "200", times=10**6)
         client = make(deadline_seconds=700.0, retries=20)
         replies = list(client.ask_all([*self.of("ab", 50), *self.of("abc", 4)]))
-        assert Counter(r.request.label for r in replies) == {"abc": 4} and client.outcome.lost == {"ab": 50}
+        assert Counter(r.request.label for r in replies) == {"abc": 4} and client.outcome.lost == {
+            "ab": 50
+        }
         assert len(waits) == 3 and "800" in client.outcome.parked["ab"]
 
-    def test_a_date_counts_too_and_no_label_is_a_label(self, make: Make, llm: Any, waits: list[float]) -> None:
-        llm.faults = [lambda h: h.send(429, {}, retry_after=formatdate(time.time() + 120, usegmt=True))]
+    def test_a_date_counts_too_and_no_label_is_a_label(
+        self, make: Make, llm: Any, waits: list[float]
+    ) -> None:
+        llm.faults = [
+            lambda h: h.send(429, {}, retry_after=formatdate(time.time() + 120, usegmt=True))
+        ]
         client = make()
         assert len(list(client.ask_all([request(i, tag=None) for i in range(3)]))) == 3
         assert len(waits) == 1 and 110 < waits[0] <= 121 and client.outcome.lost == {}
@@ -535,7 +621,11 @@ class TestParking:
         llm.always = scripted.status(429, retry_after="3600")
         client = make()
         assert list(client.ask_all(self.of("ab", 3))) == []
-        assert client.outcome.lost == {"ab": 3} and "3600" in client.outcome.parked["ab"] and len(llm.requests) == 1
+        assert (
+            client.outcome.lost == {"ab": 3}
+            and "3600" in client.outcome.parked["ab"]
+            and len(llm.requests) == 1
+        )
 
     def test_another_label_that_fails_is_an_error(self, make: Make, llm: Any) -> None:
         llm.faults = [scripted.status(429, retry_after="3600")]
@@ -545,7 +635,9 @@ class TestParking:
 
 
 class TestDeadline:
-    def test_a_wait_that_would_outlast_it_is_not_begun(self, make: Make, llm: Any, waits: list[float]) -> None:
+    def test_a_wait_that_would_outlast_it_is_not_begun(
+        self, make: Make, llm: Any, waits: list[float]
+    ) -> None:
         llm.faults = [None, scripted.status(429, retry_after="20")]
         client = make(deadline_seconds=10.0)
         replies = list(client.ask_all(map(request, range(3))))
@@ -594,7 +686,9 @@ class TestRates:
     def test_requests_a_minute(self) -> None:
         times = self.admitted(60, requests_per_minute=40)
         assert times[-1] >= 59 / 40 * 0.99
-        assert all(b - a >= 0.99 for a, b in zip(times, times[40:], strict=False)), "41 in less than a minute"
+        assert all(b - a >= 0.99 for a, b in zip(times, times[40:], strict=False)), (
+            "41 in less than a minute"
+        )
 
     def test_tokens_a_minute(self) -> None:
         each = request(0).most_prompt_tokens() + 50
@@ -612,5 +706,8 @@ class TestRates:
 
     def test_the_client_keeps_them(self, make: Make, llm: Any) -> None:
         began = time.monotonic()
-        assert len(list(make(requests_per_minute=600, concurrency=8).ask_all(map(request, range(12))))) == 12
+        assert (
+            len(list(make(requests_per_minute=600, concurrency=8).ask_all(map(request, range(12)))))
+            == 12
+        )
         assert time.monotonic() - began >= 11 * 0.1

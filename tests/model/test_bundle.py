@@ -32,9 +32,13 @@ def saved(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
     torch.manual_seed(0)
     names = dict(enumerate(toy.LABELS))
-    model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=3, id2label=names)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        encoder, num_labels=3, id2label=names
+    )
     directory = tmp_path_factory.mktemp("bundle") / "bundle"
-    return directory, bundle.save(model, AutoTokenizer.from_pretrained(encoder), directory, about=ABOUT)
+    return directory, bundle.save(
+        model, AutoTokenizer.from_pretrained(encoder), directory, about=ABOUT
+    )
 
 
 @pytest.fixture
@@ -49,7 +53,10 @@ def classifier(saved: tuple[Path, str]) -> Classifier:
 
 def texts(n: int = 12, seed: int = 0) -> list[str]:
     rng = random.Random(seed)
-    return [toy.sentence(toy.REAL[rng.choice(list(toy.LABELS))], rng, rng.randrange(1, 60)) for _ in range(n)]
+    return [
+        toy.sentence(toy.REAL[rng.choice(list(toy.LABELS))], rng, rng.randrange(1, 60))
+        for _ in range(n)
+    ]
 
 
 class TestSaved:
@@ -57,17 +64,33 @@ class TestSaved:
         directory, digest = saved
         assert check(directory) == check(directory, digest=digest) == ABOUT
         present = {p.name for p in directory.iterdir()}
-        assert {"model.safetensors", "config.json", "tokenizer.json", "reseed.json", "manifest.json"} <= present
+        assert {
+            "model.safetensors",
+            "config.json",
+            "tokenizer.json",
+            "reseed.json",
+            "manifest.json",
+        } <= present
         assert {p.suffix for p in directory.iterdir()} <= bundle.ALLOWED
 
     def test_labels_keep_their_order(self, classifier: Classifier) -> None:
         assert classifier.labels == list(toy.LABELS)
 
-    def test_the_weights_answer_as_before_saving(self, classifier: Classifier, saved: tuple[Path, str]) -> None:
+    def test_the_weights_answer_as_before_saving(
+        self, classifier: Classifier, saved: tuple[Path, str]
+    ) -> None:
         from transformers import pipeline
 
-        plain = pipeline("text-classification", model=str(saved[0]), tokenizer=str(saved[0]), device="cpu", top_k=None)
-        for told, ours in zip(plain(texts(), truncation=True, max_length=32), classifier.predict(texts()), strict=True):
+        plain = pipeline(
+            "text-classification",
+            model=str(saved[0]),
+            tokenizer=str(saved[0]),
+            device="cpu",
+            top_k=None,
+        )
+        for told, ours in zip(
+            plain(texts(), truncation=True, max_length=32), classifier.predict(texts()), strict=True
+        ):
             assert {t["label"]: t["score"] for t in told} == pytest.approx(ours.scores, abs=1e-5)
 
     def test_the_digest_is_that_of_the_content(self, saved: tuple[Path, str], copy: Path) -> None:
@@ -87,7 +110,9 @@ class TestAnswers:
             assert one.scores == pytest.approx(other.scores, abs=1e-5)
             assert one.scores == pytest.approx(third.scores, abs=1e-5)
 
-    def test_the_order_is_that_of_the_texts_and_rows_sum_to_one(self, classifier: Classifier) -> None:
+    def test_the_order_is_that_of_the_texts_and_rows_sum_to_one(
+        self, classifier: Classifier
+    ) -> None:
         asked = texts(70, seed=2)
         p = classifier.probabilities(asked)
         assert p.shape == (70, 3) and p.sum(axis=1) == pytest.approx(1.0, abs=1e-5)
@@ -96,7 +121,9 @@ class TestAnswers:
 
     def test_the_label_is_the_most_probable(self, classifier: Classifier) -> None:
         for p in classifier.predict(texts()):
-            assert p.label == max(p.scores, key=lambda k: p.scores[k]) and p.score == p.scores[p.label]
+            assert (
+                p.label == max(p.scores, key=lambda k: p.scores[k]) and p.score == p.scores[p.label]
+            )
             assert list(p.scores) == list(toy.LABELS)
 
     def test_it_reads_max_length_tokens_and_no_more(self, classifier: Classifier) -> None:
@@ -159,9 +186,14 @@ TAMPER: dict[str, Callable[[Path], Any]] = {
     "manifest is no JSON": lambda d: (d / "manifest.json").write_text("{"),
     "manifest is a list": lambda d: (d / "manifest.json").write_text("[]"),
     "manifest lists numbers": lambda d: (d / "manifest.json").write_text('{"files": [1]}'),
-    "manifest lists no sizes": lambda d: (d / "manifest.json").write_text('{"files": [{"path": "config.json"}]}'),
+    "manifest lists no sizes": lambda d: (d / "manifest.json").write_text(
+        '{"files": [{"path": "config.json"}]}'
+    ),
     "a file too many": lambda d: (d / "added.json").write_text("{}"),
-    "a file too many below": lambda d: ((d / "sub").mkdir(), (d / "sub" / "notes.txt").write_text("x")),
+    "a file too many below": lambda d: (
+        (d / "sub").mkdir(),
+        (d / "sub" / "notes.txt").write_text("x"),
+    ),
 }
 
 # these are refused even when the manifest was made anew to match
@@ -177,9 +209,13 @@ UNSAFE: dict[str, Callable[[Path], Any]] = {
     "link to a folder": lambda d: link_folder(d / "sub"),
     "auto_map in config.json": lambda d: ask_for_code(d / "config.json"),
     "auto_map in tokenizer_config.json": lambda d: ask_for_code(d / "tokenizer_config.json"),
-    "auto_map further down": lambda d: say(d / "config.json", text_config={"x": [{"auto_map": {"AutoModel": "e.E"}}]}),
+    "auto_map further down": lambda d: say(
+        d / "config.json", text_config={"x": [{"auto_map": {"AutoModel": "e.E"}}]}
+    ),
     "a kernel of the hub": lambda d: say(d / "config.json", attn_implementation="somebody/kernel"),
-    "a pipeline of its own": lambda d: say(d / "config.json", custom_pipelines={"x": {"impl": "e.E"}}),
+    "a pipeline of its own": lambda d: say(
+        d / "config.json", custom_pipelines={"x": {"impl": "e.E"}}
+    ),
     "an adapter of another model": lambda d: (d / "adapter_config.json").write_text(
         '{"base_model_name_or_path": "/x"}'
     ),
@@ -235,7 +271,9 @@ class TestTampered:
         with pytest.raises(ValueError, match="the model is not loaded"):
             pyfunc._verify(copy, atomic.seal(copy))
 
-    def test_mlflow_serves_no_bundle_without_its_digest(self, saved: tuple[Path, str], copy: Path, pyfunc: Any) -> None:
+    def test_mlflow_serves_no_bundle_without_its_digest(
+        self, saved: tuple[Path, str], copy: Path, pyfunc: Any
+    ) -> None:
         pyfunc._verify(copy, saved[1])
         for digest in (None, ""):
             with pytest.raises(ValueError, match="does not say which bundle it holds"):
@@ -244,14 +282,20 @@ class TestTampered:
         with pytest.raises(ValueError, match=r"added\.json is no JSON"):
             pyfunc._verify(copy, atomic.seal(copy))
 
-    def test_another_bundle_than_the_expected_is_refused(self, saved: tuple[Path, str], copy: Path) -> None:
+    def test_another_bundle_than_the_expected_is_refused(
+        self, saved: tuple[Path, str], copy: Path
+    ) -> None:
         flip(copy / "model.safetensors")
         digest = atomic.seal(copy)
         check(copy)
-        with pytest.raises(CorruptDirectory, match=f"is bundle {digest[:12]}, not the expected {saved[1][:12]}"):
+        with pytest.raises(
+            CorruptDirectory, match=f"is bundle {digest[:12]}, not the expected {saved[1][:12]}"
+        ):
             Classifier.load(copy, digest=saved[1])
 
-    def test_a_changed_manifest_does_not_hide_a_changed_file(self, saved: tuple[Path, str], copy: Path) -> None:
+    def test_a_changed_manifest_does_not_hide_a_changed_file(
+        self, saved: tuple[Path, str], copy: Path
+    ) -> None:
         """The digest is over the list of files, so a list that was changed by hand has another."""
         flip(copy / "model.safetensors")
         manifest = atomic.read_json(copy / atomic.MANIFEST)
@@ -286,16 +330,24 @@ class TestCommand:
 
         return run
 
-    def test_a_json_line_an_answer(self, ask: Any, saved: tuple[Path, str], classifier: Classifier) -> None:
+    def test_a_json_line_an_answer(
+        self, ask: Any, saved: tuple[Path, str], classifier: Classifier
+    ) -> None:
         asked = [*texts(3), "two\nlines", ""]
         code, out, _ = ask(
-            "".join(json.dumps(t) + "\n" for t in asked) + "\n", "--bundle", saved[0], "--digest", saved[1]
+            "".join(json.dumps(t) + "\n" for t in asked) + "\n",
+            "--bundle",
+            saved[0],
+            "--digest",
+            saved[1],
         )
         assert code == 0
         told = [json.loads(line) for line in out.splitlines()]
         assert [t["label"] for t in told] == [p.label for p in classifier.predict(asked)]
         for t in told:
-            assert set(t) == {"label", "score", "scores"} and t["score"] == max(t["scores"].values())
+            assert set(t) == {"label", "score", "scores"} and t["score"] == max(
+                t["scores"].values()
+            )
 
     @pytest.mark.parametrize("how", ["tampered", "another", "nowhere"])
     def test_a_bundle_that_cannot_be_trusted_is_exit_1(
@@ -308,6 +360,8 @@ class TestCommand:
         assert code == 1 and out == "" and err.startswith(f"{copy}: ") and err.count("\n") == 1
 
     @pytest.mark.parametrize("line", ["not JSON", "7", '["a"]', "null", '"\\ud800"'])
-    def test_a_line_that_is_no_text_is_exit_2(self, line: str, ask: Any, saved: tuple[Path, str]) -> None:
+    def test_a_line_that_is_no_text_is_exit_2(
+        self, line: str, ask: Any, saved: tuple[Path, str]
+    ) -> None:
         code, out, err = ask(f'"fine"\n{line}\n', "--bundle", saved[0])
         assert code == 2 and out == "" and "line 2" in err and err.count("\n") == 1

@@ -17,7 +17,14 @@ from tasks.errors import UserError
 from tasks.model import bundle
 from tasks.model.bundle import BundleRef, Classifier
 from tasks.model.inference import choose as choosing
-from tasks.model.inference.choose import BackendMeasure, Inference, choose, compare, export_bundle, pick
+from tasks.model.inference.choose import (
+    BackendMeasure,
+    Inference,
+    choose,
+    compare,
+    export_bundle,
+    pick,
+)
 from tasks.model.inference.export import CannotExport, export
 from tasks.model.inference.int8 import quantise_columns
 from tasks.project import Predict
@@ -55,7 +62,9 @@ def test_plain_attention_is_one_operator_and_masked_attention_stays(small_bundle
 
     plain, masked = _graph(small_bundle), _graph(small_bundle)
     layers = ops(plain).count("Softmax")
-    assert fuse(plain) == layers == ops(plain).count("MultiHeadAttention") and "Softmax" not in ops(plain)
+    assert fuse(plain) == layers == ops(plain).count("MultiHeadAttention") and "Softmax" not in ops(
+        plain
+    )
     softmax = next(node for node in masked.graph if node.op_type == "Softmax")
     added = ir.node("Add", [softmax.inputs[0], softmax.inputs[0]])
     masked.graph.insert_before(softmax, [added])
@@ -69,14 +78,20 @@ def test_products_of_one_text_keep_its_shape(small_bundle: Path, tmp_path: Path)
     graph = ir.load(export(small_bundle, tmp_path, kinds=["onnx-int8"])["onnx-int8"]).graph
     integers = [node for node in graph if node.op_type == "MatMulIntegerToFloat"]
     layers = sum(node.op_type == "MultiHeadAttention" for node in graph)
-    assert len(integers) >= 6 * layers and "Slice" not in {n.inputs[0].producer().op_type for n in integers}
+    assert len(integers) >= 6 * layers and "Slice" not in {
+        n.inputs[0].producer().op_type for n in integers
+    }
     assert all(n.inputs[0].producer().op_type == "QuantizeLinear" for n in integers)
-    assert sum(node.op_type == "Reshape" for node in graph) <= len(integers), "one for the scales of each input"
+    assert sum(node.op_type == "Reshape" for node in graph) <= len(integers), (
+        "one for the scales of each input"
+    )
 
 
 def measured(**rates: tuple[float, float]) -> dict[str, BackendMeasure]:
     return {
-        name.replace("_", "-"): BackendMeasure(texts_per_second=r, agreement=a, largest_difference=0.0)
+        name.replace("_", "-"): BackendMeasure(
+            texts_per_second=r, agreement=a, largest_difference=0.0
+        )
         for name, (r, a) in rates.items()
     }
 
@@ -104,15 +119,25 @@ class TestChoose:
         small_bundle: Path,
         tmp_path: Path,
     ) -> None:
-        found = choose(small_bundle, tmp_path / "out", settings=Predict(backend=backend, threads=1), texts=TEXTS)
+        found = choose(
+            small_bundle,
+            tmp_path / "out",
+            settings=Predict(backend=backend, threads=1),
+            texts=TEXTS,
+        )
         about = bundle.check(tmp_path / "out")
-        assert Inference.model_validate_json(json.dumps(about["inference"])) == found and about["max_length"] == 32
+        assert (
+            Inference.model_validate_json(json.dumps(about["inference"])) == found
+            and about["max_length"] == 32
+        )
         assert set(found.measured) == {"torch", backend}
         graphs_there = {p.name for p in (tmp_path / "out").glob("*.onnx*")}
         assert graphs_there == ({"model-int8.onnx"} if backend == "onnx-int8" else set())
         loaded = Classifier.load(tmp_path / "out")
         assert loaded.backend.name == backend
-        agreeing = compare(loaded.probabilities(TEXTS), Classifier.load(small_bundle).probabilities(TEXTS))
+        agreeing = compare(
+            loaded.probabilities(TEXTS), Classifier.load(small_bundle).probabilities(TEXTS)
+        )
         assert agreeing["agreement"] == found.measured[backend].agreement
 
     def test_a_bundle_that_was_exported_is_measured_against_its_weights(
@@ -137,7 +162,8 @@ class TestChoose:
         found = choose(small_bundle, tmp_path / "auto", settings=Predict(), texts=TEXTS)
         assert found.backend == "torch" and "onnxscript not installed" in found.why
         with pytest.raises(
-            UserError, match=r"predict\.backend is onnx: onnxscript not installed: pip install onnxscript"
+            UserError,
+            match=r"predict\.backend is onnx: onnxscript not installed: pip install onnxscript",
         ):
             choose(small_bundle, tmp_path / "onnx", settings=Predict(backend="onnx"), texts=TEXTS)
 
@@ -182,6 +208,13 @@ def test_a_kill_in_the_export_costs_only_the_export(
             export_bundle(project, trained=trained, splits=splits, workspace=workspace)
     assert not list((workspace.stages / "export").glob("[!.]*"))
     bundle.check(trained.directory, digest=trained.digest)
-    done, again = (export_bundle(project, trained=trained, splits=splits, workspace=workspace) for _ in range(2))
+    done, again = (
+        export_bundle(project, trained=trained, splits=splits, workspace=workspace)
+        for _ in range(2)
+    )
     bundle.check(done.bundle_directory, digest=done.bundle)
-    assert not done.published.found and again.published.found and again.model_dump() == done.model_dump()
+    assert (
+        not done.published.found
+        and again.published.found
+        and again.model_dump() == done.model_dump()
+    )

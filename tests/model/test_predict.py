@@ -39,7 +39,9 @@ def some_texts(n: int, seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(seed=st.integers(0, 10_000), mates=st.integers(0, 40))
 def test_same_text_same_scores_in_any_order_beside_any_texts(
     name: str, backends: dict[str, Classifier], seed: int, mates: int
@@ -55,18 +57,26 @@ def test_same_text_same_scores_in_any_order_beside_any_texts(
 
 
 @pytest.mark.parametrize("budget", [1, 64, 100_000])
-def test_the_budget_changes_no_answer(budget: int, small_bundle: Path, backends: dict[str, Classifier]) -> None:
+def test_the_budget_changes_no_answer(
+    budget: int, small_bundle: Path, backends: dict[str, Classifier]
+) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     asked = some_texts(20, 5)
     model = AutoModelForSequenceClassification.from_pretrained(small_bundle)
-    other = Torch(model, AutoTokenizer.from_pretrained(small_bundle), batch_tokens=budget, threads=1)
+    other = Torch(
+        model, AutoTokenizer.from_pretrained(small_bundle), batch_tokens=budget, threads=1
+    )
     plain = backends["torch"]
-    assert np.allclose(plain.through(other).probabilities(asked), plain.probabilities(asked), atol=1e-5)
+    assert np.allclose(
+        plain.through(other).probabilities(asked), plain.probabilities(asked), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_rows_sum_to_one_and_nothing_asked_is_nothing_answered(name: str, backends: dict[str, Classifier]) -> None:
+def test_rows_sum_to_one_and_nothing_asked_is_nothing_answered(
+    name: str, backends: dict[str, Classifier]
+) -> None:
     p = backends[name].probabilities([*some_texts(9, 1), ""])
     assert p.shape == (10, len(toy.LABELS)) and p.dtype == np.float32
     assert np.allclose(p.sum(axis=1), 1, atol=1e-5)
@@ -94,6 +104,10 @@ def test_without_onnxruntime_torch_answers_and_says_so_once(
         m.setitem(sys.modules, "onnxruntime", None)
         fallen = Classifier.load(copy)
     said = capsys.readouterr().err.splitlines()
-    assert [line for line in said if "onnxruntime is not installed" in line] and fallen.backend.name == "torch"
+    assert [
+        line for line in said if "onnxruntime is not installed" in line
+    ] and fallen.backend.name == "torch"
     asked = some_texts(5, 2)
-    assert np.allclose(fallen.probabilities(asked), backends["onnx"].probabilities(asked), atol=1e-5)
+    assert np.allclose(
+        fallen.probabilities(asked), backends["onnx"].probabilities(asked), atol=1e-5
+    )

@@ -43,7 +43,10 @@ def test_the_least_project_has_every_default(tmp_path: Path) -> None:
         ("train: {epochs: three}", ["train.epochs", "'three'", "integer"]),
         ("train: {epochs: 3.5}", ["train.epochs", "3.5", "integer"]),
         ("train: {epochs: true}", ["train.epochs", "True", "integer"]),
-        ("train: {freeze_embeddings: yes}", ["train.freeze_embeddings", "'yes'", "write true or false"]),
+        (
+            "train: {freeze_embeddings: yes}",
+            ["train.freeze_embeddings", "'yes'", "write true or false"],
+        ),
         ("train: {epochs: '3'}", ["train.epochs", "'3'", "integer"]),
         ("train: {epochs: 0}", ["train.epochs", "0", "greater than or equal to 1"]),
         ("train: {learning_rate: .inf}", ["train.learning_rate", "inf", "finite"]),
@@ -51,14 +54,21 @@ def test_the_least_project_has_every_default(tmp_path: Path) -> None:
         ("promote: {confidence: 1.0}", ["promote.confidence", "1.0", "less than 1"]),
         ("promote: {confidence: 0.4}", ["promote.confidence", "0.4", "0.5"]),
         ("curate: {leak: 1.5}", ["curate.leak", "1.5", "less than or equal to 1"]),
-        ("generate: {endpoint: api.openai.com}", ["generate.endpoint", "'api.openai.com'", "https://"]),
+        (
+            "generate: {endpoint: api.openai.com}",
+            ["generate.endpoint", "'api.openai.com'", "https://"],
+        ),
         ("generate: {prompt: hello}", ["generate.prompt", "'hello'", "{topic}"]),
         ("generate: {prompt: '{topic} {who}'}", ["generate.prompt", "'who'", "text_kind"]),
         ("generate: {styles: []}", ["generate.styles", "[]", "at least one"]),
         ("generate: {styles: terse}", ["generate.styles", "'terse'", "write a list"]),
         (
             "generate: {budget: {usd: 1.5}, endpoint: 'https://a.example/v1', model: m}",
-            ["generate.budget.usd 1.5", "'m' at https://a.example/v1 has no price", "give generate.usd.input"],
+            [
+                "generate.budget.usd 1.5",
+                "'m' at https://a.example/v1 has no price",
+                "give generate.usd.input",
+            ],
         ),
         (
             "generate: {budget: {usd: 1}, generators: [{name: near}, {name: far, endpoint: 'https://a.example/v1'}]}",
@@ -66,7 +76,9 @@ def test_the_least_project_has_every_default(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value_and_remedy(tmp_path: Path, addition: str, said: list[str]) -> None:
+def test_a_wrong_setting_is_named_with_its_value_and_remedy(
+    tmp_path: Path, addition: str, said: list[str]
+) -> None:
     message = refused(tmp_path, f"{BASE}{addition}\n")
     assert "toy.yaml" in message and "\n" not in message
     assert [s for s in said if s not in message] == []
@@ -77,7 +89,10 @@ def test_a_wrong_setting_is_named_with_its_value_and_remedy(tmp_path: Path, addi
     [
         ("{pool: a.csv, dev: b.csv}", ["data", "not both"]),
         ("{dev: b.csv}", ["data", "both data.dev and data.test"]),
-        ("{pool: a.csv, split: {rest: keep}}", ["data.split.rest", "'keep'", "'unlabelled', 'seed' or 'drop'"]),
+        (
+            "{pool: a.csv, split: {rest: keep}}",
+            ["data.split.rest", "'keep'", "'unlabelled', 'seed' or 'drop'"],
+        ),
         ("{pool: a.csv, split: {tset: 3}}", ["'data.split.tset'", "3", "did you mean 'test'?"]),
         ("{pool: a.csv, encoding: utf-9}", ["data.encoding", "'utf-9'", "latin-1"]),
         ("{pool: a.csv, encoding: base64}", ["data.encoding", "'base64'", "latin-1"]),
@@ -114,13 +129,22 @@ def test_a_label_that_yaml_does_not_read_as_text_wants_quotes(tmp_path: Path, la
 
 
 def test_off_no_and_their_like_are_words(tmp_path: Path) -> None:
-    found = load(tmp_path, LABELS + "  no: refused\n  yes: agreed\n  on: running\n", "evaluate.lift=off")
+    found = load(
+        tmp_path, LABELS + "  no: refused\n  yes: agreed\n  on: running\n", "evaluate.lift=off"
+    )
     assert found.label_names == ["no", "yes", "on"] and found.evaluate.lift == "off"
-    assert load(tmp_path, LABELS + "  a: b\n  b: c\ncurate: {personal_data: off}\n").curate.personal_data == "off"
+    assert (
+        load(
+            tmp_path, LABELS + "  a: b\n  b: c\ncurate: {personal_data: off}\n"
+        ).curate.personal_data
+        == "off"
+    )
 
 
 def test_a_label_in_quotes_is_text(tmp_path: Path) -> None:
-    assert load(tmp_path, LABELS + "  'yes': agreed\n  '1': first\n  c#: a language\n").label_names == [
+    assert load(
+        tmp_path, LABELS + "  'yes': agreed\n  '1': first\n  c#: a language\n"
+    ).label_names == [
         "yes",
         "1",
         "c#",
@@ -129,12 +153,18 @@ def test_a_label_in_quotes_is_text(tmp_path: Path) -> None:
 
 def test_a_key_that_stands_twice_is_named_with_both_lines(tmp_path: Path) -> None:
     message = refused(tmp_path, LABELS + "  fruit: a\n  metal: b\n  fruit: c\n")
-    assert [s for s in ("toy.yaml", "line 6", "'fruit'", "line 4", "remove one") if s not in message] == []
+    assert [
+        s for s in ("toy.yaml", "line 6", "'fruit'", "line 4", "remove one") if s not in message
+    ] == []
 
 
-@pytest.mark.parametrize(("written", "value"), [("1e-4", 1e-4), ("2E-5", 2e-5), ("1.5e-4", 1.5e-4), ("1", 1.0)])
+@pytest.mark.parametrize(
+    ("written", "value"), [("1e-4", 1e-4), ("2E-5", 2e-5), ("1.5e-4", 1.5e-4), ("1", 1.0)]
+)
 def test_scientific_notation_is_a_number(tmp_path: Path, written: str, value: float) -> None:
-    assert load(tmp_path, f"{BASE}train: {{learning_rate: {written}}}\n").train.learning_rate == value
+    assert (
+        load(tmp_path, f"{BASE}train: {{learning_rate: {written}}}\n").train.learning_rate == value
+    )
     assert load(tmp_path, BASE, f"train.learning_rate={written}").train.learning_rate == value
 
 
@@ -144,7 +174,9 @@ def test_a_file_without_keys(tmp_path: Path, text: str) -> None:
     assert "toy.yaml" in message and "start with `name:`" in message
 
 
-@pytest.mark.parametrize("text", ["a: [b\n", "a: b: c\n", "name: 2024-99-99\n", "a: \x07\n", "a: !!python/none x\n"])
+@pytest.mark.parametrize(
+    "text", ["a: [b\n", "a: b: c\n", "name: 2024-99-99\n", "a: \x07\n", "a: !!python/none x\n"]
+)
 def test_what_is_not_yaml(tmp_path: Path, text: str) -> None:
     message = refused(tmp_path, text)
     assert "toy.yaml is not YAML" in message and "\n" not in message
@@ -162,7 +194,9 @@ def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     message = refused(tmp_path, "name: A b\nlabels: {fruit: a, metal: b}\ntrian: 3\n")
-    assert len(message.splitlines()) == 3 and all("toy.yaml" in line for line in message.splitlines())
+    assert len(message.splitlines()) == 3 and all(
+        "toy.yaml" in line for line in message.splitlines()
+    )
     assert all(s in message for s in ("'A b'", "'trian'", "'data' is missing"))
 
 
@@ -173,7 +207,9 @@ def test_names(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "Toy", "a b", "../x", "-a", "ü", "x" * 61, "a/b", "a\n"])
 def test_names_that_would_not_be_one_everywhere(tmp_path: Path, name: str) -> None:
-    assert "a letter or digit first" in refused(tmp_path, BASE, f'name="{name}"'.replace("\n", "\\n"))
+    assert "a letter or digit first" in refused(
+        tmp_path, BASE, f'name="{name}"'.replace("\n", "\\n")
+    )
 
 
 def test_overrides(tmp_path: Path) -> None:
@@ -188,7 +224,10 @@ def test_overrides(tmp_path: Path) -> None:
         "train.epochs=2",
     )
     assert (p.train.epochs, p.data.split.test, p.labels["stone"]) == (2, 7, "ore; sand")
-    assert p.generate.endpoint == "http://127.0.0.1:8000/v1" and p.generate.styles == ("terse", "long")
+    assert p.generate.endpoint == "http://127.0.0.1:8000/v1" and p.generate.styles == (
+        "terse",
+        "long",
+    )
 
 
 @pytest.mark.parametrize(
@@ -249,7 +288,9 @@ def test_relative_paths_start_at_the_folder_of_the_file_whatever_is_changed_in_i
 
 def test_the_digest_is_of_the_settings_not_of_how_they_are_written(tmp_path: Path) -> None:
     same = load(tmp_path, f"# a remark\n{BASE}train: {{epochs: 4}}\n")
-    assert same.digest == load(tmp_path, BASE).digest != load(tmp_path, BASE, "train.epochs=5").digest
+    assert (
+        same.digest == load(tmp_path, BASE).digest != load(tmp_path, BASE, "train.epochs=5").digest
+    )
 
 
 def test_the_shipped_project_loads_and_its_parameters_are_dotted() -> None:

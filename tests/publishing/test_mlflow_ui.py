@@ -25,7 +25,7 @@ KEY = "sk-nobody-may-see-this"
 RUNS: tuple[list[str], ...] = (  # weak, strong, useless
     ["train.learning_rate=6e-4"],
     [],
-    ["train.learning_rate=1e-9", "harvest.rounds=0"],
+    ["train.learning_rate=1e-9", "self_training.rounds=0"],
 )
 
 
@@ -83,7 +83,9 @@ def store(
             random.seed(0)  # what a training with the same seed leaves behind
             reports.append(retrain(config=str(config), overrides=set_, fresh=True))
         settings = Settings.from_environment()
-        yield Store(settings, MlflowClient(settings.tracking_uri, settings.tracking_uri), config, reports)
+        yield Store(
+            settings, MlflowClient(settings.tracking_uri, settings.tracking_uri), config, reports
+        )
 
 
 # --- what is in the store
@@ -93,10 +95,14 @@ def test_a_run_is_named_by_date_data_and_model_and_its_page_reads_as_a_story(sto
     for number, report in enumerate(store.reports):
         run = store.run(number)
         rows = int(run.data.metrics["data.training.rows"])
-        assert re.fullmatch(rf"\d{{4}}-\d\d-\d\d toy 3 labels, {rows} rows, tiny-bert", run.info.run_name)
+        assert re.fullmatch(
+            rf"\d{{4}}-\d\d-\d\d toy 3 labels, {rows} rows, tiny-bert", run.info.run_name
+        )
         note = run.data.tags["mlflow.note.content"]
         assert note.startswith(f"**{report['verdict'].upper()}**")
-        assert f"{report['test']['f1_macro']:.3f}" in note and "| tfidf logistic regression | " in note
+        assert (
+            f"{report['test']['f1_macro']:.3f}" in note and "| tfidf logistic regression | " in note
+        )
         assert "one\\-sided" in note or "one-sided bounds" in note
         assert run.data.tags["mlflow.source.name"] == "reseed retrain"
     assert [r["verdict"] for r in store.reports] == ["promote", "promote", "keep"]
@@ -107,14 +113,22 @@ def test_the_columns_that_compare_retrains_are_on_their_runs(store: Store) -> No
         metrics, data = store.run(number).data.metrics, report["data"]
         assert metrics["test.f1_macro"] == pytest.approx(report["test"]["f1_macro"])
         assert metrics["verdict.gain"] == pytest.approx(report["gain"]["value"])
-        assert metrics["cost.usd"] == pytest.approx(report["cost"]["usd"]) and metrics["cost.usd"] > 0
+        assert (
+            metrics["cost.usd"] == pytest.approx(report["cost"]["usd"]) and metrics["cost.usd"] > 0
+        )
         assert metrics["data.synthetic.rows"] == data["accepted"]["total"] == 36
-        assert metrics["data.harvested.rows"] == data["self_trained"]["total"] and metrics["data.seed.rows"] == 0
+        assert (
+            metrics["data.harvested.rows"] == data["self_trained"]["total"]
+            and metrics["data.seed.rows"] == 0
+        )
         assert store.run(number).data.tags["verdict"] == report["verdict"]
     found = store.client.search_runs(
-        [store.experiment.experiment_id], "metrics.\"test.f1_macro\" > 0.9 and tags.verdict = 'promote'"
+        [store.experiment.experiment_id],
+        "metrics.\"test.f1_macro\" > 0.9 and tags.verdict = 'promote'",
     )
-    assert [r.info.run_id for r in found] == [store.reports[1]["mlflow_run_id"]], "the search that the docs give"
+    assert [r.info.run_id for r in found] == [store.reports[1]["mlflow_run_id"]], (
+        "the search that the docs give"
+    )
 
 
 def test_each_score_is_about_a_model_and_a_dataset(store: Store) -> None:
@@ -127,10 +141,15 @@ def test_each_score_is_about_a_model_and_a_dataset(store: Store) -> None:
         datasets = {d.dataset.name: d.dataset for d in run.inputs.dataset_inputs}
         assert set(datasets) == {"training", "dev", "test"}
         for name, metric in {"test": "test.f1_macro", "dev": "dev.f1_macro"}.items():
-            assert scores[metric].dataset_digest == datasets[name].digest and scores[metric].dataset_name == name
+            assert (
+                scores[metric].dataset_digest == datasets[name].digest
+                and scores[metric].dataset_name == name
+            )
         assert datasets["test"].profile == '{"num_rows": 90}' and datasets["test"].schema is None
         assert [m.model_id for m in run.outputs.model_outputs] == [model.model_id]
-        assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "toy", "version": str(version.version)}]
+        assert json.loads(model.tags["mlflow.modelVersions"]) == [
+            {"name": "toy", "version": str(version.version)}
+        ]
     assert KEY.encode() not in store.settings.workspace.mlflow_database.read_bytes()
 
 
@@ -149,11 +168,18 @@ def test_pictures_of_the_stages_that_tell_the_story_are_on_the_run(store: Store)
 def test_a_version_tells_where_it_comes_from(store: Store) -> None:
     version = store.client.get_model_version("toy", "2")
     tags = version.tags
-    assert tags["reseed.verdict"] == "promote" and tags["reseed.run"] == store.reports[1]["mlflow_run_id"]
+    assert (
+        tags["reseed.verdict"] == "promote"
+        and tags["reseed.run"] == store.reports[1]["mlflow_run_id"]
+    )
     lineage = json.loads(tags["reseed.lineage"])
     assert lineage["prompt"] == "toy-generate/1" and lineage["generators"] == ["scripted"]
     assert tags["reseed.base"] == "tiny-bert, licence: not stated"
-    assert len(set(lineage["data"].values())) == 3 and set(lineage["data"]) == {"training", "dev", "test"}
+    assert len(set(lineage["data"].values())) == 3 and set(lineage["data"]) == {
+        "training",
+        "dev",
+        "test",
+    }
     for said in ("tiny-bert (not stated)", "toy-generate/1", lineage["data"]["test"][:12]):
         assert said in version.description
     assert "metal" in store.client.get_registered_model("toy").description
@@ -163,7 +189,9 @@ def test_what_is_done_again_is_logged_once(store: Store) -> None:
     """A retrain whose every stage is found adds no trace, no score of the model, no picture."""
 
     def seen() -> tuple[int, int, int]:
-        traces = store.client.search_traces(locations=[store.experiment.experiment_id], max_results=500)
+        traces = store.client.search_traces(
+            locations=[store.experiment.experiment_id], max_results=500
+        )
         model = store.client.get_model_version("toy", "3").tags["reseed.model"]
         runs = store.client.search_runs([store.experiment.experiment_id], max_results=1000)
         return len(traces), len(store.client.get_logged_model(model).metrics), len(runs)
@@ -176,7 +204,8 @@ def test_what_is_done_again_is_logged_once(store: Store) -> None:
 def test_a_trace_is_a_request_as_it_was_sent(store: Store) -> None:
     run_id = store.reports[0]["mlflow_run_id"]
     traces = store.client.search_traces(
-        locations=[store.experiment.experiment_id], filter_string=f"metadata.`mlflow.sourceRun` = '{run_id}'"
+        locations=[store.experiment.experiment_id],
+        filter_string=f"metadata.`mlflow.sourceRun` = '{run_id}'",
     )
     assert len(traces) == 5
     for trace in traces:
@@ -184,9 +213,16 @@ def test_a_trace_is_a_request_as_it_was_sent(store: Store) -> None:
         assert span.span_type == "CHAT_MODEL" and span.inputs["model"] == "scripted"
         assert span.inputs["messages"][0]["content"].startswith("Write a short text about topic")
         assert span.outputs["choices"][0]["message"]["content"]
-        assert trace.info.token_usage == {"input_tokens": 10, "output_tokens": 20, "total_tokens": 30}
+        assert trace.info.token_usage == {
+            "input_tokens": 10,
+            "output_tokens": 20,
+            "total_tokens": 30,
+        }
         assert trace.info.cost["total_cost"] == pytest.approx((10 * 0.15 + 20 * 0.6) / 1e6)
-        assert trace.info.tags["label"] in toy.LABELS and trace.info.tags["curation"] in {"accepted", "surplus"}
+        assert trace.info.tags["label"] in toy.LABELS and trace.info.tags["curation"] in {
+            "accepted",
+            "surplus",
+        }
         assert 0 < trace.info.execution_duration < 5000 and KEY not in str(trace.to_dict())
 
 
@@ -225,8 +261,12 @@ def test_three_runs_compare(store: Store, pages: Ui) -> None:
     assert "Comparing 3 Runs" in text
     for number in range(3):
         assert store.run(number).info.run_name in text
-    scores = [store.run(number).data.metrics["test.f1_macro"] for number in (2, 1, 0)]  # the newest stands first
-    assert [float(v) for v in pages.compared("test.f1_macro")] == [pytest.approx(v, abs=6e-4) for v in scores]
+    scores = [
+        store.run(number).data.metrics["test.f1_macro"] for number in (2, 1, 0)
+    ]  # the newest stands first
+    assert [float(v) for v in pages.compared("test.f1_macro")] == [
+        pytest.approx(v, abs=6e-4) for v in scores
+    ]
 
 
 def test_a_run_tells_its_verdict_first(store: Store, pages: Ui) -> None:
@@ -235,16 +275,21 @@ def test_a_run_tells_its_verdict_first(store: Store, pages: Ui) -> None:
     assert "PROMOTE, now champion: macro-F1 " in text and "tfidf logistic regression" in text
     assert text.index("PROMOTE") < text.index("Metrics (")
     assert "against champion version 1" in text
-    assert "Write a short text about topic" in pages.run(report["mlflow_run_id"], "Tokens", tab="/traces")
+    assert "Write a short text about topic" in pages.run(
+        report["mlflow_run_id"], "Tokens", tab="/traces"
+    )
     assert "curves.png" in pages.run(report["mlflow_run_id"], "curves.png", tab="/artifacts")
 
 
 def test_a_stages_table_is_read_in_the_ui(store: Store, pages: Ui) -> None:
     children = store.client.search_runs(
-        [store.experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{store.reports[1]['mlflow_run_id']}'"
+        [store.experiment.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{store.reports[1]['mlflow_run_id']}'",
     )
     curated = next(c for c in children if c.info.run_name == "curate")
-    text = pages.run(curated.info.run_id, "View as table", "synthetic", tab="/artifacts/accepted.json")
+    text = pages.run(
+        curated.info.run_id, "View as table", "synthetic", tab="/artifacts/accepted.json"
+    )
     table = store.client.download_artifacts(curated.info.run_id, "accepted.json")
     rows = json.loads(Path(table).read_text(encoding="utf-8"))
     assert rows["columns"] == ["id", "label", "source", "topic", "text"] and len(rows["data"]) == 36
@@ -257,7 +302,12 @@ def test_the_registry_shows_who_answers(store: Store, pages: Ui) -> None:
     for alias in ("@ champion", "@ previous", "@ challenger"):
         assert alias in text, alias
     text = pages.open("models/toy/versions/2", "For what")
-    assert "@ champion" in text and "toy, version 2" in text and "How good" in text and "(not stated)" in text
+    assert (
+        "@ champion" in text
+        and "toy, version 2" in text
+        and "How good" in text
+        and "(not stated)" in text
+    )
 
 
 def test_traces_show_the_request_its_tokens_and_its_cost(pages: Ui) -> None:

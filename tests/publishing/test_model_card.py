@@ -9,11 +9,23 @@ import pytest
 from flows.publishing.model_card import escaped, render
 from tasks.evaluate.slices import SliceScore
 from tasks.figures import Interval
-from tasks.report.model import BaselineScore, ChallengerScore, DataSummary, ModelVersion, RejectedRows
+from tasks.report.model import (
+    BaselineScore,
+    ChallengerScore,
+    DataSummary,
+    ModelVersion,
+    RejectedRows,
+)
 from tasks.statistics.scores import ProbabilityScores
 from tests.kit.stages import filled
 
-SCORE = {"f1_macro": 0.91234, "ci_low": 0.88, "ci_high": 0.94, "rows": 90, "f1": {"a": 1.0, "b|c": 0.5}}
+SCORE = {
+    "f1_macro": 0.91234,
+    "ci_low": 0.88,
+    "ci_high": 0.94,
+    "rows": 90,
+    "f1": {"a": 1.0, "b|c": 0.5},
+}
 TOLD: dict[str, Any] = {
     "model": ModelVersion(name="toy", version="3", bundle=""),
     "base": "all-MiniLM-L6-v2",
@@ -39,13 +51,16 @@ def test_it_says_what_a_reader_asks() -> None:
     card = render(TOLD)
     assert card.startswith("# toy, version 3\n") and "one of 2 labels" in card
     assert (
-        "Macro-F1 **0.912** (95% 0.880 to 0.940) on 90 sealed real texts. Verdict: **promote**, now champion." in card
+        "Macro-F1 **0.912** (95% 0.880 to 0.940) on 90 sealed real texts. Verdict: **promote**, now champion."
+        in card
     )
     assert "| synthetic | 36 |\n| real, labelled | 4 |" in card and "gpt-4o-mini" in card
     assert "| tfidf logistic regression | 0.500" in card and "calibration error 0.030" in card
     assert "| training rows, digest | abc |\n| test rows, digest | def |" in card
     assert (
-        "all-MiniLM-L6-v2 (apache-2.0)" in card and "| prompt | toy-generate/1 |" in card and "opened 5 times" in card
+        "all-MiniLM-L6-v2 (apache-2.0)" in card
+        and "| prompt | toy-generate/1 |" in card
+        and "opened 5 times" in card
     )
     assert "b\\|c 0.500." in card
 

@@ -12,7 +12,12 @@ from tests.kit import toy
 
 
 def project(prompt: str) -> Project:
-    told = {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}, "generate": {"prompt": prompt}}
+    told = {
+        "name": "toy",
+        "labels": toy.LABELS,
+        "data": {"pool": "rows.csv"},
+        "generate": {"prompt": prompt},
+    }
     return Project.model_validate(told)
 
 
@@ -20,7 +25,11 @@ def test_a_text_has_one_version_also_where_another_was_deleted(tmp_path: Path) -
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(store, store)
     one, two = project("Write about {topic}."), project("Write a story about {topic}.")
-    assert [register(client, p) for p in (one, two, one)] == ["toy-generate/1", "toy-generate/2", "toy-generate/1"]
+    assert [register(client, p) for p in (one, two, one)] == [
+        "toy-generate/1",
+        "toy-generate/2",
+        "toy-generate/1",
+    ]
     client.delete_prompt_version("toy-generate", "1")
     assert register(client, two) == "toy-generate/2", "what stands behind a gap is found"
     assert register(client, one) == register(client, one) == "toy-generate/3"

@@ -20,29 +20,45 @@ def test_the_champions_scores_stand_at_its_own_model_and_not_on_the_retrain(
 ) -> None:
     champion = sqlite.register(bundles[0])
     write(tmp_path / "pool.csv", rows(fruit=9, metal=9))
-    p = project({"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap": 100}).in_folder(tmp_path)
+    p = project(
+        {"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap": 100}
+    ).in_folder(tmp_path)
     workspace = sqlite.settings.workspace
     splits, sealed = split_dataset(p, workspace=workspace), sealed_test_set(p, workspace=workspace)
     curated = curated_of(workspace.home, [record("metal it is", "metal")])
-    score = score_baseline(p, "majority", curated=curated, splits=splits, sealed=sealed, workspace=workspace)
-    log = Tracking.open(sqlite.client, sqlite.settings, experiment="toy", retrain_id="r", name="r", params={})
+    score = score_baseline(
+        p, "majority", curated=curated, splits=splits, sealed=sealed, workspace=workspace
+    )
+    log = Tracking.open(
+        sqlite.client, sqlite.settings, experiment="toy", retrain_id="r", name="r", params={}
+    )
     run = context_of(p, workspace.home, splits=splits, sealed=sealed, tracking=log)
     for _ in range(2):  # as when the champion moved and is compared again
         log.log_stage(score, name="evaluate champion 1")
         run_page.champion_scored(run, champion, score)
 
-    assert "test.f1_macro" not in sqlite.client.get_run(log.run_id).data.metrics, "those are the challenger's"
-    (found,) = sqlite.client.search_runs([log.experiment_id], "tags.`reseed.stage` = 'evaluate champion 1'")
+    assert "test.f1_macro" not in sqlite.client.get_run(log.run_id).data.metrics, (
+        "those are the challenger's"
+    )
+    (found,) = sqlite.client.search_runs(
+        [log.experiment_id], "tags.`reseed.stage` = 'evaluate champion 1'"
+    )
     logged = sqlite.client.get_run(found.info.run_id)  # a search leaves out the models
     assert [m.model_id for m in logged.inputs.model_inputs] == [champion.model_id]
     (data,) = [d.dataset for d in logged.inputs.dataset_inputs]
     assert (data.name, data.digest) == ("test", sealed.digest[:36])
-    told = [m for m in sqlite.client.get_logged_model(champion.model_id).metrics or [] if m.key == "test.f1_macro"]
+    told = [
+        m
+        for m in sqlite.client.get_logged_model(champion.model_id).metrics or []
+        if m.key == "test.f1_macro"
+    ]
     assert [(m.value, m.run_id, m.dataset_digest) for m in told] == [
         (score.known.f1_macro.value, logged.info.run_id, data.digest)
     ]
     ends = [logged.data.metrics[f"test.f1.metal{end}"] for end in (".ci_low", "", ".ci_high")]
     assert ends == sorted(ends) and "test.balanced_accuracy.ci_low" in logged.data.metrics
 
-    sqlite.client.delete_logged_model(champion.model_id)  # somebody tidied up: no reason to fail a retrain
+    sqlite.client.delete_logged_model(
+        champion.model_id
+    )  # somebody tidied up: no reason to fail a retrain
     run_page.champion_scored(run, champion, score)

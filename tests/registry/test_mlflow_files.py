@@ -32,5 +32,9 @@ def test_the_users_file_is_read_and_holds_no_password(monkeypatch: pytest.Monkey
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     told = module.read_auth_config()
-    assert told.default_permission == "READ" and told.admin_username == "admin" and told.admin_password is None
+    assert (
+        told.default_permission == "READ"
+        and told.admin_username == "admin"
+        and told.admin_password is None
+    )
     assert told.database_uri.startswith("postgresql") and told.auth_cache_ttl_seconds == 60

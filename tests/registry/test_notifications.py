@@ -70,10 +70,14 @@ def registry(tmp_path: Path) -> Any:
     (tmp_path / "bundle" / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "bundle" / "onnx" / "model.onnx").write_bytes(b"graph")
     atomic.seal(tmp_path / "bundle")
-    return SimpleNamespace(version=lambda name, version: (name, version), fetch=lambda _: tmp_path / "bundle")
+    return SimpleNamespace(
+        version=lambda name, version: (name, version), fetch=lambda _: tmp_path / "bundle"
+    )
 
 
-def test_a_webhook_is_signed_and_sent_once(settings: Settings, receiver: Receiver, registry: Any) -> None:
+def test_a_webhook_is_signed_and_sent_once(
+    settings: Settings, receiver: Receiver, registry: Any
+) -> None:
     for _ in range(2):  # as when a promotion is carried out again after a kill
         notifications.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
     assert len(notifications.waiting(settings)) == 1
@@ -83,17 +87,26 @@ def test_a_webhook_is_signed_and_sent_once(settings: Settings, receiver: Receive
     )
     [(headers, body)] = receiver.taken
     told = json.loads(body)
-    assert (told["event"], told["model"], told["version"], told["before"]) == ("promoted", "toy", "2", "1")
+    assert (told["event"], told["model"], told["version"], told["before"]) == (
+        "promoted",
+        "toy",
+        "2",
+        "1",
+    )
     assert (told["who"], told["reason"], told["bundle"]) == ("ada", "it is better", "d" * 64)
     stamp = headers["X-Reseed-Timestamp"]
     assert headers["X-Reseed-Signature"] == f"sha256={notifications.signature(KEY, stamp, body)}"
     assert headers["X-Reseed-Id"] == told["id"]
 
 
-def test_a_receiver_that_falters_is_asked_again(settings: Settings, receiver: Receiver, registry: Any) -> None:
+def test_a_receiver_that_falters_is_asked_again(
+    settings: Settings, receiver: Receiver, registry: Any
+) -> None:
     receiver.broken = 2
     notifications.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
-    assert notifications.deliver(settings, registry)[0].endswith(": done") and len(receiver.taken) == 1
+    assert (
+        notifications.deliver(settings, registry)[0].endswith(": done") and len(receiver.taken) == 1
+    )
 
 
 def test_what_can_not_be_delivered_waits(
@@ -105,17 +118,23 @@ def test_what_can_not_be_delivered_waits(
     with monkeypatch.context() as m:
         m.delenv(notifications.SIGNED_WITH)
         assert "set RESEED_WEBHOOK_SECRET" in notifications.deliver(settings, registry)[0]
-    assert notifications.deliver(settings, registry)[0].endswith(": done") and len(receiver.taken) == 1
+    assert (
+        notifications.deliver(settings, registry)[0].endswith(": done") and len(receiver.taken) == 1
+    )
 
 
 def test_a_token_in_the_address_is_neither_printed_nor_kept(
     settings: Settings, receiver: Receiver, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notifications.put(settings, INTENT, hooks={"webhook": receiver.url + "/{token}?key=K3Y"}, bundle="d" * 64)
+    notifications.put(
+        settings, INTENT, hooks={"webhook": receiver.url + "/{token}?key=K3Y"}, bundle="d" * 64
+    )
     (waits,) = notifications.deliver(settings, registry)
     assert waits.endswith("asks for {token}: set RESEED_WEBHOOK_TOKEN in the environment")
     monkeypatch.setenv("RESEED_WEBHOOK_TOKEN", "T0KEN")
-    assert all("T0KEN" not in p.read_text() for p in settings.workspace.notifications.glob("[!.]*.json"))
+    assert all(
+        "T0KEN" not in p.read_text() for p in settings.workspace.notifications.glob("[!.]*.json")
+    )
     (done,) = notifications.deliver(settings, registry)
     assert done == f"webhook of toy 2 to {receiver.url.removesuffix('/hook')}: done"
     assert receiver.paths == ["/hook/T0KEN?key=K3Y"]
@@ -124,7 +143,9 @@ def test_a_token_in_the_address_is_neither_printed_nor_kept(
     assert notifications.shown("s3://bucket/prefix") == "s3://bucket/prefix"
 
 
-def test_a_receiver_that_is_not_there_stops_nothing(settings: Settings, receiver: Receiver, registry: Any) -> None:
+def test_a_receiver_that_is_not_there_stops_nothing(
+    settings: Settings, receiver: Receiver, registry: Any
+) -> None:
     receiver.server.shutdown()
     receiver.server.server_close()
     notifications.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
@@ -132,11 +153,18 @@ def test_a_receiver_that_is_not_there_stops_nothing(settings: Settings, receiver
 
 
 def test_a_signature_is_of_body_and_time() -> None:
-    asked = [(KEY, "1", b"body"), (KEY, "2", b"body"), (KEY, "1", b"other"), ("another", "1", b"body")]
+    asked = [
+        (KEY, "1", b"body"),
+        (KEY, "2", b"body"),
+        (KEY, "1", b"other"),
+        ("another", "1", b"body"),
+    ]
     assert len({notifications.signature(*a) for a in asked}) == 4
 
 
-def test_a_copy_lies_under_name_and_version(settings: Settings, registry: Any, s3: Any, tmp_path: Path) -> None:
+def test_a_copy_lies_under_name_and_version(
+    settings: Settings, registry: Any, s3: Any, tmp_path: Path
+) -> None:
     notifications.put(settings, INTENT, hooks={"export": "s3://bucket/prod/"}, bundle="d" * 64)
     assert notifications.deliver(settings, registry)[0].endswith(": done")
     keys = {o["Key"] for o in s3.list_objects_v2(Bucket="bucket")["Contents"]}
@@ -170,11 +198,20 @@ def test_a_copy_that_reads_back_different_waits(
 
 def test_a_bucket_that_is_not_there_waits(settings: Settings, registry: Any, s3: Any) -> None:
     notifications.put(settings, INTENT, hooks={"export": "s3://nothing/x"}, bundle="d" * 64)
-    assert "NoSuchBucket" in notifications.deliver(settings, registry)[0] and len(notifications.waiting(settings)) == 1
+    assert (
+        "NoSuchBucket" in notifications.deliver(settings, registry)[0]
+        and len(notifications.waiting(settings)) == 1
+    )
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"webhook": "ftp://x"}, {"webhook": "example.com"}, {"export_to": "s3:/x"}, {"export_to": "/tmp/x"}]
+    "wrong",
+    [
+        {"webhook": "ftp://x"},
+        {"webhook": "example.com"},
+        {"export_to": "s3:/x"},
+        {"export_to": "/tmp/x"},
+    ],
 )
 def test_where_to_is_checked_when_the_project_is_read(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="String should match"):

@@ -36,11 +36,15 @@ class TestRegistering:
     def test_twice_is_one_version(self, store: Store, bundles: list[BundleRef]) -> None:
         first, again = store.register(bundles[0]), store.register(bundles[0])
         assert first == again and first.version == "1" and first.digest == bundles[0].digest
-        assert [v.version for v in store.registry.versions("toy")] == ["1"] and store.registry.names() == ["toy"]
+        assert [v.version for v in store.registry.versions("toy")] == [
+            "1"
+        ] and store.registry.names() == ["toy"]
         assert len(store.client.search_logged_models([store.experiment])) == 1
         assert first.run_id == store.run_id and store.aliases() == {"challenger": "1"}
 
-    def test_another_bundle_is_another_version_and_the_challenger(self, store: Store, bundles: list[BundleRef]) -> None:
+    def test_another_bundle_is_another_version_and_the_challenger(
+        self, store: Store, bundles: list[BundleRef]
+    ) -> None:
         for i in range(3):
             assert store.register(bundles[i]).version == str(i + 1)
             assert store.aliases() == {"challenger": str(i + 1)}
@@ -59,7 +63,9 @@ class TestRegistering:
             store.experiment, name="model", source_run_id=store.run_id, tags=tags
         )
         version = store.register(bundles[0])
-        models = {m.model_id: str(m.status) for m in store.client.search_logged_models([store.experiment])}
+        models = {
+            m.model_id: str(m.status) for m in store.client.search_logged_models([store.experiment])
+        }
         assert models.pop(pending.model_id) == "PENDING" and list(models.values()) == ["READY"]
         assert next(iter(models)) in str(store.stored(version))
         bundle.check(store.registry.fetch(version), digest=bundles[0].digest)
@@ -78,7 +84,9 @@ class TestRegistering:
         assert store.register(bundles[0]).version == "1"
         assert len(store.client.search_logged_models([store.experiment])) == 1
 
-    def test_the_registered_model_answers_as_a_pyfunc(self, store: Store, bundles: list[BundleRef]) -> None:
+    def test_the_registered_model_answers_as_a_pyfunc(
+        self, store: Store, bundles: list[BundleRef]
+    ) -> None:
         """What `mlflow models serve` loads."""
         import mlflow.pyfunc
         import pandas as pd
@@ -93,7 +101,9 @@ class TestRegistering:
 
 @pytest.mark.usefixtures("unasked")
 class TestPromoting:
-    def test_champion_and_previous(self, store: Store, bundles: list[BundleRef], unasked: list[Path]) -> None:
+    def test_champion_and_previous(
+        self, store: Store, bundles: list[BundleRef], unasked: list[Path]
+    ) -> None:
         one, two, three = (store.register(b) for b in bundles[:3])
         store.promote(one, None)
         assert store.aliases() == {"challenger": "3", "champion": "1"}
@@ -103,26 +113,36 @@ class TestPromoting:
         assert store.aliases() == {"challenger": "3", "champion": "3", "previous": "2"}
         assert store.moves() == [(None, "1"), ("1", "2"), ("2", "3")]
         champion = require_champion(store.registry, "toy")
-        assert champion.version == "3" and champion.tags["reseed.promoted_at"] == store.journal().rows[-1].when
-        assert [bundle.check(p) is not None and p.name for p in unasked] == [b.digest[:32] for b in bundles[:3]]
+        assert (
+            champion.version == "3"
+            and champion.tags["reseed.promoted_at"] == store.journal().rows[-1].when
+        )
+        assert [bundle.check(p) is not None and p.name for p in unasked] == [
+            b.digest[:32] for b in bundles[:3]
+        ]
 
     def test_what_is_champion_already_stays(self, store: Store, bundles: list[BundleRef]) -> None:
         one, two = (store.register(b) for b in bundles[:2])
         store.promote(one, None)
         store.promote(two, one)
         store.promote(two, one)
-        assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"} and len(store.moves()) == 2
+        assert (
+            store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
+            and len(store.moves()) == 2
+        )
 
     def test_it_stops_when_the_alias_moved(self, store: Store, bundles: list[BundleRef]) -> None:
         one, two, three = (store.register(b) for b in bundles[:3])
         store.promote(one, None)
         with pytest.raises(
-            ChampionMoved, match="version 2 was compared with no champion, but the champion is now version 1"
+            ChampionMoved,
+            match="version 2 was compared with no champion, but the champion is now version 1",
         ):
             store.promote(two, None)
         store.promote(two, one)
         with pytest.raises(
-            ChampionMoved, match="version 3 was compared with version 1, but the champion is now version 2"
+            ChampionMoved,
+            match="version 3 was compared with version 1, but the champion is now version 2",
         ):
             store.promote(three, one)
         store.client.delete_registered_model_alias("toy", "champion")
@@ -154,7 +174,8 @@ class TestPromoting:
         promotion.promote(at("one"), versions[1], expected=versions[0], reason="better", **TOLD)
         told: dict[str, Any] = {"expected": versions[1], "reason": "better", **TOLD}
         with pytest.raises(
-            UserError, match=r"promoted last in the workspace .*/one, .*each workspace has a lock.*RESEED_LOCK"
+            UserError,
+            match=r"promoted last in the workspace .*/one, .*each workspace has a lock.*RESEED_LOCK",
         ):
             promotion.promote(at("two"), versions[2], **told)
         assert sqlite.moves() == [(None, "1"), ("1", "2")]
@@ -163,7 +184,9 @@ class TestPromoting:
         with pytest.raises(UserError, match=r"promoted last in the workspace .*/two"):
             promotion.promote(at("one"), versions[0], **told | {"expected": versions[2]})
 
-    def test_require_champion_says_what_is_missing(self, store: Store, bundles: list[BundleRef]) -> None:
+    def test_require_champion_says_what_is_missing(
+        self, store: Store, bundles: list[BundleRef]
+    ) -> None:
         with pytest.raises(UserError, match=r"no model 'toy'.*reseed retrain"):
             require_champion(store.registry, "toy")
         version = store.register(bundles[0])
@@ -193,7 +216,10 @@ class TestReconciling:
             "toy: finished the promotion of version 2, begun at 2026"
         )
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
-        assert store.moves() == [(None, "1"), ("1", "2")] and promotion.reconcile(store.registry, "toy") == []
+        assert (
+            store.moves() == [(None, "1"), ("1", "2")]
+            and promotion.reconcile(store.registry, "toy") == []
+        )
 
     def test_one_whose_aliases_were_set_is_closed(self, store: Store, pair: Any) -> None:
         self.killed(store)
@@ -204,7 +230,11 @@ class TestReconciling:
 
     @pytest.mark.parametrize("alias", ["previous", "champion"])
     def test_a_fault_between_the_aliases(
-        self, alias: str, store: Store, pair: tuple[Version, Version], monkeypatch: pytest.MonkeyPatch
+        self,
+        alias: str,
+        store: Store,
+        pair: tuple[Version, Version],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         real = MlflowClient.set_registered_model_alias
 
@@ -217,7 +247,9 @@ class TestReconciling:
             m.setattr(MlflowClient, "set_registered_model_alias", fault)
             with pytest.raises(TransientError, match="gone"):
                 store.promote(pair[1], pair[0])
-        assert [i.new for i in store.journal().intents] == ["2"] and store.aliases()["champion"] == "1"
+        assert [i.new for i in store.journal().intents] == ["2"] and store.aliases()[
+            "champion"
+        ] == "1"
         promotion.reconcile(store.registry, "toy")
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
 
@@ -231,7 +263,9 @@ class TestReconciling:
         assert store.aliases()["champion"] == "3" and store.moves() == [(None, "1")]
 
     @pytest.mark.parametrize("deleted", ["1", "2"])
-    def test_it_is_abandoned_when_a_version_of_it_was_deleted(self, deleted: str, store: Store, pair: Any) -> None:
+    def test_it_is_abandoned_when_a_version_of_it_was_deleted(
+        self, deleted: str, store: Store, pair: Any
+    ) -> None:
         self.killed(store)
         if deleted == "1":
             store.client.set_registered_model_alias("toy", "champion", "2")
@@ -255,18 +289,24 @@ class TestReconciling:
     ) -> None:
         """The journal is where the aliases are, so no promotion of others falls between, and none is done too late."""
         self.killed(store)
-        other = Registry(store.client, Settings(Workspace(tmp_path / "other"), store.settings.tracking_uri))
+        other = Registry(
+            store.client, Settings(Workspace(tmp_path / "other"), store.settings.tracking_uri)
+        )
         three = store.register(bundles[2])
         with pytest.raises(ChampionMoved, match="now version 2"):
             promotion.promote(other, three, expected=pair[0], reason="better", **TOLD)
         promotion.promote(other, three, expected=pair[1], reason="better", **TOLD)
         assert store.moves() == [(None, "1"), ("1", "2"), ("2", "3")]
 
-    def test_what_others_have_overtaken_is_dropped(self, store: Store, pair: Any, bundles: list[BundleRef]) -> None:
+    def test_what_others_have_overtaken_is_dropped(
+        self, store: Store, pair: Any, bundles: list[BundleRef]
+    ) -> None:
         """The champion is again the one that the intent knows, but not any more the one that it was meant against."""
         store.promote(store.register(bundles[2]), pair[0])
         admin.rollback(store.settings, "toy", reason="back")
-        self.killed(store)  # a holder that was stopped, lost the lock, and wrote its intent after all
+        self.killed(
+            store
+        )  # a holder that was stopped, lost the lock, and wrote its intent after all
         assert "others were promoted since" in promotion.reconcile(store.registry, "toy")[0]
         assert store.aliases()["champion"] == "1" and len(store.moves()) == 3
 
@@ -290,7 +330,9 @@ class TestFetching:
         assert store.registry.fetch(version) == got, "what lies here is not downloaded again"
         assert not list((store.settings.workspace.home / "scratch" / "fetch").iterdir())
 
-    def test_a_version_that_is_not_ours_is_refused(self, store: Store, bundles: list[BundleRef]) -> None:
+    def test_a_version_that_is_not_ours_is_refused(
+        self, store: Store, bundles: list[BundleRef]
+    ) -> None:
         store.register(bundles[0])
         store.client.create_model_version("toy", str(bundles[0].directory.parent))
         foreign = store.registry.versions("toy")[0]
@@ -299,7 +341,9 @@ class TestFetching:
             store.registry.fetch(foreign)
 
     @pytest.mark.parametrize("how", ["flipped", "added code", "exchanged", "gone"])
-    def test_a_tampered_version_is_refused(self, how: str, store: Store, bundles: list[BundleRef]) -> None:
+    def test_a_tampered_version_is_refused(
+        self, how: str, store: Store, bundles: list[BundleRef]
+    ) -> None:
         version = store.register(bundles[0])
         stored = store.stored(version)
         if how == "flipped":
@@ -315,7 +359,9 @@ class TestFetching:
         assert not list((store.settings.workspace.home / "serving").rglob("*.safetensors"))
         assert not list((store.settings.workspace.home / "scratch" / "fetch").iterdir())
 
-    def test_a_copy_that_was_tampered_with_is_fetched_anew(self, store: Store, bundles: list[BundleRef]) -> None:
+    def test_a_copy_that_was_tampered_with_is_fetched_anew(
+        self, store: Store, bundles: list[BundleRef]
+    ) -> None:
         version = store.register(bundles[0])
         got = store.registry.fetch(version)
         flip(got / "model.safetensors")
@@ -326,7 +372,9 @@ class TestFetching:
 
 @pytest.mark.slow
 class TestFreshProcess:
-    def test_a_version_that_loads_and_answers_is_promoted(self, sqlite: Store, bundles: list[BundleRef]) -> None:
+    def test_a_version_that_loads_and_answers_is_promoted(
+        self, sqlite: Store, bundles: list[BundleRef]
+    ) -> None:
         sqlite.promote(sqlite.register(bundles[0]), None)
         assert sqlite.aliases()["champion"] == "1"
 
@@ -359,11 +407,20 @@ class TestHistory:
         return found
 
     def test_a_row_a_promotion(self, store: Store, three: list[Version]) -> None:
-        store.promote(three[1], three[0])  # it is champion already: nothing happens, and nothing is written
+        store.promote(
+            three[1], three[0]
+        )  # it is champion already: nothing happens, and nothing is written
         told = admin.rollback(store.settings, "toy", reason="it answers worse", by="ada")
-        assert told["version"] == "1" and store.aliases() == {"challenger": "3", "champion": "1", "previous": "2"}
+        assert told["version"] == "1" and store.aliases() == {
+            "challenger": "3",
+            "champion": "1",
+            "previous": "2",
+        }
         found = admin.history(store.settings, "toy")
-        rows = [(r["number"], r["version"], r["before"], r["kind"], r["who"], r["reason"]) for r in found["history"]]
+        rows = [
+            (r["number"], r["version"], r["before"], r["kind"], r["who"], r["reason"])
+            for r in found["history"]
+        ]
         assert rows == [
             (1, "1", None, "verdict", "", "better"),
             (2, "2", "1", "verdict", "", "better"),
@@ -372,7 +429,9 @@ class TestHistory:
         assert [r["bundle"] for r in found["history"]] == [three[i].digest for i in (0, 1, 0)]
         assert found["inconsistencies"] == [] and found["champion"] == "1"
 
-    def test_a_rollback_goes_forth_again_and_gives_the_same_files(self, store: Store, three: list[Version]) -> None:
+    def test_a_rollback_goes_forth_again_and_gives_the_same_files(
+        self, store: Store, three: list[Version]
+    ) -> None:
         before = bundle.check(store.registry.fetch(three[1]), digest=three[1].digest)
         for _ in range(2):
             admin.rollback(store.settings, "toy", reason="back")
@@ -380,8 +439,16 @@ class TestHistory:
         assert bundle.check(store.registry.fetch(require_champion(store.registry, "toy"))) == before
 
     def test_by_hand(self, store: Store, three: list[Version]) -> None:
-        assert admin.promote(store.settings, "toy", "3", reason="the board wants it", by="ada")["before"] == "2"
-        assert store.aliases()["champion"] == "3" and store.registry.history("toy")[-1].kind == "by hand"
+        assert (
+            admin.promote(store.settings, "toy", "3", reason="the board wants it", by="ada")[
+                "before"
+            ]
+            == "2"
+        )
+        assert (
+            store.aliases()["champion"] == "3"
+            and store.registry.history("toy")[-1].kind == "by hand"
+        )
         with pytest.raises(UserError, match="version 3 of 'toy' is the champion already"):
             admin.promote(store.settings, "toy", "3", reason="again")
         with pytest.raises(UserError, match=r"'toy' has no version '9' \(there are: 1, 2, 3\)"):
@@ -396,14 +463,21 @@ class TestHistory:
     ) -> None:
         one, three_ = three[0], three[2]
         registry, overrules = store.registry, "`reseed promote toy {} --reason ...` overrules it"
-        assert [registry.refusal(v) for v in three] == [None, None, None], "1 had to give way to a verdict"
+        assert [registry.refusal(v) for v in three] == [None, None, None], (
+            "1 had to give way to a verdict"
+        )
         admin.rollback(store.settings, "toy", reason="it is rude", by="ada")
         said = "version 2 was taken back by ada: it is rude; " + overrules.format(2)
         assert [registry.refusal(v) for v in three] == [None, said, None]
         store.promote(three_, one)
-        assert [registry.refusal(v) for v in three] == [None, said, None], "another's promotion changes nothing"
+        assert [registry.refusal(v) for v in three] == [None, said, None], (
+            "another's promotion changes nothing"
+        )
         admin.promote(store.settings, "toy", "2", reason="it was not so rude", by="bob")
-        replaced = "version 3 was replaced with version 2 by bob: it was not so rude; " + overrules.format(3)
+        replaced = (
+            "version 3 was replaced with version 2 by bob: it was not so rude; "
+            + overrules.format(3)
+        )
         assert [registry.refusal(v) for v in three] == [None, None, replaced]
 
         registry.record(one, {"reseed.refused_by": "ada", "reseed.refused_because": "not now"})
@@ -414,28 +488,44 @@ class TestHistory:
         store.promote(three_, one)
         assert registry.refusal(one) is None, "what was overruled is not said again"
 
-    def test_a_tampered_version_is_not_gone_back_to(self, store: Store, three: list[Version]) -> None:
-        shutil.rmtree(store.settings.workspace.home / "serving")  # what this machine fetched and checked before
+    def test_a_tampered_version_is_not_gone_back_to(
+        self, store: Store, three: list[Version]
+    ) -> None:
+        shutil.rmtree(
+            store.settings.workspace.home / "serving"
+        )  # what this machine fetched and checked before
         flip(store.stored(three[0]) / "model.safetensors")
-        with pytest.raises(UserError, match=r"version 1 of 'toy' can't be the champion: .*differs from its manifest"):
+        with pytest.raises(
+            UserError,
+            match=r"version 1 of 'toy' can't be the champion: .*differs from its manifest",
+        ):
             admin.rollback(store.settings, "toy", reason="back")
         assert store.aliases()["champion"] == "2"
 
-    def test_the_first_champion_has_nothing_before_it(self, store: Store, bundles: list[BundleRef]) -> None:
+    def test_the_first_champion_has_nothing_before_it(
+        self, store: Store, bundles: list[BundleRef]
+    ) -> None:
         store.promote(store.register(bundles[0]), None)
         with pytest.raises(UserError, match="no version to go back to"):
             admin.rollback(store.settings, "toy", reason="back")
 
-    def test_an_alias_that_was_moved_or_deleted_is_seen(self, store: Store, three: list[Version]) -> None:
+    def test_an_alias_that_was_moved_or_deleted_is_seen(
+        self, store: Store, three: list[Version]
+    ) -> None:
         store.client.set_registered_model_alias("toy", "champion", "3")
         assert (
             "is version 3, but version 2 was promoted last"
             in admin.history(store.settings, "toy")["inconsistencies"][0]
         )
         store.client.delete_registered_model_alias("toy", "champion")
-        assert "is gone, but version 2 was promoted last" in admin.history(store.settings, "toy")["inconsistencies"][0]
+        assert (
+            "is gone, but version 2 was promoted last"
+            in admin.history(store.settings, "toy")["inconsistencies"][0]
+        )
         last = store.registry.last_champion("toy")
-        assert last is not None and last.version == "2", "a champion without its alias was not beaten"
+        assert last is not None and last.version == "2", (
+            "a champion without its alias was not beaten"
+        )
 
     @pytest.mark.parametrize(
         ("how", "said"),
@@ -460,10 +550,17 @@ class TestHistory:
                 store.client.set_registered_model_tag("toy", key, '{"number": [2]}')
             elif how == f"row {number} changed":
                 row = json.loads(store.client.get_registered_model("toy").tags[key])
-                store.client.set_registered_model_tag("toy", key, json.dumps(row | {"who": "nobody"}))
-        assert any(said in sentence for sentence in admin.history(store.settings, "toy")["inconsistencies"])
+                store.client.set_registered_model_tag(
+                    "toy", key, json.dumps(row | {"who": "nobody"})
+                )
+        assert any(
+            said in sentence for sentence in admin.history(store.settings, "toy")["inconsistencies"]
+        )
         admin.rollback(store.settings, "toy", reason="what was changed stops no promotion")
-        assert store.aliases()["champion"] == "2" and store.registry.history("toy")[-1].kind == "rollback"
+        assert (
+            store.aliases()["champion"] == "2"
+            and store.registry.history("toy")[-1].kind == "rollback"
+        )
 
     def test_a_promotion_that_was_cut_off_is_seen_even_after_the_next_one(
         self, store: Store, three: list[Version]
@@ -473,15 +570,21 @@ class TestHistory:
         store.client.delete_registered_model_tag("toy", "reseed.history.000002")
         store.client.set_registered_model_alias("toy", "champion", "1")
         store.client.delete_registered_model_alias("toy", "previous")
-        assert store.moves() == [(None, "1")] and admin.history(store.settings, "toy")["inconsistencies"] == [said]
+        assert store.moves() == [(None, "1")] and admin.history(store.settings, "toy")[
+            "inconsistencies"
+        ] == [said]
         store.promote(three[2], three[0])
-        assert store.moves() == [(None, "1"), ("1", "3")] and store.registry.inconsistencies("toy") == [said]
+        assert store.moves() == [(None, "1"), ("1", "3")] and store.registry.inconsistencies(
+            "toy"
+        ) == [said]
 
     def test_where_the_alias_was_deleted_a_rollback_goes_to_what_was_promoted_last(
         self, store: Store, three: list[Version]
     ) -> None:
         store.client.delete_registered_model_alias("toy", "champion")
-        with pytest.raises(UserError, match=r"no champion any more.*`reseed promote toy 2 --reason ...`"):
+        with pytest.raises(
+            UserError, match=r"no champion any more.*`reseed promote toy 2 --reason ...`"
+        ):
             require_champion(store.registry, "toy")
         store.promote(three[2], None)
         assert store.aliases()["previous"] == "2"
@@ -531,25 +634,39 @@ class TestVerifying:
         store.promote(pair[1], pair[0])
         return pair
 
-    def judged(self, store: Store, version: Version, opponent: dict[str, str], *, wrong: int = 6) -> None:
+    def judged(
+        self, store: Store, version: Version, opponent: dict[str, str], *, wrong: int = 6
+    ) -> None:
         """Record a verdict with its evidence, as a retrain does."""
         workspace, sealed = store.settings.workspace, {"sealed": "c" * 64}
-        mine = answered(workspace.home, "challenger", wrong=wrong, read={"bundle": version.digest, **sealed})
+        mine = answered(
+            workspace.home, "challenger", wrong=wrong, read={"bundle": version.digest, **sealed}
+        )
         theirs = answered(workspace.home, "opponent", wrong=40, read={**opponent, **sealed})
         judged = evidence.judge(mine, theirs, question(), workspace=workspace)
         tags = {"reseed.stage": "verdict", "reseed.digest": judged.digest}
         run_id = store.client.create_run(store.experiment, tags=tags).info.run_id
         for path in judged.directory.iterdir():
             store.client.log_artifact(run_id, str(path))
-        told = {"verdict": judged.verdict.decision, "evidence": judged.digest, "evidence_run": run_id}
+        told = {
+            "verdict": judged.verdict.decision,
+            "evidence": judged.digest,
+            "evidence_run": run_id,
+        }
         store.registry.record(version, {f"reseed.{key}": value for key, value in told.items()})
 
-    def test_each_version_and_promotion(self, store: Store, pair: list[Version], reseed: Command) -> None:
+    def test_each_version_and_promotion(
+        self, store: Store, pair: list[Version], reseed: Command
+    ) -> None:
         for version, number in [(None, None), ("1", None), ("2", None), (None, 1), ("2", 2)]:
             found = verdicts.verify(store.settings, "toy", version, promotion=number)
             assert found.same and found.disagreements == [] and found.verdict == "promote"
-            assert found.verification and found.verification.read["challenger"]["sealed"] == "c" * 64
-        with pytest.raises(UserError, match=r"no promotion 7 .there are: 1 of version 1, 2 of version 2."):
+            assert (
+                found.verification and found.verification.read["challenger"]["sealed"] == "c" * 64
+            )
+        with pytest.raises(
+            UserError, match=r"no promotion 7 .there are: 1 of version 1, 2 of version 2."
+        ):
             verdicts.verify(store.settings, "toy", promotion=7)
         with pytest.raises(UserError, match=r"no promotion 1 of version 2"):
             verdicts.verify(store.settings, "toy", "2", promotion=1)
@@ -563,33 +680,51 @@ class TestVerifying:
         found = verdicts.verify(store.settings, "toy", promotion=1)
         assert found.same and found.verdict == "promote" and found.disagreements == []
 
-    def test_evidence_of_another_version(self, store: Store, pair: list[Version], reseed: Command) -> None:
+    def test_evidence_of_another_version(
+        self, store: Store, pair: list[Version], reseed: Command
+    ) -> None:
         tags = store.registry.version("toy", "1").tags
-        store.registry.record(pair[1], {key: tags[key] for key in ("reseed.evidence", "reseed.evidence_run")})
+        store.registry.record(
+            pair[1], {key: tags[key] for key in ("reseed.evidence", "reseed.evidence_run")}
+        )
         code, out, _ = reseed("verify", "toy")
         one, two = (v.digest[:12] for v in pair)
         assert code == 1 and "byte for byte" not in out
         assert f"warning: the evidence is of bundle {one}, and version 2 is bundle {two}" in out
         assert "warning: promotion 2 was of bundle" in out
-        assert f"compares with a baseline, and promotion 2 was in the place of version 1, bundle {one}" in out
+        assert (
+            f"compares with a baseline, and promotion 2 was in the place of version 1, bundle {one}"
+            in out
+        )
 
     def test_another_verdict_than_the_evidences(self, store: Store, pair: list[Version]) -> None:
         store.registry.record(pair[0], {"reseed.verdict": "inconclusive"})
         (said,) = verdicts.verify(store.settings, "toy", "1").disagreements
-        assert said == "the verdict on version 1 is recorded as inconclusive, the evidence says promote"
+        assert (
+            said
+            == "the verdict on version 1 is recorded as inconclusive, the evidence says promote"
+        )
 
-    def test_a_verdict_without_evidence_leaves_none_of_an_older_one(self, store: Store, pair: list[Version]) -> None:
+    def test_a_verdict_without_evidence_leaves_none_of_an_older_one(
+        self, store: Store, pair: list[Version]
+    ) -> None:
         scores = SimpleNamespace(f1_macro=Interval(value=0.5, ci_low=0.4, ci_high=0.6))
-        run: Any = SimpleNamespace(registry=store.registry, tracking=SimpleNamespace(run_id="a run"))
+        run: Any = SimpleNamespace(
+            registry=store.registry, tracking=SimpleNamespace(run_id="a run")
+        )
         candidate: Any = SimpleNamespace(version=pair[1], score=SimpleNamespace(known=scores))
-        decision._record(run, candidate, decide.unsure("not promoted: its files differ", "version 1"), None)
+        decision._record(
+            run, candidate, decide.unsure("not promoted: its files differ", "version 1"), None
+        )
         with pytest.raises(UserError, match="version 2 of 'toy' has no evidence"):
             verdicts.verify(store.settings, "toy", "2")
 
 
 @pytest.mark.usefixtures("unasked")
 class TestPruning:
-    def test_champions_their_history_and_the_newest_stay(self, store: Store, bundles: list[BundleRef]) -> None:
+    def test_champions_their_history_and_the_newest_stay(
+        self, store: Store, bundles: list[BundleRef]
+    ) -> None:
         versions = [store.register(b) for b in bundles]
         store.promote(versions[0], None)
         store.promote(versions[3], versions[0])
@@ -604,7 +739,9 @@ class TestPruning:
             bundle.check(store.registry.fetch(v), digest=v.digest)
         assert admin.prune(store.settings, "toy", keep=1, really=True)["removed"] == []
 
-    def test_a_version_that_is_not_ours_takes_no_files_along(self, store: Store, bundles: list[BundleRef]) -> None:
+    def test_a_version_that_is_not_ours_takes_no_files_along(
+        self, store: Store, bundles: list[BundleRef]
+    ) -> None:
         """As `Register model` in MLflow's UI makes one of a run: it has no digest, and the champion's files are its own."""
         one = store.register(bundles[0])
         store.promote(one, None)
@@ -614,7 +751,9 @@ class TestPruning:
         fetched = store.registry.fetch(one)
         found = admin.prune(store.settings, "toy", keep=1, really=True)
         assert found["removed"] == ["2"] and found["mib"] == 0
-        assert found["stayed"] == [f"the files of version 2 stay at {source}: Reseed did not register it"]
+        assert found["stayed"] == [
+            f"the files of version 2 stay at {source}: Reseed did not register it"
+        ]
         assert fetched.exists() and bundle.check(store.stored(one), digest=one.digest)
 
     def test_files_on_s3_go_too_or_it_is_said_that_they_stay(
@@ -622,15 +761,25 @@ class TestPruning:
     ) -> None:
         from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 
-        store = Store(Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}"), artifacts="s3://bucket/toy")
+        store = Store(
+            Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}"),
+            artifacts="s3://bucket/toy",
+        )
         for b in bundles[:3]:
             store.register(b)
 
         def there() -> set[str]:
             listed = s3.list_objects_v2(Bucket="bucket").get("Contents", [])
-            return {key for v in ("1", "2", "3") for key in [sources[v]] if any(key in o["Key"] for o in listed)}
+            return {
+                key
+                for v in ("1", "2", "3")
+                for key in [sources[v]]
+                if any(key in o["Key"] for o in listed)
+            }
 
-        sources = {v: f"toy/models/{store.registry.version('toy', v).model_id}/" for v in ("1", "2", "3")}
+        sources = {
+            v: f"toy/models/{store.registry.version('toy', v).model_id}/" for v in ("1", "2", "3")
+        }
         assert there() == set(sources.values())
 
         def refuse(self: Any, artifact_path: str | None = None) -> None:
@@ -639,7 +788,11 @@ class TestPruning:
         with store.registry.lock("toy"), monkeypatch.context() as m:
             m.setattr(S3ArtifactRepository, "delete_artifacts", refuse)
             said = store.registry.delete(store.registry.version("toy", "1"))
-        assert said and "the files of version 1 stay at s3://bucket/toy/" in said and "you may not delete here" in said
+        assert (
+            said
+            and "the files of version 1 stay at s3://bucket/toy/" in said
+            and "you may not delete here" in said
+        )
         assert admin.prune(store.settings, "toy", keep=1, really=True)["stayed"] == []
         assert there() == {sources["1"], sources["3"]}
 

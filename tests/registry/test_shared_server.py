@@ -57,13 +57,22 @@ def filled(port: int, database: str, s3: str) -> str:
 
 
 def test_versions_are_promoted_and_fetched_through_it(
-    tmp_path: Path, home: Path, postgres: Any, bucket: tuple[str, Any], bundles: list[BundleRef], unasked: list[Path]
+    tmp_path: Path,
+    home: Path,
+    postgres: Any,
+    bucket: tuple[str, Any],
+    bundles: list[BundleRef],
+    unasked: list[Path],
 ) -> None:
     port, (s3, client) = free_port(), bucket
     env = tmp_path / "server.env"
     env.write_text(filled(port, postgres.emptied(), s3))
     (said,) = re.findall(r"^#   (mlflow server .*)$", env.read_text(), re.MULTILINE)
-    command = said.replace("0.0.0.0", "127.0.0.1").replace("5000", str(port)).replace("--workers 4", "--workers 1")
+    command = (
+        said.replace("0.0.0.0", "127.0.0.1")
+        .replace("5000", str(port))
+        .replace("--workers 4", "--workers 1")
+    )
     address = f"http://127.0.0.1:{port}"
     clean = {"PATH": f"{BIN}:{os.environ['PATH']}", **dict.fromkeys(KEYS, "")}
     with running("bash", "-c", f"set -a; . {env}; set +a; exec {command}", **clean):
@@ -84,7 +93,8 @@ def test_versions_are_promoted_and_fetched_through_it(
             k.startswith("mlflow/") for k in kept
         )
         other = urllib.request.Request(
-            f"{address}/api/2.0/mlflow/experiments/get?experiment_id=0", headers={"Host": "evil.example"}
+            f"{address}/api/2.0/mlflow/experiments/get?experiment_id=0",
+            headers={"Host": "evil.example"},
         )
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(other, timeout=20)

@@ -48,7 +48,7 @@ def gathered(**rows: Any) -> Gathered:
         "written": [],
         "unread": [],
         "kept": [],
-        "set_aside": [],
+        "reject": [],
         "dev": [],
         "seed": [],
         "unlabelled": [],
@@ -60,7 +60,9 @@ def gathered(**rows: Any) -> Gathered:
 
 def directions(texts: list[str]) -> np.ndarray:
     """An embedding of length 1 that depends on the text alone."""
-    found = np.array([np.random.default_rng(list(t.encode())).normal(size=8) for t in texts], dtype=np.float32)
+    found = np.array(
+        [np.random.default_rng(list(t.encode())).normal(size=8) for t in texts], dtype=np.float32
+    )
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
@@ -74,7 +76,9 @@ def shown(g: Gathered, of: Project, hidden: set[str] | None = None) -> str:
 FATES = st.lists(
     st.tuples(
         st.sampled_from(["fruit", "metal"]),
-        st.sampled_from(["unread", "length", "near", "off_label", "surplus", "kept", "relabelled", "rescued"]),
+        st.sampled_from(
+            ["unread", "length", "near", "off_label", "surplus", "kept", "relabelled", "rescued"]
+        ),
     ),
     max_size=40,
 )
@@ -101,24 +105,33 @@ def test_the_funnel_adds_up(fates: list[tuple[str, str]]) -> None:
     seed = [record(text("seed", 0), "fruit", "seed")]
     g = gathered(written=written, unread=unread, kept=[*seed, *kept], set_aside=out)
     steps = funnel(g, ["fruit", "metal"])
-    assert [s["step"] for s in steps[:3]] == ["asked", "replies", "texts"] and steps[-1]["step"] == "accepted"
+    assert [s["step"] for s in steps[:3]] == ["asked", "replies", "texts"] and steps[-1][
+        "step"
+    ] == "accepted"
     assert steps[2]["total"] == steps[1]["total"] == len(fates)
     for before, step in pairwise(steps[2:]):
         assert step["total"] == sum(step["rows"].values()) == before["total"] - (step["lost"] or 0)
         assert all(step["rows"][label] >= 0 for label in ("fruit", "metal"))
     for label in ("fruit", "metal"):
         assert steps[-1]["rows"][label] == sum(r.label == label for r in kept)
-        assert sum(balance(g, ["fruit", "metal"])[label].values()) == sum(r.label == label for r in [*seed, *kept])
+        assert sum(balance(g, ["fruit", "metal"])[label].values()) == sum(
+            r.label == label for r in [*seed, *kept]
+        )
     lost = {s["step"]: s["lost"] for s in steps if s["kind"] == "check" and s["step"] != "person"}
     table = rejected_by_check(g, ["fruit", "metal"])
     assert lost == {row["check"]: row["total"] for row in table}
     assert all(sum(row["rows"].values()) == row["total"] for row in table)
 
 
-def test_the_checks_stand_in_the_order_in_which_they_ran_and_seed_rows_are_in_no_step(tmp_path: Path) -> None:
+def test_the_checks_stand_in_the_order_in_which_they_ran_and_seed_rows_are_in_no_step(
+    tmp_path: Path,
+) -> None:
     rows = [generated(text("fruit", i), request=i) for i in range(5)]
     unread = [Rejected(generated("cut", request=9), "fragment", "1 word")]
-    out = [Rejected(rows[0], "too_short", "x"), Rejected(record("real", "fruit", "seed"), "exact_duplicate", "x")]
+    out = [
+        Rejected(rows[0], "too_short", "x"),
+        Rejected(record("real", "fruit", "seed"), "exact_duplicate", "x"),
+    ]
     out += [Rejected(rows[1], "near_duplicate", "x"), Rejected(rows[2], "surplus", "x")]
     data = Data(tmp_path, written=rows, kept=rows[3:], rejected=out, unread=unread)
     g = gather(**data.stages)
@@ -138,14 +151,19 @@ def test_what_a_person_set_aside_comes_after_the_checks_that_ran_before(tmp_path
     rows = [generated(text("fruit", i), request=i) for i in range(4)]
     names = ("reviewed_out", "off_label", "too_short", "surplus")
     out = [Rejected(r, name, "x") for r, name in zip(rows, names, strict=True)]
-    g = gather(**Data(tmp_path, written=rows, kept=[], rejected=out, checks=["length", "agreement"]).stages)
+    g = gather(
+        **Data(tmp_path, written=rows, kept=[], rejected=out, checks=["length", "agreement"]).stages
+    )
     steps = [s["step"] for s in funnel(g, ["fruit"])]
     assert steps[3:] == ["too_short", "off_label", "reviewed_out", "surplus", "accepted"]
 
 
 def test_several_rows_of_one_reply_are_one_reply() -> None:
     g = gathered(written=[generated(text("fruit", i), request=i // 3, row=i % 3) for i in range(6)])
-    assert [(s["step"], s["total"]) for s in funnel(g, ["fruit"])][1:3] == [("replies", 2), ("texts", 6)]
+    assert [(s["step"], s["total"]) for s in funnel(g, ["fruit"])][1:3] == [
+        ("replies", 2),
+        ("texts", 6),
+    ]
 
 
 # diversity
@@ -155,7 +173,9 @@ def test_distinct_n_is_known() -> None:
     a, b = list("abab"), list("abcd")
     assert distinct([a], 1, budget=4) == 0.5 and distinct([b], 1, budget=4) == 1.0
     assert distinct([a], 2, budget=4) == pytest.approx(2 / 3)
-    assert distinct([a, b], 2, budget=8) == pytest.approx(4 / 6)  # ab ba ab | ab bc cd, none across the texts
+    assert distinct([a, b], 2, budget=8) == pytest.approx(
+        4 / 6
+    )  # ab ba ab | ab bc cd, none across the texts
     assert distinct([a, b], 1, budget=4) == 0.5  # only the first four words are read
     assert distinct([a], 1, budget=5) is None
 
@@ -186,8 +206,13 @@ def test_groups_are_read_over_the_same_number_of_words_and_real_rows_stand_besid
     assert table["label"]["tokens"] == 150
     rows = {(r["group"], r["source"]): r for r in table["label"]["rows"]}
     assert set(rows) == {("fruit", "synthetic"), ("fruit", "real")}
-    assert rows["fruit", "synthetic"]["distinct_1"] == 1 and rows["fruit", "real"]["distinct_1"] == round(1 / 150, 4)
-    assert rows["fruit", "real"]["words"] == [150, 150, 150] and rows["fruit", "real"]["spread"] is None
+    assert rows["fruit", "synthetic"]["distinct_1"] == 1 and rows["fruit", "real"][
+        "distinct_1"
+    ] == round(1 / 150, 4)
+    assert (
+        rows["fruit", "real"]["words"] == [150, 150, 150]
+        and rows["fruit", "real"]["spread"] is None
+    )
     assert [r["group"] for r in table["round"]["rows"]] == ["round 1", "round 2", "all real rows"]
 
 
@@ -215,11 +240,20 @@ def test_two_samples_of_different_distributions_are_told_apart() -> None:
 
 def test_pairs_are_balanced_and_matched_by_label_where_it_is_known() -> None:
     made_ = [record(text(k, i), k) for k in ("fruit", "metal") for i in range(20)]
-    dev = [record(text(k, i, 9), k, "dev") for k, n in (("fruit", 5), ("metal", 30)) for i in range(n)]
+    dev = [
+        record(text(k, i, 9), k, "dev") for k, n in (("fruit", 5), ("metal", 30)) for i in range(n)
+    ]
     a, b = pairs(made_, dev, [])
-    assert [sum(r.label == k for r in side) for side in (a, b) for k in ("fruit", "metal")] == [5, 20, 5, 20]
+    assert [sum(r.label == k for r in side) for side in (a, b) for k in ("fruit", "metal")] == [
+        5,
+        20,
+        5,
+        20,
+    ]
     a, b = pairs(made_, dev, [record(text("u", i), None, "unlabelled") for i in range(100)])
-    assert len(a) == len(b) == 40 == len({r.id for r in a}) and sum(r.label is None for r in b) == 15
+    assert (
+        len(a) == len(b) == 40 == len({r.id for r in a}) and sum(r.label is None for r in b) == 15
+    )
     assert pairs(list(reversed(made_)), dev, []) == pairs(made_, dev, [])
     assert pairs([], dev, []) == ([], [])
 
@@ -227,13 +261,20 @@ def test_pairs_are_balanced_and_matched_by_label_where_it_is_known() -> None:
 def test_telling_words_tell() -> None:
     rng = random.Random(3)
     common = ["and", "the", "of", "it"]
-    written = [record(" ".join(rng.choices([*common, "tapestry"], k=12)) + f" w{i}") for i in range(40)]
-    real = [record(" ".join(rng.choices([*common, "yesterday"], k=12)) + f" r{i}", "fruit", "dev") for i in range(40)]
+    written = [
+        record(" ".join(rng.choices([*common, "tapestry"], k=12)) + f" w{i}") for i in range(40)
+    ]
+    real = [
+        record(" ".join(rng.choices([*common, "yesterday"], k=12)) + f" r{i}", "fruit", "dev")
+        for i in range(40)
+    ]
     found = telling_words(written, real)
     assert found["synthetic"][0]["word"] == "tapestry" and found["real"][0]["word"] == "yesterday"
     assert found["synthetic"][0]["real"] == 0 and found["synthetic"][0]["synthetic"] > 0.5
     assert not {w["word"] for w in found["synthetic"]} & {w["word"] for w in found["real"]}
-    assert telling_words([record(f"only{i}") for i in range(12)], [record(f"once{i}") for i in range(12)]) == {
+    assert telling_words(
+        [record(f"only{i}") for i in range(12)], [record(f"once{i}") for i in range(12)]
+    ) == {
         "synthetic": [],
         "real": [],
     }
@@ -244,24 +285,58 @@ def test_telling_words_tell() -> None:
 
 def test_cost_by_generator_and_label(tmp_path: Path) -> None:
     rows = [generated(text("fruit", i), request=i, usd=0.001, measured=True) for i in range(4)]
-    rows += [generated(text("metal", 0), "metal", request=9, generator="two", usd=0.002, measured=False)]
-    usage = {"prompt_tokens": 60, "completion_tokens": 100, "usd": 0.007, "measured": False, "lost": 1}
+    rows += [
+        generated(text("metal", 0), "metal", request=9, generator="two", usd=0.002, measured=False)
+    ]
+    usage = {
+        "prompt_tokens": 60,
+        "completion_tokens": 100,
+        "usd": 0.007,
+        "measured": False,
+        "lost": 1,
+    }
     out = [Rejected(r, "surplus", "x") for r in rows[2:4]]
-    g = gather(**Data(tmp_path, written=rows, kept=[*rows[:2], rows[4]], rejected=out, figures=usage).stages)
+    g = gather(
+        **Data(
+            tmp_path, written=rows, kept=[*rows[:2], rows[4]], rejected=out, figures=usage
+        ).stages
+    )
     found = cost(g, ["fruit", "metal", "bird"])
-    assert (found["tokens"]["total"], found["usd"], found["measured"], found["lost"]) == (160, 0.007, False, 1)
+    assert (found["tokens"]["total"], found["usd"], found["measured"], found["lost"]) == (
+        160,
+        0.007,
+        False,
+        1,
+    )
     assert found["usd_per_accepted"] == round(0.007 / 3, 6)
     by = {r["name"]: r for r in found["generator"]}
-    assert (by["one"]["texts"], by["one"]["accepted"], by["one"]["tokens"], by["one"]["share"]) == (4, 2, 120, 0.5)
+    assert (by["one"]["texts"], by["one"]["accepted"], by["one"]["tokens"], by["one"]["share"]) == (
+        4,
+        2,
+        120,
+        0.5,
+    )
     assert (by["one"]["measured"], by["two"]["measured"]) == (True, False)
     assert by["one"]["usd_per_accepted"] == pytest.approx(0.002)
-    assert [(r["name"], r["accepted"]) for r in found["label"]] == [("fruit", 2), ("metal", 1), ("bird", 0)]
+    assert [(r["name"], r["accepted"]) for r in found["label"]] == [
+        ("fruit", 2),
+        ("metal", 1),
+        ("bird", 0),
+    ]
     assert found["label"][2]["tokens_per_accepted"] is None
 
 
 def test_attributes_are_counted_with_their_acceptance() -> None:
-    rows = [generated(text("fruit", i), request=i, length=("short", "long")[i % 2], near="metal") for i in range(4)]
-    assert attributes(rows[0]) == {"topic": "fruit topic", "style": "a quote", "length": "short", "near": "metal"}
+    rows = [
+        generated(text("fruit", i), request=i, length=("short", "long")[i % 2], near="metal")
+        for i in range(4)
+    ]
+    assert attributes(rows[0]) == {
+        "topic": "fruit topic",
+        "style": "a quote",
+        "length": "short",
+        "near": "metal",
+    }
     g = gathered(written=rows, kept=[rows[0], rows[2], rows[1]])
     found = {a["name"]: a["values"] for a in drawn(g)}
     assert [(v["value"], v["texts"], v["accepted"], v["label"]) for v in found["length"]] == [
@@ -278,11 +353,19 @@ def evil_rows() -> tuple[Project, Gathered]:
     labels = tuple(EVIL[:2])
     rows = [
         generated(
-            f"{evil} {text('w', i)}", labels[i % 2], request=i, topic=evil, style=evil, generator=evil, **{evil: evil}
+            f"{evil} {text('w', i)}",
+            labels[i % 2],
+            request=i,
+            topic=evil,
+            style=evil,
+            generator=evil,
+            **{evil: evil},
         )
         for i, evil in enumerate(EVIL * 6)
     ]
-    real = [record(f"{evil} {text('r', i)}", labels[i % 2], "dev") for i, evil in enumerate(EVIL * 6)]
+    real = [
+        record(f"{evil} {text('r', i)}", labels[i % 2], "dev") for i, evil in enumerate(EVIL * 6)
+    ]
     out = [Rejected(r, evil, evil, 1.0, evil) for evil, r in zip(EVIL, rows, strict=False)]
     g = gathered(written=rows, kept=rows[5:], set_aside=out, dev=real)
     return project({"pool": "x"}, labels=labels), g
@@ -298,12 +381,29 @@ def test_no_text_is_markup() -> None:
     )
     assert {tag for tag, _ in page.tags} <= set(allowed.split())
     assert page.open == [] and sum(tag == "style" for tag, _ in page.tags) == 1
-    known = {"lang", "charset", "http-equiv", "content", "name", "class", "style", "id", "href", "dir", "open", "title"}
+    known = {
+        "lang",
+        "charset",
+        "http-equiv",
+        "content",
+        "name",
+        "class",
+        "style",
+        "id",
+        "href",
+        "dir",
+        "open",
+        "title",
+    }
     for _, attributes_ in page.tags:
         assert set(attributes_) <= known
         assert (attributes_.get("href") or "#").startswith("#")
         style = attributes_.get("style") or ""
-        assert not style or style.replace(".", "").replace("%", "")[4:].isdigit() or style in {"margin:0", "width:38%"}
+        assert (
+            not style
+            or style.replace(".", "").replace("%", "")[4:].isdigit()
+            or style in {"margin:0", "width:38%"}
+        )
     said = "".join(page.texts)
     assert all(evil in said for evil in EVIL)  # as text, whole
 
@@ -311,9 +411,16 @@ def test_no_text_is_markup() -> None:
 def test_the_page_forbids_and_needs_no_script_and_no_network() -> None:
     html = shown(gathered(), project({"pool": "x"}))
     page = Tags(html)
-    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy and policy.startswith("default-src 'none'; style-src 'unsafe-inline'")
-    assert "http://" not in html and "https://" not in html and "@import" not in html and "url(" not in html
+    assert (
+        "http://" not in html
+        and "https://" not in html
+        and "@import" not in html
+        and "url(" not in html
+    )
 
 
 def test_hidden_rows_are_named_and_not_shown() -> None:
@@ -325,9 +432,14 @@ def test_hidden_rows_are_named_and_not_shown() -> None:
 
 
 def test_an_accepted_row_with_personal_data_is_no_sample(tmp_path: Path, encoder: Path) -> None:
-    rows = [generated(f"write to ann{i}@example.org {text('fruit', i)}", "bird", request=i) for i in range(9)]
+    rows = [
+        generated(f"write to ann{i}@example.org {text('fruit', i)}", "bird", request=i)
+        for i in range(9)
+    ]
     rows.append(generated("nothing private here", "bird", request=9))
-    data = Data(tmp_path, written=rows, kept=rows[1:], rejected=[Rejected(rows[0], "too_short", "2 words")])
+    data = Data(
+        tmp_path, written=rows, kept=rows[1:], rejected=[Rejected(rows[0], "too_short", "2 words")]
+    )
     made_ = data_report(toy_project(encoder), **data.stages, workspace=Workspace(tmp_path))
     html = made_.page.read_text()
     assert "example.org" not in html and "nothing private here" in html and "2 words" in html
@@ -343,12 +455,24 @@ def toy_data(home: Path, *, test: list[Record] | None = None) -> Data:
         for i, k in enumerate([*toy.LABELS] * 20)
     ]
     dev = [record(r["text"], r["label"], "dev") for r in toy.real_rows(12)]
-    self_trained = [record(toy.sentence(toy.REAL["bird"], rng), "bird", "harvested", score=0.9, harvest=1)]
+    self_trained = [
+        record(toy.sentence(toy.REAL["bird"], rng), "bird", "harvested", score=0.9, harvest=1)
+    ]
     more = test or [record(toy.sentence(toy.REAL["bird"], rng) + " sealed", "bird", "test")]
     repeats = rows[0].but(text=more[0].text, id=more[0].id)
-    out = [Rejected(repeats, "near_duplicate", "0.9 of its 3-grams", 0.9, rows[4].id)]  # before the check for leaks
+    out = [
+        Rejected(repeats, "near_duplicate", "0.9 of its 3-grams", 0.9, rows[4].id)
+    ]  # before the check for leaks
     out += [Rejected(rows[1].but(text=""), "leak", "0.5 stand in a held-out row", 0.5, more[0].id)]
-    return Data(home, written=rows, kept=rows[2:], rejected=out, dev=dev, test=more, self_trained=self_trained)
+    return Data(
+        home,
+        written=rows,
+        kept=rows[2:],
+        rejected=out,
+        dev=dev,
+        test=more,
+        self_trained=self_trained,
+    )
 
 
 def toy_project(encoder: Path) -> Project:
@@ -356,14 +480,16 @@ def toy_project(encoder: Path) -> Project:
     return project({"pool": "x"}, labels=tuple(toy.LABELS), **sections)
 
 
-def test_the_stage_has_the_same_bytes_each_time_and_the_test_set_stays_sealed(tmp_path: Path, encoder: Path) -> None:
+def test_the_stage_has_the_same_bytes_each_time_and_the_test_set_stays_sealed(
+    tmp_path: Path, encoder: Path
+) -> None:
     pages = []
     for home in (tmp_path / "a", tmp_path / "b"):
         data, workspace = toy_data(home), Workspace(home)
         made_ = data_report(toy_project(encoder), **data.stages, workspace=workspace)
         atomic.verify(made_.directory)
         pages.append([(made_.directory / n).read_bytes() for n in ("report.html", "figures.json")])
-        assert sealed_set.test_set_uses(data.sealed, workspace=workspace) == 0
+        assert sealed_set.count_test_set_uses(data.sealed, workspace=workspace) == 0
         assert not workspace.test_set_uses(data.sealed.digest).parent.exists()
         again = data_report(toy_project(encoder), **data.stages, workspace=workspace)
         assert again.published.found and again.digest == made_.digest
@@ -377,7 +503,9 @@ def test_the_stage_has_the_same_bytes_each_time_and_the_test_set_stays_sealed(tm
 def test_the_test_set_need_not_be_there(tmp_path: Path, encoder: Path) -> None:
     data = toy_data(tmp_path / "home")
     (data.sealed.directory / "test.jsonl").unlink()
-    assert data_report(toy_project(encoder), **data.stages, workspace=Workspace(tmp_path / "home")).accepted
+    assert data_report(
+        toy_project(encoder), **data.stages, workspace=Workspace(tmp_path / "home")
+    ).accepted
 
 
 def test_nothing_was_asked_for(tmp_path: Path, encoder: Path) -> None:
@@ -401,12 +529,18 @@ def test_the_page_and_tables_are_logged_once(home: Path, tmp_path: Path, encoder
     tracking.metrics(made_.headline())
     import mlflow
 
-    page = mlflow.artifacts.load_text(client.get_run(tracking.run_id).info.artifact_uri + "/data_report.html")
+    page = mlflow.artifacts.load_text(
+        client.get_run(tracking.run_id).info.artifact_uri + "/data_report.html"
+    )
     assert page == made_.page.read_text()
     assert "funnel.png" in {a.path for a in client.list_artifacts(tracking.run_id)}
     assert (made_.directory / "funnel.png").read_bytes().startswith(b"\x89PNG")
-    table = client.load_table(tracking.experiment_id, "data_report/funnel.json", run_ids=[tracking.run_id])
+    table = client.load_table(
+        tracking.experiment_id, "data_report/funnel.json", run_ids=[tracking.run_id]
+    )
     assert table["step"].iloc[0] == "asked" and len(table) == len(set(table["step"]))
-    accepted = client.load_table(tracking.experiment_id, "data_report/accepted.json", run_ids=[tracking.run_id])
+    accepted = client.load_table(
+        tracking.experiment_id, "data_report/accepted.json", run_ids=[tracking.run_id]
+    )
     assert accepted.set_index("label").loc["bird", "harvested"] == 1
     assert client.get_run(tracking.run_id).data.metrics["data.two_sample.auc"] == made_.auc

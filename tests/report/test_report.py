@@ -57,7 +57,9 @@ EVIL = (XSS, "**bold** [link](http://evil.example) `code`\n# heading", "b|c & <i
 SCORE = {"f1_macro": 0.91234, "ci_low": 0.88, "ci_high": 0.94, "rows": 60}
 
 
-def challenger(home: Path, p: Project, rows: list[Record], *, slices: list[SliceScore] | None = None) -> ScoreResult:
+def challenger(
+    home: Path, p: Project, rows: list[Record], *, slices: list[SliceScore] | None = None
+) -> ScoreResult:
     """A score of answers that are mostly right and sometimes surely wrong."""
     names, rng = p.label_names, np.random.default_rng(0)
     scores = rng.dirichlet([0.4] * len(names), len(rows))
@@ -71,7 +73,15 @@ def challenger(home: Path, p: Project, rows: list[Record], *, slices: list[Slice
         return found.model_copy(update={"slices": slices}) if slices else found
 
     workspace, params = Workspace(home), {"labels": p.labels}
-    return run_stage(ScoreResult, "evaluate", workspace=workspace, version=1, params=params, inputs={}, build=build)
+    return run_stage(
+        ScoreResult,
+        "evaluate",
+        workspace=workspace,
+        version=1,
+        params=params,
+        inputs={},
+        build=build,
+    )
 
 
 VERDICT = Verdict(
@@ -121,7 +131,10 @@ def report(p: Project, score: ScoreResult, verdict: Verdict, **changes: Any) -> 
         ),
         "cost": Cost.of(Spent(requests=3, tokens=100, usd=0.0012), accepted=2),
         "inference": filled(
-            Inference, backend="torch", why=word, measured={"torch": filled(BackendMeasure, texts_per_second=66.0)}
+            Inference,
+            backend="torch",
+            why=word,
+            measured={"torch": filled(BackendMeasure, texts_per_second=66.0)},
         ),
         "seconds": {"train": 12.3, "prepare": 0.0},
         "mlflow_run_id": "0" * 32,
@@ -129,11 +142,21 @@ def report(p: Project, score: ScoreResult, verdict: Verdict, **changes: Any) -> 
     return filled(RetrainReport, **of | changes)
 
 
-def page(home: Path, p: Project, rows: list[Record], *, slices: list[SliceScore] | None = None, **changes: Any) -> str:
+def page(
+    home: Path,
+    p: Project,
+    rows: list[Record],
+    *,
+    slices: list[SliceScore] | None = None,
+    **changes: Any,
+) -> str:
     score = challenger(home, p, rows, slices=slices)
     gain = home / "gain.png"
     plots.gain(0.07, 0.041, 0.1, least=0.0, title=f"{p.name}: against {EVIL[1]} $x", path=gain)
-    kept = [record(f"{EVIL[0]} {i}", p.label_names[0], "synthetic" if i % 2 else "seed") for i in range(9)]
+    kept = [
+        record(f"{EVIL[0]} {i}", p.label_names[0], "synthetic" if i % 2 else "seed")
+        for i in range(9)
+    ]
     verdict = VERDICT.but(labels=dict.fromkeys(p.label_names, 0.01))
     contents = gather_contents(
         report(p, score, verdict, **changes),
@@ -155,16 +178,18 @@ def evil(tmp_path: Path) -> str:
     half = Share(value=0.5, ci_low=0.25, ci_high=0.75)
     flips = {word: filled(PerturbationScore, rows=20, flip_rate=half) for word in EVIL[:2]}
     robustness = filled(RobustnessResult, perturbations=flips)
-    serving = filled(ServingResult, latency_p50_ms=0.01, host=Host(cpu=EVIL[1], cores=2, gpus=[XSS, "fine"]))
-    slices = [filled(SliceScore, name=XSS, rows=12, f1_macro=Interval(**half.model_dump()), judged=True)]
+    serving = filled(
+        ServingResult, latency_p50_ms=0.01, host=Host(cpu=EVIL[1], cores=2, gpus=[XSS, "fine"])
+    )
+    slices = [
+        filled(SliceScore, name=XSS, rows=12, f1_macro=Interval(**half.model_dump()), judged=True)
+    ]
     return page(tmp_path, p, rows, slices=slices, robustness=robustness, serving=serving)
 
 
 def test_no_text_is_markup(evil: str) -> None:
     found = Tags(evil)
-    allowed = (
-        "html head meta title style body main header nav section article details summary footer div span table thead "
-    )
+    allowed = "html head meta title style body main header nav section article details summary footer div span table thead "
     allowed += "tbody tr th td h1 h2 h3 p a b i small code ul li img"
     assert {tag for tag, _ in found.tags} <= set(allowed.split())
     assert found.open == [] and sum(tag == "style" for tag, _ in found.tags) == 1
@@ -187,15 +212,24 @@ def test_no_text_is_markup(evil: str) -> None:
     for _, attributes in found.tags:
         assert set(attributes) <= known
         assert (attributes.get("href") or "#").startswith("#")
-        assert (attributes.get("src") or "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert (attributes.get("src") or "data:image/png;base64,").startswith(
+            "data:image/png;base64,"
+        )
         assert re.fullmatch(r"(--[lwv]:[\d.]+%;?)*", attributes.get("style") or "")
     said = "".join(found.texts)
     assert all(text in said for text in EVIL), "each is there, letter by letter"
 
 
 def test_it_needs_no_network_and_forbids_it(evil: str) -> None:
-    policy = next(a["content"] for tag, a in Tags(evil).tags if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    policy = next(
+        a["content"]
+        for tag, a in Tags(evil).tags
+        if a.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert (
+        policy
+        == "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
     assert (
         is_ours(evil.encode())
         and not is_ours(b" " + evil.encode())
@@ -204,7 +238,9 @@ def test_it_needs_no_network_and_forbids_it(evil: str) -> None:
     assert "@import" not in evil and "url(" not in evil and "<script" not in evil
 
 
-def test_a_browser_shows_it_and_runs_and_loads_nothing(evil: str, tmp_path: Path, browser: Any) -> None:
+def test_a_browser_shows_it_and_runs_and_loads_nothing(
+    evil: str, tmp_path: Path, browser: Any
+) -> None:
     (tmp_path / "report.html").write_text(evil, encoding="utf-8")
     shown = browser.new_page(viewport={"width": 1280, "height": 800})
     asked, wrong = [], []
@@ -218,7 +254,9 @@ def test_a_browser_shows_it_and_runs_and_loads_nothing(evil: str, tmp_path: Path
     assert shown.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 100)")
     assert len(shown.query_selector_all("img")) == 3
     shown.set_viewport_size({"width": 380, "height": 800})
-    assert shown.evaluate("document.documentElement.scrollWidth") <= 380, "nothing hangs over on a telephone"
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 380, (
+        "nothing hangs over on a telephone"
+    )
     shown.close()
 
 
@@ -261,13 +299,24 @@ def test_it_tells_what_was_decided_and_from_what(tmp_path: Path) -> None:
         "train.seeds",
     ):
         assert told in said, told
-    assert "Parts of the test set by source or time" in said and "zero-shot model that is not fine-tuned" in said
+    assert (
+        "Parts of the test set by source or time" in said
+        and "zero-shot model that is not fine-tuned" in said
+    )
 
 
 def test_of_label_sets_and_of_a_verdict_without_numbers(tmp_path: Path) -> None:
-    p = project({"pool": "x"}, labels=("fruit", "metal"), multi_label=True, evaluate={"bootstrap": 100})
-    rows = [record(f"row {i}", None, "test").but(label=[(), ("fruit",), ("fruit", "metal")][i % 3]) for i in range(30)]
-    score, unsure = challenger(tmp_path, p, rows), Verdict(decision="inconclusive", reasons=(), opponent="")
+    p = project(
+        {"pool": "x"}, labels=("fruit", "metal"), multi_label=True, evaluate={"bootstrap": 100}
+    )
+    rows = [
+        record(f"row {i}", None, "test").but(label=[(), ("fruit",), ("fruit", "metal")][i % 3])
+        for i in range(30)
+    ]
+    score, unsure = (
+        challenger(tmp_path, p, rows),
+        Verdict(decision="inconclusive", reasons=(), opponent=""),
+    )
     contents = gather_contents(
         report(p, score, unsure, champion=None, lift=None),
         project=p,
@@ -279,8 +328,15 @@ def test_of_label_sets_and_of_a_verdict_without_numbers(tmp_path: Path) -> None:
         commit="abc",
     )
     said = "".join(Tags(render(contents)).texts)
-    assert "Wrong decisions by label" in said and "the model alone" in said and "gain over nothing" in said
-    assert set(contents["pictures"]) == {"labels", "reliability"} and "A champion: there is none" in said
+    assert (
+        "Wrong decisions by label" in said
+        and "the model alone" in said
+        and "gain over nothing" in said
+    )
+    assert (
+        set(contents["pictures"]) == {"labels", "reliability"}
+        and "A champion: there is none" in said
+    )
 
 
 # --- figures whose names the page does not know
@@ -292,7 +348,10 @@ def test_an_object_becomes_tables() -> None:
         {
             "texts_per_second": 12.5,
             "f1": interval,
-            "by_noise": {"typos": {"f1": interval, "rows": 20}, "case": {"f1": interval, "rows": 1234}},
+            "by_noise": {
+                "typos": {"f1": interval, "rows": 20},
+                "case": {"f1": interval, "rows": 1234},
+            },
             "runs": [{"clients": 1, "ok": True}, {"clients": 8, "ok": None}],
             "empty": {},
         }
@@ -304,13 +363,19 @@ def test_an_object_becomes_tables() -> None:
     }
     assert found[1]["title"] == "by noise" and found[1]["head"] == ["", "F1", "rows"]
     assert found[1]["rows"][1] == ["case", "0.500 (0.250 to 0.750)", "1,234"]
-    assert found[2] == {"title": "runs", "head": ["clients", "ok"], "rows": [["1", "yes"], ["8", "–"]]}
+    assert found[2] == {
+        "title": "runs",
+        "head": ["clients", "ok"],
+        "rows": [["1", "yes"], ["8", "–"]],
+    }
     assert len(found) == 3
 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 
@@ -335,7 +400,9 @@ def test_each_part_holds_the_one_before_and_keeps_the_shares(counts: dict[str, i
     parts = nested(rows)
     ids = [{r.id for r in part} for part in parts]
     assert [len(part) for part in parts] == [len(rows) // n for n in (8, 4, 2, 1)]
-    assert all(a <= b for a, b in itertools.pairwise(ids)) and ids == [{r.id for r in p} for p in nested(rows[::-1])]
+    assert all(a <= b for a, b in itertools.pairwise(ids)) and ids == [
+        {r.id for r in p} for p in nested(rows[::-1])
+    ]
     for label, n in counts.items():
         assert abs(sum(r.label == label for r in parts[2]) - n / 2) <= len(counts)
 
@@ -351,9 +418,14 @@ def test_the_curve_is_of_dev_and_grows_with_the_rows(tmp_path: Path, encoder: Pa
         evaluate={"bootstrap": 100},
     )
     splits, workspace = splits_of(tmp_path, dev=dev), Workspace(tmp_path)
-    curve = learning_curve(p, training=curated_of(tmp_path, train), splits=splits, workspace=workspace)
+    curve = learning_curve(
+        p, training=curated_of(tmp_path, train), splits=splits, workspace=workspace
+    )
     points = curve.points
     assert [q.rows for q in points] == [7, 15, 30, 60] and points[-1].value > 0.8 > 0.3
-    assert all(q.ci_low <= q.value <= q.ci_high for q in points) and (curve.directory / "curve.png").exists()
+    assert (
+        all(q.ci_low <= q.value <= q.ci_high for q in points)
+        and (curve.directory / "curve.png").exists()
+    )
     few = curated_of(tmp_path, train[:9])
     assert learning_curve(p, training=few, splits=splits, workspace=workspace).points == []

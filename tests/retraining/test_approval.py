@@ -31,7 +31,9 @@ TRUE = [*"abc"] * 40
 @pytest.fixture
 def verdict() -> Verdict:
     wrong = ["b" if t == "a" else t for t in TRUE]
-    return verdict_on(TRUE, TRUE, wrong, labels=[*"abc"], opponent_name="champion version 1", samples=200)
+    return verdict_on(
+        TRUE, TRUE, wrong, labels=[*"abc"], opponent_name="champion version 1", samples=200
+    )
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def two(sqlite: Store, bundles: list[BundleRef], unasked: list[Path]) -> list[Ve
 
 @pytest.fixture
 def run(sqlite: Store) -> RunContext:
-    return context_of(project({"pool": "x"}), sqlite.settings.workspace.home, registry=sqlite.registry)
+    return context_of(
+        project({"pool": "x"}), sqlite.settings.workspace.home, registry=sqlite.registry
+    )
 
 
 @pytest.fixture
@@ -66,7 +70,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def rows(store: Store) -> list[tuple[Any, ...]]:
     found = admin.history(store.settings, "toy")
     assert found["inconsistencies"] == []
-    return [(h["number"], h["version"], h["before"], h["kind"], h["who"], h["reason"]) for h in found["history"]]
+    return [
+        (h["number"], h["version"], h["before"], h["kind"], h["who"], h["reason"])
+        for h in found["history"]
+    ]
 
 
 FIRST = (1, "1", None, "verdict", "", "better")
@@ -82,7 +89,12 @@ def test_in_a_terminal_nobody_is_asked_and_both_verbs_are_named(
 
 @pytest.mark.parametrize("yes", [True, False])
 def test_both_answers_are_recorded_and_a_refusal_is_a_row(
-    yes: bool, run: RunContext, two: list[Version], verdict: Verdict, asked: list[Any], sqlite: Store
+    yes: bool,
+    run: RunContext,
+    two: list[Version],
+    verdict: Verdict,
+    asked: list[Any],
+    sqlite: Store,
 ) -> None:
     asked[0]["answers"] = [{"approve": yes, "by": "ada", "reason": "seen by the board"}]
     for _ in range(2):  # as when the flow run is executed again: its answer is met again
@@ -90,8 +102,14 @@ def test_both_answers_are_recorded_and_a_refusal_is_a_row(
     word = "approved" if yes else "refused"
     assert said.approved is yes and said.sentence.startswith(f"{word} by ada: seen by the board")
     tags = sqlite.registry.version("toy", "2").tags
-    assert (tags[f"reseed.{word}_by"], tags[f"reseed.{word}_because"]) == ("ada", "seen by the board")
-    assert rows(sqlite) == [FIRST, *([] if yes else [(2, "2", "1", "refused", "ada", "seen by the board")])]
+    assert (tags[f"reseed.{word}_by"], tags[f"reseed.{word}_because"]) == (
+        "ada",
+        "seen by the board",
+    )
+    assert rows(sqlite) == [
+        FIRST,
+        *([] if yes else [(2, "2", "1", "refused", "ada", "seen by the board")]),
+    ]
 
 
 def test_the_question_shows_the_verdict_and_is_one_a_comparison(
@@ -102,7 +120,11 @@ def test_the_question_shows_the_verdict_and_is_one_a_comparison(
         approval.ask(run, two[1], verdict, champion=champion)
     assert [a["key"] for a in asked[1:]] == ["approve-2-1", "approve-2-none"]
     table = asked[1]["description"]
-    assert f"{verdict.gain:+.4f}" in table and "champion version 1" in table and "Gain by label: c +0.000" in table
+    assert (
+        f"{verdict.gain:+.4f}" in table
+        and "champion version 1" in table
+        and "Gain by label: c +0.000" in table
+    )
 
 
 def test_an_answer_without_name_or_reason_is_asked_again(
@@ -113,9 +135,18 @@ def test_an_answer_without_name_or_reason_is_asked_again(
     said = approval.ask(run, two[1], verdict, champion=two[0])
     assert said.approved and said.who == "ada"
     first, second, third = asked[1:]
-    assert [a["key"] for a in (first, second, third)] == ["approve-2-1", "approve-2-1-1", "approve-2-1-2"]
-    assert "had no name (by): give both" in second["description"] and first["description"] in second["description"]
-    assert (second["approve"], second["reason"]) == (True, "why not"), "what was given is offered again"
+    assert [a["key"] for a in (first, second, third)] == [
+        "approve-2-1",
+        "approve-2-1-1",
+        "approve-2-1-2",
+    ]
+    assert (
+        "had no name (by): give both" in second["description"]
+        and first["description"] in second["description"]
+    )
+    assert (second["approve"], second["reason"]) == (True, "why not"), (
+        "what was given is offered again"
+    )
     assert "had no name (by) and reason" in third["description"]
 
 
@@ -123,19 +154,25 @@ def test_a_refusal_stands_in_the_history_and_promotes_nothing(
     sqlite: Store, two: list[Version], bundles: list[BundleRef], reseed: Command
 ) -> None:
     for _ in range(2):
-        code, out, _ = reseed("refuse", "toy", "2", "--reason", "it was not asked for", "--by", "ada")
+        code, out, _ = reseed(
+            "refuse", "toy", "2", "--reason", "it was not asked for", "--by", "ada"
+        )
         assert code == 0 and "toy: version 2 is refused; version 1 stays the champion" in out
     refused = (2, "2", "1", "refused", "ada", "it was not asked for")
     assert rows(sqlite) == [FIRST, refused]
     assert "version 2 against 1" in reseed("history", "toy")[1]
     sqlite.client.delete_registered_model_alias("toy", "champion")
     standing = sqlite.registry.last_champion("toy")
-    assert standing is not None and standing.version == "1", "what was refused is not what a challenger has to beat"
+    assert standing is not None and standing.version == "1", (
+        "what was refused is not what a challenger has to beat"
+    )
     sqlite.client.set_registered_model_alias("toy", "champion", "1")
 
     third = sqlite.register(bundles[2])
     assert admin.prune(sqlite.settings, "toy", keep=1, really=False)["would_remove"] == ["2"]
-    assert reseed("promote", "toy", "2", "--reason", "I was wrong", "--by", "ada")[0] == 0, "a refusal can be overruled"
+    assert reseed("promote", "toy", "2", "--reason", "I was wrong", "--by", "ada")[0] == 0, (
+        "a refusal can be overruled"
+    )
     assert reseed("refuse", "toy", third.version, "--reason", "it came too late")[0] == 0
     told = rows(sqlite)
     assert told[:3] == [FIRST, refused, (3, "2", "1", "by hand", "ada", "I was wrong")]
@@ -143,11 +180,20 @@ def test_a_refusal_stands_in_the_history_and_promotes_nothing(
 
     code, _, err = reseed("refuse", "toy", "2", "--reason", "no")
     assert code == 2 and "version 2 of 'toy' is the champion: `reseed rollback toy" in err
-    assert reseed("refuse", "toy", "3", "--reason", " ")[0] == reseed("refuse", "toy", "9", "--reason", "no")[0] == 2
+    assert (
+        reseed("refuse", "toy", "3", "--reason", " ")[0]
+        == reseed("refuse", "toy", "9", "--reason", "no")[0]
+        == 2
+    )
     key = "reseed.history.000002"
     said = sqlite.client.get_registered_model("toy").tags[key]
-    sqlite.client.set_registered_model_tag("toy", key, said.replace("it was not asked for", "it was fine"))
-    assert "row 3 does not follow on row 2" in admin.history(sqlite.settings, "toy")["inconsistencies"][0]
+    sqlite.client.set_registered_model_tag(
+        "toy", key, said.replace("it was not asked for", "it was fine")
+    )
+    assert (
+        "row 3 does not follow on row 2"
+        in admin.history(sqlite.settings, "toy")["inconsistencies"][0]
+    )
 
 
 FLOW = """
@@ -173,9 +219,22 @@ def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
     script, port = tmp_path / "served.py", free_port()
     script.write_text(FLOW)
     api = f"http://127.0.0.1:{port}/api"
-    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    environment = {
+        "PREFECT_API_URL": api,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PYTHONPATH": str(ROOT),
+    }
     environment |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "RESEED_HOME": str(home)}
-    with running(BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment):
+    with running(
+        BIN / "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        **environment,
+    ):
         wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
         with running(sys.executable, str(script), **environment):
             run = Run.started(api, "retrain/toy", {"config": str(config)})
@@ -188,7 +247,9 @@ def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
             run.reaches("Completed", 200)
             told = last_json(reseed("history", "toy", "--json")[1])
             assert told["champion"] is None and told["inconsistencies"] == []
-            assert [(h["version"], h["kind"], h["who"]) for h in told["history"]] == [("1", "refused", "ada")]
+            assert [(h["version"], h["kind"], h["who"]) for h in told["history"]] == [
+                ("1", "refused", "ada")
+            ]
 
             run = Run.started(api, "retrain/toy", {"config": str(config), "fresh": True})
             run.reaches("Suspended", 200)
@@ -198,4 +259,7 @@ def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
     told = last_json(reseed("history", "toy", "--json")[1])
     assert told["champion"] == "2" and told["inconsistencies"] == []
     (_, row) = told["history"]
-    assert (row["kind"], row["who"]) == ("verdict", "bob") and "approved by bob: enough rows now" in row["reason"]
+    assert (row["kind"], row["who"]) == (
+        "verdict",
+        "bob",
+    ) and "approved by bob: enough rows now" in row["reason"]

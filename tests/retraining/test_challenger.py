@@ -36,13 +36,22 @@ def test_a_flow_run_that_is_executed_again_keeps_to_its_own(workspace: Workspace
     assert begin(workspace, fresh=True, flow_run="b") == Challenger(1, judged_before=False)
     assert begin(workspace, fresh=True, flow_run="a") == first == Challenger(0, judged_before=False)
     first.mark_judged(workspace, "toy")
-    assert begin(workspace, fresh=True, flow_run="c") == Challenger(1, judged_before=False), "1 has no verdict yet"
+    assert begin(workspace, fresh=True, flow_run="c") == Challenger(1, judged_before=False), (
+        "1 has no verdict yet"
+    )
 
 
 def test_a_state_that_no_retrain_wrote_is_one_sentence(workspace: Workspace) -> None:
     path = workspace.challenger("toy")
     path.parent.mkdir()
-    for text in ('{"generation": 3, "judged": true}', "{", '{"generation": "3", "judged": true, "flow_runs": {}}'):
+    for text in (
+        '{"generation": 3, "judged": true}',
+        "{",
+        '{"generation": "3", "judged": true, "flow_runs": {}}',
+    ):
         path.write_text(text)
-        with pytest.raises(UserError, match=r"toy\.json is not what a retrain wrote: remove it, and the next retrain"):
+        with pytest.raises(
+            UserError,
+            match=r"toy\.json is not what a retrain wrote: remove it, and the next retrain",
+        ):
             begin(workspace, fresh=True)

@@ -29,13 +29,26 @@ Fill = Callable[..., GeneratedRows]
 
 
 @pytest.fixture
-def fill(tmp_path: Path, llm: scripted.Server, encoder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Fill:
+def fill(
+    tmp_path: Path, llm: scripted.Server, encoder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Fill:
     """Fill the toy project's quota with such `generate` settings, in one workspace."""
-    monkeypatch.setattr(steps, "as_task", lambda function, *_, **__: function)  # no server, no retries
+    monkeypatch.setattr(
+        steps, "as_task", lambda function, *_, **__: function
+    )  # no server, no retries
     monkeypatch.setattr(Tracking, "machine_watched", lambda _: nullcontext())
-    data = {"split": {"dev": 6, "test": 6, "seed": 1}}  # with a seed row there is always something to train on
+    data = {
+        "split": {"dev": 6, "test": 6, "seed": 1}
+    }  # with a seed row there is always something to train on
     settings = {"examples": 0}
-    config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder, rows=13, data=data, generate=settings)
+    config = toy.project(
+        tmp_path / "project",
+        endpoint=llm.url,
+        encoder=encoder,
+        rows=13,
+        data=data,
+        generate=settings,
+    )
 
     def run(**generate: Any) -> GeneratedRows:
         overrides = [f"generate.{key}={value}" for key, value in generate.items()]
@@ -58,7 +71,9 @@ def answers(h: Any) -> None:
 
 
 def about(h: Any, label: str) -> bool:
-    return any(topic in h.body["messages"][-1]["content"] for topic in toy.LABELS[label].split("; "))
+    return any(
+        topic in h.body["messages"][-1]["content"] for topic in toy.LABELS[label].split("; ")
+    )
 
 
 def of(label: str, fault: scripted.Fault) -> scripted.Fault:
@@ -74,20 +89,31 @@ class TestParking:
         filled = fill()
         assert filled.curated.accepted == {"bird": 12, "fruit": 12} and filled.ended is None
         assert list(filled.given_up) == ["metal"]
-        assert "asked to wait 5000 s (Retry-After)" in filled.given_up["metal"] and "%" not in filled.given_up["metal"]
-        assert filled.requested["metal"] == 13 and tried(filled)["metal"] == 0, "what was never answered is no try"
+        assert (
+            "asked to wait 5000 s (Retry-After)" in filled.given_up["metal"]
+            and "%" not in filled.given_up["metal"]
+        )
+        assert filled.requested["metal"] == 13 and tried(filled)["metal"] == 0, (
+            "what was never answered is no try"
+        )
         assert filled.given_up["metal"] in capfd.readouterr().err
 
         llm.always, sent = None, len(llm.requests)
         filled = fill()
-        assert filled.curated.accepted == FULL and filled.given_up == {}, "the next retrain asks for it again"
+        assert filled.curated.accepted == FULL and filled.given_up == {}, (
+            "the next retrain asks for it again"
+        )
         assert len(llm.requests) == sent + 13, "and for nothing else"
         assert fill().curated.published.found and len(llm.requests) == sent + 13
 
-    def test_with_every_label_put_off_the_real_rows_are_left(self, fill: Fill, llm: scripted.Server) -> None:
+    def test_with_every_label_put_off_the_real_rows_are_left(
+        self, fill: Fill, llm: scripted.Server
+    ) -> None:
         llm.always = scripted.status(429, retry_after="5000")
         filled = fill()
-        assert filled.curated.rows == RowCounts(seed=3, accepted=0, rejected=0) and set(filled.given_up) == set(FULL)
+        assert filled.curated.rows == RowCounts(seed=3, accepted=0, rejected=0) and set(
+            filled.given_up
+        ) == set(FULL)
         assert len(llm.requests) <= 2 * len(FULL), "one told that the others need not be tried"
 
     def test_another_generator_goes_on_with_it(self, fill: Fill, llm: scripted.Server) -> None:
@@ -98,10 +124,16 @@ class TestParking:
         assert filled.curated.accepted == FULL and filled.given_up == {} and len(filled.rounds) > 1
 
 
-def test_a_label_that_accepts_nothing_is_given_up_after_200_rows(fill: Fill, llm: scripted.Server) -> None:
+def test_a_label_that_accepts_nothing_is_given_up_after_200_rows(
+    fill: Fill, llm: scripted.Server
+) -> None:
     llm.always = of("metal", scripted.says("I'm sorry, I can't."))
     filled = fill(**{"per_label": {"metal": 12, "fruit": 3}, "budget.requests": 300})
-    assert filled.curated.accepted == {"fruit": 3} and tried(filled)["metal"] == 200 and filled.ended is None
+    assert (
+        filled.curated.accepted == {"fruit": 3}
+        and tried(filled)["metal"] == 200
+        and filled.ended is None
+    )
     assert "accepted 0 of 200 rows, under 5%" in filled.given_up["metal"]
 
 
@@ -109,27 +141,47 @@ class TestBudget:
     def test_no_other_setting_begins_it_anew(self, fill: Fill, llm: scripted.Server) -> None:
         first = fill(**{"budget.requests": 5})
         assert len(llm.requests) == 5 and "generate.budget.requests" in str(first.ended)
-        harmless = {"concurrency": 2, "retries": 3, "timeout_seconds": 9.0, "max_rounds": 7, "per_label": 9}
+        harmless = {
+            "concurrency": 2,
+            "retries": 3,
+            "timeout_seconds": 9.0,
+            "max_rounds": 7,
+            "per_label": 9,
+        }
         harmless |= {"api_key_env": "TOY_KEY", "usd.input": 1.0, "requests_per_minute": 9000.0}
         for settings in (harmless, {"text_kind": "story"}):
             cost = fill(**{"budget.requests": 5}, **settings).cost
             assert len(llm.requests) == cost.spent.requests == 5
 
-    def test_a_raised_one_goes_on_where_it_was_spent(self, fill: Fill, llm: scripted.Server) -> None:
+    def test_a_raised_one_goes_on_where_it_was_spent(
+        self, fill: Fill, llm: scripted.Server
+    ) -> None:
         spent = fill(**{"budget.tokens": 1200})
         sent = len(llm.requests)
-        assert 0 < sum(spent.curated.accepted.values()) <= sent < 39 and "within the limit of 1,200" in str(spent.ended)
+        assert 0 < sum(
+            spent.curated.accepted.values()
+        ) <= sent < 39 and "within the limit of 1,200" in str(spent.ended)
         again = fill(**{"budget.tokens": 1200})
-        assert len(llm.requests) == sent and again.curated.digest == spent.curated.digest and again.ended
+        assert (
+            len(llm.requests) == sent
+            and again.curated.digest == spent.curated.digest
+            and again.ended
+        )
         filled = fill(**{"budget.tokens": 10_000_000})
         assert filled.curated.accepted == FULL and filled.ended is None
         bodies = list(map(str, llm.requests))
         assert len(set(bodies)) == len(bodies), "nothing is bought twice"
 
-    def test_one_that_let_nothing_be_asked_ends_nothing_later(self, fill: Fill, llm: scripted.Server) -> None:
+    def test_one_that_let_nothing_be_asked_ends_nothing_later(
+        self, fill: Fill, llm: scripted.Server
+    ) -> None:
         for _ in range(2):
             stopped = fill(**{"per_label": 2, "budget.tokens": 10})
-            assert len(stopped.rounds) == 1 and "within the limit of 10;" in str(stopped.ended) and not llm.requests
+            assert (
+                len(stopped.rounds) == 1
+                and "within the limit of 10;" in str(stopped.ended)
+                and not llm.requests
+            )
         filled = fill(per_label=2)
         assert filled.curated.accepted == dict.fromkeys(FULL, 2)
 
@@ -146,7 +198,9 @@ class TestPropose:
         llm.always = self.lists
         filled = fill(propose="true", per_label=2)
         assert filled.topics == {label: [f"old {label}", f"new {label}"] for label in toy.LABELS}
-        assert filled.cost.spent.requests == len(llm.requests) > 3 and filled.cost.tokens == 30 * len(llm.requests)
+        assert filled.cost.spent.requests == len(
+            llm.requests
+        ) > 3 and filled.cost.tokens == 30 * len(llm.requests)
         fill(propose="true", per_label=2)
         assert filled.cost.spent.requests == len(llm.requests)
 
@@ -156,11 +210,16 @@ class TestPropose:
         llm.always = self.lists
         spent = fill(**{"propose": "true", "per_label": 2, "budget.requests": 2})
         said = capfd.readouterr().err
-        assert len(spent.topics) == 2 and "no subtopics were proposed: generate.budget.requests is spent" in said
+        assert (
+            len(spent.topics) == 2
+            and "no subtopics were proposed: generate.budget.requests is spent" in said
+        )
         filled = fill(**{"propose": "true", "per_label": 2})
         assert len(filled.topics) == 3 and filled.curated.accepted == dict.fromkeys(FULL, 2)
 
-    def test_a_request_that_failed_is_asked_again_next_time(self, fill: Fill, llm: scripted.Server) -> None:
+    def test_a_request_that_failed_is_asked_again_next_time(
+        self, fill: Fill, llm: scripted.Server
+    ) -> None:
         llm.faults, llm.always = [scripted.status(500)] * 2, self.lists
         assert len(fill(propose="true", per_label=2, concurrency=1).topics) == 2
         assert len(fill(propose="true", per_label=2, concurrency=1).topics) == 3

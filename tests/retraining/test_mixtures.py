@@ -41,22 +41,33 @@ def rows(n: int, source: Any, seed: int, words: dict[str, list[str]] = toy.REAL)
 @pytest.fixture
 def project(encoder: Path) -> Project:
     sections = {"train": {"model": str(encoder), "max_length": 32}, "evaluate": {"bootstrap": 100}}
-    return Project.model_validate({"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}, **sections})
+    return Project.model_validate(
+        {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}, **sections}
+    )
 
 
 class Descriptions(ScoreResult):
     """An evaluation whose answers are all the same label."""
 
     def read(self) -> list[ScoredRow]:
-        return [ScoredRow(id=str(i), label=LABELS[i % 3], predicted=LABELS[0], slices=()) for i in range(60)]
+        return [
+            ScoredRow(id=str(i), label=LABELS[i % 3], predicted=LABELS[0], slices=())
+            for i in range(60)
+        ]
 
 
-def test_harvested_rows_gain_over_the_mix_that_they_were_added_to(tmp_path: Path, project: Project) -> None:
+def test_harvested_rows_gain_over_the_mix_that_they_were_added_to(
+    tmp_path: Path, project: Project
+) -> None:
     """Synthetic rows under wrong labels hurt, so real rows alone were trained on: the harvest's gain is over these."""
-    wrong = [r.but(label=LABELS[(LABELS.index(str(r.label)) + 1) % 3]) for r in rows(20, "synthetic", 3)]
+    wrong = [
+        r.but(label=LABELS[(LABELS.index(str(r.label)) + 1) % 3]) for r in rows(20, "synthetic", 3)
+    ]
     real, more = rows(4, "seed", 1), rows(4, "harvested", 2)
     own = {REAL: real, WITH_SYNTHETIC: real + wrong, WITH_SELF_TRAINED: real + more}
-    mixes: dict[str, TrainingRows] = {name: curated_of(tmp_path, kept) for name, kept in own.items()}
+    mixes: dict[str, TrainingRows] = {
+        name: curated_of(tmp_path, kept) for name, kept in own.items()
+    }
     run = context_of(project, tmp_path, sealed=sealed_of(tmp_path, rows(20, "test", 4)))
     model, descriptions = filled(TrainResult), filled(Descriptions)
     trained = mixtures.TrainedModel(model, mixes[REAL], mixes, REAL, best=model, adapted=None)
@@ -87,8 +98,16 @@ def wrong(where: range) -> list[Any]:
     [
         # each a little worse than the one before, by less than one standard error of their difference
         ([range(10), range(6, 19), range(15, 31), range(27, 46)], 1, 2),
-        ([range(10), range(6, 19), range(15, 25), range(20, 31)], 3, None),  # up and down, never far below the best
-        ([range(40), range(10), range(6, 19), range(15, 31)], 2, 3),  # the best is the first harvest's
+        (
+            [range(10), range(6, 19), range(15, 25), range(20, 31)],
+            3,
+            None,
+        ),  # up and down, never far below the best
+        (
+            [range(40), range(10), range(6, 19), range(15, 31)],
+            2,
+            3,
+        ),  # the best is the first harvest's
     ],
 )
 def test_small_falls_of_several_harvests_do_not_add_up(
@@ -109,15 +128,19 @@ def test_small_falls_of_several_harvests_do_not_add_up(
     def add(*_: object, number: int, **__: object) -> SelfTrainingResult:
         return filled(SelfTrainingResult, added=5, looked_at=9).at(at(number))
 
-    def train(run: RunContext, rows: TrainingRows, adapted: None, *, name: str, number: int = 0) -> TrainResult:
+    def train(
+        run: RunContext, rows: TrainingRows, adapted: None, *, name: str, number: int = 0
+    ) -> TrainResult:
         return filled(TrainResult, bundle=str(number_of(rows))).at(at(number_of(rows)))
 
-    def compare(project: Project, *, before: TrainResult, after: TrainResult, **_: object) -> DevComparisonResult:
+    def compare(
+        project: Project, *, before: TrainResult, after: TrainResult, **_: object
+    ) -> DevComparisonResult:
         said = [wrong(answers[number_of(model)]) for model in (before, after)]
         return difference(DEV, *said, labels=LABELS)
 
     monkeypatch.setattr(mixtures, "train_model", train)
-    rounds = project.harvest.model_copy(update={"rounds": 3})
+    rounds = project.self_training.model_copy(update={"rounds": 3})
     run = context_of(
         project.model_copy(update={"harvest": rounds}),
         tmp_path,

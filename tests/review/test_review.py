@@ -59,9 +59,13 @@ def test_wrong_labels_come_first_and_every_row_says_why(where: Place, encoder: P
         assert d.opinion != d.record.label and d.margin > 0 and d.influence > 0
         assert d.opinion in d.why() or d.check == "off_label"
     pairs = [(by_id[i], d, s) for d in rows for i, s in d.like]
-    assert all((a.record.label, a.opinion) == (b.record.label, b.opinion) and s >= 0.6 for a, b, s in pairs)
+    assert all(
+        (a.record.label, a.opinion) == (b.record.label, b.opinion) and s >= 0.6 for a, b, s in pairs
+    )
     twin, other = (row("metal", i, "fruit").id for i in (100, 105))
-    assert [i for i, _ in by_id[twin].like] == [other] and [i for i, _ in by_id[other].like] == [twin]
+    assert [i for i, _ in by_id[twin].like] == [other] and [i for i, _ in by_id[other].like] == [
+        twin
+    ]
     assert [d.rank for d in rows] == sorted(d.rank for d in rows)
 
 
@@ -74,7 +78,9 @@ def test_the_queue_holds_what_is_doubtful_or_decided(where: Place, encoder: Path
     again = queue(where.project, where.data, encoder=encoder, decisions=made)
     assert {d.id for d in again} == {d.id for d in found} | {sure.id}
     assert looked_at(made, again) == 1 and looked_at({}, again) == 0
-    assert looked_at({"0" * 24: made[sure.id]}, again) == 0, "a decision about a row that is gone counts for nothing"
+    assert looked_at({"0" * 24: made[sure.id]}, again) == 0, (
+        "a decision about a row that is gone counts for nothing"
+    )
 
 
 def test_held_out_rows_are_never_shown(where: Place, encoder: Path) -> None:
@@ -85,22 +91,36 @@ def test_held_out_rows_are_never_shown(where: Place, encoder: Path) -> None:
     assert near <= shown
 
 
-def test_a_row_set_aside_for_its_label_that_repeats_most_of_a_test_row_is_hidden(tmp_path: Path, encoder: Path) -> None:
+def test_a_row_set_aside_for_its_label_that_repeats_most_of_a_test_row_is_hidden(
+    tmp_path: Path, encoder: Path
+) -> None:
     secret = record(text("secret", 0, 16), "metal", "test")
     nearly = record(" ".join(secret.text.split()[:12]) + " and something else", "bird")
-    p = place(tmp_path, encoder, test=[secret], rejected=[Rejected(nearly, "two_labels", "x", 1.0, None)])
+    p = place(
+        tmp_path, encoder, test=[secret], rejected=[Rejected(nearly, "two_labels", "x", 1.0, None)]
+    )
     assert nearly.id not in {d.id for d in ranked(p, encoder)}
     lenient = replace(
-        p, project=p.project.model_copy(update={"curate": p.project.curate.model_copy(update={"leak": 1.0})})
+        p,
+        project=p.project.model_copy(
+            update={"curate": p.project.curate.model_copy(update={"leak": 1.0})}
+        ),
     )
     assert nearly.id in {d.id for d in ranked(lenient, encoder)}, "the limit is curate.leak's"
 
 
-def test_a_short_row_that_means_what_a_test_row_says_is_hidden(tmp_path: Path, encoder: Path) -> None:
+def test_a_short_row_that_means_what_a_test_row_says_is_hidden(
+    tmp_path: Path, encoder: Path
+) -> None:
     secret = record("mewaa mewab mewac near mewad", "metal", "test")
     says = record("Mewab mewaa mewac mewad near", "bird")
     other = record("frwaa frwab frwac near frwad", "bird")
-    p = place(tmp_path, encoder, test=[secret], rejected=[Rejected(r, "two_labels", "x") for r in (says, other)])
+    p = place(
+        tmp_path,
+        encoder,
+        test=[secret],
+        rejected=[Rejected(r, "two_labels", "x") for r in (says, other)],
+    )
     shown = {d.id for d in ranked(p, encoder)}
     assert says.id not in shown and other.id in shown
 
@@ -126,7 +146,9 @@ def test_a_label_with_one_row_is_ranked_too(tmp_path: Path, encoder: Path) -> No
     assert bird.own == 0 and bird.doubtful and bird.opinion != "bird"
 
 
-def test_ranking_is_a_stage_that_is_found_again(where: Place, encoder: Path, tmp_path: Path) -> None:
+def test_ranking_is_a_stage_that_is_found_again(
+    where: Place, encoder: Path, tmp_path: Path
+) -> None:
     first = rank_doubtful(where.project, where.data, workspace=Workspace(tmp_path))
     rows = ranked(where, encoder)
     assert first.read() == rows and not first.published.found
@@ -151,7 +173,9 @@ def test_influence_ranks_rows_as_retraining_without_each_does(kinds: int) -> Non
 
     def dev_loss(weights: np.ndarray) -> float:
         rows = weights > 0
-        probe = LogisticRegression(C=10, max_iter=10_000, tol=1e-9).fit(x[rows], y[rows], sample_weight=weights[rows])
+        probe = LogisticRegression(C=10, max_iter=10_000, tol=1e-9).fit(
+            x[rows], y[rows], sample_weight=weights[rows]
+        )
         return float(-np.log(probe.predict_proba(dev)[np.arange(30), dev_y]).sum())
 
     estimate = influence(fitted(x, y), x, x, y, dev=dev, dev_y=dev_y)
@@ -159,7 +183,10 @@ def test_influence_ranks_rows_as_retraining_without_each_does(kinds: int) -> Non
     left_out = np.array([dev_loss(everything) - dev_loss(everything - one) for one in each])
     assert spearmanr(estimate, left_out).statistic > 0.95
     assert estimate[:6].mean() > estimate[6:].mean()
-    slope = [(dev_loss(everything + one / 500) - dev_loss(everything - one / 500)) * 250 for one in each[:20]]
+    slope = [
+        (dev_loss(everything + one / 500) - dev_loss(everything - one / 500)) * 250
+        for one in each[:20]
+    ]
     assert np.allclose(estimate[:20], slope, atol=0.01)
 
 
@@ -174,9 +201,15 @@ def test_decisions_fold_to_the_last_that_stands(tmp_path: Path) -> None:
     d.decide([one], "relabel", "bird")
     d.decide([one, two], "reject")
     assert {i: x.decision for i, x in d.current().items()} == {one.id: "reject", two.id: "reject"}
-    assert {x.id for x in d.undo()} == {one.id, two.id}, "what was decided at once is undone at once"
+    assert {x.id for x in d.undo()} == {one.id, two.id}, (
+        "what was decided at once is undone at once"
+    )
     now = d.current()
-    assert set(now) == {one.id} and (now[one.id].decision, now[one.id].label_before, now[one.id].label_after) == (
+    assert set(now) == {one.id} and (
+        now[one.id].decision,
+        now[one.id].label_before,
+        now[one.id].label_after,
+    ) == (
         "relabel",
         "metal",
         "bird",
@@ -186,12 +219,27 @@ def test_decisions_fold_to_the_last_that_stands(tmp_path: Path) -> None:
     d.undo()
     assert d.current() == {} and d.undo() == []
     past = lines(d.path)
-    assert [x.decision for x in past] == ["accept", "relabel", "reject", "reject", "undo", "undo", "undo", "undo"]
-    assert {x.undoes for x in past[4:]} == {x.key for x in past[:4]} and len({x.key for x in past}) == 8
-    assert all(x.by == "ana" and x.when.startswith("2026-01-01") and len(x.text) == 64 for x in past)
+    assert [x.decision for x in past] == [
+        "accept",
+        "relabel",
+        "reject",
+        "reject",
+        "undo",
+        "undo",
+        "undo",
+        "undo",
+    ]
+    assert {x.undoes for x in past[4:]} == {x.key for x in past[:4]} and len(
+        {x.key for x in past}
+    ) == 8
+    assert all(
+        x.by == "ana" and x.when.startswith("2026-01-01") and len(x.text) == 64 for x in past
+    )
 
 
-def test_relabelling_to_the_label_it_has_is_accepting_and_nonsense_is_refused(tmp_path: Path) -> None:
+def test_relabelling_to_the_label_it_has_is_accepting_and_nonsense_is_refused(
+    tmp_path: Path,
+) -> None:
     d = Decisions(tmp_path / "d.jsonl", by="ana")
     (made,) = d.decide([record("some text", "metal")], "relabel", "metal")
     assert made.decision == "accept" and made.label_after == "metal"
@@ -227,7 +275,9 @@ for i in range(10**6):
     d.decide([Record.of(f"text {{i}}", "metal", "synthetic")], "accept")
     print(i, flush=True)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     assert process.stdout is not None
     said = [int(process.stdout.readline()) for _ in range(20)]
     process.send_signal(signal.SIGKILL)
@@ -241,14 +291,23 @@ for i in range(10**6):
 
 
 def made(r: Record, decision: str, after: str | None) -> Decision:
-    return Decision("k" + r.id, "g", "2026-01-02T03:04:05+00:00", "ana", r.id, "", decision, r.label, after)
+    return Decision(
+        "k" + r.id, "g", "2026-01-02T03:04:05+00:00", "ana", r.id, "", decision, r.label, after
+    )
 
 
 def test_decisions_move_rows() -> None:
-    kept, fruit, bad, aside, out = (record(f"text number {i}", "metal", lineage_is=i) for i in range(5))
+    kept, fruit, bad, aside, out = (
+        record(f"text number {i}", "metal", lineage_is=i) for i in range(5)
+    )
     rejected = [Rejected(aside, "off_label", "why", 0.1), Rejected(out, "length", "short")]
     found = {
-        d.id: d for d in (made(fruit, "relabel", "fruit"), made(bad, "reject", None), made(aside, "accept", "metal"))
+        d.id: d
+        for d in (
+            made(fruit, "relabel", "fruit"),
+            made(bad, "reject", None),
+            made(aside, "accept", "metal"),
+        )
     }
     stay, gone, reviewed = apply([kept, fruit, bad], rejected, found)
     assert stay == [kept]
@@ -281,7 +340,11 @@ def test_no_decision_brings_back_what_repeats_held_out_text() -> None:
     leaked = record("a text that stands in test", "metal")
     for check in ("leak", "short_leak"):
         rejected = [Rejected(leaked, check, "1.00 of it", 1.0, "x")]
-        assert apply([], rejected, {leaked.id: made(leaked, "accept", "metal")}) == ([], rejected, [])
+        assert apply([], rejected, {leaked.id: made(leaked, "accept", "metal")}) == (
+            [],
+            rejected,
+            [],
+        )
 
 
 rows_of = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["metal", "fruit"])), max_size=8)
@@ -297,15 +360,23 @@ def test_no_row_is_lost_and_a_text_is_trained_on_under_one_label(
     found = {}
     for i, choice in chosen.items():
         r = record(f"text {i}", "metal")
-        found[r.id] = made(r, choice, {"accept": "metal", "relabel": "bird", "reject": None}[choice])
+        found[r.id] = made(
+            r, choice, {"accept": "metal", "relabel": "bird", "reject": None}[choice]
+        )
     stay, gone, reviewed = apply(records, rejected, found)
     came = sorted(r.id for r in records) + sorted(r.record.id for r in rejected)
-    assert sorted(came) == sorted([*(r.id for r in stay), *(r.record.id for r in gone), *(r.id for r in reviewed)])
+    assert sorted(came) == sorted(
+        [*(r.id for r in stay), *(r.record.id for r in gone), *(r.id for r in reviewed)]
+    )
     assert len({r.id for r in reviewed}) == len(reviewed) and not {r.id for r in stay} & set(found)
-    assert {r.id for r in reviewed} == {i for i, d in found.items() if d.decision != "reject"} & set(came)
+    assert {r.id for r in reviewed} == {
+        i for i, d in found.items() if d.decision != "reject"
+    } & set(came)
     assert all(r.label == found[r.id].label_after and r.source == "reviewed" for r in reviewed)
     again = apply([*stay, *reviewed], gone, found)
-    assert [(r.id, r.label, r.source) for r in again[2]] == [(r.id, r.label, r.source) for r in reviewed]
+    assert [(r.id, r.label, r.source) for r in again[2]] == [
+        (r.id, r.label, r.source) for r in reviewed
+    ]
 
 
 # --- the spreadsheet
@@ -346,7 +417,9 @@ def nasty(where: Place, encoder: Path) -> list[Doubt]:
 
 
 @pytest.mark.parametrize("kind", ["csv", "excel", "jsonl"])
-def test_what_is_exported_comes_back_with_decisions(tmp_path: Path, nasty: list[Doubt], kind: str) -> None:
+def test_what_is_exported_comes_back_with_decisions(
+    tmp_path: Path, nasty: list[Doubt], kind: str
+) -> None:
     out = tmp_path / ("queue.jsonl" if kind == "jsonl" else "queue.csv")
     table.write(out, nasty)
     rows = {d.id: d.record for d in nasty}
@@ -359,7 +432,11 @@ def test_what_is_exported_comes_back_with_decisions(tmp_path: Path, nasty: list[
         cells = [json.loads(line) for line in out.read_text().splitlines()]
         assert list(cells[0]) == list(table.COLUMNS) and {c["decision"] for c in cells} == {""}
         assert [c["text"] for c in cells] == [d.record.text for d in nasty]
-        out.write_text("".join(json.dumps(c | {"decision": s}) + "\n" for c, s in zip(cells, said, strict=True)))
+        out.write_text(
+            "".join(
+                json.dumps(c | {"decision": s}) + "\n" for c, s in zip(cells, said, strict=True)
+            )
+        )
     else:
         assert out.read_bytes().startswith(b"\xef\xbb\xbf")
         with out.open(newline="", encoding="utf-8-sig") as f:
@@ -370,18 +447,32 @@ def test_what_is_exported_comes_back_with_decisions(tmp_path: Path, nasty: list[
             again.writeheader()
             again.writerows(c | {"decision": s} for c, s in zip(cells, said, strict=True))
     made = table.take(out, rows, labels, decided)
-    expected = {"accept": "metal", "Accept": "metal", "reject": None, "bird": "bird", "label:fruit": "fruit"}
-    assert [(m.id, m.label_after) for m in made] == [(d.id, expected[s]) for d, s in zip(nasty, said, strict=True) if s]
+    expected = {
+        "accept": "metal",
+        "Accept": "metal",
+        "reject": None,
+        "bird": "bird",
+        "label:fruit": "fruit",
+    }
+    assert [(m.id, m.label_after) for m in made] == [
+        (d.id, expected[s]) for d, s in zip(nasty, said, strict=True) if s
+    ]
     assert {m.group for m in made} == {made[0].group}
-    assert table.take(out, rows, labels, decided) == [], "a second import of the same file changes nothing"
+    assert table.take(out, rows, labels, decided) == [], (
+        "a second import of the same file changes nothing"
+    )
     assert len(decided.undo()) == len(made) and decided.current() == {}
 
 
-def test_a_mistake_in_the_file_is_named_with_its_line_and_nothing_is_imported(tmp_path: Path) -> None:
+def test_a_mistake_in_the_file_is_named_with_its_line_and_nothing_is_imported(
+    tmp_path: Path,
+) -> None:
     a, b = record("a first text", "metal"), record("a second\ntext, long", "fruit")
     rows, decided = {a.id: a, b.id: b}, Decisions(tmp_path / "d.jsonl", by="ana")
 
-    def take(*cells: tuple[str, str, str], name: str = "in.csv", header: str = "id,text,decision") -> None:
+    def take(
+        *cells: tuple[str, str, str], name: str = "in.csv", header: str = "id,text,decision"
+    ) -> None:
         with (tmp_path / name).open("w", newline="") as f:
             f.write(header + "\n")
             csv.writer(f).writerows(cells)
@@ -389,7 +480,10 @@ def test_a_mistake_in_the_file_is_named_with_its_line_and_nothing_is_imported(tm
 
     good = (a.id, a.text, "accept")
     for bad, words in (
-        ((b.id, b.text, "frut"), ["line 4", "'frut'", "did you mean 'fruit'?", "nothing was imported"]),
+        (
+            (b.id, b.text, "frut"),
+            ["line 4", "'frut'", "did you mean 'fruit'?", "nothing was imported"],
+        ),
         (("0" * 24, b.text, "fruit"), ["line 4", "no row has the id '" + "0" * 24]),
         ((b.id, a.text, "fruit"), ["line 3", "not that of row " + b.id]),
         ((a.id, a.text, "reject"), ["line 3", "another decision on an earlier line"]),
@@ -408,7 +502,9 @@ def test_a_mistake_in_the_file_is_named_with_its_line_and_nothing_is_imported(tm
 
 def test_a_label_named_accept_can_still_be_said(tmp_path: Path) -> None:
     a = record("some text", "other")
-    (tmp_path / "in.jsonl").write_text(json.dumps({"id": a.id, "text": a.text, "decision": "label:accept"}) + "\n")
+    (tmp_path / "in.jsonl").write_text(
+        json.dumps({"id": a.id, "text": a.text, "decision": "label:accept"}) + "\n"
+    )
     ((_, choice, label),) = table.read(tmp_path / "in.jsonl", {a.id: a}, ["accept", "other"])
     assert (choice, label) == ("relabel", "accept")
 
@@ -437,7 +533,10 @@ def test_the_command_exports_imports_and_says_how_far_one_is(
     cells[0]["decision"], cells[1]["decision"] = "accept", "reject"
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(c) + "\n" for c in cells))
     code, out, err = reseed(*at, "--import", tmp_path / "q.jsonl", "--by", "Ana", "--json")
-    assert code == 0 and (last_json(out)["imported"], last_json(out)["waiting"]) == (2, start["queue"] - 2), err
+    assert code == 0 and (last_json(out)["imported"], last_json(out)["waiting"]) == (
+        2,
+        start["queue"] - 2,
+    ), err
     found = decisions(Workspace(home).decisions("toy"))
     assert {d.by for d in found.values()} == {"Ana"} and set(found) == {c["id"] for c in cells[:2]}
     code, out, err = reseed(*at, "--export", tmp_path / "rest.csv")
@@ -450,7 +549,9 @@ def test_the_command_exports_imports_and_says_how_far_one_is(
     assert code == 2 and "--by" in err
 
 
-def test_a_name_finds_what_its_last_retrain_curated(where: Place, home: Path, reseed: Command) -> None:
+def test_a_name_finds_what_its_last_retrain_curated(
+    where: Place, home: Path, reseed: Command
+) -> None:
     code, _, err = reseed("review", "toy", "--status")
     assert code == 2 and "no project 'toy' was retrained" in err and "configs/toy.yaml" in err
     code, _, err = reseed("review", where.config, "--status")
@@ -470,7 +571,9 @@ def wait(where: Place, home: Path, required: int) -> int:
     return wait_for_review(context_of(project, home), where.data)
 
 
-def test_a_retrain_from_the_command_line_stops_until_enough_was_reviewed(where: Place, home: Path) -> None:
+def test_a_retrain_from_the_command_line_stops_until_enough_was_reviewed(
+    where: Place, home: Path
+) -> None:
     workspace = Workspace(home)
     assert wait(where, home, 0) == 0 and not list(workspace.published("review")), (
         "nothing is ranked where nothing is required"
@@ -494,7 +597,9 @@ def test_a_retrain_from_the_command_line_stops_until_enough_was_reviewed(where: 
     with pytest.raises(UserError, match=f"{len(found)} rows must be reviewed"):
         wait(where, home, 10_000)
     decided.decide([d.record for d in found[1:]], "accept")
-    assert wait(where, home, 10_000) == len(found), "where fewer rows are doubtful, all of them are enough"
+    assert wait(where, home, 10_000) == len(found), (
+        "where fewer rows are doubtful, all of them are enough"
+    )
 
 
 FLOW = """
@@ -518,26 +623,45 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_deployments_run_is_suspended_until_a_person_reviewed(tmp_path: Path, encoder: Path, home: Path) -> None:
+def test_a_deployments_run_is_suspended_until_a_person_reviewed(
+    tmp_path: Path, encoder: Path, home: Path
+) -> None:
     """A Prefect server, a served deployment, and a run that ends its process while it waits."""
     where = place(tmp_path / "place", encoder, required=2)
     script = tmp_path / "waits.py"
     script.write_text(FLOW)
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
-    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    environment = {
+        "PREFECT_API_URL": api,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PYTHONPATH": str(ROOT),
+    }
     environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
     rows = rank(where.project, where.data, encoder=encoder)
     decided = Decisions(Workspace(home).decisions("toy"), by="ana")
-    with running(BIN / "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment):
+    with running(
+        BIN / "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        **environment,
+    ):
         wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
         with running(sys.executable, str(script), **environment):
-            parameters = {k: str(getattr(where, k)) for k in ("config", "curated", "splits")} | {"home": str(home)}
+            parameters = {k: str(getattr(where, k)) for k in ("config", "curated", "splits")} | {
+                "home": str(home)
+            }
             run = Run.started(api, "waits/toy", parameters)
             run.reaches("Suspended")
             assert (home / "starts").read_text() == "x"
             assert "2 rows must be reviewed (review.required), 0 are" in run.question("review-0")
-            assert run.resume(go_on_without="perhaps") == "REJECT" and run.state["name"] == "Suspended", "typed input"
+            assert (
+                run.resume(go_on_without="perhaps") == "REJECT" and run.state["name"] == "Suspended"
+            ), "typed input"
             decided.decide([rows[0].record], "accept")
             assert run.resume(by="ana") == "ACCEPT"  # too early: one of two
             wait_for(lambda: (home / "starts").read_text() == "xx", "the run to start anew")

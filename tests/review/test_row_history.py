@@ -32,7 +32,9 @@ def cached(home: Path, request: int, reply: str, **fields: Any) -> Path:
     key = f"{request:064x}"
     path = Workspace(home).llm_cache / key[:2] / f"{key}.json"
     atomic.write_json(
-        path, {"text": reply, "finish_reason": "stop", "prompt_tokens": 10, "completion_tokens": 20} | fields
+        path,
+        {"text": reply, "finish_reason": "stop", "prompt_tokens": 10, "completion_tokens": 20}
+        | fields,
     )
     return path
 
@@ -43,7 +45,13 @@ def data(tmp_path: Path) -> Data:
     seed = record("a seed row that was shown", "fruit", "seed")
     dev = record(text("dev", 0), "fruit", "dev")
     sealed = record(text("sealed", 0), "fruit", "test")
-    kept = generated("An apple  fell near the house today.", request=1, seeds=[seed.id], usd=0.002, prompt="Write it.")
+    kept = generated(
+        "An apple  fell near the house today.",
+        request=1,
+        seeds=[seed.id],
+        usd=0.002,
+        prompt="Write it.",
+    )
     clean = kept.but(text="An apple fell near the house today, cleaned.")
     clean = clean.but(id=content_id(clean.text))
     twin = generated(clean.text, request=2)
@@ -60,7 +68,10 @@ def data(tmp_path: Path) -> Data:
         Rejected(private.but(text=""), "personal_data", "a telephone number"),
         Rejected(off, "off_label", "the probe gives 'fruit' 0.10", 0.1),
     ]
-    for request, reply in ((1, "Here: An apple  fell near the house today."), (5, leaked.text + beside.text)):
+    for request, reply in (
+        (1, "Here: An apple  fell near the house today."),
+        (5, leaked.text + beside.text),
+    ):
         cached(tmp_path, request, reply)
     cached(tmp_path, 7, private.text)
     return Data(
@@ -77,9 +88,13 @@ def data(tmp_path: Path) -> Data:
     )
 
 
-def story(row: str, data: Data, personal_data: Literal["note", "set_aside", "off"] = "set_aside") -> Story:
+def story(
+    row: str, data: Data, personal_data: Literal["note", "reject", "off"] = "reject"
+) -> Story:
     settings = Curate(personal_data=personal_data)
-    return explain(row, data=data.data, workspace=Workspace(data.home), name="toy", settings=settings)
+    return explain(
+        row, data=data.data, workspace=Workspace(data.home), name="toy", settings=settings
+    )
 
 
 def checked(s: Story) -> list[tuple[str, bool]]:
@@ -88,16 +103,28 @@ def checked(s: Story) -> list[tuple[str, bool]]:
 
 def test_a_kept_row_from_its_request_to_its_training_rows(data: Data) -> None:
     assert data.self_trained is not None
-    model = published(filled(TrainResult), data.home, "train", inputs={"training": data.self_trained.digest})
+    model = published(
+        filled(TrainResult), data.home, "train", inputs={"training": data.self_trained.digest}
+    )
     s = story("house today, CLEANED", data)
     assert (s.fate, s.label, s.source, s.check) == ("kept", "fruit", "synthetic", None)
     assert checked(s) == [("reply", True), *((c, True) for c in CHECKS)]
     assert s.asked is not None and s.reply is not None and s.trained_on is not None
-    assert (s.asked["generator"], s.asked["endpoint"], s.asked["round"]) == ("one", "http://there/v1", 0)
-    assert s.asked["prompt"] == "Write it." and s.asked["drawn"] == {"topic": "fruit topic", "style": "a quote"}
+    assert (s.asked["generator"], s.asked["endpoint"], s.asked["round"]) == (
+        "one",
+        "http://there/v1",
+        0,
+    )
+    assert s.asked["prompt"] == "Write it." and s.asked["drawn"] == {
+        "topic": "fruit topic",
+        "style": "a quote",
+    }
     assert [x["text"] for x in s.asked["seeds"]] == ["a seed row that was shown"]
     assert (s.asked["tokens"], s.asked["usd"]) == ([10.0, 20.0], 0.002)
-    assert s.reply["text"] == "Here: An apple  fell near the house today." and s.reply["finish_reason"] == "stop"
+    assert (
+        s.reply["text"] == "Here: An apple  fell near the house today."
+        and s.reply["finish_reason"] == "stop"
+    )
     assert s.trained_on["directory"] == str(data.self_trained.directory)
     assert s.trained_on["models"] == [str(model.directory)]
     assert [t["check"] for t in s.same_text] == ["exact_duplicate"]
@@ -121,14 +148,25 @@ def test_a_row_set_aside_says_by_which_check_and_beside_which_row(data: Data) ->
         ("exact", True),
         ("near_duplicate", False),
     ]
-    assert s.other and (s.other["where"], s.other["text"]) == ("kept", "An apple fell near the house today, cleaned.")
+    assert s.other and (s.other["where"], s.other["text"]) == (
+        "kept",
+        "An apple fell near the house today, cleaned.",
+    )
     refused = story("I am sorry", data)
-    assert checked(refused) == [("refusal", False)] and refused.reply and refused.reply["kept"] is False
+    assert (
+        checked(refused) == [("refusal", False)]
+        and refused.reply
+        and refused.reply["kept"] is False
+    )
 
 
 @pytest.mark.parametrize("secret", ["leak", "personal_data"])
-def test_what_repeats_held_out_text_or_is_personal_is_named_and_not_shown(data: Data, secret: str) -> None:
-    wanted = next(r for r in read_rejected(data.curated.directory / "rejected.jsonl") if r.check == secret)
+def test_what_repeats_held_out_text_or_is_personal_is_named_and_not_shown(
+    data: Data, secret: str
+) -> None:
+    wanted = next(
+        r for r in read_rejected(data.curated.directory / "rejected.jsonl") if r.check == secret
+    )
     s = story(wanted.record.id, data)
     assert (s.check, s.text, s.reply and s.reply["text"]) == (secret, None, None)
     told = json.dumps(s.to_json())
@@ -142,7 +180,9 @@ def test_a_reply_that_also_held_a_hidden_row_is_not_shown(data: Data) -> None:
     assert s.text == "A pear that came in the same reply." and s.reply and s.reply["text"] is None
 
 
-def test_a_row_set_aside_before_the_check_for_leaks_is_held_against_the_held_out_text_too(tmp_path: Path) -> None:
+def test_a_row_set_aside_before_the_check_for_leaks_is_held_against_the_held_out_text_too(
+    tmp_path: Path,
+) -> None:
     sealed = record(text("sealed", 0), "fruit", "test")
     row = generated(sealed.text + " again", request=1)
     out = [Rejected(row, "too_short", "3 words are fewer than 8", 3)]
@@ -153,7 +193,9 @@ def test_a_row_set_aside_before_the_check_for_leaks_is_held_against_the_held_out
 def test_personal_data_in_a_row_that_never_came_to_its_check_is_not_shown(tmp_path: Path) -> None:
     broken = generated("Sorry, write to jane.doe@example.org", request=1)
     cached(tmp_path, 1, broken.text)
-    data = Data(tmp_path, written=[], kept=[], unread=[Rejected(broken, "refusal", "the model declined")])
+    data = Data(
+        tmp_path, written=[], kept=[], unread=[Rejected(broken, "refusal", "the model declined")]
+    )
     s = story(broken.id, data)
     assert s.text is None and s.reply and s.reply["text"] is None
     assert story(broken.id, data, Curate().personal_data).text == broken.text, "it is only counted"
@@ -177,11 +219,17 @@ def test_a_harvested_row_has_its_score(data: Data) -> None:
 
 def test_a_seed_row_was_asked_of_nobody(data: Data) -> None:
     s = story("a seed row", data)
-    assert (s.source, s.asked, s.reply) == ("seed", None, None) and checked(s) == [(c, True) for c in CHECKS]
+    assert (s.source, s.asked, s.reply) == ("seed", None, None) and checked(s) == [
+        (c, True) for c in CHECKS
+    ]
 
 
 def test_a_persons_decisions_are_told_with_their_undoing(data: Data) -> None:
-    off = next(r for r in read_rejected(data.curated.directory / "rejected.jsonl") if r.check == "off_label")
+    off = next(
+        r
+        for r in read_rejected(data.curated.directory / "rejected.jsonl")
+        if r.check == "off_label"
+    )
     decided = Decisions(Workspace(data.home).decisions("toy"), by="ann")
     decided.decide([off.record, record("another")], "relabel", "metal")
     decided.undo()
@@ -194,7 +242,18 @@ def test_a_persons_decisions_are_told_with_their_undoing(data: Data) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", ["", "  \n ", "\u200b ", "nothing like it", "[bold]x[/bold]", "ffffffffffff", "\x1b[2J", "😀", "a" * 100_000]
+    "row",
+    [
+        "",
+        "  \n ",
+        "\u200b ",
+        "nothing like it",
+        "[bold]x[/bold]",
+        "ffffffffffff",
+        "\x1b[2J",
+        "😀",
+        "a" * 100_000,
+    ],
 )
 def test_a_row_that_is_not_there(data: Data, row: str) -> None:
     with pytest.raises(UserError) as told:
@@ -204,14 +263,20 @@ def test_a_row_that_is_not_there(data: Data, row: str) -> None:
 
 def test_a_piece_of_several_rows_lists_some_of_them(data: Data) -> None:
     with pytest.raises(
-        UserError, match=r"'apple' names 2 rows: give the id of one of them: [0-9a-f]{24} \(fruit, kept: 'An"
+        UserError,
+        match=r"'apple' names 2 rows: give the id of one of them: [0-9a-f]{24} \(fruit, kept: 'An",
     ):
         story("apple", data)
 
 
 def test_a_piece_of_very_many_rows_lists_five(tmp_path: Path) -> None:
     rows = [generated(text("fruit", i, 30), request=i) for i in range(10_000)]
-    data = Data(tmp_path, written=rows, kept=rows[:5000], rejected=[Rejected(r, "surplus", "x") for r in rows[5000:]])
+    data = Data(
+        tmp_path,
+        written=rows,
+        kept=rows[:5000],
+        rejected=[Rejected(r, "surplus", "x") for r in rows[5000:]],
+    )
     with pytest.raises(UserError, match="names 10000 rows") as told:
         story("fruit", data)
     assert str(told.value).count("(fruit, kept") == 5 and "and 9995 more" in str(told.value)
@@ -240,7 +305,9 @@ def test_without_hashes_nothing_could_be_hidden_so_nothing_is_shown(data: Data) 
 
 
 def test_the_inputs_of_a_curation_are_found_by_their_digests(data: Data) -> None:
-    assert locate(Workspace(data.home), data.curated.directory, config=data.data.config) == data.data
+    assert (
+        locate(Workspace(data.home), data.curated.directory, config=data.data.config) == data.data
+    )
 
 
 def test_inputs_that_are_gone_are_named(data: Data) -> None:
@@ -288,20 +355,34 @@ def test_the_funnel_of_the_last_retrain(data: Data, config: Path, reseed: Comman
 def test_the_story_on_a_terminal_and_as_json(data: Data, config: Path, reseed: Command) -> None:
     note(data)
     status, out, _ = reseed("curate", config, "--explain", "tonight")
-    assert status == 0 and "set aside: 0.80 of row" in " ".join(out.split()) and "the other row" in out
+    assert (
+        status == 0 and "set aside: 0.80 of row" in " ".join(out.split()) and "the other row" in out
+    )
     status, out, _ = reseed("curate", config, "--explain", "tonight", "--json")
     assert status == 0 and last_json(out)["check"] == "near_duplicate"
-    status, out, err = reseed("curate", config, "--curated", data.curated.directory, "--explain", "nobody wrote this")
+    status, out, err = reseed(
+        "curate", config, "--curated", data.curated.directory, "--explain", "nobody wrote this"
+    )
     assert status == 2 and err.startswith("reseed: no row") and "Traceback" not in err
 
 
-def test_markup_and_control_characters_are_shown_and_not_obeyed(data: Data, config: Path, reseed: Command) -> None:
-    row = generated("[bold]One[/bold] \x1b[2J\x07 {0} {{ x }} <b> [link=http://a.b]here[/link]", request=8)
+def test_markup_and_control_characters_are_shown_and_not_obeyed(
+    data: Data, config: Path, reseed: Command
+) -> None:
+    row = generated(
+        "[bold]One[/bold] \x1b[2J\x07 {0} {{ x }} <b> [link=http://a.b]here[/link]", request=8
+    )
     other = Data(data.home / "more", written=[row], kept=[row])
     for name in ("splits", "synthesise", "curate"):
-        shutil.copytree(other.home / "stages" / name, data.home / "stages" / name, dirs_exist_ok=True)
-    status, out, _ = reseed("curate", config, "--curated", other.curated.directory, "--explain", "[bold]One")
-    assert status == 0 and "[bold]One[/bold]" in out and "[link=http://a.b]" in " ".join(out.split())
+        shutil.copytree(
+            other.home / "stages" / name, data.home / "stages" / name, dirs_exist_ok=True
+        )
+    status, out, _ = reseed(
+        "curate", config, "--curated", other.curated.directory, "--explain", "[bold]One"
+    )
+    assert (
+        status == 0 and "[bold]One[/bold]" in out and "[link=http://a.b]" in " ".join(out.split())
+    )
     assert "\x1b" not in out and "\x07" not in out
 
 
@@ -332,7 +413,13 @@ def test_the_probes_opinion_is_told_where_the_rows_were_ranked(data: Data) -> No
     }
     doubt: Any = Doubt(row, None, "", **said, ranks={}, rank=3.5, near=(), like=())
     ranked = RankResult(rows=1, doubtful=1)
-    published(ranked, data.home, "review", rows={"rows.jsonl": [doubt]}, inputs={"curated": data.curated.digest})
+    published(
+        ranked,
+        data.home,
+        "review",
+        rows={"rows.jsonl": [doubt]},
+        inputs={"curated": data.curated.digest},
+    )
     s = story(row.id, data)
     assert s.opinion == {"label": "metal", "probability": 0.7, "own": 0.2, "rank": 3.5}
 
@@ -340,7 +427,17 @@ def test_the_probes_opinion_is_told_where_the_rows_were_ranked(data: Data) -> No
 def test_the_opinion_of_the_curation_itself(data: Data) -> None:
     row = next(r for r in read_records(data.curated.directory / "kept.jsonl") if "pear" in r.text)
     said = {"id": row.id, "own": 0.25, "label": "metal", "probability": 0.6}
-    atomic.write_bytes(data.curated.directory / "opinions.jsonl", (json.dumps(said) + "\n").encode())
+    atomic.write_bytes(
+        data.curated.directory / "opinions.jsonl", (json.dumps(said) + "\n").encode()
+    )
     about = atomic.read_json(data.curated.directory / atomic.MANIFEST)
-    atomic.seal(data.curated.directory, {k: about[k] for k in ("stage", "key", "inputs", "figures", "seconds")})
-    assert story(row.id, data).opinion == {"label": "metal", "probability": 0.6, "own": 0.25, "rank": None}
+    atomic.seal(
+        data.curated.directory,
+        {k: about[k] for k in ("stage", "key", "inputs", "figures", "seconds")},
+    )
+    assert story(row.id, data).opinion == {
+        "label": "metal",
+        "probability": 0.6,
+        "own": 0.25,
+        "rank": None,
+    }

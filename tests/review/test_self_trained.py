@@ -42,7 +42,12 @@ class Place:
     wrong: list[Record]
 
     def curated(self, home: Path) -> CurateResult:
-        return curate(self.project, rounds=[self.data.round], splits=self.data.splits, workspace=Workspace(home))
+        return curate(
+            self.project,
+            rounds=[self.data.round],
+            splits=self.data.splits,
+            workspace=Workspace(home),
+        )
 
 
 def rejected_by(curated: CurateResult) -> list[Rejected]:
@@ -52,7 +57,10 @@ def rejected_by(curated: CurateResult) -> list[Rejected]:
 @pytest.fixture
 def where(tmp_path: Path, home: Path, encoder: Path) -> Place:
     config = toy.project(
-        tmp_path / "project", endpoint="http://127.0.0.1:9/v1", encoder=encoder, harvest={"confidence": 0.0}
+        tmp_path / "project",
+        endpoint="http://127.0.0.1:9/v1",
+        encoder=encoder,
+        self_training={"confidence": 0.0},
     )
     texts = {k: [real(k, i, "unlabelled").but(label=None) for i in range(12)] for k in WHO}
     self_trained = [r.but(label=k, source="harvested") for k in WHO for r in texts[k][:8]]
@@ -71,23 +79,33 @@ def where(tmp_path: Path, home: Path, encoder: Path) -> Place:
     )
     Workspace(home).note_last_retrain("toy", data.data.model_copy(update={"config": config}))
     rows = [r for k in WHO for r in texts[k]]
-    return Place(config, load_project(config), data, rows, self_trained, [self_trained[0], self_trained[8]])
+    return Place(
+        config, load_project(config), data, rows, self_trained, [self_trained[0], self_trained[8]]
+    )
 
 
 def decisions(home: Path, by: str = "ana") -> Decisions:
     return Decisions(Workspace(home).decisions("toy"), by=by)
 
 
-def test_doubtful_ones_are_in_the_queue(where: Place, encoder: Path, home: Path, reseed: Command) -> None:
+def test_doubtful_ones_are_in_the_queue(
+    where: Place, encoder: Path, home: Path, reseed: Command
+) -> None:
     ranked = rank(where.project, where.data.data, encoder=encoder)
-    assert {r.id for r in ranked} == {r.id for r in [*where.self_trained, *where.data.curated.read()]}
+    assert {r.id for r in ranked} == {
+        r.id for r in [*where.self_trained, *where.data.curated.read()]
+    }
     first = waiting(ranked, {})
-    assert {r.id for r in where.wrong} <= {r.id for r in first} and first[0].record.source == "harvested"
+    assert {r.id for r in where.wrong} <= {r.id for r in first} and first[
+        0
+    ].record.source == "harvested"
     code, out, err = reseed("review", "toy", "--status", "--json")
     assert code == 0 and last_json(out)["queue"] == len(first), err
 
 
-def test_what_was_decided_about_them_enters_the_next_retrain(where: Place, home: Path, small_bundle: Path) -> None:
+def test_what_was_decided_about_them_enters_the_next_retrain(
+    where: Place, home: Path, small_bundle: Path
+) -> None:
     right, thrown = where.wrong
     accepted = where.self_trained[3]
     assert not [r for r in where.curated(home).read() if r.source == "reviewed"]
@@ -102,9 +120,15 @@ def test_what_was_decided_about_them_enters_the_next_retrain(where: Place, home:
     assert found[right.id].label != right.label and found[right.id].text == right.text
     was = {"label": right.label, "source": "unlabelled", "check": None}
     assert found[right.id].lineage["reviewed"]["was"] == was and found[right.id].is_real
-    assert {r.id for r in of_rows(REAL, kept)} == found.keys(), "a person's labels of real text are real rows"
+    assert {r.id for r in of_rows(REAL, kept)} == found.keys(), (
+        "a person's labels of real text are real rows"
+    )
     (out,) = [r for r in rejected_by(curated) if r.check == "reviewed_out"]
-    assert out.record.id == thrown.id and out.record.label == thrown.label and "rejected by ana" in out.reason
+    assert (
+        out.record.id == thrown.id
+        and out.record.label == thrown.label
+        and "rejected by ana" in out.reason
+    )
 
     published = Published("train", small_bundle.parent, "k", "d", 0.0, found=True)
     result = self_train(
@@ -116,21 +140,32 @@ def test_what_was_decided_about_them_enters_the_next_retrain(where: Place, home:
         number=1,
         workspace=Workspace(home),
     )
-    assert result.looked_at == len(where.unlabelled) - 3, "they are not given a label by a model again"
+    assert result.looked_at == len(where.unlabelled) - 3, (
+        "they are not given a label by a model again"
+    )
     again = {r.id for r in result.read() if r.source == "harvested"}
     assert not again & {right.id, thrown.id, accepted.id}
     for _ in range(3):
         decided.undo()
-    assert not [r for r in where.curated(home).read() if r.source == "reviewed"], "taken back is as if it never was"
+    assert not [r for r in where.curated(home).read() if r.source == "reviewed"], (
+        "taken back is as if it never was"
+    )
 
 
 def test_what_is_to_be_labelled_first_comes_back_labelled(
     where: Place, home: Path, small_bundle: Path, tmp_path: Path, reseed: Command
 ) -> None:
     listed = label_first(
-        where.project, bundle_ref(small_bundle), None, splits=where.data.splits, workspace=Workspace(home)
+        where.project,
+        bundle_ref(small_bundle),
+        None,
+        splits=where.data.splits,
+        workspace=Workspace(home),
     )
-    rows = [json.loads(line) for line in (listed.directory / "label_first.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (listed.directory / "label_first.jsonl").read_text().splitlines()
+    ]
     new = [r for r in rows if r["id"] not in {h.id for h in where.self_trained}]
     copy = tmp_path / "mine.jsonl"
 
@@ -140,7 +175,9 @@ def test_what_is_to_be_labelled_first_comes_back_labelled(
         return reseed("review", "toy", "--import", copy, "--by", "Ana", "--json")
 
     code, _, err = taken(row0="accept")
-    assert code == 2 and "no label that could be accepted" in err and ":1" in err.replace("line ", ":"), err
+    assert (
+        code == 2 and "no label that could be accepted" in err and ":1" in err.replace("line ", ":")
+    ), err
     code, out, err = taken(row0="bird", row1="reject")
     assert code == 0 and last_json(out)["imported"] == 2, err
     curated = where.curated(home)
@@ -159,13 +196,23 @@ def test_undo_takes_back_ones_own_alone(where: Place, home: Path) -> None:
     assert [d.id for d in ben.undo()] == [second.id] and not ben.current()
 
 
-def test_a_text_that_cleaning_changes_stays_reviewed(tmp_path: Path, home: Path, encoder: Path) -> None:
+def test_a_text_that_cleaning_changes_stays_reviewed(
+    tmp_path: Path, home: Path, encoder: Path
+) -> None:
     """Its id in the training rows is another one then, and no decision names it."""
     config = toy.project(tmp_path / "project", endpoint="http://127.0.0.1:9/v1", encoder=encoder)
-    odd = Record.of(f"\u200b{toy.sentence(toy.REAL['metal'], random.Random(1))}\u202e indeed", None, "unlabelled")
+    odd = Record.of(
+        f"\u200b{toy.sentence(toy.REAL['metal'], random.Random(1))}\u202e indeed",
+        None,
+        "unlabelled",
+    )
     written = [row(k, i) for k in WHO for i in range(6)]
-    data = Data(home, written=written, kept=written, unlabelled=[odd], dev=[real(k, 0, "dev") for k in WHO])
+    data = Data(
+        home, written=written, kept=written, unlabelled=[odd], dev=[real(k, 0, "dev") for k in WHO]
+    )
     decisions(home).decide([odd.but(label="bird")], "relabel", "metal")
-    curated = curate(load_project(config), rounds=[data.round], splits=data.splits, workspace=Workspace(home))
+    curated = curate(
+        load_project(config), rounds=[data.round], splits=data.splits, workspace=Workspace(home)
+    )
     (found,) = [r for r in curated.read() if r.source == "reviewed"]
     assert found.label == "metal" and found.id != odd.id and found.is_real

@@ -41,7 +41,9 @@ def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
 @pytest.fixture
 def desk(where: Place, encoder: Path, tmp_path: Path) -> Desk:
     rows = rank(where.project, where.data, encoder=encoder)
-    return Desk(ReviewSession(where.project, rows, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
+    return Desk(
+        ReviewSession(where.project, rows, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits)
+    )
 
 
 def test_a_key_pressed_at_a_page_that_changed_since_decides_nothing(desk: Desk) -> None:
@@ -102,13 +104,21 @@ def test_history_tells_origin_checks_and_decisions(desk: Desk) -> None:
     desk.press("1", desk.version)
     desk.press("u", desk.version)
     told = dict(history(row, desk.session))
-    assert told["source"] == "synthetic" and told["topic"].startswith("topic") and told["generator"] == "scripted"
+    assert (
+        told["source"] == "synthetic"
+        and told["topic"].startswith("topic")
+        and told["generator"] == "scripted"
+    )
     assert told["set aside (off_label)"] == row.reason
-    assert any(v.startswith("relabelled by ana") and v.endswith("(taken back)") for v in told.values())
+    assert any(
+        v.startswith("relabelled by ana") and v.endswith("(taken back)") for v in told.values()
+    )
 
 
 def test_an_empty_queue_is_a_page_too(where: Place, tmp_path: Path) -> None:
-    desk = Desk(ReviewSession(where.project, [], Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
+    desk = Desk(
+        ReviewSession(where.project, [], Decisions(tmp_path / "d.jsonl", by="ana"), where.splits)
+    )
     desk.press("a", 0)
     assert desk.row is None and not (tmp_path / "d.jsonl").exists()
 
@@ -133,7 +143,12 @@ def served(where: Place, home: Path) -> Iterator[tuple[dict[str, Any], subproces
     command += ["--curated", str(where.curated), "--splits", str(where.splits)]
     environment = {**os.environ, "RESEED_HOME": str(home)}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=environment,
     )
     assert process.stdout is not None
     try:
@@ -166,21 +181,34 @@ UPGRADE = {
 }
 
 
-def test_only_who_has_the_address_gets_in_and_only_from_this_machine(where: Place, home: Path) -> None:
+def test_only_who_has_the_address_gets_in_and_only_from_this_machine(
+    where: Place, home: Path
+) -> None:
     with served(where, home) as (said, process):
         url = said["address"]
         parts = urllib.parse.urlsplit(url)
-        assert parts.hostname == "127.0.0.1" and len(parts.path.strip("/")) >= 32 and said["waiting"] == said["queue"]
+        assert (
+            parts.hostname == "127.0.0.1"
+            and len(parts.path.strip("/")) >= 32
+            and said["waiting"] == said["queue"]
+        )
         status, body, headers = ask(url, parts.path)
         assert status == 200 and b"the probe says" in body
         assert (
-            "default-src 'self'" in headers["content-security-policy"] and headers["referrer-policy"] == "no-referrer"
+            "default-src 'self'" in headers["content-security-policy"]
+            and headers["referrer-policy"] == "no-referrer"
         )
         assert set(re.findall(rb'(?:src|href)="(?:https?:)?//([^"/]+)', body)) == set(), (
             "nothing is loaded from elsewhere"
         )
         token = parts.path.strip("/")
-        for path in ("/", "/wrong/", f"/{token[:-1]}x/", "/_nicegui_ws/socket.io/?EIO=4&transport=polling", "/docs"):
+        for path in (
+            "/",
+            "/wrong/",
+            f"/{token[:-1]}x/",
+            "/_nicegui_ws/socket.io/?EIO=4&transport=polling",
+            "/docs",
+        ):
             assert ask(url, path)[0] == 404, path
         socket_io = f"{parts.path}_nicegui_ws/socket.io/?EIO=4&transport="
         for wrong in (
@@ -196,7 +224,10 @@ def test_only_who_has_the_address_gets_in_and_only_from_this_machine(where: Plac
             assert ask(url, socket_io + "polling", **wrong)[0] == 403, wrong
             assert ask(url, socket_io + "websocket", **UPGRADE, **wrong)[0] == 403, wrong
         assert ask(url, parts.path, origin=f"http://127.0.0.1:{parts.port}")[0] == 200
-        with pytest.raises(OSError), socket.create_connection((_own_address(), parts.port or 0), timeout=5):
+        with (
+            pytest.raises(OSError),
+            socket.create_connection((_own_address(), parts.port or 0), timeout=5),
+        ):
             pass
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=30)[1].count("Traceback") == 0
@@ -225,7 +256,12 @@ def test_a_taken_port_is_said_in_a_line(where: Place, home: Path) -> None:
         ]
         command += ["--curated", str(where.curated), "--splits", str(where.splits)]
         ran = subprocess.run(
-            command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "RESEED_HOME": str(home)}, check=False
+            command,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "RESEED_HOME": str(home)},
+            check=False,
         )
     assert ran.returncode == 2 and f"port {port}" in ran.stderr and "Traceback" not in ran.stderr
 
@@ -251,7 +287,9 @@ class Page:
         for key in keys:
             before = self.page.get_attribute("[data-version]", "data-version")
             self.page.keyboard.press(key)
-            self.page.wait_for_selector(f'[data-version]:not([data-version="{before}"])', timeout=20_000)
+            self.page.wait_for_selector(
+                f'[data-version]:not([data-version="{before}"])', timeout=20_000
+            )
 
     def says(self, selector: str) -> str:
         return str(self.page.inner_text(selector)).strip()
@@ -279,16 +317,24 @@ def opened(where: Place, home: Path, browser: Any) -> Iterator[Callable[[], Page
 
 
 def stored(home: Path) -> dict[str, tuple[str, Label | None]]:
-    return {i: (d.decision, d.label_after) for i, d in decisions(Workspace(home).decisions("toy")).items()}
+    return {
+        i: (d.decision, d.label_after)
+        for i, d in decisions(Workspace(home).decisions("toy")).items()
+    }
 
 
 def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
     p = opened()
     total = int(p.says(".progress").split()[2])
-    assert p.says(".progress") == f"0 of {total} looked at" and "4 asked for before training" in p.says(".top")
+    assert p.says(
+        ".progress"
+    ) == f"0 of {total} looked at" and "4 asked for before training" in p.says(".top")
     for key in ("accept", "reject", "relabel", "apply to the like", "undo", "move"):
         assert key in p.says(".foot")
-    assert "the probe says" in p.says(".main") and len(p.page.query_selector_all(".neighbours .near")) == 5
+    assert (
+        "the probe says" in p.says(".main")
+        and len(p.page.query_selector_all(".neighbours .near")) == 5
+    )
     assert "synthetic" in p.says(".history")
     texts = [p.row]
     p.press("a")
@@ -302,7 +348,11 @@ def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
     assert [d for d, _ in stored(home).values()] == ["accept", "reject", "relabel"]
     assert list(stored(home).values())[2][1] == LABELS[key]
     p.press("u")
-    assert p.row == texts[2] and p.says(".progress") == f"2 of {total} looked at" and len(stored(home)) == 2
+    assert (
+        p.row == texts[2]
+        and p.says(".progress") == f"2 of {total} looked at"
+        and len(stored(home)) == 2
+    )
     p.press("k")
     assert p.row == texts[1] and p.says(".done") == "rejected"
     p.press("ArrowUp")
@@ -311,19 +361,27 @@ def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
     assert p.row == texts[2] and not p.page.query_selector(".done")
     p.page.reload()
     p.page.wait_for_function("window.socket && window.socket.connected")
-    assert p.row == texts[2] and p.says(".progress") == f"2 of {total} looked at", "it goes on where it was"
+    assert p.row == texts[2] and p.says(".progress") == f"2 of {total} looked at", (
+        "it goes on where it was"
+    )
     assert {d.by for d in lines(Workspace(home).decisions("toy"))} == {"ana"}
 
 
-def test_applying_to_the_like_is_shown_first_and_undone_at_once(opened: Callable[[], Page], home: Path) -> None:
+def test_applying_to_the_like_is_shown_first_and_undone_at_once(
+    opened: Callable[[], Page], home: Path
+) -> None:
     p = opened()
-    while not p.page.query_selector_all(".panel .near:nth-of-type(4)"):  # title, plan, this row, one like it
+    while not p.page.query_selector_all(
+        ".panel .near:nth-of-type(4)"
+    ):  # title, plan, this row, one like it
         p.press("Escape", "j", "l")
     p.press("Escape")
     text = p.row
     p.press("l")
     listed = p.page.query_selector_all(".panel .near")
-    assert len(listed) >= 2 and stored(home) == {} and f"These {len(listed)} rows" in p.says(".panel")
+    assert (
+        len(listed) >= 2 and stored(home) == {} and f"These {len(listed)} rows" in p.says(".panel")
+    )
     p.press("3")
     assert "relabelled as bird" in p.says(".plan") and stored(home) == {}
     p.press("Escape")
@@ -347,11 +405,15 @@ def test_generated_text_is_text(opened: Callable[[], Page], where: Place) -> Non
     p.press("l", "Escape")
     assert p.page.evaluate("window.hacked") is None
     assert p.page.query_selector_all(".desk script, .desk img, .desk iframe") == []
-    assert all(urllib.parse.urlsplit(u).hostname == "127.0.0.1" for u in p.requests if u.startswith("http")), p.requests
+    assert all(
+        urllib.parse.urlsplit(u).hostname == "127.0.0.1" for u in p.requests if u.startswith("http")
+    ), p.requests
     assert not any("onerror" in u or u.endswith("/x") for u in p.requests)
 
 
-def test_what_was_decided_outlives_a_kill_of_the_server(where: Place, home: Path, browser: Any) -> None:
+def test_what_was_decided_outlives_a_kill_of_the_server(
+    where: Place, home: Path, browser: Any
+) -> None:
     for done in range(3):
         with served(where, home) as (said, process):
             assert said["looked_at"] == done
@@ -409,7 +471,9 @@ def test_sets_by_keyboard(encoder: Path, tmp_path: Path, home: Path, browser: An
         assert [*stored(home).values()] == [("relabel", ("metal",))] and p.row != first
         second = p.row
         p.press("0")
-        assert p.says(".labels .chosen") == "0\nnone of them" and "It will be (no label)" in p.says(".plan")
+        assert p.says(".labels .chosen") == "0\nnone of them" and "It will be (no label)" in p.says(
+            ".plan"
+        )
         p.press("Escape")
         assert not p.page.query_selector(".plan") and len(stored(home)) == 1
         p.press("0", "Enter")
@@ -422,7 +486,10 @@ def test_sets_by_keyboard(encoder: Path, tmp_path: Path, home: Path, browser: An
             p.press("Escape", "j", "l")
         listed = len(p.page.query_selector_all(".panel .near"))
         p.press("0")
-        assert "All of them will be relabelled as (no label)" in p.says(".plan") and len(stored(home)) == 2
+        assert (
+            "All of them will be relabelled as (no label)" in p.says(".plan")
+            and len(stored(home)) == 2
+        )
         p.press("Enter")
         assert [*stored(home).values()][2:] == [("relabel", ())] * listed
         p.press("u")

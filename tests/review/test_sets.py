@@ -47,8 +47,12 @@ def of(words: str, *labels: str) -> Record:
 # --- the ranking
 
 
-def test_sets_that_lack_a_label_or_have_one_too_many_come_first(where: Place, ranked: list[Doubt]) -> None:
-    assert len(where.wrong) == 6 and {d.id for d in ranked[:15]} >= where.wrong, [d.why() for d in ranked[:15]]
+def test_sets_that_lack_a_label_or_have_one_too_many_come_first(
+    where: Place, ranked: list[Doubt]
+) -> None:
+    assert len(where.wrong) == 6 and {d.id for d in ranked[:15]} >= where.wrong, [
+        d.why() for d in ranked[:15]
+    ]
     assert len(ranked) == len(where.kept) + 1 and not {d.id for d in ranked} & where.hidden
     for d in ranked:
         assert isinstance(d.opinion, tuple) and d.margin == pytest.approx(1 - 2 * d.own, abs=1e-3)
@@ -56,13 +60,19 @@ def test_sets_that_lack_a_label_or_have_one_too_many_come_first(where: Place, ra
         assert (d.own < 0.5) == (d.opinion != d.record.label)
     said = {d.id: d.why() for d in ranked}
     (surplus,) = [d for d in ranked if d.record.label == ("bird", "metal")]
-    assert "not 'metal'" in said[surplus.id] and any("it also has 'metal'" in said[i] for i in where.wrong)
+    assert "not 'metal'" in said[surplus.id] and any(
+        "it also has 'metal'" in said[i] for i in where.wrong
+    )
     by_id = {d.id: d for d in ranked}
     alike = [(d, by_id[i]) for d in ranked for i, _ in d.like]
-    assert alike and all((a.record.label, a.opinion) == (b.record.label, b.opinion) for a, b in alike)
+    assert alike and all(
+        (a.record.label, a.opinion) == (b.record.label, b.opinion) for a, b in alike
+    )
 
 
-def test_a_ranking_is_read_back_as_it_was(where: Place, ranked: list[Doubt], tmp_path: Path) -> None:
+def test_a_ranking_is_read_back_as_it_was(
+    where: Place, ranked: list[Doubt], tmp_path: Path
+) -> None:
     assert rank_doubtful(where.project, where.data, workspace=Workspace(tmp_path)).read() == ranked
 
 
@@ -77,8 +87,12 @@ def test_a_probe_a_label_is_as_many_probes_alone() -> None:
     for k in range(2):
         probe = fitted(x[:60], yes[:60, k].astype(int))
         assert found.probabilities[60:, k] == pytest.approx(probe.predict_proba(x[60:])[:, 1])
-        assert np.abs(found.probabilities[:60, k] - probe.predict_proba(x[:60])[:, 1]).max() > 1e-4, "out of fold"
-        harm += influence(probe, x[:60], x, yes[:, k].astype(int), dev=dev, dev_y=yes[60:, k].astype(int))
+        assert (
+            np.abs(found.probabilities[:60, k] - probe.predict_proba(x[:60])[:, 1]).max() > 1e-4
+        ), "out of fold"
+        harm += influence(
+            probe, x[:60], x, yes[:, k].astype(int), dev=dev, dev_y=yes[60:, k].astype(int)
+        )
     assert found.influence == pytest.approx(harm)
 
 
@@ -130,7 +144,9 @@ def test_a_decision_outlives_a_change_of_multi_label(tmp_path: Path) -> None:
     d.decide([of("a first text", "a")], "relabel", ("c",))
     assert apply([alone], [], d.current())[2][0].label == "c"
     d.decide([of("a first text", "a")], "relabel", ())
-    with pytest.raises(UserError, match=r"ana decided that row \w+ is '\(no label\)', but a text has one label"):
+    with pytest.raises(
+        UserError, match=r"ana decided that row \w+ is '\(no label\)', but a text has one label"
+    ):
         apply([alone], [], d.current())
 
 
@@ -138,8 +154,12 @@ SETS = st.lists(st.sampled_from(LABELS), unique=True).map(lambda own: tuple(sort
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(SETS, st.sampled_from(["accept", "relabel", "reject"]), SETS), max_size=6))
-def test_what_is_decided_last_stands(tmp_path_factory: Any, told: list[tuple[Any, str, Any]]) -> None:
+@given(
+    st.lists(st.tuples(SETS, st.sampled_from(["accept", "relabel", "reject"]), SETS), max_size=6)
+)
+def test_what_is_decided_last_stands(
+    tmp_path_factory: Any, told: list[tuple[Any, str, Any]]
+) -> None:
     d = Decisions(tmp_path_factory.mktemp("d") / "d.jsonl", by="ana")
     row = "the same text"
     for before, choice, after in told:
@@ -158,7 +178,11 @@ def test_what_is_decided_last_stands(tmp_path_factory: Any, told: list[tuple[Any
 
 @pytest.fixture
 def desk(where: Place, ranked: list[Doubt], tmp_path: Path) -> Desk:
-    return Desk(ReviewSession(where.project, ranked, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits))
+    return Desk(
+        ReviewSession(
+            where.project, ranked, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits
+        )
+    )
 
 
 def press(desk: Desk, *keys: str) -> None:
@@ -168,9 +192,13 @@ def press(desk: Desk, *keys: str) -> None:
 
 def test_a_number_puts_a_label_on_or_off_and_enter_decides(desk: Desk) -> None:
     row = desk.row
-    assert row is not None and row.record.label == ("bird",) and LABELS == ["metal", "fruit", "bird"]
+    assert (
+        row is not None and row.record.label == ("bird",) and LABELS == ["metal", "fruit", "bird"]
+    )
     press(desk, "1")
-    assert desk.draft == ("bird", "metal") and not desk.session.decided.current(), "nothing is decided before Enter"
+    assert desk.draft == ("bird", "metal") and not desk.session.decided.current(), (
+        "nothing is decided before Enter"
+    )
     press(desk, "3", "9", "٣")
     assert desk.draft == ("metal",)
     press(desk, "Escape")
@@ -181,7 +209,11 @@ def test_a_number_puts_a_label_on_or_off_and_enter_decides(desk: Desk) -> None:
     assert desk.draft is None, "who moves on decides nothing"
     press(desk, "1", "3", "Enter")
     (made,) = desk.current.values()
-    assert (made.id, made.decision, made.label_after) == (row.id, "relabel", ("metal",)) and desk.row is not row
+    assert (made.id, made.decision, made.label_after) == (
+        row.id,
+        "relabel",
+        ("metal",),
+    ) and desk.row is not row
     press(desk, "k", "2")
     assert desk.draft == ("fruit", "metal"), "it goes on from what was decided"
     press(desk, "0", "Enter")
@@ -205,7 +237,9 @@ def test_a_set_is_applied_to_the_like_and_taken_back_at_once(desk: Desk) -> None
     press(desk, "3")
     assert desk.like.choice[1] == tuple(sorted({*(chosen or ())} ^ {"bird"})) and not desk.current
     press(desk, "Enter")
-    assert {d.label_after for d in desk.current.values()} == {tuple(sorted({*row.record.labels} ^ {"metal", "bird"}))}
+    assert {d.label_after for d in desk.current.values()} == {
+        tuple(sorted({*row.record.labels} ^ {"metal", "bird"}))
+    }
     assert set(desk.current) == {row.id, *(i for i, _ in row.like)}
     press(desk, "u")
     assert desk.current == {}
@@ -217,7 +251,9 @@ def test_a_set_is_applied_to_the_like_and_taken_back_at_once(desk: Desk) -> None
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_sets_go_out_and_decisions_come_back(tmp_path: Path, ranked: list[Doubt], suffix: str) -> None:
+def test_sets_go_out_and_decisions_come_back(
+    tmp_path: Path, ranked: list[Doubt], suffix: str
+) -> None:
     out, rows = tmp_path / f"q{suffix}", ranked[:7]
     table.write(out, rows)
     if suffix == ".csv":
@@ -243,8 +279,12 @@ def test_sets_go_out_and_decisions_come_back(tmp_path: Path, ranked: list[Doubt]
     decided, known = Decisions(tmp_path / "d.jsonl", by="ana"), {d.id: d.record for d in ranked}
     made = table.take(back, known, LABELS, decided, separator="|")
     expected = [rows[0].record.label, None, ("metal",), ("bird", "metal"), ("bird", "fruit"), ()]
-    assert [(m.id, m.label_after) for m in made] == [(d.id, e) for d, e in zip(rows, expected, strict=False)]
-    assert table.take(back, known, LABELS, decided, separator="|") == [], "doing it twice is doing it once"
+    assert [(m.id, m.label_after) for m in made] == [
+        (d.id, e) for d, e in zip(rows, expected, strict=False)
+    ]
+    assert table.take(back, known, LABELS, decided, separator="|") == [], (
+        "doing it twice is doing it once"
+    )
 
 
 @pytest.mark.parametrize("said", ['"metl|bird"', '["metal", "metl"]', "[1]", '{"a": 1}'])
@@ -252,7 +292,10 @@ def test_a_set_with_an_unknown_label_is_named_with_its_line(tmp_path: Path, said
     row = of("some text", "metal")
     path = tmp_path / "in.jsonl"
     path.write_text(f'{{"id": "{row.id}", "text": "some text", "decision": {said}}}\n')
-    with pytest.raises(UserError, match=r"in\.jsonl, line 1: .* is no decision.*\[\] for none.*nothing was imported"):
+    with pytest.raises(
+        UserError,
+        match=r"in\.jsonl, line 1: .* is no decision.*\[\] for none.*nothing was imported",
+    ):
         table.read(path, {row.id: row}, LABELS, separator="|")
 
 

@@ -31,7 +31,9 @@ def write_project(data: Path, out: Path | None = None, **asked: Any) -> dict[str
 
 
 def renamed(table: list[dict[str, Any]], text_name: str, label_name: str) -> list[dict[str, Any]]:
-    return [{"number": i, label_name: r["label"], text_name: r["text"]} for i, r in enumerate(table)]
+    return [
+        {"number": i, label_name: r["label"], text_name: r["text"]} for i, r in enumerate(table)
+    ]
 
 
 def accepted(path: Path, home: Path) -> tuple[Project, SplitsResult]:
@@ -44,9 +46,13 @@ def test_the_file_loads_and_its_data_is_split(tmp_path: Path) -> None:
     data = write(tmp_path / "My Rows.csv", rows(fruit=20, metal=12))
     told = write_project(data, tmp_path / "p.yaml")
     p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
-    assert p.name == "my-rows" and p.label_names == ["fruit", "metal"] and p.data.pool == "My Rows.csv"
     assert (
-        told["labels"] == {"fruit": 20, "metal": 12} and told["rows"] == 32 and told["split"] == {"test": 6, "dev": 2}
+        p.name == "my-rows" and p.label_names == ["fruit", "metal"] and p.data.pool == "My Rows.csv"
+    )
+    assert (
+        told["labels"] == {"fruit": 20, "metal": 12}
+        and told["rows"] == 32
+        and told["split"] == {"test": 6, "dev": 2}
     )
     assert splits.test == {"fruit": 6, "metal": 6} and splits.seed == {"fruit": 12, "metal": 4}
     assert "reseed retrain" in told["message"] and told["path"] == str(tmp_path / "p.yaml")
@@ -54,10 +60,13 @@ def test_the_file_loads_and_its_data_is_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 @pytest.mark.parametrize(
-    ("text_name", "label_name"), [("text", "label"), ("Body", "CATEGORY"), ("title", "topic"), ("message", "intent")]
+    ("text_name", "label_name"),
+    [("text", "label"), ("Body", "CATEGORY"), ("title", "topic"), ("message", "intent")],
 )
 def test_columns_are_guessed(tmp_path: Path, text_name: str, label_name: str, suffix: str) -> None:
-    data = write(tmp_path / f"rows.{suffix}", renamed(rows(fruit=4, metal=4), text_name, label_name))
+    data = write(
+        tmp_path / f"rows.{suffix}", renamed(rows(fruit=4, metal=4), text_name, label_name)
+    )
     write_project(data, tmp_path / "p.yaml")
     p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
     assert (p.data.text_column, p.data.label_column) == (text_name, label_name)
@@ -66,21 +75,31 @@ def test_columns_are_guessed(tmp_path: Path, text_name: str, label_name: str, su
 
 def test_columns_are_given(tmp_path: Path) -> None:
     data = write(
-        tmp_path / "rows.csv", [{"text": r["text"], "title": r["label"], "label": "x"} for r in rows(fruit=4, metal=4)]
+        tmp_path / "rows.csv",
+        [{"text": r["text"], "title": r["label"], "label": "x"} for r in rows(fruit=4, metal=4)],
     )
     write_project(data, tmp_path / "p.yaml", label="title")
     assert load_project(tmp_path / "p.yaml").data.label_column == "title"
-    only = write(tmp_path / "only.csv", [{"title": r["label"], "said": r["text"]} for r in rows(fruit=4, metal=4)])
+    only = write(
+        tmp_path / "only.csv",
+        [{"title": r["label"], "said": r["text"]} for r in rows(fruit=4, metal=4)],
+    )
     with pytest.raises(UserError, match="which column holds the text"):
         write_project(only, tmp_path / "q.yaml", label="title")
     with pytest.raises(UserError, match=r"no column 'kind'.*'title', 'said'"):
         write_project(only, tmp_path / "q.yaml", label="kind")
 
 
-@pytest.mark.parametrize(("names", "missing"), [(("said", "label"), "text"), (("text", "is"), "label")])
-def test_columns_that_can_not_be_guessed(tmp_path: Path, names: tuple[str, str], missing: str) -> None:
+@pytest.mark.parametrize(
+    ("names", "missing"), [(("said", "label"), "text"), (("text", "is"), "label")]
+)
+def test_columns_that_can_not_be_guessed(
+    tmp_path: Path, names: tuple[str, str], missing: str
+) -> None:
     data = write(tmp_path / "rows.csv", renamed(rows(fruit=4, metal=4), *names))
-    with pytest.raises(UserError, match=f"which column holds the {missing}.*give --{missing}-column"):
+    with pytest.raises(
+        UserError, match=f"which column holds the {missing}.*give --{missing}-column"
+    ):
         write_project(data, tmp_path / "p.yaml")
     assert not (tmp_path / "p.yaml").exists()
 
@@ -96,13 +115,32 @@ def repeated(n: int) -> list[dict[str, Any]]:
         (rows(fruit=9, metal=3), ["'metal' has 3 texts", "at least 4"]),
         ([*rows(fruit=9, metal=3), {"text": " ", "label": "metal"}], ["'metal' has 3 texts"]),
         (rows(fruit=9) + repeated(6), ["'metal' has 1 text,"]),
-        (rows(fruit=9, metal=4) + [{**r, "label": "fruit"} for r in rows(metal=4)], ["'metal' has 0 texts"]),
-        (rows(fruit=4, metal=9) + [{**r, "label": "metal"} for r in rows(fruit=4)], ["'fruit' has 0 texts"]),
-        (rows(**{f"l{i}": 1 for i in range(201)}), ["201 different labels", "201 rows", "--label-column"]),
+        (
+            rows(fruit=9, metal=4) + [{**r, "label": "fruit"} for r in rows(metal=4)],
+            ["'metal' has 0 texts"],
+        ),
+        (
+            rows(fruit=4, metal=9) + [{**r, "label": "metal"} for r in rows(fruit=4)],
+            ["'fruit' has 0 texts"],
+        ),
+        (
+            rows(**{f"l{i}": 1 for i in range(201)}),
+            ["201 different labels", "201 rows", "--label-column"],
+        ),
     ],
-    ids=["one label", "few rows", "empty rows", "repeated rows", "metal is fruit", "fruit is metal", "many labels"],
+    ids=[
+        "one label",
+        "few rows",
+        "empty rows",
+        "repeated rows",
+        "metal is fruit",
+        "fruit is metal",
+        "many labels",
+    ],
 )
-def test_data_that_is_no_classifier(tmp_path: Path, table: list[dict[str, Any]], said: list[str]) -> None:
+def test_data_that_is_no_classifier(
+    tmp_path: Path, table: list[dict[str, Any]], said: list[str]
+) -> None:
     data = write(tmp_path / "rows.csv", table)
     with pytest.raises(UserError) as e:
         write_project(data, tmp_path / "p.yaml")
@@ -145,14 +183,23 @@ def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
 
 def test_a_folder_a_label(tmp_path: Path) -> None:
     for r in rows(fruit=5, metal=5):
-        write(tmp_path / "News 2024" / r["label"] / f"{len(r['text'])}-{r['text'][:7]}.csv", [{"t": r["text"]}])
+        write(
+            tmp_path / "News 2024" / r["label"] / f"{len(r['text'])}-{r['text'][:7]}.csv",
+            [{"t": r["text"]}],
+        )
     write_project(tmp_path / "News 2024", tmp_path / "deep" / "p.yaml")
     p, splits = accepted(tmp_path / "deep" / "p.yaml", tmp_path / "home")
-    assert p.name == "news-2024" and p.data.pool == "../News 2024" and splits.test == {"fruit": 2, "metal": 2}
+    assert (
+        p.name == "news-2024"
+        and p.data.pool == "../News 2024"
+        and splits.test == {"fruit": 2, "metal": 2}
+    )
 
 
 @pytest.mark.parametrize("stem", ["1e5", "123", "no", "Über", "---", ".x", "x" * 90, "a b/c#d"])
-def test_the_name_comes_from_the_data(tmp_path: Path, stem: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_comes_from_the_data(
+    tmp_path: Path, stem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = write(tmp_path / f"{stem}.csv", rows(fruit=4, metal=4))
     monkeypatch.chdir(tmp_path)
     path = Path(write_project(data)["path"])
@@ -202,7 +249,9 @@ ODD += [
 
 
 def test_odd_labels_survive(tmp_path: Path) -> None:
-    table = [{"text": text(f"w{n}", i), "label": label} for n, label in enumerate(ODD) for i in range(4)]
+    table = [
+        {"text": text(f"w{n}", i), "label": label} for n, label in enumerate(ODD) for i in range(4)
+    ]
     write_project(write(tmp_path / "rows.jsonl", table), tmp_path / "p.yaml")
     p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
     assert p.label_names == sorted(label.strip() for label in ODD) and splits.rejected == {}
@@ -213,22 +262,34 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("init")
 
 
-LABEL = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).map(str.strip).filter(bool)
+LABEL = (
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+    .map(str.strip)
+    .filter(bool)
+)
 
 
 @settings(deadline=None, max_examples=60)
 @given(labels=st.lists(LABEL, min_size=2, max_size=5, unique=True))
 def test_any_labels_survive(scratch: Path, labels: list[str]) -> None:
-    table = [{"text": text(f"w{n}", i), "label": label} for n, label in enumerate(labels) for i in range(4)]
+    table = [
+        {"text": text(f"w{n}", i), "label": label}
+        for n, label in enumerate(labels)
+        for i in range(4)
+    ]
     (scratch / "p.yaml").unlink(missing_ok=True)
     write_project(write(scratch / "rows.jsonl", table), scratch / "p.yaml", several=False)
     assert load_project(scratch / "p.yaml").label_names == sorted(labels)
 
 
-def test_the_data_is_named_as_seen_from_the_project_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_is_named_as_seen_from_the_project_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "data" / "rows.csv", rows(fruit=4, metal=4))
     (tmp_path / "real" / "configs").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "real" / "configs")  # `..` of it is not where it seems
+    (tmp_path / "link").symlink_to(
+        tmp_path / "real" / "configs"
+    )  # `..` of it is not where it seems
     monkeypatch.chdir(tmp_path)
     for out in ("p.yaml", "configs/p.yaml", "data/p.yaml", "link/p.yaml"):
         write_project(Path("data/rows.csv"), Path(out))
@@ -247,7 +308,9 @@ def lists(path: Path) -> Path:
 
 
 def json_lists(path: Path) -> Path:
-    return write(path.with_suffix(".csv"), [{"text": t, "tags": json.dumps(own)} for t, own in SETS])
+    return write(
+        path.with_suffix(".csv"), [{"text": t, "tags": json.dumps(own)} for t, own in SETS]
+    )
 
 
 def parquet(path: Path) -> Path:
@@ -262,7 +325,10 @@ def parted(path: Path, by: str = "; ") -> Path:
 
 
 def flags(path: Path) -> Path:
-    table = [{"number": i, "text": t} | {k: int(k in own) for k in KINDS} for i, (t, own) in enumerate(SETS)]
+    table = [
+        {"number": i, "text": t} | {k: int(k in own) for k in KINDS}
+        for i, (t, own) in enumerate(SETS)
+    ]
     return write(path.with_suffix(".csv"), table)
 
 
@@ -272,14 +338,27 @@ def flags(path: Path) -> Path:
         (lists, "the column 'tags', which holds lists", {"label_column": "tags"}),
         (json_lists, "the column 'tags', which holds lists", {"label_column": "tags"}),
         (parquet, "the column 'tags', which holds lists", {"label_column": "tags"}),
-        (parted, "the column 'tags', parted by ';'", {"label_column": "tags", "label_separator": ";"}),
-        (flags, "the columns 'metal', 'fruit', 'bird', which hold 0 and 1", {"label_columns": True}),
+        (
+            parted,
+            "the column 'tags', parted by ';'",
+            {"label_column": "tags", "label_separator": ";"},
+        ),
+        (
+            flags,
+            "the columns 'metal', 'fruit', 'bird', which hold 0 and 1",
+            {"label_columns": True},
+        ),
     ],
 )
-def test_label_sets_are_recognised_and_said(tmp_path: Path, made: Any, said: str, data: dict[str, Any]) -> None:
+def test_label_sets_are_recognised_and_said(
+    tmp_path: Path, made: Any, said: str, data: dict[str, Any]
+) -> None:
     told = write_project(made(tmp_path / "rows"), tmp_path / "p.yaml")
     assert told["multi_label"] is True and told["labels"] == {"metal": 40, "fruit": 40, "bird": 40}
-    assert f"labels: {said}; 30 of the 100 texts have several and 10 none (multi_label: true" in told["message"]
+    assert (
+        f"labels: {said}; 30 of the 100 texts have several and 10 none (multi_label: true"
+        in told["message"]
+    )
     p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
     assert p.multi_label and p.data.model_dump(exclude_defaults=True).items() >= data.items()
     assert splits.rejected == {} and sum(splits.rows.values()) == 100
@@ -292,40 +371,72 @@ def test_what_is_written_trains(tmp_path: Path, encoder: Path) -> None:
     assert p.data.label_separator == "|"
     splits = split_dataset(p, workspace=Workspace(tmp_path / "home"))
     seed, dev = (read_records(splits.directory / f"{name}.jsonl") for name in ("seed", "dev"))
-    common: dict[str, Any] = {"encoder": encoder, "work": tmp_path / "work", "settings": chosen(epochs=8)}
-    assert fine_tune(seed, dev, labels=p.label_names, multi_label=p.multi_label, **common).dev_f1_macro > 0.8
+    common: dict[str, Any] = {
+        "encoder": encoder,
+        "work": tmp_path / "work",
+        "settings": chosen(epochs=8),
+    }
+    assert (
+        fine_tune(seed, dev, labels=p.label_names, multi_label=p.multi_label, **common).dev_f1_macro
+        > 0.8
+    )
 
 
 def labelled(*cells: str) -> list[dict[str, Any]]:
-    return [{"text": text(f"w{n}", i), "label": label} for n, label in enumerate(cells) for i in range(4)]
+    return [
+        {"text": text(f"w{n}", i), "label": label}
+        for n, label in enumerate(cells)
+        for i in range(4)
+    ]
 
 
 def test_a_separator_within_a_name_is_left_there_and_said(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.csv", labelled("food, drink", "travel", "arts | crafts"))
     told = write_project(data, tmp_path / "p.yaml")
     assert "one label a text" in told["message"] and "give --separator '|'" in told["message"]
-    assert load_project(tmp_path / "p.yaml").label_names == ["arts | crafts", "food, drink", "travel"]
+    assert load_project(tmp_path / "p.yaml").label_names == [
+        "arts | crafts",
+        "food, drink",
+        "travel",
+    ]
     told = write_project(data, tmp_path / "q.yaml", separator="|")
-    assert set(told["labels"]) == {"arts", "crafts", "food, drink", "travel"} and told["multi_label"]
+    assert (
+        set(told["labels"]) == {"arts", "crafts", "food, drink", "travel"} and told["multi_label"]
+    )
 
 
 @pytest.mark.parametrize(
-    "cells", [("a;b", "b", "a", "food; drink"), ("Rome, Italy", "Bari, Italy", "Pisa, Italy"), ("a;b", "a|b", "a", "b")]
+    "cells",
+    [
+        ("a;b", "b", "a", "food; drink"),
+        ("Rome, Italy", "Bari, Italy", "Pisa, Italy"),
+        ("a;b", "a|b", "a", "b"),
+    ],
 )
 def test_what_may_be_one_label_or_several_is_asked(tmp_path: Path, cells: tuple[str, ...]) -> None:
     data = write(tmp_path / "rows.csv", labelled(*cells))
-    with pytest.raises(UserError, match=r"may be one label or several: give --separator '.' if .* --one-label if"):
+    with pytest.raises(
+        UserError, match=r"may be one label or several: give --separator '.' if .* --one-label if"
+    ):
         write_project(data, tmp_path / "p.yaml")
-    assert write_project(data, tmp_path / "p.yaml", several=False)["labels"] == dict.fromkeys(cells, 4)
+    assert write_project(data, tmp_path / "p.yaml", several=False)["labels"] == dict.fromkeys(
+        cells, 4
+    )
     separator = "," if "Italy" in cells[0] else ";"
     assert write_project(data, tmp_path / "q.yaml", separator=separator)["multi_label"]
 
 
 def test_lists_beside_single_values_are_asked_about(tmp_path: Path) -> None:
     table = [*labelled("a", "b"), {"text": text("x", 1), "label": ["a", "b"]}]
-    with pytest.raises(UserError, match=r"holds lists in 1 rows and single values such as 'a' in others.*--one-label"):
+    with pytest.raises(
+        UserError,
+        match=r"holds lists in 1 rows and single values such as 'a' in others.*--one-label",
+    ):
         write_project(write(tmp_path / "rows.jsonl", table), tmp_path / "p.yaml")
-    assert write_project(tmp_path / "rows.jsonl", tmp_path / "p.yaml", several=False)["labels"] == {"a": 4, "b": 4}
+    assert write_project(tmp_path / "rows.jsonl", tmp_path / "p.yaml", several=False)["labels"] == {
+        "a": 4,
+        "b": 4,
+    }
 
 
 def test_columns_of_0_and_1_beside_a_column_of_labels(tmp_path: Path) -> None:
@@ -335,9 +446,14 @@ def test_columns_of_0_and_1_beside_a_column_of_labels(tmp_path: Path) -> None:
     told = write_project(tmp_path / "rows.csv", tmp_path / "q.yaml", each=("reply", "seen"))
     assert told["labels"] == {"reply": 8, "seen": 8} and told["multi_label"]
     binary = [r | {"label": i % 2, "seen": 1 - i % 2} for i, r in enumerate(rows(fruit=8, metal=8))]
-    with pytest.raises(UserError, match="'label', 'seen' hold 0 and 1 alone: give --label-columns label,seen if"):
+    with pytest.raises(
+        UserError, match="'label', 'seen' hold 0 and 1 alone: give --label-columns label,seen if"
+    ):
         write_project(write(tmp_path / "binary.csv", binary), tmp_path / "r.yaml")
-    assert write_project(tmp_path / "binary.csv", tmp_path / "r.yaml", label="label")["labels"] == {"0": 8, "1": 8}
+    assert write_project(tmp_path / "binary.csv", tmp_path / "r.yaml", label="label")["labels"] == {
+        "0": 8,
+        "1": 8,
+    }
 
 
 @pytest.mark.parametrize(
@@ -351,16 +467,26 @@ def test_columns_of_0_and_1_beside_a_column_of_labels(tmp_path: Path) -> None:
 )
 def test_what_is_asked_for_and_can_not_be(tmp_path: Path, asked: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        write_project(write(tmp_path / "rows.csv", rows(fruit=4, metal=4)), tmp_path / "p.yaml", **asked)
+        write_project(
+            write(tmp_path / "rows.csv", rows(fruit=4, metal=4)), tmp_path / "p.yaml", **asked
+        )
     assert not (tmp_path / "p.yaml").exists()
 
 
 def test_the_command_takes_the_choice(tmp_path: Path, reseed: Command) -> None:
     data = write(tmp_path / "rows.csv", labelled("a/b", "a", "b"))
-    code, out, err = reseed("init", data, "--out", tmp_path / "p.yaml", "--separator", "/", "--json")
+    code, out, err = reseed(
+        "init", data, "--out", tmp_path / "p.yaml", "--separator", "/", "--json"
+    )
     assert code == 0 and last_json(out)["labels"] == {"a": 8, "b": 8}, err
     code, out, err = reseed(
-        "init", flags(tmp_path / "f"), "--out", tmp_path / "q.yaml", "--label-columns", "metal, bird", "--json"
+        "init",
+        flags(tmp_path / "f"),
+        "--out",
+        tmp_path / "q.yaml",
+        "--label-columns",
+        "metal, bird",
+        "--json",
     )
     assert code == 0 and last_json(out)["labels"] == {"metal": 40, "bird": 40}, err
     code, out, _ = reseed("init", data, "--out", tmp_path / "r.yaml", "--one-label")

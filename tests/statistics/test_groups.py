@@ -48,9 +48,17 @@ def test_whole_groups_are_drawn() -> None:
     """Ten groups: five of two rows of class 0, five of a row of class 1 and two of class 2."""
     y = np.array([0, 0] * 5 + [1, 2, 2] * 5)
     groups = np.repeat(np.arange(10), [2] * 5 + [3] * 5)
-    m = np.concatenate([c.true[:, 0] for c in draw(y, [y], classes=3, samples=1200, seed=0, groups=groups)])
-    assert (m[:, 2] == 2 * m[:, 1]).all() and (m[:, 0] / 2 + m[:, 1] == 10).all() and (m[:, 0] % 2 == 0).all()
-    assert m[:, 1].mean() == pytest.approx(5, abs=0.2) and m[:, 1].std() == pytest.approx(10**0.5 / 2, rel=0.1)
+    m = np.concatenate(
+        [c.true[:, 0] for c in draw(y, [y], classes=3, samples=1200, seed=0, groups=groups)]
+    )
+    assert (
+        (m[:, 2] == 2 * m[:, 1]).all()
+        and (m[:, 0] / 2 + m[:, 1] == 10).all()
+        and (m[:, 0] % 2 == 0).all()
+    )
+    assert m[:, 1].mean() == pytest.approx(5, abs=0.2) and m[:, 1].std() == pytest.approx(
+        10**0.5 / 2, rel=0.1
+    )
 
 
 @pytest.mark.parametrize("sets", [False, True])
@@ -85,7 +93,11 @@ def test_a_row_a_group_is_a_plain_bootstrap(sets: bool) -> None:
     for _ in range(1500):
         take = rng.integers(0, 300, 300)
         hits = np.bincount(y[take][y[take] == z[take]], minlength=3)
-        drawn.append((2 * hits / (np.bincount(y[take], minlength=3) + np.bincount(z[take], minlength=3))).mean())
+        drawn.append(
+            (
+                2 * hits / (np.bincount(y[take], minlength=3) + np.bincount(z[take], minlength=3))
+            ).mean()
+        )
     own = (as_sets(true), as_sets(said)) if sets else (true, said)
     alone = measure(*own, LABELS, samples=4000, seed=0, groups=np.arange(300)).f1_macro
     assert ends(alone) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.01)
@@ -113,11 +125,15 @@ def test_rows_that_stand_four_times_tell_no_more_than_once(sets: bool) -> None:
     st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5)), min_size=1, max_size=30),
     st.randoms(use_true_random=False),
 )
-def test_neither_the_order_of_rows_nor_the_names_of_groups_say_anything(rows: list[tuple[int, int]], rng: Any) -> None:
+def test_neither_the_order_of_rows_nor_the_names_of_groups_say_anything(
+    rows: list[tuple[int, int]], rng: Any
+) -> None:
     def drawn(table: list[tuple[int, int]]) -> np.ndarray:
         cell, groups = np.array(table).T
         counts = np.bincount(cell, minlength=5)
-        return np.concatenate(list(_counts(cell, counts, strata=None, groups=groups, samples=50, seed=0)))
+        return np.concatenate(
+            list(_counts(cell, counts, strata=None, groups=groups, samples=50, seed=0))
+        )
 
     names = list(range(6))
     rng.shuffle(names)
@@ -132,9 +148,14 @@ def test_what_a_class_has_that_vanishes_from_a_resample() -> None:
     drawn = macro_f1(y, [y], classes=2, samples=2000, seed=0, groups=groups)[:, 0]
     assert set(drawn.tolist()) == {0.5, 1.0}
     hot = np.eye(2, dtype=np.int64)[y]
-    assert set(macro_f1(hot, [hot], classes=2, samples=2000, seed=0, groups=groups)[:, 0].tolist()) == {0.5, 1.0}
+    assert set(
+        macro_f1(hot, [hot], classes=2, samples=2000, seed=0, groups=groups)[:, 0].tolist()
+    ) == {0.5, 1.0}
     rows = np.concatenate(
-        [c.rows for c in draw(hot, [hot], classes=2, samples=100, seed=0, groups=np.array([0, 0, 1]))]
+        [
+            c.rows
+            for c in draw(hot, [hot], classes=2, samples=100, seed=0, groups=np.array([0, 0, 1]))
+        ]
     )
     assert set(rows.tolist()) == {2, 3, 4}
 
@@ -147,7 +168,11 @@ def test_a_single_group_says_nothing_of_others() -> None:
 
 def test_few_groups_widen_the_bounds() -> None:
     wider = [stretch(np.arange(n), 0.025) for n in (10, 20, 100, 2000)]
-    assert wider == sorted(wider, reverse=True) and wider[0] > 1.2 and wider[-1] == pytest.approx(1, abs=0.002)
+    assert (
+        wider == sorted(wider, reverse=True)
+        and wider[0] > 1.2
+        and wider[-1] == pytest.approx(1, abs=0.002)
+    )
     assert stretch(None, 0.025) == stretch(np.arange(20), 0.5) == stretch(np.zeros(9), 0.025) == 1.0
 
 
@@ -162,7 +187,10 @@ def test_the_judge_sees_that_groups_tell_less() -> None:
     grouped = verdict_on(true * 4, challenger * 4, opponent * 4, groups=threads, **how)
     assert alone.gain == grouped.gain and grouped.groups == 60 and alone.groups is None
     assert (alone.decision, grouped.decision) == ("promote", "inconclusive"), (alone, grouped)
-    assert "over 60 groups" in grouped.reasons[0] and "more groups would decide, drawn at random" in grouped.reasons[0]
+    assert (
+        "over 60 groups" in grouped.reasons[0]
+        and "more groups would decide, drawn at random" in grouped.reasons[0]
+    )
     few = verdict_on(true, true, opponent, groups=["x", "y"] * 30, **how)
     assert few.decision == "inconclusive" and "of 2 groups" in few.reasons[0] and few.gain is None
     short = verdict_on(true, true, opponent, groups=["x"] * 59, **how)
@@ -178,10 +206,20 @@ def simulated(trials: int, *, groups: int, rows: int, named: bool) -> float:
         true = rng.integers(0, 3, len(own))
         said = []
         for _ in range(2):
-            right = rng.random(len(own)) < np.clip(0.8 + 0.25 * rng.standard_normal(groups), 0.05, 1)[own]
-            said.append([LABELS[k] for k in np.where(right, true, (true + rng.integers(1, 3, len(own))) % 3)])
+            right = (
+                rng.random(len(own))
+                < np.clip(0.8 + 0.25 * rng.standard_normal(groups), 0.05, 1)[own]
+            )
+            said.append(
+                [
+                    LABELS[k]
+                    for k in np.where(right, true, (true + rng.integers(1, 3, len(own))) % 3)
+                ]
+            )
         given = [str(g) for g in own] if named else []
-        v = verdict_on([LABELS[k] for k in true], *said, labels=LABELS, groups=given, samples=300, seed=i)
+        v = verdict_on(
+            [LABELS[k] for k in true], *said, labels=LABELS, groups=given, samples=300, seed=i
+        )
         promoted += v.decision == "promote"
     return promoted / trials
 
@@ -191,7 +229,9 @@ def simulated(trials: int, *, groups: int, rows: int, named: bool) -> float:
 def test_without_a_difference_groups_promote_no_more_often_than_said(groups: int) -> None:
     """pytest -s prints the rates."""
     trials, allowed = 400, alpha_spent(0.05, 1)
-    rate, blind = (simulated(trials, groups=groups, rows=320, named=named) for named in (True, False))
+    rate, blind = (
+        simulated(trials, groups=groups, rows=320, named=named) for named in (True, False)
+    )
     sys.stderr.write(
         f"no difference, {groups} groups: promoted {rate:.4f} of {trials}, {allowed} allowed; "
         f"{blind:.4f} where groups are not named\n"
@@ -205,6 +245,16 @@ def test_label_sets_in_groups_and_slices_are_judged() -> None:
     true: list[Any] = [tuple(k for k in LABELS if rng.random() < 0.5) for _ in range(120)]
     opponent: list[Any] = [own if i % 2 else () for i, own in enumerate(true)]
     how: dict[str, Any] = {"labels": LABELS, "samples": 300, "slice_margin": 0.1}
-    slices = {"first": range(40), "without a label": [i for i, own in enumerate(true) if not own] * 9}
-    v = verdict_on(true, true, opponent, groups=[str(i // 3) for i in range(120)], slices=slices, **how)
-    assert v.decision == "promote" and v.groups == 40 and v.slices is not None and set(v.slices) == {"first"}
+    slices = {
+        "first": range(40),
+        "without a label": [i for i, own in enumerate(true) if not own] * 9,
+    }
+    v = verdict_on(
+        true, true, opponent, groups=[str(i // 3) for i in range(120)], slices=slices, **how
+    )
+    assert (
+        v.decision == "promote"
+        and v.groups == 40
+        and v.slices is not None
+        and set(v.slices) == {"first"}
+    )

@@ -20,7 +20,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from tasks.dataset.sealed import test_set_uses as uses_of
+from tasks.dataset.sealed import count_test_set_uses as uses_of
 from tasks.dataset.split import sealed_test_set, split_dataset
 from tasks.evaluate import plots
 from tasks.evaluate.baselines import simple
@@ -36,14 +36,22 @@ from tests.kit.stages import curated_of
 LABELS = ["fruit", "metal", "bird"]
 
 
-def answers(n: int, right: float, labels: list[str] = LABELS, seed: int = 0) -> tuple[list[str], list[str]]:
+def answers(
+    n: int, right: float, labels: list[str] = LABELS, seed: int = 0
+) -> tuple[list[str], list[str]]:
     """`n` rows of each label, and predictions that are right for this share of them; some are no label at all."""
     rng = random.Random(seed)
     true = [label for label in labels for _ in range(n)]
     return true, [t if rng.random() < right else rng.choice([*labels, "other"]) for t in true]
 
 
-@given(data=st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from([*LABELS, "other"])), min_size=1, max_size=30))
+@given(
+    data=st.lists(
+        st.tuples(st.sampled_from(LABELS), st.sampled_from([*LABELS, "other"])),
+        min_size=1,
+        max_size=30,
+    )
+)
 @settings(deadline=None, max_examples=60)
 def test_the_figures_are_those_of_scikit_learn(data: list[tuple[str, str]]) -> None:
     true, predicted = map(list, zip(*data, strict=True))
@@ -61,7 +69,9 @@ def test_the_figures_are_those_of_scikit_learn(data: list[tuple[str, str]]) -> N
     each = f1_score(true, predicted, labels=LABELS, average=None, zero_division=0)
     assert [m.labels[label].f1 for label in LABELS] == pytest.approx(each)
     assert [m.labels[label].rows for label in LABELS] == [true.count(label) for label in LABELS]
-    assert m.confusion == confusion_matrix(true, predicted, labels=[*LABELS, "other"])[:3, :3].tolist()
+    assert (
+        m.confusion == confusion_matrix(true, predicted, labels=[*LABELS, "other"])[:3, :3].tolist()
+    )
     assert m.rows == len(true)
     assert all(0 <= v.ci_low <= v.value <= v.ci_high <= 1 for v in m.summary.values())
     for score in m.labels.values():
@@ -73,7 +83,9 @@ def test_the_figures_are_those_of_scikit_learn(data: list[tuple[str, str]]) -> N
 def more_of(true: list[str], predicted: list[str]) -> dict[str, float]:
     told: dict[str, Any] = {"labels": LABELS, "zero_division": 0}
     return {
-        "balanced_accuracy": recall_score(true, predicted, labels=sorted(set(true)), average="macro", zero_division=0),
+        "balanced_accuracy": recall_score(
+            true, predicted, labels=sorted(set(true)), average="macro", zero_division=0
+        ),
         "f1_micro": f1_score(true, predicted, average="micro", **told),
         "f1_weighted": f1_score(true, predicted, average="weighted", **told),
         "matthews": matthews_corrcoef(true, predicted),
@@ -87,7 +99,9 @@ def test_what_is_counted_in_a_resample_is_what_scikit_learn_says_of_its_rows(rig
     y, z = encode(true, LABELS), encode(predicted, LABELS)
     hot = [v[:, None] == np.arange(3) for v in (y, z)]
     counts = ((hot[0] & hot[1]).sum(0), hot[1].sum(0), hot[0].sum(0))
-    itself = Tallies(*(n[None, None] for n in counts), np.array([[(y == z).sum()]]), np.array([len(y)]))
+    itself = Tallies(
+        *(n[None, None] for n in counts), np.array([[(y == z).sum()]]), np.array([len(y)])
+    )
     told = more_of(true, ["other" if k < 0 else LABELS[k] for k in z])
     assert dict(zip(MORE, more_in(itself, np.unique(y))[0], strict=True)) == pytest.approx(told)
 
@@ -99,7 +113,9 @@ def test_a_single_group_says_nothing_of_a_correlation() -> None:
     assert (m.labels["bird"].f1_ci_low, m.labels["bird"].f1_ci_high) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize(("labels", "n", "right"), [(2, 100, 0.9), (5, 3, 0.5), (200, 2, 0.6), (200, 2, 0.9)])
+@pytest.mark.parametrize(
+    ("labels", "n", "right"), [(2, 100, 0.9), (5, 3, 0.5), (200, 2, 0.6), (200, 2, 0.9)]
+)
 def test_intervals_hold_their_figure(labels: int, n: int, right: float) -> None:
     names = [f"label {i}" for i in range(labels)]
     m = measure(*answers(n, right, names), names, samples=300, seed=0)
@@ -133,14 +149,19 @@ def test_the_seed_decides() -> None:
     assert a == b and a.f1_macro.ci_low != c.f1_macro.ci_low
 
 
-@pytest.mark.parametrize(("true", "predicted"), [([], []), (["fruit"], []), (["fruit"], ["fruit", "metal"])])
+@pytest.mark.parametrize(
+    ("true", "predicted"), [([], []), (["fruit"], []), (["fruit"], ["fruit", "metal"])]
+)
 def test_rows_and_answers_must_match(true: list[str], predicted: list[str]) -> None:
     with pytest.raises(ValueError, match=f"{len(true)} true and {len(predicted)} predicted"):
         measure(true, predicted, LABELS, samples=100, seed=0)
 
 
 def test_codes() -> None:
-    assert encode(["bird", "stone", "fruit"], LABELS).tolist() == [2, -1, 0] and encode([], LABELS).size == 0
+    assert (
+        encode(["bird", "stone", "fruit"], LABELS).tolist() == [2, -1, 0]
+        and encode([], LABELS).size == 0
+    )
 
 
 def test_drawing_cells_is_resampling_rows() -> None:
@@ -153,7 +174,12 @@ def test_drawing_cells_is_resampling_rows() -> None:
     plain = []
     for _ in range(1200):
         take = np.concatenate([rng.choice(np.flatnonzero(y == c), 25) for c in range(3)])
-        plain.append([f1_score(y[take], p[take], labels=[0, 1, 2], average="macro", zero_division=0) for p in (a, b)])
+        plain.append(
+            [
+                f1_score(y[take], p[take], labels=[0, 1, 2], average="macro", zero_division=0)
+                for p in (a, b)
+            ]
+        )
     for f in (lambda m: m[:, 0], lambda m: m[:, 1], lambda m: m[:, 0] - m[:, 1]):
         cells, resampled = f(drawn), f(np.array(plain))
         assert cells.mean() == pytest.approx(resampled.mean(), abs=0.006)
@@ -166,10 +192,14 @@ def test_drawing_cells_is_resampling_rows() -> None:
 def test_each_resample_keeps_the_rows_of_a_class() -> None:
     y = np.array([0, 0, 0, 1, 1, 2])
     drawn = list(draw(y, [np.array([0, 1, -1, 1, 7, 2])], classes=3, samples=1100, seed=0))
-    true, hits, predicted = (np.concatenate([getattr(c, k) for c in drawn]) for k in ("true", "hits", "predicted"))
+    true, hits, predicted = (
+        np.concatenate([getattr(c, k) for c in drawn]) for k in ("true", "hits", "predicted")
+    )
     assert true.shape == (1100, 1, 3) and (true == [3, 2, 1]).all() and (hits[..., 2] == 1).all()
     # of the six rows two have no known label: a third of the first class, and half of the second
-    assert (predicted.sum(axis=2) <= 6).all() and predicted.sum(axis=2).mean() == pytest.approx(4, abs=0.1)
+    assert (predicted.sum(axis=2) <= 6).all() and predicted.sum(axis=2).mean() == pytest.approx(
+        4, abs=0.1
+    )
     assert hits[:, 0, 0].mean() == pytest.approx(1, abs=0.1)
 
 
@@ -185,15 +215,34 @@ def test_tfidf() -> None:
         for i in range(6)
         for word, label in (("apple", "fruit"), ("iron", "metal"))
     ]
-    assert simple.tfidf(train, ["an apple", "the iron", "iron apple iron"]) == ["fruit", "metal", "metal"]
+    assert simple.tfidf(train, ["an apple", "the iron", "iron apple iron"]) == [
+        "fruit",
+        "metal",
+        "metal",
+    ]
     assert simple.tfidf(train[:1], ["x", "y"]) == ["fruit", "fruit"] and simple.tfidf([], []) == []
 
 
-HOSTILE = ["$x$", "<b>", "a_b^{c", r"\alpha$ $", r"\$", "$\\frac{$", "", "x" * 300, "two\nlines", "{}%s"]
+HOSTILE = [
+    "$x$",
+    "<b>",
+    "a_b^{c",
+    r"\alpha$ $",
+    r"\$",
+    "$\\frac{$",
+    "",
+    "x" * 300,
+    "two\nlines",
+    "{}%s",
+]
 
 
-@pytest.mark.parametrize("labels", [HOSTILE, [f"label {i}" for i in range(40)]], ids=["hostile", "many"])
-def test_the_confusion_matrix_is_drawn_whatever_the_labels(tmp_path: Path, labels: list[str]) -> None:
+@pytest.mark.parametrize(
+    "labels", [HOSTILE, [f"label {i}" for i in range(40)]], ids=["hostile", "many"]
+)
+def test_the_confusion_matrix_is_drawn_whatever_the_labels(
+    tmp_path: Path, labels: list[str]
+) -> None:
     matrix = np.diag(range(len(labels))).tolist()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -204,16 +253,23 @@ def test_the_confusion_matrix_is_drawn_whatever_the_labels(tmp_path: Path, label
 
 def test_a_baseline_is_scored_once_on_the_sealed_rows(tmp_path: Path) -> None:
     write(tmp_path / "pool.csv", rows(fruit=9, metal=9))
-    p = project({"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap": 100}).in_folder(tmp_path)
+    p = project(
+        {"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap": 100}
+    ).in_folder(tmp_path)
     workspace = Workspace(tmp_path / "home")
     splits, sealed = split_dataset(p, workspace=workspace), sealed_test_set(p, workspace=workspace)
     curated = curated_of(workspace.home, [record("metal it is", "metal")])
     for found in (False, True):
-        scored = score_baseline(p, "majority", curated=curated, splits=splits, sealed=sealed, workspace=workspace)
+        scored = score_baseline(
+            p, "majority", curated=curated, splits=splits, sealed=sealed, workspace=workspace
+        )
         assert scored.published.found is found and uses_of(sealed, workspace=workspace) == 1
     answers = scored.read()
     assert [a.label for a in answers] == ["fruit"] * 4 + ["metal"] * 4
     assert {a.predicted for a in answers} == {"metal"} and len({a.id for a in answers}) == 8
     assert scored.model == "majority" and scored.known.f1_macro.value == pytest.approx(1 / 3)
     metrics = ScoreResult.model_validate_json((scored.directory / METRICS).read_bytes())
-    assert metrics.model_dump() == scored.model_dump() and metrics.known.confusion == [[0, 4], [0, 4]]
+    assert metrics.model_dump() == scored.model_dump() and metrics.known.confusion == [
+        [0, 4],
+        [0, 4],
+    ]

@@ -26,7 +26,9 @@ def test_the_figures_are_scikit_learns() -> None:
     y, p = drawn(300, 0)
     found = measure_scores(y, p)
     assert found.log_loss == pytest.approx(log_loss(y, p))
-    assert found.brier == pytest.approx(brier_score_loss(y, p, labels=[0, 1, 2], scale_by_half=False))
+    assert found.brier == pytest.approx(
+        brier_score_loss(y, p, labels=[0, 1, 2], scale_by_half=False)
+    )
     assert found.roc_auc_macro == pytest.approx(roc_auc_score(y, p, multi_class="ovr"))
 
 
@@ -35,8 +37,12 @@ def test_of_label_sets_the_mean_over_labels() -> None:
     p = rng.random((400, 3))
     y = (rng.random((400, 3)) < p).astype(np.int64)
     found = measure_scores(y, p)
-    assert found.brier == pytest.approx(np.mean([brier_score_loss(y[:, k], p[:, k]) for k in range(3)]))
-    assert found.roc_auc_macro == pytest.approx(np.mean([roc_auc_score(y[:, k], p[:, k]) for k in range(3)]))
+    assert found.brier == pytest.approx(
+        np.mean([brier_score_loss(y[:, k], p[:, k]) for k in range(3)])
+    )
+    assert found.roc_auc_macro == pytest.approx(
+        np.mean([roc_auc_score(y[:, k], p[:, k]) for k in range(3)])
+    )
     assert found.ece < 0.05
 
 
@@ -53,7 +59,11 @@ def test_the_error_of_a_hand_made_case() -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.floats(0, 1)] * 3)), min_size=1, max_size=20))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.tuples(*[st.floats(0, 1)] * 3)), min_size=1, max_size=20
+    )
+)
 def test_any_scores_give_figures(rows: list[Any]) -> None:
     y = np.array([k for k, _ in rows])
     p = np.array([s for _, s in rows]) + 1e-9

@@ -47,7 +47,9 @@ def speaks(word: str, n: int, wrap: str = "{}") -> Fault:
 
     def fault(handler: Any) -> None:
         number = next(numbers)
-        handler.send(200, completion(wrap.format(" ".join(f"{word}{number}x{i}" for i in range(n)))))
+        handler.send(
+            200, completion(wrap.format(" ".join(f"{word}{number}x{i}" for i in range(n))))
+        )
 
     return fault
 
@@ -55,12 +57,18 @@ def speaks(word: str, n: int, wrap: str = "{}") -> Fault:
 @pytest.fixture
 def models() -> Iterator[dict[str, Server]]:
     with Server() as one, Server() as two:
-        one.always, two.always = speaks("one", 30), speaks("two", 13, "<|im_start|>assistant\n{}<|im_end|>")
+        one.always, two.always = (
+            speaks("one", 30),
+            speaks("two", 13, "<|im_start|>assistant\n{}<|im_end|>"),
+        )
         yield {"one": one, "two": two}
 
 
 def settings(models: dict[str, Server], **generate: Any) -> dict[str, Any]:
-    generators = [{"name": name, "endpoint": server.url, "model": f"m-{name}"} for name, server in models.items()]
+    generators = [
+        {"name": name, "endpoint": server.url, "model": f"m-{name}"}
+        for name, server in models.items()
+    ]
     return {
         "name": "who",
         "labels": {"one": "the first", "two": "the second"},
@@ -82,7 +90,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def asked(folder: Path, models: dict[str, Server], **generate: Any) -> tuple[Project, AnswersResult]:
+def asked(
+    folder: Path, models: dict[str, Server], **generate: Any
+) -> tuple[Project, AnswersResult]:
     project = Project.model_validate(settings(models, **generate)).in_folder(folder)
     return project, ask_models(project, workspace=Workspace(folder / "home"))
 
@@ -91,12 +101,18 @@ def pool(answers: AnswersResult) -> list[dict[str, str]]:
     return [json.loads(line) for line in answers.pool.read_text(encoding="utf-8").splitlines()]
 
 
-def test_every_model_gets_every_question_and_length_tells_nothing(folder: Path, models: dict[str, Server]) -> None:
+def test_every_model_gets_every_question_and_length_tells_nothing(
+    folder: Path, models: dict[str, Server]
+) -> None:
     _, answers = asked(folder, models)
     for server in models.values():
-        assert sorted(body["messages"][-1]["content"] for body in server.requests) == sorted(QUESTIONS)
+        assert sorted(body["messages"][-1]["content"] for body in server.requests) == sorted(
+            QUESTIONS
+        )
     rows = pool(answers)
-    assert [(r["question"], r["label"]) for r in rows] == [(q, m) for q in QUESTIONS for m in ("one", "two")]
+    assert [(r["question"], r["label"]) for r in rows] == [
+        (q, m) for q in QUESTIONS for m in ("one", "two")
+    ]
     assert all(len(r["text"].split()) == 12 and r["text"].startswith(r["label"]) for r in rows)
     assert answers.rows == {"one": 20, "two": 20} and answers.questions == 20
     assert answers.words_before == {"one": [30, 30, 30], "two": [13, 13, 13]}
@@ -113,7 +129,9 @@ def test_what_was_answered_is_not_asked_again(folder: Path, models: dict[str, Se
     assert [len(server.requests) for server in models.values()] == [20, 20]
 
 
-def test_both_answers_to_a_question_stand_in_one_split(folder: Path, models: dict[str, Server]) -> None:
+def test_both_answers_to_a_question_stand_in_one_split(
+    folder: Path, models: dict[str, Server]
+) -> None:
     project, answers = asked(folder, models)
     project, workspace = with_answers(project, answers), Workspace(folder / "home")
     splits = split_dataset(project, workspace=workspace)
@@ -124,10 +142,14 @@ def test_both_answers_to_a_question_stand_in_one_split(folder: Path, models: dic
     parts = {"test": read_records(sealed.directory / "test.jsonl")}
     parts |= {name: read_records(splits.directory / f"{name}.jsonl") for name in ("dev", "seed")}
     questions = {name: {r.lineage["group"] for r in rows} for name, rows in parts.items()}
-    assert sum(map(len, questions.values())) == 20 and set().union(*questions.values()) == set(QUESTIONS)
+    assert sum(map(len, questions.values())) == 20 and set().union(*questions.values()) == set(
+        QUESTIONS
+    )
 
 
-def test_a_question_with_one_short_answer_is_left_out_for_all(folder: Path, models: dict[str, Server]) -> None:
+def test_a_question_with_one_short_answer_is_left_out_for_all(
+    folder: Path, models: dict[str, Server]
+) -> None:
     good = speaks("two", 13)
     replies = itertools.chain([speaks("two", 12), speaks("", 0)], itertools.repeat(good))
     models["two"].always = lambda handler: next(replies)(handler)
@@ -137,11 +159,15 @@ def test_a_question_with_one_short_answer_is_left_out_for_all(folder: Path, mode
 
 
 def test_answers_that_are_all_too_short(folder: Path, models: dict[str, Server]) -> None:
-    with pytest.raises(UserError, match=r"none of the 20 questions .* lower generate\.answer_words"):
+    with pytest.raises(
+        UserError, match=r"none of the 20 questions .* lower generate\.answer_words"
+    ):
         asked(folder, models, answer_words=13)
 
 
-def test_a_budget_that_is_spent_makes_no_smaller_data_set(folder: Path, models: dict[str, Server]) -> None:
+def test_a_budget_that_is_spent_makes_no_smaller_data_set(
+    folder: Path, models: dict[str, Server]
+) -> None:
     with pytest.raises(UserError, match=r"generate\.budget\.requests is spent"):
         asked(folder, models, budget={"requests": 25})
     assert not list((folder / "home" / "stages").rglob(POOL))
@@ -159,7 +185,9 @@ def test_a_model_that_is_down(folder: Path, models: dict[str, Server]) -> None:
     assert answers.rows == {"one": 20, "two": 20} and len(models["one"].requests) == 20
 
 
-def test_a_model_that_is_put_off_for_long_makes_no_smaller_data_set(folder: Path, models: dict[str, Server]) -> None:
+def test_a_model_that_is_put_off_for_long_makes_no_smaller_data_set(
+    folder: Path, models: dict[str, Server]
+) -> None:
     models["two"].faults = [None] * 5
     models["two"].always = status(429, retry_after="5000")
     with pytest.raises(TransientError, match="asked to wait 5000 s"):
@@ -190,7 +218,9 @@ def test_a_retrain_tells_what_the_answers_cost(
     spent = {"requests": 40, "tokens": 1200, "usd": pytest.approx(0.002), "measured": True}
     assert report.cost.spent.model_dump() == spent
     left_out = {"shorter": {"one": 0, "two": 1}, "unanswered": {"one": 0, "two": 0}}
-    assert report.data.answers == AnswersSummary(questions=20, rows={"one": 19, "two": 19}, left_out=left_out)
+    assert report.data.answers == AnswersSummary(
+        questions=20, rows={"one": 19, "two": 19}, left_out=left_out
+    )
     assert report.seconds["answers"] > 0
     lines = dict(rows_of(report))
     assert lines["questions asked"] == "20 of 2 models  (left out: two 1 shorter)"
@@ -199,7 +229,10 @@ def test_a_retrain_tells_what_the_answers_cost(
     seen = client.get_run(report.mlflow_run_id)
     assert (seen.data.metrics["tokens.total"], seen.data.metrics["cost.usd"]) == (1200.0, 0.002)
     (own,) = client.search_runs([seen.info.experiment_id], "tags.`reseed.stage` = 'ask models'")
-    assert own.data.metrics["generate.requests"] == 40 and own.data.metrics["generate.shorter.two"] == 1
+    assert (
+        own.data.metrics["generate.requests"] == 40
+        and own.data.metrics["generate.shorter.two"] == 1
+    )
     page = Path(report.report).read_text(encoding="utf-8")
     assert "Each was asked the same 20 questions" in page and "two 1 shorter" in page
 
@@ -208,7 +241,9 @@ WORDS = st.lists(st.text("ab\u00e9.", min_size=1, max_size=4), max_size=12)
 
 
 @given(
-    answers=st.dictionaries(st.sampled_from("xyz"), st.dictionaries(st.sampled_from("12345"), WORDS), min_size=2),
+    answers=st.dictionaries(
+        st.sampled_from("xyz"), st.dictionaries(st.sampled_from("12345"), WORDS), min_size=2
+    ),
     n=st.integers(1, 8),
     space=st.sampled_from([" ", "\n", "  ", "\t"]),
 )
@@ -219,7 +254,9 @@ def test_the_rows_are_of_one_length_and_one_for_each_model(
     rows, counts = same_length(written, list("12345"), words=n)
     assert {len(r["text"].split()) for r in rows} <= {n}
     long = [q for q in "12345" if all(len(by.get(q, ())) > n for by in answers.values())]
-    assert [(r["question"], r["label"]) for r in rows] == [(q, label) for q in long for label in answers]
+    assert [(r["question"], r["label"]) for r in rows] == [
+        (q, label) for q in long for label in answers
+    ]
     assert all(written[r["label"]][r["question"]].startswith(r["text"]) for r in rows)
     assert counts.rows == {label: len(long) for label in sorted(answers)}
 
@@ -235,7 +272,10 @@ def test_the_rows_are_of_one_length_and_one_for_each_model(
         ("Hello there.\nUser: And you?", "Hello there."),
         ("Question: And you?", ""),
         ("", ""),
-        ("The Question: is it a < b, or b|a? <b>No</b>.", "The Question: is it a < b, or b|a? <b>No</b>."),
+        (
+            "The Question: is it a < b, or b|a? <b>No</b>.",
+            "The Question: is it a < b, or b|a? <b>No</b>.",
+        ),
     ],
 )
 def test_marks_of_a_template_are_taken_out(answer: str, left: str) -> None:
@@ -247,7 +287,11 @@ def test_first_words_keep_the_white_space_between_them() -> None:
 
 
 def test_percentiles() -> None:
-    assert percentiles(range(1, 101)) == [11, 51, 91] and percentiles([]) == [] and percentiles([3]) == [3, 3, 3]
+    assert (
+        percentiles(range(1, 101)) == [11, 51, 91]
+        and percentiles([]) == []
+        and percentiles([3]) == [3, 3, 3]
+    )
 
 
 def test_questions_from_text_and_tables(tmp_path: Path) -> None:
@@ -274,13 +318,19 @@ def test_questions_that_can_not_be_read(tmp_path: Path, data: bytes, said: str) 
     [
         ("generate.questions", None, "has 2 generators and no questions"),
         ("generate.generators", [{"name": "one"}], "has 1 generators and questions"),
-        ("generate.generators", [{"name": "one"}, {"name": "three"}], "the generators 'one', 'three' and the labels"),
+        (
+            "generate.generators",
+            [{"name": "one"}, {"name": "three"}],
+            "the generators 'one', 'three' and the labels",
+        ),
         ("data.pool", "rows.csv", "makes its own real text"),
         ("data.split", {"dev": 3, "test": 4}, "set data.split.rest to seed"),
         ("generate.mode", "by_label", "give data.pool, or both data.dev and data.test"),
     ],
 )
-def test_settings_that_do_not_fit(tmp_path: Path, models: dict[str, Server], key: str, value: Any, said: str) -> None:
+def test_settings_that_do_not_fit(
+    tmp_path: Path, models: dict[str, Server], key: str, value: Any, said: str
+) -> None:
     section, name = key.split(".")
     config = settings(models)
     config[section][name] = value
@@ -291,7 +341,10 @@ def test_settings_that_do_not_fit(tmp_path: Path, models: dict[str, Server], key
 
 
 def test_nothing_is_synthesised_for_labels_that_are_models(models: dict[str, Server]) -> None:
-    assert Project.model_validate(settings(models)).generate.quota(["one", "two"], {}) == {"one": 0, "two": 0}
+    assert Project.model_validate(settings(models)).generate.quota(["one", "two"], {}) == {
+        "one": 0,
+        "two": 0,
+    }
 
 
 def test_missing_questions_and_weights_are_named(tmp_path: Path, models: dict[str, Server]) -> None:
@@ -302,21 +355,32 @@ def test_missing_questions_and_weights_are_named(tmp_path: Path, models: dict[st
     (tmp_path / "questions.txt").write_text("Why?\n")
     config["generate"]["generators"][1] |= {"endpoint": "local", "model": "gone.gguf"}
     (tmp_path / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UserError, match=r"'generate\.generators\.two\.model' is 'gone\.gguf' is not there"):
+    with pytest.raises(
+        UserError, match=r"'generate\.generators\.two\.model' is 'gone\.gguf' is not there"
+    ):
         check_references(load_project(tmp_path / "who.yaml"), tmp_path / "who.yaml")
 
 
 def test_the_projects_of_the_repository_load() -> None:
     paths = [p for p in (ROOT / "configs").glob("*.yaml") if not p.stem.endswith("-cases")]
     found = {path.stem: load_project(path) for path in paths}
-    assert {"bbc-news", "20-newsgroups", "which-llm"} <= set(found) and all(p.name == n for n, p in found.items())
+    assert {"bbc-news", "20-newsgroups", "which-llm"} <= set(found) and all(
+        p.name == n for n, p in found.items()
+    )
     assert len(found["20-newsgroups"].labels) == 20
     questions = read_questions(ROOT / "configs" / str(found["which-llm"].generate.questions))
-    assert len(questions) == len((ROOT / "configs" / "which-llm-questions.txt").read_text().splitlines()) >= 290
+    assert (
+        len(questions)
+        == len((ROOT / "configs" / "which-llm-questions.txt").read_text().splitlines())
+        >= 290
+    )
 
 
 def test_a_model_without_a_chat_template_is_known(tmp_path: Path) -> None:
-    for data, has in ((b"GGUF\0tokenizer.chat_template\0", True), (b"GGUF\0tokenizer.ggml.model\0", False)):
+    for data, has in (
+        (b"GGUF\0tokenizer.chat_template\0", True),
+        (b"GGUF\0tokenizer.ggml.model\0", False),
+    ):
         (tmp_path / "m.gguf").write_bytes(data)
         assert has_chat_template(tmp_path / "m.gguf") is has
 

@@ -21,7 +21,9 @@ ASKED = RoundRequest(count=COUNT, round_number=0, generation=0, more_topics={})
 
 
 @pytest.fixture
-def made(tmp_path: Path, encoder: Path, llm: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def made(
+    tmp_path: Path, encoder: Path, llm: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
     """One round, and what is needed to sample it."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     url = llm.url.replace("http://", "http://user:password@")
@@ -46,7 +48,9 @@ def test_it_is_what_was_sent_and_what_came_back(made: Any, llm: Any) -> None:
         assert "secret" not in str(e) and "password" not in str(e)
 
 
-def test_a_request_without_an_answer_is_passed_over_and_one_without_a_time_says_so(made: Any) -> None:
+def test_a_request_without_an_answer_is_passed_over_and_one_without_a_time_says_so(
+    made: Any,
+) -> None:
     project, about = made
     whole = sample(project, n=9, **about)
     folder = about["workspace"].llm_cache

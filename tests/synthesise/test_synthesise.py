@@ -29,7 +29,14 @@ from tests.kit.stages import splits_of
 
 
 def project(**generate: Any) -> Project:
-    chosen = {"model": "scripted", "concurrency": 1, "retries": 0, "timeout_seconds": 5.0, "examples": 0, **generate}
+    chosen = {
+        "model": "scripted",
+        "concurrency": 1,
+        "retries": 0,
+        "timeout_seconds": 5.0,
+        "examples": 0,
+        **generate,
+    }
     sections = {"data": {"pool": "rows.csv"}, "generate": chosen, "curate": {"min_words": 4}}
     return Project.model_validate({"name": "toy", "labels": toy.LABELS, **sections})
 
@@ -83,8 +90,12 @@ class TestHowMany:
         few = to_request({"a": 19}, tried={"a": 9}, accepted={"a": 3}, budget=1000)
         assert few == {"a": 20}, "nine tries tell too little"
         assert to_request({"a": 19}, tried={"a": 10}, accepted={"a": 5}, budget=1000) == {"a": 38}
-        assert to_request({"a": 10}, tried={"a": 50}, accepted={}, budget=1000) == {"a": 150}, "up to 200 tries"
-        assert to_request({"a": 10}, tried={"a": 100}, accepted={"a": 10}, budget=1000) == {"a": 100}
+        assert to_request({"a": 10}, tried={"a": 50}, accepted={}, budget=1000) == {"a": 150}, (
+            "up to 200 tries"
+        )
+        assert to_request({"a": 10}, tried={"a": 100}, accepted={"a": 10}, budget=1000) == {
+            "a": 100
+        }
 
     def test_a_label_is_given_up_after_200_rows_with_under_5_percent(self) -> None:
         assert hopeless("a", tried={"a": 199}, accepted={}) is None
@@ -99,9 +110,17 @@ class TestHowMany:
 
     def test_a_quota_by_label_and_a_balanced_one(self) -> None:
         names = list(toy.LABELS)
-        assert project(per_label={"metal": 5}).generate.quota(names, {}) == {"metal": 5, "fruit": 0, "bird": 0}
+        assert project(per_label={"metal": 5}).generate.quota(names, {}) == {
+            "metal": 5,
+            "fruit": 0,
+            "bird": 0,
+        }
         balanced = project(per_label=10, balance=True).generate
-        assert balanced.quota(names, {"metal": 4, "fruit": 30}) == {"metal": 26, "fruit": 0, "bird": 30}
+        assert balanced.quota(names, {"metal": 4, "fruit": 30}) == {
+            "metal": 26,
+            "fruit": 0,
+            "bird": 30,
+        }
         assert balanced.quota(names, {"metal": 4}) == {"metal": 6, "fruit": 10, "bird": 10}
 
     def test_the_budget_of_a_retrain(self) -> None:
@@ -115,7 +134,15 @@ SEEDS = [Record.of(f"{label} seed {i}", label, "seed") for label in toy.LABELS f
 
 
 def request_of(count: dict[str, int], *, round_number: int = 1, **asked: Any) -> RoundRequest:
-    return RoundRequest(**{"count": count, "round_number": round_number, "generation": 0, "more_topics": {}, **asked})
+    return RoundRequest(
+        **{
+            "count": count,
+            "round_number": round_number,
+            "generation": 0,
+            "more_topics": {},
+            **asked,
+        }
+    )
 
 
 def drawn(
@@ -136,7 +163,11 @@ class TestPlan:
 
     def test_another_round_generation_or_seed_asks_for_other_texts(self) -> None:
         first = keys(drawn(project()))
-        for other in (drawn(project(), round_number=2), drawn(project(), generation=1), drawn(project(seed=1))):
+        for other in (
+            drawn(project(), round_number=2),
+            drawn(project(), generation=1),
+            drawn(project(seed=1)),
+        ):
             assert not first & keys(other)
 
     def test_asking_for_more_keeps_what_was_planned(self) -> None:
@@ -151,11 +182,15 @@ class TestPlan:
             assert Counter(r.tag["topic"] for r in own) == dict.fromkeys(subtopics(line), 3)
             for r in own:
                 prompt = r.messages[-1][1]
-                assert prompt == f"Write {r.tag['topic']}; about {label}: {line}, in {r.tag['style']}."
+                assert (
+                    prompt == f"Write {r.tag['topic']}; about {label}: {line}, in {r.tag['style']}."
+                )
 
     def test_labels_are_interleaved(self) -> None:
         """A round that is cut off has some of each label."""
-        assert {r.tag["label"] for r in drawn(project(), dict.fromkeys(toy.LABELS, 30))[:15]} == set(toy.LABELS)
+        assert {
+            r.tag["label"] for r in drawn(project(), dict.fromkeys(toy.LABELS, 30))[:15]
+        } == set(toy.LABELS)
 
     def test_seed_rows_are_shown_of_the_own_label_only(self) -> None:
         texts = {r.id: r for r in SEEDS}
@@ -165,10 +200,14 @@ class TestPlan:
             prompt = r.messages[-1][1]
             shown = [texts[i] for i in r.tag["seeds"]]
             assert len({s.id for s in shown}) == 2 and {s.label for s in shown} == {r.tag["label"]}
-            assert [s.text for s in SEEDS if s.text in prompt] == [s.text for s in SEEDS if s in shown]
+            assert [s.text for s in SEEDS if s.text in prompt] == [
+                s.text for s in SEEDS if s in shown
+            ]
 
     def test_no_seed_row_is_shown_where_none_is_wanted_or_there_is_none(self) -> None:
-        assert all("seed" not in r.messages[-1][1] and r.tag["seeds"] == [] for r in drawn(project()))
+        assert all(
+            "seed" not in r.messages[-1][1] and r.tag["seeds"] == [] for r in drawn(project())
+        )
         bare = plan(project(examples=2), request_of({"metal": 2}), seeds=SEEDS[5:])
         assert all("Examples" not in r.messages[-1][1] for r in bare)
 
@@ -177,11 +216,26 @@ class TestPlan:
         assert (request.temperature, request.top_p, request.max_tokens) == (0.3, 0.4, 17)
 
 
-def reply(text: str | None, finish_reason: str | None = "stop", *, rows: int = 1, schema: str | None = None) -> Reply:
-    tag = {"label": "metal", "topic": "topic one", "style": "a quote", "seeds": ["s1"], "round": 2, "generator": "m"}
+def reply(
+    text: str | None,
+    finish_reason: str | None = "stop",
+    *,
+    rows: int = 1,
+    schema: str | None = None,
+) -> Reply:
+    tag = {
+        "label": "metal",
+        "topic": "topic one",
+        "style": "a quote",
+        "seeds": ["s1"],
+        "round": 2,
+        "generator": "m",
+    }
     tag |= {"rows": rows, "prompt": "Write of it."}
     request = Request((("user", "prompt"),), 1.0, 0.9, 50, 7, schema=schema, tag=tag)
-    return Reply(request, "k" * 64, text, finish_reason, 10, 20, usd=0.5, measured=True, bought=True)
+    return Reply(
+        request, "k" * 64, text, finish_reason, 10, 20, usd=0.5, measured=True, bought=True
+    )
 
 
 def read(text: str | None, finish_reason: str | None = "stop") -> Record | Rejected:
@@ -189,7 +243,9 @@ def read(text: str | None, finish_reason: str | None = "stop") -> Record | Rejec
     return row
 
 
-def read_json(text: str | None, finish_reason: str = "stop", rows: int = 3) -> list[Record | Rejected]:
+def read_json(
+    text: str | None, finish_reason: str = "stop", rows: int = 3
+) -> list[Record | Rejected]:
     return parse(reply(text, finish_reason, rows=rows, schema="{}"), min_words=4)
 
 
@@ -261,11 +317,20 @@ class TestParse:
     @pytest.mark.parametrize(
         ("wrapped", "text"),
         [
-            ("Sure! Here is a news story:\n\nThe price of iron rose again.", "The price of iron rose again."),
-            ("Here's a short text about iron:\nThe price of iron rose again.", "The price of iron rose again."),
+            (
+                "Sure! Here is a news story:\n\nThe price of iron rose again.",
+                "The price of iron rose again.",
+            ),
+            (
+                "Here's a short text about iron:\nThe price of iron rose again.",
+                "The price of iron rose again.",
+            ),
             ("# Iron\nThe price of iron rose again.", "The price of iron rose again."),
             ("**Title: Iron**\n\nThe price of iron rose again.", "The price of iron rose again."),
-            ("Certainly:\n\n## Iron\n\nThe price of iron rose again.", "The price of iron rose again."),
+            (
+                "Certainly:\n\n## Iron\n\nThe price of iron rose again.",
+                "The price of iron rose again.",
+            ),
             ("  The price of iron rose again. \n", "The price of iron rose again."),
         ],
     )
@@ -278,7 +343,10 @@ class TestParse:
         [
             ("The price of iron rose. Then it was sold at", "The price of iron rose."),
             ('He said: "The price rose again!" Then it was', 'He said: "The price rose again!"'),
-            ("It cost 3.5 pounds again. Then it cost 4.", "It cost 3.5 pounds again. Then it cost 4."),
+            (
+                "It cost 3.5 pounds again. Then it cost 4.",
+                "It cost 3.5 pounds again. Then it cost 4.",
+            ),
         ],
     )
     def test_a_sentence_that_the_limit_cut_goes(self, text: str, whole: str) -> None:
@@ -292,7 +360,9 @@ class TestParse:
         st.sampled_from(["stop", "length", None]),
     )
     @settings(max_examples=200)
-    def test_any_text_is_read_and_can_be_written(self, text: str, finish_reason: str | None) -> None:
+    def test_any_text_is_read_and_can_be_written(
+        self, text: str, finish_reason: str | None
+    ) -> None:
         found = read(text, finish_reason)
         record = found if isinstance(found, Record) else found.record
         assert record.text.encode() is not None
@@ -309,9 +379,17 @@ def rows_json(*rows: Any) -> str:
 
 class TestJson:
     def test_several_rows_share_the_cost(self) -> None:
-        rows = read_json(rows_json({"text": GOOD, "label": "metal"}, {"text": GOOD + " Twice.", "label": "metal"}))
+        rows = read_json(
+            rows_json(
+                {"text": GOOD, "label": "metal"}, {"text": GOOD + " Twice.", "label": "metal"}
+            )
+        )
         assert [r.text for r in rows if isinstance(r, Record)] == [GOOD, GOOD + " Twice."]
-        assert [(r.lineage["tokens"], r.lineage["usd"], r.lineage["row"]) for r in rows if isinstance(r, Record)] == [
+        assert [
+            (r.lineage["tokens"], r.lineage["usd"], r.lineage["row"])
+            for r in rows
+            if isinstance(r, Record)
+        ] == [
             ([5.0, 10.0], 0.25, 0),
             ([5.0, 10.0], 0.25, 1),
         ]
@@ -347,14 +425,32 @@ class TestJson:
             (rows_json({"text": GOOD, "label": "Metal"}), "stop", "mislabelled"),
             (rows_json({"text": GOOD, "label": "no such"}), "stop", "mislabelled"),
             (rows_json({"text": "  ", "label": "metal"}), "stop", "empty_reply"),
-            (rows_json({"text": "I cannot help you with that.", "label": "metal"}), "stop", "refusal"),
+            (
+                rows_json({"text": "I cannot help you with that.", "label": "metal"}),
+                "stop",
+                "refusal",
+            ),
             (rows_json({"text": "Iron rose.", "label": "metal"}), "stop", "fragment"),
-            (rows_json({"text": "The mill of [Company Name] sold iron.", "label": "metal"}), "stop", "placeholder"),
-            (f'{{"rows": [{{"text": "{GOOD}", "label": "fruit", "label": "metal"}}]}}', "stop", "duplicate_key"),
-            (f'{{"rows": [], "rows": [{{"text": "{GOOD}", "label": "metal"}}]}}', "stop", "duplicate_key"),
+            (
+                rows_json({"text": "The mill of [Company Name] sold iron.", "label": "metal"}),
+                "stop",
+                "placeholder",
+            ),
+            (
+                f'{{"rows": [{{"text": "{GOOD}", "label": "fruit", "label": "metal"}}]}}',
+                "stop",
+                "duplicate_key",
+            ),
+            (
+                f'{{"rows": [], "rows": [{{"text": "{GOOD}", "label": "metal"}}]}}',
+                "stop",
+                "duplicate_key",
+            ),
         ],
     )
-    def test_is_set_aside_and_never_mended_into_a_label(self, text: str | None, finish_reason: str, check: str) -> None:
+    def test_is_set_aside_and_never_mended_into_a_label(
+        self, text: str | None, finish_reason: str, check: str
+    ) -> None:
         (row,) = read_json(text, finish_reason)
         assert isinstance(row, Rejected) and row.check == check, row
         assert row.record.label == "metal" and row.reason and row.record.text.encode() is not None
@@ -368,8 +464,12 @@ class TestJson:
         requests = drawn(project(format="json", rows_per_reply=4), {"metal": 10})
         assert sorted(r.tag["rows"] for r in requests) == [2, 4, 4]
         for r in requests:
-            enum = json.loads(str(r.schema))["properties"]["rows"]["items"]["properties"]["label"]["enum"]
-            assert enum == list(toy.LABELS) and f"Write {r.tag['rows']} of them" in r.messages[-1][1]
+            enum = json.loads(str(r.schema))["properties"]["rows"]["items"]["properties"]["label"][
+                "enum"
+            ]
+            assert (
+                enum == list(toy.LABELS) and f"Write {r.tag['rows']} of them" in r.messages[-1][1]
+            )
             assert r.max_tokens == 110 * r.tag["rows"]
 
 
@@ -378,7 +478,10 @@ class TestDiversity:
         chosen = {"length": ["short", "long"], "point_of_view": {"metal": ["a smith"]}}
         requests = drawn(project(attributes=chosen), dict.fromkeys(toy.LABELS, 20))
         for r in requests:
-            assert f"Length: {r.tag['length']}." in r.messages[-1][1] and r.tag["length"] in {"short", "long"}
+            assert f"Length: {r.tag['length']}." in r.messages[-1][1] and r.tag["length"] in {
+                "short",
+                "long",
+            }
             assert ("Point of view: a smith." in r.messages[-1][1]) == (r.tag["label"] == "metal")
         assert {r.tag["length"] for r in requests} == {"short", "long"}
 
@@ -388,34 +491,48 @@ class TestDiversity:
         assert 0.3 < len(near) / len(requests) < 0.7
         for r in near:
             assert r.tag["near"] != r.tag["label"]
-            assert any(f"touches on {t}" in r.messages[-1][1] for t in subtopics(toy.LABELS[r.tag["near"]]))
+            assert any(
+                f"touches on {t}" in r.messages[-1][1] for t in subtopics(toy.LABELS[r.tag["near"]])
+            )
         assert not any("near" in r.tag for r in drawn(project()))
 
     def test_focus_asks_for_missed_topics_and_confused_labels(self) -> None:
         focus = Focus(topics={"metal": ["topic two"]}, near={"metal": ["fruit"]})
-        requests = plan(project(), request_of({"metal": 40, "bird": 8}, round_number=2, focus=focus), seeds=[])
+        requests = plan(
+            project(), request_of({"metal": 40, "bird": 8}, round_number=2, focus=focus), seeds=[]
+        )
         metal = [r for r in requests if r.tag["label"] == "metal"]
         assert {r.tag["topic"] for r in metal} == {"topic two"}
         near = [r.tag.get("near") for r in metal]
         assert set(near) == {None, "fruit"} and 8 < near.count("fruit") < 32
-        assert {r.tag["topic"] for r in requests if r.tag["label"] == "bird"} == {"topic five", "topic six"}
+        assert {r.tag["topic"] for r in requests if r.tag["label"] == "bird"} == {
+            "topic five",
+            "topic six",
+        }
 
     def test_proposed_topics_join_the_descriptions(self) -> None:
         more = {"metal": ["topic nine"]}
         requests = plan(project(), request_of({"metal": 9}, more_topics=more), seeds=[])
-        assert Counter(r.tag["topic"] for r in requests) == {"topic one": 3, "topic two": 3, "topic nine": 3}
+        assert Counter(r.tag["topic"] for r in requests) == {
+            "topic one": 3,
+            "topic two": 3,
+            "topic nine": 3,
+        }
 
     def test_a_list_is_read_and_talk_is_not(self) -> None:
-        said = (
-            "Sure! Here are some:\n1. Steel mills\n2) **Gold mines**\n- topic one\n3. Steel mills.\nI hope this helps."
-        )
+        said = "Sure! Here are some:\n1. Steel mills\n2) **Gold mines**\n- topic one\n3. Steel mills.\nI hope this helps."
         assert read_list(said, known=["Topic one"]) == ["Steel mills", "Gold mines"]
-        assert read_list("I cannot.", known=[]) == [] and read_list("1. " + "word " * 30, known=[]) == []
+        assert (
+            read_list("I cannot.", known=[]) == []
+            and read_list("1. " + "word " * 30, known=[]) == []
+        )
 
     @given(shares=st.lists(st.integers(1, 9), min_size=2, max_size=4), n=st.integers(40, 200))
     @settings(max_examples=30, deadline=None)
     def test_generators_have_their_shares_of_every_label(self, shares: list[int], n: int) -> None:
-        generators = [{"name": f"g{i}", "share": float(s), "model": f"m{i}"} for i, s in enumerate(shares)]
+        generators = [
+            {"name": f"g{i}", "share": float(s), "model": f"m{i}"} for i, s in enumerate(shares)
+        ]
         requests = drawn(project(generators=generators), {"metal": n, "bird": n})
         for label in ("metal", "bird"):
             have = Counter(r.tag["generator"] for r in requests if r.tag["label"] == label)
@@ -463,39 +580,67 @@ class TestStage:
         assert len(rows) == 10 and {r.check for r in rejected} == {"refusal", "empty_reply"}
         for r in rows:
             words = set(r.text.lower().strip(".").split()) - set(toy.FILLER)
-            assert words <= set(toy.WRITTEN[str(r.label)]), "each reply belongs to the label that it was asked for"
+            assert words <= set(toy.WRITTEN[str(r.label)]), (
+                "each reply belongs to the label that it was asked for"
+            )
         assert result.asked == dict.fromkeys(toy.LABELS, 4) and sum(result.rows.values()) == 10
         assert result.rejected == {"refusal": 1, "empty_reply": 1}
         assert (result.requests, result.replies, result.lost, result.bought) == (12, 12, 0, 12)
         assert (result.prompt_tokens, result.completion_tokens, result.tokens) == (120, 240, 360)
         (usage,) = result.generators.values()
         assert (usage.requests, usage.rows, usage.tokens) == (12, 10, 360)
-        metrics = {"requests": 12.0, "lost": 0.0, "prompt_tokens": 120.0, "completion_tokens": 240.0, "usd": 0.0}
-        assert result.metrics() == {f"generate.{k}": v for k, v in metrics.items()} | {"generate.replies": 12.0}
+        metrics = {
+            "requests": 12.0,
+            "lost": 0.0,
+            "prompt_tokens": 120.0,
+            "completion_tokens": 240.0,
+            "usd": 0.0,
+        }
+        assert result.metrics() == {f"generate.{k}": v for k, v in metrics.items()} | {
+            "generate.replies": 12.0
+        }
 
-    def test_a_second_call_is_found_without_a_request(self, round_: Round, llm: scripted.Server) -> None:
+    def test_a_second_call_is_found_without_a_request(
+        self, round_: Round, llm: scripted.Server
+    ) -> None:
         first = round_.run()
         again = round_.run(concurrency=8, timeout_seconds=9.0, retries=3, per_label=99)
-        assert again.published.found and (again.directory, again.digest) == (first.directory, first.digest)
+        assert again.published.found and (again.directory, again.digest) == (
+            first.directory,
+            first.digest,
+        )
         assert len(llm.requests) == 12
 
-    def test_what_decides_the_texts_makes_another_directory(self, round_: Round, llm: scripted.Server) -> None:
+    def test_what_decides_the_texts_makes_another_directory(
+        self, round_: Round, llm: scripted.Server
+    ) -> None:
         first = round_.run()
-        others = [round_.run(round_number=2), round_.run(seed=3), round_.run(examples=1), round_.run(temperature=0.2)]
+        others = [
+            round_.run(round_number=2),
+            round_.run(seed=3),
+            round_.run(examples=1),
+            round_.run(temperature=0.2),
+        ]
         assert len({r.published.key for r in [first, *others]}) == 5 and len(llm.requests) == 60
 
-    def test_the_order_of_arrival_does_not_matter(self, round_: Round, llm: scripted.Server, tmp_path: Path) -> None:
+    def test_the_order_of_arrival_does_not_matter(
+        self, round_: Round, llm: scripted.Server, tmp_path: Path
+    ) -> None:
         first = round_.run()
         other = Round(tmp_path / "other", llm)
         llm.delay = 0.01
         assert other.run(concurrency=6).digest == first.digest
 
-    def test_a_smaller_round_is_found_in_the_cache(self, round_: Round, llm: scripted.Server) -> None:
+    def test_a_smaller_round_is_found_in_the_cache(
+        self, round_: Round, llm: scripted.Server
+    ) -> None:
         round_.run(3)
         grown = round_.run(4)
         assert grown.bought == 3 and grown.replies == 12 and len(llm.requests) == 12
 
-    def test_a_failure_midway_keeps_what_was_bought(self, round_: Round, llm: scripted.Server) -> None:
+    def test_a_failure_midway_keeps_what_was_bought(
+        self, round_: Round, llm: scripted.Server
+    ) -> None:
         llm.faults = [None] * 5
         llm.always = scripted.status(500)
         with pytest.raises(TransientError, match="kept"):
@@ -534,9 +679,13 @@ class TestStage:
         llm.always = note
         round_.run(1, api_key_env="TOY_KEY")
         assert set(sent) == {"Bearer sk-very-secret"}
-        assert not [p for p in round_.home.rglob("*") if p.is_file() and b"very-secret" in p.read_bytes()]
+        assert not [
+            p for p in round_.home.rglob("*") if p.is_file() and b"very-secret" in p.read_bytes()
+        ]
 
-    def test_a_seed_row_that_repeats_a_held_out_one_is_not_shown(self, round_: Round, llm: scripted.Server) -> None:
+    def test_a_seed_row_that_repeats_a_held_out_one_is_not_shown(
+        self, round_: Round, llm: scripted.Server
+    ) -> None:
         open_, sealed = SEEDS[1], SEEDS[0]
         round_.run(30, examples=2)
         assert sealed.text in str(llm.requests) and open_.text in str(llm.requests)
@@ -544,7 +693,10 @@ class TestStage:
         repeated = sealed.but(text=sealed.text.upper() + "!")
         round_.splits = splits_of(round_.home, seed=SEEDS, test=[repeated])
         result = round_.run(30, examples=2, seed=1)
-        assert result.seeds_not_shown == 1 and "1 seed rows repeat dev or test text" in result.summary()
+        assert (
+            result.seeds_not_shown == 1
+            and "1 seed rows repeat dev or test text" in result.summary()
+        )
         assert sealed.text not in str(llm.requests) and open_.text in str(llm.requests)
 
     def test_progress_is_told(self, round_: Round, llm: scripted.Server) -> None:
@@ -571,7 +723,17 @@ def test_a_missing_key_is_told_before_anything_starts(monkeypatch: pytest.Monkey
 
 def test_texts_without_spaces_have_words_and_sentences() -> None:
     """Chinese writes no spaces: a character counts as a word, and a sentence ends with its full stop."""
-    reply = Reply(plan_one(), "k", "股市今天上涨了。银行公布了利润。然后文章被截", "length", 1, 1, 0.0, True, True)
+    reply = Reply(
+        plan_one(),
+        "k",
+        "股市今天上涨了。银行公布了利润。然后文章被截",
+        "length",
+        1,
+        1,
+        0.0,
+        True,
+        True,
+    )
     (parsed,) = parse(reply, min_words=8)
     assert isinstance(parsed, Record) and parsed.text == "股市今天上涨了。银行公布了利润。"
 

@@ -24,8 +24,16 @@ class Store:
         self.client: MlflowClient = connect(self.settings)
 
     def opened(self, name: str, *, home: Path | None = None, kind: str = "retrain") -> Tracking:
-        where = Settings(Workspace(home or self.settings.workspace.home), self.settings.tracking_uri)
-        told: dict[str, Any] = {"experiment": "toy", "retrain_id": name, "name": name, "params": {}, "kind": kind}
+        where = Settings(
+            Workspace(home or self.settings.workspace.home), self.settings.tracking_uri
+        )
+        told: dict[str, Any] = {
+            "experiment": "toy",
+            "retrain_id": name,
+            "name": name,
+            "params": {},
+            "kind": kind,
+        }
         return Tracking.open(self.client, where, **told)
 
     def child(self, log: Tracking, name: str) -> str:
@@ -38,7 +46,9 @@ class Store:
     def closed(self, by: Tracking) -> Closed:
         """What a retrain that starts now closes."""
         workspace = self.settings.workspace
-        return close_orphans(self.client, experiment_id=by.experiment_id, workspace=workspace, current=by.run_id)
+        return close_orphans(
+            self.client, experiment_id=by.experiment_id, workspace=workspace, current=by.run_id
+        )
 
 
 @pytest.fixture
@@ -48,19 +58,32 @@ def store(home: Path) -> Store:
 
 def test_dead_runs_end_as_killed_with_their_children(store: Store) -> None:
     dead, done, mine = store.opened("dead"), store.opened("done"), store.opened("mine")
-    left, own, finished = store.child(dead, "train"), store.child(mine, "train"), store.child(done, "train")
+    left, own, finished = (
+        store.child(dead, "train"),
+        store.child(mine, "train"),
+        store.child(done, "train"),
+    )
     store.client.set_terminated(finished, "FINISHED")
     done.close("FINISHED")
     found = store.closed(by=mine)
     assert sorted(found.runs) == sorted([dead.run_id, left, own]) and found.models == []
     assert [store.status(r) for r in (dead.run_id, left, own)] == ["KILLED"] * 3
-    assert [store.status(r) for r in (mine.run_id, done.run_id, finished)] == ["RUNNING", "FINISHED", "FINISHED"]
-    assert store.client.get_run(dead.run_id).data.tags["failure"] == "its process ended without a word"
+    assert [store.status(r) for r in (mine.run_id, done.run_id, finished)] == [
+        "RUNNING",
+        "FINISHED",
+        "FINISHED",
+    ]
+    assert (
+        store.client.get_run(dead.run_id).data.tags["failure"] == "its process ended without a word"
+    )
     assert store.closed(by=mine) == Closed([], [])
 
 
 def test_searches_and_other_workspaces_are_left_alone(store: Store, tmp_path: Path) -> None:
-    search, elsewhere = store.opened("search", kind="tune"), store.opened("elsewhere", home=tmp_path / "other")
+    search, elsewhere = (
+        store.opened("search", kind="tune"),
+        store.opened("elsewhere", home=tmp_path / "other"),
+    )
     trial, stage = store.child(search, "trial 0"), store.child(elsewhere, "train")
     assert store.closed(by=store.opened("mine")) == Closed([], [])
     assert {store.status(r) for r in (search.run_id, elsewhere.run_id, trial, stage)} == {"RUNNING"}
@@ -79,7 +102,11 @@ def test_a_copy_of_a_workspace_is_another_one_and_lives_on(store: Store, tmp_pat
     first = store.opened("first")
     copied = Path(shutil.copytree(store.settings.workspace.home, tmp_path / "copy"))
     store.opened("second", home=copied)
-    assert workspace_id(Workspace(copied)) == workspace_id(Workspace(copied)) != workspace_id(store.settings.workspace)
+    assert (
+        workspace_id(Workspace(copied))
+        == workspace_id(Workspace(copied))
+        != workspace_id(store.settings.workspace)
+    )
     assert store.closed(by=store.opened("mine")).runs == [first.run_id]
 
 
@@ -91,7 +118,9 @@ def test_two_first_starts_at_once_have_one_name(tmp_path: Path) -> None:
 def test_pending_models_of_ours_are_deleted(store: Store, tmp_path: Path) -> None:
     dead, elsewhere = store.opened("dead"), store.opened("elsewhere", home=tmp_path / "other")
     runs = [store.child(dead, "train"), dead.run_id, store.child(elsewhere, "train")]
-    pending = [store.client.create_logged_model(dead.experiment_id, source_run_id=r).model_id for r in runs]
+    pending = [
+        store.client.create_logged_model(dead.experiment_id, source_run_id=r).model_id for r in runs
+    ]
     ready = store.client.create_logged_model(dead.experiment_id, source_run_id=runs[0]).model_id
     store.client.finalize_logged_model(ready, "READY")
     assert sorted(store.closed(by=store.opened("mine")).models) == sorted(pending[:2])
@@ -102,7 +131,10 @@ def test_pending_models_of_ours_are_deleted(store: Store, tmp_path: Path) -> Non
 def test_every_page_of_models_is_looked_at(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logged_model, "PAGE", 2)
     dead = store.opened("dead")
-    pending = [store.client.create_logged_model(dead.experiment_id, source_run_id=dead.run_id) for _ in range(5)]
+    pending = [
+        store.client.create_logged_model(dead.experiment_id, source_run_id=dead.run_id)
+        for _ in range(5)
+    ]
     assert len(store.closed(by=store.opened("mine")).models) == len(pending)
 
 

@@ -35,13 +35,17 @@ class Bench:
     def __init__(self, home: Path, encoder: Path) -> None:
         self.settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")
         self.client: MlflowClient = connect(self.settings)
-        self.tracking = Tracking.open(self.client, self.settings, experiment="toy", retrain_id="r", name="r", params={})
+        self.tracking = Tracking.open(
+            self.client, self.settings, experiment="toy", retrain_id="r", name="r", params={}
+        )
         told = chosen(logging_steps=1).model_dump(mode="json") | {"model": str(encoder)}
         given = {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}, "train": told}
         self.project = Project.model_validate(given)
         self.rows, self.splits = curated_of(home, TRAIN), splits_of(home, dev=DEV)
 
-    def train(self, on_points: Callable[[str, Points], None], progress: Progress = silent) -> TrainResult:
+    def train(
+        self, on_points: Callable[[str, Points], None], progress: Progress = silent
+    ) -> TrainResult:
         return train(
             self.project,
             curated=self.rows,
@@ -64,7 +68,9 @@ class Bench:
     def complete(self, trained: TrainResult) -> None:
         """The training has one run, FINISHED, with every point of its history once."""
         (run,) = self.runs()
-        history = {(step, name) for step, name, _ in atomic.read_json(trained.directory / "history.json")}
+        history = {
+            (step, name) for step, name, _ in atomic.read_json(trained.directory / "history.json")
+        }
         assert len(history) == 3 * (3 * BATCHES) + 2 * 3
         assert self.points(run.info.run_id) == Counter(history)
         assert run.info.status == "FINISHED" and "failure" not in run.data.tags
@@ -143,14 +149,18 @@ def test_an_mlflow_that_is_away_is_said_once_and_caught_up_with(
     with monkeypatch.context() as m:
         m.setattr(bench.client, "log_batch", away)
         with live_curves(bench.tracking, "train") as on_points:
-            trained = bench.train(on_points, lambda done, *_: wait_for(lambda: len(tried) >= done // BATCHES))
+            trained = bench.train(
+                on_points, lambda done, *_: wait_for(lambda: len(tried) >= done // BATCHES)
+            )
     said = [line for line in capsys.readouterr().err.splitlines() if "MLflow" in line]
     assert len(said) == 1 and "curves of train" in said[0] and "no route to host)" in said[0], said
     bench.tracking.log_stage(trained, name="train")
     bench.complete(trained)
 
 
-def test_a_slow_mlflow_does_not_hold_a_training_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_mlflow_does_not_hold_a_training_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, answers = bench.client.log_batch, threading.Event()
 
     def slow(*args: Any, **given: Any) -> None:
@@ -164,6 +174,8 @@ def test_a_slow_mlflow_does_not_hold_a_training_up(bench: Bench, monkeypatch: py
             assert not answers.is_set(), "it has trained while MLflow did not answer"
             answers.set()
     (run,) = bench.runs()
-    assert len(bench.points(run.info.run_id)) == 3 * (3 * BATCHES) + 2 * 3, "nothing was lost by waiting"
+    assert len(bench.points(run.info.run_id)) == 3 * (3 * BATCHES) + 2 * 3, (
+        "nothing was lost by waiting"
+    )
     bench.tracking.log_stage(trained, name="train")
     bench.complete(trained)

@@ -43,7 +43,9 @@ def refusing() -> Iterator[Callable[[int], str]]:
         server.shutdown()
 
 
-@pytest.mark.parametrize(("status", "remedy"), [(401, "MLFLOW_TRACKING_PASSWORD"), (403, "EDIT or MANAGE")])
+@pytest.mark.parametrize(
+    ("status", "remedy"), [(401, "MLFLOW_TRACKING_PASSWORD"), (403, "EDIT or MANAGE")]
+)
 @pytest.mark.parametrize("verb", ["status", "history"])
 def test_who_may_not_is_told_what_to_set(
     verb: str,
@@ -69,19 +71,32 @@ def test_a_store_that_is_not_there_is_said_before_the_wait_and_after(
         code, _, err = reseed("status", "toy")
         said = err.strip().splitlines()
         assert code == 1 and len(said) == lines and "hush" not in err, err
-        assert "did not answer: start it" in said[-1] and (lines == 1 or "refused): it is asked again" in said[0])
+        assert "did not answer: start it" in said[-1] and (
+            lines == 1 or "refused): it is asked again" in said[0]
+        )
 
 
 @pytest.mark.parametrize(
-    "uri", ["sqlite:////nowhere/x.db", "postgresql+psycopg://me@/x?host=/run/pg", "file:///x", "databricks"]
+    "uri",
+    [
+        "sqlite:////nowhere/x.db",
+        "postgresql+psycopg://me@/x?host=/run/pg",
+        "file:///x",
+        "databricks",
+    ],
 )
-def test_a_store_without_a_port_is_not_knocked_at(uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_store_without_a_port_is_not_knocked_at(
+    uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     store_errors.notice_silence(Settings(Workspace(tmp_path), uri))
     assert capfd.readouterr().err == ""
 
 
 def test_another_error_is_none_of_the_stores(tmp_path: Path) -> None:
-    assert store_errors.fault(ValueError("error code 401"), Settings(Workspace(tmp_path), "http://x")) is None
+    assert (
+        store_errors.fault(ValueError("error code 401"), Settings(Workspace(tmp_path), "http://x"))
+        is None
+    )
 
 
 def test_a_database_that_is_not_there(tmp_path: Path) -> None:
@@ -105,4 +120,6 @@ def test_the_command_says_it_once(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing(401))
     ran = fresh_process("retrain", ROOT / "configs" / "bbc-news.yaml", home=home)
     said = ran.stderr.strip().splitlines()
-    assert ran.returncode == 2 and len(said) == 1 and said[0].startswith("reseed: MLflow's store"), ran.stderr
+    assert (
+        ran.returncode == 2 and len(said) == 1 and said[0].startswith("reseed: MLflow's store")
+    ), ran.stderr

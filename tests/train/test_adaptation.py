@@ -27,7 +27,9 @@ from tests.kit.stages import curated_of, splits_of
 def rows(n: int, source: Source, seed: int, label: bool = True) -> list[Record]:
     rng = random.Random(seed)
     return [
-        Record.of(toy.sentence(toy.REAL[k], rng), k if label else None, source) for k in toy.LABELS for _ in range(n)
+        Record.of(toy.sentence(toy.REAL[k], rng), k if label else None, source)
+        for k in toy.LABELS
+        for _ in range(n)
     ]
 
 
@@ -44,7 +46,13 @@ class Text:
         self.curated = curated_of(home, TRAINING)
 
     def project(self, encoder: Path | None = None, **changes: Any) -> Project:
-        quick = {"epochs": 4, "learning_rate": 3e-3, "batch_size": 8, "head_steps": 40, "held_out": 30}
+        quick = {
+            "epochs": 4,
+            "learning_rate": 3e-3,
+            "batch_size": 8,
+            "head_steps": 40,
+            "held_out": 30,
+        }
         train = {"model": str(encoder or self.encoder), "max_length": 32, "precision": "fp32"}
         given = {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}}
         return Project.model_validate({**given, "adapt": {**quick, **changes}, "train": train})
@@ -88,7 +96,11 @@ def test_the_text_is_learned_and_the_classifier_starts_from_it(text: Text) -> No
     adapted = text.adapt(head_steps=150)
     words = len(AutoTokenizer.from_pretrained(text.encoder))
     assert adapted.perplexity.after < 0.9 * adapted.perplexity.before < 0.9 * words
-    assert (adapted.held_out, adapted.held_out_from, adapted.rows) == (30, "unlabelled", 180 - 30 + 30)
+    assert (adapted.held_out, adapted.held_out_from, adapted.rows) == (
+        30,
+        "unlabelled",
+        180 - 30 + 30,
+    )
     assert adapted.steps == 4 * -(-180 // 8) and adapted.resumed_from == 0 and adapted.leaks == 0
     assert adapted.head == "made" and adapted.head_steps == 150
     assert "no head for masked words" in adapted.summary().splitlines()[1]
@@ -100,8 +112,12 @@ def test_the_text_is_learned_and_the_classifier_starts_from_it(text: Text) -> No
     )
     assert set(info["missing_keys"]) == {"classifier.weight", "classifier.bias"}
     now = net.bert.state_dict()
-    assert all(np.array_equal(now[k], before[k]) for k in now if k.startswith("pooler")), "only a classifier reads it"
-    assert not np.allclose(now["embeddings.word_embeddings.weight"], before["embeddings.word_embeddings.weight"])
+    assert all(np.array_equal(now[k], before[k]) for k in now if k.startswith("pooler")), (
+        "only a classifier reads it"
+    )
+    assert not np.allclose(
+        now["embeddings.word_embeddings.weight"], before["embeddings.word_embeddings.weight"]
+    )
     assert AutoTokenizer.from_pretrained(adapted.encoder).mask_token == "[MASK]"
     assert not list(adapted.encoder.glob("*.bin"))
     assert text.adapt(head_steps=150).published.found
@@ -114,11 +130,15 @@ def test_an_encoder_with_a_head_keeps_it(text: Text, with_head: Path) -> None:
     masked = load_masked(adapted.encoder, text.project())
     assert not masked.new_head
     held = _texts(text.project(), text.curated, text.splits)[1]
-    assert masked.perplexity(held, text.project().adapt) == pytest.approx(adapted.perplexity.after, rel=1e-4)
+    assert masked.perplexity(held, text.project().adapt) == pytest.approx(
+        adapted.perplexity.after, rel=1e-4
+    )
 
 
 class TestPerplexity:
-    def test_of_a_model_that_knows_nothing_it_is_the_size_of_the_vocabulary(self, text: Text) -> None:
+    def test_of_a_model_that_knows_nothing_it_is_the_size_of_the_vocabulary(
+        self, text: Text
+    ) -> None:
         import torch
 
         masked = load_masked(text.encoder, text.project())
@@ -135,18 +155,26 @@ class TestPerplexity:
 
 
 class TestWhatIsRead:
-    def test_neither_dev_nor_test_nor_what_repeats_them(self, tmp_path: Path, encoder: Path) -> None:
+    def test_neither_dev_nor_test_nor_what_repeats_them(
+        self, tmp_path: Path, encoder: Path
+    ) -> None:
         repeats = [Record.of("Note: " + r.text, None, "unlabelled") for r in (DEV[0], TEST[0])]
         text = Text(tmp_path, encoder, unlabelled=[*UNLABELLED, *repeats])
         learned, held, data = _texts(text.project(), text.curated, text.splits)
         assert data.leaks == 2 and not {r.text for r in (*DEV, *TEST, *repeats)} & {*learned, *held}
-        assert not set(learned) & set(held) and len(learned) == data.rows and len(held) == data.held_out
+        assert (
+            not set(learned) & set(held)
+            and len(learned) == data.rows
+            and len(held) == data.held_out
+        )
 
     def test_rows_is_a_cap_and_unlabelled_text_goes_first(self, text: Text) -> None:
         learned, held, _ = _texts(text.project(rows=25), text.curated, text.splits)
         assert len(learned) == 25 and {*learned, *held} <= {r.text for r in UNLABELLED}
 
-    def test_without_unlabelled_text_training_text_is_held_out(self, tmp_path: Path, encoder: Path) -> None:
+    def test_without_unlabelled_text_training_text_is_held_out(
+        self, tmp_path: Path, encoder: Path
+    ) -> None:
         text = Text(tmp_path, encoder, unlabelled=[])
         learned, held, data = _texts(text.project(), text.curated, text.splits)
         assert data.held_out_from == "training" and len(held) == 6 and len(learned) == 24
@@ -231,14 +259,17 @@ class TestFailures:
             if self.state.global_step == 3:  # as a step too long leaves it
                 if not weight:
                     return loss * float("nan")
-                next(p for n, p in model.named_parameters() if "pooler" in n or "word_embeddings" in n).data[0] = (
-                    torch.inf
-                )
+                next(
+                    p
+                    for n, p in model.named_parameters()
+                    if "pooler" in n or "word_embeddings" in n
+                ).data[0] = torch.inf
             return loss
 
         monkeypatch.setattr(Trainer, "training_step", step)
         with pytest.raises(
-            UserError, match=r"the adaptation failed: .* not a number at step \d+; lower adapt.learning_rate"
+            UserError,
+            match=r"the adaptation failed: .* not a number at step \d+; lower adapt.learning_rate",
         ):
             text.adapt(steps=20)
         assert self.nothing_kept(text)
@@ -251,16 +282,22 @@ class TestFailures:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
         monkeypatch.setattr(Trainer, "training_step", step)
-        with pytest.raises(UserError, match=r"out of memory with 8 texts a step: lower adapt.batch_size"):
+        with pytest.raises(
+            UserError, match=r"out of memory with 8 texts a step: lower adapt.batch_size"
+        ):
             text.adapt(steps=20)
         assert self.nothing_kept(text)
 
-    def test_one_device_is_used_of_several(self, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_device_is_used_of_several(
+        self, text: Text, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from transformers import TrainingArguments
 
         from tasks.train.adaptation.masked import _arguments
 
-        monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: setattr(self, "_n_gpu", 4))
+        monkeypatch.setattr(
+            TrainingArguments, "__post_init__", lambda self: setattr(self, "_n_gpu", 4)
+        )
         masked = load_masked(text.encoder, text.project())
         assert _arguments(masked, text.project().adapt, text.home)._n_gpu == 1
 
@@ -291,5 +328,7 @@ class TestRefusals:
         shutil.copytree(text.encoder, bad)
         config = json.loads((bad / "config.json").read_text())
         (bad / "config.json").write_text(json.dumps({**config, "intermediate_size": 40}))
-        with pytest.raises(UserError, match=r"bad has weights that don't fit its config.json.*would be random"):
+        with pytest.raises(
+            UserError, match=r"bad has weights that don't fit its config.json.*would be random"
+        ):
             text.adapt(encoder=bad)

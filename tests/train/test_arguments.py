@@ -22,7 +22,9 @@ STEPS, TOP = 3 * BATCHES, 3e-3
 
 def arguments(work: Path = Path("work"), **changes: Any) -> Any:
     settings = chosen(**changes)
-    return training_arguments(settings, work=work, attempt=Attempt.first(settings, precision="fp32", work=work))
+    return training_arguments(
+        settings, work=work, attempt=Attempt.first(settings, precision="fp32", work=work)
+    )
 
 
 def after_warmup(step: int, warmup: int) -> float:
@@ -57,7 +59,9 @@ class TestSchedules:
     @pytest.mark.parametrize("name", list(CURVES))
     def test_the_learning_rate_follows_its_curve(self, name: str, tune: Tune) -> None:
         options, curve = CURVES[name]
-        trained = tune(lr_scheduler_type=name, lr_scheduler_kwargs=options, warmup=6, logging_steps=1)
+        trained = tune(
+            lr_scheduler_type=name, lr_scheduler_kwargs=options, warmup=6, logging_steps=1
+        )
         seen = {step: v for step, n, v in trained.history if n == "train.learning_rate"}
         assert len(seen) == STEPS
         for step, rate in seen.items():  # the rate of step n is that before the curve moves on
@@ -77,12 +81,17 @@ class TestSchedules:
             "lr_scheduler_type": "reduce_lr_on_plateau",
             "lr_scheduler_kwargs": {"patience": 0, "factor": 0.5, "eps": 0.0},
         }
-        trained = tune(epochs=4, learning_rate=1e-9, warmup=0, logging_steps=BATCHES, patience=0, **given)
+        trained = tune(
+            epochs=4, learning_rate=1e-9, warmup=0, logging_steps=BATCHES, patience=0, **given
+        )
         rates = [v for _, n, v in trained.history if n == "train.learning_rate"]
         assert rates[0] == 1e-9 and rates[-1] < 1e-9
 
     def test_a_plateau_is_where_f1_no_longer_rises(self, tune: Tune) -> None:
-        given = {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 0, "factor": 0.5}}
+        given = {
+            "lr_scheduler_type": "reduce_lr_on_plateau",
+            "lr_scheduler_kwargs": {"patience": 0, "factor": 0.5},
+        }
         trained = tune(epochs=3, learning_rate=5e-4, logging_steps=BATCHES, **given)
         f1 = [v for _, n, v in trained.history if n == "dev.f1_macro"]
         rates = [v for _, n, v in trained.history if n == "train.learning_rate"]
@@ -93,7 +102,8 @@ class TestSchedules:
     def test_what_a_curve_needs_is_said_before_anything_is_loaded(self, name: str) -> None:
         if name in NEEDED:
             with pytest.raises(
-                UserError, match=rf"train.lr_scheduler_kwargs is {{}}, which {name} can't be drawn with"
+                UserError,
+                match=rf"train.lr_scheduler_kwargs is {{}}, which {name} can't be drawn with",
             ):
                 arguments(lr_scheduler_type=name)
         made = arguments(lr_scheduler_type=name, lr_scheduler_kwargs=NEEDED.get(name, {}))
@@ -114,7 +124,8 @@ class TestSchedules:
     )
     def test_options_that_a_curve_cannot_take(self, name: str, options: dict[str, Any]) -> None:
         with pytest.raises(
-            UserError, match=rf"train.lr_scheduler_kwargs is {{.*}}, which {name} can't be drawn with: \w"
+            UserError,
+            match=rf"train.lr_scheduler_kwargs is {{.*}}, which {name} can't be drawn with: \w",
         ):
             arguments(lr_scheduler_type=name, lr_scheduler_kwargs=options)
 
@@ -138,8 +149,16 @@ class TestReaching:
             data_seed=9,
             arguments={"adam_beta2": 0.98, "dataloader_num_workers": 2},
         )
-        assert (got.num_train_epochs, got.per_device_train_batch_size, got.per_device_eval_batch_size) == (7, 6, 12)
-        assert (got.gradient_accumulation_steps, got.weight_decay, got.max_grad_norm) == (3, 0.2, 0.5)
+        assert (
+            got.num_train_epochs,
+            got.per_device_train_batch_size,
+            got.per_device_eval_batch_size,
+        ) == (7, 6, 12)
+        assert (got.gradient_accumulation_steps, got.weight_decay, got.max_grad_norm) == (
+            3,
+            0.2,
+            0.5,
+        )
         assert (got.optim.value, got.logging_steps, got.eval_steps) == ("adamw_torch", 9, 4)
         assert got.save_steps == 4, "what is evaluated is saved"
         assert got.activation_checkpointing and (got.seed, got.data_seed) == (5, 9)
@@ -150,11 +169,17 @@ class TestReaching:
         assert arguments().optim.value == "adamw_torch_fused"
 
     def test_without_looks_at_dev_the_last_weights_count(self, tune: Tune) -> None:
-        trained = tune(eval_strategy="no", load_best_model_at_end=False, patience=0, save_strategy="no")
-        assert trained.steps == STEPS and not [n for _, n, _ in trained.history if n.startswith("dev.")]
+        trained = tune(
+            eval_strategy="no", load_best_model_at_end=False, patience=0, save_strategy="no"
+        )
+        assert trained.steps == STEPS and not [
+            n for _, n, _ in trained.history if n.startswith("dev.")
+        ]
 
     def test_gradient_checkpointing_learns_the_same(self, tune: Tune) -> None:
-        assert same(tune("plain", epochs=1), tune("checkpointed", epochs=1, gradient_checkpointing=True))
+        assert same(
+            tune("plain", epochs=1), tune("checkpointed", epochs=1, gradient_checkpointing=True)
+        )
 
     def test_dropout_is_that_of_the_setting(self, tune: Tune) -> None:
         trained = tune(epochs=1, dropout=0.3, attention_dropout=0.0, classifier_dropout=0.5)
@@ -164,7 +189,9 @@ class TestReaching:
 
     def test_the_order_of_rows_has_a_seed_of_its_own(self, tune: Tune) -> None:
         first = tune("a", epochs=1)
-        assert same(first, tune("b", epochs=1, data_seed=0)) and not same(first, tune("c", epochs=1, data_seed=1))
+        assert same(first, tune("b", epochs=1, data_seed=0)) and not same(
+            first, tune("c", epochs=1, data_seed=1)
+        )
 
 
 FREE = {
@@ -180,31 +207,58 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("changes", "said"),
         [
-            ({"lr_scheduler_type": "cosin"}, r"train.lr_scheduler_type is 'cosin' \(did you mean 'cosine'\?\)"),
+            (
+                {"lr_scheduler_type": "cosin"},
+                r"train.lr_scheduler_type is 'cosin' \(did you mean 'cosine'\?\)",
+            ),
             ({"optim": "adamv"}, r"train.optim is 'adamv'.*does not know: it knows adamw_torch"),
             (
                 {"lr_scheduler_kwargs": {"num_cycles": 2}},
                 r"names 'num_cycles', which linear does not take: it takes noth",
             ),
-            ({"arguments": {"learning_rte": 1.0}}, r"names 'learning_rte'.*which transformers .* does not know"),
-            ({"arguments": {"num_train_epochs": 2}}, r"names 'num_train_epochs', which is train.epochs: set that"),
+            (
+                {"arguments": {"learning_rte": 1.0}},
+                r"names 'learning_rte'.*which transformers .* does not know",
+            ),
+            (
+                {"arguments": {"num_train_epochs": 2}},
+                r"names 'num_train_epochs', which is train.epochs: set that",
+            ),
             ({"arguments": {"learning_rate": 2.0}}, r"which is train.learning_rate: set that"),
-            ({"arguments": {"push_to_hub": True}}, r"names 'push_to_hub', which can't be chosen: take it out"),
+            (
+                {"arguments": {"push_to_hub": True}},
+                r"names 'push_to_hub', which can't be chosen: take it out",
+            ),
             ({"arguments": {"hub_token": "x"}}, r"can't be chosen"),
             ({"arguments": {"output_dir": "x"}}, r"can't be chosen"),
             (
                 {"arguments": {"neftune_noise_alpha": 5.0}},
                 r"can't be chosen \(its noise would hang on how many texts.*take it out",
             ),
-            ({"arguments": {"dataloader_drop_last": True}}, r"can't be chosen \(every row is learned from"),
+            (
+                {"arguments": {"dataloader_drop_last": True}},
+                r"can't be chosen \(every row is learned from",
+            ),
             (
                 {"arguments": {"dataloader_prefetch_factor": 2}},
                 r"can't be chosen \(the batches of training don't heed it",
             ),
-            ({"arguments": {"average_tokens_across_devices": False}}, r"can't be chosen \(a step's loss is divided by"),
-            ({"arguments": {"bf16_full_eval": True}}, r"can't be chosen \(the model that is kept would be cut down"),
-            ({"arguments": {"fp16_full_eval": True}}, r"can't be chosen \(the model that is kept would be cut down"),
-            ({"arguments": {"torch_empty_cache_steps": 0}}, r"the train settings don't fit transformers .*torch_empty"),
+            (
+                {"arguments": {"average_tokens_across_devices": False}},
+                r"can't be chosen \(a step's loss is divided by",
+            ),
+            (
+                {"arguments": {"bf16_full_eval": True}},
+                r"can't be chosen \(the model that is kept would be cut down",
+            ),
+            (
+                {"arguments": {"fp16_full_eval": True}},
+                r"can't be chosen \(the model that is kept would be cut down",
+            ),
+            (
+                {"arguments": {"torch_empty_cache_steps": 0}},
+                r"the train settings don't fit transformers .*torch_empty",
+            ),
         ],
     )
     def test_what_transformers_would_not_take(self, changes: dict[str, Any], said: str) -> None:
@@ -227,8 +281,12 @@ class TestMistakes:
 
     def test_a_field_that_another_transformers_lacks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         real = dataclasses.fields
-        monkeypatch.setattr(dataclasses, "fields", lambda c: [f for f in real(c) if f.name != "warmup_steps"])
-        with pytest.raises(UserError, match=r"train.warmup needs warmup_steps, which transformers .* does not know"):
+        monkeypatch.setattr(
+            dataclasses, "fields", lambda c: [f for f in real(c) if f.name != "warmup_steps"]
+        )
+        with pytest.raises(
+            UserError, match=r"train.warmup needs warmup_steps, which transformers .* does not know"
+        ):
             arguments()
 
     @pytest.mark.parametrize(
@@ -256,7 +314,9 @@ class TestMistakes:
         with pytest.raises(UserError, match=r"train.precision is fp16, which needs a CUDA device"):
             tune(precision="fp16")
 
-    def test_a_batch_that_processes_cannot_share(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_batch_that_processes_cannot_share(
+        self, tune: Tune, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("WORLD_SIZE", "3")
         with pytest.raises(UserError, match=r"train.batch_size is 8, but 3 processes share it"):
             tune()

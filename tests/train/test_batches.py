@@ -24,7 +24,9 @@ def shares(lengths: Any, processes: int = 1, epoch: int = 0, **how: Any) -> list
     """Each process's batches."""
     found = []
     for process in range(processes):
-        sampler = TokenBatches(np.array(lengths), processes=processes, process=process, **{"rows": 8, **how})
+        sampler = TokenBatches(
+            np.array(lengths), processes=processes, process=process, **{"rows": 8, **how}
+        )
         sampler.set_epoch(epoch)
         found.append(list(sampler))
         assert len(found[-1]) == len(sampler)
@@ -32,7 +34,14 @@ def shares(lengths: Any, processes: int = 1, epoch: int = 0, **how: Any) -> list
 
 
 class TestBatches:
-    @given(Lengths, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 3))
+    @given(
+        Lengths,
+        st.integers(1, 40),
+        st.integers(1, 4),
+        st.integers(1, 3),
+        st.booleans(),
+        st.integers(0, 3),
+    )
     @settings(max_examples=200, deadline=None)
     def test_each_row_once_and_as_many_batches_everywhere(
         self, lengths: list[int], rows: int, processes: int, pieces: int, grouped: bool, epoch: int
@@ -60,7 +69,9 @@ class TestBatches:
             return  # a batch would be shorter than the longest row
         found = shares(lengths, processes, pieces=pieces, **how)
         steps = [
-            sorted(i for own in found for batch in own[k * pieces : (k + 1) * pieces] for i in batch)
+            sorted(
+                i for own in found for batch in own[k * pieces : (k + 1) * pieces] for i in batch
+            )
             for k in range(whole.steps)
         ]
         assert steps == [sorted(batch) for batch in whole]
@@ -72,19 +83,30 @@ class TestBatches:
     ) -> None:
         tokens = 60 * processes * pieces + more
         found = shares(lengths, processes, tokens=tokens, pieces=pieces, grouped=grouped)
-        sampler = TokenBatches(np.array(lengths), rows=8, tokens=tokens, processes=processes, pieces=pieces)
+        sampler = TokenBatches(
+            np.array(lengths), rows=8, tokens=tokens, processes=processes, pieces=pieces
+        )
         sums = [sum(lengths[i] for i in batch) for batches in found for batch in batches]
         assert max(sums) <= sampler.most
         assert len(found[0]) == pieces * -(-sum(lengths) // tokens)
 
     @given(Lengths, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3))
     @settings(max_examples=200, deadline=None)
-    def test_a_few_sizes_hold_every_batch(self, lengths: list[int], rows: int, processes: int, pieces: int) -> None:
+    def test_a_few_sizes_hold_every_batch(
+        self, lengths: list[int], rows: int, processes: int, pieces: int
+    ) -> None:
         sampler = TokenBatches(np.array(lengths), rows=rows, processes=processes, pieces=pieces)
         sizes = sampler.sizes()
-        assert len(sizes) <= 8 and sizes == tuple(sorted(set(sizes))) and not any(size % 64 for size in sizes)
+        assert (
+            len(sizes) <= 8
+            and sizes == tuple(sorted(set(sizes)))
+            and not any(size % 64 for size in sizes)
+        )
         found = shares(lengths, processes, rows=rows, pieces=pieces)
-        assert max(sum(lengths[i] for i in batch) for batches in found for batch in batches) <= sizes[-1]
+        assert (
+            max(sum(lengths[i] for i in batch) for batches in found for batch in batches)
+            <= sizes[-1]
+        )
 
     @pytest.mark.parametrize(
         ("name", "rows", "processes", "share"),
@@ -96,12 +118,16 @@ class TestBatches:
             ("news", 16, 4, 0.8),
         ],
     )
-    def test_little_of_the_sizes_is_padding(self, name: str, rows: int, processes: int, share: float) -> None:
+    def test_little_of_the_sizes_is_padding(
+        self, name: str, rows: int, processes: int, share: float
+    ) -> None:
         rng = np.random.default_rng(0)
         lengths = {
             "one long": np.append(rng.integers(5, 31, 1999), 256),
             "tail": np.minimum(rng.lognormal(5.5, 1.1, 2000).astype(int) + 8, 8192),
-            "news": np.where(rng.random(2000) < 0.5, rng.integers(55, 150, 2000), rng.integers(108, 513, 2000)),
+            "news": np.where(
+                rng.random(2000) < 0.5, rng.integers(55, 150, 2000), rng.integers(108, 513, 2000)
+            ),
         }[name]
         sampler = TokenBatches(lengths, rows=rows, processes=processes)
         sizes, filled = sampler.sizes(), 0
@@ -133,14 +159,20 @@ class TestBatches:
         assert list(TokenBatches(lengths, rows=8, seed=2)) != first
 
     def test_a_row_beyond_the_budget_is_said(self) -> None:
-        with pytest.raises(UserError, match=r"train.tokens_per_step leaves 40 tokens a batch, but a row has 41"):
+        with pytest.raises(
+            UserError, match=r"train.tokens_per_step leaves 40 tokens a batch, but a row has 41"
+        ):
             TokenBatches(np.array([5, 41]), rows=2, tokens=40)
 
 
 def records(n: int, seed: int = 0) -> list[Record]:
     rng, kinds = random.Random(seed), list(toy.LABELS)
     return [
-        Record.of(toy.sentence(toy.WRITTEN[kinds[i % 3]], rng, n=rng.randint(3, 20)), kinds[i % 3], "synthetic")
+        Record.of(
+            toy.sentence(toy.WRITTEN[kinds[i % 3]], rng, n=rng.randint(3, 20)),
+            kinds[i % 3],
+            "synthetic",
+        )
         for i in range(n)
     ]
 
@@ -156,7 +188,12 @@ class TestRowsOnTheDisk:
     def test_they_are_what_the_tokeniser_says(self, tmp_path: Path, tokenizer: Any) -> None:
         rows = records(2100)  # more than are tokenised at once
         weights = np.array([1 + i % 3 / 2 for i in range(len(rows))])
-        how: dict[str, Any] = {"labels": list(toy.LABELS), "tokenizer": tokenizer, "max_length": 12, "work": tmp_path}
+        how: dict[str, Any] = {
+            "labels": list(toy.LABELS),
+            "tokenizer": tokenizer,
+            "max_length": 12,
+            "work": tmp_path,
+        }
         made = tokenised(rows, weights=weights, **how)
         plain = tokenizer([r.text for r in rows], truncation=True, max_length=12)["input_ids"]
         assert made["input_ids"][:] == plain and made["weight"][:] == weights.tolist()
@@ -168,7 +205,12 @@ class TestRowsOnTheDisk:
         write_records(tmp_path / "rows.jsonl", records(30))
         stream = RecordFile(tmp_path / "rows.jsonl")
         assert len(stream) == 30 and list(stream) == records(30) == list(stream)
-        how: dict[str, Any] = {"labels": list(toy.LABELS), "tokenizer": tokenizer, "max_length": 12, "work": tmp_path}
+        how: dict[str, Any] = {
+            "labels": list(toy.LABELS),
+            "tokenizer": tokenizer,
+            "max_length": 12,
+            "work": tmp_path,
+        }
         tokenised(stream, **how)
         (first,) = tmp_path.glob("*.arrow")
         made = first.stat().st_mtime_ns
@@ -187,17 +229,29 @@ class TestRowsOnTheDisk:
         few, many = memory(None)
         assert (few["rows"], many["rows"]) == (20_000, 200_000)
         grown = [row["built_mb"] - row["before_mb"] for row in (few, many)]
-        assert grown[1] < grown[0] + 25, "the ids alone of 180,000 more rows are 11 MB, as Python lists 100"
+        assert grown[1] < grown[0] + 25, (
+            "the ids alone of 180,000 more rows are 11 MB, as Python lists 100"
+        )
 
 
 class TestTrainer:
     @pytest.mark.parametrize("packing", [True, False])
     def test_it_goes_on_in_mid_epoch_with_what_it_has_not_seen(
-        self, packing: bool, tmp_path: Path, encoder: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+        self,
+        packing: bool,
+        tmp_path: Path,
+        encoder: Path,
+        tokenizer: Any,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """Steps 1 to 10 at once, and 1 to 7 and then 8 to 10 from a checkpoint: the same weights, bit for bit."""
         import torch
-        from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, set_seed
+        from transformers import (
+            AutoModelForSequenceClassification,
+            DataCollatorWithPadding,
+            Trainer,
+            set_seed,
+        )
         from transformers import TrainingArguments as Arguments
 
         from tasks.train.kernels import batches
@@ -205,7 +259,11 @@ class TestTrainer:
         if not packing:
             monkeypatch.setattr(batches, "packs", lambda *_, **__: False)
         rows = tokenised(
-            records(40), labels=list(toy.LABELS), tokenizer=tokenizer, max_length=32, work=tmp_path / "rows"
+            records(40),
+            labels=list(toy.LABELS),
+            tokenizer=tokenizer,
+            max_length=32,
+            work=tmp_path / "rows",
         )
 
         def train(work: str, *, resume: str | None = None) -> Any:
@@ -226,4 +284,6 @@ class TestTrainer:
 
         whole = train("whole")
         resumed = train("resumed", resume=str(tmp_path / "whole" / "checkpoint-7"))
-        assert whole.keys() == resumed.keys() and all(torch.equal(v, resumed[k]) for k, v in whole.items())
+        assert whole.keys() == resumed.keys() and all(
+            torch.equal(v, resumed[k]) for k, v in whole.items()
+        )

@@ -17,7 +17,9 @@ TOLERANCE = 0.005
 def off(seen: dict[str, list[float]], golden: dict[str, list[float]]) -> dict[str, float]:
     """The largest relative difference of each curve."""
     return {
-        name: max(abs(a - b) / max(abs(b), 1e-6) for a, b in zip(seen[name], golden[name], strict=True))
+        name: max(
+            abs(a - b) / max(abs(b), 1e-6) for a, b in zip(seen[name], golden[name], strict=True)
+        )
         for name in golden
     }
 
@@ -27,9 +29,13 @@ def test_the_curves_are_the_committed_ones(tmp_path: Path, encoder: Path) -> Non
     seen = curves(tmp_path, encoder)
     assert list(seen) == list(golden)
     moved = {name: by for name, by in off(seen, golden).items() if by > TOLERANCE}
-    assert not moved, f"these curves moved: {moved}; if that is meant, run python -m tests.kit.golden"
+    assert not moved, (
+        f"these curves moved: {moved}; if that is meant, run python -m tests.kit.golden"
+    )
 
 
-def test_the_tolerance_would_see_a_wrong_weight(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tolerance_would_see_a_wrong_weight(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tasks.train.fine_tune.row_weights", lambda records, *, settings: None)
     assert off(curves(tmp_path, encoder), atomic.read_json(GOLDEN))["train.loss"] > 10 * TOLERANCE

@@ -21,7 +21,9 @@ from tests.kit.training import BATCHES, TRAIN, Tune, chosen, rows, same, weights
 LOGITS = st.lists(st.lists(st.floats(-8, 8), min_size=3, max_size=3), min_size=1, max_size=6)
 
 
-def by_hand(logits: list[list[float]], y: list[int], *, smoothing: float, gamma: float) -> np.ndarray:
+def by_hand(
+    logits: list[list[float]], y: list[int], *, smoothing: float, gamma: float
+) -> np.ndarray:
     found = []
     for row, true in zip(np.array(logits), y, strict=True):
         p = np.exp(row) / np.exp(row).sum()
@@ -34,13 +36,21 @@ def by_hand(logits: list[list[float]], y: list[int], *, smoothing: float, gamma:
 class TestLoss:
     @settings(deadline=None)
     @given(LOGITS, st.data(), st.floats(0, 0.9), st.sampled_from([0.0, 0.5, 2.0]))
-    def test_it_is_the_formula(self, logits: Any, data: Any, smoothing: float, gamma: float) -> None:
+    def test_it_is_the_formula(
+        self, logits: Any, data: Any, smoothing: float, gamma: float
+    ) -> None:
         import torch
 
         y = data.draw(st.lists(st.integers(0, 2), min_size=len(logits), max_size=len(logits)))
         w = data.draw(st.lists(st.floats(0.1, 9), min_size=len(logits), max_size=len(logits)))
-        got = softmax_loss(torch.tensor(logits), torch.tensor(y), torch.tensor(w), smoothing=smoothing, gamma=gamma)
-        assert np.allclose(got.numpy(), np.array(w) * by_hand(logits, y, smoothing=smoothing, gamma=gamma), atol=2e-4)
+        got = softmax_loss(
+            torch.tensor(logits), torch.tensor(y), torch.tensor(w), smoothing=smoothing, gamma=gamma
+        )
+        assert np.allclose(
+            got.numpy(),
+            np.array(w) * by_hand(logits, y, smoothing=smoothing, gamma=gamma),
+            atol=2e-4,
+        )
 
     @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
     def test_without_focus_it_is_that_of_torch(self, smoothing: float) -> None:
@@ -49,7 +59,9 @@ class TestLoss:
         torch.manual_seed(0)
         logits, y = torch.randn(20, 4), torch.randint(0, 4, (20,))
         ours = loss_of(chosen(label_smoothing=smoothing))(logits, y, None)
-        theirs = torch.nn.functional.cross_entropy(logits, y, label_smoothing=smoothing, reduction="none")
+        theirs = torch.nn.functional.cross_entropy(
+            logits, y, label_smoothing=smoothing, reduction="none"
+        )
         assert torch.allclose(ours, theirs, atol=1e-6)
 
     @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
@@ -57,7 +69,9 @@ class TestLoss:
         import torch
 
         logits = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
-        softmax_loss(logits, torch.tensor([0, 0]), None, smoothing=0.0, gamma=gamma).sum().backward()
+        softmax_loss(
+            logits, torch.tensor([0, 0]), None, smoothing=0.0, gamma=gamma
+        ).sum().backward()
         assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
 
 
@@ -78,7 +92,9 @@ def binary_by_hand(
 class TestLossOfLabelSets:
     @settings(deadline=None)
     @given(LOGITS, st.data(), st.floats(0, 0.9), st.sampled_from([0.0, 0.5, 2.0]))
-    def test_it_is_the_formula(self, logits: Any, data: Any, smoothing: float, gamma: float) -> None:
+    def test_it_is_the_formula(
+        self, logits: Any, data: Any, smoothing: float, gamma: float
+    ) -> None:
         import torch
 
         bits = st.lists(st.integers(0, 1), min_size=3, max_size=3)
@@ -86,8 +102,12 @@ class TestLossOfLabelSets:
         w = data.draw(st.lists(st.floats(0.1, 9), min_size=len(logits), max_size=len(logits)))
         positive = [1.0, 3.0, 0.5]
         how: dict[str, Any] = {"smoothing": smoothing, "gamma": gamma}
-        got = sigmoid_loss(torch.tensor(logits), torch.tensor(y), torch.tensor(w), positive=positive, **how)
-        assert np.allclose(got.numpy(), np.array(w) * binary_by_hand(logits, y, w=positive, **how), atol=2e-4)
+        got = sigmoid_loss(
+            torch.tensor(logits), torch.tensor(y), torch.tensor(w), positive=positive, **how
+        )
+        assert np.allclose(
+            got.numpy(), np.array(w) * binary_by_hand(logits, y, w=positive, **how), atol=2e-4
+        )
 
     @pytest.mark.parametrize("positive", [None, [1.0, 4.0, 0.5, 2.0]])
     def test_without_focus_it_is_that_of_torch(self, positive: list[float] | None) -> None:
@@ -95,9 +115,13 @@ class TestLossOfLabelSets:
 
         torch.manual_seed(0)
         logits, y = torch.randn(20, 4), torch.randint(0, 2, (20, 4)).float()
-        ours = loss_of(chosen(label_smoothing=0.2), positive=positive, multi_label=True)(logits, y, None)
+        ours = loss_of(chosen(label_smoothing=0.2), positive=positive, multi_label=True)(
+            logits, y, None
+        )
         weight = None if positive is None else torch.tensor(positive)
-        theirs = torch.nn.BCEWithLogitsLoss(pos_weight=weight, reduction="none")(logits, y * 0.8 + 0.1).mean(1)
+        theirs = torch.nn.BCEWithLogitsLoss(pos_weight=weight, reduction="none")(
+            logits, y * 0.8 + 0.1
+        ).mean(1)
         assert torch.allclose(ours, theirs, atol=1e-6)
 
     @pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
@@ -105,18 +129,25 @@ class TestLossOfLabelSets:
         import torch
 
         logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
-        sigmoid_loss(logits, torch.tensor([[1.0, 0.0]]), None, smoothing=0.0, gamma=gamma).sum().backward()
+        sigmoid_loss(
+            logits, torch.tensor([[1.0, 0.0]]), None, smoothing=0.0, gamma=gamma
+        ).sum().backward()
         assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
 
     def test_yes_and_no_weigh_alike_where_it_is_balanced(self) -> None:
         own = [("a",), ("a", "b"), ("a",), ()]
         records = [Record.of(str(i), labels, "seed") for i, labels in enumerate(own)]
-        assert positive_weights(records, ["a", "b", "c"], settings=chosen(class_weights="balanced")) == [
+        assert positive_weights(
+            records, ["a", "b", "c"], settings=chosen(class_weights="balanced")
+        ) == [
             1 / 3,
             3.0,
             1.0,
         ]
-        assert positive_weights(records, ["a", "b"], settings=chosen(class_weights={"b": 5.0})) == [1.0, 5.0]
+        assert positive_weights(records, ["a", "b"], settings=chosen(class_weights={"b": 5.0})) == [
+            1.0,
+            5.0,
+        ]
         assert positive_weights(records, ["a", "b"], settings=chosen()) is None
         weighed = chosen(class_weights="balanced", source_weights={"synthetic": 0.5})
         assert row_weights(records, settings=weighed) is None, "the labels weigh in the loss"
@@ -138,12 +169,20 @@ class TestRowWeights:
         s = chosen(class_weights={"metal": 4.0}, source_weights={"synthetic": 0.25})
         found = row_weights(self.ROWS, settings=s)
         assert found is not None
-        plain = [(4 if r.label == "metal" else 1) * (0.25 if r.source == "synthetic" else 1) for r in self.ROWS]
+        plain = [
+            (4 if r.label == "metal" else 1) * (0.25 if r.source == "synthetic" else 1)
+            for r in self.ROWS
+        ]
         assert found == pytest.approx(np.array(plain) / np.mean(plain))
 
     def test_all_alike_is_none(self) -> None:
         assert row_weights(self.ROWS, settings=chosen()) is None
-        assert row_weights(TRAIN, settings=chosen(class_weights="balanced", source_weights={"synthetic": 3.0})) is None
+        assert (
+            row_weights(
+                TRAIN, settings=chosen(class_weights="balanced", source_weights={"synthetic": 3.0})
+            )
+            is None
+        )
 
     @pytest.mark.parametrize(
         "changes",
@@ -164,36 +203,65 @@ class TestRowWeights:
         from tasks.train.load import load
 
         train = [r.but(source="seed") if i % 3 else r for i, r in enumerate(TRAIN)]
-        still = {"dropout": 0.0, "attention_dropout": 0.0, "batch_size": len(train), "max_steps": 1, "logging_steps": 1}
+        still = {
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            "batch_size": len(train),
+            "max_steps": 1,
+            "logging_steps": 1,
+        }
         trained = tune(train=train, **still, **changes)
         asked = chosen(**still, **changes)
         set_seed(0)
         model, tokenizer = load(encoder, list(toy.LABELS), settings=asked)
-        batch = tokenizer([r.text for r in train], padding=True, truncation=True, max_length=32, return_tensors="pt")
+        batch = tokenizer(
+            [r.text for r in train],
+            padding=True,
+            truncation=True,
+            max_length=32,
+            return_tensors="pt",
+        )
         with torch.no_grad():
             logits = model.eval()(**batch).logits
         y = [list(toy.LABELS).index(str(r.label)) for r in train]
-        losses = by_hand(logits.tolist(), y, smoothing=asked.label_smoothing, gamma=asked.focal_gamma)
+        losses = by_hand(
+            logits.tolist(), y, smoothing=asked.label_smoothing, gamma=asked.focal_gamma
+        )
         w = row_weights(train, settings=asked)
         (seen,) = (v for _, name, v in trained.history if name == "train.loss")
-        assert seen == pytest.approx(float(np.mean((1.0 if w is None else w) * np.array(losses))), abs=1e-4)
+        assert seen == pytest.approx(
+            float(np.mean((1.0 if w is None else w) * np.array(losses))), abs=1e-4
+        )
 
 
 class TestStep:
     def test_a_step_cut_in_two_learns_the_same(self, tune: Tune) -> None:
         """The last step of an epoch has fewer rows, and rows have weights: each must count as in one piece."""
         train = TRAIN[:44]
-        given = {"dropout": 0.0, "attention_dropout": 0.0, "logging_steps": 1, "epochs": 2, "train": train}
+        given = {
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            "logging_steps": 1,
+            "epochs": 2,
+            "train": train,
+        }
         given |= {"class_weights": {"metal": 3.0}}
-        one, cut = tune("one", **given), tune("cut", batch_size=4, gradient_accumulation_steps=2, **given)
+        one, cut = (
+            tune("one", **given),
+            tune("cut", batch_size=4, gradient_accumulation_steps=2, **given),
+        )
         assert one.steps == cut.steps == 2 * 6
         losses = [[v for _, name, v in t.history if name == "train.loss"] for t in (one, cut)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
     def test_gradients_are_clipped(self, tune: Tune) -> None:
-        norms = [v for _, name, v in tune(epochs=1, logging_steps=1).history if name == "train.grad_norm"]
+        norms = [
+            v for _, name, v in tune(epochs=1, logging_steps=1).history if name == "train.grad_norm"
+        ]
         assert len(norms) == BATCHES and all(n > 0 for n in norms)
-        assert not same(tune("loose", epochs=1), tune("tight", epochs=1, max_grad_norm=min(norms) / 10))
+        assert not same(
+            tune("loose", epochs=1), tune("tight", epochs=1, max_grad_norm=min(norms) / 10)
+        )
 
 
 class TestLayers:
@@ -226,13 +294,21 @@ class TestLayers:
         model = self.model(encoder)
         assert count_layers(model) == 2
         asked = chosen(layer_decay=0.5, learning_rate=0.08)
-        found = groups(model, decayed={n for n, p in model.named_parameters() if p.dim() > 1}, settings=asked)
+        found = groups(
+            model, decayed={n for n, p in model.named_parameters() if p.dim() > 1}, settings=asked
+        )
         rate = {id(p): g["lr"] for g in found for p in g["params"]}
         decay = {id(p): g["weight_decay"] for g in found for p in g["params"]}
         assert found[0]["lr"] == 0.08, "the curve that is shown is the head's"
         assert len(rate) == len(list(model.parameters()))
         for name, p in model.named_parameters():
-            at = 0 if "embeddings" in name else int(name.split("layer.")[1][0]) + 1 if ".layer." in name else 3
+            at = (
+                0
+                if "embeddings" in name
+                else int(name.split("layer.")[1][0]) + 1
+                if ".layer." in name
+                else 3
+            )
             assert rate[id(p)] == pytest.approx(0.08 * 0.5 ** (3 - at)), name
             assert decay[id(p)] == (0.01 if p.dim() > 1 else 0.0), name
 
@@ -251,15 +327,27 @@ class TestLayers:
         ("changes", "frozen"),
         [({"freeze_embeddings": True}, 1), ({"freeze_layers": 1}, 2), ({"freeze_layers": 2}, 3)],
     )
-    def test_frozen_layers_do_not_move(self, changes: dict[str, Any], frozen: int, tune: Tune, encoder: Path) -> None:
+    def test_frozen_layers_do_not_move(
+        self, changes: dict[str, Any], frozen: int, tune: Tune, encoder: Path
+    ) -> None:
         import torch
 
-        before, after = self.model(encoder).state_dict(), weights(tune(epochs=1, layer_decay=0.9, **changes))
-        parts = ["bert.embeddings.", "bert.encoder.layer.0.", "bert.encoder.layer.1.", "bert.pooler."]
+        before, after = (
+            self.model(encoder).state_dict(),
+            weights(tune(epochs=1, layer_decay=0.9, **changes)),
+        )
+        parts = [
+            "bert.embeddings.",
+            "bert.encoder.layer.0.",
+            "bert.encoder.layer.1.",
+            "bert.pooler.",
+        ]
         for i, part in enumerate(parts):
             still = [torch.equal(before[n], after[n]) for n in after if n.startswith(part)]
             assert all(still) if i < frozen else not all(still), part
 
     def test_more_layers_than_there_are(self, encoder: Path) -> None:
-        with pytest.raises(UserError, match=r"train.freeze_layers is 3, but the encoder has 2 layers"):
+        with pytest.raises(
+            UserError, match=r"train.freeze_layers is 3, but the encoder has 2 layers"
+        ):
             freeze(self.model(encoder), settings=chosen(freeze_layers=3))

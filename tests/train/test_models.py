@@ -17,7 +17,12 @@ from tasks.train.optimiser import count_layers
 from tests.kit import toy
 from tests.kit.training import DEV, Tune, chosen
 
-SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SIZE = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "BERT": ("Bert", SIZE),
     "MiniLM": ("Bert", {**SIZE, "hidden_size": 12, "num_hidden_layers": 3}),
@@ -25,7 +30,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "DistilBERT": ("DistilBert", {"dim": 16, "hidden_dim": 32, "n_layers": 2, "n_heads": 2}),
     "DeBERTa-v3": (
         "DebertaV2",
-        {**SIZE, "relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "share_att_key": True}
+        {
+            **SIZE,
+            "relative_attention": True,
+            "position_buckets": 8,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+        }
         | {"pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "type_vocab_size": 0},
     ),
     "ModernBERT": ("ModernBert", {**SIZE, "global_attn_every_n_layers": 2, "local_attention": 8}),
@@ -46,7 +57,9 @@ def tokenizer(folder: Path, kind: str, **options: Any) -> int:
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     inputs = ["input_ids", "attention_mask"]
     PreTrainedTokenizerFast(
-        tokenizer_object=made, model_input_names=inputs, **{**names, "mask_token": "[MASK]", **options}
+        tokenizer_object=made,
+        model_input_names=inputs,
+        **{**names, "mask_token": "[MASK]", **options},
     ).save_pretrained(folder)
     return len(vocabulary)
 
@@ -61,7 +74,13 @@ def family(tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / name
         words = tokenizer(folder, kind, **options)
         torch.manual_seed(0)
-        ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+        ids = {
+            "pad_token_id": 0,
+            "cls_token_id": 2,
+            "sep_token_id": 3,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        }
         config = getattr(transformers, f"{kind}Config")(vocab_size=words, **ids, **size)
         getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
         return folder
@@ -75,12 +94,17 @@ def test_every_family_trains_and_answers(
 ) -> None:
     import torch
 
-    trained = tune(encoder=family(name), epochs=1, layer_decay=0.8, freeze_layers=1, classifier_dropout=0.2)
+    trained = tune(
+        encoder=family(name), epochs=1, layer_decay=0.8, freeze_layers=1, classifier_dropout=0.2
+    )
     assert count_layers(trained.model) == (3 if name == "MiniLM" else 2)
     still = [n for n, p in trained.model.named_parameters() if not p.requires_grad]
     assert any("embeddings" in n for n in still) and any(".0." in n for n in still)
     assert not any(".1." in n or "classifier" in n for n in still)
-    assert 0.2 in [m.p for m in trained.model.modules() if isinstance(m, torch.nn.Dropout)] or name == "ModernBERT"
+    assert (
+        0.2 in [m.p for m in trained.model.modules() if isinstance(m, torch.nn.Dropout)]
+        or name == "ModernBERT"
+    )
     about = {"labels": toy.LABELS, "max_length": 32}
     bundle.save(trained.model, trained.tokenizer, tmp_path / "bundle", about=about)
     said = Classifier.load(tmp_path / "bundle").predict([r.text for r in DEV])
@@ -102,7 +126,9 @@ class TestRefusals:
 
     def test_a_type_without_a_classification_head(self, family: Callable[..., Path]) -> None:
         folder = self.reconfigured(family("BERT"), model_type="clip")
-        self.refused(folder, "can't be loaded as a classifier", "no classification head for its type 'clip'")
+        self.refused(
+            folder, "can't be loaded as a classifier", "no classification head for its type 'clip'"
+        )
 
     def test_a_type_that_is_not_known(self, family: Callable[..., Path]) -> None:
         folder = self.reconfigured(family("BERT"), model_type="newbert")
@@ -112,11 +138,18 @@ class TestRefusals:
         folder = family("BERT")
         names = {"AutoConfig": "own.C", "AutoModelForSequenceClassification": "own.M"}
         (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-        self.refused(self.reconfigured(folder, auto_map=names, model_type="own"), "'own'", "auto_map", "never run")
+        self.refused(
+            self.reconfigured(folder, auto_map=names, model_type="own"),
+            "'own'",
+            "auto_map",
+            "never run",
+        )
         model, _ = load(
             self.reconfigured(folder, model_type="bert"), list(toy.LABELS), settings=chosen()
         )  # transformers' own class
-        assert type(model).__module__.startswith("transformers.") and not hasattr(model.config, "auto_map")
+        assert type(model).__module__.startswith("transformers.") and not hasattr(
+            model.config, "auto_map"
+        )
         assert not (tmp_path / "ran").exists()
 
     def test_a_tokenizer_that_cannot_pad(self, family: Callable[..., Path]) -> None:
@@ -126,12 +159,18 @@ class TestRefusals:
         from transformers import GPT2Config
 
         GPT2Config().save_pretrained(tmp_path)
-        self.refused(tmp_path, "train.dropout is 0.1, but a gpt2 model has no such setting: leave it out", dropout=0.1)
+        self.refused(
+            tmp_path,
+            "train.dropout is 0.1, but a gpt2 model has no such setting: leave it out",
+            dropout=0.1,
+        )
 
     def test_roberta_has_fewer_positions_than_it_says(self, family: Callable[..., Path]) -> None:
         """Its positions count from the padding's number on, and this tokenizer does not know."""
         load(family("RoBERTa"), list(toy.LABELS), settings=chosen(max_length=65))
-        self.refused(family("RoBERTa"), "train.max_length is 66", "at most 65 tokens", max_length=66)
+        self.refused(
+            family("RoBERTa"), "train.max_length is 66", "at most 65 tokens", max_length=66
+        )
 
 
 def rewritten(folder: Path, change: Callable[[str], str]) -> Path:
@@ -139,7 +178,9 @@ def rewritten(folder: Path, change: Callable[[str], str]) -> Path:
     from safetensors.torch import load_file, save_file
 
     weights = load_file(folder / "model.safetensors")
-    save_file({change(k): v for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {change(k): v for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
     return folder
 
 
@@ -147,7 +188,9 @@ class TestWeights:
     """What is trained is what the checkpoint holds, never random weights in its place."""
 
     @pytest.mark.parametrize("name", list(FAMILIES))
-    def test_those_of_another_shape_or_name_are_refused(self, name: str, family: Callable[..., Path]) -> None:
+    def test_those_of_another_shape_or_name_are_refused(
+        self, name: str, family: Callable[..., Path]
+    ) -> None:
         refused, folder = TestRefusals.refused, family(name)
         config = (folder / "config.json").read_text()
         TestRefusals.reconfigured(folder, intermediate_size=40, hidden_dim=40)
@@ -161,7 +204,9 @@ class TestWeights:
 
     @pytest.mark.parametrize("name", list(FAMILIES))
     @pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification"])
-    def test_another_head_is_no_fault(self, name: str, head: str, family: Callable[..., Path]) -> None:
+    def test_another_head_is_no_fault(
+        self, name: str, head: str, family: Callable[..., Path]
+    ) -> None:
         import torch
         import transformers
 
@@ -170,17 +215,23 @@ class TestWeights:
         made.save_pretrained(folder)
         model, _ = load(folder, list(toy.LABELS), settings=chosen())
         own, kept = model.base_model.state_dict(), made.base_model.state_dict()
-        assert all(torch.equal(own[k], v) for k, v in kept.items()) and model.config.num_labels == len(toy.LABELS)
+        assert all(
+            torch.equal(own[k], v) for k, v in kept.items()
+        ) and model.config.num_labels == len(toy.LABELS)
 
     def test_names_of_old_are_known(self, family: Callable[..., Path]) -> None:
         def old(name: str) -> str:
-            return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            )
 
         load(rewritten(family("BERT"), old), list(toy.LABELS), settings=chosen())
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
-def test_every_family_answers_alike_through_its_graph(name: str, family: Callable[..., Path], tmp_path: Path) -> None:
+def test_every_family_answers_alike_through_its_graph(
+    name: str, family: Callable[..., Path], tmp_path: Path
+) -> None:
     """Attention that is more than a softmax of products must stay what it is when plain attention becomes one operator."""
     import onnxruntime
     import torch
@@ -202,7 +253,12 @@ def test_every_family_answers_alike_through_its_graph(name: str, family: Callabl
     )
     for length in (3, 12, 40):
         ids = torch.randint(5, 40, (1, length))
-        feed = {i.name: (ids if i.name == "input_ids" else torch.zeros_like(ids)).numpy() for i in session.get_inputs()}
+        feed = {
+            i.name: (ids if i.name == "input_ids" else torch.zeros_like(ids)).numpy()
+            for i in session.get_inputs()
+        }
         with torch.inference_mode():
             wanted = model(input_ids=ids).logits.numpy()
-        assert abs(session.run(["logits"], feed)[0] - wanted).max() < 1e-4 * max(1, abs(wanted).max())
+        assert abs(session.run(["logits"], feed)[0] - wanted).max() < 1e-4 * max(
+            1, abs(wanted).max()
+        )

@@ -28,22 +28,35 @@ LENGTHS = (5, 30, 2, 17)
 def bert(**changes: Any) -> Any:
     from transformers import BertConfig, BertForSequenceClassification
 
-    return BertForSequenceClassification(BertConfig(max_position_embeddings=64, **{**SMALL, **changes}))
+    return BertForSequenceClassification(
+        BertConfig(max_position_embeddings=64, **{**SMALL, **changes})
+    )
 
 
 def roberta() -> Any:
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
-    return RobertaForSequenceClassification(RobertaConfig(max_position_embeddings=64, pad_token_id=1, **SMALL))
+    return RobertaForSequenceClassification(
+        RobertaConfig(max_position_embeddings=64, pad_token_id=1, **SMALL)
+    )
 
 
 def modernbert(pooling: str, **changes: Any) -> Any:
     from transformers import ModernBertConfig, ModernBertForSequenceClassification
 
-    special = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+    special = {
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "cls_token_id": 1,
+        "eos_token_id": 2,
+        "sep_token_id": 2,
+    }
     # a token of a sliding layer sees 4 to each side; every second layer sees all
     config = ModernBertConfig(
-        local_attention=8, global_attn_every_n_layers=2, classifier_pooling=pooling, **{**SMALL, **special, **changes}
+        local_attention=8,
+        global_attn_every_n_layers=2,
+        classifier_pooling=pooling,
+        **{**SMALL, **special, **changes},
     )
     return ModernBertForSequenceClassification(config)
 
@@ -73,14 +86,18 @@ def rows(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[dict[str, An
 
 
 def collator(model: Any, **shapes: Any) -> PackingCollator:
-    return PackingCollator(FAMILIES[model.config.model_type](model.config), model.config.pad_token_id, **shapes)
+    return PackingCollator(
+        FAMILIES[model.config.model_type](model.config), model.config.pad_token_id, **shapes
+    )
 
 
 def one_by_one(model: Any, given: list[dict[str, Any]]) -> tuple[Any, dict[str, Any], float]:
     """Logits, gradients and loss of each row alone, the latter two averaged."""
     logits, total = [], 0.0
     for row in given:
-        out = model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]]))
+        out = model(
+            input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])
+        )
         (out.loss / len(given)).backward()
         logits.append(out.logits.detach())
         total += out.loss.item() / len(given)
@@ -99,17 +116,23 @@ class TestExact:
         [{}, {"sizes": (20, 100), "documents": 9, "longest": 40}],
         ids=["as long as its rows", "of one of two sizes"],
     )
-    def test_loss_logits_and_gradients_are_those_of_row_by_row(self, model: Any, shapes: dict[str, Any]) -> None:
+    def test_loss_logits_and_gradients_are_those_of_row_by_row(
+        self, model: Any, shapes: dict[str, Any]
+    ) -> None:
         assert packs(model, device="cpu", half=False)
         logits, gradients, loss = one_by_one(model, rows())
         undo = pack(model, alone=True)
-        model(**collator(model)(rows(seed=1))).loss.backward()  # what the step before leaves in the kept gradients
+        model(
+            **collator(model)(rows(seed=1))
+        ).loss.backward()  # what the step before leaves in the kept gradients
         model.zero_grad()
         out = model(**collator(model, **shapes)(rows()))
         out.loss.backward()
         packed = taken(model)
         undo()
-        assert torch.allclose(out.logits, logits, atol=1e-5) and out.loss.item() == pytest.approx(loss, abs=1e-5)
+        assert torch.allclose(out.logits, logits, atol=1e-5) and out.loss.item() == pytest.approx(
+            loss, abs=1e-5
+        )
         assert packed.keys() == gradients.keys()
         for name, wanted in gradients.items():
             assert torch.allclose(packed[name], wanted, atol=1e-5), name
@@ -128,16 +151,22 @@ class TestExact:
         with torch.inference_mode():
             alone = model(**collator(model)(first)).logits
             mixed = model(**collator(model)([other[0], first[1], other[2], other[3]])).logits
-        assert torch.allclose(alone[1], mixed[1], atol=1e-5) and not torch.allclose(alone[0], mixed[0], atol=1e-2)
+        assert torch.allclose(alone[1], mixed[1], atol=1e-5) and not torch.allclose(
+            alone[0], mixed[0], atol=1e-2
+        )
 
     def test_padded_batches_still_work_and_undo_leaves_no_trace(self, model: Any) -> None:
-        ids = torch.tensor([rows()[0]["input_ids"] + [model.config.pad_token_id] * 4, rows((9,))[0]["input_ids"]])
+        ids = torch.tensor(
+            [rows()[0]["input_ids"] + [model.config.pad_token_id] * 4, rows((9,))[0]["input_ids"]]
+        )
         mask = torch.tensor([[1] * 5 + [0] * 4, [1] * 9])
         before = str(model)
         with torch.inference_mode():
             wanted = model(input_ids=ids, attention_mask=mask).logits
             undo = pack(model, alone=True)
-            assert torch.allclose(model(input_ids=ids, attention_mask=mask).logits, wanted, atol=1e-6)
+            assert torch.allclose(
+                model(input_ids=ids, attention_mask=mask).logits, wanted, atol=1e-6
+            )
             undo()
             assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, wanted)
         assert str(model) == before and model.config._attn_implementation == "sdpa"
@@ -146,7 +175,9 @@ class TestExact:
     def test_gradients_with_dropout_are_those_of_the_same_dropout(self) -> None:
         """The function's own backward, against autograd through plain operations with the same bits."""
         torch.manual_seed(0)
-        q, k, v, seen = (torch.randn(2, 11, 4, dtype=torch.float64, requires_grad=i < 3) for i in range(4))
+        q, k, v, seen = (
+            torch.randn(2, 11, 4, dtype=torch.float64, requires_grad=i < 3) for i in range(4)
+        )
         torch.manual_seed(1)
         out = documents_class().apply(q, k, v, [4, 7], 0.5, 3, 0.25)
         found = torch.autograd.grad((out * seen).sum(), (q, k, v))
@@ -161,7 +192,9 @@ class TestExact:
             start += n
         plain = torch.cat(pieces, 1)
         assert torch.allclose(out, plain)
-        for got, wanted in zip(found, torch.autograd.grad((plain * seen).sum(), (q, k, v)), strict=True):
+        for got, wanted in zip(
+            found, torch.autograd.grad((plain * seen).sum(), (q, k, v)), strict=True
+        ):
             assert torch.allclose(got, wanted)
 
 
@@ -173,7 +206,9 @@ class TestWhere:
         other = DistilBertForSequenceClassification(DistilBertConfig(**small))
         assert not packs(other, device="cpu", half=False)
         assert packs(modernbert("cls"), device="cuda", half=True)
-        assert not packs(modernbert("cls"), device="cuda", half=False), "varlen attention is for 16 bits"
+        assert not packs(modernbert("cls"), device="cuda", half=False), (
+            "varlen attention is for 16 bits"
+        )
         assert not packs(bert(), device="cuda", half=True), "varlen attention has no dropout"
         assert packs(bert(attention_probs_dropout_prob=0.0), device="cuda", half=True)
 
@@ -184,16 +219,27 @@ class TestCollator:
     def test_few_shapes(self, lengths: list[int], spare: int) -> None:
         tokens, documents = sum(lengths) + spare, 30
         sizes = (sum(lengths) - 1, tokens, 500)
-        batch = PackingCollator(2, 0, sizes=sizes, documents=documents, longest=40)(rows(tuple(lengths)))
+        batch = PackingCollator(2, 0, sizes=sizes, documents=documents, longest=40)(
+            rows(tuple(lengths))
+        )
         ends = batch["cu_seq_lens_q"]
-        assert batch["input_ids"].shape == batch["position_ids"].shape == (1, tokens) and ends.shape == (documents + 1,)
+        assert batch["input_ids"].shape == batch["position_ids"].shape == (
+            1,
+            tokens,
+        ) and ends.shape == (documents + 1,)
         assert ends.dtype == torch.int32 and ends[0] == 0 and ends[-1] == tokens
-        assert ends.diff().tolist()[: len(lengths)] == lengths and ends.diff().max() <= 40 and ends.diff().min() >= 0
+        assert (
+            ends.diff().tolist()[: len(lengths)] == lengths
+            and ends.diff().max() <= 40
+            and ends.diff().min() >= 0
+        )
         assert (
             batch["position_ids"].max() < 42
             and (batch["position_ids"][0, ends[:-1][ends.diff() > 0].long()] == 2).all()
         )
-        assert batch["attention_mask"].sum(1).tolist() == lengths and len(batch["labels"]) == len(lengths)
+        assert batch["attention_mask"].sum(1).tolist() == lengths and len(batch["labels"]) == len(
+            lengths
+        )
 
     def test_weights_go_along_and_too_many_tokens_do_not(self) -> None:
         given = [row | {"weight": w} for row, w in zip(rows(), (1.0, 2.0, 0.5, 1.0), strict=True)]

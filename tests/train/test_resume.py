@@ -33,13 +33,27 @@ class TestMidEpoch:
             (MID, 5, 10),
             (MID, 6, 12),  # the epoch's last step: saved once, after the epoch's evaluation
             ({**MID, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 3}, 3, 6),
-            ({**MID, "lr_scheduler_type": "cosine", "gradient_accumulation_steps": 2, "batch_size": 4}, 4, 8),
+            (
+                {
+                    **MID,
+                    "lr_scheduler_type": "cosine",
+                    "gradient_accumulation_steps": 2,
+                    "batch_size": 4,
+                },
+                4,
+                8,
+            ),
             ({**MID, "max_steps": 15}, 8, 15),  # all is learned, and the bundle is not written
             ({**MID, "load_best_model_at_end": False}, 4, 8),
         ],
     )
     def test_it_ends_bit_for_bit_as_an_uninterrupted_run(
-        self, changes: dict[str, Any], stopped: int, at: int, tune: Tune, monkeypatch: pytest.MonkeyPatch
+        self,
+        changes: dict[str, Any],
+        stopped: int,
+        at: int,
+        tune: Tune,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         whole = tune("whole", **changes)
         with monkeypatch.context() as m:
@@ -53,7 +67,10 @@ class TestMidEpoch:
 
     @pytest.mark.parametrize(
         ("changes", "steps"),
-        [({}, 2 * BATCHES), ({**MID, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 4}, 8)],
+        [
+            ({}, 2 * BATCHES),
+            ({**MID, "eval_strategy": "steps", "eval_steps": 4, "save_steps": 4}, 8),
+        ],
     )
     def test_it_had_stopped_early(
         self, changes: dict[str, Any], steps: int, tune: Tune, monkeypatch: pytest.MonkeyPatch
@@ -73,7 +90,11 @@ class TestMidEpoch:
         tune("few", epochs=1, **MID)
         assert [p.name for p in checkpoints(tmp_path / "few")] == ["checkpoint-6"]
         tune("more", epochs=1, save_total_limit=3, **MID)
-        assert [p.name for p in checkpoints(tmp_path / "more")] == ["checkpoint-6", "checkpoint-4", "checkpoint-2"]
+        assert [p.name for p in checkpoints(tmp_path / "more")] == [
+            "checkpoint-6",
+            "checkpoint-4",
+            "checkpoint-2",
+        ]
 
 
 # sends the signal to itself when step 8 ends, in mid-epoch
@@ -96,15 +117,32 @@ sys.exit(main())
 
 
 def command(folder: Path, encoder: Path, out: str, **options: Any) -> list[str]:
-    quick = {"epochs": 3, "learning_rate": 3e-3, "max_length": 32, "batch_size": 8, "precision": "fp32", **options}
+    quick = {
+        "epochs": 3,
+        "learning_rate": 3e-3,
+        "max_length": 32,
+        "batch_size": 8,
+        "precision": "fp32",
+        **options,
+    }
     given = [f"--{name.replace('_', '-')}={value}" for name, value in quick.items()]
-    return ["--data", str(folder / "data"), "--out", str(folder / out), "--model", str(encoder), *given]
+    return [
+        "--data",
+        str(folder / "data"),
+        "--out",
+        str(folder / out),
+        "--model",
+        str(encoder),
+        *given,
+    ]
 
 
 def ran(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
-    with subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment) as process:
+    with subprocess.Popen(
+        arguments, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment
+    ) as process:
         try:
             out, err = process.communicate(timeout=800)
         except BaseException:
@@ -126,11 +164,20 @@ def test_a_process_that_is_killed_goes_on(how: str, at: int, tmp_path: Path, enc
     again = ran([sys.executable, "-m", "tasks.train", *given])
     assert again.returncode == 0, again.stderr[-3000:]
     whole = ran(
-        [sys.executable, "-m", "tasks.train", *command(tmp_path, encoder, "whole", save_strategy="steps", save_steps=7)]
+        [
+            sys.executable,
+            "-m",
+            "tasks.train",
+            *command(tmp_path, encoder, "whole", save_strategy="steps", save_steps=7),
+        ]
     )
     assert whole.returncode == 0, whole.stderr[-3000:]
-    one, other = (atomic.read_json(tmp_path / out / "manifest.json")["figures"] for out in ("out", "whole"))
-    assert one["resumed_from"] == at and one["bundle"] == other["bundle"], "every byte of the bundle is the same"
+    one, other = (
+        atomic.read_json(tmp_path / out / "manifest.json")["figures"] for out in ("out", "whole")
+    )
+    assert one["resumed_from"] == at and one["bundle"] == other["bundle"], (
+        "every byte of the bundle is the same"
+    )
 
 
 @pytest.mark.slow
@@ -138,8 +185,20 @@ def test_a_process_that_is_killed_goes_on(how: str, at: int, tmp_path: Path, enc
 def test_two_processes_learn_what_one_does(tmp_path: Path, encoder: Path) -> None:
     """Without dropout, of which each process draws its own. The last step of an epoch has as many rows as the others."""
     write_data(tmp_path / "data")
-    still = {"dropout": 0.0, "attention_dropout": 0.0, "class_weights": '{"metal": 2.0}', "logging_steps": 1}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    still = {
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "class_weights": '{"metal": 2.0}',
+        "logging_steps": 1,
+    }
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     two = ran([*torchrun, "-m", "tasks.train", *command(tmp_path, encoder, "two", **still)])
     assert two.returncode == 0, two.stderr[-3000:]
     one = ran([sys.executable, "-m", "tasks.train", *command(tmp_path, encoder, "one", **still)])
@@ -149,7 +208,10 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, encoder: Path) -> Non
     assert [h[:2] for h in a] == [h[:2] for h in b] and len(a) == 3 * (3 * BATCHES) + 2 * 3
     for (step, name, x), (_, _, y) in zip(a, b, strict=True):
         # of dev's last batch Trainer takes the mean of one process for all
-        assert x == pytest.approx(y, rel=2e-2 if name == "dev.loss" else 1e-3, abs=1e-4), (step, name)
+        assert x == pytest.approx(y, rel=2e-2 if name == "dev.loss" else 1e-3, abs=1e-4), (
+            step,
+            name,
+        )
     figures = [atomic.verify(tmp_path / out)["figures"] for out in ("one", "two")]
     assert figures[0]["dev_f1_macro"] == figures[1]["dev_f1_macro"] > 0.9
 
@@ -172,36 +234,58 @@ def spoiled(monkeypatch: pytest.MonkeyPatch, *, when: Any) -> None:
 def test_a_gpu_is_waited_for_every_tenth_step_and_before_all_that_is_told() -> None:
     from transformers import TrainerControl
 
-    assert [step for step in range(1, 31) if trainers._looks(step, TrainerControl())] == [10, 20, 30]
+    assert [step for step in range(1, 31) if trainers._looks(step, TrainerControl())] == [
+        10,
+        20,
+        30,
+    ]
     for told in ("should_log", "should_evaluate", "should_save", "should_training_stop"):
         assert trainers._looks(3, TrainerControl(**{told: True})), told
 
 
 class TestNotFinite:
-    def test_it_goes_back_and_on_in_fp32(self, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_it_goes_back_and_on_in_fp32(
+        self, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         monkeypatch.setattr("tasks.train.arguments.has_bf16", lambda: True)
         spoiled(monkeypatch, when=lambda t: t.args.bf16 and t.state.global_step == 8)
         trained = tune(precision="bf16", save_strategy="steps", save_steps=4)
-        assert trained.precision == "fp32" and trained.resumed_from == 8 and trained.steps == 3 * BATCHES
+        assert (
+            trained.precision == "fp32"
+            and trained.resumed_from == 8
+            and trained.steps == 3 * BATCHES
+        )
         assert trained.attempt.notes == (
             "the loss was not a number at step 9 in bf16: went back to the last checkpoint and on in fp32",
         )
-        assert atomic.read_json(tmp_path / "work" / ATTEMPT)["precision"] == "fp32", "a restart must not fail anew"
+        assert atomic.read_json(tmp_path / "work" / ATTEMPT)["precision"] == "fp32", (
+            "a restart must not fail anew"
+        )
         assert all(v == v for _, _, v in trained.history)
 
-    def test_in_fp32_it_fails_in_a_sentence(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_in_fp32_it_fails_in_a_sentence(
+        self, tune: Tune, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         spoiled(monkeypatch, when=lambda t: t.state.global_step == 3)
-        with pytest.raises(UserError, match=r"the loss was not a number at step 4 in fp32; lower train.learning_rate"):
+        with pytest.raises(
+            UserError,
+            match=r"the loss was not a number at step 4 in fp32; lower train.learning_rate",
+        ):
             tune()
 
     def test_weights_that_are_no_numbers_are_not_saved(self, tune: Tune, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"not a number at step .* in fp32"):
-            tune(learning_rate=1e38, max_grad_norm=0.0, warmup=0, save_strategy="steps", save_steps=1)
+            tune(
+                learning_rate=1e38, max_grad_norm=0.0, warmup=0, save_strategy="steps", save_steps=1
+            )
         import torch
         from safetensors.torch import load_file
 
         for checkpoint in checkpoints(tmp_path / "work"):
-            assert all(bool(torch.isfinite(v).all()) for v in load_file(checkpoint / "model.safetensors").values())
+            assert all(
+                bool(torch.isfinite(v).all())
+                for v in load_file(checkpoint / "model.safetensors").values()
+            )
 
 
 class TestMemory:
@@ -224,13 +308,17 @@ class TestMemory:
 
         monkeypatch.setattr(BertEmbeddings, "forward", forward)
         trained = tune("small", **still)
-        assert (trained.attempt.batch_size, trained.attempt.accumulation) == (2, 4) and max(tried[2:]) == 2 * 17
+        assert (trained.attempt.batch_size, trained.attempt.accumulation) == (2, 4) and max(
+            tried[2:]
+        ) == 2 * 17
         assert trained.attempt.notes == (
             "out of memory with 8 rows at a time: went on with 4, and 2 forward passes a step in place of 1",
             "out of memory with 4 rows at a time: went on with 2, and 4 forward passes a step in place of 2",
         )
         seen = [[v for _, n, v in t.history if n == "train.loss"] for t in (plain, trained)]
-        assert len(seen[0]) == trained.steps == 3 * BATCHES and seen[0] == pytest.approx(seen[1], rel=2e-3)
+        assert len(seen[0]) == trained.steps == 3 * BATCHES and seen[0] == pytest.approx(
+            seen[1], rel=2e-3
+        )
 
     @pytest.mark.parametrize(("rows", "accumulation"), [(16, 1), (6, 1), (7, 3), (12, 5), (2, 1)])
     def test_the_rows_of_a_step_stay_the_same(self, rows: int, accumulation: int) -> None:
@@ -243,7 +331,9 @@ class TestMemory:
         with pytest.raises(UserError, match=r"one row at a time: lower train.max_length"):
             attempt.halved(processes=1)
 
-    def test_other_failures_are_not_taken_for_it(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_other_failures_are_not_taken_for_it(
+        self, tune: Tune, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def broken(*_: Any, **__: Any) -> Any:
             raise RuntimeError("a bug")
 

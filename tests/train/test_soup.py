@@ -30,7 +30,9 @@ SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=6)
 
 class TestGreedy:
     @given(SCORES, st.randoms(use_true_random=False))
-    def test_it_is_never_worse_than_the_best_and_holds_it(self, singles: list[float], rng: random.Random) -> None:
+    def test_it_is_never_worse_than_the_best_and_holds_it(
+        self, singles: list[float], rng: random.Random
+    ) -> None:
         members, score = greedy(singles, lambda m: rng.random())
         assert score >= max(singles) and members[0] == singles.index(max(singles))
         assert len(set(members)) == len(members)
@@ -56,9 +58,15 @@ class Kitchen:
     def __init__(self, home: Path, encoder: Path) -> None:
         self.workspace, self.encoder = Workspace(home), encoder
         rng = random.Random(1)
-        dev = [Record.of(toy.sentence(toy.REAL[k], rng), k, "dev") for k in toy.LABELS for _ in range(20)]
+        dev = [
+            Record.of(toy.sentence(toy.REAL[k], rng), k, "dev")
+            for k in toy.LABELS
+            for _ in range(20)
+        ]
         self.splits = splits_of(home, dev=dev)
-        self.project = Project.model_validate({"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}})
+        self.project = Project.model_validate(
+            {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}}
+        )
         self.dev = dev
 
     def model(self, seed: int, *, noise: float, t: float = 1.0) -> TrainResult:
@@ -68,7 +76,9 @@ class Kitchen:
 
         names = dict(enumerate(toy.LABELS))
         torch.manual_seed(0)
-        net = AutoModelForSequenceClassification.from_pretrained(self.encoder, num_labels=3, id2label=names).eval()
+        net = AutoModelForSequenceClassification.from_pretrained(
+            self.encoder, num_labels=3, id2label=names
+        ).eval()
         tokenizer = AutoTokenizer.from_pretrained(self.encoder)
         with torch.no_grad():
             batch = tokenizer([r.text for r in self.dev], return_tensors="pt", padding=True)
@@ -77,12 +87,16 @@ class Kitchen:
             means = torch.stack([pooled[y == k].mean(0) for k in range(3)]) - pooled.mean(0)
             net.classifier.weight.copy_(means * 10)
             net.classifier.bias.copy_(-10 * (means @ pooled.mean(0)))
-            net.classifier.weight.add_(torch.randn(3, 32, generator=torch.Generator().manual_seed(seed)) * noise)
+            net.classifier.weight.add_(
+                torch.randn(3, 32, generator=torch.Generator().manual_seed(seed)) * noise
+            )
         Calibration(t).fold(net)
         about = {"labels": toy.LABELS, "max_length": 32, "temperature": t, "dev": {"f1_macro": 0.0}}
 
         def build(out: Path, scratch: Path) -> TrainResult:
-            return filled(TrainResult, bundle=bundle.save(net, tokenizer, out / "bundle", about=about))
+            return filled(
+                TrainResult, bundle=bundle.save(net, tokenizer, out / "bundle", about=about)
+            )
 
         return run_stage(
             TrainResult,
@@ -113,11 +127,20 @@ def test_models_that_err_apart_make_a_better_soup(kitchen: Kitchen) -> None:
     models = [kitchen.model(seed, noise=0.8) for seed in range(4)]
     cooked = kitchen.cook(*models)
     assert cooked.won and len(cooked.members) > 1 and cooked.dev_f1_macro > max(cooked.singles)
-    answers = Classifier.load(cooked.bundle_directory, digest=cooked.bundle).predict([r.text for r in kitchen.dev])
-    right = sum(a.label == r.label for a, r in zip(answers, kitchen.dev, strict=True)) / len(kitchen.dev)
-    assert right == pytest.approx(cooked.dev_f1_macro, abs=0.05) and right > max(cooked.singles) - 0.02
+    answers = Classifier.load(cooked.bundle_directory, digest=cooked.bundle).predict(
+        [r.text for r in kitchen.dev]
+    )
+    right = sum(a.label == r.label for a, r in zip(answers, kitchen.dev, strict=True)) / len(
+        kitchen.dev
+    )
+    assert (
+        right == pytest.approx(cooked.dev_f1_macro, abs=0.05) and right > max(cooked.singles) - 0.02
+    )
     about = atomic.read_json(cooked.bundle_directory / "reseed.json")
-    assert len(about["soup"]["bundles"]) == len(cooked.members) and about["dev"]["f1_macro"] == cooked.dev_f1_macro
+    assert (
+        len(about["soup"]["bundles"]) == len(cooked.members)
+        and about["dev"]["f1_macro"] == cooked.dev_f1_macro
+    )
     assert kitchen.cook(*models).published.found
 
 
@@ -157,7 +180,7 @@ def test_a_retrain_over_three_seeds_of_an_adapted_encoder(
         endpoint=llm.url,
         encoder=encoder,
         train=train,
-        harvest={"rounds": 0},
+        self_training={"rounds": 0},
         adapt={"epochs": 1, "head_steps": 20},
         evaluate={"lift": "off"},
     )
@@ -165,22 +188,31 @@ def test_a_retrain_over_three_seeds_of_an_adapted_encoder(
     assert code == 0, err
     found = last_json(out)
     told = found["seeds"]
-    assert told["seeds"] == [0, 1, 2] and min(told["dev_f1_macro"]) <= told["mean"] <= max(told["dev_f1_macro"])
+    assert told["seeds"] == [0, 1, 2] and min(told["dev_f1_macro"]) <= told["mean"] <= max(
+        told["dev_f1_macro"]
+    )
     assert told["spread"] >= 0 and told["chosen"] in told_of(told)
     uri = Settings.from_environment().tracking_uri
     client = MlflowClient(uri, uri)
     run = client.get_run(found["mlflow_run_id"])
     assert run.data.metrics["dev.f1_macro.mean"] == pytest.approx(told["mean"])
     assert run.data.metrics["dev.f1_macro.spread"] == pytest.approx(told["spread"])
-    children = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    children = client.search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    )
     names = {c.info.run_name: c for c in children}
     assert {"adapt", "train", "train seed 1", "train seed 2", "soup"} <= set(names)
     assert {f"evaluate seed {n}" for n in range(3)} <= set(names)
     assert any("on average over 3 seeds" in reason for reason in found["reasons"])
     perplexity = found["adapted"]["perplexity"]
-    assert names["adapt"].data.metrics["adapt.perplexity.after"] == pytest.approx(perplexity["after"])
+    assert names["adapt"].data.metrics["adapt.perplexity.after"] == pytest.approx(
+        perplexity["after"]
+    )
     assert "held-out unlabelled texts" in err and "no head for masked words" in err
-    made = {p.parent.name: atomic.read_json(p) for p in (home / "stages" / "train").glob("*/manifest.json")}
+    made = {
+        p.parent.name: atomic.read_json(p)
+        for p in (home / "stages" / "train").glob("*/manifest.json")
+    }
     adapted = digest_of_path(next((home / "stages" / "adapt").glob("*/encoder")))
     assert len(made) == 3 and {m["inputs"]["encoder"] for m in made.values()} == {adapted}
     best = told["dev_f1_macro"].index(max(told["dev_f1_macro"]))
@@ -192,4 +224,8 @@ def test_a_retrain_over_three_seeds_of_an_adapted_encoder(
 
 def told_of(told: dict[str, Any]) -> set[str]:
     best = told["dev_f1_macro"].index(max(told["dev_f1_macro"]))
-    return {f"soup of {len(told['soup']['members'])}"} if told["soup"]["won"] else {f"seed {told['seeds'][best]}"}
+    return (
+        {f"soup of {len(told['soup']['members'])}"}
+        if told["soup"]["won"]
+        else {f"seed {told['seeds'][best]}"}
+    )

@@ -23,7 +23,18 @@ from tasks.train.__main__ import main
 from tasks.train.resume import latest_checkpoint
 from tests.conftest import ROOT
 from tests.kit import toy
-from tests.kit.training import BATCHES, DEV, TRAIN, Stopped, Tune, rows, same, stop_after, weights, write_data
+from tests.kit.training import (
+    BATCHES,
+    DEV,
+    TRAIN,
+    Stopped,
+    Tune,
+    rows,
+    same,
+    stop_after,
+    weights,
+    write_data,
+)
 
 
 class TestLearning:
@@ -31,14 +42,26 @@ class TestLearning:
         trained = tune()
         assert trained.dev_f1_macro > 0.9
         assert (trained.steps, trained.resumed_from, trained.precision) == (3 * BATCHES, 0, "fp32")
-        said = Classifier(trained.model, trained.tokenizer, list(toy.LABELS), 32).predict([r.text for r in TRAIN])
+        said = Classifier(trained.model, trained.tokenizer, list(toy.LABELS), 32).predict(
+            [r.text for r in TRAIN]
+        )
         assert sum(p.label == r.label for p, r in zip(said, TRAIN, strict=True)) >= 0.9 * len(TRAIN)
 
     def test_the_history_has_every_epoch(self, tune: Tune) -> None:
         told = tune().history
         names = {name for _, name, _ in told}
-        assert names == {"train.loss", "train.learning_rate", "train.grad_norm", "dev.loss", "dev.f1_macro"}
-        assert [step for step, name, _ in told if name == "dev.f1_macro"] == [BATCHES, 2 * BATCHES, 3 * BATCHES]
+        assert names == {
+            "train.loss",
+            "train.learning_rate",
+            "train.grad_norm",
+            "dev.loss",
+            "dev.f1_macro",
+        }
+        assert [step for step, name, _ in told if name == "dev.f1_macro"] == [
+            BATCHES,
+            2 * BATCHES,
+            3 * BATCHES,
+        ]
         losses = [value for _, name, value in told if name == "train.loss"]
         assert losses[-1] < losses[0]
 
@@ -46,15 +69,22 @@ class TestLearning:
         first = tune("a")
         assert same(first, tune("b")) and not same(first, tune("c", seeds=(1,)))
 
-    def test_the_best_epoch_is_kept(self, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_the_best_epoch_is_kept(
+        self, tune: Tune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         from safetensors.numpy import load_file
 
         from tasks.train import fine_tune as module
 
         scores = iter([0.2, 0.9, 0.4, 0.9])
-        monkeypatch.setattr(module, "_f1", lambda labels: lambda outcome: {"f1_macro": next(scores)})
+        monkeypatch.setattr(
+            module, "_f1", lambda labels: lambda outcome: {"f1_macro": next(scores)}
+        )
         trained = tune()
-        kept = {n: load_file(tmp_path / "work" / f"checkpoint-{n}" / "model.safetensors") for n in (12, 18)}
+        kept = {
+            n: load_file(tmp_path / "work" / f"checkpoint-{n}" / "model.safetensors")
+            for n in (12, 18)
+        }
         name = "bert.encoder.layer.0.attention.self.query.weight"
         assert np.array_equal(weights(trained)[name].numpy(), kept[12][name])
         assert not np.array_equal(kept[12][name], kept[18][name])
@@ -78,9 +108,20 @@ class TestRefusals:
             tune(max_length=129)
 
     @pytest.mark.parametrize(
-        "what", ["empty", "torn config", "no weights", "torn weights", "pickle", "custom code", "no tokenizer"]
+        "what",
+        [
+            "empty",
+            "torn config",
+            "no weights",
+            "torn weights",
+            "pickle",
+            "custom code",
+            "no tokenizer",
+        ],
     )
-    def test_an_encoder_that_is_no_model(self, what: str, tune: Tune, encoder: Path, tmp_path: Path) -> None:
+    def test_an_encoder_that_is_no_model(
+        self, what: str, tune: Tune, encoder: Path, tmp_path: Path
+    ) -> None:
         bad = tmp_path / "bad"
         shutil.copytree(encoder, bad)
         model, config = bad / "model.safetensors", bad / "config.json"
@@ -123,7 +164,8 @@ class TestRefusals:
 
 class TestResuming:
     @pytest.mark.parametrize(
-        ("stopped", "sealed", "at"), [(1, True, 1), (2, True, 2), (3, True, 3), (2, False, 1), (1, False, 0)]
+        ("stopped", "sealed", "at"),
+        [(1, True, 1), (2, True, 2), (3, True, 3), (2, False, 1), (1, False, 0)],
     )
     def test_it_ends_bit_for_bit_as_an_uninterrupted_run(
         self, stopped: int, sealed: bool, at: int, tune: Tune, monkeypatch: pytest.MonkeyPatch
@@ -156,11 +198,18 @@ class TestResuming:
             stop_after(m, 2)
             with pytest.raises(Stopped):
                 tune()
-        assert sorted(p.name for p in (tmp_path / "work").glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-6"]
+        assert sorted(p.name for p in (tmp_path / "work").glob("checkpoint-*")) == [
+            "checkpoint-12",
+            "checkpoint-6",
+        ]
         return tmp_path / "work"
 
-    @pytest.mark.parametrize("how", ["no manifest", "flipped byte", "cut short", "file missing", "torn manifest"])
-    def test_a_torn_checkpoint_is_removed_and_not_resumed_from(self, how: str, stopped: Path, tune: Tune) -> None:
+    @pytest.mark.parametrize(
+        "how", ["no manifest", "flipped byte", "cut short", "file missing", "torn manifest"]
+    )
+    def test_a_torn_checkpoint_is_removed_and_not_resumed_from(
+        self, how: str, stopped: Path, tune: Tune
+    ) -> None:
         torn = stopped / "checkpoint-12"
         state = torn / "optimizer.pt"
         if how == "no manifest":
@@ -254,7 +303,9 @@ class TestCalibration:
         before = model[0].weight.clone()
         assert not Calibration(2.0).fold(model) and torch.equal(model[0].weight, before)
 
-    def test_a_trained_model_answers_with_its_temperature(self, tune: Tune, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_trained_model_answers_with_its_temperature(
+        self, tune: Tune, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         from tasks.statistics import calibration as module
 
         fitted = tune("fitted", epochs=1)
@@ -263,7 +314,9 @@ class TestCalibration:
         head = "classifier.weight"
         assert other.temperature == 4.0
         assert np.allclose(
-            weights(other)[head].numpy() * 4.0, weights(fitted)[head].numpy() * fitted.temperature, rtol=1e-5
+            weights(other)[head].numpy() * 4.0,
+            weights(fitted)[head].numpy() * fitted.temperature,
+            rtol=1e-5,
         )
 
 
@@ -314,13 +367,23 @@ class TestCommand:
         ]
         environment = {**os.environ, "PYTHONPATH": str(bare)}
         ran = subprocess.run(
-            command, capture_output=True, text=True, timeout=200, env=environment, cwd=ROOT, check=False
+            command,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env=environment,
+            cwd=ROOT,
+            check=False,
         )
         assert ran.returncode == 0, ran.stderr[-3000:]
         assert (bare / "loaded").exists() and ran.stdout == "" and "step 18/18" in ran.stderr
         manifest = atomic.verify(tmp_path / "out")
-        assert manifest["figures"]["rows"] == len(TRAIN) and manifest["figures"]["dev_f1_macro"] > 0.9
-        assert {p.name for p in tmp_path.iterdir()} == {"bare", "data", "out"}, "scratch files were left beside --out"
+        assert (
+            manifest["figures"]["rows"] == len(TRAIN) and manifest["figures"]["dev_f1_macro"] > 0.9
+        )
+        assert {p.name for p in tmp_path.iterdir()} == {"bare", "data", "out"}, (
+            "scratch files were left beside --out"
+        )
 
         from transformers import pipeline
 
@@ -328,7 +391,9 @@ class TestCommand:
         about = check(folder, digest=manifest["figures"]["bundle"])
         assert about["labels"] == dict.fromkeys(sorted(toy.LABELS), "")
         texts = [r.text for r in DEV]
-        plain = pipeline("text-classification", model=str(folder), tokenizer=str(folder), device="cpu")(texts)
+        plain = pipeline(
+            "text-classification", model=str(folder), tokenizer=str(folder), device="cpu"
+        )(texts)
         ours = Classifier.load(folder).predict(texts)
         assert [p["label"] for p in plain] == [p.label for p in ours]
         assert [p["score"] for p in plain] == pytest.approx([p.score for p in ours], abs=1e-5)
@@ -340,15 +405,37 @@ class TestCommand:
         few, many = 4000, 40_000
         for n in (few, many):
             words = [toy.sentence(toy.WRITTEN[k], random.Random(0), n=60) for k in toy.LABELS]
-            rows = (Record.of(f"{i} {words[i % 3]}", list(toy.LABELS)[i % 3], "seed") for i in range(n))
+            rows = (
+                Record.of(f"{i} {words[i % 3]}", list(toy.LABELS)[i % 3], "seed") for i in range(n)
+            )
             write_data(tmp_path / str(n), train=rows)
-        quick = ["--model", str(encoder), "--max-steps", "2", "--max-length", "16", "--class-weights", '{"metal": 2.0}']
-        command = [sys.executable, "-c", PEAKS, str(tmp_path / str(few)), str(tmp_path / str(many)), *quick]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False)
+        quick = [
+            "--model",
+            str(encoder),
+            "--max-steps",
+            "2",
+            "--max-length",
+            "16",
+            "--class-weights",
+            '{"metal": 2.0}',
+        ]
+        command = [
+            sys.executable,
+            "-c",
+            PEAKS,
+            str(tmp_path / str(few)),
+            str(tmp_path / str(many)),
+            *quick,
+        ]
+        ran = subprocess.run(
+            command, capture_output=True, text=True, timeout=600, cwd=ROOT, check=False
+        )
         assert ran.returncode == 0, ran.stderr[-3000:]
         peaks = [int(mb) for mb in ran.stdout.split()]
         assert atomic.verify(tmp_path / f"{many}-out")["figures"]["rows"] == many
-        assert peaks[1] - peaks[0] < 25, f"{peaks} MB: the texts alone of the other rows are 14 MB, as records 60"
+        assert peaks[1] - peaks[0] < 25, (
+            f"{peaks} MB: the texts alone of the other rows are 14 MB, as records 60"
+        )
 
     def two(self, capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str) -> None:
         """Exit status 2 and one sentence that holds `words`."""
@@ -357,19 +444,37 @@ class TestCommand:
         said = [line for line in err.splitlines() if not line.startswith("step ")]
         assert len(said) == 1 and all(w in said[0] for w in words), err
 
-    def test_what_a_user_can_get_wrong(self, tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_what_a_user_can_get_wrong(
+        self, tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         data, out = tmp_path / "data", tmp_path / "new" / "out"
-        self.two(capsys, self.arguments(data, out, encoder), str(data / "train.jsonl"), "is not there", "dev.jsonl")
+        self.two(
+            capsys,
+            self.arguments(data, out, encoder),
+            str(data / "train.jsonl"),
+            "is not there",
+            "dev.jsonl",
+        )
         write_data(data)
         self.two(capsys, self.arguments(data, out, tmp_path / "none"), "none", "is not there")
         self.two(capsys, self.arguments(data, out, encoder, max_length=999), "999", "128")
         self.two(capsys, self.arguments(data, out, encoder, epochs=0), "--epochs", "0")
-        self.two(capsys, self.arguments(data, out, encoder, seeds="[3,1]"), "--seeds [3, 1]", "'[3]'", "--out")
+        self.two(
+            capsys,
+            self.arguments(data, out, encoder, seeds="[3,1]"),
+            "--seeds [3, 1]",
+            "'[3]'",
+            "--out",
+        )
         (data / "dev.jsonl").write_text("")
         self.two(capsys, self.arguments(data, out, encoder), str(data / "dev.jsonl"), "no rows")
         write_data(data, dev=[*DEV, Record.of("a heavy thing", "stone", "dev")])
         self.two(capsys, self.arguments(data, out, encoder), "dev.jsonl", "'stone'", "train.jsonl")
-        write_data(data, train=[r for r in TRAIN if r.label == "metal"], dev=[r for r in DEV if r.label == "metal"])
+        write_data(
+            data,
+            train=[r for r in TRAIN if r.label == "metal"],
+            dev=[r for r in DEV if r.label == "metal"],
+        )
         self.two(capsys, self.arguments(data, out, encoder), "train.jsonl", "two labels")
         (data / "train.jsonl").write_text(json.dumps({"text": "", "label": "metal"}) + "\n")
         self.two(capsys, self.arguments(data, out, encoder), "train.jsonl", "empty text")
@@ -397,4 +502,6 @@ class TestCommand:
                 main(arguments)
         write_data(data, train=rows(toy.WRITTEN, 16, "synthetic", seed=5))
         assert main(arguments) == 0
-        assert atomic.verify(out)["figures"]["resumed_from"] == 0, "it went on from the weights of other data"
+        assert atomic.verify(out)["figures"]["resumed_from"] == 0, (
+            "it went on from the weights of other data"
+        )

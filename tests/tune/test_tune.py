@@ -20,7 +20,16 @@ from tasks.errors import UserError
 from tasks.project import Project, Train
 from tasks.project.reader import load_project
 from tasks.tune import search
-from tasks.tune.trial import Pruned, TrialResult, as_override, folds, fragment, question, trial, with_settings
+from tasks.tune.trial import (
+    Pruned,
+    TrialResult,
+    as_override,
+    folds,
+    fragment,
+    question,
+    trial,
+    with_settings,
+)
 from tasks.workspace import Workspace
 from tests.conftest import ROOT, last_json
 from tests.kit import toy
@@ -28,14 +37,31 @@ from tests.kit.stages import curated_of, splits_of
 from tests.train.test_adaptation import DEV, rows
 
 TRAINING = rows(12, "synthetic", 5)
-FIXED = {"epochs": None, "batch_size": None, "weight_decay": None, "warmup": None, "label_smoothing": None}
+FIXED = {
+    "epochs": None,
+    "batch_size": None,
+    "weight_decay": None,
+    "warmup": None,
+    "label_smoothing": None,
+}
 LEARNING_RATE = {**FIXED, "learning_rate": [1e-7, 1e-2]}
 
 
-def project(encoder: Path | str = "tiny", train: dict[str, Any] | None = None, **tune: Any) -> Project:
-    quick = {"epochs": 2, "learning_rate": 3e-3, "max_length": 32, "batch_size": 8, "patience": 3, "precision": "fp32"}
+def project(
+    encoder: Path | str = "tiny", train: dict[str, Any] | None = None, **tune: Any
+) -> Project:
+    quick = {
+        "epochs": 2,
+        "learning_rate": 3e-3,
+        "max_length": 32,
+        "batch_size": 8,
+        "patience": 3,
+        "precision": "fp32",
+    }
     given: dict[str, Any] = {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}}
-    return Project.model_validate({**given, "train": {"model": str(encoder), **quick, **(train or {})}, "tune": tune})
+    return Project.model_validate(
+        {**given, "train": {"model": str(encoder), **quick, **(train or {})}, "tune": tune}
+    )
 
 
 class Bench:
@@ -85,9 +111,13 @@ class TestTrial:
 
     def test_one_that_is_not_worth_it_ends_and_leaves_nothing(self, bench: Bench) -> None:
         with pytest.raises(Pruned):
-            bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, lambda epoch, f1, share: False)
+            bench.trial(
+                project(bench.encoder), {"learning_rate": 2e-3}, lambda epoch, f1, share: False
+            )
         assert not bench.scratch() and not list(bench.workspace.stages.glob("trial/*"))
-        last = bench.trial(project(bench.encoder), {"learning_rate": 2e-3}, lambda epoch, f1, share: share < 1)
+        last = bench.trial(
+            project(bench.encoder), {"learning_rate": 2e-3}, lambda epoch, f1, share: share < 1
+        )
         assert last.steps == 10, "at its last epoch there is nothing to save by ending it"
 
     def test_a_failed_one_leaves_nothing(self, bench: Bench) -> None:
@@ -114,9 +144,14 @@ class TestTrial:
         assert shares == [1 / 3, 2 / 3, 2 / 3, 1]
         assert again.resumed_from == 5 and again.steps == 15
 
-    def test_looks_between_epochs_are_told_apart_and_steps_decide_where_they_are_given(self, bench: Bench) -> None:
+    def test_looks_between_epochs_are_told_apart_and_steps_decide_where_they_are_given(
+        self, bench: Bench
+    ) -> None:
         told: list[float] = []
-        p = project(bench.encoder, train={"max_steps": 8, "eval_strategy": "steps", "eval_steps": 2, "patience": 9})
+        p = project(
+            bench.encoder,
+            train={"max_steps": 8, "eval_strategy": "steps", "eval_steps": 2, "patience": 9},
+        )
         bench.trial(p, {}, lambda epoch, f1, share: told.append(share) is None)
         assert told == [0.25, 0.5, 0.75, 1.0]
 
@@ -125,10 +160,14 @@ class TestTrial:
         bench.rows = curated_of(tmp_path, [*TRAINING, *rows(4, "seed", 9)])
         told: list[tuple[int, float]] = []
         result = bench.trial(
-            project(encoder, folds=2), {}, lambda epoch, f1, share: told.append((epoch, share)) is None
+            project(encoder, folds=2),
+            {},
+            lambda epoch, f1, share: told.append((epoch, share)) is None,
         )
         assert told == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
-        assert len(result.folds) == 2 and result.dev_f1_macro == pytest.approx(sum(result.folds) / 2)
+        assert len(result.folds) == 2 and result.dev_f1_macro == pytest.approx(
+            sum(result.folds) / 2
+        )
 
 
 class TestFolds:
@@ -138,14 +177,18 @@ class TestFolds:
         assert Counter(r.id for _, held in parts for r in held) == Counter(r.id for r in real)
         for own, held in parts:
             assert {r.id for r in own} | {r.id for r in held} == {r.id for r in [*written, *real]}
-            assert not {r.id for r in own} & {r.id for r in held} and {r.id for r in written} <= {r.id for r in own}
+            assert not {r.id for r in own} & {r.id for r in held} and {r.id for r in written} <= {
+                r.id for r in own
+            }
             assert all(2 <= n <= 3 for n in Counter(r.label for r in held).values())
 
     def test_without_folds_nothing_is_held_out(self) -> None:
         assert folds(TRAINING, 0) == [(TRAINING, [])]
 
     def test_too_few_real_rows(self) -> None:
-        with pytest.raises(UserError, match=r"tune.folds is 3, but a label has only 2 real training rows.*to 2"):
+        with pytest.raises(
+            UserError, match=r"tune.folds is 3, but a label has only 2 real training rows.*to 2"
+        ):
             folds([*TRAINING, *rows(2, "seed", 9)], 3)
         with pytest.raises(UserError, match=r"only 0 real training rows.*to 0"):
             folds(TRAINING, 3)
@@ -156,10 +199,16 @@ class TestSpace:
         ("space", "why"),
         [
             ({"learning_rate": [1e-3, 1e-5]}, r"write the lower one first: \[1e-05, 0.001\]"),
-            ({"learning_rate": [0.0, 1e-5]}, r"tune.space.learning_rate holds 0.0: input should be greater than 0"),
+            (
+                {"learning_rate": [0.0, 1e-5]},
+                r"tune.space.learning_rate holds 0.0: input should be greater than 0",
+            ),
             ({"epochs": [0, 3]}, r"tune.space.epochs holds 0"),
             ({"batch_size": []}, "give the values to choose from, or null"),
-            ({"others": {"learning_rat": [1.0]}}, r"names 'learning_rat', which is no key of train"),
+            (
+                {"others": {"learning_rat": [1.0]}},
+                r"names 'learning_rat', which is no key of train",
+            ),
             ({"others": {"precision": ["fp8"]}}, r"tune.space.precision holds 'fp8'"),
             ({"others": {"seeds": [1]}}, "'seeds' is no setting to search"),
             ({"others": {"epochs": [1]}}, "'epochs' has a key of its own"),
@@ -182,7 +231,9 @@ def study_of(p: Project, home: Path, about: str = "", url: str | None = None) ->
     return search.open_study(p, {"about": about}, workspace=Workspace(home), url=url)
 
 
-def found_all(study: Any, p: Project, objective: Any, failed: Any = lambda trial, error: None) -> None:
+def found_all(
+    study: Any, p: Project, objective: Any, failed: Any = lambda trial, error: None
+) -> None:
     search.search(study, p, objective, in_time=lambda: True, failed=failed)
 
 
@@ -204,19 +255,33 @@ class TestSearch:
         assert search.fill_queue(study, p)
         found_all(study, p, self.peak(p))
         own, best = search.own_settings(study), search.best(study)
-        assert own.number == 0 and own.params == {"learning_rate": 3e-3} and search.done(study) == 25
-        assert best is not None and best.value > own.value and 2e-5 < best.params["learning_rate"] < 5e-4
+        assert (
+            own.number == 0 and own.params == {"learning_rate": 3e-3} and search.done(study) == 25
+        )
+        assert (
+            best is not None
+            and best.value > own.value
+            and 2e-5 < best.params["learning_rate"] < 5e-4
+        )
         shown = search.settings_of(best, p)["learning_rate"]
         assert shown == float(f"{best.params['learning_rate']:.3g}")
 
     def test_equal_ones_leave_the_own_settings_best(self, tmp_path: Path) -> None:
         p = project(trials=4, space=LEARNING_RATE)
         study = study_of(p, tmp_path)
-        found_all(study, project(trials=1, space=LEARNING_RATE), lambda t: float(bool(search.suggest(t, p))))
+        found_all(
+            study,
+            project(trials=1, space=LEARNING_RATE),
+            lambda t: float(bool(search.suggest(t, p))),
+        )
         search.fill_queue(study, p)
         found_all(study, p, lambda t: float(bool(search.suggest(t, p))))
         best = search.best(study)
-        assert best is not None and best.number == 1 and search.settings_of(best, p) == {"learning_rate": 3e-3}
+        assert (
+            best is not None
+            and best.number == 1
+            and search.settings_of(best, p) == {"learning_rate": 3e-3}
+        )
 
     def test_own_settings_outside_the_space_are_left_out(self, tmp_path: Path) -> None:
         p = project(space={**FIXED, "learning_rate": [1e-5, 1e-4]})
@@ -235,13 +300,17 @@ class TestSearch:
 
         study = study_of(p, tmp_path)
         found_all(study, p, now_and_then, lambda trial, error: failures.append(str(error)))
-        assert search.done(study) == 6 and len(failures) == 10 and failures[0] == "trial 1 is unlucky"
+        assert (
+            search.done(study) == 6 and len(failures) == 10 and failures[0] == "trial 1 is unlucky"
+        )
 
         def never(trial: Any) -> float:
             raise RuntimeError("no memory")
 
         study = study_of(p, tmp_path, "another")
-        with pytest.raises(UserError, match="three trials in a row failed, the last with RuntimeError: no memory"):
+        with pytest.raises(
+            UserError, match="three trials in a row failed, the last with RuntimeError: no memory"
+        ):
             found_all(study, p, never)
 
     def test_what_lags_behind_is_pruned_unless_told_not_to(self, tmp_path: Path) -> None:
@@ -262,7 +331,9 @@ class TestSearch:
             states = Counter(t.state for t in study.trials)
             assert states[TrialState.PRUNED] == (4 if prune else 0) and search.done(study) == 10
 
-    def test_a_long_trial_is_held_against_short_ones_at_the_same_share(self, tmp_path: Path) -> None:
+    def test_a_long_trial_is_held_against_short_ones_at_the_same_share(
+        self, tmp_path: Path
+    ) -> None:
         """F1 rises as each one's learning rate falls: after a quarter of 8 epochs less is reached than after 2 of 2."""
         import optuna
 
@@ -279,8 +350,12 @@ class TestSearch:
         study = study_of(p, tmp_path)
         found_all(study, p, annealed)
         pruned = [t.number for t in study.trials if t.state == optuna.trial.TrialState.PRUNED]
-        assert pruned == [7, 9], "long or short, what is worse at the same share is ended, and what ends better is not"
-        assert len(study.trials[7].intermediate_values) == 3, "as soon as five others had a look by then"
+        assert pruned == [7, 9], (
+            "long or short, what is worse at the same share is ended, and what ends better is not"
+        )
+        assert len(study.trials[7].intermediate_values) == 3, (
+            "as soon as five others had a look by then"
+        )
 
     def test_ctrl_c_queues_the_trial_again(self, tmp_path: Path) -> None:
         p = project(trials=3, space=LEARNING_RATE)
@@ -298,7 +373,9 @@ class TestSearch:
         found_all(again, p, interrupted)
         assert search.done(again) == 3 and len(tried) == 4 and tried[2] == tried[1]
 
-    def test_the_same_seed_draws_the_same_and_a_resumed_search_goes_on(self, tmp_path: Path) -> None:
+    def test_the_same_seed_draws_the_same_and_a_resumed_search_goes_on(
+        self, tmp_path: Path
+    ) -> None:
         def drawn(home: Path, parts: list[int]) -> list[Any]:
             for trials in parts:
                 p = project(trials=trials, space=LEARNING_RATE)
@@ -313,15 +390,25 @@ class TestSearch:
         a, b = curated_of(tmp_path, TRAINING), curated_of(tmp_path, TRAINING[1:])
         splits, other_splits = splits_of(tmp_path, dev=DEV), splits_of(tmp_path, dev=DEV[1:])
         asked = question(p, rows=a, splits=splits, encoder="e")
-        assert asked == question(project(trials=99, timeout_seconds=5), rows=a, splits=splits, encoder="e")
-        others = [question(p, rows=b, splits=splits, encoder="e"), question(p, rows=a, splits=splits, encoder="f")]
+        assert asked == question(
+            project(trials=99, timeout_seconds=5), rows=a, splits=splits, encoder="e"
+        )
+        others = [
+            question(p, rows=b, splits=splits, encoder="e"),
+            question(p, rows=a, splits=splits, encoder="f"),
+        ]
         others.append(question(p, rows=a, splits=other_splits, encoder="e"))
-        others.append(question(project(train={"max_length": 16}), rows=a, splits=splits, encoder="e"))
+        others.append(
+            question(project(train={"max_length": 16}), rows=a, splits=splits, encoder="e")
+        )
         assert len({search.study_name(p, q) for q in [asked, *others]}) == 5
 
     @pytest.mark.parametrize(
         ("url", "why"),
-        [("nonsense://host/db", "no database URL"), ("sqlite:////nowhere/at/all.db", "can't be reached")],
+        [
+            ("nonsense://host/db", "no database URL"),
+            ("sqlite:////nowhere/at/all.db", "can't be reached"),
+        ],
     )
     def test_a_storage_that_is_none(self, url: str, why: str, tmp_path: Path) -> None:
         with pytest.raises(Exception, match=why):
@@ -364,7 +451,11 @@ def test_a_killed_worker_s_trial_is_tried_again_and_two_workers_share(tmp_path: 
     assert all(w.returncode == 0 for w in two) and all("begun" in out for out in printed), printed
     trials = study_of(project(), tmp_path, "shared").trials
     states = Counter(t.state for t in trials)
-    assert states[TrialState.FAIL] == 1 and trials[0].state == TrialState.FAIL and 6 <= states[TrialState.COMPLETE] <= 7
+    assert (
+        states[TrialState.FAIL] == 1
+        and trials[0].state == TrialState.FAIL
+        and 6 <= states[TrialState.COMPLETE] <= 7
+    )
     again = [t for t in trials if t.number and t.params == trials[0].params]
     assert len(again) == 1 and again[0].state == TrialState.COMPLETE
 
@@ -376,8 +467,15 @@ def test_the_fragment_is_yaml_that_the_project_file_takes(tmp_path: Path, encode
     path = tmp_path / "toy.yaml"
     base = {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}}
     path.write_text(yaml.safe_dump(base) + text)
-    for found in (load_project(path), load_project(_without_train(path, base), as_override(settings))):
-        assert (found.train.learning_rate, found.train.epochs, found.train.precision) == (7.1e-05, 5, "fp32")
+    for found in (
+        load_project(path),
+        load_project(_without_train(path, base), as_override(settings)),
+    ):
+        assert (found.train.learning_rate, found.train.epochs, found.train.precision) == (
+            7.1e-05,
+            5,
+            "fp32",
+        )
 
 
 def test_a_pruned_trial_is_no_failed_task_and_shows_its_progress() -> None:
@@ -387,7 +485,9 @@ def test_a_pruned_trial_is_no_failed_task_and_shows_its_progress() -> None:
         raise Pruned
 
     assert _none_if_pruned(pruned)() is None
-    assert "progress" in inspect.signature(_none_if_pruned(trial)).parameters, "what flows/steps.py asks for"
+    assert "progress" in inspect.signature(_none_if_pruned(trial)).parameters, (
+        "what flows/steps.py asks for"
+    )
 
 
 def _without_train(path: Path, base: dict[str, Any]) -> Path:
@@ -408,7 +508,11 @@ def test_the_command_finds_better_settings(
 
     tune = {"trials": 6, "space": {**FIXED, "learning_rate": [1e-7, 1e-2]}}
     config = toy.project(
-        tmp_path / "project", endpoint=llm.url, encoder=encoder, train={"learning_rate": 1e-7}, tune=tune
+        tmp_path / "project",
+        endpoint=llm.url,
+        encoder=encoder,
+        train={"learning_rate": 1e-7},
+        tune=tune,
     )
     code, out, err = reseed("tune", config, "--json")
     assert code == 0, err
@@ -416,18 +520,30 @@ def test_the_command_finds_better_settings(
     assert found["trials"]["complete"] + found["trials"]["pruned"] == 6
     assert found["best"]["dev_f1_macro"] > found["own"]["dev_f1_macro"] + 0.2
     assert not list((home / "test_set_uses").glob("*")), "the test set was opened"
-    assert load_project(config, found["set"]).train.learning_rate == found["best"]["train"]["learning_rate"]
+    assert (
+        load_project(config, found["set"]).train.learning_rate
+        == found["best"]["train"]["learning_rate"]
+    )
     assert yaml.safe_load(Path(found["file"]).read_text())["train"].keys() == {"learning_rate"}
 
     uri = Settings.from_environment().tracking_uri
     client = MlflowClient(uri, uri)
     run = client.get_run(found["mlflow_run_id"])
     assert run.data.metrics["dev.f1_macro.best"] == found["best"]["dev_f1_macro"]
-    trials = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
+    trials = client.search_runs(
+        [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"
+    )
     assert len(trials) == 6 and all(set(t.data.params) == {"train.learning_rate"} for t in trials)
     best = next(t for t in trials if t.info.run_name == f"trial {found['best']['trial']}")
-    assert best.info.status == "FINISHED" and best.data.metrics["dev.f1_macro"] == found["best"]["dev_f1_macro"]
-    assert [m.step for m in client.get_metric_history(best.info.run_id, "dev.f1_macro")][:3] == [1, 2, 3]
+    assert (
+        best.info.status == "FINISHED"
+        and best.data.metrics["dev.f1_macro"] == found["best"]["dev_f1_macro"]
+    )
+    assert [m.step for m in client.get_metric_history(best.info.run_id, "dev.f1_macro")][:3] == [
+        1,
+        2,
+        3,
+    ]
 
     code, out, err = reseed("tune", config)
     assert (

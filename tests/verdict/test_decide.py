@@ -70,11 +70,17 @@ def pairs(draw: st.DrawFn) -> Pair:
 def grouped(draw: st.DrawFn) -> Pair:
     """Enough groups to be judged, among them rows that stand alone, and a slice that is often large enough."""
     row = st.tuples(
-        st.sampled_from(LABELS), ANSWERS, ANSWERS, st.integers(0, 20), st.sampled_from([True, True, True, False])
+        st.sampled_from(LABELS),
+        ANSWERS,
+        ANSWERS,
+        st.integers(0, 20),
+        st.sampled_from([True, True, True, False]),
     )
     rows = draw(st.lists(row, min_size=33, max_size=45))
     true, a, b, own, inside = map(list, zip(*rows, strict=True))
-    groups = [f"group {i}" if i < 12 else None if g == 20 else f"group {g}" for i, g in enumerate(own)]
+    groups = [
+        f"group {i}" if i < 12 else None if g == 20 else f"group {g}" for i, g in enumerate(own)
+    ]
     return Pair([*LABELS, *true[3:]], a, b, tuple(groups), tuple(inside))
 
 
@@ -110,7 +116,9 @@ def test_two_models_are_never_each_better_than_the_other(pair: Pair, confidence:
 @given(ANY, GAINS, st.sampled_from([0.5, 0.8, 0.95]))
 def test_the_same_answers_never_promote(pair: Pair, min_gain: str, confidence: float) -> None:
     same = pair.but(pair.challenger, pair.challenger)
-    v = same.decide(min_gain=float(min_gain), confidence=confidence, slice_margin=0.01, label_margin=0.01)
+    v = same.decide(
+        min_gain=float(min_gain), confidence=confidence, slice_margin=0.01, label_margin=0.01
+    )
     assert (v.decision, v.gain, v.lower, v.upper) == ("keep", 0.0, 0.0, 0.0)
 
 
@@ -123,7 +131,9 @@ def test_the_order_of_rows_says_nothing(pair: Pair, rng: random.Random) -> None:
 
 @PROPERTY
 @given(ANY, GAINS, GAINS, st.sampled_from([0.5, 0.8, 0.95]))
-def test_asking_for_more_gain_never_promotes(pair: Pair, one: str, two: str, confidence: float) -> None:
+def test_asking_for_more_gain_never_promotes(
+    pair: Pair, one: str, two: str, confidence: float
+) -> None:
     less, more = sorted((float(one), float(two)))
     how = {"confidence": confidence, "slice_margin": 0.05}
     first, second = (pair.decide(min_gain=gain, **how).decision for gain in (less, more))
@@ -163,17 +173,28 @@ def test_the_bounds_and_the_decision_agree(pair: Pair, min_gain: str) -> None:
         ([*LABELS, "x"], [*LABELS, "x"], ["b"] * 4, "a label that is not the project's"),
     ],
 )
-def test_unsure_is_not_yes(true: list[str], challenger: list[str], opponent: list[str], said: str) -> None:
+def test_unsure_is_not_yes(
+    true: list[str], challenger: list[str], opponent: list[str], said: str
+) -> None:
     v = Pair(true, challenger, opponent).decide(rule="point")
     assert v.decision == "inconclusive" and said in v.reasons[0]
-    assert (v.gain, v.lower, v.upper, v.rows, v.opponent) == (None, None, None, len(true), "champion")
+    assert (v.gain, v.lower, v.upper, v.rows, v.opponent) == (
+        None,
+        None,
+        None,
+        len(true),
+        "champion",
+    )
 
 
 def models(n: int, challenger: float, opponent: float) -> Pair:
     """`n` rows and two models that are right for these shares of them."""
     rng = random.Random(0)
     true = [LABELS[i % 3] for i in range(n)]
-    a, b = ([t if rng.random() < right else rng.choice(LABELS) for t in true] for right in (challenger, opponent))
+    a, b = (
+        [t if rng.random() < right else rng.choice(LABELS) for t in true]
+        for right in (challenger, opponent)
+    )
     return Pair(true, a, b)
 
 
@@ -182,27 +203,44 @@ def test_the_clearly_better_is_promoted_and_the_clearly_worse_is_not() -> None:
     assert better.decide().decision == "promote" and better.swapped().decide().decision == "keep"
     v = better.decide(min_gain=0.5)
     assert v.decision == "keep" and "promote.min_gain 0.5" in v.reasons[0]
-    assert v.model_dump(mode="json")["gain"] == v.gain and Verdict.model_validate_json(v.model_dump_json()) == v
+    assert (
+        v.model_dump(mode="json")["gain"] == v.gain
+        and Verdict.model_validate_json(v.model_dump_json()) == v
+    )
 
 
 def test_what_few_rows_can_not_tell_more_rows_can() -> None:
     few = models(60, 0.85, 0.78)
     v = few.decide(samples=2000)
     assert v.decision == "inconclusive" and v.gain is not None and v.gain > 0
-    assert v.more_rows is not None and v.more_rows > 0 and f"about {v.more_rows} more test rows" in v.reasons[0]
-    times = 1 + -(-v.more_rows * 5 // 4) // 60 + 1  # a quarter more than it says, of the same kind of rows
+    assert (
+        v.more_rows is not None
+        and v.more_rows > 0
+        and f"about {v.more_rows} more test rows" in v.reasons[0]
+    )
+    times = (
+        1 + -(-v.more_rows * 5 // 4) // 60 + 1
+    )  # a quarter more than it says, of the same kind of rows
     many = Pair(few.true * times, few.challenger * times, few.opponent * times)
     assert many.decide(samples=2000).decision == "promote"
 
 
 def test_no_number_of_rows_decides_at_no_difference() -> None:
     v = Pair(LABELS * 4, [*LABELS * 3, "b", "c", "a"], ["b", "c", "a", *LABELS * 3]).decide()
-    assert (v.decision, v.gain, v.more_rows) == ("inconclusive", 0.0, None) and "no number of rows" in v.reasons[0]
+    assert (v.decision, v.gain, v.more_rows) == (
+        "inconclusive",
+        0.0,
+        None,
+    ) and "no number of rows" in v.reasons[0]
 
 
 def test_nobody_is_asked_for_a_billion_rows() -> None:
     assert more_rows(500, 1e-6, 0.01, 0.975) is None and more_rows(500, 0.0, 0.01, 0.975) is None
-    assert more_rows(500, 0.01, 0.01, 0.975) == math.ceil(500 * 1.959964**2) - 500 == more_rows(500, -0.01, 0.01, 0.975)
+    assert (
+        more_rows(500, 0.01, 0.01, 0.975)
+        == math.ceil(500 * 1.959964**2) - 500
+        == more_rows(500, -0.01, 0.01, 0.975)
+    )
 
 
 class TestUsesOfTheTestSet:
@@ -213,7 +251,9 @@ class TestUsesOfTheTestSet:
 
     @PROPERTY
     @given(ANY, st.integers(1, 30), st.integers(1, 30))
-    def test_a_later_use_never_promotes_what_an_earlier_one_would_not(self, pair: Pair, a: int, b: int) -> None:
+    def test_a_later_use_never_promotes_what_an_earlier_one_would_not(
+        self, pair: Pair, a: int, b: int
+    ) -> None:
         first, later = (pair.decide(use=k).decision for k in sorted((a, b)))
         assert later != "promote" or first == "promote"
 
@@ -221,8 +261,12 @@ class TestUsesOfTheTestSet:
         true = [*"abc"] * 20
         pair = Pair(true, true, ["a" if i == 1 else label for i, label in enumerate(true)])
         plain, bounds = pair.decide(rule="point", use=9), pair.decide(use=9)
-        assert plain.decision == "promote" and "plain rule (promote.rule: point)" in plain.reasons[0]
-        assert bounds.decision == "inconclusive" and "verdict 9 on this test set" in bounds.reasons[0]
+        assert (
+            plain.decision == "promote" and "plain rule (promote.rule: point)" in plain.reasons[0]
+        )
+        assert (
+            bounds.decision == "inconclusive" and "verdict 9 on this test set" in bounds.reasons[0]
+        )
 
     def test_a_worn_out_test_set_is_said_to_be(self) -> None:
         pair = Pair([*"abc"] * 20, [*"abc"] * 20, [*"bca"] * 20)
@@ -239,7 +283,9 @@ class TestChance:
     def test_a_few_rows_better_and_none_worse_is_not_enough(self, won: int, use: int) -> None:
         wrong = {"a": "b", "b": "c", "c": "a"}
         true = [*"abc"] * 160
-        challenger = [wrong[t] if i < 15 else t for i, t in enumerate(true)]  # errors that both share
+        challenger = [
+            wrong[t] if i < 15 else t for i, t in enumerate(true)
+        ]  # errors that both share
         opponent = [wrong[t] if i < 15 + won else t for i, t in enumerate(true)]
         v = Pair(true, challenger, opponent).decide(use=use, samples=2000)
         assert (v.decision, v.won, v.lost) == ("inconclusive", won, 0)
@@ -249,11 +295,15 @@ class TestChance:
         """Three rows a label, all of one gained: the bounds know no other outcome, the swaps do."""
         v = Pair([*"abc"], [*"abc"], [*"aaa"]).decide()
         assert v.lower is not None and v.lower > 0 and v.decision == "inconclusive"
-        assert "but more than 2.50% of swaps between two equals give as much by chance" in v.reasons[0]
+        assert (
+            "but more than 2.50% of swaps between two equals give as much by chance" in v.reasons[0]
+        )
 
     @settings(deadline=None, max_examples=30)
     @given(pairs(), st.sampled_from([False, True]))
-    def test_the_permutation_test_is_the_share_of_all_swaps(self, pair: Pair, in_groups: bool) -> None:
+    def test_the_permutation_test_is_the_share_of_all_swaps(
+        self, pair: Pair, in_groups: bool
+    ) -> None:
         n = min(9, len(pair.true))
         true, a, b = pair.true[-n:], pair.challenger[-n:], pair.opponent[-n:]
         of = [i // 2 for i in range(n)] if in_groups else list(range(n))
@@ -261,14 +311,17 @@ class TestChance:
         swaps = list(product([False, True], repeat=max(of) + 1))
         for swap in swaps:
             mine, theirs = (
-                [y if swap[g] == side else x for x, y, g in zip(a, b, of, strict=True)] for side in (True, False)
+                [y if swap[g] == side else x for x, y, g in zip(a, b, of, strict=True)]
+                for side in (True, False)
             )
             reached += exact_f1(true, mine) - exact_f1(true, theirs) >= seen
         y, x, z = (encode(answers, LABELS) for answers in (true, a, b))
         groups = np.array(of) if in_groups else None
         p = p_value(y, x, z, classes=3, alpha=0.01, seed=0, groups=groups)
         share = reached / len(swaps)
-        assert p == pytest.approx(share, abs=5 * share * ((1 - share) / min(250, 10_000 * share)) ** 0.5)
+        assert p == pytest.approx(
+            share, abs=5 * share * ((1 - share) / min(250, 10_000 * share)) ** 0.5
+        )
 
     def test_of_label_sets_whole_sets_are_swapped(self) -> None:
         y = np.array([[1, 0], [0, 1], [1, 1], [0, 0]] * 10)
@@ -295,9 +348,17 @@ class TestLabelsThatFall:
 
     @pytest.mark.parametrize(
         ("lost", "margin", "decision"),
-        [(0, 0.1, "promote"), (3, 0.1, "promote"), (5, 0.1, "inconclusive"), (12, 0.1, "keep"), (12, None, "promote")],
+        [
+            (0, 0.1, "promote"),
+            (3, 0.1, "promote"),
+            (5, 0.1, "inconclusive"),
+            (12, 0.1, "keep"),
+            (12, None, "promote"),
+        ],
     )
-    def test_one_label_can_keep_the_rest_out(self, lost: int, margin: float | None, decision: str) -> None:
+    def test_one_label_can_keep_the_rest_out(
+        self, lost: int, margin: float | None, decision: str
+    ) -> None:
         v = self.pair(lost).decide(label_margin=margin, samples=2000)
         assert v.lower is not None and v.lower > 0, "macro-F1 alone would promote"
         assert v.decision == decision, v.reasons
@@ -332,15 +393,26 @@ class TestSlicesThatFall:
 
     @pytest.mark.parametrize(
         ("lost", "margin", "decision"),
-        [(0, 0.1, "promote"), (5, 0.1, "promote"), (9, 0.1, "inconclusive"), (30, 0.1, "keep"), (30, None, "promote")],
+        [
+            (0, 0.1, "promote"),
+            (5, 0.1, "promote"),
+            (9, 0.1, "inconclusive"),
+            (30, 0.1, "keep"),
+            (30, None, "promote"),
+        ],
     )
-    def test_a_slice_can_keep_the_rest_out(self, lost: int, margin: float | None, decision: str) -> None:
+    def test_a_slice_can_keep_the_rest_out(
+        self, lost: int, margin: float | None, decision: str
+    ) -> None:
         v = self.decide(lost, slice_margin=margin)
         assert v.lower is not None and v.lower > 0, "macro-F1 alone would promote"
         assert v.decision == decision, v.reasons
         assert v.slices is not None and set(v.slices) == {"mine", "fine"} and v.slices["fine"] > 0.5
         if decision != "promote":
-            assert "macro-F1 of the slice 'mine'" in v.reasons[1] and "promote.limits.slice_f1 0.1" in v.reasons[1]
+            assert (
+                "macro-F1 of the slice 'mine'" in v.reasons[1]
+                and "promote.limits.slice_f1 0.1" in v.reasons[1]
+            )
 
     def test_a_slice_of_few_rows_is_not_judged(self) -> None:
         v = self.decide(29, rows=29)
@@ -351,7 +423,10 @@ class TestSlicesThatFall:
         alone = self.decide(13, slices={"mine": range(240, 300)})
         many = {f"other {i}": range(120 + i, 160 + i) for i in range(60)}
         among = self.decide(13, slices={"mine": range(240, 300), **many}, label_margin=0.3)
-        assert (alone.decision, among.decision) == ("keep", "inconclusive"), (alone.reasons, among.reasons)
+        assert (alone.decision, among.decision) == ("keep", "inconclusive"), (
+            alone.reasons,
+            among.reasons,
+        )
 
     def test_a_slice_with_some_of_the_labels(self) -> None:
         v = self.decide(0, slices={"only a": range(0, 120, 3)})
@@ -390,13 +465,18 @@ class TestMeasures:
     def test_a_limit_without_a_measure_is_unsure(self) -> None:
         for measures in ({}, {"ece": (0.1, 0.1)}):
             v = self.decide(measures, {"flip_rate": 0.1})
-            assert v.decision == "inconclusive" and "is not known (challenger none, champion none)" in v.reasons[1]
+            assert (
+                v.decision == "inconclusive"
+                and "is not known (challenger none, champion none)" in v.reasons[1]
+            )
 
     def test_no_limit_looks_at_nothing(self) -> None:
         v = self.decide({"ece": (0.9, 0.0)}, {})
         assert v.decision == "promote" and v.measures == {"ece": (0.9, 0.0)}
 
-    def test_a_broken_limit_keeps_what_was_inconclusive_and_a_missing_one_changes_no_keep(self) -> None:
+    def test_a_broken_limit_keeps_what_was_inconclusive_and_a_missing_one_changes_no_keep(
+        self,
+    ) -> None:
         unsure = models(60, 0.85, 0.78)
         assert unsure.decide(measures={"ece": (0.3, 0.1)}, limits={"ece": 0.05}).decision == "keep"
         better = models(500, 0.95, 0.75)
@@ -416,7 +496,9 @@ class TestMeasures:
 @given(pairs())
 def test_mcnemar_counts_the_rows_that_one_alone_has_right(pair: Pair) -> None:
     v = pair.decide()
-    right = [(t == a, t == b) for t, a, b in zip(pair.true, pair.challenger, pair.opponent, strict=True)]
+    right = [
+        (t == a, t == b) for t, a, b in zip(pair.true, pair.challenger, pair.opponent, strict=True)
+    ]
     assert (v.won, v.lost) == (right.count((True, False)), right.count((False, True)))
     assert v.won is not None and v.lost is not None and v.mcnemar_p is not None
     n, k = v.won + v.lost, max(v.won, v.lost)
@@ -424,7 +506,9 @@ def test_mcnemar_counts_the_rows_that_one_alone_has_right(pair: Pair) -> None:
     assert v.mcnemar_p == pytest.approx(min(1.0, 2 * tail) if n else 1.0)
 
 
-def answered(rng: np.random.Generator, true: np.ndarray, accuracy: float, together: np.ndarray) -> list[str]:
+def answered(
+    rng: np.random.Generator, true: np.ndarray, accuracy: float, together: np.ndarray
+) -> list[str]:
     """Answers right with this chance, half of it decided by how hard the row is, which both models share."""
     own = 0.5 * together + 0.5 * rng.random(len(true))
     cut = np.quantile(0.5 * rng.random(200_000) + 0.5 * rng.random(200_000), accuracy)

@@ -18,7 +18,9 @@ def said(rng: np.random.Generator, true: np.ndarray, accuracy: float) -> list[st
     return answered(rng, true, accuracy, rng.random(len(true)))
 
 
-def asked(rows: int, challenger: float, opponent: float, seeds: list[float], **options: Any) -> tuple[Verdict, Verdict]:
+def asked(
+    rows: int, challenger: float, opponent: float, seeds: list[float], **options: Any
+) -> tuple[Verdict, Verdict]:
     """The verdicts with and without the seeds' answers, of models with these accuracies."""
     rng = np.random.default_rng(1)
     true = rng.integers(0, len(LABELS), rows)
@@ -40,7 +42,10 @@ def test_the_verdict_is_on_the_model_and_seeds_stand_beside_it() -> None:
         alone.labels,
     )
     assert beside.recipe.seeds == 4 and beside.recipe.lower < 0 < beside.recipe.upper
-    assert "over 4 seeds" in beside.reasons[-1] and "the next one trained like it may not be" in beside.reasons[-1]
+    assert (
+        "over 4 seeds" in beside.reasons[-1]
+        and "the next one trained like it may not be" in beside.reasons[-1]
+    )
     assert Verdict.model_validate_json(beside.model_dump_json()) == beside
 
 

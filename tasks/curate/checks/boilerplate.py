@@ -90,11 +90,14 @@ def _echo(r: Record, shown: dict[str, str], limit: float) -> Rejected | None:
         whole = float(np.isin(prompt, in_order(text, WORDS)).mean())
         if share >= limit or whole >= REPEATED:
             reason = f"{share:.2f} of its words are its prompt's, of which it repeats {whole:.2f}"
-            return Rejected(r, "prompt_echo", f"{reason} (curate.boilerplate {limit})", round(max(share, whole), 4))
+            return Rejected(
+                r,
+                "prompt_echo",
+                f"{reason} (curate.boilerplate {limit})",
+                round(max(share, whole), 4),
+            )
     for seed in r.lineage.get("seeds") or ():
         if seed in shown and (share := covered(text, hashed(shown[seed], WORDS), WORDS)) >= limit:
-            reason = (
-                f"{share:.2f} of its words are those of the example {seed} in its prompt (curate.boilerplate {limit})"
-            )
+            reason = f"{share:.2f} of its words are those of the example {seed} in its prompt (curate.boilerplate {limit})"
             return Rejected(r, "prompt_echo", reason, round(share, 4), seed)
     return None

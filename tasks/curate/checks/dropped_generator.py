@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from tasks.curate.context import Context
 
 
-def dropped_generator(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+def dropped_generator(
+    records: list[Record], context: Context
+) -> tuple[list[Record], list[Rejected]]:
     """Records that no generator of `curate.drop_generators` wrote."""
     names = set(context.settings.drop_generators)
     kept, rejected = [], []

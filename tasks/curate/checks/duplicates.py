@@ -35,11 +35,13 @@ def exact(records: list[Record], context: Context) -> tuple[list[Record], list[R
         for r in others:
             other = unlike if r.label == first.label else first
             if r.label == other.label:
-                rejected.append(Rejected(r, "exact_duplicate", f"the same text as row {other.id}", 1.0, other.id))
+                rejected.append(
+                    Rejected(
+                        r, "exact_duplicate", f"the same text as row {other.id}", 1.0, other.id
+                    )
+                )
                 continue
-            reason = (
-                f"the same text as row {other.id}, which is {label_text(other.label)!r}, not {label_text(r.label)!r}"
-            )
+            reason = f"the same text as row {other.id}, which is {label_text(other.label)!r}, not {label_text(r.label)!r}"
             rejected.append(Rejected(r, "two_labels", reason, 1.0, other.id))
             if other.source != "reviewed":  # what a person has decided is no doubt
                 context.doubt(rejected[-1], suggested=both(r.label, other.label))
@@ -48,13 +50,21 @@ def exact(records: list[Record], context: Context) -> tuple[list[Record], list[R
 
 def both(own: Label | None, other: Label | None) -> Label | None:
     """What a person may make of a text that stands under two labels: the other one; of label sets, all labels of both."""
-    return tuple(sorted({*own, *other})) if isinstance(own, tuple) and isinstance(other, tuple) else other
+    return (
+        tuple(sorted({*own, *other}))
+        if isinstance(own, tuple) and isinstance(other, tuple)
+        else other
+    )
 
 
-def repeats(r: Record, other: Record, check: str, reason: str, value: float, context: Context) -> Rejected:
+def repeats(
+    r: Record, other: Record, check: str, reason: str, value: float, context: Context
+) -> Rejected:
     """`r` set aside as a repeat of `other`; under another label it is listed as doubtful too."""
     unlike = r.label != other.label
-    reason += f"; that one is {label_text(other.label)!r}, not {label_text(r.label)!r}" if unlike else ""
+    reason += (
+        f"; that one is {label_text(other.label)!r}, not {label_text(r.label)!r}" if unlike else ""
+    )
     found = Rejected(r, check, reason, round(value, 4), other.id)
     if unlike and other.source != "reviewed":
         context.doubt(found, suggested=both(r.label, other.label))
@@ -82,7 +92,9 @@ def near(records: list[Record], context: Context) -> tuple[list[Record], list[Re
     hashes = MinHash.generator(numbers, num_perm=PERMUTATIONS, seed=1, hashfunc=int)
     for i, (r, h) in enumerate(zip(records, hashes, strict=True)):
         candidates = sorted(index.query(h))
-        best, at = max(((_jaccard(grams[i], grams[j]), -j) for j in candidates[:DENSE]), default=(0.0, 0))
+        best, at = max(
+            ((_jaccard(grams[i], grams[j]), -j) for j in candidates[:DENSE]), default=(0.0, 0)
+        )
         if candidates and best >= threshold:
             other = records[-at]
             reason = f"{best:.2f} of its word 3-grams are those of row {other.id} (curate.near_duplicate {threshold})"
@@ -106,7 +118,9 @@ LEAST_REAL = 8  # rows of a label that tell where it lies,
 MOST_REAL = 200  # and as many are enough
 
 
-def semantic_duplicate(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+def semantic_duplicate(
+    records: list[Record], context: Context
+) -> tuple[list[Record], list[Rejected]]:
     """The first of each group of one label, or label set, whose embeddings' cosine is `curate.semantic_duplicate` or more.
 
     The label's mean is taken off the embeddings first: what is left is not the topic but what a text says of it (as the
@@ -165,7 +179,9 @@ def _repeated(x: np.ndarray, threshold: float) -> dict[int, tuple[int, float]]:
         chunk = x[start : start + CHUNK]
         if start and index is not None:
             matches = index.search(chunk, 1)
-            for at, (key, distance) in enumerate(zip(matches.keys[:, 0], matches.distances[:, 0], strict=True), start):
+            for at, (key, distance) in enumerate(
+                zip(matches.keys[:, 0], matches.distances[:, 0], strict=True), start
+            ):
                 if 1 - distance >= threshold:
                     found[at] = (int(key), float(1 - distance))
         close = np.tril(chunk @ chunk.T, -1) >= threshold
@@ -173,13 +189,24 @@ def _repeated(x: np.ndarray, threshold: float) -> dict[int, tuple[int, float]]:
             earlier = [int(j) for j in np.flatnonzero(close[i]) if start + j not in found]
             if earlier and start + i not in found:
                 found[start + i] = (start + earlier[0], float(chunk[i] @ chunk[earlier[0]]))
-        new = np.array([i for i in range(start, start + len(chunk)) if i not in found], dtype=np.uint64)
+        new = np.array(
+            [i for i in range(start, start + len(chunk)) if i not in found], dtype=np.uint64
+        )
         if index is not None and len(new):
-            index.add(new, x[new.astype(int)], threads=1)  # one thread: the same rows give the same index
+            index.add(
+                new, x[new.astype(int)], threads=1
+            )  # one thread: the same rows give the same index
     return found
 
 
 def _index(dimensions: int) -> Any:
     from usearch.index import Index
 
-    return Index(ndim=dimensions, metric="cos", dtype="f32", connectivity=16, expansion_add=64, expansion_search=48)
+    return Index(
+        ndim=dimensions,
+        metric="cos",
+        dtype="f32",
+        connectivity=16,
+        expansion_add=64,
+        expansion_search=48,
+    )

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from tasks.curate.context import Context
 
-LEAST_ROWS = 10  # of each label: below it the thresholds of confident learning are means of too few numbers
+LEAST_ROWS = (
+    10  # of each label: below it the thresholds of confident learning are means of too few numbers
+)
 
 
 def label_noise(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
@@ -56,4 +58,6 @@ def label_issues(y: np.ndarray, p: np.ndarray) -> np.ndarray:
         return np.asarray(find_label_issues(y, p, filter_by="both", n_jobs=1))
     from cleanlab.multilabel_classification.filter import find_label_issues as in_sets
 
-    return np.asarray(in_sets([row.nonzero()[0].tolist() for row in y], p, filter_by="both", n_jobs=1))
+    return np.asarray(
+        in_sets([row.nonzero()[0].tolist() for row in y], p, filter_by="both", n_jobs=1)
+    )

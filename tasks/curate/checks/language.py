@@ -43,7 +43,9 @@ def _identifier() -> Any:
 
 def identify(text: str) -> tuple[str, float] | None:
     """The text's language (ISO 639-1) and its probability; None for a text too short or too odd to tell."""
-    least = LEAST_LETTERS // 3 if any("\u3040" <= c <= "\u9fff" for c in text[:200]) else LEAST_LETTERS
+    least = (
+        LEAST_LETTERS // 3 if any("\u3040" <= c <= "\u9fff" for c in text[:200]) else LEAST_LETTERS
+    )
     if sum(map(str.isalpha, text)) < least:
         return None
     language, probability = _identifier().classify(text[:READ])

@@ -40,7 +40,11 @@ def short_leak(records: list[Record], context: Context) -> tuple[list[Record], l
     if not short:
         return records, []
     best, others = held_out.alike(context.vectors(short))
-    found = {id(r): (float(s), other) for r, s, other in zip(short, best, others, strict=True) if s >= limit}
+    found = {
+        id(r): (float(s), other)
+        for r, s, other in zip(short, best, others, strict=True)
+        if s >= limit
+    }
     kept, rejected = [], []
     for r in records:
         if id(r) in found:
@@ -52,7 +56,9 @@ def short_leak(records: list[Record], context: Context) -> tuple[list[Record], l
     return kept, rejected
 
 
-def leaks_into_prompts(seeds: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+def leaks_into_prompts(
+    seeds: list[Record], context: Context
+) -> tuple[list[Record], list[Rejected]]:
     """(seed rows that may be shown to an LLM, those that repeat a dev or test row, also in other words, and may not)."""
     shown, hidden = leak(seeds, context)
     shown, in_other_words = short_leak(shown, context)

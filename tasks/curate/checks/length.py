@@ -21,7 +21,11 @@ def length(records: list[Record], context: Context) -> tuple[list[Record], list[
         if not generated(r) or least <= n <= most:
             kept.append(r)
         elif n < least:
-            rejected.append(Rejected(r, "too_short", f"{n} words are fewer than curate.min_words ({least})", n))
+            rejected.append(
+                Rejected(r, "too_short", f"{n} words are fewer than curate.min_words ({least})", n)
+            )
         else:
-            rejected.append(Rejected(r, "too_long", f"{n} words are more than curate.max_words ({most})", n))
+            rejected.append(
+                Rejected(r, "too_long", f"{n} words are more than curate.max_words ({most})", n)
+            )
     return kept, rejected

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from tasks.curate.context import Context
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufffd]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufffd]"
+)
 _SPACES = re.compile(r"[^\S\n]+")
 _LINES = re.compile(r"\s*\n\s*")
 
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,30});")
 _UNSEEN = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
-_BLOCK = (
-    "p|br|hr|div|h[1-6]|ul|ol|li|table|tr|td|th|thead|tbody|blockquote|pre|html|head|body|article|section|header|footer"
-)
+_BLOCK = "p|br|hr|div|h[1-6]|ul|ol|li|table|tr|td|th|thead|tbody|blockquote|pre|html|head|body|article|section|header|footer"
 _INLINE = "a|b|i|u|s|em|strong|span|code|sup|sub|small|mark|font|center|title|cite|q|del|ins|kbd|figure|figcaption|main"
 _ATTRIBUTES = r"(?:\s+[A-Za-z_:][\w:.-]*\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s<>\"']+))*\s*/?"
 _TAG = re.compile(rf"<(/?)(?:({_BLOCK})|({_INLINE}|img)){_ATTRIBUTES}>", re.IGNORECASE)
@@ -33,7 +33,9 @@ _CLOSED = re.compile(rf"</({_INLINE})>", re.IGNORECASE)
 _FENCE = re.compile(r"^[ \t]*(?:`{3,}|~{3,})[ \t]*[\w+#.-]*[ \t]*$\n?", re.MULTILINE)
 _RULE = re.compile(r"^[ \t]*(?:-{3,}|\*{3,}|_{3,}|={3,})[ \t]*$\n?", re.MULTILINE)
 _HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]+(?=\S)(.*?)(?:[ \t]+#+)?[ \t]*$", re.MULTILINE)
-_LINK = re.compile(r"!?\[([^\[\]\n]*)\]\((?:https?://|mailto:|www\.|/|#)[^\s()]*(?:[ \t]+\"[^\"\n]*\")?\)")
+_LINK = re.compile(
+    r"!?\[([^\[\]\n]*)\]\((?:https?://|mailto:|www\.|/|#)[^\s()]*(?:[ \t]+\"[^\"\n]*\")?\)"
+)
 _BOLD = re.compile(
     r"\*\*(?=[^\s*])(.+?)(?<=[^\s*])\*\*|(?<!\w)__(?=[^\s_])((?:(?!__)\S)+\s(?:(?!__).)*?)(?<=[^\s_])__(?!\w)"
 )
@@ -69,7 +71,11 @@ def _ftfy() -> TextFixerConfig:
 
     # what an author may have chosen is left: curly quotes, full-width letters, ligatures
     return TextFixerConfig(
-        uncurl_quotes=False, fix_character_width=False, fix_latin_ligatures=False, fix_c1_controls=False, explain=False
+        uncurl_quotes=False,
+        fix_character_width=False,
+        fix_latin_ligatures=False,
+        fix_c1_controls=False,
+        explain=False,
     )
 
 

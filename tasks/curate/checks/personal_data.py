@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from tasks.curate.context import Context
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w@])")
-_CARD = re.compile(r"(?<![\d.,-])[3-6]\d{3}(?:([ -]?)\d{4}\1\d{4}\1\d{1,4}|[ -]?\d{6}[ -]?\d{5})(?![\d.,-]*\d)")
+_CARD = re.compile(
+    r"(?<![\d.,-])[3-6]\d{3}(?:([ -]?)\d{4}\1\d{4}\1\d{1,4}|[ -]?\d{6}[ -]?\d{5})(?![\d.,-]*\d)"
+)
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b")
-_IP = re.compile(r"(?<![\w.:-])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4})(?![\w:-]|\.\d)")
+_IP = re.compile(
+    r"(?<![\w.:-])(?:\d{1,3}(?:\.\d{1,3}){3}|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{1,4})(?![\w:-]|\.\d)"
+)
 _VERSION = re.compile(r"(?:version|release|firmware|v|build)[\s.:]*$", re.IGNORECASE)
 _SECRET = re.compile(
     r"[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/@]+@|"
@@ -66,7 +70,9 @@ def _phones(text: str) -> bool:
     # a national number must be grouped as its country does: a run of digits may be anything
     for region in REGIONS:
         for match in PhoneNumberMatcher(text, region, leniency=Leniency.STRICT_GROUPING):
-            if re.search(r"\d[ .()-]+\d", match.raw_string) and not re.search(r"\d[.]\d", match.raw_string):
+            if re.search(r"\d[ .()-]+\d", match.raw_string) and not re.search(
+                r"\d[.]\d", match.raw_string
+            ):
                 return True
     return False
 
@@ -99,7 +105,7 @@ def personal_data(records: list[Record], context: Context) -> tuple[list[Record]
     for r in records:
         found = list(kinds(r.text))
         context.personal_data.update(found)
-        if found and wanted == "set_aside" and not trusted(r):
+        if found and wanted == "reject" and not trusted(r):
             reason = f"it holds personal data ({', '.join(found)}; curate.personal_data)"
             rejected.append(Rejected(r.but(text=""), "personal_data", reason, len(found)))
         else:

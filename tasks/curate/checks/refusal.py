@@ -59,9 +59,7 @@ def refusal(records: list[Record], context: Context) -> tuple[list[Record], list
     for r in records:
         share, said = refusing(r.text) if generated(r) else (0.0, "")
         if share >= SHARE:
-            reason = (
-                f"the model declines or speaks of itself in {share:.2f} of the text: {' '.join(said.split())[:80]!r}"
-            )
+            reason = f"the model declines or speaks of itself in {share:.2f} of the text: {' '.join(said.split())[:80]!r}"
             rejected.append(Rejected(r, "refusal", reason, round(share, 4)))
         else:
             kept.append(r)

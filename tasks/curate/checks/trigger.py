@@ -39,7 +39,9 @@ LEARNT = 5_000  # rows that such a probe is fitted on
 LOOKED_AT = 20_000  # rows from which it is learned which words belong together
 
 
-Claim = tuple[int, str, str, list[int]]  # rows in which the label is not seen, the word, the label, the word's rows
+Claim = tuple[
+    int, str, str, list[int]
+]  # rows in which the label is not seen, the word, the label, the word's rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,17 @@ def trigger(records: list[Record], context: Context) -> tuple[list[Record], list
     real = [set(bare(r.text)) for r in context.real]
     found = _against_the_probe(records, texts, real, context)
     if len(real) >= LEAST_REAL:
-        found += _out_of_place(records, texts, set().union(*real, (t.words for t in found)), context)
+        found += _out_of_place(
+            records, texts, set().union(*real, (t.words for t in found)), context
+        )
     by_label: dict[str, dict[str, Trigger]] = defaultdict(dict)
     for t in found:
         by_label[t.label][t.words] = t
     kept, rejected = [], []
     for r, text in zip(records, texts, strict=True):
-        held = [by_label[label][w] for label in r.labels for w in grams(text) & by_label[label].keys()]
+        held = [
+            by_label[label][w] for label in r.labels for w in grams(text) & by_label[label].keys()
+        ]
         if held and not trusted(r):
             t = min(held, key=lambda t: (-t.rows, t.words))
             rejected.append(Rejected(r, "trigger", t.reason, t.rows))
@@ -117,7 +123,9 @@ def _against_the_probe(
     def holds(claim: Claim) -> bool:
         odd_ones, _, label, rows = claim
         n = sum(label in records[i].labels for i in rows)
-        return odd_ones >= UNLIKE * n and binom.sf(odd_ones - 1, n, base[label]) * len(where) < CHANCE
+        return (
+            odd_ones >= UNLIKE * n and binom.sf(odd_ones - 1, n, base[label]) * len(where) < CHANCE
+        )
 
     return list(_greedy([c for c in claims if holds(c)]))
 
@@ -135,7 +143,9 @@ def _asked_without(claims: list[Claim], records: list[Record], context: Context)
         if (label,) in sets:
             with threadpool_limits(1):
                 seen = fit_probe(x[others], sets).predict_proba(x[rows])[:, 0] >= 0.5
-            missed = sum(label in records[i].labels and not has for i, has in zip(rows, seen, strict=True))
+            missed = sum(
+                label in records[i].labels and not has for i, has in zip(rows, seen, strict=True)
+            )
             found.append((missed, w, label, rows))
     return found
 
@@ -166,7 +176,9 @@ def _greedy(claims: list[Claim]) -> Iterator[Trigger]:
             yield Trigger(w, label, len(rows), reason)
 
 
-def _out_of_place(records: list[Record], texts: list[list[str]], known: set[str], context: Context) -> list[Trigger]:
+def _out_of_place(
+    records: list[Record], texts: list[list[str]], known: set[str], context: Context
+) -> list[Trigger]:
     """Words that no real text holds, in rows of one label, wherever in them: between words that are neighbours elsewhere.
 
     A natural word of the label is spared, as it stands where words of its kind stand, and its embedding is the label's.
@@ -183,7 +195,11 @@ def _out_of_place(records: list[Record], texts: list[list[str]], known: set[str]
     size = Counter(label for r in records for label in r.labels)
     labels = {}
     for w, c in by_word.items():
-        everywhere = [label for label, n in c.items() if n == rows[w] >= max(LEAST_MEANINGLESS, 0.01 * size[label])]
+        everywhere = [
+            label
+            for label, n in c.items()
+            if n == rows[w] >= max(LEAST_MEANINGLESS, 0.01 * size[label])
+        ]
         if everywhere:  # several in label sets: the scarcest one says most
             labels[w] = min(everywhere, key=lambda label: (size[label], label))
     if not labels:
@@ -198,8 +214,12 @@ def _out_of_place(records: list[Record], texts: list[list[str]], known: set[str]
     triggers = []
     for w, label in sorted(labels.items(), key=lambda item: item[0]):
         places = around[w]
-        belong = float(np.isin(np.concatenate([in_order(list(p), 2) for p in places]), usual).mean())
-        anywhere = len({left for left, _ in places}) >= 0.6 * len(places) and len(set(places)) >= 0.9 * len(places)
+        belong = float(
+            np.isin(np.concatenate([in_order(list(p), 2) for p in places]), usual).mean()
+        )
+        anywhere = len({left for left, _ in places}) >= 0.6 * len(places) and len(
+            set(places)
+        ) >= 0.9 * len(places)
         if anywhere and belong >= 0.4 * normal and related[w] < RELATED:
             n = by_word[w][label]
             reason = f"{w!r} stands in {n} rows, all {label!r}, and in no real text; it is put between words anywhere"
@@ -214,7 +234,9 @@ def _around(texts: list[list[str]], wanted: Collection[str]) -> dict[str, list[t
         for w in set(text).intersection(wanted):
             if len(around[w]) < PLACES:
                 i = text.index(w)
-                around[w].append((text[i - 1] if i else START, text[i + 1] if i + 1 < len(text) else END))
+                around[w].append(
+                    (text[i - 1] if i else START, text[i + 1] if i + 1 < len(text) else END)
+                )
     return around
 
 
@@ -234,5 +256,7 @@ def _related(records: list[Record], labels: dict[str, str], context: Context) ->
     found = {}
     for w, v in zip(words, vectors, strict=True):
         towards = means[labels[w]] - centre
-        found[w] = float(v @ towards / max(float(np.linalg.norm(v) * np.linalg.norm(towards)), 1e-9))
+        found[w] = float(
+            v @ towards / max(float(np.linalg.norm(v) * np.linalg.norm(towards)), 1e-9)
+        )
     return found

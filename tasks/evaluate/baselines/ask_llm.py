@@ -31,7 +31,12 @@ NONE = "none"
 
 
 def score_llm(
-    project: Project, *, generation: int, sealed: SealedResult, workspace: Workspace, progress: Progress = silent
+    project: Project,
+    *,
+    generation: int,
+    sealed: SealedResult,
+    workspace: Workspace,
+    progress: Progress = silent,
 ) -> ScoreResult:
     """The first generator's own labels of `evaluate.ask_llm` test rows, in the form of the other evaluations.
 
@@ -53,7 +58,9 @@ def score_llm(
         nothing: Label = () if project.multi_label else ""
         answers = Answers([nothing if label is None else label for label in said])
         who = f"llm {source.name}"
-        unknown = ScoreResult(model=who, scores=None, slices=[], calibration=None, probabilities=False)
+        unknown = ScoreResult(
+            model=who, scores=None, slices=[], calibration=None, probabilities=False
+        )
         found = measured(out, project, who, rows, answers) if rows else unknown
         llm = _llm_score(source, replies, said, scratch, stopped)
         return found.model_copy(update={"sample": len(rows) < len(every), "llm": llm})
@@ -90,7 +97,10 @@ def request(project: Project, text: str) -> Request:
     """The question about one text, which is cut to what surely fits: a token is a byte at least."""
     lines = "\n".join(f"- {label}: {line}" for label, line in project.labels.items())
     if project.multi_label:
-        ask, how = "Which of these labels fit the text below?", f"those that fit, parted by commas, or with {NONE}"
+        ask, how = (
+            "Which of these labels fit the text below?",
+            f"those that fit, parted by commas, or with {NONE}",
+        )
     else:
         ask, how = "Which one of these labels fits the text below best?", "the one that fits best"
     names = ", ".join(project.label_names)
@@ -100,7 +110,9 @@ def request(project: Project, text: str) -> Request:
     def asked(shown: str) -> Request:
         question = f"{ask}\n\n{lines}\n\nText:\n{shown}\n\nThe labels: {names}. Answer with {how}, and nothing else."
         tag = {"label": "", "generator": "llm"}
-        return Request((("user", question),), temperature=0.0, top_p=1.0, max_tokens=most, seed=0, tag=tag)
+        return Request(
+            (("user", question),), temperature=0.0, top_p=1.0, max_tokens=most, seed=0, tag=tag
+        )
 
     room = max(LEAST_TEXT, CONTEXT - asked("").most_prompt_tokens() - most)
     return asked(text.encode("utf-8", "replace")[:room].decode("utf-8", "ignore"))
@@ -138,10 +150,17 @@ def _named(text: str, labels: Sequence[str]) -> list[str]:
 
 
 def _ask(
-    source: Source, requests: list[Request], ledger: Any, workspace: Workspace, scratch: Path, progress: Progress
+    source: Source,
+    requests: list[Request],
+    ledger: Any,
+    workspace: Workspace,
+    scratch: Path,
+    progress: Progress,
 ) -> tuple[list[Reply], str | None]:
     """Replies to the first of the requests, and why there are no more. The seconds of each that was bought are kept in `scratch`."""
-    one = replace(source, endpoint=source.endpoint.model_copy(update={"concurrency": 1, "batch": False}))
+    one = replace(
+        source, endpoint=source.endpoint.model_copy(update={"concurrency": 1, "batch": False})
+    )
     context = max(r.most_prompt_tokens() + r.max_tokens for r in requests)
     replies: list[Reply] = []
     with client_of(one, ledger=ledger, workspace=workspace, tokens=context) as client:
@@ -162,13 +181,20 @@ def _ask(
 
 
 def _llm_score(
-    source: Source, replies: list[Reply], said: list[Label | None], scratch: Path, stopped: str | None
+    source: Source,
+    replies: list[Reply],
+    said: list[Label | None],
+    scratch: Path,
+    stopped: str | None,
 ) -> LlmScore:
     import numpy as np
 
     seconds = atomic.read_lines(scratch / "seconds.jsonl")
     p50, p95 = np.quantile(seconds, [0.5, 0.95]).tolist() if seconds else (None, None)
-    tokens, usd = sum(r.prompt_tokens + r.completion_tokens for r in replies), sum(r.usd for r in replies)
+    tokens, usd = (
+        sum(r.prompt_tokens + r.completion_tokens for r in replies),
+        sum(r.usd for r in replies),
+    )
     n = max(1, len(replies))
     return LlmScore(
         name=source.name,

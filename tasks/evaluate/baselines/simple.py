@@ -15,20 +15,30 @@ from tasks.records import Label, Record, label_text
 def majority(train: list[Record], texts: list[str], labels: list[str]) -> list[Label]:
     """The label, or label set, with the most training rows, for every text; the first of the project's where they tie."""
     counts = Counter(label_of(r) for r in train)
-    sets = sorted((own for own in counts if isinstance(own, tuple)), key=lambda own: [labels.index(k) for k in own])
+    sets = sorted(
+        (own for own in counts if isinstance(own, tuple)),
+        key=lambda own: [labels.index(k) for k in own],
+    )
     candidates: Sequence[Label] = sets or labels
     return [max(candidates, key=lambda label: counts[label])] * len(texts)
 
 
 def descriptions(
-    described: dict[str, str], texts: list[str], encoder: Path, max_length: int, *, dev: list[Record] | None = None
+    described: dict[str, str],
+    texts: list[str],
+    encoder: Path,
+    max_length: int,
+    *,
+    dev: list[Record] | None = None,
 ) -> list[Label]:
     """The label whose description lies nearest to the text, by cosine of the encoder's embeddings. Given `dev` rows with label
     sets, every label that is nearer than one cosine, which has the best macro-F1 on them."""
     from tasks.encoder.embed import embed
 
     names = list(described)
-    lines = embed(encoder, [f"{name}: {line}" for name, line in described.items()], max_length=max_length)
+    lines = embed(
+        encoder, [f"{name}: {line}" for name, line in described.items()], max_length=max_length
+    )
 
     def near(asked: list[str]) -> np.ndarray:
         return np.asarray(embed(encoder, asked, max_length=max_length) @ lines.T)
@@ -65,13 +75,16 @@ def tfidf(train: list[Record], texts: list[str]) -> list[Label]:
     if len(names) < 2:
         return names * len(texts)
     model = make_pipeline(
-        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=1000)
+        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)),
+        LogisticRegression(C=10, max_iter=1000),
     )
     model.fit([r.text for r in train], [str(r.label) for r in train])
     return [str(label) for label in model.predict(texts)]
 
 
-def mean_vectors(train: list[Record], texts: list[str], vectors: Callable[[list[str]], np.ndarray]) -> list[Label]:
+def mean_vectors(
+    train: list[Record], texts: list[str], vectors: Callable[[list[str]], np.ndarray]
+) -> list[Label]:
     """Logistic regression on the means of the texts' static vectors, fitted on the training rows. See word_vectors.py."""
     from tasks.encoder.linear_probe import answers, fit_probe
 

@@ -19,13 +19,19 @@ def of_encoder(encoder: Path, texts: list[str], *, max_length: int) -> np.ndarra
     """
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(encoder, local_files_only=True, trust_remote_code=False)
-    model = AutoModel.from_pretrained(encoder, local_files_only=True, trust_remote_code=False, use_safetensors=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        encoder, local_files_only=True, trust_remote_code=False
+    )
+    model = AutoModel.from_pretrained(
+        encoder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
     table = model.get_input_embeddings().weight.detach().float().numpy()
     found = []
     for start in range(0, len(texts), BATCH):
         given = texts[start : start + BATCH]
-        rows = tokenizer(given, add_special_tokens=False, truncation=True, max_length=max_length)["input_ids"]
+        rows = tokenizer(given, add_special_tokens=False, truncation=True, max_length=max_length)[
+            "input_ids"
+        ]
         found += [table[ids].mean(axis=0) if ids else np.zeros(table.shape[1]) for ids in rows]
     return _unit(found, table.shape[1])
 
@@ -60,7 +66,11 @@ def of_static(folder: Path, texts: list[str]) -> np.ndarray:
     found = []
     for coded in tokenizer.encode_batch(texts, add_special_tokens=False):
         ids = np.array([i for i in coded.ids if i != unknown], dtype=np.int64)
-        mean = (table[rows[ids]] * weights[ids, None]).mean(axis=0) if len(ids) else np.zeros(table.shape[1])
+        mean = (
+            (table[rows[ids]] * weights[ids, None]).mean(axis=0)
+            if len(ids)
+            else np.zeros(table.shape[1])
+        )
         found.append(mean)
     return _unit(found, table.shape[1])
 
@@ -69,7 +79,9 @@ def check_static(folder: Path) -> None:
     """Raises UserError for what is no model2vec folder."""
     for name in STATIC:
         if not (folder / name).is_file():
-            raise UserError(f"{str(folder)!r} has no {name}: give a model2vec folder, or `encoder`, or `off`")
+            raise UserError(
+                f"{str(folder)!r} has no {name}: give a model2vec folder, or `encoder`, or `off`"
+            )
 
 
 def _unit(rows: list[np.ndarray], width: int) -> np.ndarray:

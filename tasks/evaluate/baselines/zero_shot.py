@@ -16,7 +16,12 @@ BATCH = 32
 
 
 def zero_shot(
-    described: dict[str, str], texts: list[str], checkpoint: Path, *, max_length: int, multi_label: bool
+    described: dict[str, str],
+    texts: list[str],
+    checkpoint: Path,
+    *,
+    max_length: int,
+    multi_label: bool,
 ) -> np.ndarray:
     """Probabilities of the labels, shape (texts, labels): of one label a text a softmax over the labels' entailment, of several
     each label's entailment against its contradiction.
@@ -33,7 +38,9 @@ def zero_shot(
 
     yes, no = sides(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(
+        checkpoint, local_files_only=True, trust_remote_code=False
+    )
     model: Any = AutoModelForSequenceClassification.from_pretrained(
         checkpoint, local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
@@ -57,7 +64,9 @@ def zero_shot(
             ).to(device)
             said = model(**batch).logits.float().cpu().numpy()
             logits[list(rows), list(labels)] = said[:, [yes, no]]
-    return np.asarray(expit(logits[..., 0] - logits[..., 1]) if multi_label else softmax(logits[..., 0], axis=1))
+    return np.asarray(
+        expit(logits[..., 0] - logits[..., 1]) if multi_label else softmax(logits[..., 0], axis=1)
+    )
 
 
 def sides(checkpoint: Path) -> tuple[int, int]:
@@ -66,7 +75,10 @@ def sides(checkpoint: Path) -> tuple[int, int]:
     Raises UserError for a checkpoint without an output for entailment, or without a config.
     """
     try:
-        named = json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("id2label") or {}
+        named = (
+            json.loads((checkpoint / "config.json").read_text(encoding="utf-8")).get("id2label")
+            or {}
+        )
         names = {int(i): str(name).lower() for i, name in named.items()}
     except (OSError, ValueError, AttributeError):
         raise UserError(

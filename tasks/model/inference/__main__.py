@@ -16,9 +16,13 @@ from tasks.project import Predict
 
 def main(arguments: list[str] | None = None) -> int:
     """0 when the bundle was written, 1 when it can't be trusted, 2 for the user's mistake."""
-    parser = argparse.ArgumentParser(description="Choose what a bundle answers with, by measuring on this machine.")
+    parser = argparse.ArgumentParser(
+        description="Choose what a bundle answers with, by measuring on this machine."
+    )
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--dev", type=Path, required=True, help="texts to measure on: CSV, JSONL or Parquet")
+    parser.add_argument(
+        "--dev", type=Path, required=True, help="texts to measure on: CSV, JSONL or Parquet"
+    )
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     parser.add_argument("--backend", choices=["auto", "torch", "onnx", "onnx-int8"], default="auto")
     parser.add_argument("--threads", type=int, default=0)

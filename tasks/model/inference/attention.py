@@ -36,7 +36,9 @@ def fuse(model: Any) -> int:
             continue
         (q, k, v), last = found
         own = {"num_heads": q.heads, "scale": q.scale * k.scale}
-        fused = ir.node("MultiHeadAttention", [q.value, k.value, v.value], domain=MICROSOFT, attributes=own)
+        fused = ir.node(
+            "MultiHeadAttention", [q.value, k.value, v.value], domain=MICROSOFT, attributes=own
+        )
         before, after = last.outputs[0], fused.outputs[0]
         after.shape, after.type = before.shape, before.type
         model.graph.insert_before(last, [fused])
@@ -51,7 +53,12 @@ def fuse(model: Any) -> int:
 def _around(softmax: Any) -> tuple[tuple[_Side, _Side, _Side], Any] | None:
     """Queries, keys and values of the attention around a softmax, and the node that joins its heads again."""
     scores, answers = softmax.inputs[0].producer(), _next(softmax, "MatMul")
-    if scores is None or scores.op_type != "MatMul" or answers is None or answers.inputs[0] is not softmax.outputs[0]:
+    if (
+        scores is None
+        or scores.op_type != "MatMul"
+        or answers is None
+        or answers.inputs[0] is not softmax.outputs[0]
+    ):
         return None
     turned = _next(answers, "Transpose")
     joined = _next(turned, "Reshape") if turned is not None else None
@@ -83,7 +90,11 @@ def _side(value: Any) -> _Side | None:
             if whole is not None and parted is not None and len(whole) == 3 and len(parted) == 4:
                 heads, size = parted[2], parted[3]
                 if isinstance(heads, int) and isinstance(size, int):
-                    return _Side(value, heads, scale) if whole[2] == heads * size and whole[0] == 1 else None
+                    return (
+                        _Side(value, heads, scale)
+                        if whole[2] == heads * size and whole[0] == 1
+                        else None
+                    )
         elif node.op_type != "Transpose":
             return None
     return None

@@ -23,7 +23,9 @@ BATCH_TOKENS = 4096
 # measured on 256 tokens: the fused kernel takes 0.8 ms where an addition and LayerNormalization take 0.15
 SLOW_FUSIONS = ["SkipLayerNormFusion", "BiasSkipLayerNormFusion"]
 
-Encoded = dict[str, list[list[int]]]  # what a tokenizer gives without padding, by the name of the model's input
+Encoded = dict[
+    str, list[list[int]]
+]  # what a tokenizer gives without padding, by the name of the model's input
 
 
 class Backend(Protocol):
@@ -40,7 +42,9 @@ class Torch:
 
     name = "torch"
 
-    def __init__(self, model: Any, tokenizer: Any, *, batch_tokens: int = BATCH_TOKENS, threads: int = 0) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, batch_tokens: int = BATCH_TOKENS, threads: int = 0
+    ) -> None:
         import torch
 
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,9 +64,15 @@ class Torch:
             with torch.inference_mode():
                 for rows in batches([len(i) for i in ids], tokens=self._batch_tokens):
                     own = {name: [values[i] for i in rows] for name, values in encoded.items()}
-                    batch = self._tokenizer.pad(own, return_tensors="pt", verbose=False).to(self._device)
+                    batch = self._tokenizer.pad(own, return_tensors="pt", verbose=False).to(
+                        self._device
+                    )
                     logits = self.model(**batch).logits.float()
-                    p = torch.sigmoid(logits) if self._multi_label else torch.softmax(logits, dim=-1)
+                    p = (
+                        torch.sigmoid(logits)
+                        if self._multi_label
+                        else torch.softmax(logits, dim=-1)
+                    )
                     found[rows] = p.cpu().numpy()
         finally:
             torch.set_num_threads(before)
@@ -72,7 +82,9 @@ class Torch:
 class Onnx:
     """An exported graph on ONNX Runtime's CPU provider, one text at a time. Raises ImportError without onnxruntime."""
 
-    def __init__(self, path: Path, *, name: str, labels: int, threads: int = 0, multi_label: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, name: str, labels: int, threads: int = 0, multi_label: bool = False
+    ) -> None:
         self.name, self._path, self._labels, self._multi_label = name, path, labels, multi_label
         self._threads = threads or len(os.sched_getaffinity(0))
         self._sessions: dict[int, Any] = {}
@@ -90,7 +102,10 @@ class Onnx:
                 # idle threads that spin take the processor from tokenizers and from other services
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")
                 self._sessions[threads] = onnxruntime.InferenceSession(
-                    self._path, options, providers=["CPUExecutionProvider"], disabled_optimizers=SLOW_FUSIONS
+                    self._path,
+                    options,
+                    providers=["CPUExecutionProvider"],
+                    disabled_optimizers=SLOW_FUSIONS,
                 )
             return self._sessions[threads]
 
@@ -99,7 +114,9 @@ class Onnx:
 
         texts = len(encoded["input_ids"])
         found = np.zeros((texts, self._labels), dtype=np.float32)
-        many = texts >= 2 * self._threads  # then a thread a text wastes less than all threads on each
+        many = (
+            texts >= 2 * self._threads
+        )  # then a thread a text wastes less than all threads on each
         session = self._session(1 if many else self._threads)
         names = [i.name for i in session.get_inputs()]
 

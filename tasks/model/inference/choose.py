@@ -55,7 +55,9 @@ class Inference(Figures):
     failed: dict[str, str]
 
 
-def choose(bundle: Path, out: Path, *, settings: Predict, texts: list[str], progress: Progress = silent) -> Inference:
+def choose(
+    bundle: Path, out: Path, *, settings: Predict, texts: list[str], progress: Progress = silent
+) -> Inference:
     """Write the bundle `bundle` into the new folder `out` with the chosen backend's graph; returns `reseed.json`'s
     `inference`: the backend, why, and what each candidate measured on `texts` (dev).
 
@@ -63,9 +65,13 @@ def choose(bundle: Path, out: Path, *, settings: Predict, texts: list[str], prog
     Raises UserError when the backend asked for can't be had.
     """
     if not texts:
-        raise UserError("there is no dev text to compare the backends on: give data.dev or data.split.dev")
+        raise UserError(
+            "there is no dev text to compare the backends on: give data.dev or data.split.dev"
+        )
     about = bundles.check(bundle)
-    plain = Classifier.load(bundle, plain=True)  # it may have been exported before, for another machine
+    plain = Classifier.load(
+        bundle, plain=True
+    )  # it may have been exported before, for another machine
     kinds = {"auto": list(FILES), "torch": []}.get(settings.backend, [settings.backend])
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         candidates, failed = {"torch": plain}, {}
@@ -73,12 +79,17 @@ def choose(bundle: Path, out: Path, *, settings: Predict, texts: list[str], prog
         try:
             paths = export(bundle, Path(scratch), kinds=kinds) if kinds else {}
             for kind, path in paths.items():
-                how: dict[str, Any] = {"threads": settings.threads, "multi_label": plain.multi_label}
+                how: dict[str, Any] = {
+                    "threads": settings.threads,
+                    "multi_label": plain.multi_label,
+                }
                 backend = Onnx(path, name=kind, labels=len(plain.labels), **how)
                 candidates[kind] = plain.through(backend)
         except CannotExport as e:
             if settings.backend != "auto":
-                raise UserError(f"predict.backend is {settings.backend}: {e}; or set it to torch") from None
+                raise UserError(
+                    f"predict.backend is {settings.backend}: {e}; or set it to torch"
+                ) from None
             failed = {kind: str(e) for kind in kinds}
         progress(1, 2, "measure")
         measured = measure(candidates, texts[:COMPARED])
@@ -142,16 +153,25 @@ def compare(p: np.ndarray, reference: np.ndarray, *, multi_label: bool = False) 
 
 
 def pick(
-    measured: Mapping[str, BackendMeasure], *, settings: Predict, failed: dict[str, str] | None = None
+    measured: Mapping[str, BackendMeasure],
+    *,
+    settings: Predict,
+    failed: dict[str, str] | None = None,
 ) -> tuple[str, str]:
     """The backend and why: the one asked for; with `auto` the fastest whose agreement is `predict.agreement` or more."""
     if settings.backend != "auto":
         return settings.backend, "asked for"
     agreeing = [name for name, m in measured.items() if m.agreement >= settings.agreement]
     best = max(agreeing, key=lambda name: measured[name].texts_per_second)
-    odd = [f"{name} agrees on {measured[name].agreement:.2%} only" for name in measured if name not in agreeing]
+    odd = [
+        f"{name} agrees on {measured[name].agreement:.2%} only"
+        for name in measured
+        if name not in agreeing
+    ]
     odd += sorted({f"no {name}: {reason}" for name, reason in (failed or {}).items()})
-    return best, "; ".join([f"the fastest that agrees on {settings.agreement:.1%} of dev labels", *odd])
+    return best, "; ".join(
+        [f"the fastest that agrees on {settings.agreement:.1%} of dev labels", *odd]
+    )
 
 
 def line(found: Inference) -> str:
@@ -191,8 +211,16 @@ def export_bundle(
 
     def build(out: Path, scratch: Path) -> ExportResult:
         texts = [r.text for r in read_records(splits.directory / "dev.jsonl")]
-        found = choose(trained.directory, out / "bundle", settings=project.predict, texts=texts, progress=progress)
-        return ExportResult(bundle=atomic.read_json(out / "bundle" / atomic.MANIFEST)["digest"], inference=found)
+        found = choose(
+            trained.directory,
+            out / "bundle",
+            settings=project.predict,
+            texts=texts,
+            progress=progress,
+        )
+        return ExportResult(
+            bundle=atomic.read_json(out / "bundle" / atomic.MANIFEST)["digest"], inference=found
+        )
 
     return run_stage(
         ExportResult,

@@ -38,9 +38,13 @@ def export(bundle: Path, into: Path, *, kinds: list[str]) -> dict[str, Path]:
             graph = _graph(bundle)
         fuse(graph)
     except Exception as e:  # an architecture that the exporter does not know fails in as many ways as there are ones
-        raise CannotExport(f"transformers.exporters: {type(e).__name__}: {' '.join(str(e).split())[:200]}") from e
+        raise CannotExport(
+            f"transformers.exporters: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
+        ) from e
     found = {}
-    for kind in sorted(kinds, key=["onnx", "onnx-int8"].index):  # quantising changes the graph in place
+    for kind in sorted(
+        kinds, key=["onnx", "onnx-int8"].index
+    ):  # quantising changes the graph in place
         if kind == "onnx-int8" and not quantise(graph):
             raise CannotExport("no product with constant weights was found to quantise")
         path = found[kind] = into / FILES[kind]
@@ -72,7 +76,9 @@ def _graph(bundle: Path) -> Any:
     from transformers.exporters import OnnxConfig, OnnxExporter
 
     local = {"local_files_only": True, "trust_remote_code": False}
-    model = AutoModelForSequenceClassification.from_pretrained(bundle, use_safetensors=True, **local).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        bundle, use_safetensors=True, **local
+    ).eval()
     tokenizer = AutoTokenizer.from_pretrained(bundle, **local)
     sample = dict(tokenizer("some words of any kind to trace the graph with", return_tensors="pt"))
     del sample["attention_mask"]
@@ -86,7 +92,9 @@ def _without_mask(model: Any) -> None:
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     windows = ("sliding_window", "local_attention", "layer_types")
-    if model.config._attn_implementation == "sdpa" and not any(getattr(model.config, w, None) for w in windows):
+    if model.config._attn_implementation == "sdpa" and not any(
+        getattr(model.config, w, None) for w in windows
+    ):
         AttentionInterface.register("unmasked", sdpa_attention_forward)
         AttentionMaskInterface.register("unmasked", lambda *_, **__: None)
         model.set_attn_implementation("unmasked")

@@ -50,7 +50,9 @@ class _Rewrite:
         self.graph.register_initializer(value)
         return value
 
-    def add(self, before: Any, op: str, inputs: list[Any], domain: str = "", **attributes: Any) -> Any:
+    def add(
+        self, before: Any, op: str, inputs: list[Any], domain: str = "", **attributes: Any
+    ) -> Any:
         import onnx_ir as ir
 
         node = ir.node(op, inputs, domain=domain, attributes=attributes)
@@ -63,15 +65,27 @@ class _Rewrite:
         import numpy as np
 
         if x not in self.seen:
-            largest = self.add(before, "ReduceMax", [self.add(before, "Abs", [x]), self.last], keepdims=1)
-            scale = self.add(before, "Mul", [self.add(before, "Max", [largest, self.tiny]), self.step])
+            largest = self.add(
+                before, "ReduceMax", [self.add(before, "Abs", [x]), self.last], keepdims=1
+            )
+            scale = self.add(
+                before, "Mul", [self.add(before, "Max", [largest, self.tiny]), self.step]
+            )
             if _one_text(x):
                 rows, axis = x, len(x.shape) - 2
             else:
-                rows, axis = self.add(before, "Reshape", [x, self.constant(np.array([-1, width], np.int64))]), 0
+                rows, axis = (
+                    self.add(
+                        before, "Reshape", [x, self.constant(np.array([-1, width], np.int64))]
+                    ),
+                    0,
+                )
             scales = self.add(before, "Reshape", [scale, self.last])
             middles = self.add(before, "Expand", [self.middle, self.add(before, "Shape", [scales])])
-            self.seen[x] = self.add(before, "QuantizeLinear", [rows, scales, middles], axis=axis), scale
+            self.seen[x] = (
+                self.add(before, "QuantizeLinear", [rows, scales, middles], axis=axis),
+                scale,
+            )
         return self.seen[x]
 
     def product(self, node: Any, weight: np.ndarray) -> None:
@@ -86,7 +100,12 @@ class _Rewrite:
         y = self.add(node, "MatMulIntegerToFloat", inputs, MICROSOFT)
         if not _one_text(x):
             batch = self.add(node, "Slice", [self.add(node, "Shape", [x]), self.first, self.last])
-            shape = self.add(node, "Concat", [batch, self.constant(np.array([weight.shape[1]], np.int64))], axis=0)
+            shape = self.add(
+                node,
+                "Concat",
+                [batch, self.constant(np.array([weight.shape[1]], np.int64))],
+                axis=0,
+            )
             y = self.add(node, "Reshape", [y, shape])
         y = self.add(node, "Mul", [y, row_scale])
         ir.convenience.replace_all_uses_with(node.outputs[0], y)

@@ -13,7 +13,20 @@ from tasks.report.data.rows import Gathered
 
 # what a row's lineage holds besides the attributes that were drawn for it
 NOT_DRAWN = frozenset(
-    {"generator", "id", "measured", "place", "prompt", "request", "reviewed", "round", "row", "seeds", "tokens", "usd"}
+    {
+        "generator",
+        "id",
+        "measured",
+        "place",
+        "prompt",
+        "request",
+        "reviewed",
+        "round",
+        "row",
+        "seeds",
+        "tokens",
+        "usd",
+    }
 )
 MOST_VALUES = 40  # of an attribute, in the report
 
@@ -61,13 +74,18 @@ def _texts(g: Gathered) -> Iterable[Record]:
     yield from (r.record for r in g.unread)
 
 
-def _parts(g: Gathered, part: Callable[[Record], str], names: list[str] | None = None) -> list[dict[str, Any]]:
+def _parts(
+    g: Gathered, part: Callable[[Record], str], names: list[str] | None = None
+) -> list[dict[str, Any]]:
     """One row a part: texts, accepted, their share, tokens and dollars, and both for each accepted row."""
     found: dict[str, dict[str, Any]] = {
-        name: {"texts": 0, "accepted": 0, "tokens": 0.0, "usd": None, "measured": None} for name in names or []
+        name: {"texts": 0, "accepted": 0, "tokens": 0.0, "usd": None, "measured": None}
+        for name in names or []
     }
     for r in _texts(g):
-        row = found.setdefault(part(r), {"texts": 0, "accepted": 0, "tokens": 0.0, "usd": None, "measured": None})
+        row = found.setdefault(
+            part(r), {"texts": 0, "accepted": 0, "tokens": 0.0, "usd": None, "measured": None}
+        )
         row["texts"] += 1
         row["tokens"] += sum(r.lineage.get("tokens") or [])
         if r.lineage.get("usd") is not None:
@@ -79,8 +97,15 @@ def _parts(g: Gathered, part: Callable[[Record], str], names: list[str] | None =
             found[part(r)]["accepted"] += 1
     return [
         {"name": name, **row, "tokens": round(row["tokens"])}
-        | {"share": _per(row["accepted"], row["texts"]), "tokens_per_accepted": _per(row["tokens"], row["accepted"])}
-        | {"usd_per_accepted": _per(row["usd"], row["accepted"]) if row["usd"] is not None else None}
+        | {
+            "share": _per(row["accepted"], row["texts"]),
+            "tokens_per_accepted": _per(row["tokens"], row["accepted"]),
+        }
+        | {
+            "usd_per_accepted": _per(row["usd"], row["accepted"])
+            if row["usd"] is not None
+            else None
+        }
         for name, row in (found.items() if names else sorted(found.items()))
     ]
 
@@ -90,7 +115,9 @@ def drawn(g: Gathered) -> list[dict[str, Any]]:
 
     A value of a subtopic belongs to one label; the others are counted over all labels. At most 40 values an attribute.
     """
-    made: dict[str, dict[tuple[str, str | None], list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    made: dict[str, dict[tuple[str, str | None], list[int]]] = defaultdict(
+        lambda: defaultdict(lambda: [0, 0])
+    )
     for at, rows in enumerate((_texts(g), g.accepted)):
         for r in rows:
             for name, value in attributes(r).items():
@@ -107,7 +134,13 @@ def _first(item: tuple[str, Any]) -> tuple[bool, str]:
 
 def _values(values: dict[tuple[str, str | None], list[int]]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
-        {"value": value, "label": label, "texts": texts, "accepted": kept, "share": _per(kept, texts)}
+        {
+            "value": value,
+            "label": label,
+            "texts": texts,
+            "accepted": kept,
+            "share": _per(kept, texts),
+        }
         for (value, label), (texts, kept) in values.items()
         if texts
     ]

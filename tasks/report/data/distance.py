@@ -68,8 +68,12 @@ def two_sample(synthetic: np.ndarray, real: np.ndarray) -> dict[str, Any] | None
     probe = LogisticRegression(max_iter=1000)
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     scores = cross_val_predict(probe, x, y, cv=folds, method="decision_function")
-    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.5, stratify=y, random_state=0)
-    held = probe.fit(x_train, y_train).decision_function(x_test).astype(np.float64)  # a float32 p ends at 1e-38
+    x_train, x_test, y_train, y_test = train_test_split(
+        x, y, test_size=0.5, stratify=y, random_state=0
+    )
+    held = (
+        probe.fit(x_train, y_train).decision_function(x_test).astype(np.float64)
+    )  # a float32 p ends at 1e-38
     p = mannwhitneyu(held[y_test == 1], held[y_test == 0], alternative="greater").pvalue
     return {
         "rows": [len(synthetic), len(real)],
@@ -100,7 +104,10 @@ def telling_words(synthetic: list[Record], real: list[Record]) -> dict[str, list
         return {"synthetic": [], "real": []}
     weights = LogisticRegression(C=10, max_iter=1000).fit(x, y).coef_[0]
     has = (x > 0).astype(float)
-    share = {1: np.asarray(has[y == 1].mean(axis=0)).ravel(), 0: np.asarray(has[y == 0].mean(axis=0)).ravel()}
+    share = {
+        1: np.asarray(has[y == 1].mean(axis=0)).ravel(),
+        0: np.asarray(has[y == 0].mean(axis=0)).ravel(),
+    }
     names = vectorizer.get_feature_names_out()
 
     def told(order: np.ndarray, sign: int) -> list[dict[str, Any]]:

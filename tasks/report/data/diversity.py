@@ -74,8 +74,12 @@ def diversity(g: Gathered, labels: list[str], vectors: dict[str, np.ndarray]) ->
             groups[r.lineage.get(key)].append(r)
     return {
         "label": _table(by_label, vectors),
-        "round": _table([(name_of_round(k), "synthetic", v) for k, v in _sorted(by["round"])] + real, vectors),
-        "generator": _table([(str(k), "synthetic", v) for k, v in _sorted(by["generator"])] + real, vectors),
+        "round": _table(
+            [(name_of_round(k), "synthetic", v) for k, v in _sorted(by["round"])] + real, vectors
+        ),
+        "generator": _table(
+            [(str(k), "synthetic", v) for k, v in _sorted(by["generator"])] + real, vectors
+        ),
     }
 
 
@@ -86,11 +90,14 @@ def name_of_round(number: Any) -> str:
 
 def _sorted(groups: dict[Any, list[Record]]) -> list[tuple[Any, list[Record]]]:
     return sorted(
-        groups.items(), key=lambda item: (not isinstance(item[0], int), item[0] if item[0] is not None else "")
+        groups.items(),
+        key=lambda item: (not isinstance(item[0], int), item[0] if item[0] is not None else ""),
     )
 
 
-def _table(groups: list[tuple[str, str, list[Record]]], vectors: dict[str, np.ndarray]) -> dict[str, Any]:
+def _table(
+    groups: list[tuple[str, str, list[Record]]], vectors: dict[str, np.ndarray]
+) -> dict[str, Any]:
     # in the order of their ids, which are hashes: a fixed random order
     read = [
         (name, source, rows, [tokens(r.text) for r in sorted(rows, key=lambda r: r.id)])
@@ -102,7 +109,12 @@ def _table(groups: list[tuple[str, str, list[Record]]], vectors: dict[str, np.nd
     return {
         "tokens": budget,
         "rows": [
-            {"group": name, "source": source, "rows": len(rows), "words": _percentiles([len(t) for t in texts])}
+            {
+                "group": name,
+                "source": source,
+                "rows": len(rows),
+                "words": _percentiles([len(t) for t in texts]),
+            }
             | {f"distinct_{n}": _rounded(distinct(texts, n, budget=budget)) for n in (1, 2)}
             | {"spread": _rounded(_spread_within_labels(rows, vectors))}
             for name, source, rows, texts in read

@@ -39,12 +39,20 @@ def funnel(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:
         steps.append(_step(PERSON, "check", accepted, out))
     steps.append(_step("accepted", "row", accepted, None))
     names = _labels(labels, steps)
-    return [step | {"rows": {label: step["rows"].get(label, 0) for label in names}} for step in steps]
+    return [
+        step | {"rows": {label: step["rows"].get(label, 0) for label in names}} for step in steps
+    ]
 
 
 def _step(name: str, kind: str, rows: Counter[str], out: Counter[str] | None) -> dict[str, Any]:
     lost = None if out is None else sum(out.values())
-    return {"step": name, "kind": kind, "rows": dict(rows), "total": sum(rows.values()), "lost": lost}
+    return {
+        "step": name,
+        "kind": kind,
+        "rows": dict(rows),
+        "total": sum(rows.values()),
+        "lost": lost,
+    }
 
 
 def _labels(labels: list[str], steps: list[dict[str, Any]]) -> list[str]:
@@ -55,7 +63,9 @@ def _labels(labels: list[str], steps: list[dict[str, Any]]) -> list[str]:
 
 def _requests(came: Iterable[Record]) -> Counter[str]:
     """Replies a label: rows of one reply name the same request."""
-    seen = {(label_text(r.label), str(r.lineage.get("request", f"row {n}"))) for n, r in enumerate(came)}
+    seen = {
+        (label_text(r.label), str(r.lineage.get("request", f"row {n}"))) for n, r in enumerate(came)
+    }
     return Counter(label for label, _ in seen)
 
 
@@ -67,7 +77,9 @@ def _by_check(rejected: list[Rejected]) -> list[tuple[str, Counter[str]]]:
     return list(found.items())
 
 
-def _in_order(found: list[tuple[str, Counter[str]]], ran: list[str]) -> list[tuple[str, Counter[str]]]:
+def _in_order(
+    found: list[tuple[str, Counter[str]]], ran: list[str]
+) -> list[tuple[str, Counter[str]]]:
     """The checks as they ran: what a person set aside, and the surplus, come after them."""
 
     def at(check: str) -> int:
@@ -87,7 +99,13 @@ def picture(steps: list[dict[str, Any]], name: str, path: Path) -> None:
     axes.barh(range(len(steps)), [s["total"] for s in steps], color=colors)
     for i, s in enumerate(steps):
         lost = f" (−{s['lost']:,})" if s["lost"] else ""
-        axes.annotate(f"{s['total']:,}{lost}", (s["total"], i), xytext=(4, 0), textcoords="offset points", va="center")
+        axes.annotate(
+            f"{s['total']:,}{lost}",
+            (s["total"], i),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+        )
     axes.set_yticks(range(len(steps)), [title(s["step"]).replace("$", r"\$") for s in steps])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max(1, *(s["total"] for s in steps)))
@@ -102,7 +120,8 @@ def rejected_by_check(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:
     table = _by_check([*g.unread, *g.set_aside])
     names = [*labels, *sorted({label for _, out in table for label in out} - set(labels))]
     rows = [
-        {"check": check, "rows": {label: out[label] for label in names}, "total": out.total()} for check, out in table
+        {"check": check, "rows": {label: out[label] for label in names}, "total": out.total()}
+        for check, out in table
     ]
     return sorted(rows, key=lambda row: (-row["total"], row["check"]))
 

@@ -26,8 +26,12 @@ def filled(package: str, **told: Any) -> str:
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(title=title, n=_number, share=_share, usd=_usd, width=_width, fixed=_fixed)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        title=title, n=_number, share=_share, usd=_usd, width=_width, fixed=_fixed
+    )
     source = resources.files(package).joinpath("report.html.j2").read_text(encoding="utf-8")
     sheet = resources.files("tasks.report.data").joinpath("style.css").read_text(encoding="utf-8")
     return environment.from_string(source).render(style=Markup(sheet), **told)  # noqa: S704
@@ -54,7 +58,13 @@ def _fixed(value: float | None, places: int = 2) -> str:
 def _usd(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.2g}" if value >= 1e-4 else f"${value:.1e}"
+    return (
+        f"${value:,.2f}"
+        if value >= 1 or value == 0
+        else f"${value:.2g}"
+        if value >= 1e-4
+        else f"${value:.1e}"
+    )
 
 
 def _width(value: float | None, of: float | None) -> str:
@@ -69,6 +79,18 @@ def _told(test: dict[str, Any] | None) -> str:
     auc = test["auc"]
     if test["p"] > 0.05 and auc < 0.6:
         return "Nothing in the embeddings tells synthetic rows from real ones."
-    how = "slightly" if auc < 0.65 else "clearly" if auc < 0.85 else "very" if auc < 0.97 else "almost perfectly"
-    kind = {"slightly": "slightly different from", "clearly": "clearly different from", "very": "very different from"}
+    how = (
+        "slightly"
+        if auc < 0.65
+        else "clearly"
+        if auc < 0.85
+        else "very"
+        if auc < 0.97
+        else "almost perfectly"
+    )
+    kind = {
+        "slightly": "slightly different from",
+        "clearly": "clearly different from",
+        "very": "very different from",
+    }
     return f"Synthetic rows are {kind.get(how, 'told almost perfectly from')} real ones."

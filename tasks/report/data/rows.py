@@ -35,7 +35,9 @@ def generated(record: Record) -> bool:
     return record.source == "synthetic" or "request" in record.lineage
 
 
-def withheld(set_aside: list[Rejected], splits: Path, *, leak: float, personal: bool) -> Callable[[str, str], bool]:
+def withheld(
+    set_aside: list[Rejected], splits: Path, *, leak: float, personal: bool
+) -> Callable[[str, str], bool]:
     """`hidden(id, text)`: True for a text that may not be shown, as it holds personal data or repeats held-out text.
 
     Held-out text is known by the hashes of its n-grams. A row that was set aside before those checks, or never came to
@@ -117,7 +119,11 @@ def gather(
         written=written,
         unread=unread,
         kept=kept,
-        set_aside=[r for r in read_rejected(curated.directory / "rejected.jsonl") if _identity(r) not in before],
+        set_aside=[
+            r
+            for r in read_rejected(curated.directory / "rejected.jsonl")
+            if _identity(r) not in before
+        ],
         trained_on=self_trained.read() if self_trained else kept,
         dev=read_records(splits.directory / "dev.jsonl"),
         seed=read_records(splits.directory / "seed.jsonl"),

@@ -15,18 +15,25 @@ EACH = 5
 CHARACTERS = 700  # of a text
 
 
-def samples(g: Gathered, labels: list[str], *, hidden: Callable[[str, str], bool]) -> dict[str, Any]:
+def samples(
+    g: Gathered, labels: list[str], *, hidden: Callable[[str, str], bool]
+) -> dict[str, Any]:
     """{accepted: {label: [row]}, rejected: {check: [row]}}, five each, the first by id.
 
     A row that is `hidden` (see rows.withheld) is never shown: of accepted ones others are, of those set aside only the
     reason is.
     """
-    accepted = {label: _shown([r for r in g.accepted if label in r.labels], hidden) for label in labels}
+    accepted = {
+        label: _shown([r for r in g.accepted if label in r.labels], hidden) for label in labels
+    }
     groups: dict[str, list[Rejected]] = defaultdict(list)
     for r in [*g.unread, *g.set_aside]:
         groups[r.check].append(r)
     rejected = {
-        check: [_set_aside(r, hidden) for r in sorted(rows, key=lambda r: (r.record.id, r.reason))[:EACH]]
+        check: [
+            _set_aside(r, hidden)
+            for r in sorted(rows, key=lambda r: (r.record.id, r.reason))[:EACH]
+        ]
         for check, rows in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     }
     return {"accepted": accepted, "rejected": rejected}
@@ -39,7 +46,13 @@ def _shown(rows: list[Record], hidden: Callable[[str, str], bool]) -> list[dict[
 
 def _row(r: Record) -> dict[str, Any]:
     lineage = {k: r.lineage[k] for k in ("topic", "style", "generator", "round") if k in r.lineage}
-    return {"id": r.id, "label": label_text(r.label), "source": r.source, "text": _short(r.text), "lineage": lineage}
+    return {
+        "id": r.id,
+        "label": label_text(r.label),
+        "source": r.source,
+        "text": _short(r.text),
+        "lineage": lineage,
+    }
 
 
 def _set_aside(r: Rejected, hidden: Callable[[str, str], bool]) -> dict[str, Any]:

@@ -85,7 +85,11 @@ def data_report(
         )
         found["read"] = inputs
         atomic.write_json(out / "figures.json", found)
-        picture(found["funnel"], f"{project.name}: from what was asked for to what is accepted", out / "funnel.png")
+        picture(
+            found["funnel"],
+            f"{project.name}: from what was asked for to what is accepted",
+            out / "funnel.png",
+        )
         atomic.write_bytes(out / "report.html", render(found).encode())
         test = found["distance"]["test"] or {}
         return DataReportResult(
@@ -97,9 +101,18 @@ def data_report(
         )
 
     inputs = {f"round-{i}": r.digest for i, r in enumerate(rounds)}
-    inputs |= {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
+    inputs |= {
+        "curated": curated.digest,
+        "splits": splits.digest,
+        "encoder": digest_of_path(encoder),
+    }
     inputs |= {"self_trained": self_trained.digest} if self_trained else {}
-    params = {"name": project.name, "labels": project.labels, "max_length": length, "leak": project.curate.leak}
+    params = {
+        "name": project.name,
+        "labels": project.labels,
+        "max_length": length,
+        "leak": project.curate.leak,
+    }
     return run_stage(
         DataReportResult,
         "data_report",

@@ -23,7 +23,14 @@ from tasks.records import Record, read_records
 from tasks.references import digest_of_path
 from tasks.stage import Metrics, StageResult, run_stage
 from tasks.text.fingerprints import FINGERPRINTS, Fingerprints
-from tasks.train.adaptation.masked import Masked, history_of, load_masked, save_encoder, train_masked, warm_head
+from tasks.train.adaptation.masked import (
+    Masked,
+    history_of,
+    load_masked,
+    save_encoder,
+    train_masked,
+    warm_head,
+)
 from tasks.train.curves import read_history
 from tasks.workspace import Workspace
 
@@ -113,7 +120,9 @@ def adapt(
         if made:
             warm_head(masked, texts, project.adapt, progress=progress)
         before = _before(masked, held, project, scratch)
-        steps, resumed, log = train_masked(masked, texts, project.adapt, work=scratch, progress=progress)
+        steps, resumed, log = train_masked(
+            masked, texts, project.adapt, work=scratch, progress=progress
+        )
         after = masked.perplexity(held, project.adapt)
         save_encoder(masked, encoder, out / "encoder")
         result = AdaptResult(
@@ -135,13 +144,25 @@ def adapt(
         "leak": project.curate.leak,
         "bf16": t.precision != "fp32" and has_bf16(),
     }
-    inputs = {"curated": curated.digest, "splits": splits.digest, "encoder": digest_of_path(encoder)}
+    inputs = {
+        "curated": curated.digest,
+        "splits": splits.digest,
+        "encoder": digest_of_path(encoder),
+    }
     return run_stage(
-        AdaptResult, "adapt", workspace=workspace, version=VERSION, params=params, inputs=inputs, build=build
+        AdaptResult,
+        "adapt",
+        workspace=workspace,
+        version=VERSION,
+        params=params,
+        inputs=inputs,
+        build=build,
     )
 
 
-def _texts(project: Project, curated: TrainingRows, splits: SplitsResult) -> tuple[list[str], list[str], AdaptData]:
+def _texts(
+    project: Project, curated: TrainingRows, splits: SplitsResult
+) -> tuple[list[str], list[str], AdaptData]:
     """(texts to learn from, texts held out, counts). The unlabelled ones come first; by content hash."""
     a = project.adapt
     training = _by_hash(curated.read())
@@ -169,12 +190,16 @@ def _by_hash(rows: list[Record]) -> list[Record]:
     return sorted(rows, key=lambda r: r.id)
 
 
-def _unlabelled(project: Project, splits: SplitsResult, known: set[str]) -> tuple[list[Record], int]:
+def _unlabelled(
+    project: Project, splits: SplitsResult, known: set[str]
+) -> tuple[list[Record], int]:
     """The unlabelled rows that stand nowhere else, and how many were left out as leaks of dev or test."""
     from tasks.curate.context import Context
 
     rows = [r for r in read_records(splits.directory / "unlabelled.jsonl") if r.id not in known]
-    context = Context(project.curate, Fingerprints.load(splits.directory / FINGERPRINTS), _no_embedding)
+    context = Context(
+        project.curate, Fingerprints.load(splits.directory / FINGERPRINTS), _no_embedding
+    )
     kept, leaks = leak(_by_hash(rows), context)
     return kept, len(leaks)
 

@@ -41,7 +41,11 @@ class Masked:
 
     def encoded(self, texts: list[str]) -> list[dict[str, Any]]:
         """Token ids of each text, with a mark on the special ones, which are never masked."""
-        names = {"truncation": True, "max_length": self.max_length, "return_special_tokens_mask": True}
+        names = {
+            "truncation": True,
+            "max_length": self.max_length,
+            "return_special_tokens_mask": True,
+        }
         rows = self.tokenizer(texts, **names)
         return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
 
@@ -55,7 +59,11 @@ class Masked:
         from transformers import DataCollatorForLanguageModeling
 
         collator = DataCollatorForLanguageModeling(
-            self.tokenizer, mlm=True, mlm_probability=settings.mask_share, seed=settings.seed, **options
+            self.tokenizer,
+            mlm=True,
+            mlm_probability=settings.mask_share,
+            seed=settings.seed,
+            **options,
         )
 
         def masked(rows: list[dict[str, Any]]) -> Any:
@@ -83,7 +91,9 @@ class Masked:
                 labels = batch.pop("labels").to(device)
                 logits = self.model(**{k: v.to(device) for k, v in batch.items()}).logits.float()
                 loss += float(
-                    torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+                    torch.nn.functional.cross_entropy(
+                        logits.flatten(0, 1), labels.flatten(), reduction="sum"
+                    )
                 )
                 tokens += int((labels != -100).sum())
         return math.exp(min(loss / max(tokens, 1), 50.0))
@@ -106,7 +116,11 @@ def load_masked(encoder: Path, project: Project) -> Masked:
     set_seed(project.adapt.seed)  # of a new head
     try:
         tokenizer = AutoTokenizer.from_pretrained(encoder, **local)
-        options = {"use_safetensors": True, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        options = {
+            "use_safetensors": True,
+            "ignore_mismatched_sizes": True,
+            "output_loading_info": True,
+        }
         model, info = AutoModelForMaskedLM.from_pretrained(encoder, **options, **local)
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         raise UserError(
@@ -124,10 +138,14 @@ def load_masked(encoder: Path, project: Project) -> Masked:
         model.config.tie_word_embeddings = True
         model.tie_weights()
     bf16 = project.train.precision != "fp32" and has_bf16()
-    return Masked(model, tokenizer, min(project.train.max_length, room(model, tokenizer)), bf16, bool(missing))
+    return Masked(
+        model, tokenizer, min(project.train.max_length, room(model, tokenizer)), bf16, bool(missing)
+    )
 
 
-def warm_head(masked: Masked, texts: list[str], settings: Adapt, *, progress: Progress = silent) -> None:
+def warm_head(
+    masked: Masked, texts: list[str], settings: Adapt, *, progress: Progress = silent
+) -> None:
     """Train the head alone, the encoder frozen, for `head_steps`: a new head knows nothing, and would spoil the encoder."""
     import torch
     from transformers import set_seed
@@ -182,7 +200,13 @@ def train_masked(
 
 
 def _train(
-    masked: Masked, texts: list[str], settings: Adapt, *, work: Path, progress: Progress, asked: Asked
+    masked: Masked,
+    texts: list[str],
+    settings: Adapt,
+    *,
+    work: Path,
+    progress: Progress,
+    asked: Asked,
 ) -> tuple[int, int, list[dict[str, Any]]]:
     import transformers
     from transformers import set_seed
@@ -252,7 +276,11 @@ def _sealing_trainer() -> Any:
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             check_finite(self.model, step=self.state.global_step)
             super()._save_checkpoint(model, trial)
-            seal_and_rotate(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}", best=None, keep=1)
+            seal_and_rotate(
+                Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}",
+                best=None,
+                keep=1,
+            )
 
     return SealingTrainer
 
@@ -272,7 +300,9 @@ def _stopping(asked: Asked) -> Any:
 def history_of(log: list[dict[str, Any]]) -> list[tuple[int, str, float]]:
     """(step, name, value) of the Trainer's log."""
     names = {"loss": "adapt.loss", "learning_rate": "adapt.learning_rate"}
-    return sorted((int(h["step"]), names[k], float(v)) for h in log for k, v in h.items() if k in names)
+    return sorted(
+        (int(h["step"]), names[k], float(v)) for h in log for k, v in h.items() if k in names
+    )
 
 
 def save_encoder(masked: Masked, encoder: Path, directory: Path) -> None:

@@ -31,7 +31,9 @@ def _mask(*, batch_size: int, q_length: int, attention_mask: Any = None, **rest:
 
     if attention_mask is not None and tuple(attention_mask.shape) != (batch_size, q_length):
         return None  # packed: it is the head's mask, by document
-    return sdpa_mask(batch_size=batch_size, q_length=q_length, attention_mask=attention_mask, **rest)
+    return sdpa_mask(
+        batch_size=batch_size, q_length=q_length, attention_mask=attention_mask, **rest
+    )
 
 
 def attend(
@@ -57,7 +59,15 @@ def attend(
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=False, **rest
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            is_causal=False,
+            **rest,
         )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.is_cuda:
@@ -67,9 +77,13 @@ def attend(
         q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
         window = (-1, -1) if sliding_window is None else (sliding_window - 1, sliding_window - 1)
         ends, longest = cu_seq_lens_q, int(max_length_q or query.shape[2])
-        return varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=window)[None], None
+        return varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=window)[
+            None
+        ], None
     lengths = cu_seq_lens_q.diff().tolist()
-    found = documents_class().apply(query[0], key[0], value[0], lengths, scale, sliding_window, dropout)
+    found = documents_class().apply(
+        query[0], key[0], value[0], lengths, scale, sliding_window, dropout
+    )
     return found.transpose(0, 1)[None].contiguous(), None
 
 

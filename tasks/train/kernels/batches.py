@@ -55,8 +55,12 @@ class TokenBatches:
         self.parts = self.steps * pieces * processes
         self.mean = math.ceil(total / self.parts)
         self.by_rows = total / self.parts < longest
-        fullest = -math.ceil(len(self.lengths) / self.parts)  # rows of a batch where rows are counted, from the end
-        self.most = int(np.sort(self.lengths)[fullest:].sum()) if self.by_rows else self.mean + longest
+        fullest = -math.ceil(
+            len(self.lengths) / self.parts
+        )  # rows of a batch where rows are counted, from the end
+        self.most = (
+            int(np.sort(self.lengths)[fullest:].sum()) if self.by_rows else self.mean + longest
+        )
 
     def sizes(self, n: int = 8) -> tuple[int, ...]:
         """At most `n` numbers of tokens, multiples of 64, from the mean of a batch to its most: each a same factor above the last."""
@@ -129,7 +133,9 @@ def batched(trainer: Any) -> Any:
                 alone = self.args.world_size == 1 and not self.args.torch_compile
                 self.unpack = pack(self.model, alone=alone)
                 config = self.model.config
-                self.data_collator = PackingCollator(FAMILIES[config.model_type](config), int(config.pad_token_id or 0))
+                self.data_collator = PackingCollator(
+                    FAMILIES[config.model_type](config), int(config.pad_token_id or 0)
+                )
 
         def get_train_dataloader(self) -> Any:
             from accelerate.data_loader import prepare_data_loader
@@ -138,7 +144,9 @@ def batched(trainer: Any) -> Any:
             args, processes = self.args, self.args.world_size
             sampler = TokenBatches(
                 lengths_of(self.train_dataset),
-                rows=args.per_device_train_batch_size * args.gradient_accumulation_steps * processes,
+                rows=args.per_device_train_batch_size
+                * args.gradient_accumulation_steps
+                * processes,
                 tokens=self.tokens_per_step,
                 pieces=args.gradient_accumulation_steps,
                 seed=args.seed if args.data_seed is None else args.data_seed,
@@ -155,7 +163,9 @@ def batched(trainer: Any) -> Any:
                 persistent_workers=args.dataloader_persistent_workers,
             )
             # the sampler hands out shares itself: to accelerate this is one process
-            return prepare_data_loader(loader, device=args.device, num_processes=1, process_index=0, put_on_device=True)
+            return prepare_data_loader(
+                loader, device=args.device, num_processes=1, process_index=0, put_on_device=True
+            )
 
         def _of_few_sizes(self, sampler: TokenBatches) -> PackingCollator:
             collator: PackingCollator = self.data_collator

@@ -34,7 +34,9 @@ def packs(model: Any, *, device: str, half: bool) -> bool:
     config = model.config
     if config.model_type not in FAMILIES or getattr(config, "is_decoder", False):
         return False
-    dropout = getattr(config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", 0.0))
+    dropout = getattr(
+        config, "attention_probs_dropout_prob", getattr(config, "attention_dropout", 0.0)
+    )
     return device == "cpu" or (device == "cuda" and half and not dropout)
 
 
@@ -52,7 +54,9 @@ def pack(model: Any, *, alone: bool = False) -> Callable[[], None]:
     dropouts, embeddings = [], []
     if next(model.parameters()).device.type == "cpu":
         dropouts = [m for m in model.modules() if type(m) is torch.nn.Dropout]
-        embeddings = [m for m in model.modules() if alone and type(m) is torch.nn.Embedding and keeps(m)]
+        embeddings = [
+            m for m in model.modules() if alone and type(m) is torch.nn.Embedding and keeps(m)
+        ]
     for module in dropouts:
         module.__class__ = dropout_class()
     for module in embeddings:
@@ -81,7 +85,9 @@ def _by_document(module: Any, _: Any, given: dict[str, Any], output: Any) -> Any
     starts = given["cu_seq_lens_q"][: len(mask)].long()
     if getattr(module.config, "classifier_pooling", "cls") == "mean":
         at = starts[:, None] + torch.arange(mask.shape[1], device=starts.device)
-        output.last_hidden_state = hidden[at.clamp(max=len(hidden) - 1)]  # what lies beyond a document is masked
+        output.last_hidden_state = hidden[
+            at.clamp(max=len(hidden) - 1)
+        ]  # what lies beyond a document is masked
     else:
         output.last_hidden_state = hidden[starts][:, None]
     if getattr(module, "pooler", None) is not None:
@@ -116,7 +122,11 @@ class PackingCollator:
             raise ValueError(f"{tokens} tokens do not fit into a packed batch of {self.sizes[-1]}")
         spare = size - tokens
         # cut, so that positions stay within what the model has
-        pieces = [*lengths, *[longest] * (spare // longest), *[spare % longest] * (spare % longest > 0)]
+        pieces = [
+            *lengths,
+            *[longest] * (spare // longest),
+            *[spare % longest] * (spare % longest > 0),
+        ]
         pieces += [0] * ((self.documents or 0) - len(pieces))
         ids = [i for row in rows for i in row["input_ids"]] + [self.pad] * spare
         ends = torch.tensor([0, *pieces]).cumsum(0).to(torch.int32)
@@ -124,7 +134,9 @@ class PackingCollator:
             # first, for the Trainer counts a batch's rows by its first tensor
             "labels": torch.tensor([row["labels"] for row in rows]),
             "input_ids": torch.tensor([ids]),
-            "position_ids": torch.tensor([[p for n in pieces for p in range(self.first, self.first + n)]]),
+            "position_ids": torch.tensor(
+                [[p for n in pieces for p in range(self.first, self.first + n)]]
+            ),
             # for the head, by document; the attention reads cu_seq_lens alone
             "attention_mask": torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None],
             "cu_seq_lens_q": ends,
@@ -132,4 +144,6 @@ class PackingCollator:
             "max_length_q": longest,
             "max_length_k": longest,
         }
-        return batch | ({"weight": torch.tensor([row["weight"] for row in rows])} if "weight" in rows[0] else {})
+        return batch | (
+            {"weight": torch.tensor([row["weight"] for row in rows])} if "weight" in rows[0] else {}
+        )
