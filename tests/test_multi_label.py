@@ -101,14 +101,6 @@ class TestProject:
             with pytest.raises(ValueError, match="set multi_label to true"):
                 project(data, **sections)
 
-    def test_a_project_with_one_label_a_text_is_dumped_as_ever(self) -> None:
-        dumped = project({"pool": "x"}).model_dump(mode="json")
-        assert "multi_label" not in dumped and not {"label_separator", "label_columns"} & set(
-            dumped["data"]
-        )
-        assert "pairs" not in dumped["generate"]
-        assert several().model_dump()["multi_label"] is True
-
 
 class TestReaders:
     def read(self, path: Path, **columns: Any) -> list[Any]:

@@ -299,5 +299,5 @@ def test_the_shipped_project_loads_and_its_parameters_are_dotted() -> None:
     assert p.label_names == ["business", "entertainment", "politics", "sports", "tech"]
     assert parameters["train.learning_rate"] == "0.0001" and parameters["data.split.test"] == "100"
     assert parameters["labels"] == str(p.label_names)
-    assert {k for k in parameters if "." not in k} == {"name", "labels"}
+    assert {k for k in parameters if "." not in k} == {"name", "labels", "multi_label"}
     assert all(isinstance(v, str) and not v.startswith("{'") for v in parameters.values())

@@ -48,7 +48,7 @@ def gathered(**rows: Any) -> Gathered:
         "written": [],
         "unread": [],
         "kept": [],
-        "reject": [],
+        "set_aside": [],
         "dev": [],
         "seed": [],
         "unlabelled": [],

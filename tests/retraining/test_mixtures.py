@@ -142,7 +142,7 @@ def test_small_falls_of_several_harvests_do_not_add_up(
     monkeypatch.setattr(mixtures, "train_model", train)
     rounds = project.self_training.model_copy(update={"rounds": 3})
     run = context_of(
-        project.model_copy(update={"harvest": rounds}),
+        project.model_copy(update={"self_training": rounds}),
         tmp_path,
         splits=splits_of(tmp_path, unlabelled=rows(3, "unlabelled", 5)),
         stand_ins={self_train: add, compare_on_dev: compare},

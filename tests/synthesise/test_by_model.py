@@ -205,7 +205,7 @@ def test_a_retrain_tells_what_the_answers_cost(
     models["two"].always = lambda handler: next(answers)(handler)
     config = settings(models, usd={"input": 1.0, "output": 2.0})
     config |= {"train": {"model": str(encoder), "epochs": 1, "max_length": 32, "precision": "fp32"}}
-    config |= {"predict": {"backend": "torch"}, "harvest": {"rounds": 0}}
+    config |= {"predict": {"backend": "torch"}, "self_training": {"rounds": 0}}
     config |= {"evaluate": {"bootstrap": 200, "serving": 0, "static_model": "off", "lift": "off"}}
     (folder / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
     code, out, err = reseed("retrain", folder / "who.yaml", "--json")
