@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.publishing import prompts
-from flows.publishing.report import accepted_generators
-from flows.publishing.terminal import counted
+from flows.publishing.prompts import register_prompt
+from flows.publishing.report import summarise_generators
+from flows.publishing.terminal import format_counts
 from flows.retraining.generation_loop import fill_quota
 from flows.retraining.session import flow_run_name, open_session
 from flows.settings import Settings
@@ -24,7 +24,7 @@ from tasks.llm.request import Request
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import read_records
-from tasks.report.model import Cost, GeneratorRows, rows_by_generator
+from tasks.report.model import Cost, GeneratorRows
 from tasks.setup.preflight import check_references
 from tasks.synthesise import by_model
 from tasks.synthesise.plan import RoundRequest, plan, unknown_drops, wanted
@@ -143,7 +143,7 @@ def generate(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """Fill every label's quota of accepted rows and stop there; the next retrain finds them. A GeneratedReport as JSON."""
     with open_session(config, overrides) as session:
         run = session.run
-        prompts.record(run)
+        run.tracking.tag(prompt=register_prompt(run.tracking.client, run.project))
         generated = fill_quota(run)
         c = generated.curated
         found = GeneratedReport(
@@ -152,9 +152,7 @@ def generate(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
             accepted=c.accepted,
             rejected=c.rejected,
             sizes=c.rows,
-            generators=rows_by_generator(
-                accepted_generators(generated), generated.usage_by_generator
-            ),
+            generators=summarise_generators(generated),
             given_up=generated.given_up,
             ended=generated.ended,
             rows=str(c.rows_file),
@@ -199,8 +197,8 @@ def show_rows(found: GeneratedReport, console: Console) -> None:
     )
     lines = {
         "rows requested": str(sum(found.requested.values())),
-        "accepted": f"{found.sizes.accepted}  ({counted(found.accepted)})",
-        "rejected": f"{found.sizes.rejected}  ({counted(found.rejected)})",
+        "accepted": f"{found.sizes.accepted}  ({format_counts(found.accepted)})",
+        "rejected": f"{found.sizes.rejected}  ({format_counts(found.rejected)})",
         "rows": found.rows,
     }
     if found.cost.tokens:

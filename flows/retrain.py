@@ -11,9 +11,14 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.context import RunContext
-from flows.publishing import data_report as data_page
-from flows.publishing import html, model_card, prompts, run_page, terminal, traces
-from flows.publishing.report import assemble
+from flows.publishing.data_report import publish_data_report
+from flows.publishing.model_card import version_description
+from flows.publishing.prompts import register_prompt
+from flows.publishing.report import Retrained, assemble_report
+from flows.publishing.run_page import log_challenger, rename_run
+from flows.publishing.terminal import report_as_markdown
+from flows.publishing.traces import log_traces
+from flows.publishing.views import publish_report
 from flows.retraining.decision import Candidate, judge_and_promote
 from flows.retraining.generation_loop import GeneratedRows, fill_quota
 from flows.retraining.label_first import list_texts_to_label
@@ -23,12 +28,11 @@ from flows.retraining.mixtures import (
     measure_lift,
     train_best_mixture,
 )
-from flows.retraining.scoring import measure, score, score_baselines
+from flows.retraining.scoring import measure_bundle, score, score_baselines
 from flows.retraining.seeds import score_seeds
 from flows.retraining.session import flow_run_name, open_session
 from flows.review.session import wait_for_review
 from tasks.model.inference.choose import export_bundle
-from tasks.report.data.stage import data_report
 from tasks.report.model import RetrainReport
 from tasks.workspace import RetrainData
 
@@ -38,9 +42,9 @@ def retrain(config: str, overrides: list[str] | None = None, fresh: bool = False
     """The report of a retrain of the project file `config`, as JSON. `fresh` makes a new challenger."""
     with open_session(config, overrides, fresh=fresh) as session:
         report = _retrain(session.run)
-        session.finish()
+        session.mark_judged()
     create_markdown_artifact(
-        terminal.markdown(report),
+        report_as_markdown(report),
         key=f"{report.project.replace('.', '-').replace('_', '-')}-retrain",
         description="retrain",
     )
@@ -48,75 +52,64 @@ def retrain(config: str, overrides: list[str] | None = None, fresh: bool = False
 
 
 def _retrain(run: RunContext) -> RetrainReport:
-    prompt = prompts.record(run)
-    generated = fill_quota(run)
-    data = note_data(run, generated, None)
-    if wait_for_review(run, data):
-        generated = fill_quota(run)  # with what the person decided
-        note_data(run, generated, None)
-    traces.record(run, generated)
-    run_page.rename_run(run, generated.curated)
-
+    prompt = register_prompt(run.tracking.client, run.project)
+    run.tracking.tag(prompt=prompt)
+    generated = _generate(run)
     trained = train_best_mixture(run, generated.curated)
-    note_data(run, generated, trained)
-    _report_data(run, generated, trained)
+    _note_data(run, generated, trained)
+    publish_data_report(run, generated, trained)
+
     exported = run.stage(export_bundle, name="export", headline=True)(
-        run.project, trained=trained.seeds.bundle, splits=run.splits, workspace=run.workspace
+        run.project, trained=trained.bundle, splits=run.splits, workspace=run.workspace
     )
     run.tracking.tag(backend=exported.inference.backend)
     challenger = score(run, exported.ref, "challenger")
-    measured = measure(run, exported.ref, "challenger", headline=True)
+    measured = measure_bundle(run, exported.ref, "challenger", headline=True)
     baselines = score_baselines(run, generated.curated)
-    lift = measure_lift(run, trained.base, baselines["descriptions"])
-    curve = measure_learning_curve(run, trained.base.rows)
+    lift = measure_lift(run, trained, baselines["descriptions"])
+    curve = measure_learning_curve(run, trained.rows)
 
     version = run.store(run.registry.register, name="register")(
         run.project.name,
         exported.bundle_directory,
         digest=exported.bundle,
-        run_id=run.tracking.stage_run_id(trained.seeds.stage),
+        run_id=run.tracking.stage_run_id(trained.stage),
         labels=run.project.label_names,
-        description=model_card.sentence(run.project, challenger, trained.base.rows),
+        description=version_description(run.project, challenger, trained.rows),
     )
-    run_page.challenger_scored(
-        run,
-        version,
-        rows=trained.base.rows,
-        trained=trained.seeds,
-        challenger=challenger,
-        curve=curve,
-    )
-    candidate = Candidate(version, challenger, measured, baselines, score_seeds(run, trained.seeds))
+    seeds = score_seeds(run, trained.seed_models)
+    candidate = Candidate(version, challenger, measured, baselines, seeds)
+    log_challenger(run, candidate, trained, curve)
     outcome = judge_and_promote(run, candidate)
     to_label = None
     if outcome.verdict.decision == "inconclusive":
         champion = run.registry.last_champion(run.project.name)
         to_label = list_texts_to_label(run, exported.ref, champion)
-    report = assemble(
-        run,
-        generated=generated,
-        trained=trained,
-        exported=exported,
-        version=version,
-        score=challenger,
-        measured=measured,
-        baselines=baselines,
-        lift=lift,
-        outcome=outcome,
-        label_first=to_label,
+    retrained = Retrained(
+        prompt, generated, trained, exported, candidate, lift, curve, outcome, to_label
     )
-    if not run_page.is_judged(run, report):
-        html.write(run, report, challenger=challenger, training=trained.base.rows, curve=curve)
-        run_page.write(run, report, rows=trained.base.rows)
-        model_card.write(
-            run, version, report, rows=trained.base.rows, challenger=challenger, prompt=prompt
-        )
+    report = assemble_report(run, retrained)
+    publish_report(run, report, retrained)
     return report
 
 
-def note_data(run: RunContext, generated: GeneratedRows, trained: Trained | None) -> RetrainData:
+def _generate(run: RunContext) -> GeneratedRows:
+    """The curated rows, with what a person decided about them where the project asks for a review."""
+    generated = fill_quota(run)
+    data = _note_data(run, generated)
+    if wait_for_review(run, data):
+        generated = fill_quota(run)
+        _note_data(run, generated)
+    log_traces(run, generated)
+    rename_run(run, generated.curated)
+    return generated
+
+
+def _note_data(
+    run: RunContext, generated: GeneratedRows, trained: Trained | None = None
+) -> RetrainData:
     """Record where `reseed review` and `reseed curate` find the rows of the last retrain."""
-    added = trained.base.self_trained if trained else None
+    added = trained.self_trained if trained else None
     data = RetrainData(
         config=run.config,
         splits=run.splits.directory,
@@ -126,16 +119,3 @@ def note_data(run: RunContext, generated: GeneratedRows, trained: Trained | None
     )
     run.workspace.note_last_retrain(run.project.name, data)
     return data
-
-
-def _report_data(run: RunContext, generated: GeneratedRows, trained: Trained) -> None:
-    """The page about the rows, in MLflow."""
-    result = run.stage(data_report, headline=True)(
-        run.project,
-        rounds=generated.results,
-        curated=generated.curated,
-        self_trained=trained.base.self_trained,
-        splits=run.splits,
-        workspace=run.workspace,
-    )
-    data_page.log(run.tracking, result)

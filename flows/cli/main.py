@@ -55,11 +55,13 @@ def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, as_json: bool
         report = flow(config=str(config), overrides=list(overrides), fresh=fresh)
         from rich.console import Console
 
-        from flows.publishing.terminal import show
+        from flows.publishing.terminal import show_report
         from tasks.report.model import RetrainReport
 
         typed = RetrainReport.model_validate_json(json.dumps(report))
-        finish(report, lambda: show(typed, Console(width=None if sys.stdout.isatty() else 110)))
+        finish(
+            report, lambda: show_report(typed, Console(width=None if sys.stdout.isatty() else 110))
+        )
 
 
 @commands.command()

@@ -133,14 +133,14 @@ def prune(name: str, keep: int, yes: bool, as_json: bool) -> None:
 @json_option
 def report(name: str, show: bool, as_json: bool) -> None:
     """Bring the report of the last retrain of NAME, one HTML file, into the workspace, and print its path."""
-    from flows.publishing import html
-    from flows.publishing.terminal import relative
+    from flows.publishing.html import fetch_report
+    from flows.publishing.terminal import relative_path
 
     with output_for(as_json) as finish:
-        found = html.fetch(Settings.from_environment(), name)
+        fetched = fetch_report(Settings.from_environment(), name)
         if show:
-            click.launch(found["report"])
-        finish(found, lambda: click.echo(relative(found["report"])))
+            click.launch(fetched.report)
+        finish(fetched.model_dump(mode="json"), lambda: click.echo(relative_path(fetched.report)))
 
 
 COMMANDS = (status, report, promote, refuse, rollback, history, verify, prune)

@@ -1,64 +1,57 @@
-"""The report of a retrain: made at its end, kept in MLflow and in the workspace, and brought back by `reseed report`."""
+"""The HTML report of a retrain: written at its end, kept in MLflow, and fetched again by `reseed report`."""
 
 from __future__ import annotations
 
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from flows.context import RunContext
+from flows.publishing.report import Retrained
 from flows.registry.client import Registry
 from flows.settings import Settings
 from flows.tracking.run import connect
 from tasks import atomic
-from tasks.augment.learning_curve import LearningCurveResult
-from tasks.dataset.training_rows import TrainingRows
 from tasks.errors import TransientError, UserError
 from tasks.evaluate import plots
-from tasks.evaluate.score import ScoreResult
+from tasks.figures import Figures
 from tasks.report.contents import gather_contents
 from tasks.report.model import RetrainReport
 from tasks.report.page import is_ours, render
 
-PAGE, GAIN = "report.html", "gain.png"
-LOOKED_AT = 50  # runs, the latest first, among which one has a report
+PAGE, GAIN_PICTURE = "report.html", "gain.png"
+MOST_RUNS = 50  # that are searched for a report, the latest first
 
 
-def write(
-    run: RunContext,
-    report: RetrainReport,
-    *,
-    challenger: ScoreResult,
-    training: TrainingRows,
-    curve: LearningCurveResult | None,
-) -> None:
-    """Put the HTML page of `report` into the workspace, and with the picture of the gain into MLflow."""
+class FetchedReport(Figures):
+    """The path of a report that was fetched, and the MLflow run that it is from."""
+
+    model: str
+    report: str
+    mlflow_run_id: str
+
+
+def publish_html(run: RunContext, report: RetrainReport, retrained: Retrained) -> None:
+    """Write the HTML page into the workspace and, with the picture of the gain, into MLflow."""
     digests = {
-        "training rows": training.digest,
+        "training rows": retrained.trained.rows.digest,
         "test rows": run.sealed.digest,
         "splits": run.splits.digest,
         "bundle": report.model.bundle,
     }
-    verdict = report.judgement
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / GAIN
-        if verdict.gain is not None and verdict.lower is not None and verdict.upper is not None:
-            title = f"{run.project.name}: against {verdict.opponent}"
-            least = run.project.promote.min_gain
-            plots.gain(
-                verdict.gain, verdict.lower, verdict.upper, least=least, title=title, path=picture
-            )
+        picture = Path(folder) / GAIN_PICTURE
+        if _draw_gain(run, report, picture):
             run.tracking.client.log_artifact(run.tracking.run_id, str(picture))
         contents = gather_contents(
             report,
             project=run.project,
-            challenger=challenger,
-            training=training,
-            curve=curve,
+            challenger=retrained.candidate.score,
+            training=retrained.trained.rows,
+            curve=retrained.curve,
             gain=picture,
             digests={name: digest[:12] for name, digest in digests.items()},
             commit=_commit(),
@@ -68,44 +61,52 @@ def write(
     run.tracking.client.log_text(run.tracking.run_id, page, PAGE)
 
 
-def fetch(settings: Settings, name: str) -> dict[str, Any]:
-    """The report of the last retrain of `name`, brought from MLflow into the workspace: {model, report, mlflow_run_id}.
+def _draw_gain(run: RunContext, report: RetrainReport, path: Path) -> bool:
+    """Draw the gain with its bounds, where they are known."""
+    verdict = report.judgement
+    if verdict.gain is None or verdict.lower is None or verdict.upper is None:
+        return False
+    title = f"{run.project.name}: against {verdict.opponent}"
+    least = run.project.promote.min_gain
+    plots.gain(verdict.gain, verdict.lower, verdict.upper, least=least, title=title, path=path)
+    return True
+
+
+def fetch_report(settings: Settings, name: str) -> FetchedReport:
+    """The report of the last retrain of `name`, brought from MLflow into the workspace.
 
     Raises UserError for a name without a model, and where no retrain has left a report.
     """
     client = connect(settings)
     Registry(client, settings).require_name(name)
-    run_id = _last(client, name)
+    run_id = _last_run_with_report(client, name)
     if run_id is None:
-        raise UserError(
-            f"no retrain of {name!r} has left a report: `reseed retrain CONFIG` makes one"
-        )
+        raise UserError(f"no retrain of {name!r} left a report: run `reseed retrain CONFIG`")
     target = settings.workspace.report(name)
     with tempfile.TemporaryDirectory() as folder:
         try:
             page = Path(client.download_artifacts(run_id, PAGE, folder)).read_bytes()
         except (MlflowException, OSError) as e:
             raise TransientError(
-                f"the report of {name!r} can't be read from MLflow (run {run_id}): {e}"
+                f"the report of {name!r} cannot be read from MLflow (run {run_id}): {e}"
             ) from None
     if not is_ours(page):  # a browser would run whatever somebody put there
         raise UserError(
-            f"the report of {name!r} in MLflow (run {run_id}) is none that this version of Reseed writes: retrain, or look at it "
-            f"in MLflow's UI"
+            f"the report of {name!r} in MLflow (run {run_id}) was not written by this version of "
+            f"Reseed: retrain, or open it in MLflow's UI"
         )
     atomic.write_bytes(target, page)
-    return {"model": name, "report": str(target), "mlflow_run_id": run_id}
+    return FetchedReport(model=name, report=str(target), mlflow_run_id=run_id)
 
 
-def _last(client: MlflowClient, name: str) -> str | None:
-    """The run of the latest retrain that has a report."""
+def _last_run_with_report(client: MlflowClient, name: str) -> str | None:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         return None
     runs = client.search_runs(
         [experiment.experiment_id],
         "tags.`reseed.kind` = 'retrain'",
-        max_results=LOOKED_AT,
+        max_results=MOST_RUNS,
         order_by=["attributes.end_time DESC"],
     )
     for run in runs:
@@ -116,23 +117,19 @@ def _last(client: MlflowClient, name: str) -> str | None:
 
 def _commit() -> str | None:
     """The checkout's commit, marked where it has changes; None where the code is in no git checkout."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            root = Path(__file__).resolve().parent
-            done = subprocess.run(
-                ["git", *arguments],
-                cwd=root,
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    head = git("rev-parse", "--short=12", "HEAD")
-    if not head or git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+    head = _git("rev-parse", "--short=12", "HEAD")
+    if not head or _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
-    return f"{head} with changes" if git("status", "--porcelain", "--untracked-files=no") else head
+    changed = _git("status", "--porcelain", "--untracked-files=no")
+    return f"{head} with changes" if changed else head
+
+
+def _git(*arguments: str) -> str | None:
+    command, here = ["git", *arguments], Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            command, cwd=here, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

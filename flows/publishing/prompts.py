@@ -8,33 +8,24 @@ from contextlib import suppress
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from flows.context import RunContext
 from tasks.project import Project
 
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
-def template(project: Project) -> str:
-    """The project's prompt with MLflow's double braces round its fields."""
-    return _FIELD.sub(r"{{\1}}", project.generate.prompt)
-
-
-def register(client: MlflowClient, project: Project) -> str:
+def register_prompt(client: MlflowClient, project: Project) -> str:
     """`NAME/VERSION` of the project's prompt: the registered version with the same text, or a new one."""
-    name, text = f"{project.name}-generate", template(project)
+    name, text = f"{project.name}-generate", prompt_template(project)
     latest = client.load_prompt(f"prompts:/{name}@latest", allow_missing=True)
-    for version in range(
-        1, latest.version + 1 if latest else 1
-    ):  # read one by one: the store gives no search by text
+    # read one by one: MLflow cannot search prompts by text
+    for version in range(1, latest.version + 1 if latest else 1):
         with suppress(MlflowException):  # a version may have been deleted
             if client.get_prompt_version(name, str(version)).template == text:
                 return f"{name}/{version}"
-    made = client.register_prompt(name=name, template=text, commit_message="from the project file")
-    return f"{name}/{made.version}"
+    new = client.register_prompt(name=name, template=text, commit_message="from the project file")
+    return f"{name}/{new.version}"
 
 
-def record(run: RunContext) -> str:
-    """The prompt's version, noted on the run."""
-    version = register(run.tracking.client, run.project)
-    run.tracking.tag(prompt=version)
-    return version
+def prompt_template(project: Project) -> str:
+    """The project's prompt with MLflow's double braces around its fields."""
+    return _FIELD.sub(r"{{\1}}", project.generate.prompt)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 from prefect.runtime import flow_run
 
 from flows.context import RunContext
-from flows.registry.client import Version
-from flows.retraining.decision import Outcome
+from flows.retraining.decision import Candidate, Outcome
 from flows.retraining.generation_loop import GeneratedRows
 from flows.retraining.mixtures import Trained
+from tasks.augment.learning_curve import LearningCurveResult
 from tasks.dataset.sealed import count_test_set_uses
-from tasks.evaluate.score import ScoreResult
-from tasks.evaluate.serving import Measured
 from tasks.model.inference.choose import ExportResult
 from tasks.report.model import (
     AnswersSummary,
@@ -21,6 +19,7 @@ from tasks.report.model import (
     ChallengerScore,
     DataSummary,
     GainSummary,
+    GeneratorRows,
     LabelFirst,
     LiftSummary,
     ModelVersion,
@@ -34,48 +33,56 @@ from tasks.report.model import (
 )
 
 
-def assemble(
-    run: RunContext,
-    *,
-    generated: GeneratedRows,
-    trained: Trained,
-    exported: ExportResult,
-    version: Version,
-    score: ScoreResult,
-    measured: Measured,
-    baselines: Mapping[str, ScoreResult],
-    lift: LiftSummary | None,
-    outcome: Outcome,
-    label_first: LabelFirst | None,
-) -> RetrainReport:
+@dataclass(frozen=True, slots=True)
+class Retrained:
+    """What the parts of a retrain returned. `prompt` is the registered version of the prompt."""
+
+    prompt: str
+    generated: GeneratedRows
+    trained: Trained
+    exported: ExportResult
+    candidate: Candidate
+    lift: LiftSummary | None
+    curve: LearningCurveResult | None
+    outcome: Outcome
+    label_first: LabelFirst | None
+
+
+def assemble_report(run: RunContext, retrained: Retrained) -> RetrainReport:
     """The report of this retrain."""
-    verdict = outcome.verdict
+    candidate, verdict = retrained.candidate, retrained.outcome.verdict
+    version, score, measured = candidate.version, candidate.score, candidate.measured
+    uses = count_test_set_uses(run.sealed, workspace=run.workspace)
     return RetrainReport(
         project=run.project.name,
         verdict=verdict.decision,
         reasons=list(verdict.reasons),
-        promoted=outcome.promoted,
+        promoted=retrained.outcome.promoted,
         gain=GainSummary(
-            value=verdict.gain, lower=verdict.lower, upper=verdict.upper, opponent=verdict.opponent
+            value=verdict.gain,
+            lower=verdict.lower,
+            upper=verdict.upper,
+            opponent=verdict.opponent,
         ),
         judgement=verdict,
         model=ModelVersion(name=version.name, version=version.version, bundle=version.digest),
-        test=ChallengerScore.of(
-            score, test_set_uses=count_test_set_uses(run.sealed, workspace=run.workspace)
-        ),
-        champion=outcome.champion,
-        baselines={name: BaselineScore.of(run.project, b, score) for name, b in baselines.items()},
-        lift=lift,
-        label_first=label_first,
+        test=ChallengerScore.of(score, test_set_uses=uses),
+        champion=retrained.outcome.champion,
+        baselines={
+            name: BaselineScore.of(run.project, baseline, score)
+            for name, baseline in candidate.baselines.items()
+        },
+        lift=retrained.lift,
+        label_first=retrained.label_first,
         robustness=measured.robustness,
         serving=measured.serving,
-        inference=exported.inference,
-        seeds=trained.seeds.summary,
-        adapted=trained.base.adapted,
-        data=summarise_data(run, generated, trained),
-        seconds={name: round(s, 1) for name, s in run.runner.seconds.items()},
-        tokens=Tokens.of(generated.usage),
-        cost=generated.cost,
+        inference=retrained.exported.inference,
+        seeds=retrained.trained.seeds_summary,
+        adapted=retrained.trained.adapted,
+        data=_summarise_data(run, retrained.generated, retrained.trained),
+        seconds={stage: round(s, 1) for stage, s in run.runner.seconds.items()},
+        tokens=Tokens.of(retrained.generated.usage),
+        cost=retrained.generated.cost,
         generation=run.generation,
         mlflow_run_id=run.tracking.run_id,
         mlflow_tracking_uri=run.settings.store,
@@ -84,25 +91,28 @@ def assemble(
     )
 
 
-def summarise_data(run: RunContext, generated: GeneratedRows, trained: Trained) -> DataSummary:
+def _summarise_data(run: RunContext, generated: GeneratedRows, trained: Trained) -> DataSummary:
     """Rows requested, accepted and rejected, in total, by label and by reason."""
-    c, requested, added = generated.curated, generated.requested, trained.base.self_trained
+    curated, requested, added = generated.curated, generated.requested, trained.self_trained
+    counts = curated.rows
     return DataSummary(
         requested=RequestedRows(
             total=requested.total(),
             by_label=dict(requested),
             lost=sum(r.lost for r in generated.results),
         ),
-        accepted=RowsByLabel(total=c.rows.accepted, by_label=c.accepted),
+        accepted=RowsByLabel(total=counts.accepted, by_label=curated.accepted),
         rejected=RejectedRows(
-            total=c.rows.rejected, by_label=c.rejected_by_label, by_reason=c.rejected
+            total=counts.rejected,
+            by_label=curated.rejected_by_label,
+            by_reason=curated.rejected,
         ),
         self_trained=RowsByLabel(
             total=added.added if added else 0, by_label=added.harvested if added else {}
         ),
-        real=RowsByLabel(total=c.rows.seed, by_label=c.seed),
+        real=RowsByLabel(total=counts.seed, by_label=curated.seed),
         real_rejected=RealRejected(by_reason=run.splits.rejected, notices=list(run.splits.notices)),
-        generators=rows_by_generator(accepted_generators(generated), generated.usage_by_generator),
+        generators=summarise_generators(generated),
         answers=AnswersSummary.of(generated.answers) if generated.answers else None,
         given_up=generated.given_up,
         ended=generated.ended,
@@ -110,8 +120,12 @@ def summarise_data(run: RunContext, generated: GeneratedRows, trained: Trained) 
     )
 
 
-def accepted_generators(generated: GeneratedRows) -> list[str]:
-    """The generator of each accepted row; where models are told apart, of each answer that is a row."""
+def summarise_generators(generated: GeneratedRows) -> dict[str, GeneratorRows]:
+    """Requests, accepted rows and cost of each generator.
+
+    Where models are told apart, the accepted rows are the answers that are rows.
+    """
     answers = generated.answers.rows if generated.answers else {}
-    of_answers = [name for name, n in answers.items() for _ in range(n)]
-    return of_answers + [str(r.lineage.get("generator")) for r in generated.curated.read()]
+    accepted = [name for name, n in answers.items() for _ in range(n)]
+    accepted += [str(r.lineage.get("generator")) for r in generated.curated.read()]
+    return rows_by_generator(accepted, generated.usage_by_generator)

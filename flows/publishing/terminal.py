@@ -27,7 +27,7 @@ from tasks.report.model import (
 Rows = list[tuple[str, str]]
 
 
-def show(report: RetrainReport, console: Console) -> None:
+def show_report(report: RetrainReport, console: Console) -> None:
     """Print the table. F1 is macro-F1 on the sealed test rows with its 95% interval."""
     test = report.test
     title = (
@@ -37,12 +37,12 @@ def show(report: RetrainReport, console: Console) -> None:
     table = Table(title=escape(title), show_header=False, title_justify="left", pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in rows(report):
+    for name, value in report_rows(report):
         table.add_row(escape(name), escape(value))
     console.print(table)
 
 
-def markdown(report: RetrainReport) -> str:
+def report_as_markdown(report: RetrainReport) -> str:
     """The table as Markdown."""
 
     def cell(text: str) -> str:
@@ -52,11 +52,13 @@ def markdown(report: RetrainReport) -> str:
 
     head = f"# {report.model.name}: {report.verdict}\n\n| | |\n|---|---|\n"
     return (
-        head + "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in rows(report)) + "\n"
+        head
+        + "\n".join(f"| {cell(name)} | {cell(value)} |" for name, value in report_rows(report))
+        + "\n"
     )
 
 
-def rows(report: RetrainReport) -> Rows:
+def report_rows(report: RetrainReport) -> Rows:
     """The table, one pair per row."""
     return [
         *_data_rows(report.data),
@@ -80,8 +82,8 @@ def rows(report: RetrainReport) -> Rows:
 def _data_rows(data: DataSummary) -> Rows:
     found = [
         ("rows requested", str(data.requested.total)),
-        ("accepted", f"{data.accepted.total}  ({counted(data.accepted.by_label)})"),
-        ("rejected", f"{data.rejected.total}  ({counted(data.rejected.by_reason)})"),
+        ("accepted", f"{data.accepted.total}  ({format_counts(data.accepted.by_label)})"),
+        ("rejected", f"{data.rejected.total}  ({format_counts(data.rejected.by_reason)})"),
     ]
     if data.answers:
         found.append(("questions asked", _questions(data.answers)))
@@ -89,15 +91,15 @@ def _data_rows(data: DataSummary) -> Rows:
         found.append(
             (
                 "self-trained rows",
-                f"{data.self_trained.total}  ({counted(data.self_trained.by_label)})",
+                f"{data.self_trained.total}  ({format_counts(data.self_trained.by_label)})",
             )
         )
     if data.real.total:
         found.append(
-            ("real rows trained on", f"{data.real.total}  ({counted(data.real.by_label)})")
+            ("real rows trained on", f"{data.real.total}  ({format_counts(data.real.by_label)})")
         )
     if data.real_rejected.by_reason:
-        found.append(("real rows rejected", counted(data.real_rejected.by_reason)))
+        found.append(("real rows rejected", format_counts(data.real_rejected.by_reason)))
     return found
 
 
@@ -190,7 +192,7 @@ def _closing_rows(report: RetrainReport) -> Rows:
     return [
         ("seconds", spent or "every stage was found"),
         ("MLflow run", report.mlflow_run_id),
-        ("report", relative(report.report)),
+        ("report", relative_path(report.report)),
         ("open the UIs", "reseed ui"),
         (
             "ask the model",
@@ -199,12 +201,12 @@ def _closing_rows(report: RetrainReport) -> Rows:
     ]
 
 
-def counted(counts: Mapping[str, int]) -> str:
+def format_counts(counts: Mapping[str, int]) -> str:
     """`3 sport, 2 tech`, or `none`."""
     return ", ".join(f"{n} {name}" for name, n in counts.items()) or "none"
 
 
-def relative(path: str) -> str:
+def relative_path(path: str) -> str:
     """The path as a person types it: from the current folder, where it lies below."""
     here, target = Path.cwd(), Path(path)
     return str(target.relative_to(here)) if target.is_relative_to(here) else path

@@ -1,7 +1,7 @@
-"""Some of the generation's requests as traces in MLflow: prompt, answer, tokens, dollars, and what became of the rows.
+"""Some of the LLM requests as traces in MLflow: prompt, answer, tokens, dollars, and the fate of the rows.
 
-They are made from the answers on the disk once the rows are curated: nothing slows the requests, and a retrain that goes on after
-a kill logs each one once.
+They are made from the cached answers once the rows are curated, so they do not slow the requests down,
+and a retrain that is resumed logs each one once.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 
 from flows.context import RunContext
@@ -20,35 +20,41 @@ from tasks.curate.stage import CurateResult
 from tasks.records import read_rejected
 from tasks.synthesise.sample import Exchange, sample
 
-KEY = "reseed.request"
-_CHAT = {"mlflow.message.format": "openai"}  # the UI shows the messages as a conversation
+REQUEST_TAG = "reseed.request"
+_DRAWN = ("label", "topic", "style", "generator", "near")  # of a request's tag
 
 
-def record(run: RunContext, generated: GeneratedRows) -> None:
-    """`generate.traces` requests of each round, on the retrain's run; those that are there already stay as they are."""
-    n, tracking = run.project.generate.traces, run.tracking
-    if not n or not generated.rounds:
+def log_traces(run: RunContext, generated: GeneratedRows) -> None:
+    """Log `generate.traces` requests of each round on the retrain's run, each once."""
+    per_round, tracking = run.project.generate.traces, run.tracking
+    if not per_round or not generated.rounds:
         return
-    there = logged(tracking.client, tracking.experiment_id, tracking.run_id)
-    became = fates(generated.curated)
-    with _unseeded():
+    logged = logged_requests(tracking.client, tracking.experiment_id, tracking.run_id)
+    fates = fates_of_requests(generated.curated)
+    with _unseeded_random():
         for number, r in enumerate(generated.rounds, 1):
-            for e in sample(
-                run.project, n=n, splits=run.splits, asked=r.asked, workspace=run.workspace
-            ):
-                if e.key not in there:
-                    there.add(e.key)
-                    tags = {"round": str(number), "curation": became.get(e.key, "no row")}
-                    write(
-                        e, tags=tags, experiment_id=tracking.experiment_id, run_id=tracking.run_id
-                    )
-    _flush()
+            exchanges = sample(
+                run.project,
+                n=per_round,
+                splits=run.splits,
+                asked=r.asked,
+                workspace=run.workspace,
+            )
+            for exchange in exchanges:
+                if exchange.key not in logged:
+                    logged.add(exchange.key)
+                    tags = {"round": str(number), "curation": fates.get(exchange.key, "no row")}
+                    _log_trace(exchange, tags, tracking.experiment_id, tracking.run_id)
+    mlflow.flush_trace_async_logging()
 
 
 @contextmanager
-def _unseeded() -> Iterator[None]:
-    """`random` seeded by the system within. Traces draw their ids from it, and training seeds it: two retrains with one seed
-    would give their traces the same ids, and the later ones would replace the earlier ones in the store."""
+def _unseeded_random() -> Iterator[None]:
+    """`random` seeded by the system within the body.
+
+    MLflow draws the ids of traces from it, and training seeds it: two retrains with the same seed would
+    give their traces the same ids, and the later ones would replace the earlier ones in the store.
+    """
     state = random.getstate()
     random.seed()
     try:
@@ -57,9 +63,9 @@ def _unseeded() -> Iterator[None]:
         random.setstate(state)
 
 
-def logged(client: MlflowClient, experiment_id: str, run_id: str) -> set[str]:
-    """The requests that are traces of this run."""
-    found: set[str] = set()
+def logged_requests(client: MlflowClient, experiment_id: str, run_id: str) -> set[str]:
+    """The keys of the requests that have a trace on this run."""
+    keys: set[str] = set()
     token = None
     while True:
         page = client.search_traces(
@@ -69,82 +75,66 @@ def logged(client: MlflowClient, experiment_id: str, run_id: str) -> set[str]:
             page_token=token,
             include_spans=False,
         )
-        found |= {t.info.tags[KEY] for t in page if KEY in t.info.tags}
+        keys |= {t.info.tags[REQUEST_TAG] for t in page if REQUEST_TAG in t.info.tags}
         token = page.token
         if not token:
-            return found
+            return keys
 
 
-def fates(curated: CurateResult) -> dict[str, str]:
-    """What became of the rows of each request: `accepted`, or the check that set them aside; counted where there are several."""
-    became: dict[str, Counter[str]] = defaultdict(Counter)
+def fates_of_requests(curated: CurateResult) -> dict[str, str]:
+    """For each request `accepted` or the check that rejected its row, with counts where it has several rows."""
+    fates: dict[str, Counter[str]] = defaultdict(Counter)
     for row in curated.read():
-        if request := row.lineage.get("request"):
-            became[request]["accepted"] += 1
+        fates[row.lineage.get("request", "")]["accepted"] += 1
     for rejected in read_rejected(curated.directory / "rejected.jsonl"):
-        if request := rejected.record.lineage.get("request"):
-            became[request][rejected.check] += 1
+        fates[rejected.record.lineage.get("request", "")][rejected.check] += 1
     return {
         request: ", ".join(
-            f"{n} {what}" if counts.total() > 1 else what for what, n in counts.most_common()
+            f"{n} {fate}" if counts.total() > 1 else fate for fate, n in counts.most_common()
         )
-        for request, counts in became.items()
+        for request, counts in fates.items()
     }
 
 
-def write(e: Exchange, *, tags: dict[str, str], experiment_id: str, run_id: str) -> None:
-    """One request as a trace of one span. Where its time was not measured the trace is as short as it can be, and says so."""
-    import mlflow
-
-    end = int(e.ended * 1e9)
-    start = end - int((e.seconds or 0) * 1e9)
-    tags = (
-        tags
-        | {KEY: e.key}
-        | {
-            k: str(e.tag[k])[:250]
-            for k in ("label", "topic", "style", "generator", "near")
-            if k in e.tag
-        }
-    )
-    tags |= {"tokens": "measured" if e.measured else "estimated"}
-    tags |= {"time": "not measured"} if e.seconds is None else {}
+def _log_trace(exchange: Exchange, tags: dict[str, str], experiment_id: str, run_id: str) -> None:
+    """One request as a trace of one span; where its time was not measured, of no length."""
+    end = int(exchange.ended * 1e9)
+    start = end - int((exchange.seconds or 0) * 1e9)
+    tags = tags | {REQUEST_TAG: exchange.key}
+    tags |= {k: str(exchange.tag[k])[:250] for k in _DRAWN if k in exchange.tag}
+    tags["tokens"] = "measured" if exchange.measured else "estimated"
+    if exchange.seconds is None:
+        tags["time"] = "not measured"
     span = mlflow.start_span_no_context(
-        f"generate {e.tag['label']}",
+        f"generate {exchange.tag['label']}",
         span_type="CHAT_MODEL",
-        inputs=e.body,
-        attributes=_attributes(e),
+        inputs=exchange.body,
+        attributes=_span_attributes(exchange),
         tags=tags,
         metadata={"mlflow.sourceRun": run_id},
         experiment_id=experiment_id,
         start_time_ns=start,
     )
-    message = {"role": "assistant", "content": e.text}
-    choices = [{"index": 0, "message": message, "finish_reason": e.finish_reason}]
-    span.end(outputs={"choices": choices}, end_time_ns=end)
+    message = {"role": "assistant", "content": exchange.text}
+    choice = {"index": 0, "message": message, "finish_reason": exchange.finish_reason}
+    span.end(outputs={"choices": [choice]}, end_time_ns=end)
 
 
-def _attributes(e: Exchange) -> dict[str, Any]:
-    prompt, completion = e.usd
-    return _CHAT | {
-        "mlflow.llm.model": e.body["model"],
-        "mlflow.llm.provider": e.provider,
+def _span_attributes(exchange: Exchange) -> dict[str, object]:
+    prompt_usd, completion_usd = exchange.usd
+    return {
+        "mlflow.message.format": "openai",  # the UI shows the messages as a conversation
+        "mlflow.llm.model": exchange.body["model"],
+        "mlflow.llm.provider": exchange.provider,
         "mlflow.chat.tokenUsage": {
-            "input_tokens": e.prompt_tokens,
-            "output_tokens": e.completion_tokens,
-            "total_tokens": e.prompt_tokens + e.completion_tokens,
+            "input_tokens": exchange.prompt_tokens,
+            "output_tokens": exchange.completion_tokens,
+            "total_tokens": exchange.prompt_tokens + exchange.completion_tokens,
         },
-        # given even where it is nothing: MLflow would look the model's name up in a price list of its own
+        # given even where it is zero: MLflow would look the model up in a price list of its own
         "mlflow.llm.cost": {
-            "input_cost": prompt,
-            "output_cost": completion,
-            "total_cost": prompt + completion,
+            "input_cost": prompt_usd,
+            "output_cost": completion_usd,
+            "total_cost": prompt_usd + completion_usd,
         },
     }
-
-
-def _flush() -> None:
-    """Wait until every trace is in the store."""
-    import mlflow
-
-    mlflow.flush_trace_async_logging()

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 
 from flows.context import RunContext
 from flows.progress import say
-from flows.publishing import run_page
 from flows.registry import notifications, promotion
 from flows.registry.client import Version
 from flows.registry.promotion import ChampionMoved
 from flows.retraining import approval
 from flows.retraining.scoring import MeasuredChampion, measure_champion, score
+from flows.tracking.model_scores import log_champion_scores
 from tasks.atomic import CorruptDirectory
 from tasks.errors import TransientError
 from tasks.evaluate.score import ScoreResult
@@ -132,7 +132,9 @@ def _against_champion(
     try:
         bundle = BundleRef(run.registry.fetch(champion), champion.digest)
         scored = score(run, bundle, who)
-        run_page.champion_scored(run, champion, scored)
+        log_champion_scores(
+            run.tracking, scored, model_id=champion.model_id, test_set=run.sealed.digest
+        )
         measured = measure_champion(run, candidate.measured, bundle, who)
     except CorruptDirectory as e:
         unknown = ChampionScore(version=champion.version, score=None, measures={})

@@ -9,7 +9,7 @@ from statistics import mean
 from flows.context import RunContext
 from flows.progress import say
 from flows.retraining.scoring import score
-from flows.retraining.seeds import SeedModels, best_of_seeds, train_model
+from flows.retraining.seeds import best_of_seeds, train_model
 from tasks.augment.learning_curve import LearningCurveResult, learning_curve
 from tasks.augment.lift import DESCRIPTIONS, full_lift, quick_lift
 from tasks.augment.mixtures import (
@@ -26,7 +26,9 @@ from tasks.augment.self_training import SelfTrainingResult, self_train
 from tasks.curate.stage import CurateResult
 from tasks.dataset.training_rows import TrainingRows
 from tasks.evaluate.score import ScoreResult
-from tasks.report.model import LiftSummary, UndoneRound
+from tasks.model.bundle import BundleRef
+from tasks.report.model import LiftSummary, SeedsSummary, UndoneRound
+from tasks.stage import StageResult
 from tasks.train.adaptation.adapt import AdaptResult, adapt
 from tasks.train.stage import TrainResult
 
@@ -34,47 +36,70 @@ Mixtures = Mapping[str, TrainingRows]
 
 
 @dataclass(frozen=True, slots=True)
-class TrainedModel:
-    """The challenger, the rows it was trained on, and the mixtures that it is compared with.
+class Trained:
+    """The challenger's model, the rows it was trained on, and the mixtures that it is compared with.
 
-    `best` is the best model on dev so far: a round of self-training is compared with it, so that small
-    falls do not add up.
+    `stage` is what trained it. With several seeds there are their summary and the model of each.
     """
 
-    model: TrainResult
+    stage: StageResult
+    bundle: BundleRef
+    dev_f1_macro: float
     rows: TrainingRows
     mixtures: Mixtures
     chosen: str
-    best: TrainResult
     adapted: AdaptResult | None
+    self_trained: SelfTrainingResult | None
+    undone: UndoneRound | None
+    seeds_summary: SeedsSummary | None
+    seed_models: Mapping[int, TrainResult]
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """The model so far. `best` is the best on dev: a round of self-training is compared with it, so
+    that small falls do not add up."""
+
+    model: TrainResult
+    rows: TrainingRows
+    best: TrainResult
     self_trained: SelfTrainingResult | None = None
     undone: UndoneRound | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """The trained model, and with several seeds the model of each."""
-
-    base: TrainedModel
-    seeds: SeedModels
-
-
 def train_best_mixture(run: RunContext, curated: CurateResult) -> Trained:
-    """The model of the mixture that is best on dev; self-trained rows are kept only while dev F1 does not fall."""
+    """The model of the mixture that is best on dev.
+
+    Self-trained rows are kept only while dev F1 does not fall.
+    """
     adapted = adapt_encoder(run, curated)
     mixtures = mixtures_of(run, curated)
     chosen = choose(run, mixtures, adapted)
     model = train_model(run, mixtures[chosen], adapted, name="train")
-    state = TrainedModel(model, mixtures[chosen], mixtures, chosen, model, adapted)
+    state = _Progress(model, mixtures[chosen], best=model)
     for number in range(1, run.project.self_training.rounds + 1):
         if not run.splits.unlabelled:
             break
-        before, state = state, _self_train(run, state, number)
+        before = state
+        state = _self_train(run, mixtures[chosen], adapted, state, number)
         if state.self_trained is before.self_trained:
             break
     if state.self_trained:
-        state = replace(state, mixtures={**state.mixtures, WITH_SELF_TRAINED: state.self_trained})
-    return Trained(state, best_of_seeds(run, state.rows, state.model, adapted))
+        mixtures = {**mixtures, WITH_SELF_TRAINED: state.self_trained}
+    best = best_of_seeds(run, state.rows, state.model, adapted)
+    return Trained(
+        stage=best.stage,
+        bundle=best.bundle,
+        dev_f1_macro=best.dev_f1_macro,
+        rows=state.rows,
+        mixtures=mixtures,
+        chosen=chosen,
+        adapted=adapted,
+        self_trained=state.self_trained,
+        undone=state.undone,
+        seeds_summary=best.summary,
+        seed_models=best.models,
+    )
 
 
 def mixtures_of(run: RunContext, curated: CurateResult) -> Mixtures:
@@ -121,11 +146,17 @@ def choose(run: RunContext, mixtures: Mixtures, adapted: AdaptResult | None) -> 
     return chosen
 
 
-def _self_train(run: RunContext, state: TrainedModel, number: int) -> TrainedModel:
+def _self_train(
+    run: RunContext,
+    training: TrainingRows,
+    adapted: AdaptResult | None,
+    state: _Progress,
+    number: int,
+) -> _Progress:
     """The state after one round; with the same `self_trained` where it added nothing or dev F1 fell."""
     added = run.stage(self_train, name=f"harvest {number}")(
         run.project,
-        training=state.mixtures[state.chosen],
+        training=training,
         current=state.rows,
         trained=state.model,
         splits=run.splits,
@@ -134,20 +165,22 @@ def _self_train(run: RunContext, state: TrainedModel, number: int) -> TrainedMod
     )
     if not added.added:
         return state
-    model = train_model(run, added, state.adapted, name=f"train after harvest {number}")
-    seen = run.stage(compare_on_dev, name=f"compare on dev {number}")(
+    model = train_model(run, added, adapted, name=f"train after harvest {number}")
+    comparison = run.stage(compare_on_dev, name=f"compare on dev {number}")(
         run.project, before=state.best, after=model, splits=run.splits, workspace=run.workspace
     )
-    if seen.fell:
-        say(f"  harvest {number} is undone")
-        undone = UndoneRound(number=number, dev_before=seen.before, dev_after=seen.after)
+    if comparison.fell:
+        say(f"  round {number} of self-training is undone: dev F1 fell")
+        undone = UndoneRound(
+            number=number, dev_before=comparison.before, dev_after=comparison.after
+        )
         return replace(state, undone=undone)
-    better = model if seen.difference >= 0 else state.best
-    return replace(state, model=model, rows=added, self_trained=added, best=better)
+    best = model if comparison.difference >= 0 else state.best
+    return _Progress(model, added, best, self_trained=added)
 
 
 def measure_lift(
-    run: RunContext, trained: TrainedModel, descriptions: ScoreResult
+    run: RunContext, trained: Trained, descriptions: ScoreResult
 ) -> LiftSummary | None:
     """What synthetic and self-trained rows gain on the test rows; None where `evaluate.lift` is off."""
     how = run.project.evaluate.lift
@@ -192,7 +225,7 @@ def measure_learning_curve(run: RunContext, rows: TrainingRows) -> LearningCurve
 
 
 def _score_mixture(
-    run: RunContext, trained: TrainedModel, name: str, rows: TrainingRows, number: int
+    run: RunContext, trained: Trained, name: str, rows: TrainingRows, number: int
 ) -> ScoreResult:
     model = train_model(run, rows, trained.adapted, number=number, name=_of_seed(name, number))
     return score(run, model.ref, f"{name}, seed {number + 1}")

@@ -47,7 +47,9 @@ def _score_llm(run: RunContext) -> ScoreResult:
     return asked
 
 
-def measure(run: RunContext, bundle: BundleRef, who: str, *, headline: bool = False) -> Measured:
+def measure_bundle(
+    run: RunContext, bundle: BundleRef, who: str, *, headline: bool = False
+) -> Measured:
     """Robustness and the cost of serving of one bundle, each None where the project file switches it off."""
     robustness = serving = None
     if wanted(run.project):
@@ -71,7 +73,7 @@ def measure_champion(
     run: RunContext, challenger: Measured, bundle: BundleRef, who: str
 ) -> MeasuredChampion:
     """The champion's robustness and cost of serving; the latencies are of both models asked in turns."""
-    champion, turns = measure(run, bundle, who), None
+    champion, turns = measure_bundle(run, bundle, who), None
     if run.project.evaluate.serving:
         step = run.stage(compare_serving, name="serving in turns")
         turns = step(

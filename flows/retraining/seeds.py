@@ -41,7 +41,7 @@ def train_model(
 
 
 @dataclass(frozen=True, slots=True)
-class SeedModels:
+class BestModel:
     """The best model on dev: `stage` is what trained it. With several seeds, their summary and the model of each."""
 
     stage: StageResult
@@ -53,14 +53,14 @@ class SeedModels:
 
 def best_of_seeds(
     run: RunContext, rows: TrainingRows, first: TrainResult, adapted: AdaptResult | None
-) -> SeedModels:
+) -> BestModel:
     """The best on dev over `train.seeds`, or their greedy soup where it is strictly better.
 
     `first` is the model of the first seed, and with one seed the answer.
     """
     seeds = run.project.train.seeds
     if len(seeds) == 1:
-        return SeedModels(first, first.ref, first.dev_f1_macro)
+        return BestModel(first, first.ref, first.dev_f1_macro)
     more = [
         train_model(run, rows, adapted, number=number, name=f"train seed {seed}")
         for number, seed in enumerate(seeds[1:], 1)
@@ -75,9 +75,9 @@ def best_of_seeds(
     of_each = dict(zip(seeds, models, strict=True))
     if mixed.bundle is not None:
         ref = BundleRef(mixed.bundle_directory, mixed.bundle)
-        return SeedModels(mixed, ref, mixed.dev_f1_macro, summary, of_each)
+        return BestModel(mixed, ref, mixed.dev_f1_macro, summary, of_each)
     chosen = models[best]
-    return SeedModels(chosen, chosen.ref, chosen.dev_f1_macro, summary, of_each)
+    return BestModel(chosen, chosen.ref, chosen.dev_f1_macro, summary, of_each)
 
 
 def _summary(seeds: list[int], scores: list[float], mixed: SoupResult, best: int) -> SeedsSummary:
@@ -91,6 +91,6 @@ def _summary(seeds: list[int], scores: list[float], mixed: SoupResult, best: int
     )
 
 
-def score_seeds(run: RunContext, found: SeedModels) -> list[ScoreResult]:
+def score_seeds(run: RunContext, models: Mapping[int, TrainResult]) -> list[ScoreResult]:
     """The scores of the model of each of train.seeds on the test rows; empty where there is one seed."""
-    return [score(run, model.ref, f"seed {seed}") for seed, model in found.models.items()]
+    return [score(run, model.ref, f"seed {seed}") for seed, model in models.items()]

@@ -15,7 +15,8 @@ from prefect.runtime import deployment, flow_run
 
 from flows.context import RunContext
 from flows.progress import say
-from flows.publishing import experiment_page, run_page
+from flows.publishing.experiment_page import publish_experiment_page
+from flows.publishing.run_page import first_run_name
 from flows.registry import notifications, promotion
 from flows.registry.client import Registry
 from flows.retraining.challenger import Challenger
@@ -41,12 +42,12 @@ def flow_run_name() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An open retrain; `finish` notes that its challenger has a verdict."""
+    """An open retrain; `mark_judged` notes that its challenger has a verdict."""
 
     run: RunContext
     challenger: Challenger
 
-    def finish(self) -> None:
+    def mark_judged(self) -> None:
         """Note the verdict: the next retrain with --fresh makes another challenger."""
         self.challenger.mark_judged(self.run.workspace, self.run.project.name)
 
@@ -147,10 +148,10 @@ def _open_run(project: Project, settings: Settings, *, config: str, generation: 
         settings,
         experiment=project.name,
         retrain_id=identity,
-        name=run_page.first_name(project, now=datetime.now(UTC)),
+        name=first_run_name(project, started=datetime.now(UTC)),
         params=project.parameters() | {"generation": str(generation), "config": config},
     )
-    experiment_page.write(tracking.client, tracking.experiment_id, project)
+    publish_experiment_page(tracking.client, tracking.experiment_id, project)
     return tracking
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.publishing.model_card import escaped, render
+from flows.publishing.markdown import escape_markdown, render_markdown
 from tasks.evaluate.slices import SliceScore
 from tasks.figures import Interval
 from tasks.report.model import (
@@ -26,7 +26,7 @@ SCORE = {
     "rows": 90,
     "f1": {"a": 1.0, "b|c": 0.5},
 }
-TOLD: dict[str, Any] = {
+CONTEXT: dict[str, Any] = {
     "model": ModelVersion(name="toy", version="3", bundle=""),
     "base": "all-MiniLM-L6-v2",
     "licence": "apache-2.0",
@@ -48,7 +48,7 @@ TOLD: dict[str, Any] = {
 
 
 def test_it_says_what_a_reader_asks() -> None:
-    card = render(TOLD)
+    card = render_markdown("model_card.md.j2", CONTEXT)
     assert card.startswith("# toy, version 3\n") and "one of 2 labels" in card
     assert (
         "Macro-F1 **0.912** (95% 0.880 to 0.940) on 90 sealed real texts. Verdict: **promote**, now champion."
@@ -66,33 +66,42 @@ def test_it_says_what_a_reader_asks() -> None:
 
 
 def test_without_an_llm_and_without_scores() -> None:
-    card = render(TOLD | {"generators": [], "scores": None, "promoted": False, "multi_label": True})
+    card = render_markdown(
+        "model_card.md.j2",
+        CONTEXT | {"generators": [], "scores": None, "promoted": False, "multi_label": True},
+    )
     assert "No synthetic rows." in card and "Log loss" not in card and "any of 2 labels" in card
     assert "now champion" not in card
 
 
-def test_parts_of_the_test_set_and_other_figures_are_told_where_they_are_there() -> None:
+def test_slices_and_other_figures_are_shown_where_there_are_any() -> None:
     sample = filled(BaselineScore, **SCORE | {"rows": 20}, sample=True)
     half = Interval(value=0.5, ci_low=0.25, ci_high=0.75)
     slices = [filled(SliceScore, name="a|b", rows=12, f1_macro=half, judged=True)]
     more = {"robustness": [{"title": "typos", "head": [], "rows": [["F1", "0.800"]]}]}
-    card = render(TOLD | {"slices": slices, "more_figures": more, "baselines": {"llm": sample}})
+    card = render_markdown(
+        "model_card.md.j2",
+        CONTEXT | {"slices": slices, "more_figures": more, "baselines": {"llm": sample}},
+    )
     assert "| a\\|b | 12 | 0.500 (0.250 to 0.750) |\n" in card and "- typos: F1, 0.800" in card
     assert "| llm (on 20 rows alone) | 0.912" in card
-    assert "typing errors" in render(TOLD) and "typing errors" not in card
+    assert (
+        "typing errors" in render_markdown("model_card.md.j2", CONTEXT)
+        and "typing errors" not in card
+    )
     assert "Licence: that of all-MiniLM-L6-v2 (apache-2.0), and the terms of gpt-4o-mini" in card
 
 
 def test_texts_from_data_are_letters() -> None:
-    card = render(TOLD)
+    card = render_markdown("model_card.md.j2", CONTEXT)
     assert "<script>" not in card and "\n# a heading" not in card and "](http" not in card
 
 
 @pytest.mark.parametrize("missing", ["baselines", "labels", "test"])
 def test_what_is_missing_is_an_error_and_no_gap(missing: str) -> None:
     with pytest.raises(Exception, match=missing):
-        render({k: v for k, v in TOLD.items() if k != missing})
+        render_markdown("model_card.md.j2", {k: v for k, v in CONTEXT.items() if k != missing})
 
 
 def test_escaping() -> None:
-    assert escaped("a*b_c|d\ne & <f>") == "a\\*b\\_c\\|d e &amp; &lt;f&gt;"
+    assert escape_markdown("a*b_c|d\ne & <f>") == "a\\*b\\_c\\|d e &amp; &lt;f&gt;"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from flows.publishing.prompts import register
+from flows.publishing.prompts import register_prompt
 from tasks.project import Project
 from tests.kit import toy
 
@@ -25,11 +25,11 @@ def test_a_text_has_one_version_also_where_another_was_deleted(tmp_path: Path) -
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = MlflowClient(store, store)
     one, two = project("Write about {topic}."), project("Write a story about {topic}.")
-    assert [register(client, p) for p in (one, two, one)] == [
+    assert [register_prompt(client, p) for p in (one, two, one)] == [
         "toy-generate/1",
         "toy-generate/2",
         "toy-generate/1",
     ]
     client.delete_prompt_version("toy-generate", "1")
-    assert register(client, two) == "toy-generate/2", "what stands behind a gap is found"
-    assert register(client, one) == register(client, one) == "toy-generate/3"
+    assert register_prompt(client, two) == "toy-generate/2", "what stands behind a gap is found"
+    assert register_prompt(client, one) == register_prompt(client, one) == "toy-generate/3"

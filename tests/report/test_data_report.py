@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.publishing import data_report as logged
+from flows.publishing.data_report import publish_data_report
 from flows.settings import Settings
 from flows.tracking.run import Tracking, connect
 from tasks import atomic
@@ -29,6 +30,7 @@ from tasks.report.data.rows import Gathered, gather
 from tasks.report.data.stage import data_report, figures
 from tasks.workspace import Workspace
 from tests.kit import toy
+from tests.kit.context import context_of
 from tests.kit.html import Tags
 from tests.kit.rows import project, record, text
 from tests.kit.stages import Data, filled, generated
@@ -519,28 +521,32 @@ def test_nothing_was_asked_for(tmp_path: Path, encoder: Path) -> None:
 # MLflow
 
 
-def test_the_page_and_tables_are_logged_once(home: Path, tmp_path: Path, encoder: Path) -> None:
-    made_ = data_report(toy_project(encoder), **toy_data(home).stages, workspace=Workspace(home))
-    at = Settings.from_environment()
-    client = connect(at)
-    tracking = Tracking.open(client, at, experiment="toy", retrain_id="r", name="r", params={})
+def test_the_page_is_on_the_retrain_and_the_tables_on_the_stage(
+    home: Path, tmp_path: Path, encoder: Path
+) -> None:
+    settings, data = Settings.from_environment(), toy_data(home)
+    client = connect(settings)
+    tracking = Tracking.open(
+        client, settings, experiment="toy", retrain_id="r", name="r", params={}
+    )
+    run = context_of(toy_project(encoder), home, splits=data.splits, tracking=tracking)
+    generated_rows = SimpleNamespace(results=[data.round], curated=data.curated)
+    trained = SimpleNamespace(self_trained=data.self_trained)
+    publish_data_report(run, cast(Any, generated_rows), cast(Any, trained))
+    result = data_report(run.project, **data.stages, workspace=run.workspace)
+    assert result.published.found
     for _ in range(2):
-        logged.log(tracking, made_)
-    tracking.metrics(made_.headline())
+        child = tracking.log_stage(result, name="data report")
     import mlflow
 
     page = mlflow.artifacts.load_text(
         client.get_run(tracking.run_id).info.artifact_uri + "/data_report.html"
     )
-    assert page == made_.page.read_text()
+    assert page == result.page.read_text()
     assert "funnel.png" in {a.path for a in client.list_artifacts(tracking.run_id)}
-    assert (made_.directory / "funnel.png").read_bytes().startswith(b"\x89PNG")
-    table = client.load_table(
-        tracking.experiment_id, "data_report/funnel.json", run_ids=[tracking.run_id]
-    )
+    assert (result.directory / "funnel.png").read_bytes().startswith(b"\x89PNG")
+    table = client.load_table(tracking.experiment_id, "funnel.json", run_ids=[child])
     assert table["step"].iloc[0] == "asked" and len(table) == len(set(table["step"]))
-    accepted = client.load_table(
-        tracking.experiment_id, "data_report/accepted.json", run_ids=[tracking.run_id]
-    )
+    accepted = client.load_table(tracking.experiment_id, "accepted.json", run_ids=[child])
     assert accepted.set_index("label").loc["bird", "harvested"] == 1
-    assert client.get_run(tracking.run_id).data.metrics["data.two_sample.auc"] == made_.auc
+    assert result.headline()["data.two_sample.auc"] == result.auc

@@ -1,4 +1,4 @@
-"""What the flow makes of mixes and harvests: from which rows a gain is measured, and when a harvest is undone."""
+"""Mixtures and self-training in a retrain: which gain is measured, and when a round is undone."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from tasks.augment.mixtures import (
 from tasks.augment.self_training import SelfTrainingResult, self_train
 from tasks.dataset.training_rows import TrainingRows
 from tasks.evaluate.score import ScoredRow, ScoreResult
+from tasks.model.bundle import BundleRef
 from tasks.project import Project
 from tasks.records import Record
 from tasks.stage import Published
@@ -56,10 +57,10 @@ class Descriptions(ScoreResult):
         ]
 
 
-def test_harvested_rows_gain_over_the_mix_that_they_were_added_to(
+def test_self_trained_rows_gain_over_the_mixture_that_they_were_added_to(
     tmp_path: Path, project: Project
 ) -> None:
-    """Synthetic rows under wrong labels hurt, so real rows alone were trained on: the harvest's gain is over these."""
+    """Synthetic rows with wrong labels hurt, so real rows alone were trained on: the gain is over these."""
     wrong = [
         r.but(label=LABELS[(LABELS.index(str(r.label)) + 1) % 3]) for r in rows(20, "synthetic", 3)
     ]
@@ -70,14 +71,26 @@ def test_harvested_rows_gain_over_the_mix_that_they_were_added_to(
     }
     run = context_of(project, tmp_path, sealed=sealed_of(tmp_path, rows(20, "test", 4)))
     model, descriptions = filled(TrainResult), filled(Descriptions)
-    trained = mixtures.TrainedModel(model, mixes[REAL], mixes, REAL, best=model, adapted=None)
-    told = mixtures.measure_lift(run, trained, descriptions)
-    assert told
-    found = {gain.by: gain for gain in told.lifts}
-    f1 = {name: m.value for name, m in told.mixes.items()}
-    assert f1[WITH_SYNTHETIC] < 0.5 < f1[REAL] and found["synthetic"].value < -0.3
-    assert found["harvested"].from_ == REAL
-    assert found["harvested"].value == pytest.approx(f1[WITH_SELF_TRAINED] - f1[REAL])
+    trained = mixtures.Trained(
+        stage=model,
+        bundle=BundleRef(tmp_path, ""),
+        dev_f1_macro=0.0,
+        rows=mixes[REAL],
+        mixtures=mixes,
+        chosen=REAL,
+        adapted=None,
+        self_trained=None,
+        undone=None,
+        seeds_summary=None,
+        seed_models={},
+    )
+    lift = mixtures.measure_lift(run, trained, descriptions)
+    assert lift
+    gains = {gain.by: gain for gain in lift.lifts}
+    f1 = {name: m.value for name, m in lift.mixes.items()}
+    assert f1[WITH_SYNTHETIC] < 0.5 < f1[REAL] and gains["synthetic"].value < -0.3
+    assert gains["harvested"].from_ == REAL
+    assert gains["harvested"].value == pytest.approx(f1[WITH_SELF_TRAINED] - f1[REAL])
     # another base is another figure, and is not found under the first one
     again = mixtures.measure_lift(run, replace(trained, chosen=WITH_SYNTHETIC), descriptions)
     assert again
@@ -110,7 +123,7 @@ def wrong(where: range) -> list[Any]:
         ),  # the best is the first harvest's
     ],
 )
-def test_small_falls_of_several_harvests_do_not_add_up(
+def test_small_falls_of_several_rounds_do_not_add_up(
     answers: list[range],
     kept: int,
     undone: int | None,
@@ -122,7 +135,7 @@ def test_small_falls_of_several_harvests_do_not_add_up(
         return Published("stage", tmp_path, key=str(n), digest="", seconds=0.0, found=False)
 
     def number_of(model: TrainingRows | TrainResult) -> int:
-        """Of a round of self-training, and of the model that was trained after it; 0 of what was there before."""
+        """The number of a round of self-training, also of the model that was trained after it; 0 before any."""
         return 0 if model is curated else int(model.published.key)
 
     def add(*_: object, number: int, **__: object) -> SelfTrainingResult:
@@ -136,8 +149,8 @@ def test_small_falls_of_several_harvests_do_not_add_up(
     def compare(
         project: Project, *, before: TrainResult, after: TrainResult, **_: object
     ) -> DevComparisonResult:
-        said = [wrong(answers[number_of(model)]) for model in (before, after)]
-        return difference(DEV, *said, labels=LABELS)
+        predictions = [wrong(answers[number_of(model)]) for model in (before, after)]
+        return difference(DEV, *predictions, labels=LABELS)
 
     monkeypatch.setattr(mixtures, "train_model", train)
     rounds = project.self_training.model_copy(update={"rounds": 3})
@@ -149,9 +162,9 @@ def test_small_falls_of_several_harvests_do_not_add_up(
     )
     curated = curated_of(tmp_path, rows(4, "seed", 1))
     trained = mixtures.train_best_mixture(run, curated)
-    done = trained.base
-    assert [number_of(s) for s in (done.model, done.rows)] == [kept, kept]
-    assert trained.seeds.stage == done.model and trained.seeds.bundle.digest == str(kept)
-    assert (done.undone.number if done.undone else None) == undone
-    best, last = wrong(answers[number_of(done.best)]), wrong(answers[kept])
-    assert difference(DEV, best, last, labels=LABELS).fell is False
+    assert number_of(trained.rows) == kept and trained.bundle.digest == str(kept)
+    assert trained.stage.published.key == str(kept)
+    assert (trained.undone.number if trained.undone else None) == undone
+    for earlier in range(kept):
+        before, last = wrong(answers[earlier]), wrong(answers[kept])
+        assert difference(DEV, before, last, labels=LABELS).fell is False

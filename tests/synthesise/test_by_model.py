@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from flows.publishing.terminal import rows as rows_of
+from flows.publishing.terminal import report_rows
 from tasks.dataset.split import sealed_test_set, split_dataset
 from tasks.errors import TransientError, UserError
 from tasks.llm.local import BASE_TEMPLATE, has_chat_template
@@ -222,7 +222,7 @@ def test_a_retrain_tells_what_the_answers_cost(
         questions=20, rows={"one": 19, "two": 19}, left_out=left_out
     )
     assert report.seconds["answers"] > 0
-    lines = dict(rows_of(report))
+    lines = dict(report_rows(report))
     assert lines["questions asked"] == "20 of 2 models  (left out: two 1 shorter)"
     assert lines["cost"].startswith("$0.0020 and 1,200 tokens measured")
     client = MlflowClient(report.mlflow_tracking_uri, report.mlflow_tracking_uri)

@@ -22,7 +22,7 @@ from tasks.report.data.funnel import balance, funnel, picture, rejected_by_check
 from tasks.report.data.page import render
 from tasks.report.data.rows import Gathered, gather, withheld
 from tasks.report.data.samples import samples
-from tasks.stage import Metrics, StageResult, run_stage
+from tasks.stage import Metrics, StageResult, Table, run_stage
 from tasks.synthesise.stage import SynthesiseResult
 from tasks.workspace import Workspace
 
@@ -49,6 +49,22 @@ class DataReportResult(StageResult):
         if self.auc is None or self.p is None:
             return {}
         return {"data.two_sample.auc": self.auc, "data.two_sample.p": self.p}
+
+    def tables(self) -> dict[str, Table]:
+        figures = atomic.read_json(self.directory / "figures.json")
+        return {
+            "funnel": [
+                {"step": s["step"], "all": s["total"], "lost": s["lost"], **s["rows"]}
+                for s in figures["funnel"]
+            ],
+            "rejected": [
+                {"check": r["check"], "all": r["total"], **r["rows"]} for r in figures["rejected"]
+            ],
+            "accepted": [
+                {"label": label, "all": sum(counts.values()), **counts}
+                for label, counts in figures["balance"].items()
+            ],
+        }
 
     @property
     def page(self) -> Path:

@@ -1,21 +1,20 @@
-"""What a retrain's pages in MLflow tie to which model. The whole story is in test_retrain.py."""
+"""A model's scores in MLflow. The whole retrain is in tests/test_retrain.py."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from flows.publishing import run_page
+from flows.tracking.model_scores import log_champion_scores
 from flows.tracking.run import Tracking
 from tasks.dataset.split import sealed_test_set, split_dataset
 from tasks.evaluate.score import score_baseline
 from tasks.model.bundle import BundleRef
-from tests.kit.context import context_of
 from tests.kit.registry import Store
 from tests.kit.rows import project, record, rows, write
 from tests.kit.stages import curated_of
 
 
-def test_the_champions_scores_stand_at_its_own_model_and_not_on_the_retrain(
+def test_the_champions_scores_are_on_its_own_model_and_not_on_the_retrain(
     sqlite: Store, bundles: list[BundleRef], tmp_path: Path
 ) -> None:
     champion = sqlite.register(bundles[0])
@@ -32,10 +31,9 @@ def test_the_champions_scores_stand_at_its_own_model_and_not_on_the_retrain(
     log = Tracking.open(
         sqlite.client, sqlite.settings, experiment="toy", retrain_id="r", name="r", params={}
     )
-    run = context_of(p, workspace.home, splits=splits, sealed=sealed, tracking=log)
     for _ in range(2):  # as when the champion moved and is compared again
         log.log_stage(score, name="evaluate champion 1")
-        run_page.champion_scored(run, champion, score)
+        log_champion_scores(log, score, model_id=champion.model_id, test_set=sealed.digest)
 
     assert "test.f1_macro" not in sqlite.client.get_run(log.run_id).data.metrics, (
         "those are the challenger's"
@@ -47,12 +45,12 @@ def test_the_champions_scores_stand_at_its_own_model_and_not_on_the_retrain(
     assert [m.model_id for m in logged.inputs.model_inputs] == [champion.model_id]
     (data,) = [d.dataset for d in logged.inputs.dataset_inputs]
     assert (data.name, data.digest) == ("test", sealed.digest[:36])
-    told = [
+    metrics = [
         m
         for m in sqlite.client.get_logged_model(champion.model_id).metrics or []
         if m.key == "test.f1_macro"
     ]
-    assert [(m.value, m.run_id, m.dataset_digest) for m in told] == [
+    assert [(m.value, m.run_id, m.dataset_digest) for m in metrics] == [
         (score.known.f1_macro.value, logged.info.run_id, data.digest)
     ]
     ends = [logged.data.metrics[f"test.f1.metal{end}"] for end in (".ci_low", "", ".ci_high")]
@@ -61,4 +59,4 @@ def test_the_champions_scores_stand_at_its_own_model_and_not_on_the_retrain(
     sqlite.client.delete_logged_model(
         champion.model_id
     )  # somebody tidied up: no reason to fail a retrain
-    run_page.champion_scored(run, champion, score)
+    log_champion_scores(log, score, model_id=champion.model_id, test_set=sealed.digest)
