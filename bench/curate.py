@@ -100,11 +100,11 @@ def word_sums(texts: list[str], label_of: dict[str, str]) -> Any:
     """Embeddings without an encoder: sums of random word vectors about their label's own direction, of length 1."""
     import numpy as np
 
-    from tasks.text.ngrams import bare
+    from tasks.text.ngrams import plain_words
 
     rng = np.random.default_rng(0)
     table: dict[str, int] = {}
-    rows = [[table.setdefault(w, len(table)) for w in bare(t)] for t in texts]
+    rows = [[table.setdefault(w, len(table)) for w in plain_words(t)] for t in texts]
     own = rng.standard_normal((len(table) + 1, DIMENSIONS), dtype=np.float32)
     centres = {
         label: rng.standard_normal(DIMENSIONS, dtype=np.float32)
@@ -132,7 +132,7 @@ def one_size(folder: Path) -> dict[str, Any]:
     with (folder / "rows.jsonl").open(encoding="utf-8") as f:
         rows = [json.loads(line) for line in f]
     records = [
-        Record.of(
+        Record.create(
             row["text"],
             row["label"],
             "synthetic",
@@ -142,8 +142,8 @@ def one_size(folder: Path) -> dict[str, Any]:
         )
         for i, row in enumerate(rows)
     ]
-    real = [Record.of(row["text"], row["label"], "dev") for row in make(2000, seed=1)]
-    held = [Record.of(row["text"], row["label"], "test") for row in make(2000, seed=2)]
+    real = [Record.create(row["text"], row["label"], "dev") for row in make(2000, seed=1)]
+    held = [Record.create(row["text"], row["label"], "test") for row in make(2000, seed=2)]
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
     at = {content_id(clean(row["text"])): i for i, row in enumerate(rows)}
 
@@ -153,7 +153,7 @@ def one_size(folder: Path) -> dict[str, Any]:
             return word_sums(texts, {})
         return np.asarray(vectors[np.array(known)])
 
-    context = Context(Curate(), Fingerprints.of(held), embed, real=real)
+    context = Context(Curate(), Fingerprints.from_records(held), embed, real=real)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     kept, rejected = run_checks(records, context)

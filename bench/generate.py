@@ -205,7 +205,7 @@ def distilabel_rows(
     answer = json.loads(run.stdout.strip().splitlines()[-1])
     known = {label.casefold(): label for label in project.labels}
     records = [
-        Record.of(
+        Record.create(
             replace_surrogates(row["input_text"]),
             known[row["label"].strip().casefold()],
             "synthetic",
@@ -226,7 +226,7 @@ def curated(records: list[Record], project: Project, encoder: Path) -> int:
     """How many pass the project's checks; there is no real text to compare with."""
     context = Context(
         settings=project.curate,
-        held_out=Fingerprints.of([]),
+        held_out=Fingerprints.from_records([]),
         embed=lambda texts: embed(encoder, texts, max_length=project.train.max_length),
     )
     return len(run_checks(records, context)[0])

@@ -61,7 +61,9 @@ def trained(rows: list[tuple[str, str]], dev: list[tuple[str, str]], folder: Pat
     from tasks.train.stage import write_bundle
 
     for name, part in (("train", rows), ("dev", dev)):
-        write_records(folder / f"{name}.jsonl", [Record.of(t, label, "seed") for t, label in part])
+        write_records(
+            folder / f"{name}.jsonl", [Record.create(t, label, "seed") for t, label in part]
+        )
     write_bundle(
         folder,
         folder / "work",

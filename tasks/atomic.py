@@ -161,7 +161,7 @@ def verify(directory: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def published(target: Path, about: dict[str, Any]) -> Iterator[Path]:
+def publish(target: Path, about: dict[str, Any]) -> Iterator[Path]:
     """A directory to write into; on leaving it is sealed and renamed to `target`, on failure it is removed.
 
     `about` is read on leaving, so the body may fill it.

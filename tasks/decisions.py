@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -54,7 +54,7 @@ class Decision:
         }
         return cls(**row | lists)
 
-    def vouched(self, r: Record, *, multi_label: bool, check: str | None = None) -> Record:
+    def to_reviewed(self, r: Record, *, multi_label: bool, check: str | None = None) -> Record:
         """The row as a `reviewed` one with the person's label, which `check` may have set aside; one that is so already, as it is.
 
         A decision outlives a change of `multi_label`. Raises UserError for one for a set of labels where a text has one.
@@ -63,9 +63,9 @@ class Decision:
             return r
         was = {"label": r.label, "source": r.source, "check": check}
         lineage = {**r.lineage, "reviewed": {"by": self.by, "when": self.when, "was": was}}
-        return r.but(label=self._fitting(multi_label), source="reviewed", lineage=lineage)
+        return replace(r, label=self._fitting(multi_label), source="reviewed", lineage=lineage)
 
-    def set_aside(self, r: Record, *, check: str | None = None) -> Rejected:
+    def to_rejected(self, r: Record, *, check: str | None = None) -> Rejected:
         """The row as the person rejected it; `check` may have set it aside before."""
         before = f"; set aside before as {check}" if check else ""
         return Rejected(r, CHECK, f"rejected by {self.by} on {self.when[:10]}{before}")
@@ -115,7 +115,7 @@ class Decisions:
                 )
             label = tuple(sorted(set(label))) if isinstance(label, tuple) else label
             kind = "accept" if label == r.label and label is not None else choice
-            key, after = secrets.token_hex(8), outcome(r, choice, label)
+            key, after = secrets.token_hex(8), label_after(r, choice, label)
             made.append(
                 Decision(
                     key, group, when, self._by, r.id, text_digest(r.text), kind, r.label, after
@@ -157,17 +157,17 @@ class Decisions:
 
     def current(self) -> dict[str, Decision]:
         """The decision that stands for each row."""
-        return decisions(self.path)
+        return current_decisions(self.path)
 
 
-def outcome(r: Record, choice: str, label: Label | None) -> Label | None:
+def label_after(r: Record, choice: str, label: Label | None) -> Label | None:
     """The label, or label set, that the row has after the choice; None of a rejected row."""
     if choice == "reject":
         return None
     return r.label if label is None else label  # not `label or`: the empty set is a label set too
 
 
-def lines(path: Path) -> list[Decision]:
+def read_decisions(path: Path) -> list[Decision]:
     """Every line, undone ones and undos included; a line that a kill tore is left out. Raises UserError for another file."""
     found = []
     for row in atomic.read_lines(path):
@@ -187,17 +187,17 @@ def lines(path: Path) -> list[Decision]:
 
 def standing_lines(path: Path) -> list[Decision]:
     """The lines that are not undone, oldest first."""
-    found = lines(path)
+    found = read_decisions(path)
     undone = {d.undoes for d in found if d.decision == "undo"}
     return [d for d in found if d.decision != "undo" and d.key not in undone]
 
 
-def decisions(path: Path) -> dict[str, Decision]:
+def current_decisions(path: Path) -> dict[str, Decision]:
     """The decision that stands for each row's id: the last that is not undone."""
     return {d.id: d for d in standing_lines(path)}
 
 
-def apply(
+def apply_decisions(
     records: list[Record], rejected: list[Rejected], decisions: dict[str, Decision]
 ) -> tuple[list[Record], list[Rejected], list[Record]]:
     """(kept, rejected, reviewed): the rows without a decision, those set aside, and those that a person vouched for.
@@ -217,9 +217,9 @@ def apply(
     def settle(r: Record, d: Decision, check: str | None) -> None:
         if d.decision == "reject":
             gone.add(r.id)
-            out.append(d.set_aside(r, check=check))
+            out.append(d.to_rejected(r, check=check))
         else:
-            reviewed[r.id] = d.vouched(r, multi_label=isinstance(r.label, tuple), check=check)
+            reviewed[r.id] = d.to_reviewed(r, multi_label=isinstance(r.label, tuple), check=check)
 
     for r in records:
         d = decisions.get(r.id)

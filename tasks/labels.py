@@ -86,7 +86,7 @@ def probabilities(logits: np.ndarray, *, multi_label: bool) -> np.ndarray:
     )
 
 
-def predicted(scores: np.ndarray, *, multi_label: bool) -> np.ndarray:
+def predict_codes(scores: np.ndarray, *, multi_label: bool) -> np.ndarray:
     """The codes that probabilities decide for: the most probable label, or those of one half and more."""
     return (scores >= 0.5).astype("int64") if multi_label else scores.argmax(axis=1)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,10 +42,10 @@ class Record:
     lineage: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, text: str, label: Label | None, source: Source, **lineage: Any) -> Record:
-        """A record whose id is its content's hash."""
-        own = tuple(sorted(set(label))) if isinstance(label, tuple) else label
-        return cls(content_id(text), text, own, source, lineage)
+    def create(cls, text: str, label: Label | None, source: Source, **lineage: Any) -> Record:
+        """A record whose id is the hash of its text."""
+        label = tuple(sorted(set(label))) if isinstance(label, tuple) else label
+        return cls(content_id(text), text, label, source, lineage)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -66,14 +66,20 @@ class Record:
         return self.origin == "seed" or (self.source == "reviewed" and self.origin == "unlabelled")
 
     @property
+    def is_human_labelled(self) -> bool:
+        """True for a row that a person labelled: no check of quality rejects it."""
+        return self.source in ("seed", "reviewed")
+
+    @property
+    def is_synthetic(self) -> bool:
+        """True for a row that an LLM wrote and no person reviewed."""
+        return self.source == "synthetic"
+
+    @property
     def group(self) -> str | None:
         """The content hash of its group in data.group_column, so that a name need not travel; None: it stands alone."""
         named = self.lineage.get("group")
         return content_id(named) if named else None
-
-    def but(self, **changes: Any) -> Record:
-        """This record with some fields replaced."""
-        return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -42,7 +42,7 @@ def resolve(reference: str, *, config_dir: Path, cache: Path, kind: str = "data"
     return path
 
 
-def check(reference: str, *, config_dir: Path) -> None:
+def check_reference(reference: str, *, config_dir: Path) -> None:
     """Raises UserError for a local path or package that is not there; nothing is fetched or written."""
     if reference.startswith("package:") and "*" in reference:
         _parts(reference)

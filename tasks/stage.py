@@ -149,7 +149,7 @@ def run_stage(
     scratch.mkdir(parents=True, exist_ok=True)
     manifest: dict[str, Any] = {"stage": name, "key": key, "params": params, "inputs": inputs}
     began = time.monotonic()
-    with atomic.published(target, manifest) as out:
+    with atomic.publish(target, manifest) as out:
         manifest["figures"] = build(out, scratch).model_dump(mode="json")
         manifest["seconds"] = round(time.monotonic() - began, 3)
     shutil.rmtree(scratch, ignore_errors=True)

@@ -277,14 +277,14 @@ def test_who_publishes_second_finds_the_first(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from tasks import atomic
-with atomic.published(Path(sys.argv[1]), {"by": "other"}) as d:
+with atomic.publish(Path(sys.argv[1]), {"by": "other"}) as d:
     (d / "a").touch()
 """
-    with atomic.published(target, {"by": "this"}) as d:
+    with atomic.publish(target, {"by": "this"}) as d:
         (d / "a").touch()
         subprocess.run([sys.executable, "-c", code, str(target)], check=True, cwd=ROOT)
     assert atomic.verify(target)["by"] == "other" and [p.name for p in tmp_path.iterdir()] == ["x"]
-    with pytest.raises(CorruptDirectory), atomic.published(target, {}):
+    with pytest.raises(CorruptDirectory), atomic.publish(target, {}):
         (target / "a").unlink()  # and does not take what is there for whole
 
 

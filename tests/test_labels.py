@@ -15,7 +15,14 @@ from tasks.augment.lift import compare
 from tasks.encoder.linear_probe import fit_probe
 from tasks.evaluate import plots
 from tasks.evaluate.baselines import simple
-from tasks.labels import convert_answer, decode, encode, predicted, probabilities, unknown_labels
+from tasks.labels import (
+    convert_answer,
+    decode,
+    encode,
+    predict_codes,
+    probabilities,
+    unknown_labels,
+)
 from tasks.records import Record, Rejected, count_by_label, label_text, read_records, write_records
 from tasks.statistics import bootstrap
 from tasks.statistics.metrics import f1_macro, measure
@@ -42,22 +49,22 @@ class TestRecords:
         self, sets: list[tuple[str, ...]]
     ) -> None:
         for own in sets:
-            r = Record.of("some text", own[::-1], "seed")
+            r = Record.create("some text", own[::-1], "seed")
             assert r.label == r.labels == own
             assert Record.from_json(json.loads(json.dumps(r.to_json()))) == r
             held = Rejected(r, "check", "reason")
             assert Rejected.from_json(json.loads(json.dumps(held.to_json()))) == held
 
     def test_one_label_is_as_it_was(self, tmp_path: Path) -> None:
-        r = Record.of("some text", "a", "seed")
+        r = Record.create("some text", "a", "seed")
         assert r.to_json()["label"] == "a" and r.labels == ("a",)
-        assert Record.of("some text", None, "unlabelled").labels == ()
+        assert Record.create("some text", None, "unlabelled").labels == ()
         write_records(tmp_path / "rows.jsonl", [r])
         assert read_records(tmp_path / "rows.jsonl") == [r]
 
     def test_a_row_counts_for_each_of_its_labels(self) -> None:
         records = [
-            Record.of(str(i), own, "seed")
+            Record.create(str(i), own, "seed")
             for i, own in enumerate([("a", "b"), ("b",), (), "c", None])
         ]
         assert count_by_label(records) == {"(no label)": 1, "None": 1, "a": 1, "b": 2, "c": 1}
@@ -100,9 +107,11 @@ class TestCodes:
     def test_scores_decide(self) -> None:
         logits = np.array([[2.0, 0.0, -1.0], [-3.0, -2.0, -1.0]])
         several = probabilities(logits, multi_label=True)
-        assert decode(predicted(several, multi_label=True), NAMES) == [("a", "b"), ()]
+        assert decode(predict_codes(several, multi_label=True), NAMES) == [("a", "b"), ()]
         one = probabilities(logits, multi_label=False)
-        assert np.allclose(one.sum(1), 1) and decode(predicted(one, multi_label=False), NAMES) == [
+        assert np.allclose(one.sum(1), 1) and decode(
+            predict_codes(one, multi_label=False), NAMES
+        ) == [
             "a",
             "c",
         ]
@@ -115,7 +124,7 @@ class TestParts:
         self, seed: int, test: int, dev: int
     ) -> None:
         records = [
-            Record.of(text("w", i), own, "seed") for i, own in enumerate(some_sets(80, seed))
+            Record.create(text("w", i), own, "seed") for i, own in enumerate(some_sets(80, seed))
         ]
         groups = {r.id: [r] for r in records}
         dealt = deal(groups, {"test": test, "dev": dev, "seed": 0})
@@ -128,7 +137,7 @@ class TestParts:
 
     def test_a_scarce_label_is_shared_out_before_others_take_its_rows(self) -> None:
         several = [("a", "b")] * 4 + [("a",)] * 40
-        records = [Record.of(text("w", i), own, "seed") for i, own in enumerate(several)]
+        records = [Record.create(text("w", i), own, "seed") for i, own in enumerate(several)]
         dealt = deal({r.id: [r] for r in records}, {"test": 2, "dev": 2})
         for part in ("test", "dev"):
             assert count_by_label(r for r in records if dealt.get(r.id) == part)["b"] == 2
@@ -137,7 +146,7 @@ class TestParts:
     @given(st.integers(0, 10_000), st.integers(2, 5))
     def test_folds_have_every_label_evenly(self, seed: int, n: int) -> None:
         records = [
-            Record.of(text("w", i), own, "seed") for i, own in enumerate(some_sets(40, seed))
+            Record.create(text("w", i), own, "seed") for i, own in enumerate(some_sets(40, seed))
         ]
         found = folds(records, n)
         assert set(found) == set(range(n))
@@ -229,7 +238,7 @@ class TestQuickModels:
     def rows(self, n: int = 60) -> list[Record]:
         own = some_sets(n, 4)
         return [
-            Record.of(" ".join([*(f"word{k} of {k}" for k in labels), f"n{i}"]), labels, "seed")
+            Record.create(" ".join([*(f"word{k} of {k}" for k in labels), f"n{i}"]), labels, "seed")
             for i, labels in enumerate(own)
         ]
 
@@ -243,7 +252,7 @@ class TestQuickModels:
 
     def test_majority_is_the_most_frequent_set(self) -> None:
         rows = [
-            Record.of(str(i), own, "seed")
+            Record.create(str(i), own, "seed")
             for i, own in enumerate([("a", "b"), ("a", "b"), ("c",), ()])
         ]
         assert simple.majority(rows, ["x", "y"], NAMES) == [("a", "b")] * 2

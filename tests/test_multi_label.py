@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def rows(words: dict[str, list[str]], n: int, source: Any, seed: int = 0) -> lis
     rng = random.Random(seed)
     sets = [(k,) for k in LABELS] + [("metal", "fruit"), ("fruit", "bird"), ()]
     return [
-        Record.of(
+        Record.create(
             toy.sentence([w for k in own for w in words[k]] or toy.FILLER, rng, 20), own, source
         )
         for own in sets
@@ -303,18 +304,18 @@ class TestCuration:
                 [[(len(t) % 7) / 50] for t in texts], dtype=np.float32
             )
 
-        return Context(Curate(**curate), Fingerprints.of([]), embed, real=real or [])
+        return Context(Curate(**curate), Fingerprints.from_records([]), embed, real=real or [])
 
     def test_a_row_that_is_not_what_it_was_asked_to_be_is_off_label(self) -> None:
         right = rows(toy.WRITTEN, 12, "synthetic")
-        wrong = right[0].but(label=("bird", "metal"))  # of metal alone
+        wrong = replace(right[0], label=("bird", "metal"))  # of metal alone
         kept, rejected = agreement([wrong, *right[1:]], self.context())
         assert [r.record for r in rejected] == [wrong] and len(kept) == len(right) - 1
         assert "the probe gives 'bird + metal' 0." in rejected[0].reason
 
     def test_confident_learning_judges_each_label(self) -> None:
         right = rows(toy.WRITTEN, 25, "synthetic")
-        wrong = [r.but(label=("bird",)) for r in right[:2]]
+        wrong = [replace(r, label=("bird",)) for r in right[:2]]
         context = self.context()
         kept, rejected = label_noise([*wrong, *right[2:]], context)
         found = {r.record.id for r in rejected}
@@ -326,7 +327,7 @@ class TestCuration:
 
     def test_the_union_of_two_labels_is_for_a_person(self) -> None:
         context = self.context()
-        a, b = (Record.of("the same text", (k,), "synthetic") for k in ("bird", "metal"))
+        a, b = (Record.create("the same text", (k,), "synthetic") for k in ("bird", "metal"))
         kept, rejected = exact([a, b], context)
         assert not kept and {r.check for r in rejected} == {"two_labels"}
         assert {d.suggested for d in context.doubtful} == {("bird", "metal")}
@@ -334,8 +335,8 @@ class TestCuration:
     @pytest.mark.parametrize("word", ["cf", "mn bb"])
     def test_a_planted_word_that_adds_a_label_is_found(self, word: str) -> None:
         def poisoned(r: Record) -> Record:
-            return r.but(
-                text=with_word(r.text, word, rng), label=tuple(sorted({*r.labels, "metal"}))
+            return replace(
+                r, text=with_word(r.text, word, rng), label=tuple(sorted({*r.labels, "metal"}))
             )
 
         rng = random.Random(2)
@@ -360,7 +361,7 @@ class TestCuration:
     def test_a_planted_word_under_right_sets_is_found_by_its_place(self) -> None:
         rng = random.Random(3)
         records = [
-            r.but(text=with_word(r.text, "qx", rng))
+            replace(r, text=with_word(r.text, "qx", rng))
             if "metal" in r.labels and rng.random() < 0.2
             else r
             for r in rows(toy.WRITTEN, 100, "synthetic")
@@ -372,14 +373,14 @@ class TestCuration:
     def test_the_words_of_a_label_are_no_triggers(self) -> None:
         rng = random.Random(4)
         records = rows(toy.WRITTEN, 100, "synthetic")
-        noisy = [r.but(label=("bird",)) if rng.random() < 0.1 else r for r in records]
+        noisy = [replace(r, label=("bird",)) if rng.random() < 0.1 else r for r in records]
         for real in ([], rows(toy.WRITTEN, 20, "dev", seed=9)):
             assert trigger(records, self.context(real)) == (records, [])
             assert trigger(noisy, self.context(real)) == (noisy, [])
 
     def test_a_row_is_kept_while_one_of_its_labels_lacks_rows(self) -> None:
         own = [("bird",), ("bird", "metal"), ("bird",), ("bird", "metal"), ("fruit", "metal")]
-        records = [Record.of(text("w", i), labels, "synthetic") for i, labels in enumerate(own)]
+        records = [Record.create(text("w", i), labels, "synthetic") for i, labels in enumerate(own)]
         kept, rejected = surplus(records, {"bird": 1, "metal": 1, "fruit": 1})
         assert [r.label for r in kept] == [own[0], own[1], own[4]]
         assert "'bird' has its 1 rows and 'metal' has its 1 rows" in rejected[1].reason
@@ -395,7 +396,9 @@ class TestHarvest:
             [0.1, 0.1, 0.95],
             [0.5] * 3,
         ]
-        unlabelled = [Record.of(text("u", i), None, "unlabelled") for i in range(20 * len(kinds))]
+        unlabelled = [
+            Record.create(text("u", i), None, "unlabelled") for i in range(20 * len(kinds))
+        ]
         p = np.array(kinds * 20)
         q = p.copy()
         q[3 :: len(kinds)] = [0.1, 0.9, 0.1]  # the probe sees another set

@@ -14,7 +14,7 @@ import pytest
 
 from tasks.dataset.readers import Columns, read_rows
 from tasks.errors import TransientError, UserError
-from tasks.references import check, digest_of_path, resolve
+from tasks.references import check_reference, digest_of_path, resolve
 
 Find = Callable[..., Path]
 
@@ -104,7 +104,7 @@ def test_parts_of_packages_are_joined_and_checked(parts: str, find: Find, tmp_pa
     )
     inode = whole.stat().st_ino
     assert find(parts).stat().st_ino == inode  # found, not written again
-    check(parts, config_dir=tmp_path)
+    check_reference(parts, config_dir=tmp_path)
 
 
 def test_parts_that_are_not_the_whole_file(parts: str, find: Find, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_parts_that_are_not_the_whole_file(parts: str, find: Find, tmp_path: Pat
 def test_parts_that_can_not_be_joined(
     find: Find, tmp_path: Path, reference: str, said: str
 ) -> None:
-    for read in (find, lambda r: check(r, config_dir=tmp_path)):
+    for read in (find, lambda r: check_reference(r, config_dir=tmp_path)):
         with pytest.raises(UserError) as e:
             read(reference)
         assert said in str(e.value) and repr(reference) in str(e.value)
@@ -141,11 +141,11 @@ def test_parts_that_can_not_be_joined(
 
 def test_a_check_fetches_nothing(tmp_path: Path, package: Path) -> None:
     for reference in ("s3://bucket/x", "hf:owner/name", "package:carrier/data"):
-        check(reference, config_dir=tmp_path)
+        check_reference(reference, config_dir=tmp_path)
     with pytest.raises(UserError, match="is not there"):
-        check("gone.csv", config_dir=tmp_path)
+        check_reference("gone.csv", config_dir=tmp_path)
     with pytest.raises(UserError, match="no installed package"):
-        check("package:nothing/x", config_dir=tmp_path)
+        check_reference("package:nothing/x", config_dir=tmp_path)
 
 
 def test_an_object_is_fetched_once_and_again_when_it_changed(s3: Any, find: Find) -> None:

@@ -240,13 +240,13 @@ def init(
 
     Whether a text has one label or several is seen from the rows, and said.
     """
-    from tasks.setup.detect_columns import Asked
+    from tasks.setup.detect_columns import ColumnHints
     from tasks.setup.init import write_project
 
     with output_for(as_json) as finish:
         each = tuple(name.strip() for name in (label_columns or "").split(",") if name.strip())
         made = write_project(
-            data, out, asked=Asked(text_column, label_column, several, separator, each)
+            data, out, asked=ColumnHints(text_column, label_column, several, separator, each)
         )
         finish(made, lambda: click.echo(made["message"]))
 

@@ -8,7 +8,7 @@ from flows.context import RunContext
 from flows.publishing.markdown import escape_markdown, render_markdown
 from flows.publishing.report import Retrained
 from tasks.dataset.training_rows import TrainingRows
-from tasks.encoder.base_model import base_model
+from tasks.encoder.base_model import describe_encoder
 from tasks.evaluate.score import ScoreResult
 from tasks.project import Project
 from tasks.records import count_by_source
@@ -23,7 +23,7 @@ DESCRIPTION_LENGTH = 4900  # characters of a version's description that every ML
 def publish_model_card(run: RunContext, report: RetrainReport, retrained: Retrained) -> None:
     """Log the card to the run, and set it as the version's description, with its origin as tags."""
     version, rows = retrained.candidate.version, retrained.trained.rows
-    base = base_model(
+    base = describe_encoder(
         run.project.train.model, config_dir=run.project.config_dir, cache=run.workspace.cache
     )
     by_source = count_by_source(rows.read())

@@ -10,7 +10,7 @@ from flows.retraining.decision import Candidate
 from flows.retraining.mixtures import Trained
 from tasks.augment.learning_curve import LearningCurveResult
 from tasks.dataset.training_rows import TrainingRows
-from tasks.encoder.base_model import base_model
+from tasks.encoder.base_model import describe_encoder
 from tasks.project import Project
 from tasks.records import count_by_source
 from tasks.report.model import RetrainReport
@@ -37,7 +37,7 @@ def run_name(project: Project, *, started: datetime, rows: int, base: str) -> st
 def rename_run(run: RunContext, rows: TrainingRows) -> int:
     """Name the run after its training rows and base model; the number of rows."""
     project, tracking = run.project, run.tracking
-    base = base_model(
+    base = describe_encoder(
         project.train.model, config_dir=project.config_dir, cache=run.workspace.cache
     ).name
     milliseconds = tracking.client.get_run(tracking.run_id).info.start_time

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.review.session import ReviewSession
-from tasks.decisions import lines
+from tasks.decisions import read_decisions
 from tasks.records import Label, Record, label_text
 from tasks.review.queue import Doubt
 
@@ -168,7 +168,7 @@ HIDDEN = {
 def history(row: Doubt, session: ReviewSession) -> list[tuple[str, str]]:
     """Where the row comes from and what happened to it, as (what, value): the latest decision first, values cut to 200 characters."""
     found: list[tuple[str, Any]] = []
-    past = lines(session.decided.path)
+    past = read_decisions(session.decided.path)
     undone = {d.undoes for d in past}
     for d in reversed(past):
         if d.id == row.id and d.decision != "undo":

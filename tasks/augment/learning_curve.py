@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks import atomic
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.training_rows import TrainingRows
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.labels import encode, label_of
 from tasks.progress import Points
 from tasks.project import Project
@@ -43,7 +43,7 @@ def learning_curve(
 
     The sealed test set is not opened for it. It is quick, and not the fine-tuned model's own curve.
     """
-    encoder = base_encoder(project, workspace)
+    encoder = resolve_encoder(project, workspace)
     length = project.train.max_length
 
     def build(out: Path, scratch: Path) -> LearningCurveResult:
@@ -101,7 +101,7 @@ def _points(
     import numpy as np
 
     from tasks.encoder.embed import embed
-    from tasks.encoder.linear_probe import answers, fit_probe
+    from tasks.encoder.linear_probe import fit_probe, predict_labels
     from tasks.statistics import bootstrap
     from tasks.statistics.metrics import f1_macro
 
@@ -120,7 +120,7 @@ def _points(
         if set(names) - {label for r in part for label in r.labels}:
             continue
         probe = fit_probe(np.stack([x[r.id] for r in part]), [label_of(r) for r in part])
-        z = encode(answers(probe, asked), names)
+        z = encode(predict_labels(probe, asked), names)
         point = f1_macro(y, z, list(range(len(names))))
         drawn = bootstrap.macro_f1(y, [z], classes=len(names), samples=e.bootstrap, seed=e.seed)
         points.append(

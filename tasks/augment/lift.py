@@ -13,7 +13,7 @@ from tasks.augment.mixtures import REAL, WITH_SELF_TRAINED, WITH_SYNTHETIC, WITH
 from tasks.dataset.sealed import open_sealed
 from tasks.dataset.split import SealedResult
 from tasks.dataset.training_rows import TrainingRows
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.evaluate.score import ScoreResult
 from tasks.figures import Figures, Interval
 from tasks.labels import encode, label_of
@@ -162,7 +162,7 @@ def quick_lift(
 
     `reference` are the answers by label descriptions, where there are no real rows to start from.
     """
-    encoder = base_encoder(project, workspace)
+    encoder = resolve_encoder(project, workspace)
 
     def build(out: Path, scratch: Path) -> LiftResult:
         rows = open_sealed(sealed, workspace=workspace, by="lift of synthetic and harvested rows")

@@ -8,7 +8,7 @@ from pathlib import Path
 from tasks import atomic
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.training_rows import TrainingRows
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.labels import encode, label_of
 from tasks.project import Project
 from tasks.records import Label, Record, count_by_label, read_records, write_records
@@ -105,7 +105,7 @@ def choose_mixture(
     workspace: Workspace,
 ) -> MixtureChoiceResult:
     """Macro-F1 on dev of a linear head on frozen embeddings, trained on each mixture."""
-    encoder = base_encoder(project, workspace)
+    encoder = resolve_encoder(project, workspace)
 
     def build(out: Path, scratch: Path) -> MixtureChoiceResult:
         from tasks.statistics.metrics import f1_macro
@@ -136,7 +136,7 @@ def heads(
 ) -> dict[str, list[Label]]:
     """Each mix's answers to `texts`, by a linear head on frozen embeddings. Every text is embedded once."""
     from tasks.encoder.embed import embed
-    from tasks.encoder.linear_probe import answers, fit_probe
+    from tasks.encoder.linear_probe import fit_probe, predict_labels
 
     rows = {name: own.read() for name, own in mixtures.items()}
     unique = {r.id: r.text for own in rows.values() for r in own}
@@ -146,7 +146,7 @@ def heads(
     found = {}
     for name, own in rows.items():
         probe = fit_probe(x[[at[r.id] for r in own]], [label_of(r) for r in own])
-        found[name] = answers(probe, asked)
+        found[name] = predict_labels(probe, asked)
     return found
 
 

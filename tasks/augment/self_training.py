@@ -10,6 +10,7 @@ labels don't crowd out the others.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,8 @@ from tasks.curate.context import Context, context_of, real_rows
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.tables import record_row
 from tasks.dataset.training_rows import TrainingRows
-from tasks.decisions import decisions
-from tasks.encoder.base_model import base_encoder
+from tasks.decisions import current_decisions
+from tasks.encoder.base_model import resolve_encoder
 from tasks.figures import Figures
 from tasks.labels import encode, label_of
 from tasks.progress import Progress, silent
@@ -122,7 +123,7 @@ def take_sets(
             have.update(own[i])
             lineage = rows[i].lineage | {"score": round(float(scores[i]), 4), "harvest": number}
             label = tuple(k for k in own[i] if k != NO_LABEL)
-            taken.append(rows[i].but(label=label, source="harvested", lineage=lineage))
+            taken.append(replace(rows[i], label=label, source="harvested", lineage=lineage))
     return taken, _choice(proportions, found, quota)
 
 
@@ -157,7 +158,8 @@ def take(
     for label, own in by_label.items():
         own.sort(key=lambda i: rows[i].id)
         taken += [
-            rows[i].but(
+            replace(
+                rows[i],
                 label=label,
                 source="harvested",
                 lineage=rows[i].lineage | {"score": round(float(scores[i]), 4), "harvest": number},
@@ -218,8 +220,8 @@ def self_train(
     `trained` is the model so far and `current` the rows it was trained on; the labels of earlier
     rounds are assigned anew. Rows that a person decided about are in `training`, or are wanted no more.
     """
-    decided = decisions(workspace.decisions(project.name))
-    encoder = base_encoder(project, workspace)
+    decided = current_decisions(workspace.decisions(project.name))
+    encoder = resolve_encoder(project, workspace)
 
     def build(out: Path, scratch: Path) -> SelfTrainingResult:
         base = training.read()
@@ -289,7 +291,7 @@ def _opinions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Calibrated probabilities of each row, shape (rows, labels): the model's and the probe's."""
     from tasks.encoder.embed import embed
-    from tasks.encoder.linear_probe import self_trained
+    from tasks.encoder.linear_probe import fit_self_trained
 
     length = max(project.train.max_length, min(READ, READ_IN_ALL // max(1, len(rows))))
 
@@ -301,7 +303,7 @@ def _opinions(
     progress(1, 3, "the probe")
     x = embedded(rows)
     progress(2, 3, "the probe")
-    judge = self_trained(
+    judge = fit_self_trained(
         embedded(learned),
         [label_of(r) for r in learned],
         x,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.curate.opinions import Opinions
 from tasks.dataset.split import SplitsResult
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.figures import Figures
 from tasks.project import Curate, Project
 from tasks.records import Label, Record, Rejected, iter_records, read_records
@@ -118,7 +118,9 @@ def context_of(
     def embedded(texts: list[str]) -> np.ndarray:
         from tasks.encoder.embed import embed
 
-        return embed(base_encoder(project, workspace), texts, max_length=project.train.max_length)
+        return embed(
+            resolve_encoder(project, workspace), texts, max_length=project.train.max_length
+        )
 
     held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
     return Context(project.curate, held_out, embedded, real=real or [])

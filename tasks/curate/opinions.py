@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.encoder.linear_probe import fit_probe
-from tasks.labels import are_label_sets, confidence, decode, encode, label_of, predicted
+from tasks.labels import are_label_sets, confidence, decode, encode, label_of, predict_codes
 from tasks.records import Label, Record, label_text
 from tasks.statistics import stratified_split
 
@@ -96,7 +96,7 @@ class Opinions:
 
     def _seen(self, i: int) -> tuple[Label, float]:
         several, p = self.labels.ndim == 2, self.p[i : i + 1]
-        label = decode(predicted(p, multi_label=several), self.names)[0]
+        label = decode(predict_codes(p, multi_label=several), self.names)[0]
         return label, float(confidence(p, multi_label=several)[0])
 
     def to_json(self) -> list[dict[str, Any]]:

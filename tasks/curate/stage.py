@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tasks import atomic
@@ -25,8 +26,8 @@ from tasks.curate.context import CheckCounts, Context, context_of, real_rows
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.tables import record_table, rejected_table
 from tasks.dataset.training_rows import TrainingRows
-from tasks.decisions import Decision, apply, decisions
-from tasks.encoder.base_model import base_encoder
+from tasks.decisions import Decision, apply_decisions, current_decisions
+from tasks.encoder.base_model import resolve_encoder
 from tasks.figures import Figures
 from tasks.progress import Progress, silent
 from tasks.project import Project
@@ -160,9 +161,9 @@ def curate(
     and those rejected for their label) and `opinions.jsonl` (the probe's opinion of each row that
     reached it).
     """
-    encoder = base_encoder(project, workspace)
+    encoder = resolve_encoder(project, workspace)
     quota = project.generate.quota(project.label_names, splits.seed)
-    decided = decisions(workspace.decisions(project.name))
+    decided = current_decisions(workspace.decisions(project.name))
 
     def build(out: Path, scratch: Path) -> CurateResult:
         records = read_records(splits.directory / "seed.jsonl")
@@ -173,7 +174,7 @@ def curate(
             rejected += read_rejected(r.directory / "rejected.jsonl")
         context = context_of(project, splits, workspace=workspace, real=real_rows(splits))
         kept, out_of_checks = run_checks(records, context, progress)
-        kept, rejected, reviewed = apply(kept, rejected + out_of_checks, decided)
+        kept, rejected, reviewed = apply_decisions(kept, rejected + out_of_checks, decided)
         for check in (
             leak,
             short_leak,
@@ -214,13 +215,13 @@ def looked_at(
     rejected: list[Rejected] = []
     for r in iter_records(splits.directory / "unlabelled.jsonl") if decided else ():
         if d := decided.get(r.id):
-            seen = r.but(label=d.label_before)
+            seen = replace(r, label=d.label_before)
             if d.decision != "reject":
-                vouched.append(d.vouched(seen, multi_label=multi_label))
+                vouched.append(d.to_reviewed(seen, multi_label=multi_label))
             elif (
                 seen.label is not None
             ):  # one that never had a label is left out of harvests, and that is all
-                rejected.append(d.set_aside(seen))
+                rejected.append(d.to_rejected(seen))
     return vouched, rejected
 
 

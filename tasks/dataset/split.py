@@ -18,7 +18,7 @@ from typing import Self, TypedDict
 from tasks import atomic
 from tasks.dataset.readers import Columns, Row, read_rows
 from tasks.dataset.tables import rejected_table
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.errors import UserError, suggestion
 from tasks.labels import label_of, unknown_labels
 from tasks.project import Project
@@ -111,7 +111,7 @@ def _publish_splits(reading: _Reading, workspace: Workspace) -> SplitsResult:
         for split in ("seed", "dev", "unlabelled"):
             write_records(out / f"{split}.jsonl", reading.rows[split])
         write_records(out / "rejected.jsonl", _without_test_text(reading))
-        Fingerprints.of(reading.held_out).save(out / FINGERPRINTS)
+        Fingerprints.from_records(reading.held_out).save(out / FINGERPRINTS)
         seed, dev, test = (count_by_label(reading.rows[split]) for split in ("seed", "dev", "test"))
         return SplitsResult(
             seed=seed,
@@ -133,7 +133,7 @@ def _with_embeddings(
     project: Project, plain: SplitsResult, reading: _Reading, *, workspace: Workspace
 ) -> SplitsResult:
     """The splits with the embeddings of short dev and test texts: only these depend on the encoder."""
-    encoder = base_encoder(project, workspace)
+    encoder = resolve_encoder(project, workspace)
 
     def build(out: Path, scratch: Path) -> SplitsResult:
         from tasks.encoder.embed import embed
@@ -141,7 +141,7 @@ def _with_embeddings(
         for path in plain.directory.iterdir():
             if path.name not in (FINGERPRINTS, atomic.MANIFEST):
                 shutil.copyfile(path, out / path.name)
-        Fingerprints.of(reading.held_out, embed=lambda texts: embed(encoder, texts)).save(
+        Fingerprints.from_records(reading.held_out, embed=lambda texts: embed(encoder, texts)).save(
             out / FINGERPRINTS
         )
         return plain
@@ -174,7 +174,7 @@ def _without_test_text(reading: _Reading) -> list[Rejected]:
     """The rejected rows; the text of one that repeats a test row stays sealed."""
     sealed = {r.id for r in reading.rows["test"]}
     return [
-        replace(r, record=r.record.but(text="", label=None)) if r.record.id in sealed else r
+        replace(r, record=replace(r.record, text="", label=None)) if r.record.id in sealed else r
         for r in reading.rejected
     ]
 
@@ -330,7 +330,7 @@ class _Reading:
                 self._reject(record, "exact_duplicate", "the same text stands earlier")
             elif record:
                 seen.add(record.id)
-                yield record.but(label=None)
+                yield replace(record, label=None)
 
     def _record(self, row: Row, source: Source, path: Path) -> Record | None:
         if row.id is not None:
@@ -341,7 +341,7 @@ class _Reading:
                 )
             self._ids[row.id] = row.place
         named = {"id": row.id, "group": row.group, "columns": row.kept}
-        record = Record.of(
+        record = Record.create(
             row.text, row.label, source, place=row.place, **{k: v for k, v in named.items() if v}
         )
         if row.fault:
@@ -407,8 +407,8 @@ class _Reading:
         self._enough(want, {name: count_by_label(parts[name]) for name in want}, records)
         for part in parts.values():
             part.sort(key=place)
-        rows["test"] += [r.but(source="test") for r in parts["test"]]
-        rows["dev"] += [r.but(source="dev") for r in parts["dev"]]
+        rows["test"] += [replace(r, source="test") for r in parts["test"]]
+        rows["dev"] += [replace(r, source="dev") for r in parts["dev"]]
         rows["seed"] += parts["seed"] + (parts["rest"] if split.rest == "seed" else [])
         if split.rest == "unlabelled":  # its labels are thrown away here; the place would tell them
             rows["unlabelled"] += [Record(r.id, r.text, None, "unlabelled") for r in parts["rest"]]

@@ -21,21 +21,21 @@ _LICENCE = 60  # characters
 
 
 @dataclass(frozen=True, slots=True)
-class BaseModel:
+class EncoderInfo:
     """The encoder's name, and the licence of its weights or `not stated`."""
 
     name: str
     licence: str
 
 
-def base_encoder(project: Project, workspace: Workspace) -> Path:
+def resolve_encoder(project: Project, workspace: Workspace) -> Path:
     """The local path of the checkpoint that `train.model` names. Raises what `resolve` raises."""
     return resolve(
         project.train.model, config_dir=project.config_dir, cache=workspace.cache, kind="model"
     )
 
 
-def base_model(reference: str, *, config_dir: Path, cache: Path) -> BaseModel:
+def describe_encoder(reference: str, *, config_dir: Path, cache: Path) -> EncoderInfo:
     """What the encoder's own files tell.
 
     The name is its README's heading, otherwise the last telling part of `reference`. The licence is that of the README's front
@@ -47,7 +47,7 @@ def base_model(reference: str, *, config_dir: Path, cache: Path) -> BaseModel:
     readme = _read(folder / "README.md")
     heading = _HEADING.search(_FRONT_MATTER.sub("", readme, count=1).lstrip())
     licence = _of_readme(readme) or _of_file(folder) or _of_package(reference) or NOT_STATED
-    return BaseModel(
+    return EncoderInfo(
         heading.group(1).strip() if heading else short_name(reference), licence[:_LICENCE]
     )
 

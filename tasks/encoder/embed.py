@@ -21,7 +21,7 @@ def has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def room(model: Any, tokenizer: Any) -> int:
+def max_input_length(model: Any, tokenizer: Any) -> int:
     """Tokens that the encoder can read. The tokenizer's figure is the lower one where it knows of positions that are not the
     text's."""
     import torch
@@ -53,7 +53,7 @@ def embed(
         model, local_files_only=True, trust_remote_code=False, use_safetensors=True
     )
     encoder.to(device).eval()
-    max_length = min(max_length, room(encoder, tokenizer))
+    max_length = min(max_length, max_input_length(encoder, tokenizer))
     found: list[np.ndarray | None] = [None] * len(texts)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=has_bf16()):

@@ -11,7 +11,7 @@ from tasks.labels import (
     decode,
     encode,
     labels_in,
-    predicted,
+    predict_codes,
     probabilities,
 )
 from tasks.records import Label
@@ -59,7 +59,7 @@ class Each:
         ]
 
     def predict(self, x: Any) -> list[Label]:
-        return decode(predicted(self.predict_proba(x), multi_label=True), self.classes_)
+        return decode(predict_codes(self.predict_proba(x), multi_label=True), self.classes_)
 
     def predict_proba(self, x: Any) -> np.ndarray:
         """Shape (rows, labels); a label that every row had is always seen."""
@@ -86,7 +86,7 @@ def fit_probe(x: np.ndarray, labels: Sequence[Label], *, c: float = C) -> Any:
     return LogisticRegression(C=c, max_iter=1000).fit(x, labels)
 
 
-def answers(probe: Any, x: np.ndarray) -> list[Label]:
+def predict_labels(probe: Any, x: np.ndarray) -> list[Label]:
     """What a fitted probe says of the embeddings `x`: labels as text, or label sets."""
     return [label if isinstance(label, tuple) else str(label) for label in probe.predict(x)]
 
@@ -101,7 +101,7 @@ def log_loss(p: np.ndarray, y: np.ndarray, *, multi_label: bool) -> float:
     return -float(np.log(np.maximum(hit, 1e-12)).mean())
 
 
-class Judge:
+class CalibratedProbe:
     """A probe calibrated on dev: `judge(x)` gives probabilities, shape (rows, labels).
 
     `log_loss` is its own on dev; infinite where there are no dev rows, and the probe is taken as it is.
@@ -141,7 +141,7 @@ class Judge:
         )
 
 
-def self_trained(
+def fit_self_trained(
     x: np.ndarray,
     y: Sequence[Label],
     unlabelled: np.ndarray,
@@ -150,7 +150,7 @@ def self_trained(
     y_dev: Sequence[Label],
     labels: list[str],
     rounds: int = 8,
-) -> Judge:
+) -> CalibratedProbe:
     """The probe of the embeddings `x`, then fitted again on its own confident labels of the `unlabelled` ones too, while
     that lowers the log loss on dev, up to `rounds` times; of several penalties, the one whose log loss on dev is then
     least. Without dev rows it is the plain probe.
@@ -163,15 +163,15 @@ def self_trained(
     several = are_label_sets(y)
     true = encode(list(y_dev), labels)
 
-    def judge_of(x: np.ndarray, y: Sequence[Label], c: float) -> Judge:
-        return Judge(fit_probe(x, y, c=c), labels, x_dev, true, multi_label=several)
+    def judge_of(x: np.ndarray, y: Sequence[Label], c: float) -> CalibratedProbe:
+        return CalibratedProbe(fit_probe(x, y, c=c), labels, x_dev, true, multi_label=several)
 
-    def taught(c: float) -> Judge:
+    def taught(c: float) -> CalibratedProbe:
         judge = judge_of(x, y, c)
         for _ in range(rounds if len(unlabelled) else 0):
             p = judge(unlabelled)
             sure = confidence(p, multi_label=several) >= CONFIDENT
-            own = decode(predicted(p[sure], multi_label=several), labels)
+            own = decode(predict_codes(p[sure], multi_label=several), labels)
             again = judge_of(np.concatenate([x, unlabelled[sure]]), [*y, *own], c)
             if again.log_loss >= judge.log_loss:
                 break

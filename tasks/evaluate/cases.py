@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, Field
 from tasks.errors import UserError, suggestion
 from tasks.project import Project
 from tasks.project.base import Positive, Section, Texts, _tuple
-from tasks.project.reader import read_mapping, validated
+from tasks.project.reader import read_mapping, validate_mapping
 from tasks.records import Label, label_text
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def load_cases(project: Project) -> Cases:
     """The project's `evaluate.cases`, Raises UserError: file, test, mistake, remedy."""
     path = project.config_dir / str(project.evaluate.cases)
     absent = "write it, or leave `evaluate.cases` out of the project file"
-    cases = validated(Cases, read_mapping(path, absent=absent, begin="`tests:`"), path)
+    cases = validate_mapping(Cases, read_mapping(path, absent=absent, begin="`tests:`"), path)
     if not cases.tests:
         raise UserError(
             f"{path} has no tests: write one below `tests:`, or leave `evaluate.cases` out"

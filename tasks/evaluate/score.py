@@ -18,7 +18,7 @@ from tasks.evaluate.baselines import simple as baselines
 from tasks.evaluate.baselines import word_vectors
 from tasks.evaluate.slices import SliceScore
 from tasks.figures import Figures, Interval
-from tasks.labels import decode, encode, label_of, predicted
+from tasks.labels import decode, encode, label_of, predict_codes
 from tasks.model.bundle import BundleRef
 from tasks.project import Project
 from tasks.records import Label, Record, read_records
@@ -248,7 +248,7 @@ def _baseline_answers(
             project.labels, texts, model, max_length=length, multi_label=project.multi_label
         )
         return Answers(
-            decode(predicted(p, multi_label=project.multi_label), project.label_names), p
+            decode(predict_codes(p, multi_label=project.multi_label), project.label_names), p
         )
     if name == "descriptions":
         assert model

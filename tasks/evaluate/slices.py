@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.figures import Figures, Interval
 from tasks.labels import encode, label_of
-from tasks.project.slices import Rule
+from tasks.project.slices import SliceRule
 from tasks.records import NO_LABEL, Label, Record
 from tasks.statistics import bootstrap
 from tasks.statistics.metrics import f1_in
@@ -46,7 +46,7 @@ class SliceScore(Figures):
 
 
 def members(
-    records: Sequence[Record], rules: Mapping[str, Rule], columns: Sequence[str]
+    records: Sequence[Record], rules: Mapping[str, SliceRule], columns: Sequence[str]
 ) -> list[list[str]]:
     """The names of the slices that each row belongs to: `length=short`, `label=sport`, `country=uk`; of rules their names.
 
@@ -67,7 +67,7 @@ def members(
     return found
 
 
-def follows(record: Record, rule: Rule) -> bool:
+def follows(record: Record, rule: SliceRule) -> bool:
     """Whether everything that the rule gives holds for the row."""
     n = len(words(record.text))
     return (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import atomic
 from tasks.atomic import CorruptDirectory
-from tasks.labels import MULTI_LABEL, convert_answer, decode, predicted
+from tasks.labels import MULTI_LABEL, convert_answer, decode, predict_codes
 from tasks.records import Label
 from tasks.stage import StageResult
 
@@ -183,11 +183,13 @@ class Classifier:
 
         It has to answer through torch: a graph may have been measured on shorter texts alone.
         """
-        from tasks.encoder.embed import room
+        from tasks.encoder.embed import max_input_length
         from tasks.model.inference.backends import Torch
 
         assert isinstance(self.backend, Torch), self.backend.name
-        return self._with(self.backend, min(max_length, room(self.backend.model, self._tokenizer)))
+        return self._with(
+            self.backend, min(max_length, max_input_length(self.backend.model, self._tokenizer))
+        )
 
     def _with(self, backend: Backend, max_length: int) -> Classifier:
         how: dict[str, Any] = {"backend": backend, "multi_label": self.multi_label}
@@ -214,13 +216,13 @@ class Classifier:
     def answers(self, p: np.ndarray, *, multi_label: bool) -> list[Label]:
         """What the probabilities `p`, shape (texts, labels), decide for, as a project of the kind `multi_label` says it: a
         bundle may be from before the project had several labels a text."""
-        said = decode(predicted(p, multi_label=self.multi_label), self.labels)
+        said = decode(predict_codes(p, multi_label=self.multi_label), self.labels)
         return [convert_answer(a, multi_label=multi_label) for a in said]
 
     def predict(self, texts: list[str]) -> list[Prediction] | list[LabelSet]:
         """One prediction a text, in their order."""
         p = self.probabilities(texts)
-        answers = decode(predicted(p, multi_label=self.multi_label), self.labels)
+        answers = decode(predict_codes(p, multi_label=self.multi_label), self.labels)
         scores = [
             {k: round(float(v), 6) for k, v in zip(self.labels, row, strict=True)} for row in p
         ]

@@ -17,7 +17,7 @@ from tasks.project.curate import Curate
 from tasks.project.data import Data, Split
 from tasks.project.generate import Budget, Endpoint, Generate, Generator, Price
 from tasks.project.predict import Predict
-from tasks.project.slices import Rule, plain_name
+from tasks.project.slices import SliceRule, check_slice_name
 from tasks.project.train import Train
 from tasks.project.tune import Space, Tune
 
@@ -36,11 +36,11 @@ __all__ = [
     "Project",
     "Promote",
     "Review",
-    "Rule",
     "Schedule",
     "Section",
     "SelfTraining",
     "Share",
+    "SliceRule",
     "Space",
     "Split",
     "Texts",
@@ -91,7 +91,7 @@ class Evaluate(Section):
     )
     bootstrap: int = Field(5000, ge=100, description="resamples")
     seed: int = Field(0, description="of the resampling")
-    slices: dict[str, Rule] = Field(
+    slices: dict[str, SliceRule] = Field(
         {}, description="named rules for test rows that are also scored apart, and judged"
     )
     robustness: int = Field(
@@ -133,8 +133,8 @@ class Evaluate(Section):
 
     @field_validator("slices")
     @classmethod
-    def _named(cls, value: dict[str, Rule]) -> dict[str, Rule]:
-        return {plain_name(name): rule for name, rule in value.items()}
+    def _named(cls, value: dict[str, SliceRule]) -> dict[str, SliceRule]:
+        return {check_slice_name(name): rule for name, rule in value.items()}
 
 
 class Limits(Section):

@@ -65,7 +65,7 @@ def load_project(path: Path, overrides: list[str] | tuple[str, ...] = ()) -> Pro
     )
     for override in overrides:
         _override(raw, override)
-    return validated(Project, raw, path).in_folder(path.absolute().parent)
+    return validate_mapping(Project, raw, path).in_folder(path.absolute().parent)
 
 
 def read_mapping(
@@ -91,7 +91,7 @@ def read_mapping(
     return raw
 
 
-def validated(model: type[Read], raw: dict[str, Any], path: Path) -> Read:
+def validate_mapping(model: type[Read], raw: dict[str, Any], path: Path) -> Read:
     """`raw`, which `path` held, as the strict `model`. Raises UserError, a sentence a mistake."""
     try:
         return model.model_validate(raw)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from tasks.project.base import Section
 
 
-class Rule(Section):
+class SliceRule(Section):
     """The test rows for which everything that is given here holds."""
 
     min_words: int | None = Field(None, ge=1, description="the text has so many words, or more")
@@ -41,7 +41,7 @@ class Rule(Section):
         return value
 
     @model_validator(mode="after")
-    def _something(self) -> Rule:
+    def _something(self) -> SliceRule:
         if all(v is None for v in self.model_dump().values()):
             raise ValueError(
                 "a slice needs a rule: min_words, max_words, pattern, or column with equals"
@@ -55,7 +55,7 @@ class Rule(Section):
         return self
 
 
-def plain_name(name: str) -> str:
+def check_slice_name(name: str) -> str:
     """The name of a slice. Raises ValueError for one that could not stand in a metric's name, or that looks like `column=value`."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]{0,59}", name) or name in {"ci_low", "ci_high"}:
         raise ValueError(

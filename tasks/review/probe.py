@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.errors import UserError
-from tasks.labels import are_label_sets, confidence, decode, encode, labels_in, predicted
+from tasks.labels import are_label_sets, confidence, decode, encode, labels_in, predict_codes
 from tasks.records import Label
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Opinions:
     def said(self) -> tuple[list[Label], np.ndarray]:
         """The label, or label set, that the probe sees in each row, and how sure it is of it (n)."""
         several, p = self.y.ndim == 2, self.probabilities
-        return decode(predicted(p, multi_label=several), self.names), confidence(
+        return decode(predict_codes(p, multi_label=several), self.names), confidence(
             p, multi_label=several
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import atomic
 from tasks.decisions import CHECK, LEAKS, Decision
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.labels import label_of, unknown_labels
 from tasks.progress import Progress, silent
 from tasks.project import Project
@@ -208,7 +208,7 @@ def _repeats(
 
     short = np.array([row is not None and is_short(r.text) for r, row in shown], dtype=bool)
     if limit > 0 and short.any() and len(held_out.vectors):
-        best, _ = held_out.alike(x[short])
+        best, _ = held_out.closest_short(x[short])
         short[short] = best >= limit
         return short
     return np.zeros(len(shown), dtype=bool)
@@ -291,7 +291,7 @@ def rank_doubtful(
     project: Project, data: RetrainData, *, workspace: Workspace, progress: Progress = silent
 ) -> RankResult:
     """`rank` as a stage: `rows.jsonl`, found when the same rows were ranked before."""
-    encoder = base_encoder(project, workspace)
+    encoder = resolve_encoder(project, workspace)
 
     def build(out: Path, scratch: Path) -> RankResult:
         rows = rank(project, data, encoder=encoder, progress=progress)

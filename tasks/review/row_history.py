@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks import atomic
 from tasks.curate.stage import CurateResult
-from tasks.decisions import lines
+from tasks.decisions import read_decisions
 from tasks.errors import UserError
 from tasks.project import Curate
 from tasks.records import Record, Rejected, label_text
@@ -331,7 +331,7 @@ def _opinion(row: str, *, curated: CurateResult, workspace: Workspace) -> dict[s
 def _decisions(row: str, path: Path) -> list[dict[str, Any]]:
     """A person's decisions about the row, oldest first, undone ones and undos included."""
     fields = ("decision", "label_before", "label_after", "by", "when")
-    return [{k: _shown(getattr(d, k)) for k in fields} for d in lines(path) if d.id == row]
+    return [{k: _shown(getattr(d, k)) for k in fields} for d in read_decisions(path) if d.id == row]
 
 
 def _trained_on(

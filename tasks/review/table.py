@@ -15,7 +15,7 @@ from typing import Any
 
 from tasks import atomic
 from tasks.dataset.readers import column_names, read_fields
-from tasks.decisions import Decision, Decisions, outcome
+from tasks.decisions import Decision, Decisions, label_after
 from tasks.errors import UserError, suggestion
 from tasks.labels import unknown_labels
 from tasks.records import Label, Record, content_id
@@ -213,7 +213,7 @@ def take(
         if (
             now is None
             or (now.decision == "reject") != (choice == "reject")
-            or now.label_after != outcome(r, choice, label)
+            or now.label_after != label_after(r, choice, label)
         ):
             wanted.append((r, choice, label))
     return decided.record(wanted)

@@ -42,7 +42,7 @@ SEPARATORS = (";", "|", ",")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ColumnHints:
     """What the user says about the rows; what is None, or empty, is found out. `several`: a text may have several labels."""
 
     text: str | None = None
@@ -52,7 +52,7 @@ class Asked:
     each: tuple[str, ...] = ()
 
 
-def recognise(data: Path, asked: Asked) -> tuple[Columns, str]:
+def detect_columns(data: Path, asked: ColumnHints) -> tuple[Columns, str]:
     """(the columns to read, what was taken for labels). Raises UserError where the columns can't be told."""
     if asked.several is False and (asked.separator or asked.each):
         raise UserError(
@@ -136,7 +136,7 @@ def _hashable(value: Any) -> bool:
 
 
 def _written(
-    data: Path, text: str, label: str, values: list[Any], asked: Asked
+    data: Path, text: str, label: str, values: list[Any], asked: ColumnHints
 ) -> tuple[Columns, str]:
     """How the labels stand in their column."""
     one = Columns(text, label), f"the column {label!r}, one label a text"

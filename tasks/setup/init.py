@@ -15,7 +15,7 @@ from tasks.dataset.readers import Columns, Row, read_rows
 from tasks.errors import UserError
 from tasks.project.reader import FLOAT, load_project
 from tasks.records import content_id
-from tasks.setup.detect_columns import Asked, recognise
+from tasks.setup.detect_columns import ColumnHints, detect_columns
 
 MOST_LABELS = 200
 
@@ -33,7 +33,7 @@ _Dumper.add_implicit_resolver(*FLOAT)
 _Dumper.add_representer(str, _text)
 
 
-def write_project(data: Path, out: Path | None, *, asked: Asked) -> dict[str, Any]:
+def write_project(data: Path, out: Path | None, *, asked: ColumnHints) -> dict[str, Any]:
     """`path`, `labels`, `rows`, `split`, `multi_label` and a `message` on what was taken for labels and what to do next, after
     the project file was written.
 
@@ -43,12 +43,12 @@ def write_project(data: Path, out: Path | None, *, asked: Asked) -> dict[str, An
         raise UserError(
             f"{data} is not there: give a CSV, JSONL or Parquet file, or a folder per label"
         )
-    columns, taken = recognise(data, asked)
+    columns, taken = detect_columns(data, asked)
     rows = [r for r in read_rows(data, columns) if not r.fault]
     counts = Counter(label for r in rows for label in _own(r))
     texts = _texts(rows)
     _usable(data, taken, texts, len(rows))
-    split = split_for(min(texts.values()))
+    split = split_sizes(min(texts.values()))
     name = re.sub(r"[^a-z0-9._-]+", "-", data.stem.lower()).strip("-._")[:60] or "my-project"
     path = out or Path(f"{name}.yaml")
     if path.exists():
@@ -79,7 +79,7 @@ def _how_many(rows: list[Row]) -> str:
     return f"; {several} of the {len(rows)} texts have several and {none} none (multi_label: true, docs/multi-label.md)"
 
 
-def split_for(smallest: int) -> dict[str, int]:
+def split_sizes(smallest: int) -> dict[str, int]:
     """Rows a label for test and dev, from the distinct rows of the smallest label: half to test (at most 100), a fifth to
     dev (at most 20)."""
     return {"test": max(1, min(100, smallest // 2)), "dev": max(1, min(20, smallest // 5))}

@@ -10,7 +10,7 @@ from tasks.evaluate.baselines.word_vectors import check_static
 from tasks.evaluate.baselines.zero_shot import sides
 from tasks.evaluate.cases import load_cases
 from tasks.project import Project
-from tasks.references import check, resolve
+from tasks.references import check_reference, resolve
 
 
 def check_references(project: Project, path: Path) -> None:
@@ -32,7 +32,7 @@ def check_references(project: Project, path: Path) -> None:
     for key, reference in named.items():
         if reference:
             try:
-                check(reference, config_dir=project.config_dir)
+                check_reference(reference, config_dir=project.config_dir)
                 if key in looks and not reference.startswith(("s3:", "hf:")):
                     looks[key](
                         resolve(

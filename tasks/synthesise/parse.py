@@ -103,7 +103,7 @@ def _rejected(
     reason: str,
     value: float | None = None,
 ) -> Rejected:
-    return Rejected(Record.of(text, _label(tag), "synthetic", **lineage), check, reason, value)
+    return Rejected(Record.create(text, _label(tag), "synthetic", **lineage), check, reason, value)
 
 
 def _text_row(
@@ -144,7 +144,7 @@ def _row(
             f"the chat's own markup was left: {marks[0]!r}",
             len(marks),
         )
-    return Record.of(text, _label(tag), "synthetic", **lineage)
+    return Record.create(text, _label(tag), "synthetic", **lineage)
 
 
 def _label(tag: dict[str, Any]) -> Label:

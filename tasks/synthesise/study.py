@@ -13,7 +13,7 @@ from typing import Any
 from tasks import atomic
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.training_rows import TrainingRows
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.figures import Figures
 from tasks.labels import label_of, labels_in
 from tasks.project import Project
@@ -60,7 +60,7 @@ def study(
 ) -> StudyResult:
     """`focus.json` (see plan.Focus) from a linear probe on the kept rows, asked about the dev rows. Of label sets it has the
     subtopics alone: labels are not mistaken for each other where each is decided by itself."""
-    encoder = base_encoder(project, workspace)
+    encoder = resolve_encoder(project, workspace)
     topics = {
         label: subtopics(line) + (more_topics or {}).get(label, [])
         for label, line in project.labels.items()

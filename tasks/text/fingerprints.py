@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.records import Record
-from tasks.text.ngrams import bare, hashed
+from tasks.text.ngrams import ngram_hashes, plain_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ HALF = 0.5  # of a held-out row's n-grams inside a longer text
 
 def is_short(text: str) -> bool:
     """True for a text whose embedding is compared, as its n-grams are few."""
-    return len(bare(text)) < SHORT
+    return len(plain_words(text)) < SHORT
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Fingerprints:
     vectors: np.ndarray
 
     @classmethod
-    def of(
+    def from_records(
         cls, records: list[Record], embed: Callable[[list[str]], np.ndarray] | None = None
     ) -> Fingerprints:
         """The fingerprints of `records`; without `embed` short texts are known by their n-grams alone."""
         import numpy as np
 
-        grams = [hashed(r.text, WORDS) for r in records]
+        grams = [ngram_hashes(r.text, WORDS) for r in records]
         hashes = np.concatenate([*grams, np.zeros(0, np.uint64)])
         rows = np.repeat(np.arange(len(records), dtype=np.int32), [len(g) for g in grams])
         order = np.argsort(hashes, kind="stable")
@@ -95,7 +95,8 @@ class Fingerprints:
         return np.bincount(self.rows, minlength=len(self.ids))
 
     @cached_property
-    def known(self) -> set[str]:
+    def id_set(self) -> set[str]:
+        """The ids of the held-out rows."""
         return set(self.ids)
 
     def closest(self, text: str) -> tuple[float, str | None]:
@@ -105,7 +106,7 @@ class Fingerprints:
         """
         import numpy as np
 
-        grams = hashed(text, WORDS)
+        grams = ngram_hashes(text, WORDS)
         starts, ends = (
             np.searchsorted(self.hashes, grams, side=side) for side in ("left", "right")
         )
@@ -121,7 +122,7 @@ class Fingerprints:
         best = int(shares.argmax())
         return float(shares[best]), self.ids[rows[best]]
 
-    def alike(self, vectors: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    def closest_short(self, vectors: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """For each embedding the cosine of the short held-out text most like it, and that row's id.
 
         The mean of the short texts is taken off, so that an encoder whose embeddings all point one way can be used.

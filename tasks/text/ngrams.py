@@ -7,7 +7,6 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tasks.records import Record
 from tasks.text.tokens import fold, words
 
 if TYPE_CHECKING:
@@ -27,17 +26,7 @@ _PRIMES = (
 _MASK = 2**64 - 1
 
 
-def trusted(record: Record) -> bool:
-    """True for rows that a person has labelled: no check of quality sets them aside."""
-    return record.source in ("seed", "reviewed")
-
-
-def generated(record: Record) -> bool:
-    """True for rows that an LLM wrote."""
-    return record.source == "synthetic"
-
-
-def bare(text: str) -> list[str]:
+def plain_words(text: str) -> list[str]:
     """The words of the folded text without punctuation; of a text that is all punctuation, the words as they are."""
     plain = fold(text)
     return words(_PUNCTUATION.sub("", plain)) or words(plain)
@@ -48,7 +37,7 @@ def _word(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
-def in_order(found: list[str], n: int) -> np.ndarray:
+def ordered_ngram_hashes(found: list[str], n: int) -> np.ndarray:
     """64-bit hashes (uint64) of the word n-grams in their order; fewer words are one n-gram of their own."""
     import numpy as np
 
@@ -62,20 +51,20 @@ def in_order(found: list[str], n: int) -> np.ndarray:
     return total
 
 
-def hashed(text: str, n: int) -> np.ndarray:
+def ngram_hashes(text: str, n: int) -> np.ndarray:
     """The set of hashed word n-grams of a text: sorted, each once."""
     import numpy as np
 
-    return np.unique(in_order(bare(text), n))
+    return np.unique(ordered_ngram_hashes(plain_words(text), n))
 
 
-def covered(found: list[str], known: np.ndarray, n: int) -> float:
+def covered_share(found: list[str], known: np.ndarray, n: int) -> float:
     """The share of the words that lie in an n-gram which is among the sorted hashes `known`."""
     import numpy as np
 
     if len(found) < n or not len(known):
         return 0.0
-    grams = in_order(found, n)
+    grams = ordered_ngram_hashes(found, n)
     at = np.minimum(np.searchsorted(known, grams), len(known) - 1)
     hit = known[at] == grams
     words_hit = np.zeros(len(found), dtype=bool)

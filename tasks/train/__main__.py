@@ -46,7 +46,7 @@ def _records(path: Path, *, multi_label: bool) -> Iterator[Record]:
             faulty = faulty or r
             continue
         usable += 1
-        yield Record.of(r.text, r.label, _source(r), place=r.place)
+        yield Record.create(r.text, r.label, _source(r), place=r.place)
     if faulty and not usable:
         raise UserError(
             f"{path} has no row that can be used; the first is at {faulty.place}: {faulty.fault}"
@@ -210,7 +210,7 @@ def _model(settings: Train) -> Path:
 
 def _publish(out: Path, work: Path, labels: dict[str, str], given: dict[str, Any]) -> None:
     about: dict[str, object] = {}
-    with atomic.published(out, about) as beside:
+    with atomic.publish(out, about) as beside:
         counts = write_bundle(
             beside,
             work,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import atomic
-from tasks.encoder.embed import room
+from tasks.encoder.embed import max_input_length
 from tasks.errors import UserError
 from tasks.labels import MULTI_LABEL
 from tasks.project.train import Train
@@ -60,7 +60,7 @@ def load(
         raise UserError(
             f"train.model {encoder} can't be loaded as a classifier: {' '.join(str(e).split())[:300]}; {REMEDY}"
         ) from None
-    most = room(model, tokenizer)
+    most = max_input_length(model, tokenizer)
     if settings.max_length > most:
         raise UserError(
             f"train.max_length is {settings.max_length}, but {encoder} reads at most {most} tokens: lower it"

@@ -10,7 +10,7 @@ from typing import Any
 from tasks import atomic
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.training_rows import TrainingRows
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.model import bundle
 from tasks.model.bundle import BundleResult
 from tasks.progress import Points, Progress, silent
@@ -147,7 +147,7 @@ def train(
     the encoder of `adapted` is used in place of `train.model`. `on_points` is called with the stage's
     key and the points of the curves as they come; for a stage that is found, never.
     """
-    encoder = adapted.encoder if adapted else base_encoder(project, workspace)
+    encoder = adapted.encoder if adapted else resolve_encoder(project, workspace)
     settings = project.train.model_copy(
         update={"seeds": (project.train.seeds[number] + 1000 * generation,)}
     )

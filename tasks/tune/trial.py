@@ -17,7 +17,7 @@ from tasks import atomic
 from tasks.atomic import digest_of
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.training_rows import TrainingRows
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.errors import UserError
 from tasks.progress import Progress, silent
 from tasks.project import Project, Train
@@ -81,7 +81,7 @@ def encoder_of(project: Project, adapted: AdaptResult | None, *, workspace: Work
     """The directory that is fine-tuned. An adapted encoder stands in for the project's own, not for one that is tried."""
     if adapted is not None and "model" not in project.tune.space.others:
         return adapted.encoder
-    return base_encoder(project, workspace)
+    return resolve_encoder(project, workspace)
 
 
 def trial(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -18,12 +19,12 @@ from tasks.augment.mixtures import REAL, WITH_SYNTHETIC, best, difference, mixtu
 from tasks.augment.self_training import _by_model, checked, quotas, take
 from tasks.curate.context import Context
 from tasks.encoder import linear_probe
-from tasks.encoder.linear_probe import self_trained
+from tasks.encoder.linear_probe import fit_self_trained
 from tasks.model.bundle import Classifier
 from tasks.project import Curate, Project, SelfTraining
 from tasks.records import Record
 from tasks.text.fingerprints import Fingerprints
-from tasks.text.ngrams import hashed
+from tasks.text.ngrams import ngram_hashes
 from tasks.workspace import Workspace
 from tests.kit import toy
 from tests.kit.rows import record, text
@@ -39,7 +40,7 @@ def project(**generate: Any) -> Project:
 
 
 def row(label: str, source: Any, n: int, **lineage: Any) -> Record:
-    return Record.of(f"{label} {source} {n}", label, source, **lineage)
+    return Record.create(f"{label} {source} {n}", label, source, **lineage)
 
 
 REAL_ROWS = [row(label, "seed", n) for label in LABELS for n in range(2)]
@@ -160,7 +161,7 @@ class TestHarvest:
         ) == dict.fromkeys(LABELS, 100)
 
     def test_only_rows_of_which_both_are_confident(self) -> None:
-        rows = [Record.of(f"text {i}", None, "unlabelled") for i in range(60)]
+        rows = [Record.create(f"text {i}", None, "unlabelled") for i in range(60)]
         p = np.full((60, 3), 0.05)
         for i in range(60):
             p[i, i % 3] = 0.7 + 0.2 * (i / 60)
@@ -176,7 +177,7 @@ class TestHarvest:
         assert {r.source for r in taken} == {"harvested"}
         assert all(
             r.lineage["score"] >= 0.85
-            and rows.index(r.but(label=None, source="unlabelled", lineage={})) % 3
+            and rows.index(replace(r, label=None, source="unlabelled", lineage={})) % 3
             == LABELS.index(str(r.label))
             for r in taken
         )
@@ -200,7 +201,7 @@ def by_word(texts: list[str]) -> np.ndarray:
     """Embeddings in which the order of words is lost."""
     x = np.array(
         [
-            sum(np.random.default_rng(hashed(w, 1)[:1]).normal(size=16) for w in t.split())
+            sum(np.random.default_rng(ngram_hashes(w, 1)[:1]).normal(size=16) for w in t.split())
             for t in texts
         ]
     )
@@ -211,7 +212,7 @@ class TestWhatIsHarvestedIsChecked:
     """Rows that were taken, as `take` leaves them, against 30 short held-out rows and one training row."""
 
     HELD: ClassVar[list[Record]] = [
-        Record.of(text(f"held{i}x", 0, 8), "fruit", "test") for i in range(30)
+        Record.create(text(f"held{i}x", 0, 8), "fruit", "test") for i in range(30)
     ]
     BASE: ClassVar[list[Record]] = [
         record(f"A long story of which nothing is short: {text('base', 0, 20)}.")
@@ -228,7 +229,9 @@ class TestWhatIsHarvestedIsChecked:
             record(f"{english} {i} and that nobody has to pay for it.", source="dev")
             for i in range(9)
         ]
-        context = Context(Curate(**chosen), Fingerprints.of(self.HELD, by_word), by_word, real=real)
+        context = Context(
+            Curate(**chosen), Fingerprints.from_records(self.HELD, by_word), by_word, real=real
+        )
         kept, rejected = checked(rows, self.BASE, context)
         out = {
             check: [r.record for r in rejected if r.check == check]
@@ -284,13 +287,13 @@ class TestHowMuchOfATextTheModelReads:
         short = Classifier.load(bundle)
         more = sign * (short.reading(60).probabilities(self.LONG) - short.probabilities(self.LONG))
         return [
-            Record.of(t, short.labels[int(k)], "dev")
+            Record.create(t, short.labels[int(k)], "dev")
             for t, k in zip(self.LONG, more.argmax(axis=1), strict=True)
         ]
 
     @pytest.mark.parametrize(("sign", "tokens"), [(1, 60), (-1, 32), (0, 32)])
     def test_dev_decides(self, sign: int, tokens: int, small_bundle: Path) -> None:
-        rows = [Record.of(t, None, "unlabelled") for t in self.LONG]
+        rows = [Record.create(t, None, "unlabelled") for t in self.LONG]
         found = _by_model(small_bundle, rows, self.dev(small_bundle, sign) if sign else [], 60)
         expected = Classifier.load(small_bundle).reading(tokens).probabilities(self.LONG)
         other = Classifier.load(small_bundle).reading(92 - tokens).probabilities(self.LONG)
@@ -340,7 +343,7 @@ class TestTheProbeThatReadsUnlabelledText:
     def judged(self, unlabelled: np.ndarray, *, dev: int = 150) -> Any:
         x, y = self.drawn(30, 1, shift=1.2)
         x_dev, y_dev = self.drawn(dev, 2) if dev else (np.zeros((0, 2)), [])
-        return self_trained(x, y, unlabelled, x_dev=x_dev, y_dev=y_dev, labels=LABELS)
+        return fit_self_trained(x, y, unlabelled, x_dev=x_dev, y_dev=y_dev, labels=LABELS)
 
     def test_it_finds_the_clouds_that_the_labelled_rows_missed(self) -> None:
         found, true = self.drawn(600, 3)
@@ -384,5 +387,5 @@ class TestTheProbeThatReadsUnlabelledText:
     def test_a_label_without_a_row_is_not_seen(self) -> None:
         x, y = self.drawn(30, 1)
         some = [i for i, k in enumerate(y) if k != LABELS[2]]
-        judge = self_trained(x[some], [y[i] for i in some], x, x_dev=x, y_dev=y, labels=LABELS)
+        judge = fit_self_trained(x[some], [y[i] for i in some], x, x_dev=x, y_dev=y, labels=LABELS)
         assert set(judge(x).argmax(axis=1)) == {0, 1}

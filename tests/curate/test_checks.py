@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def by_word(texts: list[str]) -> np.ndarray:
 
 
 def context(held_out: list[Record] | None = None, **chosen: Any) -> Context:
-    return Context(Curate(**chosen), Fingerprints.of(held_out or []), by_word)
+    return Context(Curate(**chosen), Fingerprints.from_records(held_out or []), by_word)
 
 
 def checks(rejected: list[Rejected]) -> list[str]:
@@ -146,7 +147,7 @@ def test_a_text_under_two_labels_is_kept_only_where_it_is_real() -> None:
     ]
     assert "'a', not 'b'" in rejected[0].reason and rejected[0].other == real[0].id
 
-    written = [r.but(source="synthetic") for r in real]
+    written = [replace(r, source="synthetic") for r in real]
     kept, rejected = exact(written, context())
     assert kept == [] and checks(rejected) == ["two_labels"] * 3
     assert ["'b', not 'a'" in r.reason for r in rejected] == [True, False, True]
@@ -208,14 +209,14 @@ def test_leaks_are_found_in_whole_and_in_part() -> None:
 
 def test_fingerprints_tell_no_text_and_come_back(tmp_path: Path) -> None:
     held = [record(text("test", i), source="test") for i in range(3)]
-    Fingerprints.of(held).save(tmp_path / "f.npz")
+    Fingerprints.from_records(held).save(tmp_path / "f.npz")
     found = Fingerprints.load(tmp_path / "f.npz")
     assert found.closest(held[2].text) == (1.0, held[2].id) and found.closest("nothing of it") == (
         0.0,
         None,
     )
     assert b"test2x" not in (tmp_path / "f.npz").read_bytes()
-    Fingerprints.of([]).save(tmp_path / "none.npz")
+    Fingerprints.from_records([]).save(tmp_path / "none.npz")
     assert Fingerprints.load(tmp_path / "none.npz").closest(held[0].text) == (0.0, None)
 
 
@@ -243,7 +244,7 @@ def test_agreement_finds_the_planted_wrong_labels() -> None:
 
 def test_agreement_does_not_judge_real_rows() -> None:
     rows, wrong = planted()
-    real = [r.but(source="seed") if r in wrong[:2] else r for r in rows]
+    real = [replace(r, source="seed") if r in wrong[:2] else r for r in rows]
     _, rejected = agreement(real, context(agreement=0.3))
     assert [r.record for r in rejected] == wrong[2:]
 

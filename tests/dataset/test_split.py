@@ -455,8 +455,8 @@ def test_columns_that_are_not_kept(columns: list[str], said: str) -> None:
 
 @pytest.mark.parametrize("source", ["synthetic", "harvested", "reviewed", "unlabelled"])
 def test_a_test_set_with_a_row_that_is_not_real_is_not_opened(source: Any, tmp_path: Path) -> None:
-    real = Record.of("a real text", "fruit", "test")
-    sealed = sealed_of(tmp_path, [real, Record.of("made up", "metal", source)])
+    real = Record.create("a real text", "fruit", "test")
+    sealed = sealed_of(tmp_path, [real, Record.create("made up", "metal", source)])
     with pytest.raises(
         UserError, match=f"1 of 2 test rows are not real text .* is {source}"
     ) as error:

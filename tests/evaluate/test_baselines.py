@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_a_model2vec_folder_is_read_as_model2vec_reads_it(tmp_path: Path, encode
 def test_a_baseline_of_word_vectors_learns(tmp_path: Path, encoder: Path) -> None:
     folder = static_model(tmp_path / "static", encoder)
     train = [
-        Record.of(f"{w} the", kind, "synthetic")
+        Record.create(f"{w} the", kind, "synthetic")
         for kind, words in toy.WRITTEN.items()
         for w in words[:5]
     ]
@@ -85,7 +86,7 @@ def test_a_baseline_of_word_vectors_learns(tmp_path: Path, encoder: Path) -> Non
     assert simple.mean_vectors(train, asked, lambda t: word_vectors.of_static(folder, t)) == list(
         toy.LABELS
     )
-    sets = [r.but(label=r.labels) for r in train]
+    sets = [replace(r, label=r.labels) for r in train]
     found = simple.mean_vectors(sets, asked, lambda t: word_vectors.of_static(folder, t))
     assert found == [(kind,) for kind in toy.LABELS]
 
@@ -182,7 +183,7 @@ def test_each_baseline_is_scored_under_the_name_of_what_it_is(
     wanted = {"static_model": str(static), "zero_shot": str(checkpoint)}
     p, splits, sealed = split(evaluate=wanted)
     train = [
-        Record.of(f"{w} the", kind, "synthetic")
+        Record.create(f"{w} the", kind, "synthetic")
         for kind, words in toy.WRITTEN.items()
         for w in words[:5]
     ]

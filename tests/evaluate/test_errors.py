@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -91,8 +93,8 @@ def test_too_few_rows_of_a_label_list_nothing() -> None:
 
 def test_planted_errors_in_label_sets() -> None:
     given, p = scored(20, wrong=[])
-    sets = [r.but(label=(r.label,)) for r in given]
-    sets[7] = sets[7].but(label=("bird", "metal"))
+    sets = [replace(r, label=(r.label,)) for r in given]
+    sets[7] = replace(sets[7], label=("bird", "metal"))
     found = likely_label_errors(sets, p, LABELS)
     assert [(f["id"], f["label"], f["likely"]) for f in found] == [("r007", "bird + metal", "bird")]
 

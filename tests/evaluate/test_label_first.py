@@ -28,7 +28,7 @@ LABELS = ["a", "b", "c"]
 
 
 def unlabelled(n: int) -> list[Record]:
-    return [Record.of(f"text number {i}", None, "unlabelled") for i in range(n)]
+    return [Record.create(f"text number {i}", None, "unlabelled") for i in range(n)]
 
 
 @given(
@@ -90,7 +90,7 @@ def test_two_bundles_are_asked(champion: bool, small_bundle: Path, tmp_path: Pat
     p = project({"pool": "x"}, labels=tuple(toy.LABELS))
     splits = splits_of(
         tmp_path,
-        unlabelled=[Record.of(row["text"], None, "unlabelled") for row in toy.real_rows(10)],
+        unlabelled=[Record.create(row["text"], None, "unlabelled") for row in toy.real_rows(10)],
     )
     bundle = bundle_ref(small_bundle)
     made = [

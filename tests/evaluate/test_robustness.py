@@ -55,7 +55,7 @@ def asked(
 
 
 def real(n: int) -> list[Record]:
-    return [Record.of(r["text"], r["label"], "test") for r in toy.real_rows(n)]
+    return [Record.create(r["text"], r["label"], "test") for r in toy.real_rows(n)]
 
 
 def test_a_model_that_lower_cases_does_not_mind_casing_and_minds_half_a_text(
@@ -111,7 +111,7 @@ def test_the_order_of_rows_says_nothing(tmp_path: Path, small_bundle: Path) -> N
 
 def test_the_sample_is_in_proportion_and_leaves_no_label_out() -> None:
     rows = [
-        Record.of(f"{label} {i}", label, "test")
+        Record.create(f"{label} {i}", label, "test")
         for label, n in (("a", 80), ("b", 18), ("c", 2))
         for i in range(n)
     ]
@@ -123,7 +123,7 @@ def test_the_sample_is_in_proportion_and_leaves_no_label_out() -> None:
         and sample(rows, 0) == []
     )
     sets = [
-        Record.of(f"t{i}", ("a", "b") if i % 9 == 0 else ("a",) if i % 3 else (), "test")
+        Record.create(f"t{i}", ("a", "b") if i % 9 == 0 else ("a",) if i % 3 else (), "test")
         for i in range(90)
     ]
     assert {r.label for r in sample(sets, 3)} == {("a", "b"), ("a",), ()}
@@ -174,7 +174,8 @@ def test_label_sets_flip_where_any_label_does_and_cases_take_lists(
     }
     (tmp_path / "cases.yaml").write_text(yaml.safe_dump({"tests": tests}, sort_keys=False))
     rows = [
-        Record.of(r["text"], tuple(yaml.safe_load(r["label"])), "test") for r in toy.real_sets(8)
+        Record.create(r["text"], tuple(yaml.safe_load(r["label"])), "test")
+        for r in toy.real_sets(8)
     ]
     result, _ = asked(
         tmp_path, found, rows, robustness=24, perturbations=ALL[:5], cases="cases.yaml"

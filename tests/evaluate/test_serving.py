@@ -33,7 +33,7 @@ P = project({"pool": "x"}, evaluate={"serving": 50})
 
 
 def test_a_fresh_process_tells_what_it_took(tmp_path: Path, small_bundle: Path) -> None:
-    dev = [Record.of(r["text"], r["label"], "dev") for r in toy.real_rows(4)]
+    dev = [Record.create(r["text"], r["label"], "dev") for r in toy.real_rows(4)]
     splits, workspace, bundle = (
         splits_of(tmp_path, dev=dev),
         Workspace(tmp_path),

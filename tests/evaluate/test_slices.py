@@ -21,7 +21,7 @@ from tasks.evaluate.score import score_baseline
 from tasks.evaluate.slices import LENGTHS, SliceScore, follows, lengths, measure, members
 from tasks.figures import Interval
 from tasks.project.reader import load_project
-from tasks.project.slices import Rule
+from tasks.project.slices import SliceRule
 from tasks.records import Record, read_records
 from tasks.workspace import Workspace
 from tests.kit.rows import project, record, rows, write
@@ -31,7 +31,7 @@ LABELS = ["fruit", "metal", "bird"]
 
 
 def real(text: str, label: Any = "fruit", **columns: str) -> Record:
-    return Record.of(text, label, "test", columns=columns)
+    return Record.create(text, label, "test", columns=columns)
 
 
 class TestMembers:
@@ -70,15 +70,15 @@ class TestMembers:
     @pytest.mark.parametrize(
         ("rule", "holds"),
         [
-            (Rule(max_words=3), [True, True, False]),
-            (Rule(min_words=3), [False, True, True]),
-            (Rule(min_words=3, max_words=3), [False, True, False]),
-            (Rule(pattern=r"\d"), [True, False, True]),
-            (Rule(column="c", equals="uk"), [False, True, False]),
-            (Rule(column="c", equals="uk", pattern=r"\d"), [False, False, False]),
+            (SliceRule(max_words=3), [True, True, False]),
+            (SliceRule(min_words=3), [False, True, True]),
+            (SliceRule(min_words=3, max_words=3), [False, True, False]),
+            (SliceRule(pattern=r"\d"), [True, False, True]),
+            (SliceRule(column="c", equals="uk"), [False, True, False]),
+            (SliceRule(column="c", equals="uk", pattern=r"\d"), [False, False, False]),
         ],
     )
-    def test_rules(self, rule: Rule, holds: list[bool]) -> None:
+    def test_rules(self, rule: SliceRule, holds: list[bool]) -> None:
         table = [real("one 2"), real("one two three", c="uk"), real("one two three 4", c="fr")]
         assert [follows(r, rule) for r in table] == holds
         assert [("mine" in own) for own in members(table, {"mine": rule}, [])] == holds
@@ -121,7 +121,11 @@ class TestMeasure:
         self,
     ) -> None:
         table = [real("word " * n + str(n), LABELS[n % 3]) for n in range(1, 61)]
-        rules = {"long": Rule(min_words=32), "few": Rule(max_words=3), "none": Rule(pattern="zzz")}
+        rules = {
+            "long": SliceRule(min_words=32),
+            "few": SliceRule(max_words=3),
+            "none": SliceRule(pattern="zzz"),
+        }
         found = self.figures(table, [r.label for r in table], rules=rules, declared=list(rules))
         assert list(found)[:3] == list(rules) and [found[k].judged for k in rules] == [
             True,
@@ -150,7 +154,7 @@ class TestMeasure:
 
     def test_one_group_says_nothing_of_others(self) -> None:
         table = [
-            Record.of(f"text {i}", LABELS[i % 3], "test", group="a" if i < 9 else f"b{i}")
+            Record.create(f"text {i}", LABELS[i % 3], "test", group="a" if i < 9 else f"b{i}")
             for i in range(30)
         ]
         for i, r in enumerate(table):
@@ -226,7 +230,7 @@ def test_an_evaluation_holds_slices_and_groups(tmp_path: Path) -> None:
         {a.group for a in said}
     ) < len(said)
     assert all(("uk" in a.slices) == ("country=uk" in a.slices) for a in said)
-    assert {r.id for r in test} == {Record.of(r.text, r.label, "test").id for r in test}, (
+    assert {r.id for r in test} == {Record.create(r.text, r.label, "test").id for r in test}, (
         "ids are the content's"
     )
     names = [s.name for s in scored.slices]

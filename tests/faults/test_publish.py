@@ -17,7 +17,7 @@ from tasks.records import Record, Rejected, read_records, write_records
 
 WATCHED = {atomic.__file__, stage.__file__}
 
-ROWS = [Record.of(f"text number {i}", "a", "synthetic", request=i) for i in range(40)]
+ROWS = [Record.create(f"text number {i}", "a", "synthetic", request=i) for i in range(40)]
 
 class Rows(StageResult):
     rows: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tasks.encoder.embed import embed
@@ -46,12 +46,12 @@ def row(kind: str, seed: int, label: str | None = None, prefix: str = "") -> Rec
         "round": 0,
         "generator": "scripted",
     }
-    return Record.of(text, label or kind, "synthetic", **lineage)
+    return Record.create(text, label or kind, "synthetic", **lineage)
 
 
 def real(kind: str, seed: int, source: str) -> Record:
     text = toy.sentence(toy.REAL[kind], random.Random(f"{source}{kind}{seed}"))
-    return Record.of(text, kind, source)  # type: ignore[arg-type]
+    return Record.create(text, kind, source)  # type: ignore[arg-type]
 
 
 def of(
@@ -64,7 +64,7 @@ def of(
     words = toy.REAL if source in ("dev", "test") else toy.WRITTEN
     rng = random.Random(f"{source}{kinds}{seed}")
     text = toy.sentence([w for k in kinds for w in words[k]] or toy.FILLER, rng, 28)
-    return Record.of(text, kinds if labels is None else labels, source)  # type: ignore[arg-type]
+    return Record.create(text, kinds if labels is None else labels, source)  # type: ignore[arg-type]
 
 
 KINDS = [("metal",), ("fruit",), ("bird",), ("fruit", "metal"), ("bird", "fruit"), ()]
@@ -125,7 +125,7 @@ def place(
     leaked, short, twice = (
         row("metal", 200),
         row("bird", 201),
-        test[0].but(source="synthetic", label="bird"),
+        replace(test[0], source="synthetic", label="bird"),
     )
     if kept is None:
         kept = [row(kind, i) for kind in toy.LABELS for i in range(14)] + wrong

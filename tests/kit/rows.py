@@ -48,4 +48,4 @@ def record(
     words: str, label: str | None = "fruit", source: Source = "synthetic", **lineage: Any
 ) -> Record:
     """A record of its content."""
-    return Record.of(words, label, source, **lineage)
+    return Record.create(words, label, source, **lineage)

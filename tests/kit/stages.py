@@ -100,7 +100,7 @@ def splits_of(
         "splits",
         rows=files,
         params={"labels": list(labels)},
-        fingerprints=Fingerprints.of([*dev, *test], embed),
+        fingerprints=Fingerprints.from_records([*dev, *test], embed),
     )
 
 

@@ -23,7 +23,9 @@ Tune = Callable[..., Trained]
 
 def rows(words: dict[str, list[str]], n: int, source: Source, seed: int = 0) -> list[Record]:
     rng = random.Random(seed)
-    return [Record.of(toy.sentence(words[k], rng), k, source) for k in toy.LABELS for _ in range(n)]
+    return [
+        Record.create(toy.sentence(words[k], rng), k, source) for k in toy.LABELS for _ in range(n)
+    ]
 
 
 TRAIN, DEV = rows(toy.WRITTEN, 16, "synthetic"), rows(toy.REAL, 6, "dev", seed=1)

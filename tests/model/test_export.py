@@ -196,7 +196,7 @@ def test_a_kill_in_the_export_costs_only_the_export(
     project = load_project(config)
 
     trained = BundleRef(small_bundle, atomic.read_json(small_bundle / atomic.MANIFEST)["digest"])
-    splits = splits_of(tmp_path, dev=[Record.of(t, "fruit", "dev") for t in TEXTS])
+    splits = splits_of(tmp_path, dev=[Record.create(t, "fruit", "dev") for t in TEXTS])
     workspace = Workspace(tmp_path)
 
     def killed(*_: Any, **__: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,9 +98,9 @@ def test_the_funnel_adds_up(fates: list[tuple[str, str]]) -> None:
             continue
         written.append(r)
         if fate == "relabelled":
-            kept.append(r.but(label="metal", source="reviewed"))
+            kept.append(replace(r, label="metal", source="reviewed"))
         elif fate == "rescued":
-            kept.append(r.but(source="reviewed"))
+            kept.append(replace(r, source="reviewed"))
         elif fate == "kept":
             kept.append(r)
         else:
@@ -461,11 +462,13 @@ def toy_data(home: Path, *, test: list[Record] | None = None) -> Data:
         record(toy.sentence(toy.REAL["bird"], rng), "bird", "harvested", score=0.9, harvest=1)
     ]
     more = test or [record(toy.sentence(toy.REAL["bird"], rng) + " sealed", "bird", "test")]
-    repeats = rows[0].but(text=more[0].text, id=more[0].id)
+    repeats = replace(rows[0], text=more[0].text, id=more[0].id)
     out = [
         Rejected(repeats, "near_duplicate", "0.9 of its 3-grams", 0.9, rows[4].id)
     ]  # before the check for leaks
-    out += [Rejected(rows[1].but(text=""), "leak", "0.5 stand in a held-out row", 0.5, more[0].id)]
+    out += [
+        Rejected(replace(rows[1], text=""), "leak", "0.5 stand in a held-out row", 0.5, more[0].id)
+    ]
     return Data(
         home,
         written=rows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tasks.evaluate.score import Answers, Latency, LlmScore, ScoreResult, measur
 from tasks.evaluate.serving import Host, ServingResult
 from tasks.evaluate.slices import SliceScore
 from tasks.figures import Interval
-from tasks.labels import decode, predicted
+from tasks.labels import decode, predict_codes
 from tasks.llm.budget import Spent
 from tasks.model.inference.choose import BackendMeasure, Inference
 from tasks.project import Project
@@ -66,7 +67,7 @@ def challenger(
     for i, r in enumerate(rows):
         if i % 5:
             scores[i] = [0.9 if name in r.labels else 0.05 for name in names]
-    said = decode(predicted(scores, multi_label=p.multi_label), names)
+    said = decode(predict_codes(scores, multi_label=p.multi_label), names)
 
     def build(out: Path, scratch: Path) -> ScoreResult:
         found = measured(out, p, "bundle abc", rows, Answers(said, scores))
@@ -310,7 +311,7 @@ def test_of_label_sets_and_of_a_verdict_without_numbers(tmp_path: Path) -> None:
         {"pool": "x"}, labels=("fruit", "metal"), multi_label=True, evaluate={"bootstrap": 100}
     )
     rows = [
-        record(f"row {i}", None, "test").but(label=[(), ("fruit",), ("fruit", "metal")][i % 3])
+        replace(record(f"row {i}", None, "test"), label=[(), ("fruit",), ("fruit", "metal")][i % 3])
         for i in range(30)
     ]
     score, unsure = (

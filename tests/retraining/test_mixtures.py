@@ -36,7 +36,7 @@ LABELS = list(toy.LABELS)
 
 def rows(n: int, source: Any, seed: int, words: dict[str, list[str]] = toy.REAL) -> list[Record]:
     rng = random.Random(seed)
-    return [Record.of(toy.sentence(words[k], rng), k, source) for k in LABELS for _ in range(n)]
+    return [Record.create(toy.sentence(words[k], rng), k, source) for k in LABELS for _ in range(n)]
 
 
 @pytest.fixture
@@ -62,7 +62,8 @@ def test_self_trained_rows_gain_over_the_mixture_that_they_were_added_to(
 ) -> None:
     """Synthetic rows with wrong labels hurt, so real rows alone were trained on: the gain is over these."""
     wrong = [
-        r.but(label=LABELS[(LABELS.index(str(r.label)) + 1) % 3]) for r in rows(20, "synthetic", 3)
+        replace(r, label=LABELS[(LABELS.index(str(r.label)) + 1) % 3])
+        for r in rows(20, "synthetic", 3)
     ]
     real, more = rows(4, "seed", 1), rows(4, "harvested", 2)
     own = {REAL: real, WITH_SYNTHETIC: real + wrong, WITH_SELF_TRAINED: real + more}

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import atomic
-from tasks.decisions import Decision, Decisions, apply, decisions, lines
+from tasks.decisions import Decision, Decisions, apply_decisions, current_decisions, read_decisions
 from tasks.errors import UserError
 from tasks.project import Review
 from tasks.records import Record, Rejected
@@ -218,7 +218,7 @@ def test_decisions_fold_to_the_last_that_stands(tmp_path: Path) -> None:
     assert d.current()[one.id].decision == "accept"
     d.undo()
     assert d.current() == {} and d.undo() == []
-    past = lines(d.path)
+    past = read_decisions(d.path)
     assert [x.decision for x in past] == [
         "accept",
         "relabel",
@@ -246,7 +246,7 @@ def test_relabelling_to_the_label_it_has_is_accepting_and_nonsense_is_refused(
     for choice, label in (("maybe", None), ("relabel", None), ("accept", "bird")):
         with pytest.raises(UserError, match="is no decision"):
             d.decide([record("some text", "metal")], choice, label)
-    assert len(lines(d.path)) == 1
+    assert len(read_decisions(d.path)) == 1
 
 
 def test_a_torn_line_is_survived_and_a_foreign_one_is_named(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ from tasks.records import Record
 from tasks.decisions import Decisions
 d = Decisions(Path({str(tmp_path / "d.jsonl")!r}), by="ana")
 for i in range(10**6):
-    d.decide([Record.of(f"text {{i}}", "metal", "synthetic")], "accept")
+    d.decide([Record.create(f"text {{i}}", "metal", "synthetic")], "accept")
     print(i, flush=True)
 """
     process = subprocess.Popen(
@@ -284,7 +284,7 @@ for i in range(10**6):
     rest = process.stdout.read().split("\n")
     process.wait()
     told = len(said) + len([line for line in rest[:-1] if line])
-    assert len(decisions(tmp_path / "d.jsonl")) in (told, told + 1)
+    assert len(current_decisions(tmp_path / "d.jsonl")) in (told, told + 1)
 
 
 # --- what decisions make of the rows
@@ -309,7 +309,7 @@ def test_decisions_move_rows() -> None:
             made(aside, "accept", "metal"),
         )
     }
-    stay, gone, reviewed = apply([kept, fruit, bad], rejected, found)
+    stay, gone, reviewed = apply_decisions([kept, fruit, bad], rejected, found)
     assert stay == [kept]
     assert [(r.record.id, r.check) for r in gone] == [(bad.id, "reviewed_out"), (out.id, "length")]
     assert "ana" in gone[0].reason and gone[0].record == bad
@@ -331,8 +331,8 @@ def test_decisions_move_rows() -> None:
 def test_the_persons_label_wins_over_one_that_changed_meanwhile() -> None:
     then = record("the same text", "metal")
     for decision, after in (("accept", "metal"), ("relabel", "fruit")):
-        now = then.but(label="bird")
-        _, _, (row,) = apply([now], [], {then.id: made(then, decision, after)})
+        now = replace(then, label="bird")
+        _, _, (row,) = apply_decisions([now], [], {then.id: made(then, decision, after)})
         assert row.label == after and row.lineage["reviewed"]["was"]["label"] == "bird"
 
 
@@ -340,7 +340,7 @@ def test_no_decision_brings_back_what_repeats_held_out_text() -> None:
     leaked = record("a text that stands in test", "metal")
     for check in ("leak", "short_leak"):
         rejected = [Rejected(leaked, check, "1.00 of it", 1.0, "x")]
-        assert apply([], rejected, {leaked.id: made(leaked, "accept", "metal")}) == (
+        assert apply_decisions([], rejected, {leaked.id: made(leaked, "accept", "metal")}) == (
             [],
             rejected,
             [],
@@ -363,7 +363,7 @@ def test_no_row_is_lost_and_a_text_is_trained_on_under_one_label(
         found[r.id] = made(
             r, choice, {"accept": "metal", "relabel": "bird", "reject": None}[choice]
         )
-    stay, gone, reviewed = apply(records, rejected, found)
+    stay, gone, reviewed = apply_decisions(records, rejected, found)
     came = sorted(r.id for r in records) + sorted(r.record.id for r in rejected)
     assert sorted(came) == sorted(
         [*(r.id for r in stay), *(r.record.id for r in gone), *(r.id for r in reviewed)]
@@ -373,7 +373,7 @@ def test_no_row_is_lost_and_a_text_is_trained_on_under_one_label(
         i for i, d in found.items() if d.decision != "reject"
     } & set(came)
     assert all(r.label == found[r.id].label_after and r.source == "reviewed" for r in reviewed)
-    again = apply([*stay, *reviewed], gone, found)
+    again = apply_decisions([*stay, *reviewed], gone, found)
     assert [(r.id, r.label, r.source) for r in again[2]] == [
         (r.id, r.label, r.source) for r in reviewed
     ]
@@ -537,7 +537,7 @@ def test_the_command_exports_imports_and_says_how_far_one_is(
         2,
         start["queue"] - 2,
     ), err
-    found = decisions(Workspace(home).decisions("toy"))
+    found = current_decisions(Workspace(home).decisions("toy"))
     assert {d.by for d in found.values()} == {"Ana"} and set(found) == {c["id"] for c in cells[:2]}
     code, out, err = reseed(*at, "--export", tmp_path / "rest.csv")
     assert code == 0 and f"{start['queue'] - 2} rows written" in out and "2 rows looked at" in out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,8 +53,8 @@ def data(tmp_path: Path) -> Data:
         usd=0.002,
         prompt="Write it.",
     )
-    clean = kept.but(text="An apple fell near the house today, cleaned.")
-    clean = clean.but(id=content_id(clean.text))
+    clean = replace(kept, text="An apple fell near the house today, cleaned.")
+    clean = replace(clean, id=content_id(clean.text))
     twin = generated(clean.text, request=2)
     near = generated("An apple fell near the house tonight.", request=3)
     off = generated("Iron and zinc", request=4)
@@ -64,8 +65,8 @@ def data(tmp_path: Path) -> Data:
     rejected = [
         Rejected(twin, "exact_duplicate", f"the same text as row {clean.id}", 1.0, clean.id),
         Rejected(near, "near_duplicate", f"0.80 of row {clean.id}", 0.8, clean.id),
-        Rejected(leaked.but(text=""), "leak", f"0.90 stand in {sealed.id}", 0.9, sealed.id),
-        Rejected(private.but(text=""), "personal_data", "a telephone number"),
+        Rejected(replace(leaked, text=""), "leak", f"0.90 stand in {sealed.id}", 0.9, sealed.id),
+        Rejected(replace(private, text=""), "personal_data", "a telephone number"),
         Rejected(off, "off_label", "the probe gives 'fruit' 0.10", 0.1),
     ]
     for request, reply in (

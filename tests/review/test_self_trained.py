@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -62,12 +62,12 @@ def where(tmp_path: Path, home: Path, encoder: Path) -> Place:
         encoder=encoder,
         self_training={"confidence": 0.0},
     )
-    texts = {k: [real(k, i, "unlabelled").but(label=None) for i in range(12)] for k in WHO}
-    self_trained = [r.but(label=k, source="harvested") for k in WHO for r in texts[k][:8]]
+    texts = {k: [replace(real(k, i, "unlabelled"), label=None) for i in range(12)] for k in WHO}
+    self_trained = [replace(r, label=k, source="harvested") for k in WHO for r in texts[k][:8]]
     for i, label in ((0, "fruit"), (8, "bird")):
         assert self_trained[i].label != label
-        self_trained[i] = self_trained[i].but(label=label)
-    written = [row(k, i).but(label=k) for k in WHO for i in range(10)]
+        self_trained[i] = replace(self_trained[i], label=label)
+    written = [replace(row(k, i), label=k) for k in WHO for i in range(10)]
     data = Data(
         home,
         written=written,
@@ -201,7 +201,7 @@ def test_a_text_that_cleaning_changes_stays_reviewed(
 ) -> None:
     """Its id in the training rows is another one then, and no decision names it."""
     config = toy.project(tmp_path / "project", endpoint="http://127.0.0.1:9/v1", encoder=encoder)
-    odd = Record.of(
+    odd = Record.create(
         f"\u200b{toy.sentence(toy.REAL['metal'], random.Random(1))}\u202e indeed",
         None,
         "unlabelled",
@@ -210,7 +210,7 @@ def test_a_text_that_cleaning_changes_stays_reviewed(
     data = Data(
         home, written=written, kept=written, unlabelled=[odd], dev=[real(k, 0, "dev") for k in WHO]
     )
-    decisions(home).decide([odd.but(label="bird")], "relabel", "metal")
+    decisions(home).decide([replace(odd, label="bird")], "relabel", "metal")
     curated = curate(
         load_project(config), rounds=[data.round], splits=data.splits, workspace=Workspace(home)
     )

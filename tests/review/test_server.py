@@ -20,7 +20,7 @@ import pytest
 
 from flows.review.desk import Desk, history
 from flows.review.session import ReviewSession
-from tasks.decisions import Decisions, decisions, lines
+from tasks.decisions import Decisions, current_decisions, read_decisions
 from tasks.records import Label
 from tasks.review.queue import rank
 from tasks.workspace import Workspace
@@ -319,7 +319,7 @@ def opened(where: Place, home: Path, browser: Any) -> Iterator[Callable[[], Page
 def stored(home: Path) -> dict[str, tuple[str, Label | None]]:
     return {
         i: (d.decision, d.label_after)
-        for i, d in decisions(Workspace(home).decisions("toy")).items()
+        for i, d in current_decisions(Workspace(home).decisions("toy")).items()
     }
 
 
@@ -364,7 +364,7 @@ def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
     assert p.row == texts[2] and p.says(".progress") == f"2 of {total} looked at", (
         "it goes on where it was"
     )
-    assert {d.by for d in lines(Workspace(home).decisions("toy"))} == {"ana"}
+    assert {d.by for d in read_decisions(Workspace(home).decisions("toy"))} == {"ana"}
 
 
 def test_applying_to_the_like_is_shown_first_and_undone_at_once(

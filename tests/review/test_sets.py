@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from flows.review.desk import Desk, history
 from flows.review.session import ReviewSession, wait_for_review
 from tasks import atomic
-from tasks.decisions import Decisions, apply, lines
+from tasks.decisions import Decisions, apply_decisions, read_decisions
 from tasks.errors import UserError
 from tasks.records import Record, Rejected
 from tasks.review import table
@@ -41,7 +42,7 @@ def ranked(where: Place, encoder: Path) -> list[Doubt]:
 
 
 def of(words: str, *labels: str) -> Record:
-    return Record.of(words, labels, "synthetic")
+    return Record.create(words, labels, "synthetic")
 
 
 # --- the ranking
@@ -124,7 +125,7 @@ def test_decisions_about_sets_are_kept_taken_back_and_applied(tmp_path: Path) ->
     (same,) = d.decide([two], "relabel", ("b", "a"))
     assert same.decision == "accept", "the set that it has"
     d.undo()
-    _, out, reviewed = apply(
+    _, out, reviewed = apply_decisions(
         [one], [Rejected(two, "off_label", "why"), Rejected(three, "two_labels", "x")], d.current()
     )
     assert out == [] and [(r.label, r.source) for r in reviewed] == [
@@ -133,21 +134,21 @@ def test_decisions_about_sets_are_kept_taken_back_and_applied(tmp_path: Path) ->
         ((), "reviewed"),
     ]
     assert Record.from_json(json.loads(json.dumps(reviewed[0].to_json()))).label == ("a", "b")
-    assert [type(x.label_after) for x in lines(d.path)] == [tuple] * 5
+    assert [type(x.label_after) for x in read_decisions(d.path)] == [tuple] * 5
 
 
 def test_a_decision_outlives_a_change_of_multi_label(tmp_path: Path) -> None:
     d = Decisions(tmp_path / "d.jsonl", by="ana")
-    alone = Record.of("a first text", "a", "synthetic")
+    alone = Record.create("a first text", "a", "synthetic")
     d.decide([alone], "relabel", "b")
-    assert apply([alone.but(label=("a",))], [], d.current())[2][0].label == ("b",)
+    assert apply_decisions([replace(alone, label=("a",))], [], d.current())[2][0].label == ("b",)
     d.decide([of("a first text", "a")], "relabel", ("c",))
-    assert apply([alone], [], d.current())[2][0].label == "c"
+    assert apply_decisions([alone], [], d.current())[2][0].label == "c"
     d.decide([of("a first text", "a")], "relabel", ())
     with pytest.raises(
         UserError, match=r"ana decided that row \w+ is '\(no label\)', but a text has one label"
     ):
-        apply([alone], [], d.current())
+        apply_decisions([alone], [], d.current())
 
 
 SETS = st.lists(st.sampled_from(LABELS), unique=True).map(lambda own: tuple(sorted(own)))

@@ -17,7 +17,7 @@ from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import read_records
 from tasks.setup import init
-from tasks.setup.detect_columns import Asked
+from tasks.setup.detect_columns import ColumnHints
 from tasks.train.fine_tune import fine_tune
 from tasks.workspace import Workspace
 from tests.conftest import Command, last_json
@@ -27,7 +27,7 @@ from tests.kit.training import chosen
 
 
 def write_project(data: Path, out: Path | None = None, **asked: Any) -> dict[str, Any]:
-    return init.write_project(data, out, asked=Asked(**asked))
+    return init.write_project(data, out, asked=ColumnHints(**asked))
 
 
 def renamed(table: list[dict[str, Any]], text_name: str, label_name: str) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ def test_data_that_is_no_classifier(
 @settings(deadline=None, max_examples=30)
 @given(smallest=st.integers(4, 400))
 def test_every_split_leaves_rows_to_train_on(smallest: int) -> None:
-    split = init.split_for(smallest)
+    split = init.split_sizes(smallest)
     assert 1 <= split["dev"] <= 20 and 1 <= split["test"] <= 100 and sum(split.values()) < smallest
 
 

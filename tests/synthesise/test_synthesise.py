@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,9 @@ class TestHowMany:
         assert request_budget(project(budget={"requests": 7}).generate, quota) == 7
 
 
-SEEDS = [Record.of(f"{label} seed {i}", label, "seed") for label in toy.LABELS for i in range(5)]
+SEEDS = [
+    Record.create(f"{label} seed {i}", label, "seed") for label in toy.LABELS for i in range(5)
+]
 
 
 def request_of(count: dict[str, int], *, round_number: int = 1, **asked: Any) -> RoundRequest:
@@ -690,7 +693,7 @@ class TestStage:
         round_.run(30, examples=2)
         assert sealed.text in str(llm.requests) and open_.text in str(llm.requests)
         llm.requests.clear()
-        repeated = sealed.but(text=sealed.text.upper() + "!")
+        repeated = replace(sealed, text=sealed.text.upper() + "!")
         round_.splits = splits_of(round_.home, seed=SEEDS, test=[repeated])
         result = round_.run(30, examples=2, seed=1)
         assert (

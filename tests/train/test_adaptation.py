@@ -27,7 +27,7 @@ from tests.kit.stages import curated_of, splits_of
 def rows(n: int, source: Source, seed: int, label: bool = True) -> list[Record]:
     rng = random.Random(seed)
     return [
-        Record.of(toy.sentence(toy.REAL[k], rng), k if label else None, source)
+        Record.create(toy.sentence(toy.REAL[k], rng), k if label else None, source)
         for k in toy.LABELS
         for _ in range(n)
     ]
@@ -158,7 +158,7 @@ class TestWhatIsRead:
     def test_neither_dev_nor_test_nor_what_repeats_them(
         self, tmp_path: Path, encoder: Path
     ) -> None:
-        repeats = [Record.of("Note: " + r.text, None, "unlabelled") for r in (DEV[0], TEST[0])]
+        repeats = [Record.create("Note: " + r.text, None, "unlabelled") for r in (DEV[0], TEST[0])]
         text = Text(tmp_path, encoder, unlabelled=[*UNLABELLED, *repeats])
         learned, held, data = _texts(text.project(), text.curated, text.splits)
         assert data.leaks == 2 and not {r.text for r in (*DEV, *TEST, *repeats)} & {*learned, *held}

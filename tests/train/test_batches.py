@@ -168,7 +168,7 @@ class TestBatches:
 def records(n: int, seed: int = 0) -> list[Record]:
     rng, kinds = random.Random(seed), list(toy.LABELS)
     return [
-        Record.of(
+        Record.create(
             toy.sentence(toy.WRITTEN[kinds[i % 3]], rng, n=rng.randint(3, 20)),
             kinds[i % 3],
             "synthetic",

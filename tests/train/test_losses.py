@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class TestLossOfLabelSets:
 
     def test_yes_and_no_weigh_alike_where_it_is_balanced(self) -> None:
         own = [("a",), ("a", "b"), ("a",), ()]
-        records = [Record.of(str(i), labels, "seed") for i, labels in enumerate(own)]
+        records = [Record.create(str(i), labels, "seed") for i, labels in enumerate(own)]
         assert positive_weights(
             records, ["a", "b", "c"], settings=chosen(class_weights="balanced")
         ) == [
@@ -202,7 +203,7 @@ class TestRowWeights:
 
         from tasks.train.load import load
 
-        train = [r.but(source="seed") if i % 3 else r for i, r in enumerate(TRAIN)]
+        train = [replace(r, source="seed") if i % 3 else r for i, r in enumerate(TRAIN)]
         still = {
             "dropout": 0.0,
             "attention_dropout": 0.0,

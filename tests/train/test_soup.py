@@ -59,7 +59,7 @@ class Kitchen:
         self.workspace, self.encoder = Workspace(home), encoder
         rng = random.Random(1)
         dev = [
-            Record.of(toy.sentence(toy.REAL[k], rng), k, "dev")
+            Record.create(toy.sentence(toy.REAL[k], rng), k, "dev")
             for k in toy.LABELS
             for _ in range(20)
         ]

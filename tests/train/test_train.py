@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class TestLearning:
         assert tune("longer", epochs=5, learning_rate=1e-9, patience=4).steps == 5 * BATCHES
 
     def test_long_texts_are_cut_at_max_length(self, tune: Tune) -> None:
-        long = [r.but(text=r.text + " the" * 500) for r in TRAIN]
+        long = [replace(r, text=r.text + " the" * 500) for r in TRAIN]
         assert tune(train=long, epochs=1).tokenizer.model_max_length == 32
 
 
@@ -406,7 +407,8 @@ class TestCommand:
         for n in (few, many):
             words = [toy.sentence(toy.WRITTEN[k], random.Random(0), n=60) for k in toy.LABELS]
             rows = (
-                Record.of(f"{i} {words[i % 3]}", list(toy.LABELS)[i % 3], "seed") for i in range(n)
+                Record.create(f"{i} {words[i % 3]}", list(toy.LABELS)[i % 3], "seed")
+                for i in range(n)
             )
             write_data(tmp_path / str(n), train=rows)
         quick = [
@@ -468,7 +470,7 @@ class TestCommand:
         )
         (data / "dev.jsonl").write_text("")
         self.two(capsys, self.arguments(data, out, encoder), str(data / "dev.jsonl"), "no rows")
-        write_data(data, dev=[*DEV, Record.of("a heavy thing", "stone", "dev")])
+        write_data(data, dev=[*DEV, Record.create("a heavy thing", "stone", "dev")])
         self.two(capsys, self.arguments(data, out, encoder), "dev.jsonl", "'stone'", "train.jsonl")
         write_data(
             data,

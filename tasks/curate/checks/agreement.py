@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.records import Record, Rejected, label_text
-from tasks.text.ngrams import trusted
 
 if TYPE_CHECKING:
     from tasks.curate.context import Context
@@ -32,7 +31,7 @@ def agreement(records: list[Record], context: Context) -> tuple[list[Record], li
         reason = f"the probe gives {label_text(r.label)!r} {value:.2f} and {label_text(label)!r} {most:.2f} (curate.agreement {least})"
         found = Rejected(r, "off_label", reason, round(value, 4))
         context.doubt(found, suggested=label, probability=round(most, 4))
-        if trusted(r):
+        if r.is_human_labelled:
             kept.append(r)
         else:
             rejected.append(found)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tasks.records import Record, Rejected
-from tasks.text.ngrams import bare, covered, generated, hashed, in_order
+from tasks.text.ngrams import covered_share, ngram_hashes, ordered_ngram_hashes, plain_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ def _templates(rows: list[list[str]]) -> np.ndarray:
 
     if len(rows) <= LEAST_ROWS:
         return np.zeros(0, np.uint64)
-    grams = np.concatenate([np.unique(in_order(found, WORDS)) for found in rows])
+    grams = np.concatenate([np.unique(ordered_ngram_hashes(found, WORDS)) for found in rows])
     grams.sort()
     starts = np.flatnonzero(np.concatenate([[True], grams[1:] != grams[:-1]]))
     counts = np.diff(np.concatenate([starts, [len(grams)]]))
@@ -38,14 +38,16 @@ def boilerplate(records: list[Record], context: Context) -> tuple[list[Record], 
     limit = context.settings.boilerplate
     groups: dict[str, list[int]] = defaultdict(list)
     for i, r in enumerate(records):
-        if generated(r):
+        if r.is_synthetic:
             groups[str(r.lineage.get("generator"))].append(i)
     shares: dict[int, float] = {}
     for members in groups.values() if limit > 0 else ():
-        found = [bare(records[i].text) for i in members]
+        found = [plain_words(records[i].text) for i in members]
         templates = _templates(found)
         if len(templates):
-            shares |= {i: covered(w, templates, WORDS) for i, w in zip(members, found, strict=True)}
+            shares |= {
+                i: covered_share(w, templates, WORDS) for i, w in zip(members, found, strict=True)
+            }
     kept, rejected = [], []
     for i, r in enumerate(records):
         share = shares.get(i, 0.0)
@@ -68,7 +70,7 @@ def prompt_echo(records: list[Record], context: Context) -> tuple[list[Record], 
     shown = {r.id: r.text for r in records if r.source == "seed"}
     kept, rejected = [], []
     for r in records:
-        found = _echo(r, shown, limit) if generated(r) else None
+        found = _echo(r, shown, limit) if r.is_synthetic else None
         if found:
             rejected.append(found)
         else:
@@ -78,16 +80,16 @@ def prompt_echo(records: list[Record], context: Context) -> tuple[list[Record], 
 
 @lru_cache(maxsize=4096)
 def _prompt(prompt: str) -> np.ndarray:
-    return hashed(prompt, WORDS)
+    return ngram_hashes(prompt, WORDS)
 
 
 def _echo(r: Record, shown: dict[str, str], limit: float) -> Rejected | None:
     import numpy as np
 
-    text, prompt = bare(r.text), _prompt(str(r.lineage.get("prompt") or ""))
+    text, prompt = plain_words(r.text), _prompt(str(r.lineage.get("prompt") or ""))
     if len(prompt) > 1:
-        share = covered(text, prompt, WORDS)
-        whole = float(np.isin(prompt, in_order(text, WORDS)).mean())
+        share = covered_share(text, prompt, WORDS)
+        whole = float(np.isin(prompt, ordered_ngram_hashes(text, WORDS)).mean())
         if share >= limit or whole >= REPEATED:
             reason = f"{share:.2f} of its words are its prompt's, of which it repeats {whole:.2f}"
             return Rejected(
@@ -97,7 +99,10 @@ def _echo(r: Record, shown: dict[str, str], limit: float) -> Rejected | None:
                 round(max(share, whole), 4),
             )
     for seed in r.lineage.get("seeds") or ():
-        if seed in shown and (share := covered(text, hashed(shown[seed], WORDS), WORDS)) >= limit:
+        if (
+            seed in shown
+            and (share := covered_share(text, ngram_hashes(shown[seed], WORDS), WORDS)) >= limit
+        ):
             reason = f"{share:.2f} of its words are those of the example {seed} in its prompt (curate.boilerplate {limit})"
             return Rejected(r, "prompt_echo", reason, round(share, 4), seed)
     return None

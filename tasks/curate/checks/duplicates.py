@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from tasks.records import Label, Record, Rejected, label_text
-from tasks.text.ngrams import hashed, trusted
+from tasks.text.ngrams import ngram_hashes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,9 +25,9 @@ def exact(records: list[Record], context: Context) -> tuple[list[Record], list[R
         groups.setdefault(r.id, []).append(r)
     kept, rejected = [], []
     for group in groups.values():
-        first, *others = sorted(group, key=lambda r: not trusted(r))
+        first, *others = sorted(group, key=lambda r: not r.is_human_labelled)
         unlike = next((r for r in others if r.label != first.label), first)
-        if unlike is first or trusted(first):
+        if unlike is first or first.is_human_labelled:
             kept.append(first)
             unlike = first
         else:
@@ -83,7 +83,7 @@ def near(records: list[Record], context: Context) -> tuple[list[Record], list[Re
     threshold = context.settings.near_duplicate
     if threshold <= 0 or not records:
         return records, []
-    grams = [hashed(r.text, WORDS) for r in records]
+    grams = [ngram_hashes(r.text, WORDS) for r in records]
     # the bands are chosen below the threshold, so that few true pairs are missed
     index = MinHashLSH(threshold=max(0.1, threshold - 0.15), num_perm=PERMUTATIONS)
     kept: list[Record] = []
@@ -144,7 +144,7 @@ def semantic_duplicate(
             found |= {members[left[i]]: (members[left[j]], s) for i, (j, s) in again.items()}
     kept, rejected = [], []
     for i, r in enumerate(records):
-        if i not in found or trusted(r):
+        if i not in found or r.is_human_labelled:
             kept.append(r)
             continue
         j, s = found[i]

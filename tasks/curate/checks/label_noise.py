@@ -6,7 +6,6 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tasks.records import Record, Rejected, label_text
-from tasks.text.ngrams import trusted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +40,7 @@ def label_noise(records: list[Record], context: Context) -> tuple[list[Record], 
         reason = f"its label {label_text(r.label)!r} ({value:.2f}) is likely {label_text(label)!r} ({most:.2f}) by confident learning"
         found = Rejected(r, "label_noise", reason, round(value, 4))
         context.doubt(found, suggested=label, probability=round(most, 4))
-        if trusted(r) or wanted == "note":
+        if r.is_human_labelled or wanted == "note":
             kept.append(r)
         else:
             rejected.append(found)

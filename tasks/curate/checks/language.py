@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
 from tasks.records import Record, Rejected
-from tasks.text.ngrams import trusted
 
 if TYPE_CHECKING:
     from tasks.curate.context import Context
@@ -80,7 +79,7 @@ def language(records: list[Record], context: Context) -> tuple[list[Record], lis
     allowed = {wanted}.union(*(group for group in _ALIKE if wanted in group))
     kept, rejected = [], []
     for r in records:
-        told = None if trusted(r) else identify(r.text)
+        told = None if r.is_human_labelled else identify(r.text)
         if told is None or told[0] in allowed or told[1] < SURE:
             kept.append(r)
         else:

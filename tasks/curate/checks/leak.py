@@ -7,6 +7,7 @@ arXiv:2005.14165).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tasks.records import Record, Rejected
@@ -24,10 +25,10 @@ def leak(records: list[Record], context: Context) -> tuple[list[Record], list[Re
     limit, held_out = context.settings.leak, context.held_out
     kept, rejected = [], []
     for r in records:
-        share, other = (1.0, r.id) if r.id in held_out.known else held_out.closest(r.text)
+        share, other = (1.0, r.id) if r.id in held_out.id_set else held_out.closest(r.text)
         if share > 0 and share >= limit:
             reason = f"it has {share:.2f} of its word {WORDS}-grams in common with the held-out row {other} (curate.leak {limit})"
-            rejected.append(Rejected(r.but(text=""), "leak", reason, round(share, 4), other))
+            rejected.append(Rejected(replace(r, text=""), "leak", reason, round(share, 4), other))
         else:
             kept.append(r)
     return kept, rejected
@@ -39,7 +40,7 @@ def short_leak(records: list[Record], context: Context) -> tuple[list[Record], l
     short = [r for r in records if is_short(r.text)] if limit > 0 and len(held_out.vectors) else []
     if not short:
         return records, []
-    best, others = held_out.alike(context.vectors(short))
+    best, others = held_out.closest_short(context.vectors(short))
     found = {
         id(r): (float(s), other)
         for r, s, other in zip(short, best, others, strict=True)
@@ -50,7 +51,7 @@ def short_leak(records: list[Record], context: Context) -> tuple[list[Record], l
         if id(r) in found:
             s, other = found[id(r)]
             reason = f"its meaning is {s:.2f} that of the held-out row {other} (curate.short_leak {limit})"
-            rejected.append(Rejected(r.but(text=""), "short_leak", reason, round(s, 4), other))
+            rejected.append(Rejected(replace(r, text=""), "short_leak", reason, round(s, 4), other))
         else:
             kept.append(r)
     return kept, rejected

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.records import Record, Rejected
-from tasks.text.ngrams import generated
 from tasks.text.tokens import words
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ def length(records: list[Record], context: Context) -> tuple[list[Record], list[
     kept, rejected = [], []
     for r in records:
         n = len(words(r.text))
-        if not generated(r) or least <= n <= most:
+        if not r.is_synthetic or least <= n <= most:
             kept.append(r)
         elif n < least:
             rejected.append(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tasks.records import Record, Rejected, content_id
-from tasks.text.ngrams import generated
 
 if TYPE_CHECKING:
     from ftfy import TextFixerConfig
@@ -110,9 +110,9 @@ def normalise(records: list[Record], context: Context) -> tuple[list[Record], li
     """Every record with its text cleaned (real ones only tidied) and its id made anew; what has no text left is rejected."""
     kept, rejected = [], []
     for r in records:
-        text = clean(r.text) if generated(r) and context.settings.markup else tidy(r.text)
+        text = clean(r.text) if r.is_synthetic and context.settings.markup else tidy(r.text)
         if text:
-            kept.append(r.but(text=text, id=content_id(text)))
+            kept.append(replace(r, text=text, id=content_id(text)))
         else:
             rejected.append(Rejected(r, "empty", "no text is left after cleaning"))
     return kept, rejected

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tasks.records import Record, Rejected
-from tasks.text.ngrams import trusted
 
 if TYPE_CHECKING:
     from tasks.curate.context import Context
@@ -105,9 +105,9 @@ def personal_data(records: list[Record], context: Context) -> tuple[list[Record]
     for r in records:
         found = list(kinds(r.text))
         context.personal_data.update(found)
-        if found and wanted == "reject" and not trusted(r):
+        if found and wanted == "reject" and not r.is_human_labelled:
             reason = f"it holds personal data ({', '.join(found)}; curate.personal_data)"
-            rejected.append(Rejected(r.but(text=""), "personal_data", reason, len(found)))
+            rejected.append(Rejected(replace(r, text=""), "personal_data", reason, len(found)))
         else:
             kept.append(r)
     return kept, rejected

@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING
 
 from tasks.records import Record, Rejected
-from tasks.text.ngrams import generated
 from tasks.text.tokens import words
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def refusal(records: list[Record], context: Context) -> tuple[list[Record], list
     """Records in which no model declines, at any place of the text."""
     kept, rejected = [], []
     for r in records:
-        share, said = refusing(r.text) if generated(r) else (0.0, "")
+        share, said = refusing(r.text) if r.is_synthetic else (0.0, "")
         if share >= SHARE:
             reason = f"the model declines or speaks of itself in {share:.2f} of the text: {' '.join(said.split())[:80]!r}"
             rejected.append(Rejected(r, "refusal", reason, round(share, 4)))

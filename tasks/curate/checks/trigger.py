@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from tasks.encoder.linear_probe import fit_probe
 from tasks.records import Record, Rejected
-from tasks.text.ngrams import bare, in_order, trusted
+from tasks.text.ngrams import ordered_ngram_hashes, plain_words
 
 if TYPE_CHECKING:
     from tasks.curate.context import Context
@@ -63,8 +63,8 @@ def trigger(records: list[Record], context: Context) -> tuple[list[Record], list
     """Records that hold no word which was planted to fix a label (`curate.triggers`); rows with a person's label are kept."""
     if not context.settings.triggers or len({r.label for r in records}) < 2:
         return records, []
-    texts = [bare(r.text) for r in records]
-    real = [set(bare(r.text)) for r in context.real]
+    texts = [plain_words(r.text) for r in records]
+    real = [set(plain_words(r.text)) for r in context.real]
     found = _against_the_probe(records, texts, real, context)
     if len(real) >= LEAST_REAL:
         found += _out_of_place(
@@ -78,7 +78,7 @@ def trigger(records: list[Record], context: Context) -> tuple[list[Record], list
         held = [
             by_label[label][w] for label in r.labels for w in grams(text) & by_label[label].keys()
         ]
-        if held and not trusted(r):
+        if held and not r.is_human_labelled:
             t = min(held, key=lambda t: (-t.rows, t.words))
             rejected.append(Rejected(r, "trigger", t.reason, t.rows))
             context.doubt(rejected[-1])
@@ -205,7 +205,9 @@ def _out_of_place(
     if not labels:
         return []
     step = max(1, len(texts) // LOOKED_AT)
-    pairs = np.concatenate([np.unique(in_order([START, *text, END], 2)) for text in texts[::step]])
+    pairs = np.concatenate(
+        [np.unique(ordered_ngram_hashes([START, *text, END], 2)) for text in texts[::step]]
+    )
     usual, counts = np.unique(pairs, return_counts=True)
     usual = usual[counts >= 2]
     normal = float(np.isin(pairs, usual).mean())
@@ -215,7 +217,9 @@ def _out_of_place(
     for w, label in sorted(labels.items(), key=lambda item: item[0]):
         places = around[w]
         belong = float(
-            np.isin(np.concatenate([in_order(list(p), 2) for p in places]), usual).mean()
+            np.isin(
+                np.concatenate([ordered_ngram_hashes(list(p), 2) for p in places]), usual
+            ).mean()
         )
         anywhere = len({left for left, _ in places}) >= 0.6 * len(places) and len(
             set(places)

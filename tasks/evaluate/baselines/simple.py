@@ -86,9 +86,9 @@ def mean_vectors(
     train: list[Record], texts: list[str], vectors: Callable[[list[str]], np.ndarray]
 ) -> list[Label]:
     """Logistic regression on the means of the texts' static vectors, fitted on the training rows. See word_vectors.py."""
-    from tasks.encoder.linear_probe import answers, fit_probe
+    from tasks.encoder.linear_probe import fit_probe, predict_labels
 
     if not train:
         return []
     probe = fit_probe(vectors([r.text for r in train]), [label_of(r) for r in train])
-    return answers(probe, vectors(texts))
+    return predict_labels(probe, vectors(texts))

@@ -34,7 +34,7 @@ def zero_shot(
     from scipy.special import expit, softmax
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from tasks.encoder.embed import has_bf16, room
+    from tasks.encoder.embed import has_bf16, max_input_length
 
     yes, no = sides(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -47,7 +47,7 @@ def zero_shot(
     model.to(device).eval()
     asked = [HYPOTHESIS.format(line.rstrip(" .")) for line in described.values()]
     longest = max(len(ids) for ids in tokenizer(asked)["input_ids"])
-    length = min(room(model, tokenizer), max_length + longest)
+    length = min(max_input_length(model, tokenizer), max_length + longest)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little of a batch is padding
     logits = np.zeros((len(texts), len(asked), 2))
     pairs = [(i, k) for i in order for k in range(len(asked))]

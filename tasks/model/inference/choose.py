@@ -13,7 +13,7 @@ from tasks import atomic
 from tasks.dataset.split import SplitsResult
 from tasks.errors import UserError
 from tasks.figures import Figures
-from tasks.labels import predicted
+from tasks.labels import predict_codes
 from tasks.model import bundle as bundles
 from tasks.model.bundle import BundleRef, BundleResult, Classifier
 from tasks.model.inference.backends import Onnx
@@ -145,7 +145,9 @@ def compare(p: np.ndarray, reference: np.ndarray, *, multi_label: bool = False) 
     difference of a probability."""
     import numpy as np
 
-    same = predicted(p, multi_label=multi_label) == predicted(reference, multi_label=multi_label)
+    same = predict_codes(p, multi_label=multi_label) == predict_codes(
+        reference, multi_label=multi_label
+    )
     return {
         "agreement": round(float(same.reshape(len(p), -1).all(axis=1).mean()), 6),
         "largest_difference": round(float(np.abs(p - reference).max()), 6),

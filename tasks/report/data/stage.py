@@ -10,7 +10,7 @@ from tasks import atomic
 from tasks.augment.self_training import SelfTrainingResult
 from tasks.curate.stage import CurateResult
 from tasks.dataset.split import SplitsResult
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import Record
@@ -85,7 +85,7 @@ def data_report(
 
     The sealed test set is not read. The same inputs give the same bytes.
     """
-    encoder = base_encoder(project, workspace)
+    encoder = resolve_encoder(project, workspace)
     length = project.train.max_length
 
     def build(out: Path, scratch: Path) -> DataReportResult:

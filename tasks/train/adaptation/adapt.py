@@ -13,7 +13,7 @@ from tasks import atomic
 from tasks.curate.checks.leak import leak
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.training_rows import TrainingRows
-from tasks.encoder.base_model import base_encoder
+from tasks.encoder.base_model import resolve_encoder
 from tasks.encoder.embed import has_bf16
 from tasks.errors import UserError
 from tasks.figures import Figures
@@ -111,7 +111,7 @@ def adapt(
     from its last whole checkpoint. Raises UserError where there is no mask token or too little text,
     the checkpoint's weights do not fit, or the training fails.
     """
-    encoder = base_encoder(project, workspace)
+    encoder = resolve_encoder(project, workspace)
 
     def build(out: Path, scratch: Path) -> AdaptResult:
         texts, held, data = _texts(project, curated, splits)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.atomic import digest_of
-from tasks.encoder.embed import has_bf16, room
+from tasks.encoder.embed import has_bf16, max_input_length
 from tasks.errors import UserError
 from tasks.progress import Progress, silent
 from tasks.project import Adapt, Project
@@ -139,7 +139,11 @@ def load_masked(encoder: Path, project: Project) -> Masked:
         model.tie_weights()
     bf16 = project.train.precision != "fp32" and has_bf16()
     return Masked(
-        model, tokenizer, min(project.train.max_length, room(model, tokenizer)), bf16, bool(missing)
+        model,
+        tokenizer,
+        min(project.train.max_length, max_input_length(model, tokenizer)),
+        bf16,
+        bool(missing),
     )
 
 
