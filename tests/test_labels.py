@@ -219,7 +219,9 @@ class TestJudge:
 
     def test_a_class_without_rows_is_inconclusive(self) -> None:
         found = self.decide(TestMeasure.TRUE, TestMeasure.TRUE, labels=[*NAMES, "d"])
-        assert found.decision == "inconclusive" and "no test row of 'd'" in found.reasons[0]
+        assert (
+            found.decision == "inconclusive" and "no test row has the label 'd'" in found.reasons[0]
+        )
 
     def test_the_lift_compares_sets(self) -> None:
         answers: dict[str, Any] = {

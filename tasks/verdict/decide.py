@@ -148,8 +148,11 @@ def decide(
     together = group_codes(c.groups)
     many = None if together is None else int(together.max()) + 1
     if many is not None and many < LEAST_GROUPS and policy.rule == "bounds":
-        fault = f"the {n} test rows are of {many} groups (data.group_column), and fewer than {LEAST_GROUPS} say too little of others"
-        return unsure(f"{fault}: add rows of other groups", c.opponent_name, n)
+        fault = (
+            f"the {n} test rows come from {many} groups (data.group_column), and a verdict needs "
+            f"at least {LEAST_GROUPS}: add test rows from other groups"
+        )
+        return unsure(fault, c.opponent_name, n)
     y, a, b, *of_seeds = (
         encode(answers, c.labels) for answers in (c.true, c.challenger, c.opponent, *c.seeds)
     )
@@ -159,7 +162,7 @@ def decide(
     of_slices = _slice_figures(y, a, b, c.slices, policy.slice_margin, draws)
     bounds = bounds_of(of_labels, alpha, wider)
     if not all(map(math.isfinite, (bounds.gain, bounds.lower, bounds.upper))):
-        return unsure("the gain is not a number", c.opponent_name, n)
+        return unsure("the gain in macro-F1 is not a finite number", c.opponent_name, n)
     won, lost, p = mcnemar(y, a, b)
     by_chance = None
     if policy.rule == "bounds":
@@ -211,10 +214,11 @@ def _concluded(
     said, (broken, unknown) = _said(v, rule), over
     beside = (*_recipe_said(v, rule, min_gain), *_worn(v, rule))
     if v.upper <= min_gain:
-        return v.but(
-            decision="keep", reasons=(f"{said}: not above promote.min_gain {min_gain}", *beside)
-        )
-    above = f"{said}: above promote.min_gain {min_gain}"
+        upper = "gain" if rule == "point" else "upper bound"
+        why = f"{said}: the {upper} is not above promote.min_gain {min_gain}"
+        return v.but(decision="keep", reasons=(why, *beside))
+    lower = "gain" if rule == "point" else "lower bound"
+    above = f"{said}: the {lower} is above promote.min_gain {min_gain}"
     by_chance = v.permutation_p is not None and v.permutation_p > v.alpha
     if v.lower > min_gain and not by_chance:
         decision, reasons = none_falls(figures, alpha=v.alpha, stretch=wider)
@@ -222,9 +226,9 @@ def _concluded(
             "keep" if broken else "inconclusive" if unknown and decision == "promote" else decision
         )
         return v.but(decision=decision, reasons=(above, *broken, *reasons, *unknown, *beside))
-    why = f"{said}: promote.min_gain {min_gain} lies between"
+    why = f"{said}: promote.min_gain {min_gain} lies between the bounds"
     if v.lower > min_gain:
-        why = f"{above}, but more than {v.alpha:.2%} of swaps between two equals give as much by chance"
+        why = f"{above}, but the permutation test is not significant at the {v.alpha:.2%} level"
     more = more_rows(v.rows, v.gain - min_gain, deviation * wider, 1 - v.alpha)
     decision = "keep" if broken else "inconclusive"
     return v.but(
@@ -238,15 +242,17 @@ def _not_comparable(c: Comparison) -> str | None:
     """Why nothing can be said of these answers, or None."""
     n, answers = len(c.true), (c.challenger, c.opponent, *c.seeds)
     if n == 0 or any(len(own) != n for own in answers):
-        return f"{n} test rows, {' and '.join(str(len(own)) for own in answers)} answers: nothing to compare"
+        counts = " and ".join(str(len(own)) for own in answers)
+        return f"{n} test rows but {counts} answers: the models cannot be compared"
     there = labels_in(c.true)
     absent = [label for label in c.labels if label not in there]
     if absent:
-        return f"no test row of {', '.join(map(repr, absent))}: macro-F1 is not known"
-    if unknown_labels(c.true, c.labels):
-        return "a test row with a label that is not the project's: macro-F1 is not known"
+        return f"no test row has the label {', '.join(map(repr, absent))}: macro-F1 is undefined"
+    if unknown := unknown_labels(c.true, c.labels):
+        names = ", ".join(map(repr, sorted(unknown)))
+        return f"test rows have labels that the project lacks ({names}): macro-F1 is undefined"
     if any(c.groups) and len(c.groups) != n:
-        return f"{n} test rows and the groups of {len(c.groups)}: nothing to compare"
+        return f"{n} test rows but {len(c.groups)} group names: the models cannot be compared"
     return None
 
 
@@ -303,14 +309,18 @@ def _slice_figures(
 def _recipe_said(v: Verdict, rule: Rule, min_gain: float) -> tuple[str, ...]:
     if v.recipe is None or v.lower is None:
         return ()
-    said = f"its recipe gains {v.recipe.gain:+.4f} on average over {v.recipe.seeds} seeds"
+    said = f"the recipe's mean gain over {v.recipe.seeds} seeds is {v.recipe.gain:+.4f}"
     if rule == "point":
         return (said,)
-    said += f", bounds {v.recipe.lower:+.4f} to {v.recipe.upper:+.4f} with the choice of the seed in them"
+    said += f" (bounds {v.recipe.lower:+.4f} to {v.recipe.upper:+.4f}, seed choice included)"
     lucky = v.recipe.lower <= min_gain < v.lower
     return (
         said
-        + (": this model is better, and the next one trained like it may not be" if lucky else ""),
+        + (
+            ": this model is better, but the next one trained the same way may not be"
+            if lucky
+            else ""
+        ),
     )
 
 
@@ -321,9 +331,10 @@ def _said(v: Verdict, rule: Rule) -> str:
     )
     said = f"macro-F1 {v.gain:+.4f} against {v.opponent}, "
     if rule == "point":
-        return said + "by the plain rule (promote.rule: point), which leaves chance out"
-    said += f"{1 - v.alpha:.2%} one-sided bounds {v.lower:+.4f} to {v.upper:+.4f}, permutation test p {v.permutation_p:.2g}"
+        return said + "compared without bounds or a test (promote.rule: point)"
+    said += f"{1 - v.alpha:.2%} one-sided bounds {v.lower:+.4f} to {v.upper:+.4f}"
     said += f" over {v.groups} groups" if v.groups else ""
+    said += f", permutation test p = {v.permutation_p:.2g}"
     return said + (f" (verdict {v.use} on this test set)" if v.use > 1 else "")
 
 
@@ -331,15 +342,16 @@ def _worn(v: Verdict, rule: Rule) -> tuple[str, ...]:
     if rule == "point" or v.use < WORN:
         return ()
     return (
-        f"this test set has decided {v.use} times and is worn out: give fresh rows (data.test, or a larger data.split.test)",
+        f"this test set has been used for {v.use} verdicts: provide fresh test rows (data.test, or "
+        f"a larger data.split.test)",
     )
 
 
 def _advice(more: int | None, v: Verdict) -> str:
     if more is None:
-        return "no number of rows that can be had would decide"
-    groups = f" of about {math.ceil(more * v.groups / v.rows)} more groups" if v.groups else ""
+        return "no feasible number of test rows would decide"
+    groups = f" from about {math.ceil(more * v.groups / v.rows)} more groups" if v.groups else ""
     return (
-        f"about {more} more test rows{groups} would decide, drawn at random: rows chosen because a model finds them hard "
-        f"make a biased test"
+        f"about {more} more test rows{groups} would decide: draw them at random, because rows "
+        f"chosen as hard for a model make a biased test set"
     )

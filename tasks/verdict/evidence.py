@@ -31,7 +31,7 @@ from tasks.verdict.decide import (
 )
 from tasks.workspace import Workspace
 
-VERSION = 4
+VERSION = 5
 LIBRARIES = ("reseed", "numpy", "scipy", "scikit-learn")  # whose arithmetic the verdict rests on
 VERDICT, SETTINGS, SIDES, SEED = (
     "verdict.json",
@@ -136,10 +136,10 @@ def decide_again(directory: Path) -> Verdict:
     of_seeds = [read_answers(path) for path in sorted(directory.glob(f"{SEED}*.jsonl"))]
     asked = [(a.id, a.label) for a in mine]
     if any([(a.id, a.label) for a in rows] != asked for rows in (theirs, *of_seeds)):
-        return unsure("the models did not answer the same rows", "the opponent", len(mine))
+        return unsure("the models answered different test rows", "the opponent", len(mine))
     for name, rows in zip(SIDES, (mine, theirs), strict=True):
         if broken := sum(row.broken for row in rows):
-            fault = f"{broken} of {len(rows)} answers of the {name} have probabilities that are not numbers"
+            fault = f"{broken} of {len(rows)} answers of the {name} have probabilities that are not finite"
             return unsure(fault, question.opponent_name, len(rows))
     comparison = Comparison(
         labels=question.labels,

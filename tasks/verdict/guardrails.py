@@ -43,7 +43,7 @@ MEASURES = {
     "ece": Measure("ece", "expected calibration error", times=False),
     "latency_p95_ms": Measure("latency", "95th percentile of latency in ms", times=True),
     "bundle_mb": Measure("size", "size of the bundle in MB", times=True),
-    "flip_rate": Measure("robustness", "share of answers flipped by small changes", times=False),
+    "flip_rate": Measure("robustness", "share of answers that small changes flip", times=False),
 }
 
 
@@ -75,7 +75,7 @@ def over_limits(
     for name, most in limits.items():
         if name not in MEASURES:
             raise ValueError(
-                f"there is no measure {name!r} to limit: there are {', '.join(MEASURES)}"
+                f"{name!r} is no measure with a limit: use one of {', '.join(MEASURES)}"
             )
         m = MEASURES[name]
         limit = f"promote.limits.{m.key} {most}"
@@ -83,13 +83,14 @@ def over_limits(
         if mine is None or theirs is None or (m.times and theirs <= 0):
             had = f"challenger {_said(mine)}, champion {_said(theirs)}"
             unknown.append(
-                f"{m.name} is not known ({had}), so {limit} can't be checked; null does without it"
+                f"{m.name} is unknown ({had}), so {limit} cannot be checked: set it to null to "
+                f"judge without it"
             )
             continue
         worse = mine / theirs if m.times else mine - theirs
         if worse > most + 1e-12:
-            by = f"{worse:.2f} times" if m.times else f"{worse:+.4f}"
-            broken.append(f"{m.name} {mine:.4f} against {theirs:.4f}: {by}, above {limit}")
+            change = f"a ratio of {worse:.2f}" if m.times else f"a rise of {worse:.4f}"
+            broken.append(f"{m.name} {mine:.4f} against {theirs:.4f}: {change}, above {limit}")
     return tuple(broken), tuple(unknown)
 
 
@@ -114,7 +115,7 @@ def none_falls(
         sure.add(int(k))
         left -= 1
     reasons = tuple(
-        f"{f.name} {f.seen:+.4f}: it {'falls' if k in sure else 'seems to fall'} by more than "
+        f"{f.name} {f.seen:+.4f}: it {'fell' if k in sure else 'may have fallen'} by more than "
         f"promote.limits.{f.key} {margin}"
         for k, (f, margin) in enumerate(judged)
         if below[k]

@@ -20,6 +20,31 @@ LABELS = list(toy.LABELS)
 TRUE = [LABELS[i % 3] for i in range(120)]
 
 
+def evaluation_of(
+    home: Path,
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    read: Mapping[str, str] | None = None,
+) -> ScoreResult:
+    """A published evaluation with these answers; `read` has the digests of its inputs."""
+
+    def build(out: Path, scratch: Path) -> ScoreResult:
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (out / PREDICTIONS).write_text(lines, encoding="utf-8")
+        return filled(ScoreResult, model=name)
+
+    return run_stage(
+        ScoreResult,
+        "evaluate",
+        workspace=Workspace(home),
+        version=1,
+        params={"name": name, "rows": list(rows)},
+        inputs=read or {},
+        build=build,
+    )
+
+
 def answered(
     home: Path,
     name: str,
@@ -31,28 +56,15 @@ def answered(
 ) -> ScoreResult:
     """An evaluation whose first `wrong` answers are wrong.
 
-    `read` has the digests of what it read; `columns` are further fields of an answer, made of the row's number.
+    `read` has the digests of its inputs; `columns` are further fields of an answer, computed from
+    the row's number.
     """
-
-    def row(i: int, label: str) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
+    for i, label in enumerate(true):
         predicted = LABELS[(LABELS.index(label) + 1) % 3] if i < wrong else label
-        found = {"id": f"row {i}", "label": label, "predicted": predicted, "slices": []}
-        return found | {key: make(i) for key, make in columns.items()}
-
-    def build(out: Path, scratch: Path) -> ScoreResult:
-        lines = [json.dumps(row(i, label)) + "\n" for i, label in enumerate(true)]
-        (out / PREDICTIONS).write_text("".join(lines), encoding="utf-8")
-        return filled(ScoreResult, model=name)
-
-    return run_stage(
-        ScoreResult,
-        "evaluate",
-        workspace=Workspace(home),
-        version=1,
-        params={"name": name, "wrong": wrong, "columns": sorted(columns), "true": list(true)},
-        inputs=read or {},
-        build=build,
-    )
+        row = {"id": f"row {i}", "label": label, "predicted": predicted, "slices": []}
+        rows.append(row | {key: make(i) for key, make in columns.items()})
+    return evaluation_of(home, name, rows, read=read)
 
 
 def question(**changes: Any) -> Question:

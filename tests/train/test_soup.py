@@ -203,7 +203,7 @@ def test_a_retrain_over_three_seeds_of_an_adapted_encoder(
     names = {c.info.run_name: c for c in children}
     assert {"adapt", "train", "train seed 1", "train seed 2", "soup"} <= set(names)
     assert {f"evaluate seed {n}" for n in range(3)} <= set(names)
-    assert any("on average over 3 seeds" in reason for reason in found["reasons"])
+    assert any("mean gain over 3 seeds" in reason for reason in found["reasons"])
     perplexity = found["adapted"]["perplexity"]
     assert names["adapt"].data.metrics["adapt.perplexity.after"] == pytest.approx(
         perplexity["after"]

@@ -167,10 +167,10 @@ def test_the_bounds_and_the_decision_agree(pair: Pair, min_gain: str) -> None:
     ("true", "challenger", "opponent", "said"),
     [
         ([], [], [], "0 test rows"),
-        (LABELS, LABELS[:2], LABELS, "3 test rows, 2 and 3 answers"),
-        (LABELS, LABELS, [], "3 test rows, 3 and 0 answers"),
-        (["a", "b"], ["a", "b"], ["b", "b"], "no test row of 'c'"),
-        ([*LABELS, "x"], [*LABELS, "x"], ["b"] * 4, "a label that is not the project's"),
+        (LABELS, LABELS[:2], LABELS, "3 test rows but 2 and 3 answers"),
+        (LABELS, LABELS, [], "3 test rows but 3 and 0 answers"),
+        (["a", "b"], ["a", "b"], ["b", "b"], "no test row has the label 'c'"),
+        ([*LABELS, "x"], [*LABELS, "x"], ["b"] * 4, "labels that the project lacks ('x')"),
     ],
 )
 def test_unsure_is_not_yes(
@@ -231,7 +231,7 @@ def test_no_number_of_rows_decides_at_no_difference() -> None:
         "inconclusive",
         0.0,
         None,
-    ) and "no number of rows" in v.reasons[0]
+    ) and "no feasible number of test rows" in v.reasons[0]
 
 
 def test_nobody_is_asked_for_a_billion_rows() -> None:
@@ -262,7 +262,8 @@ class TestUsesOfTheTestSet:
         pair = Pair(true, true, ["a" if i == 1 else label for i, label in enumerate(true)])
         plain, bounds = pair.decide(rule="point", use=9), pair.decide(use=9)
         assert (
-            plain.decision == "promote" and "plain rule (promote.rule: point)" in plain.reasons[0]
+            plain.decision == "promote"
+            and "without bounds or a test (promote.rule: point)" in plain.reasons[0]
         )
         assert (
             bounds.decision == "inconclusive" and "verdict 9 on this test set" in bounds.reasons[0]
@@ -270,9 +271,12 @@ class TestUsesOfTheTestSet:
 
     def test_a_worn_out_test_set_is_said_to_be(self) -> None:
         pair = Pair([*"abc"] * 20, [*"abc"] * 20, [*"bca"] * 20)
-        assert not any("worn out" in r for r in pair.decide(use=9).reasons)
+        assert not any("has been used" in r for r in pair.decide(use=9).reasons)
         late = pair.decide(use=10)
-        assert late.decision == "promote" and "decided 10 times and is worn out" in late.reasons[-1]
+        assert (
+            late.decision == "promote"
+            and "used for 10 verdicts: provide fresh test rows" in late.reasons[-1]
+        )
 
 
 class TestChance:
@@ -295,9 +299,7 @@ class TestChance:
         """Three rows a label, all of one gained: the bounds know no other outcome, the swaps do."""
         v = Pair([*"abc"], [*"abc"], [*"aaa"]).decide()
         assert v.lower is not None and v.lower > 0 and v.decision == "inconclusive"
-        assert (
-            "but more than 2.50% of swaps between two equals give as much by chance" in v.reasons[0]
-        )
+        assert "but the permutation test is not significant at the 2.50% level" in v.reasons[0]
 
     @settings(deadline=None, max_examples=30)
     @given(pairs(), st.sampled_from([False, True]))
@@ -467,7 +469,7 @@ class TestMeasures:
             v = self.decide(measures, {"flip_rate": 0.1})
             assert (
                 v.decision == "inconclusive"
-                and "is not known (challenger none, champion none)" in v.reasons[1]
+                and "is unknown (challenger none, champion none)" in v.reasons[1]
             )
 
     def test_no_limit_looks_at_nothing(self) -> None:
@@ -483,7 +485,9 @@ class TestMeasures:
         assert better.swapped().decide(limits={"ece": 0.05}).decision == "keep"
 
     def test_there_are_no_other_measures(self) -> None:
-        with pytest.raises(ValueError, match="no measure 'speed' to limit: there are ece, "):
+        with pytest.raises(
+            ValueError, match="'speed' is no measure with a limit: use one of ece, "
+        ):
             self.decide({}, {"speed": 1.0})
 
     def test_what_the_project_limits(self) -> None:

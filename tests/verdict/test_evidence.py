@@ -124,7 +124,7 @@ def test_answers_to_other_rows_decide_nothing(tmp_path: Path) -> None:
     theirs = answered(tmp_path, "opponent", wrong=40, true=TRUE[::-1])
     verdict = judge(mine, theirs, question(), workspace=Workspace(tmp_path)).verdict
     assert (
-        verdict.decision == "inconclusive" and "did not answer the same rows" in verdict.reasons[0]
+        verdict.decision == "inconclusive" and "answered different test rows" in verdict.reasons[0]
     )
 
 
@@ -151,7 +151,7 @@ def test_groups_slices_and_measures_are_in_the_evidence(tmp_path: Path) -> None:
     )
     assert (
         verdict.decision == "inconclusive"
-        and "expected calibration error is not known" in verdict.reasons[1]
+        and "expected calibration error is unknown" in verdict.reasons[1]
     )
     assert evidence.verify(judged.directory).same
 

@@ -44,7 +44,7 @@ def test_the_verdict_is_on_the_model_and_seeds_stand_beside_it() -> None:
     assert beside.recipe.seeds == 4 and beside.recipe.lower < 0 < beside.recipe.upper
     assert (
         "over 4 seeds" in beside.reasons[-1]
-        and "the next one trained like it may not be" in beside.reasons[-1]
+        and "the next one trained the same way may not be" in beside.reasons[-1]
     )
     assert Verdict.model_validate_json(beside.model_dump_json()) == beside
 
