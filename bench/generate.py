@@ -34,15 +34,16 @@ from tasks.curate.context import Context
 from tasks.curate.stage import run_checks
 from tasks.encoder.embed import embed
 from tasks.llm.budget import Ledger
-from tasks.llm.client import Client, Request
+from tasks.llm.client import Client
 from tasks.llm.local import local_server
-from tasks.llm.wire import body_of
+from tasks.llm.request import Request
+from tasks.llm.wire import chat_body
 from tasks.project import Budget, Endpoint, Project
 from tasks.project.reader import load_project
 from tasks.records import Record
 from tasks.references import resolve
-from tasks.synthesise.parse import parse
-from tasks.synthesise.plan import RoundRequest, plan
+from tasks.synthesise.parse import parse_reply
+from tasks.synthesise.plan import RoundRequest, plan_requests
 from tasks.text.fingerprints import Fingerprints
 from tasks.text.tokens import replace_surrogates
 
@@ -83,7 +84,7 @@ def bare(url: str, requests: list[Request], *, concurrency: int) -> tuple[int, i
 
         async def work(api: httpx.AsyncClient) -> None:
             for request in waiting:
-                answer = await api.post(f"{url}/chat/completions", json=body_of(request, "m"))
+                answer = await api.post(f"{url}/chat/completions", json=chat_body(request, "m"))
                 tokens.append(int(answer.json()["usage"]["completion_tokens"]))
 
         async with httpx.AsyncClient(timeout=120) as api:
@@ -131,7 +132,7 @@ def requests_of(project: Project, *, each: int, generation: int) -> list[Request
     """The project's own requests, `each` for every label; another generation has other seeds."""
     count = dict.fromkeys(project.labels, each)
     asked = RoundRequest(count=count, round_number=1, generation=generation, more_topics={})
-    return plan(project, asked, seeds=[])
+    return plan_requests(project, asked, seeds=[])
 
 
 def scripted(
@@ -175,7 +176,9 @@ def reseed_rows(
             ledger=ledger,
         ) as client:
             replies = list(client.ask_all(requests))
-    parsed = [row for reply in replies for row in parse(reply, min_words=project.curate.min_words)]
+    parsed = [
+        row for reply in replies for row in parse_reply(reply, min_words=project.curate.min_words)
+    ]
     records = [row for row in parsed if isinstance(row, Record)]
     asked = time.perf_counter() - began
     kept = curated(records, project, encoder)

@@ -14,7 +14,7 @@ from flows.tracking.run import Tracking
 from tasks.dataset.split import SealedResult, SplitsResult
 from tasks.project import Project
 from tasks.stage import StageResult
-from tasks.synthesise.by_model import AnswersResult
+from tasks.synthesise.model_answers import AnswersResult
 from tasks.workspace import Workspace
 
 P = ParamSpec("P")

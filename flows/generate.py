@@ -19,17 +19,22 @@ from flows.settings import Settings
 from tasks.curate.stage import RowCounts
 from tasks.dataset.split import split_dataset
 from tasks.figures import Figures
-from tasks.llm.budget import Estimate, estimate
+from tasks.llm.budget import Estimate, estimate_usage
 from tasks.llm.request import Request
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import read_records
 from tasks.report.model import Cost, GeneratorRows
 from tasks.setup.preflight import check_references
-from tasks.synthesise import by_model
-from tasks.synthesise.plan import RoundRequest, plan, unknown_drops, wanted
-from tasks.synthesise.propose import proposals, proposer
-from tasks.synthesise.quota import FIRST_GUESS
+from tasks.synthesise import model_answers
+from tasks.synthesise.plan import (
+    RoundRequest,
+    active_generators,
+    plan_requests,
+    unknown_generator_notices,
+)
+from tasks.synthesise.propose import proposal_requests, proposing_generator
+from tasks.synthesise.quota import ASSUMED_ACCEPTANCE
 from tasks.workspace import Workspace
 
 
@@ -77,9 +82,10 @@ def planned(config: Path, overrides: tuple[str, ...]) -> Plan:
     workspace = Settings.from_environment().workspace
     example: Request | None
     if project.generate.mode == "by_model":
-        asked = by_model.planned(project, workspace=workspace)
+        asked = model_answers.plan_questions(project, workspace=workspace)
         generators = {
-            name: estimate(own, project.generate.sources()[name][1]) for name, own in asked.items()
+            name: estimate_usage(own, project.generate.sources()[name][1])
+            for name, own in asked.items()
         }
         quota = dict.fromkeys(project.label_names, 0)
         example = next(q for own in asked.values() for q in own)
@@ -97,7 +103,7 @@ def planned(config: Path, overrides: tuple[str, ...]) -> Plan:
         usd_per_accepted_row=round(total.usd / rows, 8) if rows else None,
         budget=project.generate.budget.model_dump(),
         over_budget=_over(project, total),
-        notices=unknown_drops(project),
+        notices=unknown_generator_notices(project),
         example=example.messages[-1][1] if example else None,
     )
 
@@ -115,14 +121,18 @@ def _planned_rows(
         generation=0,
         more_topics={},
     )
-    requests = plan(project, asked, seeds=seeds)
+    requests = plan_requests(project, asked, seeds=seeds)
     generators = {
-        name: estimate([q for q in requests if q.tag["generator"] == name], endpoint, FIRST_GUESS)
-        for name, (_, endpoint) in (wanted(project) if requests else {}).items()
+        name: estimate_usage(
+            [q for q in requests if q.tag["generator"] == name], endpoint, ASSUMED_ACCEPTANCE
+        )
+        for name, (_, endpoint) in (active_generators(project) if requests else {}).items()
     }
     if project.generate.propose and requests:
-        name = proposer(project)
-        generators[name] += estimate(proposals(project), wanted(project)[name][1])
+        name = proposing_generator(project)
+        generators[name] += estimate_usage(
+            proposal_requests(project), active_generators(project)[name][1]
+        )
     return quota, generators, requests[0] if requests else None
 
 

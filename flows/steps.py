@@ -35,7 +35,7 @@ from tasks.evaluate.serving import compare_serving, measure_serving
 from tasks.model.inference.choose import export_bundle
 from tasks.report.data.stage import data_report
 from tasks.stage import StageResult
-from tasks.synthesise.by_model import ask_models
+from tasks.synthesise.model_answers import ask_models
 from tasks.synthesise.propose import propose
 from tasks.synthesise.stage import synthesise
 from tasks.synthesise.study import study

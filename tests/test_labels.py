@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.augment.lift import compare
+from tasks.augment.lift import compare_mixtures
 from tasks.encoder.linear_probe import fit_probe
 from tasks.evaluate import plots
 from tasks.evaluate.baselines import simple
@@ -228,7 +228,7 @@ class TestJudge:
             "label descriptions": [[()] * len(TestMeasure.TRUE)],
             "with synthetic": [TestMeasure.SAID],
         }
-        found = compare(
+        found = compare_mixtures(
             TestMeasure.TRUE, answers, chosen="with synthetic", labels=NAMES, samples=300, seed=0
         )
         assert found.lifts[0].value == pytest.approx(

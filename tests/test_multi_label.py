@@ -36,8 +36,8 @@ from tasks.model.inference.export import export
 from tasks.project import Curate, Predict, Project, SelfTraining
 from tasks.records import Record, count_by_label, read_records
 from tasks.statistics.calibration import Calibration, threshold
-from tasks.synthesise.parse import parse
-from tasks.synthesise.plan import RoundRequest, plan
+from tasks.synthesise.parse import parse_reply
+from tasks.synthesise.plan import RoundRequest, plan_requests
 from tasks.text.fingerprints import Fingerprints
 from tasks.train.fine_tune import Trained, fine_tune
 from tasks.workspace import Workspace
@@ -246,7 +246,7 @@ class TestSynthesis:
         asked = RoundRequest(
             count=dict.fromkeys(LABELS, n), round_number=0, generation=0, more_topics={}
         )
-        return plan(several(generate=generate), asked, seeds=seeds)
+        return plan_requests(several(generate=generate), asked, seeds=seeds)
 
     def test_a_share_of_the_requests_is_about_two_labels_that_occur_together(self) -> None:
         requests = self.plan(self.SEEDS)
@@ -268,7 +268,7 @@ class TestSynthesis:
 
     def test_a_row_gets_what_was_asked_for(self) -> None:
         request = next(r for r in self.plan(self.SEEDS) if len(r.tag["labels"]) == 2)
-        (row,) = parse(self.reply(text("w", 1), request), min_words=3)
+        (row,) = parse_reply(self.reply(text("w", 1), request), min_words=3)
         assert isinstance(row, Record) and row.label == tuple(request.tag["labels"])
         assert not {"label", "labels"} & set(row.lineage)
 
@@ -285,7 +285,9 @@ class TestSynthesis:
             {"text": text("w", 2), "labels": wanted[:1]},
             {"text": text("w", 3), "label": wanted[0]},
         ]
-        good, other, wrong = parse(self.reply(json.dumps({"rows": told}), request), min_words=3)
+        good, other, wrong = parse_reply(
+            self.reply(json.dumps({"rows": told}), request), min_words=3
+        )
         assert isinstance(good, Record) and good.label == tuple(wanted)
         assert [r.check for r in (other, wrong) if not isinstance(r, Record)] == [
             "mislabelled",

@@ -18,7 +18,7 @@ from flows.context import RunContext
 from flows.retraining.generation_loop import GeneratedRows
 from tasks.curate.stage import CurateResult
 from tasks.records import read_rejected
-from tasks.synthesise.sample import Exchange, sample
+from tasks.synthesise.exchanges import Exchange, sample_exchanges
 
 REQUEST_TAG = "reseed.request"
 _DRAWN = ("label", "topic", "style", "generator", "near")  # of a request's tag
@@ -33,7 +33,7 @@ def log_traces(run: RunContext, generated: GeneratedRows) -> None:
     fates = fates_of_requests(generated.curated)
     with _unseeded_random():
         for number, r in enumerate(generated.rounds, 1):
-            exchanges = sample(
+            exchanges = sample_exchanges(
                 run.project,
                 n=per_round,
                 splits=run.splits,

@@ -13,10 +13,16 @@ from tasks.errors import TransientError, UserError
 from tasks.llm.budget import Spent
 from tasks.llm.request import RowUsage, Usage
 from tasks.report.model import Cost
-from tasks.synthesise.by_model import AnswersResult
+from tasks.synthesise.model_answers import AnswersResult
 from tasks.synthesise.plan import Focus, RoundRequest
 from tasks.synthesise.propose import propose
-from tasks.synthesise.quota import hopeless, missing, portions, request_budget, to_request
+from tasks.synthesise.quota import (
+    give_up_reason,
+    missing_rows,
+    request_budget,
+    rows_to_request,
+    split_quota,
+)
 from tasks.synthesise.stage import SynthesiseResult, open_ledger, synthesise
 from tasks.synthesise.study import study
 
@@ -101,7 +107,7 @@ class _Loop:
             )
             self.topics = proposed.topics
         focus: Focus | None = None
-        targets = portions(quota, g.rounds)
+        targets = split_quota(quota, g.rounds)
         for number, target in enumerate(targets):
             self._fill_portion(quota, target, focus)
             if number + 1 < len(targets) and self.curated and not self.ended:
@@ -125,13 +131,13 @@ class _Loop:
         g, budget = self.run.project.generate, request_budget(self.run.project.generate, quota)
         while not self.ended:
             accepted = self.curated.accepted if self.curated else {}
-            lacking = missing(target, accepted)
+            lacking = missing_rows(target, accepted)
             for label in lacking:
-                if why := hopeless(label, tried=self.tried, accepted=accepted):
+                if why := give_up_reason(label, tried=self.tried, accepted=accepted):
                     self.given_up[label] = why
             lacking = {label: n for label, n in lacking.items() if label not in self.given_up}
             left = budget - sum(r.result.replies for r in self.rounds)
-            count = to_request(
+            count = rows_to_request(
                 lacking, tried=self.tried, accepted=accepted, budget=left * g.rows_per_reply
             )
             if not lacking:
@@ -197,7 +203,7 @@ class _Loop:
             )
         for why in self.given_up.values():
             say(f"  {why}")
-        if lacking := missing(quota, curated.accepted):
+        if lacking := missing_rows(quota, curated.accepted):
             short = ", ".join(f"{label} {n}" for label, n in lacking.items())
             why = f": {self.ended}" if self.ended else ""
             say(

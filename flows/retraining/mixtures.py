@@ -14,13 +14,13 @@ from tasks.augment.learning_curve import LearningCurveResult, learning_curve
 from tasks.augment.lift import DESCRIPTIONS, full_lift, quick_lift
 from tasks.augment.mixtures import (
     WITH_SELF_TRAINED,
-    best,
+    best_mixture,
     choose_mixture,
     compare_on_dev,
-    is_whole,
+    full_mixture,
+    is_full_mixture,
     mixture,
-    possible,
-    whole,
+    possible_mixtures,
 )
 from tasks.augment.self_training import SelfTrainingResult, self_train
 from tasks.curate.stage import CurateResult
@@ -107,9 +107,9 @@ def mixtures_of(run: RunContext, curated: CurateResult) -> Mixtures:
     rows = curated.read()
     return {
         name: curated
-        if is_whole(name, rows)
+        if is_full_mixture(name, rows)
         else run.stage(mixture, name=f"mix {name}")(name, curated=curated, workspace=run.workspace)
-        for name in possible(run.project, rows)
+        for name in possible_mixtures(run.project, rows)
     }
 
 
@@ -126,7 +126,7 @@ def choose(run: RunContext, mixtures: Mixtures, adapted: AdaptResult | None) -> 
     """The name of the mixture that is best on dev."""
     how = run.project.evaluate.lift
     if len(mixtures) == 1 or how == "off":
-        return whole(mixtures)
+        return full_mixture(mixtures)
     if how == "quick":
         step = run.stage(choose_mixture, name="choose the mixture")
         dev = step(run.project, mixtures, splits=run.splits, workspace=run.workspace).dev
@@ -139,7 +139,7 @@ def choose(run: RunContext, mixtures: Mixtures, adapted: AdaptResult | None) -> 
             )
             for name, rows in mixtures.items()
         }
-    chosen = best(dev)
+    chosen = best_mixture(dev)
     scores = ", ".join(f"{name} {f1:.3f}" for name, f1 in dev.items())
     heads = "linear heads" if how == "quick" else "fine-tuned"
     say(f"  dev F1 by rows ({heads}): {scores}; trained on: {chosen}")

@@ -31,8 +31,8 @@ from tasks.errors import TransientError, UserError
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.setup.preflight import check_endpoint, check_references
-from tasks.synthesise.by_model import ask_models, with_answers
-from tasks.synthesise.plan import unknown_drops
+from tasks.synthesise.model_answers import ask_models, with_answers_as_pool
+from tasks.synthesise.plan import unknown_generator_notices
 
 
 def flow_run_name() -> str:
@@ -100,7 +100,7 @@ def _session(
     answers, source = None, project
     if project.generate.mode == "by_model":
         answers = runner.stage(ask_models)(project, workspace=workspace)
-        source = with_answers(project, answers)
+        source = with_answers_as_pool(project, answers)
     run = RunContext(
         project=project,
         config=config,
@@ -118,7 +118,7 @@ def _session(
 
 def _report_state(project: Project, registry: Registry, settings: Settings) -> None:
     """Say what is odd about the project or its registered model, and finish what a killed run left open."""
-    sentences = unknown_drops(project)
+    sentences = unknown_generator_notices(project)
     sentences += [
         *promotion.reconcile(registry, project.name),
         *registry.inconsistencies(project.name),

@@ -19,7 +19,7 @@ from tasks.workspace import Workspace
 
 VERSION = 1
 PARTS = (8, 4, 2, 1)  # of the rows
-LEAST = 40  # rows, below which a quarter of them says nothing
+MIN_ROWS = 40  # rows, below which a quarter of them says nothing
 
 
 class LearningCurveResult(StageResult):
@@ -49,7 +49,7 @@ def learning_curve(
     def build(out: Path, scratch: Path) -> LearningCurveResult:
         rows = training.read()
         dev = read_records(splits.directory / "dev.jsonl")
-        points = _points(project, encoder, rows, dev) if len(rows) >= LEAST and dev else []
+        points = _points(project, encoder, rows, dev) if len(rows) >= MIN_ROWS and dev else []
         atomic.write_json(out / "curve.json", [p.model_dump() for p in points])
         if points:
             from tasks.evaluate import plots
@@ -77,7 +77,7 @@ def learning_curve(
     )
 
 
-def nested(rows: list[Record], parts: tuple[int, ...] = PARTS) -> list[list[Record]]:
+def nested_subsets(rows: list[Record], parts: tuple[int, ...] = PARTS) -> list[list[Record]]:
     """The first `len(rows) // part` of the rows for each part, so that each holds the one before; each label (or label set)
     keeps its share, and within it the content hash decides."""
     groups: dict[str, list[Record]] = {}
@@ -116,7 +116,7 @@ def _points(
     asked = embed(encoder, [r.text for r in dev], max_length=length)
     y = encode([label_of(r) for r in dev], names)
     points = []
-    for part in nested(rows):
+    for part in nested_subsets(rows):
         if set(names) - {label for r in part for label in r.labels}:
             continue
         probe = fit_probe(np.stack([x[r.id] for r in part]), [label_of(r) for r in part])

@@ -9,7 +9,13 @@ from typing import Literal
 from pydantic import Field
 
 from tasks import atomic
-from tasks.augment.mixtures import REAL, WITH_SELF_TRAINED, WITH_SYNTHETIC, WITHOUT, heads
+from tasks.augment.mixtures import (
+    REAL,
+    WITH_SELF_TRAINED,
+    WITH_SYNTHETIC,
+    WITHOUT,
+    predict_with_heads,
+)
 from tasks.dataset.sealed import open_sealed
 from tasks.dataset.split import SealedResult
 from tasks.dataset.training_rows import TrainingRows
@@ -27,7 +33,7 @@ VERSION = 2
 DESCRIPTIONS = "label descriptions"
 
 
-def steps_of(names: list[str], *, chosen: str) -> list[tuple[str, str, str]]:
+def gain_pairs(names: list[str], *, chosen: str) -> list[tuple[str, str, str]]:
     """(what is gained by, from this mix, to that mix) for the mixes there are; harvested rows were added to the `chosen` one."""
     base = REAL if REAL in names else DESCRIPTIONS
     found = (
@@ -59,14 +65,14 @@ class Gain(Interval):
     to: str
 
 
-class Comparison(Figures):
+class MixtureComparison(Figures):
     """Macro-F1 of each mixture, and the gains between them, with 95% intervals."""
 
     mixes: dict[str, MixtureScore]
     lifts: list[Gain]
 
 
-class LiftResult(Comparison, StageResult):
+class LiftResult(MixtureComparison, StageResult):
     """What synthetic and self-trained rows gain on the test rows; `how` is `quick` or `full`."""
 
     how: Literal["quick", "full"]
@@ -93,7 +99,7 @@ class LiftResult(Comparison, StageResult):
         )
 
 
-def compare(
+def compare_mixtures(
     true: Sequence[Label],
     answers: dict[str, list[list[Label]]],
     *,
@@ -102,7 +108,7 @@ def compare(
     samples: int,
     seed: int,
     groups: Sequence[str | None] = (),
-) -> Comparison:
+) -> MixtureComparison:
     """Macro-F1 of each mixture, the mean over its seeds, and the differences between mixtures.
 
     `answers` holds, for each mixture, the answers of one model per seed; the self-trained rows were
@@ -144,9 +150,9 @@ def compare(
             value=float(seen[of[b]].mean() - seen[of[a]].mean()),
             **ends(drawn[:, of[b]].mean(axis=1) - drawn[:, of[a]].mean(axis=1)),
         )
-        for what, a, b in steps_of(list(answers), chosen=chosen)
+        for what, a, b in gain_pairs(list(answers), chosen=chosen)
     ]
-    return Comparison(mixes=mixes, lifts=gains)
+    return MixtureComparison(mixes=mixes, lifts=gains)
 
 
 def quick_lift(
@@ -168,11 +174,13 @@ def quick_lift(
         rows = open_sealed(sealed, workspace=workspace, by="lift of synthetic and harvested rows")
         answers = {
             name: [said]
-            for name, said in heads(project, encoder, mixtures, [r.text for r in rows]).items()
+            for name, said in predict_with_heads(
+                project, encoder, mixtures, [r.text for r in rows]
+            ).items()
         }
         if reference is not None:
             answers = {DESCRIPTIONS: [reference], **answers}
-        found = compare(
+        found = compare_mixtures(
             [label_of(r) for r in rows],
             answers,
             chosen=chosen,
@@ -209,7 +217,7 @@ def full_lift(
     def build(out: Path, scratch: Path) -> LiftResult:
         rows = {name: [s.read() for s in own] for name, own in scored.items()}
         first = next(iter(rows.values()))[0]
-        found = compare(
+        found = compare_mixtures(
             [a.label for a in first],
             {name: [[a.predicted for a in said] for said in own] for name, own in rows.items()},
             chosen=chosen,
@@ -244,6 +252,6 @@ def _params(project: Project, chosen: str) -> dict[str, object]:
     }
 
 
-def _write(out: Path, how: Literal["quick", "full"], found: Comparison) -> LiftResult:
+def _write(out: Path, how: Literal["quick", "full"], found: MixtureComparison) -> LiftResult:
     atomic.write_json(out / "lift.json", found.model_dump(by_alias=True))
     return LiftResult(how=how, mixes=found.mixes, lifts=found.lifts)

@@ -26,7 +26,7 @@ REAL, WITH_SYNTHETIC, WITH_SELF_TRAINED, WITHOUT = (
 )
 
 
-def of_rows(name: str, rows: list[Record]) -> list[Record]:
+def select_mixture(name: str, rows: list[Record]) -> list[Record]:
     """The rows of the mix `name`."""
     if name == REAL:
         return [r for r in rows if r.is_real]
@@ -36,10 +36,10 @@ def of_rows(name: str, rows: list[Record]) -> list[Record]:
     return rows
 
 
-def possible(project: Project, rows: list[Record]) -> list[str]:
+def possible_mixtures(project: Project, rows: list[Record]) -> list[str]:
     """The mixes of curated rows that have every label, the smallest first: real alone, all; and without each of several generators.
     Where nothing was made up, real rows alone are all there is."""
-    if rows and len(of_rows(REAL, rows)) == len(rows):
+    if rows and len(select_mixture(REAL, rows)) == len(rows):
         return [REAL]
     names = [REAL, WITH_SYNTHETIC]
     generators = list(project.generate.sources())
@@ -47,7 +47,7 @@ def possible(project: Project, rows: list[Record]) -> list[str]:
         names += [WITHOUT + name for name in generators]
     found = []
     for name in names:
-        mixed = of_rows(name, rows)
+        mixed = select_mixture(name, rows)
         have = count_by_label(mixed)
         if all(label in have for label in project.label_names) and (
             name == WITH_SYNTHETIC or len(mixed) < len(rows)
@@ -56,7 +56,7 @@ def possible(project: Project, rows: list[Record]) -> list[str]:
     return found or [WITH_SYNTHETIC]
 
 
-def whole(mixes: Iterable[str]) -> str:
+def full_mixture(mixes: Iterable[str]) -> str:
     """The name of the mix of all curated rows."""
     return WITH_SYNTHETIC if WITH_SYNTHETIC in mixes else REAL
 
@@ -67,14 +67,14 @@ class MixtureResult(TrainingRows):
     rows: dict[str, int]
 
 
-def is_whole(name: str, rows: list[Record]) -> bool:
+def is_full_mixture(name: str, rows: list[Record]) -> bool:
     """Whether the mixture `name` holds all of the curated rows."""
-    return len(of_rows(name, rows)) == len(rows)
+    return len(select_mixture(name, rows)) == len(rows)
 
 
 def mixture(name: str, *, curated: TrainingRows, workspace: Workspace) -> MixtureResult:
     """The curated rows of the mixture `name`."""
-    rows = of_rows(name, curated.read())
+    rows = select_mixture(name, curated.read())
 
     def build(out: Path, scratch: Path) -> MixtureResult:
         write_records(out / "kept.jsonl", rows)
@@ -112,7 +112,7 @@ def choose_mixture(
 
         dev = read_records(splits.directory / "dev.jsonl")
         true = [label_of(r) for r in dev]
-        answers = heads(project, encoder, mixtures, [r.text for r in dev])
+        answers = predict_with_heads(project, encoder, mixtures, [r.text for r in dev])
         scores = {name: f1_macro(true, said, project.label_names) for name, said in answers.items()}
         atomic.write_json(out / "dev.json", scores)
         return MixtureChoiceResult(dev=scores)
@@ -131,7 +131,7 @@ def choose_mixture(
     )
 
 
-def heads(
+def predict_with_heads(
     project: Project, encoder: Path, mixtures: Mapping[str, TrainingRows], texts: list[str]
 ) -> dict[str, list[Label]]:
     """Each mix's answers to `texts`, by a linear head on frozen embeddings. Every text is embedded once."""
@@ -189,7 +189,7 @@ def compare_on_dev(
             for m in (before, after)
         ]
         groups = [r.group for r in dev]
-        found = difference(
+        found = compare_answers(
             [label_of(r) for r in dev], *said, labels=project.label_names, groups=groups
         )
         atomic.write_json(out / "dev.json", found.model_dump())
@@ -208,7 +208,7 @@ def compare_on_dev(
     )
 
 
-def difference(
+def compare_answers(
     true: list[Label],
     before: list[Label],
     after: list[Label],
@@ -237,6 +237,6 @@ def difference(
     )
 
 
-def best(scores: dict[str, float]) -> str:
+def best_mixture(scores: dict[str, float]) -> str:
     """The mix with the best score; the one with more rows where they tie (the later one)."""
     return max(scores, key=lambda name: (scores[name], list(scores).index(name)))

@@ -58,7 +58,7 @@ READ_IN_ALL = 1_280_000  # as long as these are enough for all texts: it costs l
 MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
 
 
-def quotas(
+def row_quotas(
     proportions: dict[str, float], candidates: dict[str, int], *, rows: int, settings: SelfTraining
 ) -> dict[str, int]:
     """Rows a label to take: its share of `self_training.share` of the `rows`, under `self_training.per_label` and what there is.
@@ -71,7 +71,7 @@ def quotas(
     return {k: int(max(min(w * fits, capped[k]), capped[k] / 2)) for k, w in wanted.items()}
 
 
-class Choice(Figures):
+class Selection(Figures):
     """The figures behind a choice of rows, by label; see SelfTrainingResult."""
 
     proportions: dict[str, float]
@@ -81,9 +81,9 @@ class Choice(Figures):
 
 def _choice(
     proportions: dict[str, float], confident: dict[str, int], quota: dict[str, int]
-) -> Choice:
+) -> Selection:
     shares = {k: round(v, 4) for k, v in proportions.items()}
-    return Choice(proportions=shares, confident=confident, quota=quota)
+    return Selection(proportions=shares, confident=confident, quota=quota)
 
 
 def take_sets(
@@ -94,7 +94,7 @@ def take_sets(
     labels: list[str],
     settings: SelfTraining,
     number: int,
-) -> tuple[list[Record], Choice]:
+) -> tuple[list[Record], Selection]:
     """As `take`, for label sets: a row's score is the least, over its labels, of the geometric mean of what model and probe make
     of its being given or not, and none where they decide differently about one of them.
 
@@ -114,7 +114,7 @@ def take_sets(
     confident = [i for i in range(len(rows)) if scores[i] >= max(settings.confidence, 1e-9)]
     counts = Counter(label for i in confident for label in own[i])
     found = {label: counts[label] for label in proportions}
-    quota = quotas(proportions, found, rows=len(rows), settings=settings)
+    quota = row_quotas(proportions, found, rows=len(rows), settings=settings)
     have: Counter[str] = Counter()
     taken = []
     for i in sorted(confident, key=lambda i: rows[i].id):
@@ -127,7 +127,7 @@ def take_sets(
     return taken, _choice(proportions, found, quota)
 
 
-def take(
+def select_rows(
     rows: list[Record],
     p: np.ndarray,
     q: np.ndarray,
@@ -135,7 +135,7 @@ def take(
     labels: list[str],
     settings: SelfTraining,
     number: int,
-) -> tuple[list[Record], Choice]:
+) -> tuple[list[Record], Selection]:
     """The rows taken, in the order of their ids (content hashes, so by chance), and the figures behind the choice.
 
     `p` and `q` are the calibrated probabilities of the model and of the probe, each of shape (rows, labels). A row's score
@@ -153,7 +153,7 @@ def take(
         for k, label in enumerate(labels)
     }
     found = {label: len(own) for label, own in by_label.items()}
-    quota = quotas(proportions, found, rows=len(rows), settings=settings)
+    quota = row_quotas(proportions, found, rows=len(rows), settings=settings)
     taken = []
     for label, own in by_label.items():
         own.sort(key=lambda i: rows[i].id)
@@ -230,14 +230,14 @@ def self_train(
         rows = sorted(rows, key=lambda r: r.id)[:MOST_LOOKED_AT]
         context = context_of(project, splits, workspace=workspace, real=real_rows(splits))
         taken: list[Record] = []
-        choice = Choice(proportions={}, confident={}, quota={})
+        choice = Selection(proportions={}, confident={}, quota={})
         rejected: list[Rejected] = []
         if rows:
             dev = read_records(splits.directory / "dev.jsonl")
             p, q = _opinions(
                 project, encoder, trained.bundle_directory, current.read(), dev, rows, progress
             )
-            take_rows = take_sets if project.multi_label else take
+            take_rows = take_sets if project.multi_label else select_rows
             taken, choice = take_rows(
                 rows,
                 p,
@@ -246,7 +246,7 @@ def self_train(
                 settings=project.self_training,
                 number=number,
             )
-            taken, rejected = checked(taken, base, context)
+            taken, rejected = reject_rows(taken, base, context)
         write_records(out / "kept.jsonl", [*base, *taken])
         write_records(out / "rejected.jsonl", rejected)
         return SelfTrainingResult(
@@ -337,7 +337,7 @@ def _by_model(bundle: Path, rows: list[Record], dev: list[Record], length: int) 
         return model.probabilities([r.text for r in rows])
 
 
-def checked(
+def reject_rows(
     taken: list[Record], base: list[Record], context: Context
 ) -> tuple[list[Record], list[Rejected]]:
     """What is left of the rows taken: those that a check of curation which asks for no label has nothing against, and that

@@ -23,13 +23,13 @@ from tasks import atomic
 from tasks.atomic import digest_of
 from tasks.errors import TransientError, UserError
 from tasks.llm import wire
-from tasks.llm.budget import BudgetSpent, Hold, cost, priced
-from tasks.llm.context import Context, wait_for
-from tasks.llm.request import Outcome, Reply, Request
+from tasks.llm.budget import BudgetExhausted, Reservation, cost_usd, price_response
+from tasks.llm.connection import Connection, backoff_seconds
+from tasks.llm.request import Reply, Request, RunOutcome
 
-POLL = 30.0  # seconds between two looks at a batch
-MOST_REQUESTS = 50_000  # the API's limits for one batch; of 200 MB
-MOST_BYTES = 150 << 20
+POLL_SECONDS = 30.0  # seconds between two looks at a batch
+MAX_REQUESTS = 50_000  # the API's limits for one batch; of 200 MB
+MAX_BYTES = 150 << 20
 ENDED = {"completed", "failed", "expired", "cancelled"}
 
 T = TypeVar("T")
@@ -39,11 +39,11 @@ class BatchRun:
     """The requests of one call of ask_all, through batches. `emit` is given each reply."""
 
     def __init__(
-        self, context: Context, *, emit: Callable[[Reply], None], unread: Callable[[], int]
+        self, context: Connection, *, emit: Callable[[Reply], None], unread: Callable[[], int]
     ) -> None:
         self.c, self.emit = context, emit
         self._folder = context.cache.folder / "batches"
-        self._holds: dict[str, Hold] = {}
+        self._holds: dict[str, Reservation] = {}
         self._taken: Counter[str] = Counter()
         self._replied: Counter[str] = Counter()
         self._bought: set[str] = set()
@@ -54,11 +54,11 @@ class BatchRun:
         """A reply was taken; a batch does not wait for that."""
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         lost = {
             label: n for label, taken in self._taken.items() if (n := taken - self._replied[label])
         }
-        return Outcome(
+        return RunOutcome(
             dict(sorted(lost.items())), {}, self._stopped, over_budget=self._stopped is not None
         )
 
@@ -121,13 +121,13 @@ class BatchRun:
         size = 0
         for key, request in missing.items():
             size += request.size + 1000
-            if chunk and (len(chunk) >= MOST_REQUESTS or size > MOST_BYTES):
+            if chunk and (len(chunk) >= MAX_REQUESTS or size > MAX_BYTES):
                 break
             prompt, completion = request.most_prompt_tokens(), request.max_tokens
-            usd = cost(self.c.endpoint.usd, prompt=prompt, completion=completion, batch=True)
+            usd = cost_usd(self.c.endpoint.usd, prompt=prompt, completion=completion, batch=True)
             try:
                 hold = self.c.ledger.reserve(key, tokens=prompt + completion, usd=usd, wait=False)
-            except BudgetSpent as e:
+            except BudgetExhausted as e:
                 self._stopped = None if chunk else str(e)  # once the batch is settled more may fit
                 break
             assert hold
@@ -140,7 +140,7 @@ class BatchRun:
                 "custom_id": key,
                 "method": "POST",
                 "url": "/v1/chat/completions",
-                "body": wire.body_of(r, self.c.model),
+                "body": wire.chat_body(r, self.c.model),
             }
             for key, r in chunk.items()
         ]
@@ -173,7 +173,7 @@ class BatchRun:
             while (
                 batch := await self._patiently(lambda: self.c.api.batches.retrieve(state["id"]))
             ).status not in ENDED:
-                await self.c.sleep(POLL)
+                await self.c.sleep(POLL_SECONDS)
             names = [name for name in (batch.output_file_id, batch.error_file_id) if name]
             texts = [await self._patiently(lambda name=name: self._content(name)) for name in names]  # type: ignore[misc]
         except UserError as e:
@@ -213,7 +213,7 @@ class BatchRun:
             prompt, completion = left.pop(key)
             hold = self._holds.pop(key, None)
             if answer:
-                kept = priced(
+                kept = price_response(
                     answer, self.c.endpoint.usd, prompt=prompt, completion=completion, batch=True
                 )
                 self.c.keep(key, kept, hold)
@@ -240,8 +240,8 @@ class BatchRun:
         """The call's result, tried again over passing faults. Raises UserError or TransientError."""
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(self.c.endpoint.retries + 1),
-            wait=wait_for,
-            retry=tenacity.retry_if_exception(wire.may_pass),
+            wait=backoff_seconds,
+            retry=tenacity.retry_if_exception(wire.is_transient),
             reraise=True,
             sleep=self.c.sleep,
         )
@@ -260,9 +260,9 @@ class BatchRun:
             raise self.c.explained(e) from None
 
 
-def _answers(text: bytes) -> dict[str, tuple[wire.Answer | None, str]]:
+def _answers(text: bytes) -> dict[str, tuple[wire.ChatResponse | None, str]]:
     """For each key in the output and error files: its answer, or None and what was said."""
-    found: dict[str, tuple[wire.Answer | None, str]] = {}
+    found: dict[str, tuple[wire.ChatResponse | None, str]] = {}
     for line in text.splitlines():
         try:
             row = json.loads(line)
@@ -279,8 +279,8 @@ def _answers(text: bytes) -> dict[str, tuple[wire.Answer | None, str]]:
     return found
 
 
-def _read(body: Any) -> wire.Answer:
+def _read(body: Any) -> wire.ChatResponse:
     try:
-        return wire.read_completion(body)
-    except wire.BadAnswer:  # it is billed all the same: an answer without a text
-        return wire.Answer(None, None, None, None)
+        return wire.parse_response(body)
+    except wire.MalformedResponse:  # it is billed all the same: an answer without a text
+        return wire.ChatResponse(None, None, None, None)

@@ -20,14 +20,14 @@ from typing import Any
 from tasks import atomic
 from tasks.figures import Figures
 from tasks.llm.request import Request
-from tasks.llm.wire import Answer
+from tasks.llm.wire import ChatResponse
 from tasks.project import Budget, Endpoint, Price
 
 BATCH_PRICE = 0.5  # of the price of a request that is answered at once
 _SLACK = 1e-9  # dollars: sums of fractions are not exact
 
 
-class BudgetSpent(Exception):
+class BudgetExhausted(Exception):
     """Nothing more fits; the sentence says into which limit."""
 
 
@@ -49,7 +49,7 @@ class Spent(Figures):
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class Reservation:
     """What is set aside for one try of a request."""
 
     key: str
@@ -68,15 +68,15 @@ class Ledger:
         self._path, self._limits = path, limits
         self._lock = threading.Lock()
         self._tries: Counter[str] = Counter()
-        self._open: dict[tuple[str, int], Hold] = {}  # in flight now
-        self._orphans: dict[str, Hold] = {}  # reserved by a process that was killed
+        self._open: dict[tuple[str, int], Reservation] = {}  # in flight now
+        self._orphans: dict[str, Reservation] = {}  # reserved by a process that was killed
         self._settled = Spent()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
         self._read()
 
     def _read(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        reserved: dict[tuple[str, int], Hold] = {}
+        reserved: dict[tuple[str, int], Reservation] = {}
         settled: dict[tuple[str, int], dict[str, Any]] = {}
         for line in atomic.read_lines(self._path):
             try:
@@ -91,7 +91,7 @@ class Ledger:
             if line.get("settled"):
                 settled[key, n] = line
             else:
-                reserved[key, n] = Hold(key, n, tokens, usd)
+                reserved[key, n] = Reservation(key, n, tokens, usd)
         for (key, n), line in settled.items():
             self._book(int(line["tokens"]), float(line["usd"]), measured=bool(line.get("measured")))
             self._tries[key] = max(self._tries[key], n)
@@ -103,7 +103,7 @@ class Ledger:
             if f.tell() and f.seek(-1, 2) >= 0 and f.read(1) != b"\n":
                 f.write(b"\n")  # a kill tore the last line
 
-    def _orphan(self, hold: Hold) -> None:
+    def _orphan(self, hold: Reservation) -> None:
         if earlier := self._orphans.get(hold.key):  # of two, the later may have been answered
             self._book(earlier.tokens, earlier.usd, measured=False)
         self._orphans[hold.key] = hold
@@ -133,7 +133,9 @@ class Ledger:
             measured=s.measured and measured,
         )
 
-    def reserve(self, key: str, *, tokens: int, usd: float, wait: bool = True) -> Hold | None:
+    def reserve(
+        self, key: str, *, tokens: int, usd: float, wait: bool = True
+    ) -> Reservation | None:
         """Set aside at most so much for one more try of the request `key`; None when it does not fit just now.
 
         Raises BudgetSpent when nothing is in flight whose end could make room, or when there is no use in waiting.
@@ -148,11 +150,11 @@ class Ledger:
             if full:
                 if self._open and wait:
                     return None
-                raise BudgetSpent(
+                raise BudgetExhausted(
                     self._sentence(full, used, {"requests": 1, "tokens": tokens, "usd": usd}[full])
                 )
             self._tries[key] += 1
-            hold = Hold(key, self._tries[key], tokens, usd)
+            hold = Reservation(key, self._tries[key], tokens, usd)
             self._open[key, hold.n] = hold
             # not forced to the disk: it outlives this process all the same, and every settled line forces it
             with self._path.open("ab") as f:
@@ -172,7 +174,7 @@ class Ledger:
             f"within the limit of {limit:,}; what was bought is kept"
         )
 
-    async def admitted(self, key: str, *, tokens: int, usd: float) -> Hold:
+    async def admitted(self, key: str, *, tokens: int, usd: float) -> Reservation:
         """`reserve`, after waiting for tries in flight to settle where that can make room. Raises BudgetSpent."""
         event = asyncio.Event()
         waiting = (asyncio.get_running_loop(), event)
@@ -187,7 +189,7 @@ class Ledger:
             with self._lock:
                 self._waiting.discard(waiting)
 
-    def settle(self, hold: Hold, *, tokens: int, usd: float, measured: bool = True) -> None:
+    def settle(self, hold: Reservation, *, tokens: int, usd: float, measured: bool = True) -> None:
         """Book what the try really used in place of what was set aside for it; on the disk when this returns."""
         with self._lock:
             if self._orphans.get(hold.key) is hold:
@@ -206,7 +208,7 @@ class Ledger:
         atomic.append_line(self._path, line)
         self._wake()
 
-    def abandon(self, hold: Hold) -> None:
+    def abandon(self, hold: Reservation) -> None:
         """Leave it set aside, but let nobody wait for it: its answer is fetched by a later run."""
         with self._lock:
             if self._open.pop((hold.key, hold.n), None):
@@ -220,20 +222,20 @@ class Ledger:
             with contextlib.suppress(RuntimeError):  # its loop was closed
                 loop.call_soon_threadsafe(event.set)
 
-    def orphan(self, key: str) -> Hold | None:
+    def orphan(self, key: str) -> Reservation | None:
         """What a run that ended early had set aside for this request and never settled."""
         return self._orphans.get(key)
 
 
-def cost(price: Price, *, prompt: int, completion: int, batch: bool = False) -> float:
+def cost_usd(price: Price, *, prompt: int, completion: int, batch: bool = False) -> float:
     """Dollars for so many tokens."""
     return (
         (prompt * price.input + completion * price.output) / 1e6 * (BATCH_PRICE if batch else 1.0)
     )
 
 
-def priced(
-    answer: Answer, price: Price, *, prompt: int, completion: int, batch: bool = False
+def price_response(
+    answer: ChatResponse, price: Price, *, prompt: int, completion: int, batch: bool = False
 ) -> dict[str, Any]:
     """The answer as the cache keeps it. Where the server told no usage, at most `prompt` and `completion` tokens."""
     told, written = answer.prompt_tokens, answer.completion_tokens
@@ -244,7 +246,7 @@ def priced(
         "finish_reason": answer.finish_reason,
         "prompt_tokens": prompt,
         "completion_tokens": completion,
-        "usd": cost(price, prompt=prompt, completion=completion, batch=batch),
+        "usd": cost_usd(price, prompt=prompt, completion=completion, batch=batch),
         "measured": told is not None and written is not None,
     }
 
@@ -266,7 +268,9 @@ class Estimate(Figures):
         )
 
 
-def estimate(requests: Sequence[Request], endpoint: Endpoint, acceptance: float = 1.0) -> Estimate:
+def estimate_usage(
+    requests: Sequence[Request], endpoint: Endpoint, acceptance: float = 1.0
+) -> Estimate:
     """What the requests are likely to use before any is sent: requests, prompt and written tokens, dollars.
 
     `acceptance` is the share of replies that become rows, where the requests are one for each row wanted: the others
@@ -276,7 +280,7 @@ def estimate(requests: Sequence[Request], endpoint: Endpoint, acceptance: float 
     n = math.ceil(len(requests) * again)
     prompt = math.ceil(sum(r.likely_prompt_tokens() for r in requests) * again)
     completion = math.ceil(sum(r.max_tokens for r in requests) * again)
-    usd = cost(endpoint.usd, prompt=prompt, completion=completion, batch=endpoint.batch)
+    usd = cost_usd(endpoint.usd, prompt=prompt, completion=completion, batch=endpoint.batch)
     return Estimate(
         requests=n, prompt_tokens=prompt, completion_tokens=completion, usd=round(usd, 6)
     )

@@ -19,13 +19,11 @@ import openai
 
 from tasks.llm.batch import BatchRun
 from tasks.llm.budget import Ledger
-from tasks.llm.context import Context, Sleep
-from tasks.llm.pace import FIRST, Pace, Window
-from tasks.llm.request import Cache, Outcome, Reply, Request
-from tasks.llm.run import Run
+from tasks.llm.connection import Connection, Sleep
+from tasks.llm.request import Reply, ReplyCache, Request, RunOutcome
+from tasks.llm.run import ConcurrentRun
+from tasks.llm.throttle import INITIAL_CONCURRENCY, ConcurrencyWindow, RateLimiter
 from tasks.project import Endpoint
-
-__all__ = ["Client", "Outcome", "Reply", "Request"]
 
 
 class Client:
@@ -50,10 +48,10 @@ class Client:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm", daemon=True)
         self._disk = concurrent.futures.ThreadPoolExecutor(4, thread_name_prefix="llm-disk")
-        self._outcome = Outcome({}, {})
+        self._outcome = RunOutcome({}, {})
         # the local server has a slot for each request at once; what another bears is found out
-        first = endpoint.concurrency if endpoint.endpoint == "local" else FIRST
-        self._context = Context(
+        first = endpoint.concurrency if endpoint.endpoint == "local" else INITIAL_CONCURRENCY
+        self._context = Connection(
             api=openai.AsyncOpenAI(
                 base_url=url, api_key=key, max_retries=0, timeout=endpoint.timeout_seconds
             ),
@@ -61,10 +59,10 @@ class Client:
             url=url,
             name=name,
             model=model,
-            cache=Cache(cache),
+            cache=ReplyCache(cache),
             ledger=ledger,
-            window=Window(endpoint.concurrency, first=first),
-            pace=Pace(endpoint),
+            window=ConcurrencyWindow(endpoint.concurrency, first=first),
+            pace=RateLimiter(endpoint),
             disk=self._disk,
             sleep=sleep or asyncio.sleep,
         )
@@ -87,7 +85,7 @@ class Client:
         self._disk.shutdown()
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         """What the last call of ask_all, once it ended, left open."""
         return self._outcome
 
@@ -101,10 +99,10 @@ class Client:
         """
         if not self._thread.is_alive():
             self._thread.start()
-        self._outcome = Outcome({}, {})
+        self._outcome = RunOutcome({}, {})
         replies: queue.SimpleQueue[Reply | None] = queue.SimpleQueue()
         waiting = iter(requests)
-        kind = BatchRun if self._context.endpoint.batch else Run
+        kind = BatchRun if self._context.endpoint.batch else ConcurrentRun
         run = kind(self._context, emit=replies.put, unread=replies.qsize)
 
         future: concurrent.futures.Future[None] = concurrent.futures.Future()

@@ -81,7 +81,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a run of requests left open: how many of each label have no reply, and why.
 
     `lost` counts them for whatever reason; `parked` has a sentence for each label that the endpoint put off for too
@@ -112,7 +112,9 @@ class Usage(Figures):
         return self.prompt_tokens + self.completion_tokens
 
     @classmethod
-    def of(cls, requests: Sequence[Request], replies: Sequence[Reply], outcome: Outcome) -> Usage:
+    def of(
+        cls, requests: Sequence[Request], replies: Sequence[Reply], outcome: RunOutcome
+    ) -> Usage:
         """The usage of one generator."""
         return Usage(
             requests=len(requests),
@@ -148,7 +150,7 @@ class RowUsage(Usage):
     rows: int
 
 
-class Cache:
+class ReplyCache:
     """Finished answers on the disk, by the key of their request.
 
     Beside the fields of an answer a file may hold `seconds`, from sending the request to its answer: nothing hangs on it.

@@ -14,10 +14,10 @@ import tenacity
 
 from tasks.errors import TransientError, UserError
 from tasks.llm import wire
-from tasks.llm.budget import BudgetSpent, cost, priced
-from tasks.llm.context import RETRY_AFTER_CAP, Context, wait_for
-from tasks.llm.parking import Parking
-from tasks.llm.request import Outcome, Reply, Request
+from tasks.llm.budget import BudgetExhausted, cost_usd, price_response
+from tasks.llm.connection import MAX_RETRY_AFTER, Connection, backoff_seconds
+from tasks.llm.deferral import DeferredLabels
+from tasks.llm.request import Reply, Request, RunOutcome
 
 FIRST_FAILURES = 5  # requests, each with all its tries, that end a run in which none was answered
 WATCHED = 20  # finished requests that the breaker looks at
@@ -36,14 +36,14 @@ class _PutOff(Exception):
     """The endpoint asks to wait longer than the cap."""
 
 
-class Run:
+class ConcurrentRun:
     """The requests of one call of ask_all, on the client's event loop. `emit` is given each reply.
 
     `unread` tells how many of them wait to be taken: nothing more is bought for a caller who does not come.
     """
 
     def __init__(
-        self, context: Context, *, emit: Callable[[Reply], None], unread: Callable[[], int]
+        self, context: Connection, *, emit: Callable[[Reply], None], unread: Callable[[], int]
     ) -> None:
         self.c = context
         self.emit, self._unread = emit, unread
@@ -53,7 +53,7 @@ class Run:
         self._twins: dict[str, list[_Ask]] = {}  # the same request again, while the first is asked
         self._ready: deque[_Ask] = deque()
         self._exhausted = False
-        self._parking: Parking[_Ask] = Parking(context.endpoint.deadline_seconds)
+        self._parking: DeferredLabels[_Ask] = DeferredLabels(context.endpoint.deadline_seconds)
         self._taken: Counter[str] = Counter()
         self._replied: Counter[str] = Counter()
         self._finished: deque[bool] = deque(maxlen=WATCHED)  # True: answered
@@ -68,11 +68,11 @@ class Run:
         self._wake.set()
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RunOutcome:
         lost = {
             label: n for label, taken in self._taken.items() if (n := taken - self._replied[label])
         }
-        return Outcome(
+        return RunOutcome(
             dict(sorted(lost.items())), dict(self._parking.closed), self._stopped, self._over_budget
         )
 
@@ -171,7 +171,7 @@ class Run:
             kept = await self._tried(ask)
         except _PutOff:
             self._parking.asks[ask.request.label] += [ask, *self._twins.pop(ask.key)]
-        except BudgetSpent as e:
+        except BudgetExhausted as e:
             self._stop(str(e), over_budget=True)
         except TimeoutError:
             self._failed(
@@ -180,7 +180,7 @@ class Run:
                     f"{self.c.endpoint.deadline_seconds:g} s, tries and waits included (generate.deadline_seconds)"
                 )
             )
-        except (openai.APIError, wire.BadAnswer, wire.NoAnswer) as e:
+        except (openai.APIError, wire.MalformedResponse, wire.AttemptTimeout) as e:
             self._failed(self.c.explained(e), parked=ask.request.label in self._parking.closed)
         else:
             self._answered = True
@@ -224,8 +224,8 @@ class Run:
     async def _tried(self, ask: _Ask) -> dict[str, Any]:
         retrying = tenacity.AsyncRetrying(
             stop=lambda state: self._no_more(ask, state),
-            wait=wait_for,
-            retry=tenacity.retry_if_exception(wire.may_pass),
+            wait=backoff_seconds,
+            retry=tenacity.retry_if_exception(wire.is_transient),
             reraise=True,
             sleep=self.c.sleep,
         )
@@ -242,7 +242,7 @@ class Run:
         wanted = wire.retry_after(
             state.outcome.exception() if state.outcome else None, now=time.time()
         )
-        if wanted is not None and wanted > RETRY_AFTER_CAP:
+        if wanted is not None and wanted > MAX_RETRY_AFTER:
             if (
                 self._parking.park(ask.request.label, seconds=wanted, now=now, url=self.c.url)
                 and not last
@@ -260,7 +260,7 @@ class Run:
         request, loop = ask.request, asyncio.get_running_loop()
         await self.c.pace.admit(request)
         prompt, completion = request.most_prompt_tokens() + self.c.pace.excess, request.max_tokens
-        usd = cost(self.c.endpoint.usd, prompt=prompt, completion=completion)
+        usd = cost_usd(self.c.endpoint.usd, prompt=prompt, completion=completion)
         hold = await self.c.ledger.admitted(ask.key, tokens=prompt + completion, usd=usd)
         sent, task = loop.time(), asyncio.current_task()
         if ask.began is None:
@@ -271,11 +271,11 @@ class Run:
         try:
             answer = await self._sent(request)
             deadline.reschedule(None)  # what is paid for is kept
-            kept = priced(answer, self.c.endpoint.usd, prompt=prompt, completion=completion)
+            kept = price_response(answer, self.c.endpoint.usd, prompt=prompt, completion=completion)
             took = {"seconds": round(loop.time() - sent, 3)}
             await self._on_disk(self.c.keep, ask.key, kept | took, hold)
         except BaseException as e:
-            charged = wire.may_have_cost(e)
+            charged = wire.may_be_billed(e)
             tokens, usd = (hold.tokens, hold.usd) if charged else (0, 0.0)
             await self._on_disk(
                 self.c.ledger.settle, hold, tokens=tokens, usd=usd, measured=not charged
@@ -290,12 +290,12 @@ class Run:
             self.c.pace.learn(request, kept["prompt_tokens"])
         return kept
 
-    async def _sent(self, request: Request) -> wire.Answer:
+    async def _sent(self, request: Request) -> wire.ChatResponse:
         try:
             async with asyncio.timeout(self.c.endpoint.timeout_seconds):
-                return await wire.send(self.c.api, wire.body_of(request, self.c.model))
+                return await wire.send_chat(self.c.api, wire.chat_body(request, self.c.model))
         except TimeoutError:
-            raise wire.NoAnswer from None
+            raise wire.AttemptTimeout from None
 
     async def _on_disk(self, work: Callable[..., None], *args: Any, **values: Any) -> None:
         """`work` in a thread, to its end even when this request is cancelled meanwhile."""

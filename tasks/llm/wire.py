@@ -18,16 +18,16 @@ _NEVER_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 _MOST_TOKENS = 10**9  # a count above it is no count
 
 
-class BadAnswer(Exception):
+class MalformedResponse(Exception):
     """Status 200, but not a chat completion."""
 
 
-class NoAnswer(Exception):
+class AttemptTimeout(Exception):
     """The time for one try was over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ChatResponse:
     """A chat completion; the token counts are None where the server told none."""
 
     text: str | None
@@ -36,7 +36,7 @@ class Answer:
     completion_tokens: int | None
 
 
-def body_of(request: Request, model: str) -> dict[str, Any]:
+def chat_body(request: Request, model: str) -> dict[str, Any]:
     """The JSON body of the chat completion."""
     body = {
         "model": model,
@@ -54,21 +54,21 @@ def body_of(request: Request, model: str) -> dict[str, Any]:
     return body
 
 
-async def send(api: openai.AsyncOpenAI, body: dict[str, Any]) -> Answer:
+async def send_chat(api: openai.AsyncOpenAI, body: dict[str, Any]) -> ChatResponse:
     """The answer to one try. Raises openai.APIError or BadAnswer."""
     response = await api.chat.completions.with_raw_response.create(**body)
     try:
         answer = json.loads(response.http_response.content)
     except (ValueError, RecursionError):
-        raise BadAnswer("answered something that is not JSON (HTML?)") from None
-    return read_completion(answer)
+        raise MalformedResponse("answered something that is not JSON (HTML?)") from None
+    return parse_response(answer)
 
 
-def read_completion(body: Any) -> Answer:
+def parse_response(body: Any) -> ChatResponse:
     """The answer in a chat completion's JSON, whose fields nobody has checked. Raises BadAnswer."""
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list):
-        raise BadAnswer("answered JSON that is not a chat completion")
+        raise MalformedResponse("answered JSON that is not a chat completion")
     first = choices[0] if choices and isinstance(choices[0], dict) else {}
     message = first.get("message")
     text = message.get("content") if isinstance(message, dict) else None
@@ -76,7 +76,7 @@ def read_completion(body: Any) -> Answer:
     prompt, completion = (
         _count(body.get("usage"), name) for name in ("prompt_tokens", "completion_tokens")
     )
-    return Answer(
+    return ChatResponse(
         replace_surrogates(text) if isinstance(text, str) else None,
         replace_surrogates(reason) if isinstance(reason, str) else None,
         prompt,
@@ -89,14 +89,14 @@ def _count(usage: Any, name: str) -> int | None:
     return n if isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= _MOST_TOKENS else None
 
 
-def may_pass(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
     """Whether another try may succeed."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code in {408, 409, 425, 429} or error.status_code >= 500
-    return isinstance(error, (openai.APIConnectionError, BadAnswer, NoAnswer))
+    return isinstance(error, (openai.APIConnectionError, MalformedResponse, AttemptTimeout))
 
 
-def may_have_cost(error: BaseException) -> bool:
+def may_be_billed(error: BaseException) -> bool:
     """Whether the provider may bill the try: not when it answered with an error status or was never reached."""
     if isinstance(error, openai.APIStatusError):
         return False
@@ -107,7 +107,7 @@ def is_overload(error: BaseException) -> bool:
     """Whether the endpoint is likely to want fewer requests at once."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code in {408, 425, 429} or error.status_code >= 500
-    return isinstance(error, (NoAnswer, openai.APITimeoutError))
+    return isinstance(error, (AttemptTimeout, openai.APITimeoutError))
 
 
 def retry_after(error: BaseException | None, *, now: float) -> float | None:
@@ -135,11 +135,11 @@ def _unix(date: str) -> float | None:
         return None
 
 
-def explained(error: BaseException, *, url: str, model: str, timeout: float) -> Exception:
+def explain_error(error: BaseException, *, url: str, model: str, timeout: float) -> Exception:
     """The error for the user: UserError where only he can mend it, TransientError where it may pass."""
     where = f"the endpoint {url}"
     said = " ".join(str(getattr(error, "message", error)).split())[:200]
-    if isinstance(error, BadAnswer):
+    if isinstance(error, MalformedResponse):
         return TransientError(
             f"{where} {error}; is generate.endpoint its base URL (ending in /v1)?"
         )
@@ -158,7 +158,7 @@ def explained(error: BaseException, *, url: str, model: str, timeout: float) -> 
             f"{where} is at its rate limit (status 429) after every retry: lower generate.concurrency or "
             f"generate.requests_per_minute, or come back later; what was bought is kept; it said: {said}"
         )
-    if isinstance(error, (openai.APITimeoutError, NoAnswer)):
+    if isinstance(error, (openai.APITimeoutError, AttemptTimeout)):
         return TransientError(
             f"{where} gave no answer within {timeout:g} s, retries included: is it up? "
             f"(generate.timeout_seconds); what was bought is kept"
@@ -168,7 +168,7 @@ def explained(error: BaseException, *, url: str, model: str, timeout: float) -> 
             f"{where} can't be reached ({error.__cause__ or said}): is it up, and is the address "
             f"right? What was bought is kept"
         )
-    if isinstance(error, openai.APIStatusError) and not may_pass(error):
+    if isinstance(error, openai.APIStatusError) and not is_transient(error):
         return UserError(f"{where} won't take the request (status {error.status_code}): {said}")
     status = getattr(error, "status_code", None)
     return TransientError(

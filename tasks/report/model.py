@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from tasks.augment.lift import Comparison
+from tasks.augment.lift import MixtureComparison
 from tasks.evaluate.robustness import RobustnessResult
 from tasks.evaluate.score import LlmScore, ScoreResult, f1_on_rows
 from tasks.evaluate.serving import ServingResult
@@ -15,7 +15,7 @@ from tasks.llm.budget import Spent
 from tasks.llm.request import RowUsage, Usage
 from tasks.model.inference.choose import Inference
 from tasks.project import Project
-from tasks.synthesise.by_model import AnswersResult
+from tasks.synthesise.model_answers import AnswersResult
 from tasks.train.adaptation.adapt import AdaptResult
 from tasks.verdict.decide import Verdict
 from tasks.verdict.guardrails import Decision
@@ -120,7 +120,7 @@ class UndoneRound(Figures):
     dev_after: float
 
 
-class LiftSummary(Comparison):
+class LiftSummary(MixtureComparison):
     """What synthetic and self-trained rows gain, which mixture was trained on, and the round that was undone."""
 
     how: str

@@ -36,7 +36,7 @@ class _Broken(ValueError):
     """(check, reason) of a reply that holds no rows."""
 
 
-def parse(reply: Reply, *, min_words: int) -> list[Row]:
+def parse_reply(reply: Reply, *, min_words: int) -> list[Row]:
     """The rows in a reply: records, and what was set aside with its reason. At least one of either.
 
     From plain text only the wrapping is taken off: a preamble line, a heading, and a last sentence that the token limit cut.

@@ -46,13 +46,13 @@ class RoundRequest(Figures):
     focus: Focus | None = None
 
 
-def subtopics(description: str) -> list[str]:
+def split_subtopics(description: str) -> list[str]:
     """The parts of a description: at `;` where it has one, otherwise at `,`."""
     parts = [p.strip(" .") for p in description.split(";" if ";" in description else ",")]
     return [p for p in parts if p] or [description]
 
 
-def plan(project: Project, asked: RoundRequest, *, seeds: list[Record]) -> list[Request]:
+def plan_requests(project: Project, asked: RoundRequest, *, seeds: list[Record]) -> list[Request]:
     """The requests of one round, the labels interleaved; the same arguments give the same requests.
 
     A request's tag holds its label, generator, rows asked for, and what was drawn; in a multi-label project also `labels`,
@@ -62,9 +62,9 @@ def plan(project: Project, asked: RoundRequest, *, seeds: list[Record]) -> list[
     series = f"{g.seed}/{asked.generation}/{asked.round_number}"
     requests = []
     pairs = _together(project, seeds)
-    generators = wanted(project) if any(asked.count.values()) else {}
+    generators = active_generators(project) if any(asked.count.values()) else {}
     for label, rows in asked.count.items():
-        topics = subtopics(project.labels[label]) + asked.more_topics.get(label, [])
+        topics = split_subtopics(project.labels[label]) + asked.more_topics.get(label, [])
         topics = (focus.topics.get(label) if focus else None) or topics
         for i in range(math.ceil(rows / g.rows_per_reply)):
             name = f"{series}/{label}/{i}"
@@ -115,7 +115,7 @@ def _about_two(
     if not beside or rng.random() >= project.generate.pairs:
         return {"labels": [label]}
     other = rng.choice(beside)
-    topic = rng.choice(subtopics(project.labels[other]))
+    topic = rng.choice(split_subtopics(project.labels[other]))
     return {"labels": sorted([label, other]), "topic": f"{drawn['topic']} and {topic}"}
 
 
@@ -147,7 +147,7 @@ def _request(
     )
     near = _near(project, label, rng, focus)
     if near:
-        topic = rng.choice(subtopics(project.labels[near]))
+        topic = rng.choice(split_subtopics(project.labels[near]))
         prompt += f" It also touches on {topic}, but it is clearly about {drawn['topic']}."
     schema = None
     if g.format == "json":
@@ -192,7 +192,7 @@ def _near(project: Project, label: str, rng: random.Random, focus: Focus | None)
     return None
 
 
-def wanted(project: Project) -> dict[str, tuple[float, Endpoint]]:
+def active_generators(project: Project) -> dict[str, tuple[float, Endpoint]]:
     """The generators that are asked: all but `curate.drop_generators`, with their shares of the requests, which add up to 1.
 
     Raises UserError where none is left.
@@ -208,7 +208,7 @@ def wanted(project: Project) -> dict[str, tuple[float, Endpoint]]:
     return {name: (share / total, endpoint) for name, (share, endpoint) in left.items()}
 
 
-def unknown_drops(project: Project) -> list[str]:
+def unknown_generator_notices(project: Project) -> list[str]:
     """A sentence for each name in `curate.drop_generators` that is no generator's: it may be one that the project had once."""
     known = list(project.generate.sources())
     return [

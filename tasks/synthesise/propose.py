@@ -7,12 +7,12 @@ from pathlib import Path
 
 from tasks import atomic
 from tasks.atomic import digest_of
+from tasks.llm.generators import resolve_generators
 from tasks.llm.request import Request
-from tasks.llm.sources import sources
 from tasks.project import Project
 from tasks.stage import StageResult, Table
-from tasks.synthesise.plan import subtopics, wanted
-from tasks.synthesise.stage import ask, open_ledger, run_until_whole
+from tasks.synthesise.plan import active_generators, split_subtopics
+from tasks.synthesise.stage import ask_generator, open_ledger, run_until_complete
 from tasks.text.tokens import fold, replace_surrogates, words
 from tasks.workspace import Workspace
 
@@ -22,7 +22,7 @@ MOST_WORDS = 12  # of one subtopic: a longer line is talk
 _BULLET = re.compile(r"^\s*(?:[-*•]+|\(?\d{1,2}[.):])\s*")
 
 
-def read_list(text: str, *, known: list[str]) -> list[str]:
+def parse_list(text: str, *, known: list[str]) -> list[str]:
     """The items of a list, a line each, without bullets, the known ones, and lines that are talk."""
     found: list[str] = []
     seen = {fold(k) for k in known}
@@ -64,17 +64,19 @@ def propose(project: Project, *, generation: int, workspace: Workspace) -> Propo
 
     A label without a reply (`unanswered`) is asked for again by a later call.
     """
-    source = sources(project, workspace=workspace)[proposer(project)]
+    source = resolve_generators(project, workspace=workspace)[proposing_generator(project)]
     g = project.generate
 
     def build(out: Path, scratch: Path) -> ProposeResult:
         requests, ledger = (
-            proposals(project),
+            proposal_requests(project),
             open_ledger(project, generation=generation, workspace=workspace),
         )
-        replies, outcome = ask(source, requests, ledger=ledger, workspace=workspace)
+        replies, outcome = ask_generator(source, requests, ledger=ledger, workspace=workspace)
         topics = {
-            r.request.tag["label"]: read_list(r.text or "", known=subtopics(r.request.tag["line"]))
+            r.request.tag["label"]: parse_list(
+                r.text or "", known=split_subtopics(r.request.tag["line"])
+            )
             for r in replies
         }
         atomic.write_json(out / "topics.json", topics)
@@ -93,7 +95,7 @@ def propose(project: Project, *, generation: int, workspace: Workspace) -> Propo
         "generation": generation,
     }
     inputs = {"source": digest_of(source.identity())}
-    return run_until_whole(
+    return run_until_complete(
         ProposeResult,
         "propose",
         cut_short=lambda r: bool(r.unanswered),
@@ -105,12 +107,12 @@ def propose(project: Project, *, generation: int, workspace: Workspace) -> Propo
     )
 
 
-def proposer(project: Project) -> str:
+def proposing_generator(project: Project) -> str:
     """The name of the generator that is asked for subtopics. Raises UserError where none is left."""
-    return next(iter(wanted(project)))
+    return next(iter(active_generators(project)))
 
 
-def proposals(project: Project) -> list[Request]:
+def proposal_requests(project: Project) -> list[Request]:
     """A request for each label."""
     g = project.generate
     return [

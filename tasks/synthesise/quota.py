@@ -6,18 +6,18 @@ import math
 
 from tasks.project import Generate
 
-FIRST_GUESS = 0.95  # acceptance assumed before any was measured
+ASSUMED_ACCEPTANCE = 0.95  # acceptance assumed before any was measured
 ENOUGH_TRIES = 10  # before the measured acceptance is believed
 HOPELESS_TRIES, HOPELESS = 200, 0.05  # a label that accepts less after so many rows is given up
 REQUESTS_A_ROW = 10  # the budget of requests where the project names none
 
 
-def missing(quota: dict[str, int], accepted: dict[str, int]) -> dict[str, int]:
+def missing_rows(quota: dict[str, int], accepted: dict[str, int]) -> dict[str, int]:
     """Rows that each label still lacks of its quota; labels that have it are left out."""
     return {label: n for label, want in quota.items() if (n := want - accepted.get(label, 0)) > 0}
 
 
-def hopeless(label: str, *, tried: dict[str, int], accepted: dict[str, int]) -> str | None:
+def give_up_reason(label: str, *, tried: dict[str, int], accepted: dict[str, int]) -> str | None:
     """Why the label is given up, or None while it is worth asking for. `tried` are the rows whose requests were answered."""
     n, had = tried.get(label, 0), accepted.get(label, 0)
     if n < HOPELESS_TRIES or had >= HOPELESS * n:
@@ -28,7 +28,7 @@ def hopeless(label: str, *, tried: dict[str, int], accepted: dict[str, int]) -> 
     )
 
 
-def to_request(
+def rows_to_request(
     lacking: dict[str, int], *, tried: dict[str, int], accepted: dict[str, int], budget: int
 ) -> dict[str, int]:
     """Rows a label to ask for in the next round: what is missing over the label's measured acceptance, within `budget`.
@@ -40,7 +40,7 @@ def to_request(
     wanted = {}
     for label, n in lacking.items():
         n_tried = tried.get(label, 0)
-        rate = accepted.get(label, 0) / n_tried if n_tried >= ENOUGH_TRIES else FIRST_GUESS
+        rate = accepted.get(label, 0) / n_tried if n_tried >= ENOUGH_TRIES else ASSUMED_ACCEPTANCE
         wanted[label] = math.ceil(n / max(rate, HOPELESS))
         if rate <= HOPELESS:
             wanted[label] = min(wanted[label], max(HOPELESS_TRIES - n_tried, n))
@@ -61,7 +61,7 @@ def request_budget(generate: Generate, quota: dict[str, int]) -> int:
     )
 
 
-def portions(quota: dict[str, int], rounds: int) -> list[dict[str, int]]:
+def split_quota(quota: dict[str, int], rounds: int) -> list[dict[str, int]]:
     """Growing quotas, the last one whole: `rounds` times the dev set may tell in between what to ask for."""
     parts = rounds + 1
     return [

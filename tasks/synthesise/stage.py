@@ -12,8 +12,8 @@ from tasks.curate.context import context_of
 from tasks.dataset.split import SplitsResult
 from tasks.errors import TransientError
 from tasks.llm.budget import Ledger
-from tasks.llm.request import Outcome, Reply, Request, RowUsage, Usage
-from tasks.llm.sources import Source, client_of, sources
+from tasks.llm.generators import ResolvedGenerator, open_client, resolve_generators
+from tasks.llm.request import Reply, Request, RowUsage, RunOutcome, Usage
 from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import (
@@ -25,8 +25,8 @@ from tasks.records import (
     write_records,
 )
 from tasks.stage import Metrics, StageResult, run_stage
-from tasks.synthesise.parse import parse
-from tasks.synthesise.plan import RoundRequest, plan, wanted
+from tasks.synthesise.parse import parse_reply
+from tasks.synthesise.plan import RoundRequest, active_generators, plan_requests
 from tasks.workspace import Workspace
 
 VERSION = 4
@@ -124,7 +124,7 @@ def open_ledger(project: Project, *, generation: int, workspace: Workspace) -> L
 CutShort = TypeVar("CutShort", bound=StageResult)
 
 
-def run_until_whole(
+def run_until_complete(
     result: type[CutShort],
     name: str,
     *,
@@ -158,7 +158,7 @@ def run_until_whole(
     return found
 
 
-def seeds_to_show(
+def select_prompt_seeds(
     project: Project, splits: SplitsResult, *, workspace: Workspace
 ) -> tuple[list[Record], int]:
     """The seed rows that requests may show, and how many may not be, because they repeat dev or test text."""
@@ -185,16 +185,16 @@ def seeds_to_show(
     return found.read(), found.hidden
 
 
-def ask(
-    source: Source,
+def ask_generator(
+    source: ResolvedGenerator,
     requests: list[Request],
     *,
     ledger: Ledger,
     workspace: Workspace,
     progress: Progress = silent,
-) -> tuple[list[Reply], Outcome]:
+) -> tuple[list[Reply], RunOutcome]:
     """Every reply of one generator, in an order that depends neither on arrival nor on the endpoint's address."""
-    with client_of(source, ledger=ledger, workspace=workspace) as client:
+    with open_client(source, ledger=ledger, workspace=workspace) as client:
         replies = []
         for reply in client.ask_all(requests):
             replies.append(reply)
@@ -219,12 +219,14 @@ def synthesise(
     UserError for what no retry fixes, TransientError when an endpoint is down; what was bought until
     then is kept and not asked for again.
     """
-    active = wanted(project)
-    chosen = {n: s for n, s in sources(project, workspace=workspace).items() if n in active}
+    active = active_generators(project)
+    chosen = {
+        n: s for n, s in resolve_generators(project, workspace=workspace).items() if n in active
+    }
 
     def build(out: Path, scratch: Path) -> SynthesiseResult:
-        seeds, not_shown = seeds_to_show(project, splits, workspace=workspace)
-        requests = plan(project, asked, seeds=seeds)
+        seeds, not_shown = select_prompt_seeds(project, splits, workspace=workspace)
+        requests = plan_requests(project, asked, seeds=seeds)
         ledger = open_ledger(project, generation=asked.generation, workspace=workspace)
         rows: list[Record] = []
         rejected: list[Rejected] = []
@@ -238,10 +240,14 @@ def synthesise(
             def so_far(n: int, of: int, note: str, before: int = done) -> None:
                 progress(before + n, len(requests), note)
 
-            replies, outcome = ask(source, own, ledger=ledger, workspace=workspace, progress=so_far)
+            replies, outcome = ask_generator(
+                source, own, ledger=ledger, workspace=workspace, progress=so_far
+            )
             done += len(own)
             parsed = [
-                row for reply in replies for row in parse(reply, min_words=project.curate.min_words)
+                row
+                for reply in replies
+                for row in parse_reply(reply, min_words=project.curate.min_words)
             ]
             rows += [p for p in parsed if isinstance(p, Record)]
             rejected += [p for p in parsed if isinstance(p, Rejected)]
@@ -259,7 +265,7 @@ def synthesise(
         "short_leak": project.curate.short_leak,
         "generators": [source.identity() for source in chosen.values()],
     }
-    return run_until_whole(
+    return run_until_complete(
         SynthesiseResult,
         "synthesise",
         cut_short=lambda r: r.cut_short,
@@ -272,7 +278,10 @@ def synthesise(
 
 
 def _usage(
-    requests: list[Request], replies: list[Reply], outcome: Outcome, parsed: list[Record | Rejected]
+    requests: list[Request],
+    replies: list[Reply],
+    outcome: RunOutcome,
+    parsed: list[Record | Rejected],
 ) -> GeneratorUsage:
     answered: Counter[str] = Counter()
     for r in replies:

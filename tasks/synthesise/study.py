@@ -20,7 +20,7 @@ from tasks.project import Project
 from tasks.records import read_records
 from tasks.references import digest_of_path
 from tasks.stage import Metrics, StageResult, Table, run_stage
-from tasks.synthesise.plan import Focus, subtopics
+from tasks.synthesise.plan import Focus, split_subtopics
 from tasks.workspace import Workspace
 
 VERSION = 1
@@ -62,7 +62,7 @@ def study(
     subtopics alone: labels are not mistaken for each other where each is decided by itself."""
     encoder = resolve_encoder(project, workspace)
     topics = {
-        label: subtopics(line) + (more_topics or {}).get(label, [])
+        label: split_subtopics(line) + (more_topics or {}).get(label, [])
         for label, line in project.labels.items()
     }
 

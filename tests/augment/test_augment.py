@@ -14,9 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.retraining.mixtures import mixtures_of
-from tasks.augment.lift import compare, steps_of
-from tasks.augment.mixtures import REAL, WITH_SYNTHETIC, best, difference, mixture, possible
-from tasks.augment.self_training import _by_model, checked, quotas, take
+from tasks.augment.lift import compare_mixtures, gain_pairs
+from tasks.augment.mixtures import (
+    REAL,
+    WITH_SYNTHETIC,
+    best_mixture,
+    compare_answers,
+    mixture,
+    possible_mixtures,
+)
+from tasks.augment.self_training import _by_model, reject_rows, row_quotas, select_rows
 from tasks.curate.context import Context
 from tasks.encoder import linear_probe
 from tasks.encoder.linear_probe import fit_self_trained
@@ -49,16 +56,16 @@ MADE = [row(label, "synthetic", n, generator="ab"[n % 2]) for label in LABELS fo
 
 class TestMixes:
     def test_without_real_rows_there_is_nothing_to_choose(self) -> None:
-        assert possible(project(), MADE) == [WITH_SYNTHETIC]
+        assert possible_mixtures(project(), MADE) == [WITH_SYNTHETIC]
 
     def test_real_rows_alone_need_every_label(self) -> None:
-        assert possible(project(), REAL_ROWS + MADE) == [REAL, WITH_SYNTHETIC]
-        assert possible(project(), REAL_ROWS[:-2] + MADE) == [WITH_SYNTHETIC]
-        assert possible(project(), REAL_ROWS) == [REAL], "nothing was made up"
+        assert possible_mixtures(project(), REAL_ROWS + MADE) == [REAL, WITH_SYNTHETIC]
+        assert possible_mixtures(project(), REAL_ROWS[:-2] + MADE) == [WITH_SYNTHETIC]
+        assert possible_mixtures(project(), REAL_ROWS) == [REAL], "nothing was made up"
 
     def test_several_generators_are_left_out_in_turn(self, tmp_path: Path) -> None:
         two = [{"name": "a"}, {"name": "b"}]
-        names = possible(project(generators=two), MADE)
+        names = possible_mixtures(project(generators=two), MADE)
         assert names == [WITH_SYNTHETIC, "without a", "without b"]
         curated = curated_of(tmp_path, MADE)
         rest = mixture("without a", curated=curated, workspace=Workspace(tmp_path))
@@ -80,8 +87,8 @@ class TestMixes:
         )
 
     def test_the_best_on_dev_wins_and_more_rows_win_a_tie(self) -> None:
-        assert best({REAL: 0.9, WITH_SYNTHETIC: 0.8}) == REAL
-        assert best({REAL: 0.8, WITH_SYNTHETIC: 0.8}) == WITH_SYNTHETIC
+        assert best_mixture({REAL: 0.9, WITH_SYNTHETIC: 0.8}) == REAL
+        assert best_mixture({REAL: 0.8, WITH_SYNTHETIC: 0.8}) == WITH_SYNTHETIC
 
 
 class TestLift:
@@ -93,7 +100,9 @@ class TestLift:
 
     def test_differences_have_intervals_that_hold_them(self) -> None:
         answers = {REAL: [self.said(0.6, 1)], WITH_SYNTHETIC: [self.said(0.9, 2)]}
-        found = compare(list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=500, seed=0)
+        found = compare_mixtures(
+            list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=500, seed=0
+        )
         (lift,) = found.lifts
         assert lift.by == "synthetic" and lift.ci_low < lift.value < lift.ci_high
         assert lift.ci_low > 0 and lift.value == pytest.approx(
@@ -103,7 +112,7 @@ class TestLift:
     def test_the_same_answers_gain_nothing(self) -> None:
         same = self.said(0.8, 3)
         answers = {REAL: [same], WITH_SYNTHETIC: [same]}
-        (lift,) = compare(
+        (lift,) = compare_mixtures(
             list(self.TRUE), answers, chosen=REAL, labels=LABELS, samples=200, seed=0
         ).lifts
         assert lift.value == lift.ci_low == lift.ci_high == 0
@@ -116,22 +125,22 @@ class TestLift:
             "samples": 200,
             "seed": 0,
         }
-        score = compare(list(self.TRUE), answers, **how).mixes[WITH_SYNTHETIC]
+        score = compare_mixtures(list(self.TRUE), answers, **how).mixes[WITH_SYNTHETIC]
         assert score.seeds == 3 and score.spread is not None and 0 < score.spread < 0.1
 
     def test_what_is_compared_with_what(self) -> None:
         names = [REAL, WITH_SYNTHETIC, "with harvested", "without a"]
         for chosen in (REAL, WITH_SYNTHETIC, "without a"):
-            assert steps_of(names, chosen=chosen) == [
+            assert gain_pairs(names, chosen=chosen) == [
                 ("synthetic", REAL, WITH_SYNTHETIC),
                 ("harvested", chosen, "with harvested"),  # it was added to these rows
                 ("generator a", "without a", WITH_SYNTHETIC),
             ]
-        found = steps_of(["label descriptions", WITH_SYNTHETIC], chosen=WITH_SYNTHETIC)
+        found = gain_pairs(["label descriptions", WITH_SYNTHETIC], chosen=WITH_SYNTHETIC)
         assert found[0][1] == "label descriptions"
 
     def test_where_nothing_was_made_up_nothing_is_said_of_it(self) -> None:
-        assert steps_of(["label descriptions", REAL, "with harvested"], chosen=REAL) == [
+        assert gain_pairs(["label descriptions", REAL, "with harvested"], chosen=REAL) == [
             ("real", "label descriptions", REAL),
             ("harvested", REAL, "with harvested"),
         ]
@@ -150,13 +159,13 @@ class TestHarvest:
     def test_no_cap_is_passed(self, shares: list[float], have: list[int], rows: int) -> None:
         h = SelfTraining(per_label=100, share=0.5)
         candidates = dict(zip(LABELS, have, strict=True))
-        q = quotas(dict(zip(LABELS, shares, strict=True)), candidates, rows=rows, settings=h)
+        q = row_quotas(dict(zip(LABELS, shares, strict=True)), candidates, rows=rows, settings=h)
         for label, share in zip(LABELS, shares, strict=True):
             assert 0 <= q[label] <= min(100, candidates[label]) and q[label] <= share * 0.5 * rows
 
     def test_equal_labels_are_taken_equally(self) -> None:
         third = dict.fromkeys(LABELS, 1 / 3)
-        assert quotas(
+        assert row_quotas(
             third, dict.fromkeys(LABELS, 400), rows=900, settings=SelfTraining(per_label=100)
         ) == dict.fromkeys(LABELS, 100)
 
@@ -170,7 +179,7 @@ class TestHarvest:
         q[57] = p[58]  # the probe sees another label in one of the surest
         q[54] = [0.4, 0.3, 0.3]  # and is not sure of one
         h = SelfTraining(confidence=0.85, share=1.0, per_label=50)
-        taken, choice = take(rows, p, q, labels=LABELS, settings=h, number=1)
+        taken, choice = select_rows(rows, p, q, labels=LABELS, settings=h, number=1)
         out = {r.id for r in taken}
         sure = {r.id for i, r in enumerate(rows) if p[i].max() >= 0.85}
         assert out <= sure - {rows[57].id, rows[54].id} and len(out) >= 9
@@ -181,7 +190,7 @@ class TestHarvest:
             == LABELS.index(str(r.label))
             for r in taken
         )
-        few, _ = take(
+        few, _ = select_rows(
             rows,
             p,
             q,
@@ -232,7 +241,7 @@ class TestWhatIsHarvestedIsChecked:
         context = Context(
             Curate(**chosen), Fingerprints.from_records(self.HELD, by_word), by_word, real=real
         )
-        kept, rejected = checked(rows, self.BASE, context)
+        kept, rejected = reject_rows(rows, self.BASE, context)
         out = {
             check: [r.record for r in rejected if r.check == check]
             for check in {r.check for r in rejected}
@@ -319,12 +328,14 @@ class TestWatchingDev:
         ],
     )
     def test_a_fall_within_chance_is_none(self, after: range, fell: bool) -> None:
-        found = difference(self.TRUE, self.answered(range(10)), self.answered(after), labels=LABELS)
+        found = compare_answers(
+            self.TRUE, self.answered(range(10)), self.answered(after), labels=LABELS
+        )
         assert found.fell is fell, found
         assert found.difference == pytest.approx(found.after - found.before)
 
     def test_without_dev_rows_nothing_fell(self) -> None:
-        assert difference([], [], [], labels=LABELS).fell is False
+        assert compare_answers([], [], [], labels=LABELS).fell is False
 
 
 class TestTheProbeThatReadsUnlabelledText:

@@ -23,12 +23,12 @@ AT = {
     "synthesise": KILL
     + """
 from tasks.llm import wire
-real, sent = wire.send, []
+real, sent = wire.send_chat, []
 async def send(api, body):
     sent.append(body)
     if len(sent) == 20: die()
     return await real(api, body)
-wire.send = send
+wire.send_chat = send
 """,
     # when the second checkpoint is being written: its files are there, its manifest is not
     "train": KILL

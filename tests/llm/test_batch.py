@@ -17,7 +17,8 @@ from tasks import atomic
 from tasks.errors import TransientError, UserError
 from tasks.llm import batch as batch_module
 from tasks.llm.budget import Ledger
-from tasks.llm.client import Client, Request
+from tasks.llm.client import Client
+from tasks.llm.request import Request
 from tasks.project import Budget, Endpoint, Price
 from tests.kit import scripted
 from tests.kit.batches import BatchServer
@@ -86,7 +87,7 @@ def test_answers_as_one_by_one_at_half_the_price(
     assert all(r.bought and r.measured and r.usd == pytest.approx(0.025) for r in replies)
     assert all(r.usd == pytest.approx(0.05) for r in singly)
     assert spent(ledger) == (7, 210, pytest.approx(7 * 0.025), True)
-    assert len(server.batches) == 1 and naps == [batch_module.POLL] * 2
+    assert len(server.batches) == 1 and naps == [batch_module.POLL_SECONDS] * 2
     assert server.calls.count("GET /batches") == 0, "a fresh batch need not be looked for"
     assert not list((tmp_path / "cache" / "batches").glob("*"))
 
@@ -335,7 +336,7 @@ def test_garbage_in_the_files_is_left_out(server: BatchServer, tmp_path: Path) -
 def test_a_large_list_is_cut_into_batches(
     server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_module, "MOST_REQUESTS", 4)
+    monkeypatch.setattr(batch_module, "MAX_REQUESTS", 4)
     with client(server.url, tmp_path) as c:
         assert len(list(c.ask_all(requests(10)))) == 10
     assert len(server.batches) == 3

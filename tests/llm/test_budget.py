@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.llm.budget import BudgetSpent, Estimate, Ledger, Spent, cost, estimate
-from tasks.llm.client import Client, Request
+from tasks.llm.budget import BudgetExhausted, Estimate, Ledger, Spent, cost_usd, estimate_usage
+from tasks.llm.client import Client
+from tasks.llm.request import Request
 from tasks.project import Budget, Endpoint, Price
 from tests.kit import scripted
 
@@ -47,7 +48,7 @@ class Meter:
 
     @property
     def usd(self) -> float:
-        return cost(PRICE, prompt=self.prompt, completion=self.completion)
+        return cost_usd(PRICE, prompt=self.prompt, completion=self.completion)
 
     def __call__(self, h: Any) -> None:
         body = h.body
@@ -246,7 +247,7 @@ class TestRestart:
         hold(ledger, "a", tokens=100, usd=0.1)
         again = Ledger(book, Budget(tokens=150))
         assert spent(again) == (1, 100, 0.1, False)
-        with pytest.raises(BudgetSpent):
+        with pytest.raises(BudgetExhausted):
             again.reserve("b", tokens=51, usd=0.0)
         assert again.reserve("b", tokens=50, usd=0.0)
 
@@ -416,7 +417,7 @@ def test_in_any_order_of_reserving_and_settling(
             continue
         try:
             h = ledger.reserve(str(tokens), tokens=tokens, usd=0.0)
-        except BudgetSpent:
+        except BudgetExhausted:
             assert not held and (used + tokens > limit or n + 1 > requests_limit)
             continue
         if h:
@@ -433,7 +434,7 @@ def test_in_any_order_of_reserving_and_settling(
 
 class TestEstimate:
     def test_before_anything_is_sent(self) -> None:
-        told = estimate(requests(100), Endpoint(usd=Price(input=1.0, output=2.0)), 0.5)
+        told = estimate_usage(requests(100), Endpoint(usd=Price(input=1.0, output=2.0)), 0.5)
         assert told.requests == 200 and told.completion_tokens == 2 * sum(
             r.max_tokens for r in requests(100)
         )
@@ -448,13 +449,15 @@ class TestEstimate:
 
     def test_a_batch_costs_half(self) -> None:
         settings = {"endpoint": "https://a/v1", "usd": Price(input=1.0, output=2.0)}
-        once, batch = (estimate(requests(9), Endpoint(**settings, batch=b)) for b in (False, True))
+        once, batch = (
+            estimate_usage(requests(9), Endpoint(**settings, batch=b)) for b in (False, True)
+        )
         assert (
             batch.usd == pytest.approx(once.usd / 2, abs=1e-6) and batch.requests == once.requests
         )
 
     def test_of_nothing(self) -> None:
-        assert estimate([], Endpoint(), 0.0).usd == 0.0
+        assert estimate_usage([], Endpoint(), 0.0).usd == 0.0
 
 
 @given(st.text(max_size=300))

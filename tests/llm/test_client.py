@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 from tasks.errors import TransientError, UserError
 from tasks.llm.budget import Ledger
-from tasks.llm.client import Client, Reply, Request
-from tasks.llm.context import RETRY_AFTER_CAP
-from tasks.llm.pace import Pace, Window
+from tasks.llm.client import Client
+from tasks.llm.connection import MAX_RETRY_AFTER
+from tasks.llm.request import Reply, Request
 from tasks.llm.run import FIRST_FAILURES
+from tasks.llm.throttle import ConcurrencyWindow, RateLimiter
 from tasks.project import Budget, Endpoint, Price
 from tests.kit import scripted
 
@@ -231,7 +232,7 @@ class TestPatience:
     ) -> None:
         llm.faults = [scripted.status(429, retry_after=header)]
         assert len(list(make().ask_all([request()]))) == 1
-        assert len(waits) == 1 and 0 <= waits[0] <= RETRY_AFTER_CAP
+        assert len(waits) == 1 and 0 <= waits[0] <= MAX_RETRY_AFTER
 
     def test_waits_grow(self, make: Make, llm: Any, waits: list[float]) -> None:
         llm.faults = [scripted.status(503)] * 4
@@ -508,7 +509,7 @@ class TestConcurrency:
         assert llm.peak < 64 and max(late) >= 4
 
     def test_it_doubles_then_rises_by_one_to_the_limit(self) -> None:
-        window, now, sizes = Window(24), 0.0, []
+        window, now, sizes = ConcurrencyWindow(24), 0.0, []
         for i in range(20):
             now += 1.0
             for _ in range(window.size):
@@ -519,7 +520,7 @@ class TestConcurrency:
         assert sizes == [8, 8, *range(9, 25), 24, 24]
 
     def test_one_fault_of_many_in_flight_halves_it_once(self) -> None:
-        window = Window(64, first=32)
+        window = ConcurrencyWindow(64, first=32)
         for _ in range(32):
             window.faltered(sent=1.0, now=2.0)
         assert window.size == 16
@@ -528,7 +529,7 @@ class TestConcurrency:
 
     def test_it_rises_while_the_throughput_does_and_steps_back_when_it_falls(self) -> None:
         """A server that writes 10 tokens a second for each of up to 12 requests, and falters beyond."""
-        window, now, sizes = Window(64), 0.0, []
+        window, now, sizes = ConcurrencyWindow(64), 0.0, []
         for _ in range(60):
             n = window.size
             seconds = 1.0 if n <= 12 else (n / 12) ** 2
@@ -545,7 +546,7 @@ class TestConcurrency:
     def test_it_is_always_between_one_and_the_limit(
         self, events: list[tuple[bool, int, float]], most: int
     ) -> None:
-        window, now = Window(most), 0.0
+        window, now = ConcurrencyWindow(most), 0.0
         for good, tokens, seconds in events:
             now += seconds
             window.answered(tokens, sent=now - seconds, now=now) if good else window.faltered(
@@ -671,7 +672,7 @@ class TestRates:
     @staticmethod
     def admitted(n: int, size: int = 50, **limits: float) -> list[float]:
         async def times() -> list[float]:
-            pace, loop = Pace(Endpoint(**limits), minute=1.0), asyncio.get_running_loop()
+            pace, loop = RateLimiter(Endpoint(**limits), minute=1.0), asyncio.get_running_loop()
             began, found = loop.time(), []
 
             async def one(i: int) -> None:
@@ -700,7 +701,7 @@ class TestRates:
         assert seconds >= 1.0
 
     def test_replies_teach_how_large_prompts_are(self) -> None:
-        pace = Pace(Endpoint(tokens_per_minute=600))
+        pace = RateLimiter(Endpoint(tokens_per_minute=600))
         pace.learn(request(), 20)
         assert 0 < pace._share < 0.2
 

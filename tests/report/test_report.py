@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.augment.learning_curve import learning_curve, nested
+from tasks.augment.learning_curve import learning_curve, nested_subsets
 from tasks.augment.lift import Gain
 from tasks.evaluate import plots
 from tasks.evaluate.robustness import PerturbationScore, RobustnessResult, Share
@@ -398,11 +398,11 @@ def test_any_object_is_shown(value: Any) -> None:
 @given(st.dictionaries(st.sampled_from(["a", "b", "c"]), st.integers(1, 40), min_size=1))
 def test_each_part_holds_the_one_before_and_keeps_the_shares(counts: dict[str, int]) -> None:
     rows = [record(f"{label} {i}", label) for label, n in counts.items() for i in range(n)]
-    parts = nested(rows)
+    parts = nested_subsets(rows)
     ids = [{r.id for r in part} for part in parts]
     assert [len(part) for part in parts] == [len(rows) // n for n in (8, 4, 2, 1)]
     assert all(a <= b for a, b in itertools.pairwise(ids)) and ids == [
-        {r.id for r in p} for p in nested(rows[::-1])
+        {r.id for r in p} for p in nested_subsets(rows[::-1])
     ]
     for label, n in counts.items():
         assert abs(sum(r.label == label for r in parts[2]) - n / 2) <= len(counts)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.augment.mixtures import REAL, of_rows
+from tasks.augment.mixtures import REAL, select_mixture
 from tasks.augment.self_training import self_train
 from tasks.curate.stage import CurateResult, curate
 from tasks.decisions import Decisions
@@ -120,7 +120,7 @@ def test_what_was_decided_about_them_enters_the_next_retrain(
     assert found[right.id].label != right.label and found[right.id].text == right.text
     was = {"label": right.label, "source": "unlabelled", "check": None}
     assert found[right.id].lineage["reviewed"]["was"] == was and found[right.id].is_real
-    assert {r.id for r in of_rows(REAL, kept)} == found.keys(), (
+    assert {r.id for r in select_mixture(REAL, kept)} == found.keys(), (
         "a person's labels of real text are real rows"
     )
     (out,) = [r for r in rejected_by(curated) if r.check == "reviewed_out"]

@@ -18,10 +18,16 @@ from tasks.llm.request import Reply, Request
 from tasks.project import Project
 from tasks.records import Record, Rejected, read_records, read_rejected
 from tasks.setup.preflight import check_endpoint
-from tasks.synthesise.parse import parse
-from tasks.synthesise.plan import Focus, RoundRequest, plan, subtopics
-from tasks.synthesise.propose import read_list
-from tasks.synthesise.quota import hopeless, missing, portions, request_budget, to_request
+from tasks.synthesise.parse import parse_reply
+from tasks.synthesise.plan import Focus, RoundRequest, plan_requests, split_subtopics
+from tasks.synthesise.propose import parse_list
+from tasks.synthesise.quota import (
+    give_up_reason,
+    missing_rows,
+    request_budget,
+    rows_to_request,
+    split_quota,
+)
 from tasks.synthesise.stage import SynthesiseResult, synthesise
 from tasks.text.tokens import words
 from tasks.workspace import Workspace
@@ -55,7 +61,7 @@ class TestSubtopics:
         ],
     )
     def test_parts(self, description: str, parts: list[str]) -> None:
-        assert subtopics(description) == parts
+        assert split_subtopics(description) == parts
 
 
 LACKING = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 500), max_size=6)
@@ -65,18 +71,18 @@ TRIED = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 300), max_size
 class TestHowMany:
     def test_missing_leaves_out_what_has_its_quota(self) -> None:
         quota = dict.fromkeys(toy.LABELS, 12)
-        assert missing(quota, {"metal": 12, "fruit": 3, "bird": 40}) == {"fruit": 9}
-        assert missing(quota, {}) == quota
-        assert missing(dict.fromkeys(toy.LABELS, 0), {}) == {}
+        assert missing_rows(quota, {"metal": 12, "fruit": 3, "bird": 40}) == {"fruit": 9}
+        assert missing_rows(quota, {}) == quota
+        assert missing_rows(dict.fromkeys(toy.LABELS, 0), {}) == {}
 
     @given(lacking=LACKING, tried=TRIED, accepted=TRIED, budget=st.integers(-20, 4000))
     def test_never_past_the_budget_nor_for_what_lacks_nothing(
         self, lacking: dict[str, int], tried: dict[str, int], accepted: dict[str, int], budget: int
     ) -> None:
-        n = to_request(lacking, tried=tried, accepted=accepted, budget=budget)
+        n = rows_to_request(lacking, tried=tried, accepted=accepted, budget=budget)
         assert sum(n.values()) <= max(budget, 0)
         assert set(n) <= set(lacking) and all(v > 0 for v in n.values())
-        unbounded = to_request(lacking, tried=tried, accepted=accepted, budget=10**9)
+        unbounded = rows_to_request(lacking, tried=tried, accepted=accepted, budget=10**9)
         assert set(unbounded) == set(lacking), "with room, every lacking label is asked for"
         assert all(v <= 20 * lacking[k] + 1 for k, v in unbounded.items())
         total = sum(unbounded.values())
@@ -88,24 +94,26 @@ class TestHowMany:
             assert n == unbounded
 
     def test_measured_acceptance_replaces_the_guess(self) -> None:
-        few = to_request({"a": 19}, tried={"a": 9}, accepted={"a": 3}, budget=1000)
+        few = rows_to_request({"a": 19}, tried={"a": 9}, accepted={"a": 3}, budget=1000)
         assert few == {"a": 20}, "nine tries tell too little"
-        assert to_request({"a": 19}, tried={"a": 10}, accepted={"a": 5}, budget=1000) == {"a": 38}
-        assert to_request({"a": 10}, tried={"a": 50}, accepted={}, budget=1000) == {"a": 150}, (
-            "up to 200 tries"
-        )
-        assert to_request({"a": 10}, tried={"a": 100}, accepted={"a": 10}, budget=1000) == {
+        assert rows_to_request({"a": 19}, tried={"a": 10}, accepted={"a": 5}, budget=1000) == {
+            "a": 38
+        }
+        assert rows_to_request({"a": 10}, tried={"a": 50}, accepted={}, budget=1000) == {
+            "a": 150
+        }, "up to 200 tries"
+        assert rows_to_request({"a": 10}, tried={"a": 100}, accepted={"a": 10}, budget=1000) == {
             "a": 100
         }
 
     def test_a_label_is_given_up_after_200_rows_with_under_5_percent(self) -> None:
-        assert hopeless("a", tried={"a": 199}, accepted={}) is None
-        assert hopeless("a", tried={"a": 200}, accepted={"a": 10}) is None
-        assert "accepted 9 of 200" in str(hopeless("a", tried={"a": 200}, accepted={"a": 9}))
+        assert give_up_reason("a", tried={"a": 199}, accepted={}) is None
+        assert give_up_reason("a", tried={"a": 200}, accepted={"a": 10}) is None
+        assert "accepted 9 of 200" in str(give_up_reason("a", tried={"a": 200}, accepted={"a": 9}))
 
     @given(TRIED, st.integers(0, 5))
     def test_portions_grow_to_the_whole(self, quota: dict[str, int], rounds: int) -> None:
-        parts = portions(quota, rounds)
+        parts = split_quota(quota, rounds)
         assert len(parts) == rounds + 1 and parts[-1] == quota
         assert all(a[k] <= b[k] for a, b in itertools.pairwise(parts) for k in quota)
 
@@ -152,7 +160,9 @@ def drawn(
     p: Project, count: dict[str, int] | None = None, *, round_number: int = 1, generation: int = 0
 ) -> list[Request]:
     count = count or dict.fromkeys(toy.LABELS, 6)
-    return plan(p, request_of(count, round_number=round_number, generation=generation), seeds=SEEDS)
+    return plan_requests(
+        p, request_of(count, round_number=round_number, generation=generation), seeds=SEEDS
+    )
 
 
 def keys(requests: list[Request]) -> set[str]:
@@ -182,7 +192,7 @@ class TestPlan:
         assert Counter(r.tag["label"] for r in requests) == dict.fromkeys(toy.LABELS, 6)
         for label, line in toy.LABELS.items():
             own = [r for r in requests if r.tag["label"] == label]
-            assert Counter(r.tag["topic"] for r in own) == dict.fromkeys(subtopics(line), 3)
+            assert Counter(r.tag["topic"] for r in own) == dict.fromkeys(split_subtopics(line), 3)
             for r in own:
                 prompt = r.messages[-1][1]
                 assert (
@@ -211,7 +221,7 @@ class TestPlan:
         assert all(
             "seed" not in r.messages[-1][1] and r.tag["seeds"] == [] for r in drawn(project())
         )
-        bare = plan(project(examples=2), request_of({"metal": 2}), seeds=SEEDS[5:])
+        bare = plan_requests(project(examples=2), request_of({"metal": 2}), seeds=SEEDS[5:])
         assert all("Examples" not in r.messages[-1][1] for r in bare)
 
     def test_sampling_is_the_projects(self) -> None:
@@ -242,14 +252,14 @@ def reply(
 
 
 def read(text: str | None, finish_reason: str | None = "stop") -> Record | Rejected:
-    (row,) = parse(reply(text, finish_reason), min_words=4)
+    (row,) = parse_reply(reply(text, finish_reason), min_words=4)
     return row
 
 
 def read_json(
     text: str | None, finish_reason: str = "stop", rows: int = 3
 ) -> list[Record | Rejected]:
-    return parse(reply(text, finish_reason, rows=rows, schema="{}"), min_words=4)
+    return parse_reply(reply(text, finish_reason, rows=rows, schema="{}"), min_words=4)
 
 
 class TestParse:
@@ -495,13 +505,14 @@ class TestDiversity:
         for r in near:
             assert r.tag["near"] != r.tag["label"]
             assert any(
-                f"touches on {t}" in r.messages[-1][1] for t in subtopics(toy.LABELS[r.tag["near"]])
+                f"touches on {t}" in r.messages[-1][1]
+                for t in split_subtopics(toy.LABELS[r.tag["near"]])
             )
         assert not any("near" in r.tag for r in drawn(project()))
 
     def test_focus_asks_for_missed_topics_and_confused_labels(self) -> None:
         focus = Focus(topics={"metal": ["topic two"]}, near={"metal": ["fruit"]})
-        requests = plan(
+        requests = plan_requests(
             project(), request_of({"metal": 40, "bird": 8}, round_number=2, focus=focus), seeds=[]
         )
         metal = [r for r in requests if r.tag["label"] == "metal"]
@@ -515,7 +526,7 @@ class TestDiversity:
 
     def test_proposed_topics_join_the_descriptions(self) -> None:
         more = {"metal": ["topic nine"]}
-        requests = plan(project(), request_of({"metal": 9}, more_topics=more), seeds=[])
+        requests = plan_requests(project(), request_of({"metal": 9}, more_topics=more), seeds=[])
         assert Counter(r.tag["topic"] for r in requests) == {
             "topic one": 3,
             "topic two": 3,
@@ -524,10 +535,10 @@ class TestDiversity:
 
     def test_a_list_is_read_and_talk_is_not(self) -> None:
         said = "Sure! Here are some:\n1. Steel mills\n2) **Gold mines**\n- topic one\n3. Steel mills.\nI hope this helps."
-        assert read_list(said, known=["Topic one"]) == ["Steel mills", "Gold mines"]
+        assert parse_list(said, known=["Topic one"]) == ["Steel mills", "Gold mines"]
         assert (
-            read_list("I cannot.", known=[]) == []
-            and read_list("1. " + "word " * 30, known=[]) == []
+            parse_list("I cannot.", known=[]) == []
+            and parse_list("1. " + "word " * 30, known=[]) == []
         )
 
     @given(shares=st.lists(st.integers(1, 9), min_size=2, max_size=4), n=st.integers(40, 200))
@@ -737,13 +748,15 @@ def test_texts_without_spaces_have_words_and_sentences() -> None:
         True,
         True,
     )
-    (parsed,) = parse(reply, min_words=8)
+    (parsed,) = parse_reply(reply, min_words=8)
     assert isinstance(parsed, Record) and parsed.text == "股市今天上涨了。银行公布了利润。"
 
 
 def test_what_only_looks_like_a_hole_is_kept() -> None:
     text = "He said it was the largest peice [sic] of news that the town had seen, and then<br>he left."
-    (parsed,) = parse(Reply(plan_one(), "k", text, "stop", 1, 1, 0.0, True, True), min_words=8)
+    (parsed,) = parse_reply(
+        Reply(plan_one(), "k", text, "stop", 1, 1, 0.0, True, True), min_words=8
+    )
     assert isinstance(parsed, Record) and parsed.text == text
 
 

@@ -15,8 +15,8 @@ from tasks.dataset.sealed import open_sealed
 from tasks.dataset.split import SealedResult
 from tasks.errors import TransientError
 from tasks.evaluate.score import Answers, Latency, LlmScore, ScoreResult, measured, shared_settings
+from tasks.llm.generators import ResolvedGenerator, open_client, resolve_generators
 from tasks.llm.request import Reply, Request
-from tasks.llm.sources import Source, client_of, sources
 from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import Label, Record
@@ -45,7 +45,7 @@ def score_llm(
     The rows are asked one at a time, so that `latency` is a text's own; it is of those that the cache did not have. Raises
     UserError and TransientError as tasks/llm/client.py does.
     """
-    source = next(iter(sources(project, workspace=workspace).values()))
+    source = next(iter(resolve_generators(project, workspace=workspace).values()))
 
     def build(out: Path, scratch: Path) -> ScoreResult:
         every = open_sealed(sealed, workspace=workspace, by=f"llm {source.name}")
@@ -150,7 +150,7 @@ def _named(text: str, labels: Sequence[str]) -> list[str]:
 
 
 def _ask(
-    source: Source,
+    source: ResolvedGenerator,
     requests: list[Request],
     ledger: Any,
     workspace: Workspace,
@@ -163,7 +163,7 @@ def _ask(
     )
     context = max(r.most_prompt_tokens() + r.max_tokens for r in requests)
     replies: list[Reply] = []
-    with client_of(one, ledger=ledger, workspace=workspace, tokens=context) as client:
+    with open_client(one, ledger=ledger, workspace=workspace, tokens=context) as client:
         for r in requests:
             began = time.monotonic()
             got = list(client.ask_all([r]))
@@ -181,7 +181,7 @@ def _ask(
 
 
 def _llm_score(
-    source: Source,
+    source: ResolvedGenerator,
     replies: list[Reply],
     said: list[Label | None],
     scratch: Path,

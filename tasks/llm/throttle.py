@@ -9,11 +9,11 @@ from aiolimiter import AsyncLimiter
 from tasks.llm.request import Request
 from tasks.project import Endpoint
 
-FIRST = 4  # requests at once before anything is known
+INITIAL_CONCURRENCY = 4  # requests at once before anything is known
 _NOISE = 0.8  # of the best throughput: rounds are short, and replies differ in length
 
 
-class Window:
+class ConcurrencyWindow:
     """Requests at once: more while the throughput does not fall, half as many when the endpoint falters.
 
     Additive increase, multiplicative decrease (Chiu and Jain 1989, "Analysis of the Increase and Decrease Algorithms
@@ -21,7 +21,7 @@ class Window:
     replies as the window is wide. Times are seconds of any steady clock.
     """
 
-    def __init__(self, most: int, *, first: int = FIRST) -> None:
+    def __init__(self, most: int, *, first: int = INITIAL_CONCURRENCY) -> None:
         self.size = min(first, most)
         self._most = most
         self._starting = True
@@ -65,7 +65,7 @@ class Window:
         self._began, self._replies, self._tokens = now, 0, 0
 
 
-class Pace:
+class RateLimiter:
     """Requests and tokens a minute, never more in any minute; tokens count by a bound that learns from the replies."""
 
     def __init__(self, endpoint: Endpoint, *, minute: float = 60.0) -> None:

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 from tasks.dataset.split import SplitsResult
 from tasks.llm import wire
-from tasks.llm.budget import cost
-from tasks.llm.request import Cache
-from tasks.llm.sources import Source, sources
+from tasks.llm.budget import cost_usd
+from tasks.llm.generators import ResolvedGenerator, resolve_generators
+from tasks.llm.request import ReplyCache
 from tasks.project import Project
-from tasks.synthesise.plan import RoundRequest, plan
-from tasks.synthesise.stage import seeds_to_show
+from tasks.synthesise.plan import RoundRequest, plan_requests
+from tasks.synthesise.stage import select_prompt_seeds
 from tasks.workspace import Workspace
 
 
@@ -43,28 +43,28 @@ class Exchange:
     seconds: float | None
 
 
-def sample(
+def sample_exchanges(
     project: Project, *, n: int, splits: SplitsResult, workspace: Workspace, asked: RoundRequest
 ) -> list[Exchange]:
     """The first `n` requests of a round that have an answer, in the order of their plan, which is drawn by chance."""
-    seeds, _ = seeds_to_show(project, splits, workspace=workspace)
-    by_name = sources(project, workspace=workspace)
-    cache = Cache(workspace.llm_cache)
+    seeds, _ = select_prompt_seeds(project, splits, workspace=workspace)
+    by_name = resolve_generators(project, workspace=workspace)
+    cache = ReplyCache(workspace.llm_cache)
     found: list[Exchange] = []
-    for request in plan(project, asked, seeds=seeds):
+    for request in plan_requests(project, asked, seeds=seeds):
         if len(found) == n:
             break
         source = by_name[request.tag["generator"]]
         key = request.key(source.endpoint.endpoint, source.model)
         if (kept := cache.find(key)) is not None:
             ended, seconds = cache.timing(key)
-            body = wire.body_of(request, source.endpoint.model)
+            body = wire.chat_body(request, source.endpoint.model)
             fields = kept | {"usd": _parts(source, kept), "ended": ended, "seconds": seconds}
             found.append(Exchange(key, request.tag, provider(source), body, **fields))
     return found
 
 
-def provider(source: Source) -> str:
+def provider(source: ResolvedGenerator) -> str:
     """`local`, or the host that is asked: no user, password or path of its address."""
     return (
         source.endpoint.endpoint
@@ -73,8 +73,10 @@ def provider(source: Source) -> str:
     )
 
 
-def _parts(source: Source, kept: dict[str, Any]) -> tuple[float, float]:
+def _parts(source: ResolvedGenerator, kept: dict[str, Any]) -> tuple[float, float]:
     """The dollars of an answer: for the prompt, and the rest."""
     price = source.endpoint.usd
-    prompt = cost(price, prompt=kept["prompt_tokens"], completion=0, batch=source.endpoint.batch)
+    prompt = cost_usd(
+        price, prompt=kept["prompt_tokens"], completion=0, batch=source.endpoint.batch
+    )
     return min(prompt, kept["usd"]), max(0.0, kept["usd"] - prompt)

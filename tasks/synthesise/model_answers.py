@@ -17,8 +17,8 @@ from tasks.dataset.readers import FORMATS, Columns, read_rows
 from tasks.errors import TransientError, UserError
 from tasks.figures import Figures
 from tasks.llm.budget import Ledger, Spent
-from tasks.llm.request import Outcome, Reply, Request, RowUsage, Usage
-from tasks.llm.sources import Source, client_of, sources
+from tasks.llm.generators import ResolvedGenerator, open_client, resolve_generators
+from tasks.llm.request import Reply, Request, RowUsage, RunOutcome, Usage
 from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.references import digest_of_path, resolve
@@ -81,7 +81,7 @@ def ask_models(
     """
     g = project.generate
     path = _questions_file(project, workspace)
-    models = sources(project, workspace=workspace)
+    models = resolve_generators(project, workspace=workspace)
     questions = _questions(project, path)
     sampling = {
         name: {
@@ -111,7 +111,7 @@ def ask_models(
             }
             own = Usage.of(requests, replies, outcome)
             usage[label] = RowUsage(**own.model_dump(), rows=sum(bool(r.text) for r in replies))
-        rows, counts = same_length(answers, questions, words=g.answer_words)
+        rows, counts = rows_of_equal_length(answers, questions, words=g.answer_words)
         if not rows:
             raise UserError(
                 f"none of the {len(questions)} questions of {path} has an answer of {g.answer_words} words by every model: "
@@ -136,7 +136,7 @@ def ask_models(
     )
 
 
-def planned(project: Project, *, workspace: Workspace) -> dict[str, list[Request]]:
+def plan_questions(project: Project, *, workspace: Workspace) -> dict[str, list[Request]]:
     """What each model would be asked. Raises UserError for questions that can't be read."""
     questions = _questions(project, _questions_file(project, workspace))
     return {label: _requests(project, label, questions) for label in project.label_names}
@@ -152,7 +152,7 @@ def _questions(project: Project, path: Path) -> list[str]:
     return read_questions(path, column=project.data.text_column, encoding=project.data.encoding)
 
 
-def with_answers(project: Project, answers: AnswersResult) -> Project:
+def with_answers_as_pool(project: Project, answers: AnswersResult) -> Project:
     """The project with the answers as its pool, all answers to a question in one split: for `split_dataset` alone."""
     pool = {
         "pool": str(answers.pool),
@@ -209,15 +209,15 @@ def _drawn(seed: int, question: str) -> int:
 
 
 def _ask(
-    source: Source,
+    source: ResolvedGenerator,
     requests: list[Request],
     *,
     workspace: Workspace,
     ledger: Ledger,
     progress: Progress,
-) -> tuple[list[Reply], Outcome]:
+) -> tuple[list[Reply], RunOutcome]:
     """The model's replies; a question that was put off has none."""
-    with client_of(source, ledger=ledger, workspace=workspace) as client:
+    with open_client(source, ledger=ledger, workspace=workspace) as client:
         replies = []
         for reply in client.ask_all(requests):
             replies.append(reply)
@@ -230,14 +230,14 @@ def _ask(
     return replies, outcome
 
 
-def plain(answer: str) -> str:
+def strip_chat_markup(answer: str) -> str:
     """The answer without marks of a chat template, up to where the model goes on with a question of its own."""
     text = _MARK.sub("", answer).strip()
     following = _NEXT.search(text)
     return text[: following.start()].strip() if following else text
 
 
-def first_words(text: str, n: int) -> str | None:
+def truncate_words(text: str, n: int) -> str | None:
     """The first `n` words as they stand, white space between them kept; None where there are not more than `n`.
 
     A text of exactly `n` would end with its own last word, which the others don't.
@@ -246,7 +246,7 @@ def first_words(text: str, n: int) -> str | None:
     return text[: found[n - 1].end()] if len(found) > n else None
 
 
-def same_length(
+def rows_of_equal_length(
     answers: dict[str, dict[str, str]], questions: list[str], *, words: int
 ) -> tuple[list[dict[str, str]], AnswerCounts]:
     """Rows (text, label, question) of equal length for the questions that every model answered, and the counts."""
@@ -256,9 +256,9 @@ def same_length(
     for question in questions:
         cut: dict[str, str] = {}
         for label, by_question in answers.items():
-            text = plain(by_question.get(question, ""))
+            text = strip_chat_markup(by_question.get(question, ""))
             written[label].append(len(text.split()))
-            part = first_words(text, words)
+            part = truncate_words(text, words)
             if not text:
                 unanswered[label] += 1
             elif part is None:

@@ -12,19 +12,19 @@ import openai
 import tenacity
 
 from tasks.llm import wire
-from tasks.llm.budget import Hold, Ledger
-from tasks.llm.pace import Pace, Window
-from tasks.llm.request import Cache
+from tasks.llm.budget import Ledger, Reservation
+from tasks.llm.request import ReplyCache
+from tasks.llm.throttle import ConcurrencyWindow, RateLimiter
 from tasks.project import Endpoint
 
-RETRY_AFTER_CAP = 30.0  # seconds; an endpoint that asks for more has its label parked
+MAX_RETRY_AFTER = 30.0  # seconds; an endpoint that asks for more has its label parked
 
 Sleep = Callable[[float], Awaitable[None]]
-_backoff = tenacity.wait_exponential_jitter(initial=0.5, max=RETRY_AFTER_CAP, jitter=0.5)
+_backoff = tenacity.wait_exponential_jitter(initial=0.5, max=MAX_RETRY_AFTER, jitter=0.5)
 
 
 @dataclass(frozen=True)
-class Context:
+class Connection:
     """Whom to ask and with what: what the runs of one client share."""
 
     api: openai.AsyncOpenAI
@@ -32,15 +32,15 @@ class Context:
     url: str
     name: str
     model: str
-    cache: Cache
+    cache: ReplyCache
     ledger: Ledger
-    window: Window
-    pace: Pace
+    window: ConcurrencyWindow
+    pace: RateLimiter
     disk: Executor
     sleep: Sleep
 
     def explained(self, error: BaseException) -> Exception:
-        return wire.explained(
+        return wire.explain_error(
             error, url=self.url, model=self.model, timeout=self.endpoint.timeout_seconds
         )
 
@@ -51,7 +51,7 @@ class Context:
             self.ledger.settle(orphan, **spent(kept))
         return kept
 
-    def keep(self, key: str, kept: dict[str, Any], hold: Hold | None) -> None:
+    def keep(self, key: str, kept: dict[str, Any], hold: Reservation | None) -> None:
         """Write an answer and then its cost: what is paid for must not be lost by a kill between the two."""
         self.cache.keep(key, kept)
         if hold:
@@ -67,7 +67,7 @@ def spent(kept: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def wait_for(state: tenacity.RetryCallState) -> float:
+def backoff_seconds(state: tenacity.RetryCallState) -> float:
     """Seconds before the next try: what the endpoint asks for, up to the cap, otherwise growing ones with jitter."""
     wanted = wire.retry_after(state.outcome.exception() if state.outcome else None, now=time.time())
-    return _backoff(state) if wanted is None else min(wanted, RETRY_AFTER_CAP)
+    return _backoff(state) if wanted is None else min(wanted, MAX_RETRY_AFTER)

@@ -17,7 +17,7 @@ from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Source:
+class ResolvedGenerator:
     """One generator: its share, its settings, and the name that cache keys know its model by."""
 
     name: str
@@ -39,7 +39,7 @@ class Source:
         }
 
 
-def sources(project: Project, *, workspace: Workspace) -> dict[str, Source]:
+def resolve_generators(project: Project, *, workspace: Workspace) -> dict[str, ResolvedGenerator]:
     """The project's generators by name. A local model is known by its content, wherever it lies."""
     found = {}
     for name, (share, e) in project.generate.sources().items():
@@ -49,15 +49,15 @@ def sources(project: Project, *, workspace: Workspace) -> dict[str, Source]:
             if local
             else None
         )
-        found[name] = Source(
+        found[name] = ResolvedGenerator(
             name, share, e, weights, digest_of_path(weights)[:24] if weights else e.model
         )
     return found
 
 
 @contextmanager
-def client_of(
-    source: Source, *, ledger: Ledger, workspace: Workspace, tokens: int | None = None
+def open_client(
+    source: ResolvedGenerator, *, ledger: Ledger, workspace: Workspace, tokens: int | None = None
 ) -> Iterator[Client]:
     """A client of the generator, closed on leaving; a local model answers in a server of its own meanwhile, with room for
     `tokens` a request where its usual room is not enough."""

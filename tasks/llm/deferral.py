@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Parking(Generic[T]):
+class DeferredLabels(Generic[T]):
     """What waits for each parked label (`asks`), and the sentence for each label that would wait too long (`closed`).
 
     A label's waits are added up: together they may last `longest` seconds.

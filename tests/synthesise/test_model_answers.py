@@ -22,16 +22,16 @@ from tasks.project.reader import load_project
 from tasks.records import read_records
 from tasks.report.model import AnswersSummary, GeneratorRows, RetrainReport, Tokens
 from tasks.setup.preflight import check_references
-from tasks.synthesise.by_model import (
+from tasks.synthesise.model_answers import (
     POOL,
     AnswersResult,
     ask_models,
-    first_words,
     percentiles,
-    plain,
     read_questions,
-    same_length,
-    with_answers,
+    rows_of_equal_length,
+    strip_chat_markup,
+    truncate_words,
+    with_answers_as_pool,
 )
 from tasks.workspace import Workspace
 from tests.conftest import ROOT, Command, last_json
@@ -133,7 +133,7 @@ def test_both_answers_to_a_question_stand_in_one_split(
     folder: Path, models: dict[str, Server]
 ) -> None:
     project, answers = asked(folder, models)
-    project, workspace = with_answers(project, answers), Workspace(folder / "home")
+    project, workspace = with_answers_as_pool(project, answers), Workspace(folder / "home")
     splits = split_dataset(project, workspace=workspace)
     sealed = sealed_test_set(project, workspace=workspace)
     assert sealed.test == {"one": 4, "two": 4}
@@ -251,7 +251,7 @@ def test_the_rows_are_of_one_length_and_one_for_each_model(
     answers: dict[str, dict[str, list[str]]], n: int, space: str
 ) -> None:
     written = {label: {q: space.join(ws) for q, ws in by.items()} for label, by in answers.items()}
-    rows, counts = same_length(written, list("12345"), words=n)
+    rows, counts = rows_of_equal_length(written, list("12345"), words=n)
     assert {len(r["text"].split()) for r in rows} <= {n}
     long = [q for q in "12345" if all(len(by.get(q, ())) > n for by in answers.values())]
     assert [(r["question"], r["label"]) for r in rows] == [
@@ -279,11 +279,11 @@ def test_the_rows_are_of_one_length_and_one_for_each_model(
     ],
 )
 def test_marks_of_a_template_are_taken_out(answer: str, left: str) -> None:
-    assert plain(answer) == left
+    assert strip_chat_markup(answer) == left
 
 
 def test_first_words_keep_the_white_space_between_them() -> None:
-    assert first_words(" a\n\nb  c d", 3) == " a\n\nb  c" and first_words("a b c", 3) is None
+    assert truncate_words(" a\n\nb  c d", 3) == " a\n\nb  c" and truncate_words("a b c", 3) is None
 
 
 def test_percentiles() -> None:

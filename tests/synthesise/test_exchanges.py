@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tasks.dataset.split import split_dataset
-from tasks.llm.request import Cache
+from tasks.llm.request import ReplyCache
 from tasks.project.reader import load_project
+from tasks.synthesise.exchanges import sample_exchanges
 from tasks.synthesise.plan import RoundRequest
-from tasks.synthesise.sample import sample
 from tasks.synthesise.stage import synthesise
 from tasks.workspace import Workspace
 from tests.kit import toy
@@ -38,8 +38,8 @@ def made(
 
 def test_it_is_what_was_sent_and_what_came_back(made: Any, llm: Any) -> None:
     project, about = made
-    found = sample(project, n=4, **about)
-    assert len(found) == 4 and found == sample(project, n=9, **about)[:4]
+    found = sample_exchanges(project, n=4, **about)
+    assert len(found) == 4 and found == sample_exchanges(project, n=9, **about)[:4]
     for e in found:
         assert e.body in llm.requests and e.text and e.finish_reason == "stop"
         assert (e.prompt_tokens, e.completion_tokens, e.measured) == (10, 20, True)
@@ -52,14 +52,14 @@ def test_a_request_without_an_answer_is_passed_over_and_one_without_a_time_says_
     made: Any,
 ) -> None:
     project, about = made
-    whole = sample(project, n=9, **about)
+    whole = sample_exchanges(project, n=9, **about)
     folder = about["workspace"].llm_cache
-    cache = Cache(folder)
+    cache = ReplyCache(folder)
     first, second = whole[0].key, whole[1].key
     (folder / first[:2] / f"{first}.json").unlink()
     kept = cache.find(second)
-    assert kept is not None and set(kept) == Cache.FIELDS
+    assert kept is not None and set(kept) == ReplyCache.FIELDS
     cache.keep(second, kept)  # as a batch keeps them
-    found = sample(project, n=9, **about)
+    found = sample_exchanges(project, n=9, **about)
     assert [e.key for e in found] == [e.key for e in whole[1:]]
     assert found[0].seconds is None and found[1].seconds is not None
