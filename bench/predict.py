@@ -168,9 +168,8 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from tasks.model import bundle
-    from tasks.model.bundle import Classifier
-    from tasks.model.inference.choose import choose
+    from tasks.model.bundle import Classifier, check_bundle
+    from tasks.model.inference.choose import choose_backend
     from tasks.project import Predict
 
     torch.set_num_threads(options.threads)
@@ -181,12 +180,12 @@ def main() -> None:
         source = options.bundle or trained(train, dev, Path(scratch))
         texts = [t for t, _ in dev] + [" ".join(t.split()[:20]) for t, _ in dev]
         settings = Predict(threads=options.threads)
-        chosen = choose(source, Path(scratch) / "auto", settings=settings, texts=texts)
+        chosen = choose_backend(source, Path(scratch) / "auto", settings=settings, texts=texts)
         report["chosen"] = chosen.model_dump(mode="json")
         ours = Classifier.load(Path(scratch) / "auto")
-        plain = Classifier.load(source, plain=True)
+        plain = Classifier.load(source, torch_only=True)
         askers = {
-            "pipeline": pipeline_of(source, int(bundle.check(source)["max_length"])),
+            "pipeline": pipeline_of(source, int(check_bundle(source)["max_length"])),
             "reseed torch": lambda t: [str(p.answer) for p in plain.predict(t)],
             f"reseed auto ({ours.backend.name})": lambda t: [
                 str(p.answer) for p in ours.predict(t)

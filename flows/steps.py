@@ -40,9 +40,9 @@ from tasks.synthesise.propose import propose
 from tasks.synthesise.stage import synthesise
 from tasks.synthesise.study import study
 from tasks.train.adaptation.adapt import adapt
-from tasks.train.soup import soup
+from tasks.train.soup import build_soup
 from tasks.train.stage import train
-from tasks.tune.trial import trial
+from tasks.tune.trial import run_trial
 from tasks.verdict.evidence import judge
 
 P = ParamSpec("P")
@@ -78,8 +78,8 @@ POLICIES: dict[Callable[..., Any], Policy] = {
     compare_on_dev: Policy(HOUR),
     adapt: Policy(24 * HOUR),
     train: Policy(24 * HOUR),
-    soup: Policy(HOUR),
-    trial: Policy(24 * HOUR),
+    build_soup: Policy(HOUR),
+    run_trial: Policy(24 * HOUR),
     self_train: Policy(6 * HOUR),
     export_bundle: Policy(HOUR),
     score_bundle: Policy(2 * HOUR),

@@ -42,7 +42,7 @@ from tasks.tune.trial import (
     encoder_of,
     fragment,
     question,
-    trial,
+    run_trial,
     turn,
 )
 
@@ -110,7 +110,9 @@ def _search(prepared: _Prepared, study: Any, runs: _Runs) -> None:
             runs.log.client.log_metric(run_id, "dev.f1_macro", f1, step=epoch)
             return search.worth_it(attempt, f1, share=share)
 
-        step = as_task(_none_if_pruned(trial), POLICIES[trial], name=f"trial {attempt.number}")
+        step = as_task(
+            _none_if_pruned(run_trial), POLICIES[run_trial], name=f"trial {attempt.number}"
+        )
         result = step(
             project,
             settings,

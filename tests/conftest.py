@@ -61,7 +61,7 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Pat
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from tasks.model import bundle
+    from tasks.model.bundle import save_bundle
     from tests.kit import toy
 
     torch.manual_seed(0)
@@ -71,16 +71,18 @@ def small_bundle(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Pat
     )
     directory = tmp_path_factory.mktemp("saved") / "bundle"
     about = {"labels": toy.LABELS, "max_length": 32}
-    bundle.save(model, AutoTokenizer.from_pretrained(encoder), directory, about=about)
+    save_bundle(model, AutoTokenizer.from_pretrained(encoder), directory, about=about)
     return directory
 
 
 @pytest.fixture(scope="session")
 def graphs(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Its graphs, by backend: exporting takes seconds."""
-    from tasks.model.inference.export import export
+    from tasks.model.inference.export import export_graphs
 
-    return export(small_bundle, tmp_path_factory.mktemp("graphs"), kinds=["onnx", "onnx-int8"])
+    return export_graphs(
+        small_bundle, tmp_path_factory.mktemp("graphs"), kinds=["onnx", "onnx-int8"]
+    )
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +93,7 @@ def backends(small_bundle: Path, graphs: dict[str, Path]) -> dict[str, Any]:
 
     plain = Classifier.load(small_bundle)
     made = {
-        k: plain.through(Onnx(p, name=k, labels=len(plain.labels), threads=2))
+        k: plain.with_backend(Onnx(p, name=k, labels=len(plain.labels), threads=2))
         for k, p in graphs.items()
     }
     return {"torch": plain, **made}

@@ -28,11 +28,10 @@ from tasks.dataset.readers import Columns, read_rows
 from tasks.dataset.split import SplitsResult, split_dataset
 from tasks.errors import UserError
 from tasks.llm.request import Reply
-from tasks.model import bundle
-from tasks.model.bundle import Classifier, LabelSet
+from tasks.model.bundle import Classifier, LabelSet, save_bundle
 from tasks.model.inference.backends import Onnx
-from tasks.model.inference.choose import choose, compare
-from tasks.model.inference.export import export
+from tasks.model.inference.choose import choose_backend, compare_answers
+from tasks.model.inference.export import export_graphs
 from tasks.project import Curate, Predict, Project, SelfTraining
 from tasks.records import Record, count_by_label, read_records
 from tasks.statistics.calibration import Calibration, threshold
@@ -504,7 +503,7 @@ def train(encoder: Path, work: Path, **changes: Any) -> Trained:
 def saved(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("saved") / "bundle"
     about = {"labels": toy.LABELS, "max_length": 32, **trained.calibration.told(LABELS)}
-    bundle.save(trained.model, trained.tokenizer, directory, about=about)
+    save_bundle(trained.model, trained.tokenizer, directory, about=about)
     return directory
 
 
@@ -601,11 +600,13 @@ class TestAnswers:
         texts = [r.text for r in DEV]
         plain = Classifier.load(saved)
         reference = plain.probabilities(texts)
-        for name, path in export(saved, tmp_path, kinds=["onnx"]).items():
-            onnx = plain.through(Onnx(path, name=name, labels=3, threads=2, multi_label=True))
+        for name, path in export_graphs(saved, tmp_path, kinds=["onnx"]).items():
+            onnx = plain.with_backend(Onnx(path, name=name, labels=3, threads=2, multi_label=True))
             assert np.abs(onnx.probabilities(texts) - reference).max() < 1e-4
-        assert compare(reference, 1 - reference, multi_label=True)["agreement"] == 0
-        found = choose(saved, tmp_path / "out", settings=Predict(backend="onnx"), texts=texts)
+        assert compare_answers(reference, 1 - reference, multi_label=True)["agreement"] == 0
+        found = choose_backend(
+            saved, tmp_path / "out", settings=Predict(backend="onnx"), texts=texts
+        )
         assert found.measured["onnx"].agreement == 1.0
         assert Classifier.load(tmp_path / "out").predict(texts[:3]) == plain.predict(texts[:3])
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from tasks.evaluate.robustness import cases_line
 from tasks.evaluate.robustness import line as flips_line
 from tasks.evaluate.serving import line as serving_line
-from tasks.model.inference.choose import line as answers_by
+from tasks.model.inference.choose import describe_choice
 from tasks.report.model import (
     AnswersSummary,
     BaselineScore,
@@ -65,7 +65,7 @@ def report_rows(report: RetrainReport) -> Rows:
         *([("dev F1", report.seeds.line())] if report.seeds else []),
         *_score_rows(report),
         *_gain_rows(report.lift),
-        ("answers by", answers_by(report.inference)),
+        ("answers by", describe_choice(report.inference)),
         *_measured_rows(report),
         *([("cost", report.cost.line())] if report.cost.tokens else []),
         ("verdict", report.verdict + ("  (now champion)" if report.promoted else "")),

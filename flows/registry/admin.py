@@ -19,7 +19,7 @@ from flows.tracking.run import connect
 from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.errors import UserError
-from tasks.model import bundle
+from tasks.model.bundle import check_bundle
 
 PROBES = [
     "A short text.",
@@ -70,7 +70,7 @@ def _move(
     if champion is not None and champion.version == to.version:
         raise UserError(f"version {to.version} of {to.name!r} is the champion already")
     try:
-        labels = list(bundle.check(registry.fetch(to), digest=to.digest)["labels"])
+        labels = list(check_bundle(registry.fetch(to), digest=to.digest)["labels"])
         promotion.promote(
             registry,
             to,

@@ -27,7 +27,7 @@ from flows.settings import Settings
 from flows.tracking.logged_model import logged_model, remove_files
 from tasks.atomic import CorruptDirectory
 from tasks.errors import TransientError, UserError, suggestion
-from tasks.model import bundle
+from tasks.model.bundle import check_bundle
 
 _MODEL = "reseed.model"
 HOOKS = "reseed.hooks"
@@ -135,7 +135,7 @@ class Registry:
             )
         if target.exists():
             try:
-                bundle.check(target, digest=version.digest)
+                check_bundle(target, digest=version.digest)
                 return target
             except CorruptDirectory:
                 target.rename(target.with_name(f"{target.name}.corrupt-{time.time_ns()}"))
@@ -152,7 +152,7 @@ class Registry:
                     f"{uri.rstrip('/')}/artifacts/bundle", dst_path=str(landing)
                 )
             )
-            bundle.check(got, digest=version.digest)
+            check_bundle(got, digest=version.digest)
             target.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(OSError):
                 got.rename(target)  # another process may have brought it meanwhile
@@ -169,7 +169,7 @@ class Registry:
             ) from None
         finally:
             shutil.rmtree(landing, ignore_errors=True)
-        bundle.check(target, digest=version.digest)
+        check_bundle(target, digest=version.digest)
         return target
 
     # --- writing

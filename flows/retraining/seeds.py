@@ -16,7 +16,7 @@ from tasks.model.bundle import BundleRef
 from tasks.report.model import SeedsSummary, SoupSummary
 from tasks.stage import StageResult
 from tasks.train.adaptation.adapt import AdaptResult
-from tasks.train.soup import SoupResult, soup
+from tasks.train.soup import SoupResult, build_soup
 from tasks.train.stage import TrainResult, train
 
 
@@ -66,7 +66,9 @@ def best_of_seeds(
         for number, seed in enumerate(seeds[1:], 1)
     ]
     models = [first, *more]
-    mixed = run.stage(soup)(run.project, models, splits=run.splits, workspace=run.workspace)
+    mixed = run.stage(build_soup, name="soup")(
+        run.project, models, splits=run.splits, workspace=run.workspace
+    )
     scores = [m.dev_f1_macro for m in models]
     best = max(range(len(models)), key=lambda i: (scores[i], -i))
     summary = _summary(list(seeds), scores, mixed, seeds[best])

@@ -323,8 +323,8 @@ def _by_model(bundle: Path, rows: list[Record], dev: list[Record], length: int) 
     from tasks.encoder.linear_probe import log_loss
     from tasks.model.bundle import Classifier
 
-    model = Classifier.load(bundle, plain=True)
-    longer = model.reading(length)
+    model = Classifier.load(bundle, torch_only=True)
+    longer = model.with_max_length(length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
         if dev and longer.max_length > model.max_length:

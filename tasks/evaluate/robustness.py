@@ -244,7 +244,7 @@ def _ask(
         dict.fromkeys([r.text for r in chosen] + [c.text for own in changed.values() for c in own])
     )
     texts = list(dict.fromkeys(texts + [text for case in asked for text in case.texts]))
-    alike = model.alike(texts)
+    alike = model.first_identical(texts)
     distinct = sorted(set(alike))
     p = dict(zip(distinct, model.probabilities([texts[i] for i in distinct]), strict=True))
     rows = [p[i] for i in alike]

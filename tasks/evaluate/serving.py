@@ -313,9 +313,9 @@ def main(arguments: list[str] | None = None) -> int:
     bundles: list[dict[str, float]] = latencies(models, texts, calls=options.calls)
     process: dict[str, float] = {}
     if len(models) == 1:
-        from tasks.model.inference.choose import throughput
+        from tasks.model.inference.choose import measure_throughput
 
-        bundles[0]["texts_per_second"] = throughput({"one": models[0]}, texts)["one"]
+        bundles[0]["texts_per_second"] = measure_throughput({"one": models[0]}, texts)["one"]
         process = memory()
     sys.stdout.write(json.dumps({"bundles": bundles, "process": process}) + "\n")
     return 0

@@ -86,7 +86,7 @@ class LabelSet:
         return self.labels
 
 
-def save(model: Any, tokenizer: Any, directory: Path, *, about: dict[str, Any]) -> str:
+def save_bundle(model: Any, tokenizer: Any, directory: Path, *, about: dict[str, Any]) -> str:
     """Write the bundle into the empty `directory` and return its digest. `about` holds JSON values: labels,
     descriptions, data digests, base model, metrics."""
     model.to("cpu").save_pretrained(directory, safe_serialization=True)
@@ -95,7 +95,7 @@ def save(model: Any, tokenizer: Any, directory: Path, *, about: dict[str, Any]) 
     return atomic.seal(directory)
 
 
-def check(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
+def check_bundle(directory: Path, *, digest: str | None = None) -> dict[str, Any]:
     """The bundle's `reseed.json`, after its files matched the manifest and nothing in it could run code.
 
     Raises CorruptDirectory when a file differs or `digest` is not the bundle's; UnsafeBundle for a pickle, a script, a link or a
@@ -156,29 +156,35 @@ class Classifier:
         self._tokenizer, self.labels, self.max_length = tokenizer, labels, max_length
 
     @classmethod
-    def load(cls, directory: Path, *, digest: str | None = None, plain: bool = False) -> Classifier:
+    def load(
+        cls, directory: Path, *, digest: str | None = None, torch_only: bool = False
+    ) -> Classifier:
         """The verified classifier in `directory`, with the backend that its `reseed.json` names, or torch where it names
-        none, onnxruntime is missing or `plain` asks for the weights themselves. Raises what `check` raises."""
+        none, onnxruntime is missing or `torch_only` asks for the weights themselves. Raises what `check` raises."""
         from transformers import AutoConfig, AutoTokenizer
 
-        about = check(directory, digest=digest)
+        about = check_bundle(directory, digest=digest)
         local = {"local_files_only": True, "trust_remote_code": False}
         config = AutoConfig.from_pretrained(directory, **local)
         tokenizer = AutoTokenizer.from_pretrained(directory, **local)
         labels = [config.id2label[i] for i in range(config.num_labels)]
         multi = config.problem_type == MULTI_LABEL
         backend = _backend(
-            directory, {} if plain else about.get("inference", {}), tokenizer, len(labels), multi
+            directory,
+            {} if torch_only else about.get("inference", {}),
+            tokenizer,
+            len(labels),
+            multi,
         )
         return cls(
             None, tokenizer, labels, int(about["max_length"]), backend=backend, multi_label=multi
         )
 
-    def through(self, backend: Backend) -> Classifier:
+    def with_backend(self, backend: Backend) -> Classifier:
         """The same classifier with another backend."""
         return self._with(backend, self.max_length)
 
-    def reading(self, max_length: int) -> Classifier:
+    def with_max_length(self, max_length: int) -> Classifier:
         """The same classifier, which cuts a text at so many tokens, or at what its encoder can read where that is less.
 
         It has to answer through torch: a graph may have been measured on shorter texts alone.
@@ -205,7 +211,7 @@ class Classifier:
         encoded = self._tokenizer(texts, truncation=True, max_length=self.max_length)
         return self.backend.probabilities(dict(encoded))
 
-    def alike(self, texts: list[str]) -> list[int]:
+    def first_identical(self, texts: list[str]) -> list[int]:
         """For each text the place of the first one that is read as the same tokens: both get the same answer."""
         if not texts:
             return []

@@ -14,7 +14,7 @@ from tasks.augment.learning_curve import LearningCurveResult
 from tasks.dataset.training_rows import TrainingRows
 from tasks.evaluate.score import ScoreResult
 from tasks.figures import Interval
-from tasks.model.inference.choose import line as answers_by
+from tasks.model.inference.choose import describe_choice
 from tasks.project import Project
 from tasks.records import count_by_source
 from tasks.report.blocks import blocks, said
@@ -93,7 +93,7 @@ def gather_contents(
             for name, part in parts.items()
             if part or name == "serving"
         },
-        "answers_by": answers_by(report.inference),
+        "answers_by": describe_choice(report.inference),
         "sources": {SOURCES.get(source, source): n for source, n in kept.most_common()},
         "generators": generators_of(project, kept),
         "digests": digests,

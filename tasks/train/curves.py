@@ -15,7 +15,7 @@ PANELS = (
 )
 
 
-def draw(history: list[tuple[int, str, float]], path: Path) -> bool:
+def draw_curves(history: list[tuple[int, str, float]], path: Path) -> bool:
     """A PNG with loss, dev F1, learning rate and gradient norm by step; False, and no file, where matplotlib is absent."""
     try:
         from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ from tasks.statistics.metrics import f1_macro
 from tasks.train.arguments import check_batch, precision_of, processes, training_arguments
 from tasks.train.data import RecordFile, tokenised
 from tasks.train.kernels.batches import batched
-from tasks.train.load import load
+from tasks.train.load import load_classifier
 from tasks.train.losses import loss_of, positive_weights, row_weights
 from tasks.train.optimiser import freeze
 from tasks.train.resume import (
@@ -141,7 +141,7 @@ def _attempt(task: _Task, attempt: Attempt, asked: Asked) -> Trained:
     settings = task.settings
     arguments = training_arguments(settings, work=task.work, attempt=attempt)
     set_seed(settings.seeds[0])
-    model, tokenizer = load(
+    model, tokenizer = load_classifier(
         task.encoder, task.labels, settings=settings, multi_label=task.multi_label
     )
     freeze(model, settings=settings)

@@ -25,7 +25,7 @@ DROPOUT = {
 REMEDY = "it must be a Hugging Face directory with config.json, model.safetensors and a tokenizer, and no custom code"
 
 
-def load(
+def load_classifier(
     encoder: Path, labels: list[str], *, settings: Train, multi_label: bool = False
 ) -> tuple[Any, Any]:
     """(model, tokenizer): the encoder under a new head of `labels`, of which a text has one, or with `multi_label` any. Raises
@@ -69,7 +69,7 @@ def load(
     return model, tokenizer
 
 
-def not_loaded(info: dict[str, Any]) -> list[str]:
+def missing_weights(info: dict[str, Any]) -> list[str]:
     """The weights that transformers made at random, the checkpoint having none or some of another shape, in order."""
     return sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
 
@@ -81,7 +81,7 @@ def check_weights(model: Any, info: dict[str, Any], *, encoder: Path) -> None:
     whole = {
         prefix + name for name, _ in model.base_model.named_parameters()
     }  # buffers are not learned
-    lost = [k for k in not_loaded(info) if k in whole and not k.startswith(prefix + "pooler.")]
+    lost = [k for k in missing_weights(info) if k in whole and not k.startswith(prefix + "pooler.")]
     if lost:
         raise UserError(
             f"train.model {encoder} has weights that don't fit its config.json: {len(lost)} of the encoder's {len(whole)} "

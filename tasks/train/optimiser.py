@@ -12,7 +12,7 @@ from tasks.project.train import Train
 LAYER = re.compile(r"(?:^|[._])(?:layers?|blocks?|h)\.(\d+)\.")
 
 
-def depth(name: str, *, base: str, layers: int) -> int:
+def layer_depth(name: str, *, base: str, layers: int) -> int:
     """How far from the text a parameter is: 0 embeddings, n the n-th layer, `layers` + 1 all that comes after.
 
     `base` is the name of the encoder in the model (`base_model_prefix`), `layers` their number.
@@ -41,7 +41,7 @@ def freeze(model: Any, *, settings: Train) -> None:
             f"train.freeze_layers is {settings.freeze_layers}, but the encoder has {layers} layers: lower it"
         )
     for name, parameter in model.named_parameters():
-        if depth(name, base=model.base_model_prefix, layers=layers) <= settings.freeze_layers:
+        if layer_depth(name, base=model.base_model_prefix, layers=layers) <= settings.freeze_layers:
             parameter.requires_grad_(False)
 
 
@@ -54,7 +54,7 @@ def _layers(model: Any, key: str) -> int:
     return layers
 
 
-def groups(model: Any, *, decayed: set[str], settings: Train) -> list[dict[str, Any]]:
+def parameter_groups(model: Any, *, decayed: set[str], settings: Train) -> list[dict[str, Any]]:
     """Parameter groups for the optimiser, the head's first: lr = learning_rate * layer_decay^(layers + 1 - depth).
 
     Layer-wise learning-rate decay as in ELECTRA (Clark et al. 2020, arXiv:2003.10555). `decayed` are the parameters that
@@ -65,7 +65,7 @@ def groups(model: Any, *, decayed: set[str], settings: Train) -> list[dict[str, 
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             key = (
-                layers + 1 - depth(name, base=model.base_model_prefix, layers=layers),
+                layers + 1 - layer_depth(name, base=model.base_model_prefix, layers=layers),
                 name not in decayed,
             )
             found.setdefault(key, []).append(parameter)

@@ -12,7 +12,7 @@ from typing import Any
 from tasks import atomic
 from tasks.dataset.split import SplitsResult
 from tasks.labels import encode, label_of
-from tasks.model import bundle
+from tasks.model.bundle import Classifier, check_bundle, save_bundle
 from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import read_records
@@ -24,7 +24,9 @@ from tasks.workspace import Workspace
 VERSION = 1
 
 
-def greedy(singles: list[float], score_of: Callable[[list[int]], float]) -> tuple[list[int], float]:
+def greedy_soup(
+    singles: list[float], score_of: Callable[[list[int]], float]
+) -> tuple[list[int], float]:
     """(members, score) of the greedy soup: from the best single on, each next best is kept where the score does not fall.
 
     `score_of(members)` is the score of the mean of these models. Equal singles are tried in their order.
@@ -63,7 +65,7 @@ class SoupResult(StageResult):
         return [self.directory / "soup.json"]
 
 
-def soup(
+def build_soup(
     project: Project,
     models: list[TrainResult],
     *,
@@ -82,7 +84,7 @@ def soup(
     def build(out: Path, scratch: Path) -> SoupResult:
         cook = _Cook(project, models, splits, progress)
         singles = [cook.score([i]) for i in range(len(models))]
-        members, best = greedy(singles, cook.score)
+        members, best = greedy_soup(singles, cook.score)
         won = len(members) > 1 and best > max(singles)
         result = SoupResult(won=won, members=sorted(members), dev_f1_macro=best, singles=singles)
         if won:
@@ -122,7 +124,7 @@ class _Cook:
         """Weights as they were before calibration; the last model read stays as the network to fill."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        self._about = bundle.check(path)
+        self._about = check_bundle(path)
         local = {"local_files_only": True, "trust_remote_code": False}
         self._model = AutoModelForSequenceClassification.from_pretrained(
             path, use_safetensors=True, **local
@@ -148,7 +150,7 @@ class _Cook:
         import numpy as np
 
         length = int(self._about["max_length"])
-        model = bundle.Classifier(
+        model = Classifier(
             self._model, self._tokenizer, self._labels, length, multi_label=self._multi
         )
         p = model.probabilities(self._texts).astype("float64")
@@ -176,5 +178,5 @@ class _Cook:
         origin = {"bundles": [atomic.verify(self._bundles[i])["digest"] for i in sorted(members)]}
         found = fitted.told(self._labels)
         about = self._about | found | {"dev": {"f1_macro": dev_f1_macro}, "soup": origin}
-        digest = bundle.save(self._model, self._tokenizer, directory, about=about)
+        digest = save_bundle(self._model, self._tokenizer, directory, about=about)
         return digest, found

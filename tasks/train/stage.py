@@ -11,14 +11,13 @@ from tasks import atomic
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.training_rows import TrainingRows
 from tasks.encoder.base_model import resolve_encoder
-from tasks.model import bundle
-from tasks.model.bundle import BundleResult
+from tasks.model.bundle import BundleResult, save_bundle
 from tasks.progress import Points, Progress, silent
 from tasks.project import Project, Train
 from tasks.references import digest_of_path
 from tasks.stage import Metrics, run_stage
 from tasks.train.adaptation.adapt import AdaptResult
-from tasks.train.curves import draw, read_history
+from tasks.train.curves import draw_curves, read_history
 from tasks.train.data import RecordFile
 from tasks.train.fine_tune import fine_tune
 from tasks.workspace import Workspace
@@ -112,9 +111,9 @@ def write_bundle(
         "precision": trained.precision,
         "notes": list(trained.attempt.notes),
     }
-    digest = bundle.save(trained.model, trained.tokenizer, out / "bundle", about=about)
+    digest = save_bundle(trained.model, trained.tokenizer, out / "bundle", about=about)
     atomic.write_json(out / "history.json", trained.history)
-    draw(trained.history, out / "curves.png")
+    draw_curves(trained.history, out / "curves.png")
     return TrainResult(
         rows=len(rows),
         steps=trained.steps,

@@ -10,7 +10,7 @@ from typing import Any
 from tasks import atomic
 from tasks.progress import Progress
 from tasks.project.train import Train
-from tasks.train.optimiser import groups
+from tasks.train.optimiser import parameter_groups
 from tasks.train.resume import Asked, NotFinite, Terminated, check_finite, seal_and_rotate
 
 
@@ -74,7 +74,7 @@ def _learning(base: Any) -> Any:
                 made, options = self.get_optimizer_cls_and_kwargs(self.args, own)
                 decayed = set(self.get_decay_parameter_names(own))
                 self.optimizer = made(
-                    groups(own, decayed=decayed, settings=self.settings), **options
+                    parameter_groups(own, decayed=decayed, settings=self.settings), **options
                 )
             return super().create_optimizer(model)
 

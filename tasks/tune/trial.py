@@ -84,7 +84,7 @@ def encoder_of(project: Project, adapted: AdaptResult | None, *, workspace: Work
     return resolve_encoder(project, workspace)
 
 
-def trial(
+def run_trial(
     project: Project,
     settings: dict[str, Any],
     *,
@@ -158,7 +158,7 @@ def _train_folds(
 ) -> TrialResult:
     from tasks.train.fine_tune import fine_tune
 
-    parts = folds(rows.read(), project.tune.folds)
+    parts = split_folds(rows.read(), project.tune.folds)
     dev = read_records(splits.directory / "dev.jsonl")
     scores: list[float] = []
     history: list[tuple[int, str, float]] = []
@@ -196,7 +196,7 @@ def _train_folds(
     return TrialResult(dev_f1_macro=mean(scores), folds=scores, steps=steps, resumed_from=resumed)
 
 
-def folds(rows: list[Record], n: int) -> list[tuple[list[Record], list[Record]]]:
+def split_folds(rows: list[Record], n: int) -> list[tuple[list[Record], list[Record]]]:
     """(trained on, held out) for each of `n` folds: every real row is held out once, the labels evenly dealt; made-up rows
     are always trained on. One part that holds nothing out where `n` is 0. Raises UserError with fewer than `n` real rows a label.
     """

@@ -294,7 +294,9 @@ class TestHowMuchOfATextTheModelReads:
     def dev(self, bundle: Path, sign: int) -> list[Record]:
         """Rows whose labels are those that gain (or lose) the most where the model reads on."""
         short = Classifier.load(bundle)
-        more = sign * (short.reading(60).probabilities(self.LONG) - short.probabilities(self.LONG))
+        more = sign * (
+            short.with_max_length(60).probabilities(self.LONG) - short.probabilities(self.LONG)
+        )
         return [
             Record.create(t, short.labels[int(k)], "dev")
             for t, k in zip(self.LONG, more.argmax(axis=1), strict=True)
@@ -304,8 +306,8 @@ class TestHowMuchOfATextTheModelReads:
     def test_dev_decides(self, sign: int, tokens: int, small_bundle: Path) -> None:
         rows = [Record.create(t, None, "unlabelled") for t in self.LONG]
         found = _by_model(small_bundle, rows, self.dev(small_bundle, sign) if sign else [], 60)
-        expected = Classifier.load(small_bundle).reading(tokens).probabilities(self.LONG)
-        other = Classifier.load(small_bundle).reading(92 - tokens).probabilities(self.LONG)
+        expected = Classifier.load(small_bundle).with_max_length(tokens).probabilities(self.LONG)
+        other = Classifier.load(small_bundle).with_max_length(92 - tokens).probabilities(self.LONG)
         assert np.abs(found - expected).max() < 0.01 < np.abs(found - other).max()
 
 

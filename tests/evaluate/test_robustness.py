@@ -22,7 +22,7 @@ from tasks.evaluate.robustness import (
     share,
     wanted,
 )
-from tasks.model import bundle
+from tasks.model.bundle import save_bundle
 from tasks.project import Project
 from tasks.records import Record
 from tasks.workspace import Workspace
@@ -147,7 +147,7 @@ def test_label_sets_flip_where_any_label_does_and_cases_take_lists(
         encoder, num_labels=3, id2label=names, problem_type="multi_label_classification"
     )
     found = tmp_path / "bundle"
-    bundle.save(
+    save_bundle(
         model,
         AutoTokenizer.from_pretrained(encoder),
         found,

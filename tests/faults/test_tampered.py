@@ -19,8 +19,7 @@ from flows.serving import api
 from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.errors import UserError
-from tasks.model import bundle
-from tasks.model.bundle import BundleRef, Classifier
+from tasks.model.bundle import BundleRef, Classifier, check_bundle
 from tests.conftest import Command
 from tests.kit.registry import Store
 
@@ -231,4 +230,4 @@ def test_a_rollback_answers_with_the_same_bytes(
         assert (directory / f["path"]).read_bytes() == (
             bundles[0].directory / f["path"]
         ).read_bytes()
-    assert bundle.check(directory, digest=bundles[0].digest) and Classifier.load(directory)
+    assert check_bundle(directory, digest=bundles[0].digest) and Classifier.load(directory)

@@ -39,7 +39,7 @@ from flows.registry.promotion_log import PromotionLog
 from flows.settings import Settings, quiet
 from tasks import atomic
 from tasks.errors import TransientError
-from tasks.model import bundle
+from tasks.model.bundle import ABOUT
 from tasks.workspace import Workspace
 
 NAME, SCORE = "race", "reseed.test.f1_macro"
@@ -73,9 +73,7 @@ class Race:
         source = self.settings.workspace.home / "sources" / str(number)
         directory = source / "artifacts" / "bundle"
         directory.mkdir(parents=True)
-        atomic.write_json(
-            directory / bundle.ABOUT, {"labels": {"a": "", "b": ""}, "number": number}
-        )
+        atomic.write_json(directory / ABOUT, {"labels": {"a": "", "b": ""}, "number": number})
         atomic.seal(directory)
         return source
 

@@ -13,8 +13,7 @@ from flows.registry.client import Registry, Version
 from flows.registry.promotion_log import PromotionLog
 from flows.settings import Settings
 from flows.tracking.run import connect
-from tasks.model import bundle
-from tasks.model.bundle import BundleRef
+from tasks.model.bundle import BundleRef, save_bundle
 from tests.kit import toy
 
 LABELS = list(toy.LABELS)
@@ -39,7 +38,7 @@ def bundles_of(encoder: Path, folder: Path, n: int = 6) -> list[BundleRef]:
         )
         directory = folder / str(i) / "bundle"
         about = {"labels": toy.LABELS, "max_length": 32}
-        made.append(BundleRef(directory, bundle.save(model, tokenizer, directory, about=about)))
+        made.append(BundleRef(directory, save_bundle(model, tokenizer, directory, about=about)))
     return made
 
 

@@ -17,7 +17,7 @@ import pytest
 from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.model import bundle, predict
-from tasks.model.bundle import Classifier, UnsafeBundle, check
+from tasks.model.bundle import Classifier, UnsafeBundle, check_bundle
 from tests.conftest import ROOT
 from tests.kit import toy
 
@@ -36,7 +36,7 @@ def saved(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
         encoder, num_labels=3, id2label=names
     )
     directory = tmp_path_factory.mktemp("bundle") / "bundle"
-    return directory, bundle.save(
+    return directory, bundle.save_bundle(
         model, AutoTokenizer.from_pretrained(encoder), directory, about=ABOUT
     )
 
@@ -62,7 +62,7 @@ def texts(n: int = 12, seed: int = 0) -> list[str]:
 class TestSaved:
     def test_what_was_said_of_it_comes_back(self, saved: tuple[Path, str]) -> None:
         directory, digest = saved
-        assert check(directory) == check(directory, digest=digest) == ABOUT
+        assert check_bundle(directory) == check_bundle(directory, digest=digest) == ABOUT
         present = {p.name for p in directory.iterdir()}
         assert {
             "model.safetensors",
@@ -94,7 +94,7 @@ class TestSaved:
             assert {t["label"]: t["score"] for t in told} == pytest.approx(ours.scores, abs=1e-5)
 
     def test_the_digest_is_that_of_the_content(self, saved: tuple[Path, str], copy: Path) -> None:
-        assert check(copy, digest=saved[1]) == ABOUT
+        assert check_bundle(copy, digest=saved[1]) == ABOUT
         atomic.write_json(copy / bundle.ABOUT, {**ABOUT, "max_length": 16})
         assert atomic.seal(copy) != saved[1]
 
@@ -131,10 +131,12 @@ class TestAnswers:
             ["the " * 40, "the " * 40 + toy.REAL["metal"][0], toy.REAL["metal"][0] + " the" * 40]
         )
         assert a.scores == b.scores != c.scores
-        longer = classifier.reading(50)
+        longer = classifier.with_max_length(50)
         a, b = longer.predict(["the " * 40, "the " * 40 + toy.REAL["metal"][0]])
         assert a.scores != b.scores and longer.max_length == 50
-        assert classifier.reading(10**6).max_length == 128, "what its encoder has positions for"
+        assert classifier.with_max_length(10**6).max_length == 128, (
+            "what its encoder has positions for"
+        )
 
     @pytest.mark.parametrize("odd", ["", " \n", "\x00", "👩‍🔬" * 50, "中文", "x" * 20_000])
     def test_any_text_gets_a_label(self, odd: str, classifier: Classifier) -> None:
@@ -287,7 +289,7 @@ class TestTampered:
     ) -> None:
         flip(copy / "model.safetensors")
         digest = atomic.seal(copy)
-        check(copy)
+        check_bundle(copy)
         with pytest.raises(
             CorruptDirectory, match=f"is bundle {digest[:12]}, not the expected {saved[1][:12]}"
         ):
@@ -303,13 +305,13 @@ class TestTampered:
         entry["sha256"] = atomic.sha256_file(copy / "model.safetensors")
         atomic.write_json(copy / atomic.MANIFEST, manifest)
         with pytest.raises(CorruptDirectory, match="digest"):
-            check(copy, digest=saved[1])
+            check_bundle(copy, digest=saved[1])
 
     def test_a_label_may_be_called_anything(self, copy: Path, pyfunc: Any) -> None:
         say(copy / "config.json", label2id={"auto_map": 0}, id2label={"0": "auto_map"})
         say(copy / bundle.ABOUT, labels={"auto_map": "a kind of map"})
         pyfunc._verify(copy, atomic.seal(copy))
-        assert check(copy)["labels"] == {"auto_map": "a kind of map"}
+        assert check_bundle(copy)["labels"] == {"auto_map": "a kind of map"}
 
     def test_nothing_there(self, tmp_path: Path) -> None:
         with pytest.raises(CorruptDirectory, match="manifest"):

@@ -14,18 +14,17 @@ from hypothesis.extra import numpy as arrays
 
 from tasks import atomic
 from tasks.errors import UserError
-from tasks.model import bundle
-from tasks.model.bundle import BundleRef, Classifier
+from tasks.model.bundle import BundleRef, Classifier, check_bundle
 from tasks.model.inference import choose as choosing
 from tasks.model.inference.choose import (
     BackendMeasure,
     Inference,
-    choose,
-    compare,
+    choose_backend,
+    compare_answers,
     export_bundle,
-    pick,
+    pick_backend,
 )
-from tasks.model.inference.export import CannotExport, export
+from tasks.model.inference.export import CannotExport, export_graphs
 from tasks.model.inference.int8 import quantise_columns
 from tasks.project import Predict
 from tasks.records import Record
@@ -47,14 +46,14 @@ def test_a_quantised_weight_is_within_half_a_step(weight: np.ndarray) -> None:
 def test_the_graphs_answer_as_the_weights(backends: dict[str, Classifier]) -> None:
     reference = backends["torch"].probabilities(TEXTS)
     assert np.abs(backends["onnx"].probabilities(TEXTS) - reference).max() < 1e-4
-    found = compare(backends["onnx-int8"].probabilities(TEXTS), reference)
+    found = compare_answers(backends["onnx-int8"].probabilities(TEXTS), reference)
     assert found["agreement"] >= 0.9 and 0 < found["largest_difference"] < 0.1
 
 
 def test_plain_attention_is_one_operator_and_masked_attention_stays(small_bundle: Path) -> None:
     import onnx_ir as ir
 
-    from tasks.model.inference.attention import fuse
+    from tasks.model.inference.attention import fuse_attention
     from tasks.model.inference.export import _graph
 
     def ops(model: Any) -> list[str]:
@@ -62,20 +61,20 @@ def test_plain_attention_is_one_operator_and_masked_attention_stays(small_bundle
 
     plain, masked = _graph(small_bundle), _graph(small_bundle)
     layers = ops(plain).count("Softmax")
-    assert fuse(plain) == layers == ops(plain).count("MultiHeadAttention") and "Softmax" not in ops(
-        plain
-    )
+    assert fuse_attention(plain) == layers == ops(plain).count(
+        "MultiHeadAttention"
+    ) and "Softmax" not in ops(plain)
     softmax = next(node for node in masked.graph if node.op_type == "Softmax")
     added = ir.node("Add", [softmax.inputs[0], softmax.inputs[0]])
     masked.graph.insert_before(softmax, [added])
     softmax.replace_input_with(0, added.outputs[0])
-    assert fuse(masked) == layers - 1 and ops(masked).count("Softmax") == 1
+    assert fuse_attention(masked) == layers - 1 and ops(masked).count("Softmax") == 1
 
 
 def test_products_of_one_text_keep_its_shape(small_bundle: Path, tmp_path: Path) -> None:
     import onnx_ir as ir
 
-    graph = ir.load(export(small_bundle, tmp_path, kinds=["onnx-int8"])["onnx-int8"]).graph
+    graph = ir.load(export_graphs(small_bundle, tmp_path, kinds=["onnx-int8"])["onnx-int8"]).graph
     integers = [node for node in graph if node.op_type == "MatMulIntegerToFloat"]
     layers = sum(node.op_type == "MultiHeadAttention" for node in graph)
     assert len(integers) >= 6 * layers and "Slice" not in {
@@ -99,16 +98,18 @@ def measured(**rates: tuple[float, float]) -> dict[str, BackendMeasure]:
 class TestPick:
     def test_the_fastest_that_agrees(self) -> None:
         m = measured(torch=(10, 1.0), onnx=(20, 1.0), onnx_int8=(50, 0.99))
-        name, why = pick(m, settings=Predict())
+        name, why = pick_backend(m, settings=Predict())
         assert name == "onnx" and "onnx-int8 agrees on 99.00% only" in why
-        assert pick(m, settings=Predict(agreement=0.99))[0] == "onnx-int8"
+        assert pick_backend(m, settings=Predict(agreement=0.99))[0] == "onnx-int8"
 
     def test_torch_where_nothing_else_is_faster(self) -> None:
-        assert pick(measured(torch=(10, 1.0), onnx=(9, 1.0)), settings=Predict())[0] == "torch"
+        assert (
+            pick_backend(measured(torch=(10, 1.0), onnx=(9, 1.0)), settings=Predict())[0] == "torch"
+        )
 
     def test_what_is_asked_for_is_taken(self) -> None:
         m = measured(torch=(10, 1.0), onnx_int8=(5, 0.5))
-        assert pick(m, settings=Predict(backend="onnx-int8"))[0] == "onnx-int8"
+        assert pick_backend(m, settings=Predict(backend="onnx-int8"))[0] == "onnx-int8"
 
 
 class TestChoose:
@@ -119,13 +120,13 @@ class TestChoose:
         small_bundle: Path,
         tmp_path: Path,
     ) -> None:
-        found = choose(
+        found = choose_backend(
             small_bundle,
             tmp_path / "out",
             settings=Predict(backend=backend, threads=1),
             texts=TEXTS,
         )
-        about = bundle.check(tmp_path / "out")
+        about = check_bundle(tmp_path / "out")
         assert (
             Inference.model_validate_json(json.dumps(about["inference"])) == found
             and about["max_length"] == 32
@@ -135,7 +136,7 @@ class TestChoose:
         assert graphs_there == ({"model-int8.onnx"} if backend == "onnx-int8" else set())
         loaded = Classifier.load(tmp_path / "out")
         assert loaded.backend.name == backend
-        agreeing = compare(
+        agreeing = compare_answers(
             loaded.probabilities(TEXTS), Classifier.load(small_bundle).probabilities(TEXTS)
         )
         assert agreeing["agreement"] == found.measured[backend].agreement
@@ -144,10 +145,10 @@ class TestChoose:
         self, small_bundle: Path, tmp_path: Path
     ) -> None:
         first, again = tmp_path / "first", tmp_path / "again"
-        choose(small_bundle, first, settings=Predict(backend="onnx-int8"), texts=TEXTS)
-        found = choose(first, again, settings=Predict(backend="onnx"), texts=TEXTS)
+        choose_backend(small_bundle, first, settings=Predict(backend="onnx-int8"), texts=TEXTS)
+        found = choose_backend(first, again, settings=Predict(backend="onnx"), texts=TEXTS)
         plain = Classifier.load(small_bundle).probabilities(TEXTS)
-        measured = compare(Classifier.load(again).probabilities(TEXTS), plain)
+        measured = compare_answers(Classifier.load(again).probabilities(TEXTS), plain)
         assert found.measured["onnx"].model_dump() == found.measured["onnx"].model_dump() | measured
         assert measured["largest_difference"] < 1e-4
         assert {p.name for p in again.glob("*.onnx*")} == {"model.onnx"}
@@ -159,17 +160,21 @@ class TestChoose:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr("tasks.model.inference.export._missing", lambda: ["onnxscript"])
-        found = choose(small_bundle, tmp_path / "auto", settings=Predict(), texts=TEXTS)
+        found = choose_backend(small_bundle, tmp_path / "auto", settings=Predict(), texts=TEXTS)
         assert found.backend == "torch" and "onnxscript not installed" in found.why
         with pytest.raises(
             UserError,
             match=r"predict\.backend is onnx: onnxscript not installed: pip install onnxscript",
         ):
-            choose(small_bundle, tmp_path / "onnx", settings=Predict(backend="onnx"), texts=TEXTS)
+            choose_backend(
+                small_bundle, tmp_path / "onnx", settings=Predict(backend="onnx"), texts=TEXTS
+            )
 
     def test_no_dev_text_is_the_users_mistake(self, small_bundle: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"data\.dev"):
-            choose(small_bundle, tmp_path / "out", settings=Predict(backend="torch"), texts=[])
+            choose_backend(
+                small_bundle, tmp_path / "out", settings=Predict(backend="torch"), texts=[]
+            )
 
 
 def test_an_unknown_architecture_is_one_sentence(
@@ -180,7 +185,7 @@ def test_an_unknown_architecture_is_one_sentence(
 
     monkeypatch.setattr("tasks.model.inference.export._graph", fails)
     with pytest.raises(CannotExport, match=r"transformers\.exporters: RuntimeError: no such op"):
-        export(small_bundle, tmp_path, kinds=["onnx"])
+        export_graphs(small_bundle, tmp_path, kinds=["onnx"])
 
 
 def test_a_kill_in_the_export_costs_only_the_export(
@@ -203,16 +208,16 @@ def test_a_kill_in_the_export_costs_only_the_export(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr(choosing, "measure", killed)
+        m.setattr(choosing, "measure_backends", killed)
         with pytest.raises(KeyboardInterrupt):
             export_bundle(project, trained=trained, splits=splits, workspace=workspace)
     assert not list((workspace.stages / "export").glob("[!.]*"))
-    bundle.check(trained.directory, digest=trained.digest)
+    check_bundle(trained.directory, digest=trained.digest)
     done, again = (
         export_bundle(project, trained=trained, splits=splits, workspace=workspace)
         for _ in range(2)
     )
-    bundle.check(done.bundle_directory, digest=done.bundle)
+    check_bundle(done.bundle_directory, digest=done.bundle)
     assert (
         not done.published.found
         and again.published.found

@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tasks import atomic
-from tasks.model import bundle
-from tasks.model.bundle import Classifier
+from tasks.model.bundle import ABOUT, Classifier
 from tasks.model.inference.backends import Torch
-from tasks.model.inference.batches import batches
+from tasks.model.inference.batches import token_batches
 from tests.kit import toy
 
 BACKENDS = ["torch", "onnx", "onnx-int8"]
@@ -23,7 +22,7 @@ BACKENDS = ["torch", "onnx", "onnx-int8"]
 
 @given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 1000))
 def test_each_row_once_in_batches_under_the_budget(lengths: list[int], tokens: int) -> None:
-    found = batches(lengths, tokens=tokens)
+    found = token_batches(lengths, tokens=tokens)
     assert sorted(i for b in found for i in b) == list(range(len(lengths)))
     for b in found:
         assert len(b) == 1 or len(b) * max(lengths[i] for i in b) <= tokens
@@ -69,7 +68,7 @@ def test_the_budget_changes_no_answer(
     )
     plain = backends["torch"]
     assert np.allclose(
-        plain.through(other).probabilities(asked), plain.probabilities(asked), atol=1e-5
+        plain.with_backend(other).probabilities(asked), plain.probabilities(asked), atol=1e-5
     )
 
 
@@ -96,8 +95,8 @@ def test_without_onnxruntime_torch_answers_and_says_so_once(
     copy = tmp_path / "bundle"
     shutil.copytree(small_bundle, copy)
     shutil.copy(graphs["onnx"], copy / "model.onnx")
-    about = atomic.read_json(copy / bundle.ABOUT)
-    atomic.write_json(copy / bundle.ABOUT, {**about, "inference": {"backend": "onnx"}})
+    about = atomic.read_json(copy / ABOUT)
+    atomic.write_json(copy / ABOUT, {**about, "inference": {"backend": "onnx"}})
     atomic.seal(copy)
     assert Classifier.load(copy).backend.name == "onnx"
     with monkeypatch.context() as m:

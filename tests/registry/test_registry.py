@@ -22,8 +22,7 @@ from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.errors import TransientError, UserError
 from tasks.figures import Interval
-from tasks.model import bundle
-from tasks.model.bundle import BundleRef
+from tasks.model.bundle import BundleRef, Classifier, check_bundle
 from tasks.verdict import decide, evidence
 from tasks.workspace import Workspace
 from tests.conftest import Command
@@ -68,7 +67,7 @@ class TestRegistering:
         }
         assert models.pop(pending.model_id) == "PENDING" and list(models.values()) == ["READY"]
         assert next(iter(models)) in str(store.stored(version))
-        bundle.check(store.registry.fetch(version), digest=bundles[0].digest)
+        check_bundle(store.registry.fetch(version), digest=bundles[0].digest)
 
     def test_a_stop_before_the_version_was_made_logs_no_second_model(
         self, store: Store, bundles: list[BundleRef], monkeypatch: pytest.MonkeyPatch
@@ -94,7 +93,7 @@ class TestRegistering:
         store.register(bundles[0])
         texts = [r["text"] for r in toy.real_rows(3)]
         told = mlflow.pyfunc.load_model("models:/toy/1").predict(pd.DataFrame({"text": texts}))
-        ours = bundle.Classifier.load(bundles[0].directory).predict(texts)
+        ours = Classifier.load(bundles[0].directory).predict(texts)
         assert list(told["label"]) == [p.label for p in ours]
         assert list(told["score"]) == pytest.approx([p.score for p in ours], abs=1e-5)
 
@@ -117,7 +116,7 @@ class TestPromoting:
             champion.version == "3"
             and champion.tags["reseed.promoted_at"] == store.journal().rows[-1].when
         )
-        assert [bundle.check(p) is not None and p.name for p in unasked] == [
+        assert [check_bundle(p) is not None and p.name for p in unasked] == [
             b.digest[:32] for b in bundles[:3]
         ]
 
@@ -325,7 +324,7 @@ class TestFetching:
     def test_the_bundle_is_verified_and_kept(self, store: Store, bundles: list[BundleRef]) -> None:
         version = store.register(bundles[0])
         got = store.registry.fetch(version)
-        assert bundle.check(got, digest=bundles[0].digest)["max_length"] == 32
+        assert check_bundle(got, digest=bundles[0].digest)["max_length"] == 32
         shutil.rmtree(store.stored(version))
         assert store.registry.fetch(version) == got, "what lies here is not downloaded again"
         assert not list((store.settings.workspace.home / "scratch" / "fetch").iterdir())
@@ -366,7 +365,7 @@ class TestFetching:
         got = store.registry.fetch(version)
         flip(got / "model.safetensors")
         assert store.registry.fetch(version) == got
-        bundle.check(got, digest=bundles[0].digest)
+        check_bundle(got, digest=bundles[0].digest)
         assert len(list(got.parent.glob(f"{got.name}.corrupt-*"))) == 1
 
 
@@ -432,11 +431,11 @@ class TestHistory:
     def test_a_rollback_goes_forth_again_and_gives_the_same_files(
         self, store: Store, three: list[Version]
     ) -> None:
-        before = bundle.check(store.registry.fetch(three[1]), digest=three[1].digest)
+        before = check_bundle(store.registry.fetch(three[1]), digest=three[1].digest)
         for _ in range(2):
             admin.rollback(store.settings, "toy", reason="back")
         assert store.aliases()["champion"] == "2"
-        assert bundle.check(store.registry.fetch(require_champion(store.registry, "toy"))) == before
+        assert check_bundle(store.registry.fetch(require_champion(store.registry, "toy"))) == before
 
     def test_by_hand(self, store: Store, three: list[Version]) -> None:
         assert (
@@ -736,7 +735,7 @@ class TestPruning:
         assert [v.version for v in store.registry.versions("toy")] == ["6", "4", "1"]
         assert {v for v, place in places.items() if place.exists()} == {"6", "4", "1"}
         for v in store.registry.versions("toy"):
-            bundle.check(store.registry.fetch(v), digest=v.digest)
+            check_bundle(store.registry.fetch(v), digest=v.digest)
         assert admin.prune(store.settings, "toy", keep=1, really=True)["removed"] == []
 
     def test_a_version_that_is_not_ours_takes_no_files_along(
@@ -754,7 +753,7 @@ class TestPruning:
         assert found["stayed"] == [
             f"the files of version 2 stay at {source}: Reseed did not register it"
         ]
-        assert fetched.exists() and bundle.check(store.stored(one), digest=one.digest)
+        assert fetched.exists() and check_bundle(store.stored(one), digest=one.digest)
 
     def test_files_on_s3_go_too_or_it_is_said_that_they_stay(
         self, home: Path, s3: Any, bundles: list[BundleRef], monkeypatch: pytest.MonkeyPatch

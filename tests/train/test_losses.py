@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tasks.errors import UserError
 from tasks.records import Record
 from tasks.train.losses import loss_of, positive_weights, row_weights, sigmoid_loss, softmax_loss
-from tasks.train.optimiser import count_layers, depth, freeze, groups
+from tasks.train.optimiser import count_layers, freeze, layer_depth, parameter_groups
 from tests.kit import toy
 from tests.kit.training import BATCHES, TRAIN, Tune, chosen, rows, same, weights
 
@@ -201,7 +201,7 @@ class TestRowWeights:
         import torch
         from transformers import set_seed
 
-        from tasks.train.load import load
+        from tasks.train.load import load_classifier
 
         train = [replace(r, source="seed") if i % 3 else r for i, r in enumerate(TRAIN)]
         still = {
@@ -214,7 +214,7 @@ class TestRowWeights:
         trained = tune(train=train, **still, **changes)
         asked = chosen(**still, **changes)
         set_seed(0)
-        model, tokenizer = load(encoder, list(toy.LABELS), settings=asked)
+        model, tokenizer = load_classifier(encoder, list(toy.LABELS), settings=asked)
         batch = tokenizer(
             [r.text for r in train],
             padding=True,
@@ -283,19 +283,19 @@ class TestLayers:
         ],
     )
     def test_depth(self, name: str, base: str, at: int) -> None:
-        assert depth(name, base=base, layers=12) == at
+        assert layer_depth(name, base=base, layers=12) == at
 
     @staticmethod
     def model(encoder: Path) -> Any:
-        from tasks.train.load import load
+        from tasks.train.load import load_classifier
 
-        return load(encoder, list(toy.LABELS), settings=chosen())[0]
+        return load_classifier(encoder, list(toy.LABELS), settings=chosen())[0]
 
     def test_learning_rates_fall_by_the_factor(self, encoder: Path) -> None:
         model = self.model(encoder)
         assert count_layers(model) == 2
         asked = chosen(layer_decay=0.5, learning_rate=0.08)
-        found = groups(
+        found = parameter_groups(
             model, decayed={n for n, p in model.named_parameters() if p.dim() > 1}, settings=asked
         )
         rate = {id(p): g["lr"] for g in found for p in g["params"]}

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.errors import UserError
-from tasks.model import bundle
-from tasks.model.bundle import Classifier
-from tasks.train.load import load
+from tasks.model.bundle import Classifier, save_bundle
+from tasks.train.load import load_classifier
 from tasks.train.optimiser import count_layers
 from tests.kit import toy
 from tests.kit.training import DEV, Tune, chosen
@@ -106,7 +105,7 @@ def test_every_family_trains_and_answers(
         or name == "ModernBERT"
     )
     about = {"labels": toy.LABELS, "max_length": 32}
-    bundle.save(trained.model, trained.tokenizer, tmp_path / "bundle", about=about)
+    save_bundle(trained.model, trained.tokenizer, tmp_path / "bundle", about=about)
     said = Classifier.load(tmp_path / "bundle").predict([r.text for r in DEV])
     assert len(said) == len(DEV) and all(set(p.scores) == set(toy.LABELS) for p in said)
 
@@ -115,7 +114,7 @@ class TestRefusals:
     @staticmethod
     def refused(folder: Path, *words: str, **changes: Any) -> None:
         with pytest.raises(UserError) as e:
-            load(folder, list(toy.LABELS), settings=chosen(**changes))
+            load_classifier(folder, list(toy.LABELS), settings=chosen(**changes))
         assert all(w in str(e.value) for w in words) and "\n" not in str(e.value), str(e.value)
 
     @staticmethod
@@ -144,7 +143,7 @@ class TestRefusals:
             "auto_map",
             "never run",
         )
-        model, _ = load(
+        model, _ = load_classifier(
             self.reconfigured(folder, model_type="bert"), list(toy.LABELS), settings=chosen()
         )  # transformers' own class
         assert type(model).__module__.startswith("transformers.") and not hasattr(
@@ -167,7 +166,7 @@ class TestRefusals:
 
     def test_roberta_has_fewer_positions_than_it_says(self, family: Callable[..., Path]) -> None:
         """Its positions count from the padding's number on, and this tokenizer does not know."""
-        load(family("RoBERTa"), list(toy.LABELS), settings=chosen(max_length=65))
+        load_classifier(family("RoBERTa"), list(toy.LABELS), settings=chosen(max_length=65))
         self.refused(
             family("RoBERTa"), "train.max_length is 66", "at most 65 tokens", max_length=66
         )
@@ -213,7 +212,7 @@ class TestWeights:
         folder = family(name)
         made = getattr(transformers, f"AutoModelFor{head}").from_pretrained(folder, num_labels=5)
         made.save_pretrained(folder)
-        model, _ = load(folder, list(toy.LABELS), settings=chosen())
+        model, _ = load_classifier(folder, list(toy.LABELS), settings=chosen())
         own, kept = model.base_model.state_dict(), made.base_model.state_dict()
         assert all(
             torch.equal(own[k], v) for k, v in kept.items()
@@ -225,7 +224,7 @@ class TestWeights:
                 "LayerNorm.bias", "LayerNorm.beta"
             )
 
-        load(rewritten(family("BERT"), old), list(toy.LABELS), settings=chosen())
+        load_classifier(rewritten(family("BERT"), old), list(toy.LABELS), settings=chosen())
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))
@@ -237,7 +236,7 @@ def test_every_family_answers_alike_through_its_graph(
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from tasks.model.inference.export import export
+    from tasks.model.inference.export import export_graphs
 
     torch.manual_seed(1)
     model = AutoModelForSequenceClassification.from_pretrained(family(name), num_labels=3).eval()
@@ -249,7 +248,7 @@ def test_every_family_answers_alike_through_its_graph(
     out = tmp_path / "graphs"
     out.mkdir()
     session = onnxruntime.InferenceSession(
-        export(whole, out, kinds=["onnx"])["onnx"], providers=["CPUExecutionProvider"]
+        export_graphs(whole, out, kinds=["onnx"])["onnx"], providers=["CPUExecutionProvider"]
     )
     for length in (3, 12, 40):
         ids = torch.randint(5, 40, (1, length))

@@ -12,14 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import atomic
-from tasks.model import bundle
-from tasks.model.bundle import Classifier
+from tasks.model.bundle import Classifier, save_bundle
 from tasks.project import Project
 from tasks.records import Record
 from tasks.references import digest_of_path
 from tasks.stage import run_stage
 from tasks.statistics.calibration import Calibration
-from tasks.train.soup import SoupResult, greedy, soup
+from tasks.train.soup import SoupResult, build_soup, greedy_soup
 from tasks.train.stage import TrainResult
 from tasks.workspace import Workspace
 from tests.kit import toy
@@ -33,13 +32,13 @@ class TestGreedy:
     def test_it_is_never_worse_than_the_best_and_holds_it(
         self, singles: list[float], rng: random.Random
     ) -> None:
-        members, score = greedy(singles, lambda m: rng.random())
+        members, score = greedy_soup(singles, lambda m: rng.random())
         assert score >= max(singles) and members[0] == singles.index(max(singles))
         assert len(set(members)) == len(members)
 
     @given(SCORES)
     def test_where_nothing_helps_the_best_stays_alone(self, singles: list[float]) -> None:
-        assert greedy(singles, lambda m: -1.0) == ([singles.index(max(singles))], max(singles))
+        assert greedy_soup(singles, lambda m: -1.0) == ([singles.index(max(singles))], max(singles))
 
     def test_each_next_best_is_tried_once_with_what_was_kept(self) -> None:
         asked: list[list[int]] = []
@@ -48,7 +47,7 @@ class TestGreedy:
             asked.append(members)
             return {(1, 3): 0.7, (1, 3, 0): 0.6, (1, 3, 2): 0.7}[tuple(members)]
 
-        assert greedy([0.3, 0.65, 0.1, 0.4], score_of) == ([1, 3, 2], 0.7)
+        assert greedy_soup([0.3, 0.65, 0.1, 0.4], score_of) == ([1, 3, 2], 0.7)
         assert asked == [[1, 3], [1, 3, 0], [1, 3, 2]]
 
 
@@ -95,7 +94,7 @@ class Kitchen:
 
         def build(out: Path, scratch: Path) -> TrainResult:
             return filled(
-                TrainResult, bundle=bundle.save(net, tokenizer, out / "bundle", about=about)
+                TrainResult, bundle=save_bundle(net, tokenizer, out / "bundle", about=about)
             )
 
         return run_stage(
@@ -109,7 +108,7 @@ class Kitchen:
         )
 
     def cook(self, *models: TrainResult) -> SoupResult:
-        return soup(self.project, list(models), splits=self.splits, workspace=self.workspace)
+        return build_soup(self.project, list(models), splits=self.splits, workspace=self.workspace)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import pytest
 
 from tasks import atomic
 from tasks.errors import UserError
-from tasks.model.bundle import Classifier, check
+from tasks.model.bundle import Classifier, check_bundle
 from tasks.records import Record
 from tasks.statistics.calibration import Calibration, temperature
 from tasks.train.__main__ import main
@@ -389,7 +389,7 @@ class TestCommand:
         from transformers import pipeline
 
         folder = tmp_path / "out" / "bundle"
-        about = check(folder, digest=manifest["figures"]["bundle"])
+        about = check_bundle(folder, digest=manifest["figures"]["bundle"])
         assert about["labels"] == dict.fromkeys(sorted(toy.LABELS), "")
         texts = [r.text for r in DEV]
         plain = pipeline(

@@ -24,10 +24,10 @@ from tasks.tune.trial import (
     Pruned,
     TrialResult,
     as_override,
-    folds,
     fragment,
     question,
-    trial,
+    run_trial,
+    split_folds,
     with_settings,
 )
 from tasks.workspace import Workspace
@@ -75,7 +75,7 @@ class Bench:
     def trial(
         self, p: Project, settings: dict[str, Any], keep_going: Any = lambda epoch, f1, share: True
     ) -> TrialResult:
-        return trial(
+        return run_trial(
             p,
             settings,
             rows=self.rows,
@@ -173,7 +173,7 @@ class TestTrial:
 class TestFolds:
     def test_every_real_row_is_held_out_once_and_made_up_ones_never(self) -> None:
         real, written = rows(7, "seed", 9), TRAINING
-        parts = folds([*written, *real], 3)
+        parts = split_folds([*written, *real], 3)
         assert Counter(r.id for _, held in parts for r in held) == Counter(r.id for r in real)
         for own, held in parts:
             assert {r.id for r in own} | {r.id for r in held} == {r.id for r in [*written, *real]}
@@ -183,15 +183,15 @@ class TestFolds:
             assert all(2 <= n <= 3 for n in Counter(r.label for r in held).values())
 
     def test_without_folds_nothing_is_held_out(self) -> None:
-        assert folds(TRAINING, 0) == [(TRAINING, [])]
+        assert split_folds(TRAINING, 0) == [(TRAINING, [])]
 
     def test_too_few_real_rows(self) -> None:
         with pytest.raises(
             UserError, match=r"tune.folds is 3, but a label has only 2 real training rows.*to 2"
         ):
-            folds([*TRAINING, *rows(2, "seed", 9)], 3)
+            split_folds([*TRAINING, *rows(2, "seed", 9)], 3)
         with pytest.raises(UserError, match=r"only 0 real training rows.*to 0"):
-            folds(TRAINING, 3)
+            split_folds(TRAINING, 3)
 
 
 class TestSpace:
@@ -485,7 +485,7 @@ def test_a_pruned_trial_is_no_failed_task_and_shows_its_progress() -> None:
         raise Pruned
 
     assert _none_if_pruned(pruned)() is None
-    assert "progress" in inspect.signature(_none_if_pruned(trial)).parameters, (
+    assert "progress" in inspect.signature(_none_if_pruned(run_trial)).parameters, (
         "what flows/steps.py asks for"
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tasks.atomic import CorruptDirectory
 from tasks.dataset.readers import Columns, read_rows
 from tasks.errors import UserError
-from tasks.model.inference.choose import choose, line
+from tasks.model.inference.choose import choose_backend, describe_choice
 from tasks.project import Predict
 
 
@@ -34,14 +34,14 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"--threads {options.threads}: give 0 for every core, or more")
         texts = [r.text for r in read_rows(options.dev, Columns(label=None)) if not r.fault]
         settings = Predict(backend=options.backend, threads=options.threads)
-        found = choose(options.bundle, options.out, settings=settings, texts=texts)
+        found = choose_backend(options.bundle, options.out, settings=settings, texts=texts)
     except UserError as e:
         sys.stderr.write(f"{e}\n")
         return 2
     except CorruptDirectory as e:
         sys.stderr.write(f"{options.bundle}: {e}\n")
         return 1
-    sys.stderr.write(line(found) + "\n")
+    sys.stderr.write(describe_choice(found) + "\n")
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
 

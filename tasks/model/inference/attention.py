@@ -21,7 +21,7 @@ class _Side:
     scale: float
 
 
-def fuse(model: Any) -> int:
+def fuse_attention(model: Any) -> int:
     """Rewrite `model` (an `onnx_ir.Model`) in place; returns how many attentions became one operator.
 
     Only plain ones: no mask, no bias, no rotation of queries and keys, as many heads for keys as for queries. Others stay as they are.

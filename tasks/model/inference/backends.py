@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tasks.labels import MULTI_LABEL
-from tasks.model.inference.batches import batches
+from tasks.model.inference.batches import token_batches
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +62,7 @@ class Torch:
         torch.set_num_threads(self._threads or before)
         try:
             with torch.inference_mode():
-                for rows in batches([len(i) for i in ids], tokens=self._batch_tokens):
+                for rows in token_batches([len(i) for i in ids], tokens=self._batch_tokens):
                     own = {name: [values[i] for i in rows] for name, values in encoded.items()}
                     batch = self._tokenizer.pad(own, return_tensors="pt", verbose=False).to(
                         self._device

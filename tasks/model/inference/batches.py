@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def batches(lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
+def token_batches(lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
     """The indices of `lengths` (tokens a row), each once, in batches of ascending length.
 
     A batch holds at most `tokens` tokens with its padding (rows times its longest row); a row that is longer stands alone.

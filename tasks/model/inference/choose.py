@@ -17,7 +17,7 @@ from tasks.labels import predict_codes
 from tasks.model import bundle as bundles
 from tasks.model.bundle import BundleRef, BundleResult, Classifier
 from tasks.model.inference.backends import Onnx
-from tasks.model.inference.export import FILES, CannotExport, export
+from tasks.model.inference.export import FILES, CannotExport, export_graphs
 from tasks.progress import Progress, silent
 from tasks.project import Predict, Project
 from tasks.records import read_records
@@ -55,7 +55,7 @@ class Inference(Figures):
     failed: dict[str, str]
 
 
-def choose(
+def choose_backend(
     bundle: Path, out: Path, *, settings: Predict, texts: list[str], progress: Progress = silent
 ) -> Inference:
     """Write the bundle `bundle` into the new folder `out` with the chosen backend's graph; returns `reseed.json`'s
@@ -68,23 +68,23 @@ def choose(
         raise UserError(
             "there is no dev text to compare the backends on: give data.dev or data.split.dev"
         )
-    about = bundles.check(bundle)
+    about = bundles.check_bundle(bundle)
     plain = Classifier.load(
-        bundle, plain=True
+        bundle, torch_only=True
     )  # it may have been exported before, for another machine
     kinds = {"auto": list(FILES), "torch": []}.get(settings.backend, [settings.backend])
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         candidates, failed = {"torch": plain}, {}
         progress(0, 2, "export")
         try:
-            paths = export(bundle, Path(scratch), kinds=kinds) if kinds else {}
+            paths = export_graphs(bundle, Path(scratch), kinds=kinds) if kinds else {}
             for kind, path in paths.items():
                 how: dict[str, Any] = {
                     "threads": settings.threads,
                     "multi_label": plain.multi_label,
                 }
                 backend = Onnx(path, name=kind, labels=len(plain.labels), **how)
-                candidates[kind] = plain.through(backend)
+                candidates[kind] = plain.with_backend(backend)
         except CannotExport as e:
             if settings.backend != "auto":
                 raise UserError(
@@ -92,8 +92,8 @@ def choose(
                 ) from None
             failed = {kind: str(e) for kind in kinds}
         progress(1, 2, "measure")
-        measured = measure(candidates, texts[:COMPARED])
-        backend_name, why = pick(measured, settings=settings, failed=failed)
+        measured = measure_backends(candidates, texts[:COMPARED])
+        backend_name, why = pick_backend(measured, settings=settings, failed=failed)
         before = [f"{name}*" for name in FILES.values()]
         shutil.copytree(bundle, out, ignore=shutil.ignore_patterns(atomic.MANIFEST, *before))
         for path in Path(scratch).glob(f"{FILES.get(backend_name, '-')}*"):
@@ -112,20 +112,22 @@ def choose(
     return found
 
 
-def measure(candidates: dict[str, Classifier], texts: list[str]) -> dict[str, BackendMeasure]:
+def measure_backends(
+    candidates: dict[str, Classifier], texts: list[str]
+) -> dict[str, BackendMeasure]:
     """By backend: `texts_per_second` (tokenising included), `agreement` and `largest_difference` against torch."""
     answers = {name: c.probabilities(texts) for name, c in candidates.items()}
-    speed = throughput(candidates, texts)
+    speed = measure_throughput(candidates, texts)
     return {
         name: BackendMeasure(
             texts_per_second=speed[name],
-            **compare(p, answers["torch"], multi_label=candidates["torch"].multi_label),
+            **compare_answers(p, answers["torch"], multi_label=candidates["torch"].multi_label),
         )
         for name, p in answers.items()
     }
 
 
-def throughput(candidates: dict[str, Classifier], texts: list[str]) -> dict[str, float]:
+def measure_throughput(candidates: dict[str, Classifier], texts: list[str]) -> dict[str, float]:
     """Texts a second, tokenising included, of classifiers that are warm.
 
     The fastest of several passes over the same texts, the classifiers in turn, so that what else the machine does meets all.
@@ -140,7 +142,9 @@ def throughput(candidates: dict[str, Classifier], texts: list[str]) -> dict[str,
     return {name: round(TIMED / seconds, 1) for name, seconds in best.items()}
 
 
-def compare(p: np.ndarray, reference: np.ndarray, *, multi_label: bool = False) -> dict[str, float]:
+def compare_answers(
+    p: np.ndarray, reference: np.ndarray, *, multi_label: bool = False
+) -> dict[str, float]:
     """The share of rows whose most probable label (with `multi_label`, whose whole set) is the reference's, and the largest
     difference of a probability."""
     import numpy as np
@@ -154,7 +158,7 @@ def compare(p: np.ndarray, reference: np.ndarray, *, multi_label: bool = False) 
     }
 
 
-def pick(
+def pick_backend(
     measured: Mapping[str, BackendMeasure],
     *,
     settings: Predict,
@@ -176,7 +180,7 @@ def pick(
     )
 
 
-def line(found: Inference) -> str:
+def describe_choice(found: Inference) -> str:
     """The choice in a line, for a person."""
     m, torch = found.measured[found.backend], found.measured["torch"]
     if found.backend == "torch":
@@ -213,7 +217,7 @@ def export_bundle(
 
     def build(out: Path, scratch: Path) -> ExportResult:
         texts = [r.text for r in read_records(splits.directory / "dev.jsonl")]
-        found = choose(
+        found = choose_backend(
             trained.directory,
             out / "bundle",
             settings=project.predict,

@@ -18,7 +18,7 @@ class CannotExport(RuntimeError):
     """This model, or this machine, gives no graph; the message says why."""
 
 
-def export(bundle: Path, into: Path, *, kinds: list[str]) -> dict[str, Path]:
+def export_graphs(bundle: Path, into: Path, *, kinds: list[str]) -> dict[str, Path]:
     """The graphs of `bundle` written into the directory `into`, by kind (keys of FILES).
 
     Inputs: the tokenizer's names without the attention mask, int64, shape (1, tokens). Output: `logits`, float32, shape
@@ -30,13 +30,13 @@ def export(bundle: Path, into: Path, *, kinds: list[str]) -> dict[str, Path]:
         raise CannotExport(f"{', '.join(missing)} not installed: pip install {' '.join(missing)}")
     import onnx_ir as ir
 
-    from tasks.model.inference.attention import fuse
-    from tasks.model.inference.int8 import quantise
+    from tasks.model.inference.attention import fuse_attention
+    from tasks.model.inference.int8 import quantise_products
 
     try:
         with _quiet():
             graph = _graph(bundle)
-        fuse(graph)
+        fuse_attention(graph)
     except Exception as e:  # an architecture that the exporter does not know fails in as many ways as there are ones
         raise CannotExport(
             f"transformers.exporters: {type(e).__name__}: {' '.join(str(e).split())[:200]}"
@@ -45,7 +45,7 @@ def export(bundle: Path, into: Path, *, kinds: list[str]) -> dict[str, Path]:
     for kind in sorted(
         kinds, key=["onnx", "onnx-int8"].index
     ):  # quantising changes the graph in place
-        if kind == "onnx-int8" and not quantise(graph):
+        if kind == "onnx-int8" and not quantise_products(graph):
             raise CannotExport("no product with constant weights was found to quantise")
         path = found[kind] = into / FILES[kind]
         size = sum(v.const_value.nbytes for v in graph.graph.initializers.values())

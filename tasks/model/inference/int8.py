@@ -117,7 +117,7 @@ def _one_text(x: Any) -> bool:
     return x.shape is not None and len(x.shape) >= 2 and all(d == 1 for d in list(x.shape)[:-2])
 
 
-def quantise(model: Any) -> int:
+def quantise_products(model: Any) -> int:
     """Rewrite `model` (an `onnx_ir.Model`) in place; returns how many products run on integers.
 
     Only products of activations with constant matrices: attention's own products, and Gemm (the head, where it is

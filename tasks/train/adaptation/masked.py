@@ -14,7 +14,7 @@ from tasks.errors import UserError
 from tasks.progress import Progress, silent
 from tasks.project import Adapt, Project
 from tasks.train.arguments import on_one_device
-from tasks.train.load import check_weights, not_loaded
+from tasks.train.load import check_weights, missing_weights
 from tasks.train.resume import (
     Asked,
     NotFinite,
@@ -133,7 +133,7 @@ def load_masked(encoder: Path, project: Project) -> Masked:
         )
     check_weights(model, info, encoder=encoder)
     prefix = model.base_model_prefix + "."
-    missing = [k for k in not_loaded(info) if not k.startswith(prefix)]
+    missing = [k for k in missing_weights(info) if not k.startswith(prefix)]
     if missing and model.get_output_embeddings() is not None:
         model.config.tie_word_embeddings = True
         model.tie_weights()
