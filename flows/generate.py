@@ -128,7 +128,7 @@ def _planned_rows(
         )
         for name, (_, endpoint) in (active_generators(project) if requests else {}).items()
     }
-    if project.generate.propose and requests:
+    if project.generate.propose_topics and requests:
         name = proposing_generator(project)
         generators[name] += estimate_usage(
             proposal_requests(project), active_generators(project)[name][1]

@@ -16,7 +16,7 @@ from tests.kit import toy
 pytestmark = pytest.mark.usefixtures("home")
 
 TWO: dict[str, Any] = {
-    "generators": [{"name": "one"}, {"name": "two", "usd": {"input": 1e6}}],
+    "generators": [{"name": "one"}, {"name": "two", "price": {"input": 1e6}}],
     "per_label": 50,
 }
 
@@ -42,12 +42,12 @@ def test_questions_times_models_where_models_are_told_apart(
     config = {
         "name": "who",
         "labels": {"one": "the first", "two": "the second"},
-        "data": {"split": {"dev": 3, "test": 4, "rest": "seed"}},
+        "data": {"split": {"dev": 3, "test": 4, "rest": "train"}},
         "generate": {
             "mode": "by_model",
             "questions": "q.txt",
             "generators": generators,
-            "usd": {"output": 1.0},
+            "price": {"output": 1.0},
             "max_tokens": 50,
             "budget": {"requests": 30},
         },
@@ -66,7 +66,7 @@ def test_questions_times_models_where_models_are_told_apart(
 def test_subtopics_that_are_to_be_proposed_are_counted(tmp_path: Path) -> None:
     plain, more = (
         plan_of(tmp_path / "a", generate=TWO),
-        plan_of(tmp_path / "b", generate=TWO | {"propose": True}),
+        plan_of(tmp_path / "b", generate=TWO | {"propose_topics": True}),
     )
     assert requests(more) == {"one": requests(plain)["one"] + 3, "two": requests(plain)["two"]}
     written = [found.generators["one"].completion_tokens for found in (plain, more)]

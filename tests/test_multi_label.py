@@ -78,7 +78,7 @@ class TestProject:
         [
             ({"generate": {"borderline": 0.1}}, "generate.borderline is 0.1, but with multi_label"),
             (
-                {"data": {"pool": "x", "label_separator": "|", "label_columns": True}},
+                {"data": {"pool": "x", "label_separator": "|", "one_column_per_label": True}},
                 "give one of the two",
             ),
             (
@@ -648,7 +648,7 @@ def test_a_whole_retrain_serves_label_sets(
         encoder=encoder,
         rows=70,
         multi_label=True,
-        data={"split": {"dev": 8, "test": 40, "seed": 4}},
+        data={"split": {"dev": 8, "test": 40, "train": 4}},
         train={"epochs": 10},
         generate={"per_label": 16},
     )
@@ -706,7 +706,7 @@ def test_a_whole_retrain_serves_label_sets(
     row = json.loads((tmp_path / "q.jsonl").read_text().splitlines()[0])
     (tmp_path / "q.jsonl").write_text(json.dumps({**row, "decision": []}) + "\n")
     assert reseed("review", "toy", "--import", tmp_path / "q.jsonl", "--by", "Ana")[0] == 0
-    code, out, err = reseed("retrain", config, "--set", "review.required=1", "--json")
+    code, out, err = reseed("retrain", config, "--set", "review.required_rows=1", "--json")
     assert code == 0, err
     (reviewed,) = [
         r

@@ -42,7 +42,7 @@ def test_first_run_promotes_and_second_finds_everything(
 ) -> None:
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     (config.parent / "cases.yaml").write_text(CASES)
-    more = ("--set", "evaluate.serving=50", "--set", "evaluate.cases=cases.yaml")
+    more = ("--set", "evaluate.serving_rows=50", "--set", "evaluate.cases=cases.yaml")
     code, out, err = reseed("retrain", config, "--json", *more)
     assert code == 0, err
     first = last_json(out)
@@ -195,7 +195,7 @@ def test_the_llm_on_some_rows_stands_beside_and_is_no_opponent(
         h.send(200, scripted.completion(kind if asked else scripted.answer(h.body)))
 
     llm.always = knows
-    code, out, err = reseed("retrain", config, "--json", "--set", "evaluate.ask_llm=6")
+    code, out, err = reseed("retrain", config, "--json", "--set", "evaluate.llm_rows=6")
     assert code == 0, err
     told = last_json(out)
     own = told["baselines"]["llm"]
@@ -280,7 +280,9 @@ def test_a_better_challenger_replaces_the_champion_which_becomes_previous(
 ) -> None:
     weak = last_json(reseed("retrain", config, "--json", "--set", "train.learning_rate=6e-4")[1])
     assert weak["verdict"] == "promote", weak["reasons"]
-    code, out, _err = reseed("retrain", config, "--fresh", "--json", "--set", "evaluate.serving=50")
+    code, out, _err = reseed(
+        "retrain", config, "--fresh", "--json", "--set", "evaluate.serving_rows=50"
+    )
     strong = last_json(out)
     assert code == 0 and strong["verdict"] == "promote", strong["reasons"]
     assert (

@@ -180,7 +180,9 @@ def _question(
         opponent_name=opponent,
         policy=policy,
         use=use,
-        resampling=Resampling(samples=project.evaluate.bootstrap, seed=project.evaluate.seed),
+        resampling=Resampling(
+            samples=project.evaluate.bootstrap_samples, seed=project.evaluate.seed
+        ),
         slices=slices,
         measures=measures,
     )

@@ -101,13 +101,13 @@ class _Loop:
     def fill(self) -> GeneratedRows:
         run, g = self.run, self.run.project.generate
         quota = g.quota(run.project.label_names, run.splits.seed)
-        if g.propose and any(quota.values()):
+        if g.propose_topics and any(quota.values()):
             proposed = run.stage(propose)(
                 run.project, generation=run.generation, workspace=run.workspace
             )
             self.topics = proposed.topics
         focus: Focus | None = None
-        targets = split_quota(quota, g.rounds)
+        targets = split_quota(quota, g.error_driven_rounds)
         for number, target in enumerate(targets):
             self._fill_portion(quota, target, focus)
             if number + 1 < len(targets) and self.curated and not self.ended:
@@ -198,7 +198,7 @@ class _Loop:
             passes = any(r.result.parked for r in self.rounds)
             raise (TransientError if passes else UserError)(
                 f"there is no row to train on: {asked} were asked for, none was accepted, and there are no seed "
-                f"rows{why}; set generate.per_label above 0 or give real rows (data.split.seed); rejected: "
+                f"rows{why}; set generate.per_label above 0 or give real rows (data.split.train); rejected: "
                 f"{curated.rejected}"
             )
         for why in self.given_up.values():

@@ -21,7 +21,7 @@ def score(run: RunContext, bundle: BundleRef, who: str) -> ScoreResult:
 
 
 def score_baselines(run: RunContext, curated: TrainingRows) -> dict[str, ScoreResult]:
-    """Each baseline's scores by its name: those on all test rows, and the LLM's where `evaluate.ask_llm` asks for it."""
+    """Each baseline's scores by its name: those on all test rows, and the LLM's where `evaluate.llm_rows` asks for it."""
     found = {}
     for name in baselines_of(run.project):
         found[name] = run.stage(score_baseline, name=f"evaluate {name}")(
@@ -32,7 +32,7 @@ def score_baselines(run: RunContext, curated: TrainingRows) -> dict[str, ScoreRe
             sealed=run.sealed,
             workspace=run.workspace,
         )
-    if run.project.evaluate.ask_llm and (asked := _score_llm(run)).scores:
+    if run.project.evaluate.llm_rows and (asked := _score_llm(run)).scores:
         found["llm"] = asked
     return found
 
@@ -43,7 +43,7 @@ def _score_llm(run: RunContext) -> ScoreResult:
     )
     if asked.llm and asked.llm.stopped:
         rows = asked.scores.rows if asked.scores else 0
-        say(f"  {rows} of {run.project.evaluate.ask_llm} rows were asked: {asked.llm.stopped}")
+        say(f"  {rows} of {run.project.evaluate.llm_rows} rows were asked: {asked.llm.stopped}")
     return asked
 
 
@@ -55,7 +55,7 @@ def measure_bundle(
     if wanted(run.project):
         step = run.stage(measure_robustness, name=f"robustness {who}", headline=headline)
         robustness = step(run.project, bundle, sealed=run.sealed, workspace=run.workspace)
-    if run.project.evaluate.serving:
+    if run.project.evaluate.serving_rows:
         cost = run.stage(measure_serving, name=f"serving {who}", headline=headline)
         serving = cost(run.project, bundle, splits=run.splits, workspace=run.workspace)
     return Measured(bundle, robustness, serving)
@@ -74,7 +74,7 @@ def measure_champion(
 ) -> MeasuredChampion:
     """The champion's robustness and cost of serving; the latencies are of both models asked in turns."""
     champion, turns = measure_bundle(run, bundle, who), None
-    if run.project.evaluate.serving:
+    if run.project.evaluate.serving_rows:
         step = run.stage(compare_serving, name="serving in turns")
         turns = step(
             run.project, challenger.bundle, bundle, splits=run.splits, workspace=run.workspace

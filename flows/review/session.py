@@ -34,7 +34,7 @@ class Looked(RunInput):
 
 
 class ReviewStatus(Figures):
-    """Rows in the queue, reviewed and waiting, and how many more `review.required` asks for."""
+    """Rows in the queue, reviewed and waiting, and how many more `review.required_rows` asks for."""
 
     project: str
     queue: int
@@ -67,7 +67,7 @@ class ReviewSession:
         current = self.decided.current()
         rows = waiting(self.ranked, current)
         seen = looked_at(current, rows)
-        required = self.project.review.required
+        required = self.project.review.required_rows
         return ReviewStatus(
             project=self.project.name,
             queue=len(rows),
@@ -128,7 +128,7 @@ def last_retrain(workspace: Workspace, project: Project) -> RetrainData:
 
 
 def wait_for_review(run: RunContext, data: RetrainData) -> int:
-    """How many doubtful rows were reviewed, once they are as many as `review.required` asks for.
+    """How many doubtful rows were reviewed, once they are as many as `review.required_rows` asks for.
 
     Where fewer are doubtful, all of them are enough. In a run of a deployment the flow is suspended until somebody
     resumes it with a Looked, and again while too few were reviewed; its process ends meanwhile, and the run starts
@@ -139,14 +139,14 @@ def wait_for_review(run: RunContext, data: RetrainData) -> int:
     from prefect.runtime import deployment
 
     project, workspace = run.project, run.workspace
-    if not project.review.required:
+    if not project.review.required_rows:
         return 0
     decided = Decisions(workspace.decisions(project.name), by="retrain")
     session = ReviewSession(project, _rank(project, data, workspace), decided, data.splits)
     asked = 0
     while (status := session.status()).missing:
         seen, needed = status.looked_at, status.looked_at + status.missing
-        message = f"{needed} rows must be reviewed (review.required), {seen} are: run `reseed review {project.name}`"
+        message = f"{needed} rows must be reviewed (review.required_rows), {seen} are: run `reseed review {project.name}`"
         if deployment.id is None:
             raise UserError(f"{message}, then this command again")
         say(f"{message}, then resume this flow run")
@@ -214,7 +214,7 @@ def show(result: dict[str, Any]) -> None:
         )
     if "imported" in result:
         click.echo(f"{result['imported']} decisions imported")
-    asked = f"; review.required asks for {result['missing']} more" if result["missing"] else ""
+    asked = f"; review.required_rows asks for {result['missing']} more" if result["missing"] else ""
     click.echo(
         f"{result['project']}: {result['looked_at']} rows looked at, {result['waiting']} wait{asked}"
     )

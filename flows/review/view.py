@@ -156,7 +156,7 @@ class View:
     def _top(self) -> None:
         desk = self.desk
         done, total = looked_at(desk.current, desk.queue), len(desk.queue)
-        required = min(desk.session.project.review.required, total)
+        required = min(desk.session.project.review.required_rows, total)
         with ui.element("header").classes("top"):
             text(desk.session.project.name, "name")
             with ui.element("div").classes("track"):

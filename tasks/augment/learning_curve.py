@@ -65,7 +65,7 @@ def learning_curve(
         "encoder": digest_of_path(encoder),
     }
     params = {"labels": project.label_names, "max_length": length}
-    params |= {"bootstrap": project.evaluate.bootstrap, "seed": project.evaluate.seed}
+    params |= {"bootstrap": project.evaluate.bootstrap_samples, "seed": project.evaluate.seed}
     return run_stage(
         LearningCurveResult,
         "learning_curve",
@@ -122,7 +122,9 @@ def _points(
         probe = fit_probe(np.stack([x[r.id] for r in part]), [label_of(r) for r in part])
         z = encode(predict_labels(probe, asked), names)
         point = f1_macro(y, z, list(range(len(names))))
-        drawn = bootstrap.macro_f1(y, [z], classes=len(names), samples=e.bootstrap, seed=e.seed)
+        drawn = bootstrap.macro_f1(
+            y, [z], classes=len(names), samples=e.bootstrap_samples, seed=e.seed
+        )
         points.append(
             CurvePoint(rows=len(part), **bootstrap.interval(point, drawn[:, 0]).model_dump())
         )

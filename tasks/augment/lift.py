@@ -185,7 +185,7 @@ def quick_lift(
             answers,
             chosen=chosen,
             labels=project.label_names,
-            samples=project.evaluate.bootstrap,
+            samples=project.evaluate.bootstrap_samples,
             seed=project.evaluate.seed,
             groups=[r.group for r in rows],
         )
@@ -222,7 +222,7 @@ def full_lift(
             {name: [[a.predicted for a in said] for said in own] for name, own in rows.items()},
             chosen=chosen,
             labels=project.label_names,
-            samples=project.evaluate.bootstrap,
+            samples=project.evaluate.bootstrap_samples,
             seed=project.evaluate.seed,
             groups=[a.group for a in first],
         )
@@ -245,7 +245,7 @@ def full_lift(
 def _params(project: Project, chosen: str) -> dict[str, object]:
     return {
         "labels": project.label_names,
-        "bootstrap": project.evaluate.bootstrap,
+        "bootstrap": project.evaluate.bootstrap_samples,
         "seed": project.evaluate.seed,
         "chosen": chosen,
         "groups": project.data.group_column is not None,

@@ -105,7 +105,7 @@ def _need(path: Path, columns: Columns, present: list[str]) -> None:
     for label in columns.each:
         if label not in present:
             raise UserError(
-                f"{path} has no column {label!r}{suggestion(label, present)}, which data.label_columns asks for: it has "
+                f"{path} has no column {label!r}{suggestion(label, present)}, which data.one_column_per_label asks for: it has "
                 f"{', '.join(map(repr, present))}; name the labels of the project as the columns"
             )
     for role in ROLES:

@@ -204,7 +204,7 @@ class _Reading:
         """The reading of the project's data; nothing is read yet."""
         paths = {
             name: resolve(reference, config_dir=project.config_dir, cache=workspace.cache)
-            for name in ("pool", "seed", "dev", "test", "unlabelled")
+            for name in ("pool", "train", "dev", "test", "unlabelled")
             if (reference := getattr(project.data, name))
         }
         return cls(project, paths)
@@ -237,14 +237,10 @@ class _Reading:
 
     def _read(self) -> dict[str, list[Record]]:
         rows: dict[str, list[Record]] = {"seed": [], "dev": [], "test": [], "unlabelled": []}
-        for name in (
-            "test",
-            "dev",
-            "seed",
-        ):  # a text that stands in two files stays in the one read first
+        files: dict[str, Source] = {"test": "test", "dev": "dev", "train": "seed"}
+        for name, source in files.items():  # a text in two files stays in the one read first
             if name in self._paths:
-                source: Source = name  # type: ignore[assignment]
-                rows[name] = self._elsewhere(self._unique(self._labelled(name, source)), rows)
+                rows[source] = self._elsewhere(self._unique(self._labelled(name, source)), rows)
         if "pool" in self._paths:
             self._split(self._elsewhere(self._unique(self._labelled("pool", "seed")), rows), rows)
         if "unlabelled" in self._paths:
@@ -313,7 +309,7 @@ class _Reading:
 
     def _columns(self) -> Columns:
         project, data = self._project, self._project.data
-        each = tuple(project.label_names) if data.label_columns else ()
+        each = tuple(project.label_names) if data.one_column_per_label else ()
         own = (data.text_column, data.label_column, data.id_column, data.group_column)
         many = project.multi_label and not each
         return Columns(
@@ -391,7 +387,7 @@ class _Reading:
         want = {
             "test": 0 if "test" in self._paths else split.test,
             "dev": split.dev,
-            "seed": split.seed,
+            "seed": split.train,
         }
         groups: dict[str, list[Record]] = defaultdict(list)
 
@@ -409,7 +405,7 @@ class _Reading:
             part.sort(key=place)
         rows["test"] += [replace(r, source="test") for r in parts["test"]]
         rows["dev"] += [replace(r, source="dev") for r in parts["dev"]]
-        rows["seed"] += parts["seed"] + (parts["rest"] if split.rest == "seed" else [])
+        rows["seed"] += parts["seed"] + (parts["rest"] if split.rest == "train" else [])
         if split.rest == "unlabelled":  # its labels are thrown away here; the place would tell them
             rows["unlabelled"] += [Record(r.id, r.text, None, "unlabelled") for r in parts["rest"]]
 

@@ -52,7 +52,7 @@ class _Answered:
 def wanted(project: Project) -> bool:
     """Whether the project file leaves anything to measure here."""
     e = project.evaluate
-    return bool((e.robustness and e.perturbations) or e.cases)
+    return bool((e.robustness_rows and e.perturbations) or e.cases)
 
 
 class Share(Figures):
@@ -145,7 +145,7 @@ def measure_robustness(
     for a mistake in the file of cases.
     """
     e = project.evaluate
-    names: list[str] = list(dict.fromkeys(e.perturbations)) if e.robustness else []
+    names: list[str] = list(dict.fromkeys(e.perturbations)) if e.robustness_rows else []
     cases = load_cases(project) if e.cases else None
 
     def build(out: Path, scratch: Path) -> RobustnessResult:
@@ -153,7 +153,7 @@ def measure_robustness(
 
         who = f"robustness of bundle {bundle.digest[:12]}"
         rows = open_sealed(sealed, workspace=workspace, by=who) if names else []
-        chosen = sample(rows, e.robustness)
+        chosen = sample(rows, e.robustness_rows)
         changed = _changed(chosen, names, project)
         asked = filled(cases) if cases else []
         model = Classifier.load(bundle.directory, digest=bundle.digest)
@@ -170,7 +170,7 @@ def measure_robustness(
 
     params: dict[str, object] = {
         "labels": project.labels,
-        "rows": e.robustness,
+        "rows": e.robustness_rows,
         "perturbations": names,
         "multi_label": project.multi_label,
         "cases": cases.model_dump(mode="json") if cases else None,

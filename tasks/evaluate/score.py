@@ -37,7 +37,15 @@ ENDS = ("ci_low", "ci_high")
 LLM_METRICS = ("unparsed_share", "usd", "tokens", "usd_per_text", "tokens_per_text")
 STATIC, INPUT, ZERO_SHOT = "static_embeddings", "input_embeddings", "zero_shot"
 # settings of one baseline alone, and of other stages
-ALONE = {"static_model", "zero_shot", "ask_llm", "robustness", "perturbations", "cases", "serving"}
+ALONE = {
+    "static_model",
+    "zero_shot",
+    "llm_rows",
+    "robustness_rows",
+    "perturbations",
+    "cases",
+    "serving_rows",
+}
 
 
 def baselines_of(project: Project) -> list[str]:
@@ -300,14 +308,16 @@ def measured(
     belongs = slices.members(rows, e.slices, project.data.keep_columns)
     atomic.write_lines(out / PREDICTIONS, _answer_rows(rows, answers, belongs))
     groups = group_codes([r.group for r in rows])
-    scores = measure(true, answers.labels, names, samples=e.bootstrap, seed=e.seed, groups=groups)
+    scores = measure(
+        true, answers.labels, names, samples=e.bootstrap_samples, seed=e.seed, groups=groups
+    )
     of_slices = slices.measure(
         rows,
         answers.labels,
         belongs,
         labels=names,
         declared=list(e.slices),
-        samples=e.bootstrap,
+        samples=e.bootstrap_samples,
         seed=e.seed,
     )
     p = answers.scores if answers.scores is not None and np.isfinite(answers.scores).all() else None
@@ -356,4 +366,6 @@ def f1_on_rows(project: Project, scored: ScoreResult, ids: set[str]) -> Interval
     e = project.evaluate
     rows = [a for a in scored.read() if a.id in ids]
     true, answers = [a.label for a in rows], [a.predicted for a in rows]
-    return measure(true, answers, project.label_names, samples=e.bootstrap, seed=e.seed).f1_macro
+    return measure(
+        true, answers, project.label_names, samples=e.bootstrap_samples, seed=e.seed
+    ).f1_macro

@@ -130,7 +130,7 @@ def measure_serving(
     """What it costs to answer dev texts with the bundle on this host, in a process of its own: warm, tokenising included."""
 
     def build(out: Path, scratch: Path) -> ServingResult:
-        found = _in_fresh_process([bundle], _texts(splits), calls=project.evaluate.serving)
+        found = _in_fresh_process([bundle], _texts(splits), calls=project.evaluate.serving_rows)
         result = ServingResult(
             **found["bundles"][0], **found["process"], **_size(bundle.directory), host=host()
         )
@@ -142,7 +142,7 @@ def measure_serving(
         "serving",
         workspace=workspace,
         version=VERSION,
-        params={"host": host().model_dump(), "calls": project.evaluate.serving},
+        params={"host": host().model_dump(), "calls": project.evaluate.serving_rows},
         inputs={"bundle": bundle.digest, "splits": splits.digest},
         build=build,
     )
@@ -160,7 +160,7 @@ def compare_serving(
 
     def build(out: Path, scratch: Path) -> ServingComparisonResult:
         told = _in_fresh_process(
-            [challenger, champion], _texts(splits), calls=project.evaluate.serving
+            [challenger, champion], _texts(splits), calls=project.evaluate.serving_rows
         )
         ours, theirs = (Latencies.model_validate(own) for own in told["bundles"])
         result = ServingComparisonResult(challenger=ours, champion=theirs)
@@ -174,7 +174,7 @@ def compare_serving(
         "serving_comparison",
         workspace=workspace,
         version=VERSION,
-        params={"host": host().model_dump(), "calls": project.evaluate.serving},
+        params={"host": host().model_dump(), "calls": project.evaluate.serving_rows},
         inputs={"bundle": challenger.digest, "beside": champion.digest, "splits": splits.digest},
         build=build,
     )

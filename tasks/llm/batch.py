@@ -124,7 +124,7 @@ class BatchRun:
             if chunk and (len(chunk) >= MAX_REQUESTS or size > MAX_BYTES):
                 break
             prompt, completion = request.most_prompt_tokens(), request.max_tokens
-            usd = cost_usd(self.c.endpoint.usd, prompt=prompt, completion=completion, batch=True)
+            usd = cost_usd(self.c.endpoint.price, prompt=prompt, completion=completion, batch=True)
             try:
                 hold = self.c.ledger.reserve(key, tokens=prompt + completion, usd=usd, wait=False)
             except BudgetExhausted as e:
@@ -214,7 +214,7 @@ class BatchRun:
             hold = self._holds.pop(key, None)
             if answer:
                 kept = price_response(
-                    answer, self.c.endpoint.usd, prompt=prompt, completion=completion, batch=True
+                    answer, self.c.endpoint.price, prompt=prompt, completion=completion, batch=True
                 )
                 self.c.keep(key, kept, hold)
                 self._bought.add(key)

@@ -280,7 +280,7 @@ def estimate_usage(
     n = math.ceil(len(requests) * again)
     prompt = math.ceil(sum(r.likely_prompt_tokens() for r in requests) * again)
     completion = math.ceil(sum(r.max_tokens for r in requests) * again)
-    usd = cost_usd(endpoint.usd, prompt=prompt, completion=completion, batch=endpoint.batch)
+    usd = cost_usd(endpoint.price, prompt=prompt, completion=completion, batch=endpoint.batch)
     return Estimate(
         requests=n, prompt_tokens=prompt, completion_tokens=completion, usd=round(usd, 6)
     )

@@ -260,7 +260,7 @@ class ConcurrentRun:
         request, loop = ask.request, asyncio.get_running_loop()
         await self.c.pace.admit(request)
         prompt, completion = request.most_prompt_tokens() + self.c.pace.excess, request.max_tokens
-        usd = cost_usd(self.c.endpoint.usd, prompt=prompt, completion=completion)
+        usd = cost_usd(self.c.endpoint.price, prompt=prompt, completion=completion)
         hold = await self.c.ledger.admitted(ask.key, tokens=prompt + completion, usd=usd)
         sent, task = loop.time(), asyncio.current_task()
         if ask.began is None:
@@ -271,7 +271,9 @@ class ConcurrentRun:
         try:
             answer = await self._sent(request)
             deadline.reschedule(None)  # what is paid for is kept
-            kept = price_response(answer, self.c.endpoint.usd, prompt=prompt, completion=completion)
+            kept = price_response(
+                answer, self.c.endpoint.price, prompt=prompt, completion=completion
+            )
             took = {"seconds": round(loop.time() - sent, 3)}
             await self._on_disk(self.c.keep, ask.key, kept | took, hold)
         except BaseException as e:

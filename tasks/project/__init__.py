@@ -72,7 +72,7 @@ class SelfTraining(Section):
 class Review(Section):
     """What a person looks at."""
 
-    required: int = Field(
+    required_rows: int = Field(
         0, ge=0, description="doubtful rows that a person must have looked at before training"
     )
 
@@ -89,12 +89,12 @@ class Evaluate(Section):
         "quick",
         description="what synthetic and harvested rows gain: full trains each mix over `train.seeds`, quick a linear head",
     )
-    bootstrap: int = Field(5000, ge=100, description="resamples")
+    bootstrap_samples: int = Field(5000, ge=100, description="resamples")
     seed: int = Field(0, description="of the resampling")
     slices: dict[str, SliceRule] = Field(
         {}, description="named rules for test rows that are also scored apart, and judged"
     )
-    robustness: int = Field(
+    robustness_rows: int = Field(
         100, ge=0, description="test rows that are asked again, perturbed; 0 switches that off"
     )
     perturbations: Annotated[tuple[Perturbation, ...], BeforeValidator(_tuple)] = Field(
@@ -104,7 +104,7 @@ class Evaluate(Section):
     cases: str | None = Field(
         None, description="a file of behavioural tests, beside the project file"
     )
-    serving: int = Field(
+    serving_rows: int = Field(
         100,
         ge=0,
         description="single dev texts whose answer is timed, 50 or more; 0 measures no cost",
@@ -118,13 +118,13 @@ class Evaluate(Section):
         None,
         description="an NLI checkpoint that is asked, as it is, whether a text is about each label's description",
     )
-    ask_llm: int = Field(
+    llm_rows: int = Field(
         0,
         ge=0,
         description="test rows that the first generator is asked about; they are sent to its endpoint",
     )
 
-    @field_validator("serving")
+    @field_validator("serving_rows")
     @classmethod
     def _enough(cls, value: int) -> int:
         if 0 < value < 50:
@@ -235,7 +235,7 @@ class Schedule(Section):
 # keys whose default alone goes with one label a text, or with several, and what to say of another value
 ONE_LABEL_NEEDS = {
     "data.label_separator": "but a text has one label here: set multi_label to true, or leave it out",
-    "data.label_columns": "but a text has one label here: set multi_label to true, or leave it out",
+    "data.one_column_per_label": "but a text has one label here: set multi_label to true, or leave it out",
     "generate.pairs": "but a text has one label here: set multi_label to true, or leave it out",
 }
 MANY_LABELS_REFUSE = {
@@ -301,9 +301,9 @@ class Project(Section):
 
     @model_validator(mode="after")
     def _a_row_a_label(self) -> Project:
-        if 0 < self.evaluate.ask_llm < len(self.labels):
+        if 0 < self.evaluate.llm_rows < len(self.labels):
             raise ValueError(
-                f"evaluate.ask_llm is {self.evaluate.ask_llm}, fewer than the {len(self.labels)} labels: give a row a label at "
+                f"evaluate.llm_rows is {self.evaluate.llm_rows}, fewer than the {len(self.labels)} labels: give a row a label at "
                 f"least, or 0"
             )
         return self
@@ -326,13 +326,13 @@ class Project(Section):
                 f"generate.mode by_model has the generators {', '.join(map(repr, named))} and the labels "
                 f"{', '.join(map(repr, self.labels))}: give each label one generator of its name"
             )
-        if d.pool or d.seed or d.dev or d.test or d.unlabelled:
+        if d.pool or d.train or d.dev or d.test or d.unlabelled:
             raise ValueError(
                 "generate.mode by_model makes its own real text: of `data`, give data.split alone"
             )
-        if not d.split.seed and d.split.rest != "seed":
+        if not d.split.train and d.split.rest != "train":
             raise ValueError(
-                "generate.mode by_model trains on answers alone: set data.split.rest to seed"
+                "generate.mode by_model trains on answers alone: set data.split.rest to train"
             )
         return self
 

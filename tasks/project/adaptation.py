@@ -15,11 +15,11 @@ class Adapt(Section):
         ge=0,
         description="over the unlabelled and the training text; 0 leaves the encoder as it is",
     )
-    steps: Positive | None = Field(None, description="in place of the epochs' own number")
+    max_steps: Positive | None = Field(None, description="in place of the epochs' own number")
     learning_rate: float = Field(5e-5, gt=0, description="at its height, after the warm-up")
     batch_size: Positive = Field(16, description="texts a step")
-    mask_share: float = Field(0.15, ge=0.1, le=0.4, description="of the tokens, to be guessed")
-    rows: Positive = Field(20_000, description="texts, at most: the first by content hash")
+    mlm_probability: float = Field(0.15, ge=0.1, le=0.4, description="of the tokens, to be guessed")
+    max_rows: Positive = Field(20_000, description="texts, at most: the first by content hash")
     held_out: Positive = Field(
         200,
         description="texts kept out, to measure the perplexity; at most a fifth of the unlabelled",

@@ -15,7 +15,7 @@ class Curate(Section):
     drop_generators: Texts = Field(
         (), description="names of generators that are not asked, and whose rows are all set aside"
     )
-    markup: bool = Field(
+    strip_markup: bool = Field(
         True, description="HTML, Markdown and broken Unicode are taken off generated texts"
     )
     min_words: int = Field(8, ge=1, description="a generated text must have")

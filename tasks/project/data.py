@@ -12,14 +12,14 @@ from tasks.project.base import Positive, Section, Texts
 class Split(Section):
     """How a pool is split: rows a label, fixed by content hash; of whole groups where `data.group_column` is set."""
 
-    seed: int = Field(
+    train: int = Field(
         0, ge=0, description="rows a label that may be shown to the LLM and trained on"
     )
     dev: Positive = Field(20, description="rows a label for early stopping and calibration")
     test: Positive = Field(
         100, description="rows a label, sealed for evaluation; not used where `data.test` is given"
     )
-    rest: Literal["unlabelled", "seed", "drop"] = Field(
+    rest: Literal["unlabelled", "train", "drop"] = Field(
         "unlabelled", description="what the other rows become"
     )
 
@@ -29,7 +29,7 @@ class Data(Section):
 
     pool: str | None = Field(None, description="labelled rows to be split by `split`")
     split: Split = Field(Split(), description="how the pool is split")
-    seed: str | None = Field(
+    train: str | None = Field(
         None, description="labelled rows that may be shown to the LLM and trained on"
     )
     dev: str | None = Field(None, description="labelled rows for early stopping and calibration")
@@ -42,7 +42,7 @@ class Data(Section):
         min_length=1,
         description="between a text's labels, where `multi_label`; null: the column holds lists",
     )
-    label_columns: bool = Field(
+    one_column_per_label: bool = Field(
         False,
         description="where `multi_label`: a column of 0 and 1 for each label, of its name, in place of label_column",
     )
@@ -74,13 +74,13 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _either(self) -> Data:
-        if self.pool and (self.seed or self.dev):
+        if self.pool and (self.train or self.dev):
             raise ValueError(
-                "give data.pool, which is split, or data.seed, dev and test apart, not both"
+                "give data.pool, which is split, or data.train, dev and test apart, not both"
             )
-        if self.label_columns and self.label_separator is not None:
+        if self.one_column_per_label and self.label_separator is not None:
             raise ValueError(
-                "label_columns reads a column a label, which has nothing to separate: give one of the two"
+                "one_column_per_label reads a column a label, which has nothing to separate: give one of the two"
             )
         for name in self.keep_columns:
             if name in (self.text_column, self.label_column):

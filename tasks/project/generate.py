@@ -27,7 +27,7 @@ class Budget(Section):
     )
     tokens: int | None = Field(None, ge=1, description="prompt and written tokens together")
     usd: float | None = Field(
-        None, ge=0, description="dollars, by `generate.usd`, which an endpoint needs then"
+        None, ge=0, description="dollars, by `generate.price`, which an endpoint needs then"
     )
 
 
@@ -44,7 +44,7 @@ class Endpoint(Section):
     api_key_env: str = Field(
         "OPENAI_API_KEY", description="the environment variable that holds the key"
     )
-    usd: Price = Price()
+    price: Price = Price()
     temperature: float = Field(1.0, ge=0, le=2, description="of sampling")
     top_p: float = Field(0.95, gt=0, le=1, description="of sampling")
     max_tokens: Positive = Field(
@@ -96,7 +96,7 @@ class Generator(Section):
     endpoint: str | None = None
     model: str | None = None
     api_key_env: str | None = None
-    usd: Price | None = None
+    price: Price | None = None
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
@@ -137,7 +137,7 @@ class Generate(Endpoint):
     )
     budget: Budget = Budget()
     max_rounds: Positive = Field(20, description="rounds of asking for what is missing")
-    rounds: int = Field(
+    error_driven_rounds: int = Field(
         0,
         ge=0,
         le=10,
@@ -160,7 +160,7 @@ class Generate(Endpoint):
         {},
         description="more of the kind: a name (length, point of view) with its values, or with values for each label",
     )
-    propose: bool = Field(
+    propose_topics: bool = Field(
         False, description="the LLM is asked once for more subtopics of each label"
     )
     borderline: Share = Field(
@@ -248,13 +248,13 @@ class Generate(Endpoint):
 
     def _has_prices(self, sources: dict[str, tuple[float, Endpoint]]) -> None:
         """Raises ValueError where a limit in dollars would never be met, as an endpoint's price is not told."""
-        told = {g.name: g.usd is not None for g in self.generators}
+        told = {g.name: g.price is not None for g in self.generators}
         for name, (_, e) in sources.items():
-            free = e.endpoint == "local" or told.get(name) or "usd" in self.model_fields_set
-            if self.budget.usd is not None and not (free or e.usd.input or e.usd.output):
+            free = e.endpoint == "local" or told.get(name) or "price" in self.model_fields_set
+            if self.budget.usd is not None and not (free or e.price.input or e.price.output):
                 raise ValueError(
                     f"generate.budget.usd {self.budget.usd:g} can't be kept, as {name!r} at {e.endpoint} has no price: give "
-                    f"generate.usd.input and generate.usd.output, dollars a million tokens (0 where it costs nothing)"
+                    f"generate.price.input and generate.price.output, dollars a million tokens (0 where it costs nothing)"
                 )
 
     def sources(self) -> dict[str, tuple[float, Endpoint]]:

@@ -101,7 +101,7 @@ def gather_contents(
             "train.seeds": list(project.train.seeds),
             "generate.seed": project.generate.seed,
             "evaluate.seed": project.evaluate.seed,
-            "bootstrap resamples": project.evaluate.bootstrap,
+            "bootstrap resamples": project.evaluate.bootstrap_samples,
             "generation": report.generation,
         },
         "versions": versions(commit),
@@ -217,7 +217,7 @@ def not_tested(report: RetrainReport, challenger: ScoreResult) -> list[str]:
     if not report.champion:
         found.append("A champion: there is none, so the best baseline was the opponent.")
     if "llm" not in report.baselines:
-        found.append("The LLM itself as a classifier (evaluate.ask_llm).")
+        found.append("The LLM itself as a classifier (evaluate.llm_rows).")
     if "zero_shot" not in report.baselines:
         found.append("A zero-shot model that is not fine-tuned (evaluate.zero_shot).")
     return found

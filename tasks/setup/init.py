@@ -123,10 +123,12 @@ def _yaml(
 
     labels = {label: f"texts about {_words(label)}" for label in sorted(counts)}
     reference = _relative(data, path)
-    described: dict[str, Any] = {"pool": reference, "split": {**split, "rest": "seed"}}
+    described: dict[str, Any] = {"pool": reference, "split": {**split, "rest": "train"}}
     if not data.is_dir():
         described |= {"text_column": columns.text}
-        described |= {"label_columns": True} if columns.each else {"label_column": columns.label}
+        described |= (
+            {"one_column_per_label": True} if columns.each else {"label_column": columns.label}
+        )
     if columns.separator is not None:
         described["label_separator"] = columns.separator
     return (

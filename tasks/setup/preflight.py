@@ -17,7 +17,7 @@ def check_references(project: Project, path: Path) -> None:
     """Raise UserError, naming file, key, value and remedy, for a local path or package that is not there."""
     d, g = project.data, project.generate
     named = {
-        f"data.{name}": getattr(d, name) for name in ("pool", "seed", "dev", "test", "unlabelled")
+        f"data.{name}": getattr(d, name) for name in ("pool", "train", "dev", "test", "unlabelled")
     }
     named |= {"train.model": project.train.model, "generate.questions": g.questions}
     for name, (_, e) in g.sources().items():

@@ -75,7 +75,7 @@ def provider(source: ResolvedGenerator) -> str:
 
 def _parts(source: ResolvedGenerator, kept: dict[str, Any]) -> tuple[float, float]:
     """The dollars of an answer: for the prompt, and the rest."""
-    price = source.endpoint.usd
+    price = source.endpoint.price
     prompt = cost_usd(
         price, prompt=kept["prompt_tokens"], completion=0, batch=source.endpoint.batch
     )

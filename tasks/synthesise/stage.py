@@ -46,13 +46,13 @@ NOT_IN_KEY = {
     "per_label",
     "requests_per_minute",
     "retries",
-    "rounds",
+    "error_driven_rounds",
     "temperature",
     "timeout_seconds",
     "tokens_per_minute",
     "top_p",
     "traces",
-    "usd",
+    "price",
 }
 
 
@@ -116,7 +116,7 @@ class ShownSeedsResult(StageResult):
 def open_ledger(project: Project, *, generation: int, workspace: Workspace) -> Ledger:
     """What this challenger has cost so far, under whatever settings: changing one does not reset its budget.
 
-    Each try is booked at the price of its day; a changed `usd` applies to later tries.
+    Each try is booked at the price of its day; a changed `price` applies to later tries.
     """
     return Ledger(workspace.ledger(project.name, generation), project.generate.budget)
 

@@ -209,7 +209,7 @@ def split_folds(rows: list[Record], n: int) -> list[tuple[list[Record], list[Rec
     )
     if fewest < n:
         raise UserError(
-            f"tune.folds is {n}, but a label has only {fewest} real training rows: give more (data.split.seed), or set "
+            f"tune.folds is {n}, but a label has only {fewest} real training rows: give more (data.split.train), or set "
             f"tune.folds to {fewest if fewest > 1 else 0}"
         )
     if any(isinstance(r.label, tuple) for r in real):

@@ -285,7 +285,7 @@ def test_splits_hold_embeddings_only_of_short_texts_and_hang_on_the_encoder_only
         folder = tmp_path / str(n)
         write(folder / "pool.jsonl", table[n])
         p = project(
-            {"pool": "pool.jsonl", "split": {"seed": 1, "dev": 2, "test": 3}},
+            {"pool": "pool.jsonl", "split": {"train": 1, "dev": 2, "test": 3}},
             train={"model": model},
         )
         made = split_dataset(p.in_folder(folder), workspace=Workspace(tmp_path / "home"))
@@ -409,7 +409,7 @@ def test_what_curation_writes(tmp_path: Path, encoder: Path) -> None:
         tmp_path / "project",
         endpoint="http://127.0.0.1:9/v1",
         encoder=encoder,
-        data={"split": {"dev": 6, "test": 30, "seed": 8}},
+        data={"split": {"dev": 6, "test": 30, "train": 8}},
     )
     chosen = load_project(config)
     workspace = Workspace(tmp_path / "home")

@@ -128,7 +128,7 @@ def test_only_generated_texts_lose_their_markup() -> None:
         (kept,), _ = normalise([record("<p>a **b**  c</p>", source=source)], context())  # type: ignore[arg-type]
         assert kept.text == "<p>a **b** c</p>"
     assert normalise([record("a **b** c")], context())[0][0].text == "a b c"
-    assert normalise([record("a **b** c")], context(markup=False))[0][0].text == "a **b** c"
+    assert normalise([record("a **b** c")], context(strip_markup=False))[0][0].text == "a **b** c"
 
 
 ENGLISH = "The council said on Tuesday that the new bridge over the river would be opened to traffic before the end of the year."

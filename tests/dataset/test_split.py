@@ -26,7 +26,7 @@ from tasks.workspace import Workspace
 from tests.kit.rows import project, rows, text, write
 from tests.kit.stages import sealed_of
 
-SPLIT = {"seed": 1, "dev": 2, "test": 3}
+SPLIT = {"train": 1, "dev": 2, "test": 3}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def apart(
     folder: Path, seed: list[dict[str, Any]], dev: list[dict[str, Any]], test: list[dict[str, Any]]
 ) -> Prepared:
     """Splits from files of their own."""
-    names = {"seed": seed, "dev": dev, "test": test}
+    names = {"train": seed, "dev": dev, "test": test}
     data = {name: write(folder / f"{name}.csv", table).name for name, table in names.items()}
     return prepare(project(data), folder)
 
@@ -128,7 +128,7 @@ def test_what_the_labels_of_unlabelled_rows_were_can_not_be_told(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("rest", "seed", "unlabelled"), [("unlabelled", 2, 6), ("seed", 8, 0), ("drop", 2, 0)]
+    ("rest", "seed", "unlabelled"), [("unlabelled", 2, 6), ("train", 8, 0), ("drop", 2, 0)]
 )
 def test_what_becomes_of_the_rest(tmp_path: Path, rest: str, seed: int, unlabelled: int) -> None:
     p = prepared(tmp_path, rows(fruit=9, metal=9), split={**SPLIT, "rest": rest})
@@ -285,8 +285,8 @@ def test_a_text_in_two_of_the_files_stays_in_the_more_sealed(tmp_path: Path) -> 
     places = sorted((r.check, r.record.lineage["place"]) for r in rejected(p))
     assert places == [
         ("leak", "dev.csv, line 4"),
-        ("leak", "seed.csv, line 2"),
-        ("leak", "seed.csv, line 3"),
+        ("leak", "train.csv, line 2"),
+        ("leak", "train.csv, line 3"),
     ]
 
 
@@ -339,7 +339,7 @@ GROUPED = st.lists(
 )
 
 
-@given(kinds=GROUPED, rest=st.sampled_from(["unlabelled", "seed", "drop"]))
+@given(kinds=GROUPED, rest=st.sampled_from(["unlabelled", "train", "drop"]))
 @settings(max_examples=60, deadline=None)
 def test_no_group_straddles_and_nothing_is_lost(
     kinds: list[tuple[str, int | None]], rest: str
@@ -348,7 +348,7 @@ def test_no_group_straddles_and_nothing_is_lost(
         {"text": text("row", i), "label": kind, "by": by} for i, (kind, by) in enumerate(kinds)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        split = {"seed": 1, "dev": 1, "test": 2, "rest": rest}
+        split = {"train": 1, "dev": 1, "test": 2, "rest": rest}
         try:
             p = prepared(Path(folder), table, group_column="by", split=split)
         except UserError as e:

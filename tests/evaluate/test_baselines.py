@@ -214,7 +214,7 @@ def test_each_baseline_is_scored_under_the_name_of_what_it_is(
         ({"static_model": "nowhere"}, "'evaluate.static_model' is 'nowhere' is not there"),
         ({"static_model": "."}, r"has no model\.safetensors: give a model2vec folder"),
         ({"zero_shot": "."}, r"'evaluate.zero_shot' is .* has no config\.json"),
-        ({"ask_llm": 2}, r"evaluate\.ask_llm is 2, fewer than the 3 labels"),
+        ({"llm_rows": 2}, r"evaluate\.llm_rows is 2, fewer than the 3 labels"),
     ],
 )
 def test_a_mistake_is_said_before_anything_starts(
@@ -247,7 +247,9 @@ def llm_of(found: ScoreResult) -> LlmScore:
 def test_the_llm_is_asked_about_some_rows_and_what_it_says_is_counted(
     split: Make, workspace: Workspace, llm: Any
 ) -> None:
-    p, _, sealed = split(evaluate={"ask_llm": 12}, generate={"usd": {"input": 1.0, "output": 2.0}})
+    p, _, sealed = split(
+        evaluate={"llm_rows": 12}, generate={"price": {"input": 1.0, "output": 2.0}}
+    )
     llm.always = knows
     found = ask(p, sealed, workspace)
     said = found.read()
@@ -276,7 +278,7 @@ def test_the_llm_is_asked_about_some_rows_and_what_it_says_is_counted(
 
 
 def test_all_rows_are_no_sample(split: Make, workspace: Workspace, llm: Any) -> None:
-    p, _, sealed = split(evaluate={"ask_llm": 500}, data={"split": {"dev": 6, "test": 5}})
+    p, _, sealed = split(evaluate={"llm_rows": 500}, data={"split": {"dev": 6, "test": 5}})
     llm.always = knows
     found = ask(p, sealed, workspace)
     assert found.sample is False and found.known.rows == 15
@@ -285,16 +287,16 @@ def test_all_rows_are_no_sample(split: Make, workspace: Workspace, llm: Any) -> 
 def test_the_budget_ends_it_and_the_rows_answered_are_measured(
     split: Make, workspace: Workspace, llm: Any
 ) -> None:
-    p, _, sealed = split(evaluate={"ask_llm": 12}, generate={"budget": {"requests": 6}})
+    p, _, sealed = split(evaluate={"llm_rows": 12}, generate={"budget": {"requests": 6}})
     llm.always = knows
     found = ask(p, sealed, workspace)
     assert found.known.rows == 6 == len(llm.requests)
     assert "generate.budget.requests" in str(llm_of(found).stopped)
     assert [r.label for r in found.read()] == [*toy.LABELS] * 2
-    p, _, sealed = split(evaluate={"ask_llm": 12}, generate={"budget": {"tokens": 1}})
+    p, _, sealed = split(evaluate={"llm_rows": 12}, generate={"budget": {"tokens": 1}})
     assert ask(p, sealed, workspace).known.rows == 6, "what was bought costs nothing again"
     p, _, sealed = split(
-        evaluate={"ask_llm": 12}, generate={"budget": {"tokens": 1}, "model": "another"}
+        evaluate={"llm_rows": 12}, generate={"budget": {"tokens": 1}, "model": "another"}
     )
     nothing = ask(p, sealed, workspace)
     assert nothing.scores is None and llm_of(nothing).stopped
@@ -303,7 +305,7 @@ def test_the_budget_ends_it_and_the_rows_answered_are_measured(
 def test_an_endpoint_that_is_down_is_a_passing_fault_and_what_was_bought_is_kept(
     split: Make, workspace: Workspace, llm: Any
 ) -> None:
-    p, _, sealed = split(evaluate={"ask_llm": 6}, generate={"retries": 0})
+    p, _, sealed = split(evaluate={"llm_rows": 6}, generate={"retries": 0})
     llm.faults, llm.always = [knows, knows], scripted.status(500)
     with pytest.raises(TransientError):
         ask(p, sealed, workspace)

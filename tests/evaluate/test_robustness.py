@@ -61,7 +61,7 @@ def real(n: int) -> list[Record]:
 def test_a_model_that_lower_cases_does_not_mind_casing_and_minds_half_a_text(
     tmp_path: Path, small_bundle: Path
 ) -> None:
-    result, sealed = asked(tmp_path, small_bundle, real(20), robustness=30, perturbations=ALL)
+    result, sealed = asked(tmp_path, small_bundle, real(20), robustness_rows=30, perturbations=ALL)
     found = result.perturbations
     assert result.rows == 30 and list(found) == ALL and result.cases == {}
     for name in ("casing", "whitespace"):
@@ -95,15 +95,15 @@ def test_a_model_that_lower_cases_does_not_mind_casing_and_minds_half_a_text(
     assert uses_of(sealed, workspace=workspace) == 1, (
         "the test rows were opened once, and that is counted"
     )
-    again, _ = asked(tmp_path, small_bundle, real(20), robustness=30, perturbations=ALL)
+    again, _ = asked(tmp_path, small_bundle, real(20), robustness_rows=30, perturbations=ALL)
     assert again.published.found and uses_of(sealed, workspace=workspace) == 1
 
 
 def test_the_order_of_rows_says_nothing(tmp_path: Path, small_bundle: Path) -> None:
     rows = real(12)
-    one, _ = asked(tmp_path / "one", small_bundle, rows, robustness=20)
+    one, _ = asked(tmp_path / "one", small_bundle, rows, robustness_rows=20)
     random.Random(3).shuffle(rows)
-    other, _ = asked(tmp_path / "other", small_bundle, rows, robustness=20)
+    other, _ = asked(tmp_path / "other", small_bundle, rows, robustness_rows=20)
     assert one.model_dump() == other.model_dump()
     told = [sorted(map(str, atomic.read_lines(s.directory / "flips.jsonl"))) for s in (one, other)]
     assert told[0] == told[1]
@@ -178,7 +178,7 @@ def test_label_sets_flip_where_any_label_does_and_cases_take_lists(
         for r in toy.real_sets(8)
     ]
     result, _ = asked(
-        tmp_path, found, rows, robustness=24, perturbations=ALL[:5], cases="cases.yaml"
+        tmp_path, found, rows, robustness_rows=24, perturbations=ALL[:5], cases="cases.yaml"
     )
     assert {name: t.failed for name, t in result.cases.items()} == {
         "right": 0,
@@ -200,7 +200,7 @@ def test_label_sets_flip_where_any_label_does_and_cases_take_lists(
 
 def test_cases_alone_open_no_test_row(tmp_path: Path, small_bundle: Path) -> None:
     (tmp_path / "cases.yaml").write_text("tests: {same: {kind: invariance, pairs: [[a b, A B]]}}")
-    result, sealed = asked(tmp_path, small_bundle, real(3), robustness=0, cases="cases.yaml")
+    result, sealed = asked(tmp_path, small_bundle, real(3), robustness_rows=0, cases="cases.yaml")
     assert result.rows == 0 and result.perturbations == {} and result.cases["same"].failed == 0
     assert uses_of(sealed, workspace=Workspace(tmp_path / "home")) == 0
     assert line(result) == "no test text was changed"

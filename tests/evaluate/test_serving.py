@@ -29,7 +29,7 @@ from tests.kit.context import bundle_ref
 from tests.kit.rows import project
 from tests.kit.stages import filled, splits_of
 
-P = project({"pool": "x"}, evaluate={"serving": 50})
+P = project({"pool": "x"}, evaluate={"serving_rows": 50})
 
 
 def test_a_fresh_process_tells_what_it_took(tmp_path: Path, small_bundle: Path) -> None:
@@ -103,6 +103,6 @@ def test_two_models_are_asked_in_turns_and_each_is_first_as_often() -> None:
 
 
 def test_too_few_calls_tell_no_95th_percentile() -> None:
-    assert Evaluate(serving=0).serving == 0
+    assert Evaluate(serving_rows=0).serving_rows == 0
     with pytest.raises(ValidationError, match="write 50 or more, or 0"):
-        Evaluate(serving=20)
+        Evaluate(serving_rows=20)

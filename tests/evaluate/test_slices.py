@@ -216,7 +216,10 @@ def test_an_evaluation_holds_slices_and_groups(tmp_path: Path) -> None:
             "group_column": "who",
             "keep_columns": ["country"],
         },
-        evaluate={"bootstrap": 100, "slices": {"uk": {"column": "country", "equals": "uk"}}},
+        evaluate={
+            "bootstrap_samples": 100,
+            "slices": {"uk": {"column": "country", "equals": "uk"}},
+        },
     )
     p, workspace = p.in_folder(tmp_path), Workspace(tmp_path / "home")
     splits, sealed = split_dataset(p, workspace=workspace), sealed_test_set(p, workspace=workspace)

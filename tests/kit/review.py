@@ -109,7 +109,7 @@ def place(
         folder / "project",
         endpoint="http://127.0.0.1:9/v1",
         encoder=encoder,
-        review={"required": required},
+        review={"required_rows": required},
         multi_label=dev is not None and isinstance(dev[0].label, tuple),
     )
     project = load_project(config)

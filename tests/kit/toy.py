@@ -177,7 +177,7 @@ def project(
         },  # an export takes seconds; tests/model/test_export.py has it
         # serving takes a process, and tests/evaluate/test_serving.py has it; its word vectors know the kinds by themselves, so nothing
         # could be better than their mean
-        "evaluate": {"bootstrap": 1000, "serving": 0, "static_model": "off"},
+        "evaluate": {"bootstrap_samples": 1000, "serving_rows": 0, "static_model": "off"},
     }
     if multi_label:
         config["multi_label"] = True

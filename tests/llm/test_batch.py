@@ -52,7 +52,7 @@ def client(
         await asyncio.sleep(0)
 
     endpoint = Endpoint(
-        **{"endpoint": url, "model": "m", "usd": PRICE, "batch": True, "retries": 2, **changes}
+        **{"endpoint": url, "model": "m", "price": PRICE, "batch": True, "retries": 2, **changes}
     )
     ledger = ledger or Ledger(home / "ledger.jsonl", Budget())
     return Client(

@@ -91,7 +91,7 @@ def client(llm: scripted.Server, home: Path, ledger: Ledger, **changes: Any) -> 
         await asyncio.sleep(min(seconds, 0.02))
 
     name = changes.pop("name", "scripted")
-    settings = {"concurrency": 64, "retries": 3, "timeout_seconds": 0.4, "usd": PRICE, **changes}
+    settings = {"concurrency": 64, "retries": 3, "timeout_seconds": 0.4, "price": PRICE, **changes}
     endpoint = Endpoint(endpoint=llm.url, model="scripted", **settings)
     return Client(
         endpoint,
@@ -388,7 +388,7 @@ class TestWhatIsBilled:
     def test_a_model_without_a_price_has_no_dollars(
         self, llm: Any, tmp_path: Path, book: Path
     ) -> None:
-        with client(llm, tmp_path, Ledger(book, Budget(usd=0.0)), usd=Price()) as c:
+        with client(llm, tmp_path, Ledger(book, Budget(usd=0.0)), price=Price()) as c:
             assert len(list(c.ask_all(requests(3)))) == 3
 
 
@@ -434,7 +434,7 @@ def test_in_any_order_of_reserving_and_settling(
 
 class TestEstimate:
     def test_before_anything_is_sent(self) -> None:
-        told = estimate_usage(requests(100), Endpoint(usd=Price(input=1.0, output=2.0)), 0.5)
+        told = estimate_usage(requests(100), Endpoint(price=Price(input=1.0, output=2.0)), 0.5)
         assert told.requests == 200 and told.completion_tokens == 2 * sum(
             r.max_tokens for r in requests(100)
         )
@@ -448,7 +448,7 @@ class TestEstimate:
         )
 
     def test_a_batch_costs_half(self) -> None:
-        settings = {"endpoint": "https://a/v1", "usd": Price(input=1.0, output=2.0)}
+        settings = {"endpoint": "https://a/v1", "price": Price(input=1.0, output=2.0)}
         once, batch = (
             estimate_usage(requests(9), Endpoint(**settings, batch=b)) for b in (False, True)
         )

@@ -437,7 +437,7 @@ class TestOddReplies:
         text = "a text of some words"
         llm.faults = [scripted.raw(json.dumps({**scripted.completion(text), "usage": usage}))]
         ledger = Ledger(tmp_path / "ledger.jsonl", Budget())
-        (reply,) = make(ledger=ledger, usd=Price(input=1.0, output=2.0)).ask_all([request()])
+        (reply,) = make(ledger=ledger, price=Price(input=1.0, output=2.0)).ask_all([request()])
         assert reply.text == text and not reply.measured
         assert reply.prompt_tokens > len(
             "about topic one, take 0"

@@ -67,7 +67,7 @@ def test_the_least_project_has_every_default(tmp_path: Path) -> None:
             [
                 "generate.budget.usd 1.5",
                 "'m' at https://a.example/v1 has no price",
-                "give generate.usd.input",
+                "give generate.price.input",
             ],
         ),
         (
@@ -91,7 +91,7 @@ def test_a_wrong_setting_is_named_with_its_value_and_remedy(
         ("{dev: b.csv}", ["data", "both data.dev and data.test"]),
         (
             "{pool: a.csv, split: {rest: keep}}",
-            ["data.split.rest", "'keep'", "'unlabelled', 'seed' or 'drop'"],
+            ["data.split.rest", "'keep'", "'unlabelled', 'train' or 'drop'"],
         ),
         ("{pool: a.csv, split: {tset: 3}}", ["'data.split.tset'", "3", "did you mean 'test'?"]),
         ("{pool: a.csv, encoding: utf-9}", ["data.encoding", "'utf-9'", "latin-1"]),
@@ -253,9 +253,9 @@ def test_bad_overrides(tmp_path: Path, override: str, said: list[str]) -> None:
     "generate",
     [
         "",
-        "endpoint: 'https://a.example/v1', usd: {output: 0.6}",
-        "endpoint: 'https://a.example/v1', usd: {input: 0, output: 0}",
-        "generators: [{name: far, endpoint: 'https://a.example/v1', usd: {input: 0.15}}]",
+        "endpoint: 'https://a.example/v1', price: {output: 0.6}",
+        "endpoint: 'https://a.example/v1', price: {input: 0, output: 0}",
+        "generators: [{name: far, endpoint: 'https://a.example/v1', price: {input: 0.15}}]",
     ],
     ids=["local", "price", "free", "its own price"],
 )

@@ -75,8 +75,8 @@ def store(
             home / "project",
             endpoint=llm.url,
             encoder=encoder,
-            generate={"usd": usd, "traces": 5},
-            evaluate={"bootstrap": 200},
+            generate={"price": usd, "traces": 5},
+            evaluate={"bootstrap_samples": 200},
         )
         reports = []
         for set_ in RUNS:

@@ -174,7 +174,7 @@ def page(
 
 @pytest.fixture
 def evil(tmp_path: Path) -> str:
-    p = project({"pool": "x"}, labels=EVIL, evaluate={"bootstrap": 100})
+    p = project({"pool": "x"}, labels=EVIL, evaluate={"bootstrap_samples": 100})
     rows = [record(f"{EVIL[i % 3]} number {i}", EVIL[i % 3], "test") for i in range(60)]
     half = Share(value=0.5, ci_low=0.25, ci_high=0.75)
     flips = {word: filled(PerturbationScore, rows=20, flip_rate=half) for word in EVIL[:2]}
@@ -262,7 +262,7 @@ def test_a_browser_shows_it_and_runs_and_loads_nothing(
 
 
 def test_it_tells_what_was_decided_and_from_what(tmp_path: Path) -> None:
-    p = project({"pool": "x"}, labels=("fruit", "metal"), evaluate={"bootstrap": 100})
+    p = project({"pool": "x"}, labels=("fruit", "metal"), evaluate={"bootstrap_samples": 100})
     rows = [record(f"row {i}", ("fruit", "metal")[i % 2], "test") for i in range(40)]
     asked = LlmScore(
         name="gpt",
@@ -308,7 +308,10 @@ def test_it_tells_what_was_decided_and_from_what(tmp_path: Path) -> None:
 
 def test_of_label_sets_and_of_a_verdict_without_numbers(tmp_path: Path) -> None:
     p = project(
-        {"pool": "x"}, labels=("fruit", "metal"), multi_label=True, evaluate={"bootstrap": 100}
+        {"pool": "x"},
+        labels=("fruit", "metal"),
+        multi_label=True,
+        evaluate={"bootstrap_samples": 100},
     )
     rows = [
         replace(record(f"row {i}", None, "test"), label=[(), ("fruit",), ("fruit", "metal")][i % 3])
@@ -416,7 +419,7 @@ def test_the_curve_is_of_dev_and_grows_with_the_rows(tmp_path: Path, encoder: Pa
         {"pool": "x"},
         labels=tuple(toy.LABELS),
         train={"model": str(encoder), "max_length": 32},
-        evaluate={"bootstrap": 100},
+        evaluate={"bootstrap_samples": 100},
     )
     splits, workspace = splits_of(tmp_path, dev=dev), Workspace(tmp_path)
     curve = learning_curve(

@@ -214,7 +214,7 @@ def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
         endpoint=llm.url,
         encoder=encoder,
         promote={"approval": "required"},
-        evaluate={"lift": "off", "robustness": 0},
+        evaluate={"lift": "off", "robustness_rows": 0},
     )
     script, port = tmp_path / "served.py", free_port()
     script.write_text(FLOW)

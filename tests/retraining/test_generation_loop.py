@@ -38,7 +38,7 @@ def fill(
     )  # no server, no retries
     monkeypatch.setattr(Tracking, "machine_watched", lambda _: nullcontext())
     data = {
-        "split": {"dev": 6, "test": 6, "seed": 1}
+        "split": {"dev": 6, "test": 6, "train": 1}
     }  # with a seed row there is always something to train on
     settings = {"examples": 0}
     config = toy.project(
@@ -148,7 +148,7 @@ class TestBudget:
             "max_rounds": 7,
             "per_label": 9,
         }
-        harmless |= {"api_key_env": "TOY_KEY", "usd.input": 1.0, "requests_per_minute": 9000.0}
+        harmless |= {"api_key_env": "TOY_KEY", "price.input": 1.0, "requests_per_minute": 9000.0}
         for settings in (harmless, {"text_kind": "story"}):
             cost = fill(**{"budget.requests": 5}, **settings).cost
             assert len(llm.requests) == cost.spent.requests == 5
@@ -196,37 +196,37 @@ class TestPropose:
 
     def test_the_topics_are_asked_for_once(self, fill: Fill, llm: scripted.Server) -> None:
         llm.always = self.lists
-        filled = fill(propose="true", per_label=2)
+        filled = fill(propose_topics="true", per_label=2)
         assert filled.topics == {label: [f"old {label}", f"new {label}"] for label in toy.LABELS}
         assert filled.cost.spent.requests == len(
             llm.requests
         ) > 3 and filled.cost.tokens == 30 * len(llm.requests)
-        fill(propose="true", per_label=2)
+        fill(propose_topics="true", per_label=2)
         assert filled.cost.spent.requests == len(llm.requests)
 
     def test_what_the_budget_left_out_is_asked_for_under_a_larger_one(
         self, fill: Fill, llm: scripted.Server, capfd: pytest.CaptureFixture[str]
     ) -> None:
         llm.always = self.lists
-        spent = fill(**{"propose": "true", "per_label": 2, "budget.requests": 2})
+        spent = fill(**{"propose_topics": "true", "per_label": 2, "budget.requests": 2})
         said = capfd.readouterr().err
         assert (
             len(spent.topics) == 2
             and "no subtopics were proposed: generate.budget.requests is spent" in said
         )
-        filled = fill(**{"propose": "true", "per_label": 2})
+        filled = fill(**{"propose_topics": "true", "per_label": 2})
         assert len(filled.topics) == 3 and filled.curated.accepted == dict.fromkeys(FULL, 2)
 
     def test_a_request_that_failed_is_asked_again_next_time(
         self, fill: Fill, llm: scripted.Server
     ) -> None:
         llm.faults, llm.always = [scripted.status(500)] * 2, self.lists
-        assert len(fill(propose="true", per_label=2, concurrency=1).topics) == 2
-        assert len(fill(propose="true", per_label=2, concurrency=1).topics) == 3
+        assert len(fill(propose_topics="true", per_label=2, concurrency=1).topics) == 2
+        assert len(fill(propose_topics="true", per_label=2, concurrency=1).topics) == 3
 
 
 def test_rounds_ask_for_what_dev_says_is_hard(fill: Fill, home: Path) -> None:
-    filled = fill(rounds=1)
+    filled = fill(error_driven_rounds=1)
     (study,) = [StudyResult.load(directory) for directory in Workspace(home).published("study")]
     assert filled.curated.accepted == FULL
     first, last = filled.rounds[0].asked, filled.rounds[-1].asked
@@ -240,7 +240,7 @@ class TestCost:
         self, fill: Fill, llm: scripted.Server, capfd: pytest.CaptureFixture[str]
     ) -> None:
         llm.faults = [scripted.html] * 2
-        filled = fill(**{"usd.input": 1.0, "usd.output": 2.0, "retries": 3})
+        filled = fill(**{"price.input": 1.0, "price.output": 2.0, "retries": 3})
         cost, replies = filled.cost, sum(r.replies for r in filled.results)
         assert cost.spent.requests == replies + 2 == len(llm.requests)
         assert cost.tokens == cost.spent.tokens > 30 * replies and not cost.measured

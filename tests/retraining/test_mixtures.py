@@ -41,7 +41,10 @@ def rows(n: int, source: Any, seed: int, words: dict[str, list[str]] = toy.REAL)
 
 @pytest.fixture
 def project(encoder: Path) -> Project:
-    sections = {"train": {"model": str(encoder), "max_length": 32}, "evaluate": {"bootstrap": 100}}
+    sections = {
+        "train": {"model": str(encoder), "max_length": 32},
+        "evaluate": {"bootstrap_samples": 100},
+    }
     return Project.model_validate(
         {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}, **sections}
     )

@@ -567,7 +567,7 @@ def test_a_name_finds_what_its_last_retrain_curated(
 def wait(where: Place, home: Path, required: int) -> int:
     from flows.review.session import wait_for_review
 
-    project = where.project.model_copy(update={"review": Review(required=required)})
+    project = where.project.model_copy(update={"review": Review(required_rows=required)})
     return wait_for_review(context_of(project, home), where.data)
 
 
@@ -581,7 +581,7 @@ def test_a_retrain_from_the_command_line_stops_until_enough_was_reviewed(
     with pytest.raises(UserError) as e:
         wait(where, home, 2)
     assert str(e.value) == (
-        "2 rows must be reviewed (review.required), 0 are: run `reseed review toy`, then this command again"
+        "2 rows must be reviewed (review.required_rows), 0 are: run `reseed review toy`, then this command again"
     )
     (directory,) = workspace.published("review")
     found = waiting(RankResult.load(directory).read(), {})
@@ -658,7 +658,9 @@ def test_a_deployments_run_is_suspended_until_a_person_reviewed(
             run = Run.started(api, "waits/toy", parameters)
             run.reaches("Suspended")
             assert (home / "starts").read_text() == "x"
-            assert "2 rows must be reviewed (review.required), 0 are" in run.question("review-0")
+            assert "2 rows must be reviewed (review.required_rows), 0 are" in run.question(
+                "review-0"
+            )
             assert (
                 run.resume(go_on_without="perhaps") == "REJECT" and run.state["name"] == "Suspended"
             ), "typed input"

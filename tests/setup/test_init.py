@@ -346,7 +346,7 @@ def flags(path: Path) -> Path:
         (
             flags,
             "the columns 'metal', 'fruit', 'bird', which hold 0 and 1",
-            {"label_columns": True},
+            {"one_column_per_label": True},
         ),
     ],
 )

@@ -254,7 +254,7 @@ def test_the_confusion_matrix_is_drawn_whatever_the_labels(
 def test_a_baseline_is_scored_once_on_the_sealed_rows(tmp_path: Path) -> None:
     write(tmp_path / "pool.csv", rows(fruit=9, metal=9))
     p = project(
-        {"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap": 100}
+        {"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap_samples": 100}
     ).in_folder(tmp_path)
     workspace = Workspace(tmp_path / "home")
     splits, sealed = split_dataset(p, workspace=workspace), sealed_test_set(p, workspace=workspace)

@@ -27,7 +27,7 @@ def made(
     """One round, and what is needed to sample it."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     url = llm.url.replace("http://", "http://user:password@")
-    generate = {"endpoint": url, "usd": {"input": 1.0, "output": 2.0}}
+    generate = {"endpoint": url, "price": {"input": 1.0, "output": 2.0}}
     config = toy.project(tmp_path / "p", endpoint=llm.url, encoder=encoder, generate=generate)
     project = load_project(config, [])
     workspace = Workspace(home)

@@ -38,7 +38,7 @@ from tests.conftest import ROOT, Command, last_json
 from tests.kit.scripted import Fault, Server, completion, status
 
 QUESTIONS = [f"What is thing number {i}?" for i in range(20)]
-SPLIT = {"dev": 3, "test": 4, "rest": "seed"}
+SPLIT = {"dev": 3, "test": 4, "rest": "train"}
 
 
 def speaks(word: str, n: int, wrap: str = "{}") -> Fault:
@@ -206,7 +206,14 @@ def test_a_retrain_tells_what_the_answers_cost(
     config = settings(models, usd={"input": 1.0, "output": 2.0})
     config |= {"train": {"model": str(encoder), "epochs": 1, "max_length": 32, "precision": "fp32"}}
     config |= {"predict": {"backend": "torch"}, "self_training": {"rounds": 0}}
-    config |= {"evaluate": {"bootstrap": 200, "serving": 0, "static_model": "off", "lift": "off"}}
+    config |= {
+        "evaluate": {
+            "bootstrap_samples": 200,
+            "serving_rows": 0,
+            "static_model": "off",
+            "lift": "off",
+        }
+    }
     (folder / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
     code, out, err = reseed("retrain", folder / "who.yaml", "--json")
     assert code == 0, err
@@ -324,7 +331,7 @@ def test_questions_that_can_not_be_read(tmp_path: Path, data: bytes, said: str) 
             "the generators 'one', 'three' and the labels",
         ),
         ("data.pool", "rows.csv", "makes its own real text"),
-        ("data.split", {"dev": 3, "test": 4}, "set data.split.rest to seed"),
+        ("data.split", {"dev": 3, "test": 4}, "set data.split.rest to train"),
         ("generate.mode", "by_label", "give data.pool, or both data.dev and data.test"),
     ],
 )

@@ -20,7 +20,7 @@ def test_the_champions_scores_are_on_its_own_model_and_not_on_the_retrain(
     champion = sqlite.register(bundles[0])
     write(tmp_path / "pool.csv", rows(fruit=9, metal=9))
     p = project(
-        {"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap": 100}
+        {"pool": "pool.csv", "split": {"dev": 1, "test": 4}}, evaluate={"bootstrap_samples": 100}
     ).in_folder(tmp_path)
     workspace = sqlite.settings.workspace
     splits, sealed = split_dataset(p, workspace=workspace), sealed_test_set(p, workspace=workspace)

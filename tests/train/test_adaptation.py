@@ -124,7 +124,7 @@ def test_the_text_is_learned_and_the_classifier_starts_from_it(text: Text) -> No
 
 
 def test_an_encoder_with_a_head_keeps_it(text: Text, with_head: Path) -> None:
-    adapted = text.adapt(encoder=with_head, steps=12)
+    adapted = text.adapt(encoder=with_head, max_steps=12)
     assert (adapted.head, adapted.head_steps, adapted.steps) == ("its own", 0, 12)
     assert len(adapted.summary().splitlines()) == 1
     masked = load_masked(adapted.encoder, text.project())
@@ -169,7 +169,7 @@ class TestWhatIsRead:
         )
 
     def test_rows_is_a_cap_and_unlabelled_text_goes_first(self, text: Text) -> None:
-        learned, held, _ = _texts(text.project(rows=25), text.curated, text.splits)
+        learned, held, _ = _texts(text.project(max_rows=25), text.curated, text.splits)
         assert len(learned) == 25 and {*learned, *held} <= {r.text for r in UNLABELLED}
 
     def test_without_unlabelled_text_training_text_is_held_out(
@@ -194,7 +194,7 @@ class Stopped(Exception):
 def test_a_killed_adaptation_goes_on_and_ends_the_same(
     sealed: bool, text: Text, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = text.adapt("whole", steps=20)
+    whole = text.adapt("whole", max_steps=20)
     real, seen = atomic.seal, []
 
     def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
@@ -210,8 +210,8 @@ def test_a_killed_adaptation_goes_on_and_ends_the_same(
     with monkeypatch.context() as m:
         m.setattr(atomic, "seal", seal)
         with pytest.raises(Stopped):
-            text.adapt("stopped", steps=20)
-    resumed = text.adapt("stopped", steps=20)
+            text.adapt("stopped", max_steps=20)
+    resumed = text.adapt("stopped", max_steps=20)
     assert resumed.resumed_from == (6 if sealed else 4)
     assert resumed.perplexity == whole.perplexity
     a, b = weights(whole), weights(resumed)
@@ -219,7 +219,7 @@ def test_a_killed_adaptation_goes_on_and_ends_the_same(
 
 
 def test_sigterm_leaves_a_checkpoint_of_the_step_in_flight(text: Text) -> None:
-    whole, heard = text.adapt("whole", steps=20), []
+    whole, heard = text.adapt("whole", max_steps=20), []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
     asked: list[int] = []
 
@@ -230,11 +230,11 @@ def test_sigterm_leaves_a_checkpoint_of_the_step_in_flight(text: Text) -> None:
 
     try:
         with pytest.raises(Terminated, match="stopped at step 7"):
-            text.adapt("stopped", steps=20, progress=progress)
+            text.adapt("stopped", max_steps=20, progress=progress)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == [1], "passed on"
-    resumed = text.adapt("stopped", steps=20)
+    resumed = text.adapt("stopped", max_steps=20)
     assert resumed.resumed_from == 7
     a, b = weights(whole), weights(resumed)
     assert all((a[k] == b[k]).all() for k in a)
@@ -271,7 +271,7 @@ class TestFailures:
             UserError,
             match=r"the adaptation failed: .* not a number at step \d+; lower adapt.learning_rate",
         ):
-            text.adapt(steps=20)
+            text.adapt(max_steps=20)
         assert self.nothing_kept(text)
 
     def test_too_little_memory(self, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ class TestFailures:
         with pytest.raises(
             UserError, match=r"out of memory with 8 texts a step: lower adapt.batch_size"
         ):
-            text.adapt(steps=20)
+            text.adapt(max_steps=20)
         assert self.nothing_kept(text)
 
     def test_one_device_is_used_of_several(

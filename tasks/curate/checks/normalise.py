@@ -110,7 +110,7 @@ def normalise(records: list[Record], context: Context) -> tuple[list[Record], li
     """Every record with its text cleaned (real ones only tidied) and its id made anew; what has no text left is rejected."""
     kept, rejected = [], []
     for r in records:
-        text = clean(r.text) if r.is_synthetic and context.settings.markup else tidy(r.text)
+        text = clean(r.text) if r.is_synthetic and context.settings.strip_markup else tidy(r.text)
         if text:
             kept.append(replace(r, text=text, id=content_id(text)))
         else:

@@ -38,7 +38,7 @@ def score_llm(
     workspace: Workspace,
     progress: Progress = silent,
 ) -> ScoreResult:
-    """The first generator's own labels of `evaluate.ask_llm` test rows, in the form of the other evaluations.
+    """The first generator's own labels of `evaluate.llm_rows` test rows, in the form of the other evaluations.
 
     It is told the labels with their descriptions and shown no example. What it costs counts in the challenger's budget; where
     that is spent, the rows answered until then are measured. An answer that is no label is wrong, and counted as `unparsed`.
@@ -68,7 +68,7 @@ def score_llm(
     params: dict[str, object] = {
         "labels": project.labels,
         "multi_label": project.multi_label,
-        "rows": project.evaluate.ask_llm,
+        "rows": project.evaluate.llm_rows,
         "settings": shared_settings(project),
         "llm": {"endpoint": source.endpoint.endpoint, "model": source.model},
         "budget": project.generate.budget.model_dump(mode="json"),
@@ -85,12 +85,12 @@ def score_llm(
 
 
 def sample(rows: list[Record], project: Project) -> list[Record]:
-    """`evaluate.ask_llm` of the rows: each label in turn, within a label by the content hash. Of label sets by that alone."""
+    """`evaluate.llm_rows` of the rows: each label in turn, within a label by the content hash. Of label sets by that alone."""
     ordered = sorted(rows, key=lambda r: r.id)
     if not project.multi_label:
         by_label = [[r for r in ordered if r.label == label] for label in project.label_names]
         ordered = [r for turn in zip_longest(*by_label) for r in turn if r is not None]
-    return ordered[: project.evaluate.ask_llm]
+    return ordered[: project.evaluate.llm_rows]
 
 
 def request(project: Project, text: str) -> Request:

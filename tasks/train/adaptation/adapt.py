@@ -176,7 +176,7 @@ def _texts(
             f"adapt.epochs is {a.epochs}, but there are {len(rows)} texts to learn from, fewer than {FEWEST}: give "
             f"data.unlabelled, or set adapt.epochs to 0"
         )
-    rows = rows[: a.rows]
+    rows = rows[: a.max_rows]
     counts = AdaptData(
         rows=len(rows),
         held_out=len(held),

@@ -50,7 +50,7 @@ class Masked:
         return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
 
     def masker(self, settings: Adapt, **options: Any) -> Callable[[list[dict[str, Any]]], Any]:
-        """A collator that masks `mask_share` of the tokens: of these 80% by the mask, 10% by another word, 10% not, as in BERT.
+        """A collator that masks `mlm_probability` of the tokens: of these 80% by the mask, 10% by another word, 10% not, as in BERT.
 
         The masks hang on the seed and on which texts stand together in what order: so they change from epoch to epoch, and
         a training that was stopped within an epoch draws those it would have drawn.
@@ -61,7 +61,7 @@ class Masked:
         collator = DataCollatorForLanguageModeling(
             self.tokenizer,
             mlm=True,
-            mlm_probability=settings.mask_share,
+            mlm_probability=settings.mlm_probability,
             seed=settings.seed,
             **options,
         )
@@ -241,7 +241,7 @@ def _arguments(masked: Masked, settings: Adapt, work: Path) -> Any:
     made = TrainingArguments(
         output_dir=str(work),
         num_train_epochs=settings.epochs,
-        max_steps=settings.steps or -1,
+        max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,
         per_device_train_batch_size=settings.batch_size,
         weight_decay=0.01,
