@@ -22,9 +22,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from flows.cli import ui
-from flows.serving.api import listen
+from flows.serving.api import bind_port
 from flows.settings import Settings
-from flows.tracking.run import connect
+from flows.tracking.store import connect
 from tasks.workspace import Workspace
 
 IMAGES = Path(__file__).resolve().parent / "img"
@@ -42,16 +42,16 @@ GREETINGS = ("Got it", "Try it now")
 @contextmanager
 def mlflow_served(settings: Settings) -> Iterator[str]:
     """MLflow's own server and UI over the workspace's store, as `reseed ui` starts it; its address."""
-    with listen("127.0.0.1", 0, "") as free:
+    with bind_port("127.0.0.1", 0, "") as free:
         port = free.getsockname()[1]
     log = settings.workspace.logs / "mlflow.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = ui.start(ui.mlflow_command(settings, port), log)
+    process = ui.start_server(ui.mlflow_command(settings, port), log)
     try:
         ui.wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log)
         yield f"http://127.0.0.1:{port}"
     finally:
-        ui.stop(process)
+        ui.stop_server(process)
 
 
 @contextmanager

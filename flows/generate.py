@@ -153,7 +153,7 @@ def generate(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """Fill every label's quota of accepted rows and stop there; the next retrain finds them. A GeneratedReport as JSON."""
     with open_session(config, overrides) as session:
         run = session.run
-        run.tracking.tag(prompt=register_prompt(run.tracking.client, run.project))
+        run.tracking.set_tags(prompt=register_prompt(run.tracking.client, run.project))
         generated = fill_quota(run)
         c = generated.curated
         found = GeneratedReport(

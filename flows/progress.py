@@ -21,7 +21,7 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def watched(title: str) -> Iterator[Progress]:
+def show_progress(title: str) -> Iterator[Progress]:
     """A Progress for the body, shown under `title`."""
     if sys.stderr.isatty():
         with _bar(title) as progress:

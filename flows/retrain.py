@@ -53,7 +53,7 @@ def retrain(config: str, overrides: list[str] | None = None, fresh: bool = False
 
 def _retrain(run: RunContext) -> RetrainReport:
     prompt = register_prompt(run.tracking.client, run.project)
-    run.tracking.tag(prompt=prompt)
+    run.tracking.set_tags(prompt=prompt)
     generated = _generate(run)
     trained = train_best_mixture(run, generated.curated)
     _note_data(run, generated, trained)
@@ -62,7 +62,7 @@ def _retrain(run: RunContext) -> RetrainReport:
     exported = run.stage(export_bundle, name="export", headline=True)(
         run.project, trained=trained.bundle, splits=run.splits, workspace=run.workspace
     )
-    run.tracking.tag(backend=exported.inference.backend)
+    run.tracking.set_tags(backend=exported.inference.backend)
     challenger = score(run, exported.ref, "challenger")
     measured = measure_bundle(run, exported.ref, "challenger", headline=True)
     baselines = score_baselines(run, generated.curated)

@@ -50,7 +50,7 @@ class Settings:
         return re.sub(r"//[^/@]*@", "//", self.tracking_uri)
 
 
-def user() -> str:
+def current_user() -> str:
     """This machine's user, or `unknown`: a container's may have no name."""
     try:
         return getpass.getuser()
@@ -58,7 +58,7 @@ def user() -> str:
         return "unknown"
 
 
-def quiet() -> None:
+def quiet_libraries() -> None:
     """Set what Prefect and MLflow read from the environment when they are imported. What the user set stays."""
     os.environ.setdefault("PREFECT_RESULTS_DEFAULT_SERIALIZER", "json")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")

@@ -18,7 +18,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import exponential_backoff
 
-from flows.progress import say, watched
+from flows.progress import say, show_progress
 from flows.tracking.run import Tracking
 from tasks.augment.learning_curve import learning_curve
 from tasks.augment.lift import full_lift, quick_lift
@@ -124,7 +124,7 @@ class StageRunner:
                 say(f"  {line}")
             self.tracking.log_stage(result, name=title)
             if headline:
-                self.tracking.metrics(result.headline())
+                self.tracking.log_metrics(result.headline())
             return result
 
         return run
@@ -143,7 +143,7 @@ def as_task(function: Callable[P, T], policy: Policy, *, name: str) -> Callable[
         def body() -> T:
             if not listens:
                 return function(*args, **kwargs)
-            with watched(name) as progress:
+            with show_progress(name) as progress:
                 return function(*args, **{**kwargs, "progress": progress})  # type: ignore[arg-type]
 
         step = task(

@@ -126,7 +126,7 @@ def _search(prepared: _Prepared, study: Any, runs: _Runs) -> None:
             runs.end(attempt.number, "KILLED", state="pruned")
             say("  pruned")
             raise TrialPruned
-        runs.log.metrics(result.metrics(), run_id)
+        runs.log.log_metrics(result.metrics(), run_id)
         runs.end(attempt.number, "FINISHED", state="complete")
         say(f"  dev F1 {result.dev_f1_macro:.4f}")
         return result.dev_f1_macro
@@ -228,7 +228,7 @@ def _result(run: RunContext, study: Any, runs: _Runs, out: Path) -> dict[str, An
     text = fragment(settings, said)
     atomic.write_bytes(out, text.encode())
     runs.log.client.log_artifact(runs.log.run_id, str(out))
-    runs.log.metrics(
+    runs.log.log_metrics(
         {"dev.f1_macro.best": best.value} | ({"dev.f1_macro.own": own.value} if own else {})
     )
     result["best"] = {"trial": best.number, "dev_f1_macro": best.value, "train": settings}

@@ -103,7 +103,7 @@ def backends(small_bundle: Path, graphs: dict[str, Path]) -> dict[str, Any]:
 def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh MLflow store, made once: its migrations take seconds."""
     from flows.settings import Settings
-    from flows.tracking.run import connect
+    from flows.tracking.store import connect
     from tasks.workspace import Workspace
 
     home = tmp_path_factory.mktemp("store")

@@ -621,13 +621,13 @@ class TestAnswers:
             {"labels": ["bird", "metal"], "scores": {"metal": 0.9, "bird": 0.8}},
             {"labels": [], "scores": {"metal": 0.1, "bird": 0.2}},
         ]
-        given = predict.Given(["one", "two"], ["1", "2"])
-        predict.write(tmp_path / "out.csv", given, answers)
+        given = predict.TextInput(["one", "two"], ["1", "2"])
+        predict.write_predictions(tmp_path / "out.csv", given, answers)
         read = [
             r.label for r in read_rows(tmp_path / "out.csv", Columns(label="labels", many=True))
         ]
         assert read == [("bird", "metal"), ()]
-        predict.show(given.texts, answers, None)
+        predict.show_predictions(given.texts, answers, None)
         assert capsys.readouterr().out == "bird 0.800, metal 0.900\tone\n(no label)\ttwo\n"
 
 
@@ -694,7 +694,7 @@ def test_a_whole_retrain_serves_label_sets(
     )
 
     champion, directory = predict.load_champion(settings_, "toy")
-    with TestClient(api.application(champion, directory)) as client:
+    with TestClient(api.create_app(champion, directory)) as client:
         for _ in range(200):
             if client.get("/ready").status_code == 200:
                 break

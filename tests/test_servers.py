@@ -171,7 +171,7 @@ def test_the_deployment_completes_on_a_worker(
 
     from flows.registry.client import Registry
     from flows.settings import Settings
-    from flows.tracking.run import connect
+    from flows.tracking.store import connect
     from tasks.workspace import Workspace
 
     settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from flows.cli.main import commands
-from flows.settings import Settings, user
+from flows.settings import Settings, current_user
 from tasks.errors import UserError
 
 
@@ -31,7 +31,7 @@ def test_a_container_whose_user_has_no_name_is_no_fault(
         raise fault
 
     monkeypatch.setattr(getpass, "getuser", nobody)
-    assert user() == "unknown"
+    assert current_user() == "unknown"
 
 
 def test_the_command_says_its_version() -> None:

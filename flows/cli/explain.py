@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.review.session import last_retrain
+from flows.review.session import require_last_retrain
 from flows.settings import Settings
 from tasks.project import Project
 from tasks.project.reader import load_project
@@ -29,7 +29,7 @@ def data_of(
     """The data of the project's last retrain, or that behind `curated`. Raises UserError where there is none."""
     if curated is not None:
         return locate(settings.workspace, curated, config=config)
-    return last_retrain(settings.workspace, project)
+    return require_last_retrain(settings.workspace, project)
 
 
 def tell(settings: Settings, config: Path, row: str, curated: Path | None) -> dict[str, Any]:

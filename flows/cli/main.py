@@ -47,9 +47,9 @@ def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, as_json: bool
     check_references(
         load_project(config, overrides), config
     )  # a mistake is said before anything starts
-    from flows.cli.process_guard import watched
+    from flows.cli.process_guard import guard_children
 
-    with output_for(as_json) as finish, watched():
+    with output_for(as_json) as finish, guard_children():
         from flows.retrain import retrain as flow
 
         report = flow(config=str(config), overrides=list(overrides), fresh=fresh)
@@ -82,10 +82,10 @@ def generate(config: Path, overrides: tuple[str, ...], only_plan: bool, as_json:
     check_references(load_project(config, overrides), config)
     from rich.console import Console
 
-    from flows.cli.process_guard import watched
+    from flows.cli.process_guard import guard_children
 
     console = Console(width=None if sys.stdout.isatty() else 110)
-    with output_for(as_json) as finish, watched():
+    with output_for(as_json) as finish, guard_children():
         from flows import generate as flow
 
         if only_plan:
@@ -116,9 +116,9 @@ def tune(config: Path, overrides: tuple[str, ...], out: Path | None, as_json: bo
     from tasks.setup.preflight import check_references
 
     check_references(load_project(config, overrides), config)
-    from flows.cli.process_guard import watched
+    from flows.cli.process_guard import guard_children
 
-    with output_for(as_json) as finish, watched():
+    with output_for(as_json) as finish, guard_children():
         from flows import tune as flow
 
         found = flow.tune(
@@ -152,10 +152,10 @@ def predict(
     from flows.serving import predict as ask
 
     with output_for(as_json) as finish:
-        given = ask.gather(list(texts), source, text_column)
-        champion, answers = ask.champion_answers(Settings.from_environment(), name, given)
+        given = ask.read_texts(list(texts), source, text_column)
+        champion, answers = ask.predict_texts(Settings.from_environment(), name, given)
         if out is not None:
-            ask.write(out, given, answers)
+            ask.write_predictions(out, given, answers)
         result = {"model": champion.name, "version": champion.version, "rows": len(answers)}
         if out is None:
             result["predictions"] = [
@@ -163,7 +163,7 @@ def predict(
             ]
         else:
             result["out"] = str(out)
-        finish(result, lambda: ask.show(given.texts, answers, out))
+        finish(result, lambda: ask.show_predictions(given.texts, answers, out))
 
 
 @commands.command()
@@ -180,9 +180,9 @@ def predict(
 def serve(name: str, host: str, port: int, as_json: bool) -> None:
     """Serve the champion of NAME over HTTP: POST /predict, GET /health, GET /ready."""
     with output_for(as_json) as finish:
-        from flows.serving.api import run
+        from flows.serving.api import serve_champion
 
-        run(Settings.from_environment(), name, host=host, port=port, announce=finish)
+        serve_champion(Settings.from_environment(), name, host=host, port=port, announce=finish)
 
 
 @commands.command()
@@ -194,7 +194,7 @@ def ui(mlflow_port: int, prefect_port: int, as_json: bool) -> None:
     from flows.cli import ui as ui_
 
     with output_for(as_json) as finish:
-        ui_.run(
+        ui_.run_servers(
             Settings.from_environment(),
             mlflow_port=mlflow_port,
             prefect_port=prefect_port,
@@ -313,14 +313,14 @@ def review(
             server.run(session, port=port, show=not no_open, announce=finish)
             return
         if out is not None:
-            result = review_.export(session, out)
+            result = review_.export_rows(session, out)
         else:
             result = (
-                review_.take(session, source)
+                review_.import_decisions(session, source)
                 if source is not None
                 else session.status().model_dump()
             )
-        finish(result, lambda: review_.show(result))
+        finish(result, lambda: review_.show_review(result))
 
 
 @commands.command()
@@ -369,9 +369,9 @@ def _told(error: BaseException) -> UserError | TransientError | None:
                 "the disk is full (MLflow's or Prefect's database): free some space; finished stages are kept"
             )
         if "mlflow" in sys.modules:
-            from flows.tracking import store_errors
+            from flows.tracking import store
 
-            if said := store_errors.fault(seen, Settings.from_environment()):
+            if said := store.describe_fault(seen, Settings.from_environment()):
                 return said
         seen = seen.__cause__ or seen.__context__
     if isinstance(error, CorruptDirectory):

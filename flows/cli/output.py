@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from flows.settings import quiet
+from flows.settings import quiet_libraries
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object last on stdout; all else on stderr."
@@ -24,7 +24,7 @@ def output_for(as_json: bool) -> Iterator[Callable[[dict[str, Any], Callable[[],
 
     Libraries that print, and what they write to file descriptor 1 from C, go to standard error meanwhile.
     """
-    quiet()
+    quiet_libraries()
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)

@@ -18,7 +18,7 @@ _watchers: list[subprocess.Popen[bytes]] = []
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
+def guard_children() -> Iterator[None]:
     """Children started in the body, and theirs, do not outlive this process."""
     os.environ[OWNER] = token = uuid.uuid4().hex
     null = subprocess.DEVNULL

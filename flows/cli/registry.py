@@ -25,8 +25,8 @@ def status(name: str | None, as_json: bool) -> None:
     from flows.registry import status as status_
 
     with output_for(as_json) as finish:
-        found = status_.read(Settings.from_environment(), name)
-        finish(found, lambda: status_.show(found))
+        found = status_.read_status(Settings.from_environment(), name)
+        finish(found, lambda: status_.show_status(found))
 
 
 @click.command()
@@ -39,10 +39,14 @@ def promote(name: str, version: str, reason: str, by: str | None, as_json: bool)
     from flows.registry import admin
 
     with output_for(as_json) as finish:
-        done = admin.promote(Settings.from_environment(), name, version, reason=reason, by=by)
+        done = admin.promote_by_hand(
+            Settings.from_environment(), name, version, reason=reason, by=by
+        )
         finish(
             done,
-            lambda: admin.show_moved(done, f"{name}: version {done['version']} is the champion"),
+            lambda: admin.show_promotion(
+                done, f"{name}: version {done['version']} is the champion"
+            ),
         )
 
 
@@ -56,8 +60,10 @@ def refuse(name: str, version: str, reason: str, by: str | None, as_json: bool) 
     from flows.registry import admin
 
     with output_for(as_json) as finish:
-        done = admin.refuse(Settings.from_environment(), name, version, reason=reason, by=by)
-        finish(done, lambda: admin.show_refused(done))
+        done = admin.refuse_version(
+            Settings.from_environment(), name, version, reason=reason, by=by
+        )
+        finish(done, lambda: admin.show_refusal(done))
 
 
 @click.command()
@@ -69,9 +75,9 @@ def rollback(name: str, reason: str, by: str | None, as_json: bool) -> None:
     from flows.registry import admin
 
     with output_for(as_json) as finish:
-        done = admin.rollback(Settings.from_environment(), name, reason=reason, by=by)
+        done = admin.roll_back(Settings.from_environment(), name, reason=reason, by=by)
         said = f"{name}: version {done['version']} is the champion again, in place of version {done['before']}"
-        finish(done, lambda: admin.show_moved(done, said))
+        finish(done, lambda: admin.show_promotion(done, said))
 
 
 @click.command()
@@ -82,7 +88,7 @@ def history(name: str, as_json: bool) -> None:
     from flows.registry import admin
 
     with output_for(as_json) as finish:
-        found = admin.history(Settings.from_environment(), name)
+        found = admin.read_history(Settings.from_environment(), name)
         finish(found, lambda: admin.show_history(found))
 
 
@@ -101,8 +107,10 @@ def verify(name: str, version: str | None, promotion: int | None, as_json: bool)
     from flows.registry import verify as verdicts
 
     with output_for(as_json) as finish:
-        found = verdicts.verify(Settings.from_environment(), name, version, promotion=promotion)
-        finish(found.model_dump(mode="json"), lambda: verdicts.show_verified(found))
+        found = verdicts.verify_verdict(
+            Settings.from_environment(), name, version, promotion=promotion
+        )
+        finish(found.model_dump(mode="json"), lambda: verdicts.show_verification(found))
     if not found.same or found.disagreements:
         sys.exit(1)
 

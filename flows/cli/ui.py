@@ -16,9 +16,9 @@ from typing import Any
 
 import click
 
-from flows.serving.api import listen
+from flows.serving.api import bind_port
 from flows.settings import Settings
-from flows.tracking.run import connect
+from flows.tracking.store import connect
 from tasks.errors import TransientError
 
 START_SECONDS = 120
@@ -62,7 +62,7 @@ def prefect_command(port: int) -> list[str]:
     ]
 
 
-def run(
+def run_servers(
     settings: Settings, *, mlflow_port: int, prefect_port: int, announce: Callable[..., None]
 ) -> None:
     """Start what is not served elsewhere already, wait until both answer, announce, and stay.
@@ -81,14 +81,14 @@ def run(
     else:
         wanted["prefect"] = (prefect_command(prefect_port), prefect_port, "/api/health")
     for name, (_, port, _) in wanted.items():
-        listen("127.0.0.1", port, f"give --{name}-port another").close()
+        bind_port("127.0.0.1", port, f"give --{name}-port another").close()
     logs = settings.workspace.logs
     logs.mkdir(parents=True, exist_ok=True)
     running: dict[str, subprocess.Popen[bytes]] = {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         for name, (command, port, _) in wanted.items():
-            running[name] = start(command, logs / f"{name}.log")
+            running[name] = start_server(command, logs / f"{name}.log")
             addresses[name] = f"http://127.0.0.1:{port}"
         for name, (_, _, health) in wanted.items():
             wait_until_healthy(running[name], addresses[name] + health, logs / f"{name}.log")
@@ -106,10 +106,10 @@ def run(
         return
     finally:
         for process in running.values():
-            stop(process)
+            stop_server(process)
 
 
-def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+def start_server(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     """The server in a process group of its own, with job processes off and its output in `log`."""
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with log.open("wb") as f:
@@ -129,7 +129,7 @@ def wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) ->
     raise TransientError(f"{url} did not answer within {START_SECONDS} s: see {log}")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
+def stop_server(process: subprocess.Popen[bytes]) -> None:
     """End the server's whole process group, by force after ten seconds."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)

@@ -13,7 +13,7 @@ from flows.context import RunContext
 from flows.publishing.report import Retrained
 from flows.registry.client import Registry
 from flows.settings import Settings
-from flows.tracking.run import connect
+from flows.tracking.store import connect
 from tasks import atomic
 from tasks.errors import TransientError, UserError
 from tasks.evaluate import plots
@@ -78,7 +78,7 @@ def fetch_report(settings: Settings, name: str) -> FetchedReport:
     Raises UserError for a name without a model, and where no retrain has left a report.
     """
     client = connect(settings)
-    Registry(client, settings).require_name(name)
+    Registry(client, settings).require_model(name)
     run_id = _last_run_with_report(client, name)
     if run_id is None:
         raise UserError(f"no retrain of {name!r} left a report: run `reseed retrain CONFIG`")

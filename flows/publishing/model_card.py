@@ -48,14 +48,14 @@ def publish_model_card(run: RunContext, report: RetrainReport, retrained: Retrai
     }
     card = render_markdown("model_card.md.j2", context)
     run.tracking.client.log_text(run.tracking.run_id, card, CARD)
-    run.registry.describe(version, _shortened(card))
+    run.registry.set_description(version, _shortened(card))
     # MLflow's list of versions shows each tag on a line of its own: few are better
     lineage = {"data": digests, "prompt": retrained.prompt, "generators": generators}
     tags = {
         "reseed.lineage": json.dumps(lineage, sort_keys=True),
         "reseed.base": f"{base.name}, licence: {base.licence}",
     }
-    run.registry.record(version, tags)
+    run.registry.tag_version(version, tags)
     run.tracking.client.update_registered_model(version.name, _model_description(run.project))
 
 

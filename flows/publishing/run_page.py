@@ -43,7 +43,7 @@ def rename_run(run: RunContext, rows: TrainingRows) -> int:
     milliseconds = tracking.client.get_run(tracking.run_id).info.start_time
     started = datetime.fromtimestamp(milliseconds / 1000, UTC)
     count = len(rows.read())
-    tracking.name(run_name(project, started=started, rows=count, base=base))
+    tracking.rename(run_name(project, started=started, rows=count, base=base))
     return count
 
 
@@ -55,10 +55,10 @@ def log_challenger(
     test, dev = ("test", run.sealed.digest), ("dev", run.splits.digest)
     training = ("training", trained.rows.digest, rename_run(run, trained.rows))
     datasets = [training, (*dev, run.splits.rows["dev"]), (*test, scored.known.rows)]
-    tracking.used(datasets=datasets, model_id=model_id)
-    tracking.model_metrics(scored.test_metrics(), model_id=model_id, dataset=test)
+    tracking.log_lineage(datasets=datasets, model_id=model_id)
+    tracking.log_model_metrics(scored.test_metrics(), model_id=model_id, dataset=test)
     dev_f1 = {"dev.f1_macro": trained.dev_f1_macro}
-    tracking.model_metrics(dev_f1, model_id=model_id, dataset=dev)
+    tracking.log_model_metrics(dev_f1, model_id=model_id, dataset=dev)
     for stage in [scored, trained.stage, *([curve] if curve else [])]:
         for artifact in stage.artifacts():
             if artifact.suffix == ".png":
@@ -86,12 +86,12 @@ def describe_run(run: RunContext, report: RetrainReport, rows: TrainingRows) -> 
     columns |= {f"data.{name}.rows": float(part.total) for name, part in totals.items()}
     columns |= {f"tokens.{kind}": float(n) for kind, n in report.tokens}
     columns["cost.usd"] = report.cost.usd
-    tracking.metrics(columns | verdict_metrics(report.judgement))
+    tracking.log_metrics(columns | verdict_metrics(report.judgement))
     verdict = report.judgement.model_dump(mode="json")
     tracking.client.log_dict(tracking.run_id, verdict, "verdict.json")
-    tracking.tag(verdict=report.verdict, reasons="; ".join(report.reasons))
+    tracking.set_tags(verdict=report.verdict, reasons="; ".join(report.reasons))
     context = dict(report) | {
         "rows": {SOURCE_NAMES.get(source, source): n for source, n in by_source.items()},
         "generators": sorted(data.generators) or ["no LLM"],
     }
-    tracking.describe(render_markdown("run_page.md.j2", context))
+    tracking.set_description(render_markdown("run_page.md.j2", context))

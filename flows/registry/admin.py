@@ -14,8 +14,8 @@ from flows.progress import say
 from flows.registry import notifications, promotion, promotion_log
 from flows.registry.client import Registry, Version, require_champion
 from flows.registry.promotion_log import MOST, Intent, Kind, PromotionLog
-from flows.settings import Settings, user
-from flows.tracking.run import connect
+from flows.settings import Settings, current_user
+from flows.tracking.store import connect
 from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.errors import UserError
@@ -29,16 +29,16 @@ PROBES = [
 WITH_WEIGHTS = ("train", "export", "soup")  # stages that hold a bundle
 
 
-def person(by: str | None = None) -> str:
+def acting_person(by: str | None = None) -> str:
     """Who does it: the name given, otherwise this machine's user. Raises UserError for a name without a letter."""
     if by is None:
-        return user()
+        return current_user()
     if not by.strip() or len(by) > 100:
         raise UserError(f"--by {by[:20]!r}: give a name of 1 to 100 characters")
     return by.strip()
 
 
-def promote(
+def promote_by_hand(
     settings: Settings, name: str, version: str, *, reason: str, by: str | None = None
 ) -> dict[str, Any]:
     """Make a registered version the champion because a person says so; its verdict stays as it is."""
@@ -48,13 +48,13 @@ def promote(
     )
 
 
-def rollback(
+def roll_back(
     settings: Settings, name: str, *, reason: str, by: str | None = None
 ) -> dict[str, Any]:
     """Make the version that was champion before the champion again. Raises UserError when there is none."""
     registry = open_registry(settings, name)
     champion = require_champion(registry, name)
-    before = registry.alias(name, "previous")
+    before = registry.find_alias(name, "previous")
     if before is None or before.version == champion.version:
         raise UserError(
             f"{name!r} has no version to go back to: version {champion.version} is the first champion. "
@@ -79,14 +79,14 @@ def _move(
             probes=PROBES,
             labels=labels,
             kind=kind,
-            who=person(by),
+            who=acting_person(by),
         )
     except CorruptDirectory as e:
         raise UserError(f"version {to.version} of {to.name!r} can't be the champion: {e}") from None
     if by := registry.version(to.name, to.version).tags.get(
         "reseed.refused_by"
     ):  # that no is overruled from now on
-        registry.record(to, {"reseed.overruled": f"refused by {by}"})
+        registry.tag_version(to, {"reseed.overruled": f"refused by {by}"})
         registry.client.delete_model_version_tag(to.name, to.version, "reseed.refused_by")
     before = champion.version if champion else None
     told = notifications.deliver(registry.settings, registry)
@@ -99,30 +99,30 @@ def _move(
     }
 
 
-def show_moved(done: dict[str, Any], said: str) -> None:
+def show_promotion(done: dict[str, Any], said: str) -> None:
     for sentence in [said, *(f"  {told}" for told in done["told"])]:
         click.echo(sentence)
 
 
-def refuse(
+def refuse_version(
     settings: Settings, name: str, version: str, *, reason: str, by: str | None = None
 ) -> dict[str, Any]:
     """A person's no outside of a deployment: a row of the history. Raises UserError for the champion."""
-    who, registry = person(by), Registry(connect(settings), settings)
-    registry.require_name(name)
+    who, registry = acting_person(by), Registry(connect(settings), settings)
+    registry.require_model(name)
     refused, champion = registry.version(name, version), registry.champion(name)
     if champion is not None and champion.version == refused.version:
         raise UserError(
             f"version {version} of {name!r} is the champion: `reseed rollback {name} --reason ...` takes it back"
         )
     why = _said(reason)
-    registry.record(refused, {"reseed.refused_by": who, "reseed.refused_because": why})
-    write_refusal(registry, refused, champion=champion, who=who, reason=why)
+    registry.tag_version(refused, {"reseed.refused_by": who, "reseed.refused_because": why})
+    record_refusal(registry, refused, champion=champion, who=who, reason=why)
     current = champion.version if champion else None
     return {"model": name, "version": version, "champion": current, "who": who, "reason": why}
 
 
-def show_refused(done: dict[str, Any]) -> None:
+def show_refusal(done: dict[str, Any]) -> None:
     """Print what was refused."""
     stays = (
         f"version {done['champion']} stays the champion"
@@ -132,7 +132,7 @@ def show_refused(done: dict[str, Any]) -> None:
     click.echo(f"{done['model']}: version {done['version']} is refused; {stays}")
 
 
-def write_refusal(
+def record_refusal(
     registry: Registry, version: Version, *, champion: Version | None, who: str, reason: str
 ) -> None:
     """Add a row of kind `refused` to the history, with the champion that stays as `before`.
@@ -140,7 +140,7 @@ def write_refusal(
     The same refusal is one row: a flow run that is executed again meets its answer again.
     """
     before, reason = champion.version if champion else None, reason[:MOST]
-    with promotion.writing(registry, version.name) as writer:
+    with promotion.open_writer(registry, version.name) as writer:
         writer.reconcile(version.name)  # an intent that is open has the number of the next row
         found = PromotionLog.read(registry.client, version.name)
         same = (version.version, before, who, reason)
@@ -158,7 +158,7 @@ def write_refusal(
         )
 
 
-def history(settings: Settings, name: str) -> dict[str, Any]:
+def read_history(settings: Settings, name: str) -> dict[str, Any]:
     """Every promotion and refusal of `name`, oldest first, and what is not as the history says."""
     registry = open_registry(settings, name)
     rows, champion = PromotionLog.read(registry.client, name).chain, registry.champion(name)
@@ -250,7 +250,7 @@ def _size(directory: Path) -> int:
 def open_registry(settings: Settings, name: str) -> Registry:
     """The registry, with what a kill left open finished. Raises UserError when there is no model of this name."""
     registry = Registry(connect(settings), settings)
-    registry.require_name(name)
+    registry.require_model(name)
     for sentence in promotion.reconcile(registry, name):
         say(sentence)
     return registry

@@ -24,7 +24,7 @@ from flows.registry import promotion_log
 from flows.registry.lock import Held, registry_lock
 from flows.registry.promotion_log import LogEntry, PromotionLog
 from flows.settings import Settings
-from flows.tracking.logged_model import logged_model, remove_files
+from flows.tracking.logged_model import delete_model_files, find_or_log_model
 from tasks.atomic import CorruptDirectory
 from tasks.errors import TransientError, UserError, suggestion
 from tasks.model.bundle import check_bundle
@@ -70,7 +70,7 @@ class Registry:
 
     # --- reading
 
-    def alias(self, name: str, alias: str) -> Version | None:
+    def find_alias(self, name: str, alias: str) -> Version | None:
         """The version that `alias` stands for, or None."""
         try:
             return Version.of(self.client.get_model_version_by_alias(name, alias))
@@ -84,7 +84,7 @@ class Registry:
         return {k: str(v) for k, v in self.client.get_registered_model(name).aliases.items()}
 
     def champion(self, name: str) -> Version | None:
-        return self.alias(name, "champion")
+        return self.find_alias(name, "champion")
 
     def versions(self, name: str) -> list[Version]:
         """All versions, newest first."""
@@ -109,12 +109,12 @@ class Registry:
             )
         return found[version]
 
-    def names(self) -> list[str]:
+    def model_names(self) -> list[str]:
         return sorted(m.name for m in self.client.search_registered_models(max_results=1000))
 
-    def require_name(self, name: str) -> None:
+    def require_model(self, name: str) -> None:
         """Raises UserError, with the nearest name, when there is no model of this name."""
-        names = self.names()
+        names = self.model_names()
         if name not in names:
             known = (
                 f"known: {', '.join(names)}"
@@ -199,7 +199,7 @@ class Registry:
                 None,
             )
             if found is None:
-                model_id = logged_model(
+                model_id = find_or_log_model(
                     self.client, key, directory, name=name, run_id=run_id, labels=labels
                 )
                 tags = {"reseed.promotion_key": key, "reseed.bundle": digest, _MODEL: model_id}
@@ -247,7 +247,7 @@ class Registry:
         if version.model_id:
             self.client.delete_logged_model(version.model_id)
         why = (
-            remove_files(place, within=self.settings.workspace.mlflow_artifacts)
+            delete_model_files(place, within=self.settings.workspace.mlflow_artifacts)
             if version.digest
             else "Reseed did not register it"
         )
@@ -256,16 +256,16 @@ class Registry:
             and f"the files of version {version.version} stay at {place or 'an unknown place'}: {why}"
         )
 
-    def record(self, version: Version, tags: dict[str, str]) -> None:
+    def tag_version(self, version: Version, tags: dict[str, str]) -> None:
         """Write what was judged of a version onto it."""
         for key, value in tags.items():
             self.client.set_model_version_tag(version.name, version.version, key, value[:5000])
 
-    def describe(self, version: Version, description: str) -> None:
+    def set_description(self, version: Version, description: str) -> None:
         """What the registry's page says of the version, in Markdown."""
         self.client.update_model_version(version.name, version.version, description)
 
-    def set_hooks(self, name: str, hooks: dict[str, str]) -> None:
+    def set_notification_targets(self, name: str, hooks: dict[str, str]) -> None:
         """Whom a promotion of `name` is told to, by whatever hand it comes: `webhook` and `export`, see flows/registry/notifications.py."""
         self.client.set_registered_model_tag(name, HOOKS, json.dumps(hooks, sort_keys=True))
 
@@ -357,7 +357,7 @@ def require_champion(registry: Registry, name: str) -> Version:
     """The champion of `name`. Raises UserError, with the nearest name, when there is no such model or champion."""
     found = registry.champion(name)
     if found is None:
-        registry.require_name(name)
+        registry.require_model(name)
         standing = registry.last_champion(name)
         if standing is not None:
             raise UserError(

@@ -34,7 +34,7 @@ TIMEOUT = 20.0
 TRIES = 3
 
 
-def put(settings: Settings, intent: Intent, *, hooks: dict[str, str], bundle: str) -> None:
+def enqueue(settings: Settings, intent: Intent, *, hooks: dict[str, str], bundle: str) -> None:
     """Write the letters of a promotion that was carried out; those of a promotion that is carried out again are the same."""
     told = {
         "event": "promoted",
@@ -54,7 +54,7 @@ def put(settings: Settings, intent: Intent, *, hooks: dict[str, str], bundle: st
         )
 
 
-def waiting(settings: Settings) -> list[dict[str, Any]]:
+def pending(settings: Settings) -> list[dict[str, Any]]:
     """The letters that are not delivered, oldest first."""
     letters = [atomic.read_json(p) for p in _folder(settings).glob("[!.]*.json")]
     return sorted(letters, key=lambda told: (told["when"], told["letter"]))
@@ -67,8 +67,10 @@ def deliver(settings: Settings, registry: Any) -> list[str]:
     if not folder.exists():
         return []
     with contextlib.suppress(UserError), atomic.exclusive_lock(folder / ".lock", "a delivery"):
-        for told in waiting(settings):
-            what = f"{told['letter']} of {told['model']} {told['version']} to {shown(told['to'])}"
+        for told in pending(settings):
+            what = (
+                f"{told['letter']} of {told['model']} {told['version']} to {redact_url(told['to'])}"
+            )
             try:
                 _webhook(told) if told["letter"] == "webhook" else _export(told, registry)
             except (TransientError, UserError, CorruptDirectory) as e:
@@ -79,7 +81,7 @@ def deliver(settings: Settings, registry: Any) -> list[str]:
     return said
 
 
-def shown(to: str) -> str:
+def redact_url(to: str) -> str:
     """The address as it may be printed: of a webhook the host alone, as the rest often holds a token."""
     found = urlsplit(to)
     return (

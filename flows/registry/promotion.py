@@ -43,7 +43,7 @@ def promote(
     from the manifest, or a fresh process cannot load it and answer every one of `probes` with one of `labels`.
     """
     smoke_test(registry.fetch(version), version.digest, probes=probes, labels=labels)
-    with writing(registry, version.name) as writer:
+    with open_writer(registry, version.name) as writer:
         writer.reconcile(version.name)
         current = registry.champion(version.name)
         if current is not None and current.version == version.version:
@@ -76,12 +76,12 @@ def reconcile(registry: Registry, name: str) -> list[str]:
     """Finish what a killed promotion left open, by whichever worker; a sentence on each."""
     if not PromotionLog.read(registry.client, name).intents:
         return []
-    with writing(registry, name) as writer:
+    with open_writer(registry, name) as writer:
         return writer.reconcile(name)
 
 
 @contextlib.contextmanager
-def writing(registry: Registry, name: str) -> Iterator[Writer]:
+def open_writer(registry: Registry, name: str) -> Iterator[Writer]:
     """The one that may write while the body runs, under the lock.
 
     After LockLost, which is raised again, what it wrote too late is set right.
@@ -139,8 +139,8 @@ class Writer:
             client, intent, bundle=back.digest, verdict=verdict, evidence=evidence
         )
         told = client.get_registered_model(intent.name).tags.get(HOOKS, "{}")
-        notifications.put(registry.settings, intent, hooks=json.loads(told), bundle=back.digest)
-        registry.record(back, {"reseed.promoted_at": intent.when, promotion_log.ROW: row})
+        notifications.enqueue(registry.settings, intent, hooks=json.loads(told), bundle=back.digest)
+        registry.tag_version(back, {"reseed.promoted_at": intent.when, promotion_log.ROW: row})
         intent.close(client)
 
     def check(self, intent: Intent) -> None:
@@ -178,7 +178,7 @@ class Writer:
 
 def _set_right(registry: Registry, intent: Intent) -> None:
     """Undo what this process wrote after it had lost the lock, where others have promoted meanwhile."""
-    with writing(registry, intent.name) as writer:
+    with open_writer(registry, intent.name) as writer:
         writer.reconcile(intent.name)
         rows, aliases = registry.history(intent.name), registry.aliases(intent.name)
         if not rows or intent.is_row(rows[-1]):

@@ -11,17 +11,17 @@ from flows.progress import say
 from flows.registry import promotion
 from flows.registry.client import Registry, Version
 from flows.settings import Settings
-from flows.tracking.run import connect
+from flows.tracking.store import connect
 
 LAST = 10
 
 
-def read(settings: Settings, name: str | None) -> dict[str, Any]:
+def read_status(settings: Settings, name: str | None) -> dict[str, Any]:
     """One entry a project. Raises UserError for a name that is not registered."""
     registry = Registry(connect(settings), settings)
     if name is not None:
-        registry.require_name(name)
-    names = registry.names() if name is None else [name]
+        registry.require_model(name)
+    names = registry.model_names() if name is None else [name]
     for n in names:
         for sentence in promotion.reconcile(registry, n):
             say(sentence)
@@ -36,7 +36,7 @@ def read(settings: Settings, name: str | None) -> dict[str, Any]:
 
 
 def _project(registry: Registry, name: str) -> dict[str, Any]:
-    champion, previous = registry.champion(name), registry.alias(name, "previous")
+    champion, previous = registry.champion(name), registry.find_alias(name, "previous")
     return {
         "champion": _version(champion),
         "previous": _version(previous),
@@ -62,7 +62,7 @@ def _version(v: Version | None) -> dict[str, Any] | None:
     return found
 
 
-def show(found: dict[str, Any]) -> None:
+def show_status(found: dict[str, Any]) -> None:
     click.echo(
         f"workspace {found['home']} ({found['free_gib']} GiB free), MLflow {found['mlflow']}"
     )

@@ -49,7 +49,7 @@ class VerifiedVerdict(Figures):
     disagreements: list[str]
 
 
-def verify(
+def verify_verdict(
     settings: Settings, name: str, version: str | None = None, *, promotion: int | None = None
 ) -> VerifiedVerdict:
     """Whether a recorded verdict follows from its evidence, byte for byte, and is the one that the registry claims.
@@ -177,7 +177,7 @@ def _disagreements(claim: Claim, found: Verification) -> list[str]:
     return said
 
 
-def show_verified(found: VerifiedVerdict) -> None:
+def show_verification(found: VerifiedVerdict) -> None:
     """Print what was found, and the reasons of the verdict."""
     what, v = f"{found.model} {found.version}: {found.verdict}", found.verification
     if v is None:

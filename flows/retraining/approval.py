@@ -55,11 +55,11 @@ def ask(run: RunContext, version: Version, verdict: Verdict, *, champion: Versio
     answer = _answered(f"approve-{version.version}-{opponent}", _table(version, verdict))
     by, reason = answer.by.strip()[:MOST_OF_A_NAME], answer.reason.strip()
     word = "approved" if answer.approve else "refused"
-    run.registry.record(version, {f"reseed.{word}_by": by, f"reseed.{word}_because": reason})
+    run.registry.tag_version(version, {f"reseed.{word}_by": by, f"reseed.{word}_because": reason})
     said = f"{word} by {by}: {reason}"
     if answer.approve:
         return Answer(True, said, by)
-    admin.write_refusal(run.registry, version, champion=champion, who=by, reason=reason)
+    admin.record_refusal(run.registry, version, champion=champion, who=by, reason=reason)
     return Answer(False, f"{said}; {promote} overrules it", by)
 
 

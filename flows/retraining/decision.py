@@ -71,7 +71,7 @@ def judge_and_promote(run: RunContext, candidate: Candidate) -> Outcome:
     """The outcome against the current champion. Where the champion moves meanwhile, the two are compared again."""
     promote = run.project.promote
     hooks = {"webhook": promote.webhook, "export": promote.export_to}
-    run.registry.set_hooks(run.project.name, {k: v for k, v in hooks.items() if v})
+    run.registry.set_notification_targets(run.project.name, {k: v for k, v in hooks.items() if v})
     for _ in range(COMPARISONS):
         champion = run.registry.champion(run.project.name)
         if champion is not None and champion.version == candidate.version.version:
@@ -277,4 +277,4 @@ def _record(
         else "",  # that of an older verdict must not remain
         "reseed.evidence_run": run.tracking.stage_run_id(evidence) if evidence else "",
     }
-    run.registry.record(candidate.version, tags)
+    run.registry.tag_version(candidate.version, tags)

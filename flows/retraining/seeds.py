@@ -72,7 +72,9 @@ def best_of_seeds(
     scores = [m.dev_f1_macro for m in models]
     best = max(range(len(models)), key=lambda i: (scores[i], -i))
     summary = _summary(list(seeds), scores, mixed, seeds[best])
-    run.tracking.metrics({"dev.f1_macro.mean": summary.mean, "dev.f1_macro.spread": summary.spread})
+    run.tracking.log_metrics(
+        {"dev.f1_macro.mean": summary.mean, "dev.f1_macro.spread": summary.spread}
+    )
     say(f"  dev F1 {summary.line()}")
     of_each = dict(zip(seeds, models, strict=True))
     if mixed.bundle is not None:

@@ -20,11 +20,12 @@ from flows.publishing.run_page import first_run_name
 from flows.registry import notifications, promotion
 from flows.registry.client import Registry
 from flows.retraining.challenger import Challenger
-from flows.settings import Settings, quiet
+from flows.settings import Settings, quiet_libraries
 from flows.steps import StageRunner
-from flows.tracking import store_errors
+from flows.tracking import store
 from flows.tracking.cleanup import close_orphans
-from flows.tracking.run import Tracking, connect
+from flows.tracking.run import Tracking
+from flows.tracking.store import connect
 from tasks.atomic import digest_of, exclusive_lock
 from tasks.dataset.split import sealed_test_set, split_dataset
 from tasks.errors import TransientError, UserError
@@ -67,14 +68,14 @@ def open_session(
     check_endpoint(project)
     workspace, name = settings.workspace, project.name
     lock = exclusive_lock(workspace.lock(f"retrain-{name}"), f"a retrain of {name!r}")
-    with store_errors.explained(settings), lock:
+    with store.explain_faults(settings), lock:
         challenger = Challenger.begin(workspace, name, fresh=fresh, flow_run=str(flow_run.id or ""))
         registry = Registry(connect(settings), settings)
         _report_state(project, registry, settings)
         tracking = _open_run(project, settings, config=config, generation=challenger.generation)
         _close_orphans(tracking, settings)
         try:
-            with tracking.machine_watched():
+            with tracking.log_system_metrics():
                 yield _session(
                     project, Path(config).absolute(), settings, registry, tracking, challenger
                 )
@@ -82,7 +83,7 @@ def open_session(
             tracking.close("SCHEDULED")
             raise
         except BaseException as e:
-            tracking.tag(failure=f"{type(e).__name__}: {e}")
+            tracking.set_tags(failure=f"{type(e).__name__}: {e}")
             tracking.close("FAILED" if isinstance(e, Exception) else "KILLED")
             raise
         tracking.close("FINISHED")
@@ -160,7 +161,7 @@ def _log_mistakes_in_one_line() -> None:
 
     The console does not show it at all where the command prints it anyway; a retry that is to come is shown.
     """
-    quiet()
+    quiet_libraries()
     if not deployment.id:
         for handler in logging.getLogger().handlers:  # where Prefect's own configuration puts it
             if isinstance(handler, PrefectConsoleHandler):

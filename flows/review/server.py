@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.review.desk import Desk
 from flows.review.session import ReviewSession, print_address
+from flows.review.state import ReviewState
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -36,7 +36,7 @@ HEADERS = {
 }
 
 
-class Guard:
+class SameOriginGuard:
     """ASGI middleware: only requests to this very address, and from no other site, go through."""
 
     def __init__(self, app: Any, *, port: int) -> None:
@@ -75,7 +75,7 @@ def _with_headers(scope: Any, send: Any) -> Any:
     return sending
 
 
-def application(session: ReviewSession, *, token: str, port: int) -> FastAPI:
+def create_review_app(session: ReviewSession, *, token: str, port: int) -> FastAPI:
     """The app, below `/TOKEN/`; any other address is not found."""
     from fastapi import FastAPI
     from nicegui import ui
@@ -86,7 +86,7 @@ def application(session: ReviewSession, *, token: str, port: int) -> FastAPI:
     def page() -> None:
         from flows.review.view import View
 
-        View(Desk(session)).build()
+        View(ReviewState(session)).build()
 
     ui.run_with(
         app,
@@ -95,7 +95,7 @@ def application(session: ReviewSession, *, token: str, port: int) -> FastAPI:
         show_welcome_message=False,
         reconnect_timeout=10,
     )
-    app.add_middleware(Guard, port=port)
+    app.add_middleware(SameOriginGuard, port=port)
     return app
 
 
@@ -103,15 +103,17 @@ def serve(session: ReviewSession, *, port: int, show: bool, ready: Callable[[str
     """Serve the page until Ctrl-C; `ready` gets its address. Raises UserError when the port is taken."""
     import uvicorn
 
-    from flows.serving.api import listen
+    from flows.serving.api import bind_port
 
     token = secrets.token_urlsafe(24)
-    with listen("127.0.0.1", port, "give --port another, or 0 for a free one") as s:
+    with bind_port("127.0.0.1", port, "give --port another, or 0 for a free one") as s:
         port = s.getsockname()[1]
         address = f"http://127.0.0.1:{port}/{token}/"
         server = uvicorn.Server(
             uvicorn.Config(
-                application(session, token=token, port=port), log_level="warning", access_log=False
+                create_review_app(session, token=token, port=port),
+                log_level="warning",
+                access_log=False,
             )
         )
         s.listen(128)  # a browser that is faster than the server's start waits, and is not refused

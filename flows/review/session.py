@@ -11,7 +11,7 @@ from prefect.input import RunInput
 
 from flows.context import RunContext
 from flows.progress import say
-from flows.registry.admin import person
+from flows.registry.admin import acting_person
 from flows.settings import Settings
 from tasks.decisions import Decision, Decisions
 from tasks.errors import UserError, suggestion
@@ -26,7 +26,7 @@ from tasks.workspace import RetrainData, Workspace
 WAIT_SECONDS = 30 * 24 * 3600  # a suspended flow run fails after them
 
 
-class Looked(RunInput):
+class ReviewAnswer(RunInput):
     """What a person answers to a suspended retrain."""
 
     by: str = ""
@@ -101,17 +101,17 @@ def open_review(
     if curated is not None and splits is not None:
         data = RetrainData(config=config, curated=curated, splits=splits)
     else:
-        data = last_retrain(workspace, project)
+        data = require_last_retrain(workspace, project)
     for directory, need in ((data.curated, "kept.jsonl"), (data.splits, "dev.jsonl")):
         if not (directory / need).exists():
             raise UserError(
                 f"{directory} has no {need}: give the directories of a curate stage and of its splits"
             )
-    decided = Decisions(workspace.decisions(project.name), by=person(by))
+    decided = Decisions(workspace.decisions(project.name), by=acting_person(by))
     return ReviewSession(project, _rank(project, data, workspace), decided, data.splits)
 
 
-def last_retrain(workspace: Workspace, project: Project) -> RetrainData:
+def require_last_retrain(workspace: Workspace, project: Project) -> RetrainData:
     """The data of the project's last retrain. Raises UserError where there is none."""
     data = workspace.last_retrain(project.name)
     if data is None:
@@ -152,7 +152,7 @@ def wait_for_review(run: RunContext, data: RetrainData) -> int:
         say(f"{message}, then resume this flow run")
         # the key is stable: a pause that was resumed gives its answer at once when the run starts again
         answer = suspend_flow_run(
-            wait_for_input=Looked.with_initial_data(description=f"{message}, then resume."),
+            wait_for_input=ReviewAnswer.with_initial_data(description=f"{message}, then resume."),
             key=f"review-{asked}",
             timeout=WAIT_SECONDS,
         )
@@ -185,7 +185,7 @@ def _config(workspace: Workspace, given: str) -> Path:
     return data.config
 
 
-def export(session: ReviewSession, out: Path) -> dict[str, Any]:
+def export_rows(session: ReviewSession, out: Path) -> dict[str, Any]:
     """Write the rows that wait to a CSV or JSONL file."""
     current = session.decided.current()
     rows = [d for d in session.queue() if d.id not in current]
@@ -193,7 +193,7 @@ def export(session: ReviewSession, out: Path) -> dict[str, Any]:
     return {**session.status().model_dump(), "exported": len(rows), "out": str(out)}
 
 
-def take(session: ReviewSession, source: Path) -> dict[str, Any]:
+def import_decisions(session: ReviewSession, source: Path) -> dict[str, Any]:
     """Read the decisions written into an exported file, or into a copy of the list of what to label first."""
     project = session.project
     wanted = table.ids(source) - session.rows.keys()
@@ -206,7 +206,7 @@ def take(session: ReviewSession, source: Path) -> dict[str, Any]:
     return {**session.status().model_dump(), "imported": len(made)}
 
 
-def show(result: dict[str, Any]) -> None:
+def show_review(result: dict[str, Any]) -> None:
     """The status, and what was done, in two lines."""
     if "exported" in result:
         click.echo(
@@ -221,5 +221,5 @@ def show(result: dict[str, Any]) -> None:
 
 
 def print_address(status: dict[str, Any], address: str) -> None:
-    show(status)
+    show_review(status)
     click.echo(f"the page is at {address}  (this machine only; Ctrl-C ends it)")

@@ -1,4 +1,4 @@
-"""How the review page looks: what the browser gets for the state of a Desk (flows/review/desk.py).
+"""How the review page looks: what the browser gets for the state of a Desk (flows/review/state.py).
 
 Every value is the text of an element, never HTML, a style or a property.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from nicegui import ui
 
-from flows.review.desk import PAST, Desk, Like, excerpt, history
+from flows.review.state import PAST, ReviewState, SimilarRows, excerpt, row_history_pairs
 from tasks.records import Label, label_text
 from tasks.review.queue import Doubt, looked_at
 
@@ -109,7 +109,7 @@ def _has(label: Label | None, name: str) -> bool:
 class View:
     """Draws a Desk, again after every key."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: ReviewState) -> None:
         self.desk = desk
         self.root: Any = None
 
@@ -213,7 +213,7 @@ class View:
                     self._near(known[key], f"{similarity:.2f} alike", d)
             with ui.element("section").classes("card history"):
                 text("History", "title")
-                for what, value in history(d, self.desk.session):
+                for what, value in row_history_pairs(d, self.desk.session):
                     with ui.element("div").classes("pair"):
                         text(what)
                         text(value)
@@ -228,7 +228,7 @@ class View:
                 text(note, "soft")
             text(excerpt(other.record), "quote")
 
-    def _like(self, like: Like) -> None:
+    def _like(self, like: SimilarRows) -> None:
         with ui.element("section").classes("card panel"):
             alone = len(like.rows) == 1
             text(

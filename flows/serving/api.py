@@ -55,7 +55,7 @@ class Answers(BaseModel):
     predictions: list[Answer] | list[LabelSetAnswer]
 
 
-def application(champion: Version, directory: Path) -> FastAPI:
+def create_app(champion: Version, directory: Path) -> FastAPI:
     """The app. It listens at once, and is ready when the model is loaded."""
     app = FastAPI(title=f"reseed {champion.name}")
     loaded: list[Classifier] = []
@@ -96,7 +96,7 @@ def application(champion: Version, directory: Path) -> FastAPI:
     return app
 
 
-def listen(host: str, port: int, remedy: str) -> socket.socket:
+def bind_port(host: str, port: int, remedy: str) -> socket.socket:
     """A bound socket. Raises UserError when the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     s = socket.socket(family)
@@ -109,27 +109,27 @@ def listen(host: str, port: int, remedy: str) -> socket.socket:
     return s
 
 
-def run(
+def serve_champion(
     settings: Settings, name: str, *, host: str, port: int, announce: Callable[..., None]
 ) -> None:
     """Serve until Ctrl-C. Raises UserError when there is no champion or the port is taken."""
     import uvicorn
 
-    with listen(host, port, "give --port another, or 0 for a free one") as s:
+    with bind_port(host, port, "give --port another, or 0 for a free one") as s:
         champion, directory = load_champion(settings, name)
         address = f"http://{f'[{host}]' if ':' in host else host}:{s.getsockname()[1]}"
         result = {"model": champion.name, "version": champion.version, "address": address}
-        announce(result, lambda: print_address(result))
+        announce(result, lambda: show_address(result))
         if host not in {"127.0.0.1", "::1", "localhost"}:
             say(
                 f"{address} is open to the network, without a login: put a proxy that asks for one before it"
             )
-        uvicorn.Server(uvicorn.Config(application(champion, directory), log_level="warning")).run(
+        uvicorn.Server(uvicorn.Config(create_app(champion, directory), log_level="warning")).run(
             sockets=[s]
         )
 
 
-def print_address(result: dict[str, Any]) -> None:
+def show_address(result: dict[str, Any]) -> None:
     import click
 
     click.echo(

@@ -14,7 +14,7 @@ import click
 
 from flows.registry.client import Registry, Version, require_champion
 from flows.settings import Settings
-from flows.tracking.run import connect
+from flows.tracking.store import connect
 from tasks import atomic
 from tasks.dataset.readers import Columns, read_rows
 from tasks.errors import UserError
@@ -22,14 +22,14 @@ from tasks.records import NO_LABEL
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class TextInput:
     """Texts, with each one's id or place where it came from a file."""
 
     texts: list[str]
     places: list[str]
 
 
-def gather(texts: list[str], source: Path | None, text_column: str) -> Given:
+def read_texts(texts: list[str], source: Path | None, text_column: str) -> TextInput:
     """The texts to ask about. Raises UserError when there are none, or one can't be read."""
     if texts and source:
         raise UserError("give texts or --in FILE, not both")
@@ -42,7 +42,7 @@ def gather(texts: list[str], source: Path | None, text_column: str) -> Given:
             raise UserError(
                 f"{source}: {bad.place}: {bad.fault}; every row needs a text to be answered"
             )
-        return Given([r.text for r in rows], [r.place for r in rows])
+        return TextInput([r.text for r in rows], [r.place for r in rows])
     if not texts:
         if sys.stdin.isatty():
             raise UserError("give a text, --in FILE, or lines on standard input")
@@ -57,7 +57,7 @@ def gather(texts: list[str], source: Path | None, text_column: str) -> Given:
         raise UserError(
             "there is no text to ask about: give a text, --in FILE, or lines on standard input"
         )
-    return Given(texts, [str(i + 1) for i in range(len(texts))])
+    return TextInput(texts, [str(i + 1) for i in range(len(texts))])
 
 
 def load_champion(settings: Settings, name: str) -> tuple[Version, Path]:
@@ -67,8 +67,8 @@ def load_champion(settings: Settings, name: str) -> tuple[Version, Path]:
     return champion, registry.fetch(champion)
 
 
-def champion_answers(
-    settings: Settings, name: str, given: Given
+def predict_texts(
+    settings: Settings, name: str, given: TextInput
 ) -> tuple[Version, list[dict[str, Any]]]:
     """The champion, and label, score and scores for each text; labels and scores where it is a multi-label model."""
     champion, directory = load_champion(settings, name)
@@ -78,7 +78,7 @@ def champion_answers(
     return champion, [asdict(p) for p in predictions]
 
 
-def write(out: Path, given: Given, answers: list[dict[str, Any]]) -> None:
+def write_predictions(out: Path, given: TextInput, answers: list[dict[str, Any]]) -> None:
     """CSV (text, label, score; a cell that a spreadsheet would run is quoted with ') or JSONL (with every score).
 
     Of a multi-label model the CSV has the labels as a JSON list, as data is read, and a score a label.
@@ -117,7 +117,7 @@ def _cell(text: str) -> str:
     return "'" + text if text[:1] in "=+-@\t\r" else text
 
 
-def show(texts: list[str], answers: list[dict[str, Any]], out: Path | None) -> None:
+def show_predictions(texts: list[str], answers: list[dict[str, Any]], out: Path | None) -> None:
     """A line a text: label, score, text; of a multi-label model the labels with their scores, text."""
     if out is not None:
         click.echo(f"{len(answers)} answers written to {out}")

@@ -9,7 +9,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
-from flows.tracking.logged_model import every_logged_model
+from flows.tracking.logged_model import iter_logged_models
 from tasks import atomic
 from tasks.workspace import Workspace
 
@@ -32,7 +32,7 @@ def workspace_id(workspace: Workspace) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class ClosedOrphans:
     """The ids of the runs that were ended and the logged models that were deleted."""
 
     runs: list[str]
@@ -41,7 +41,7 @@ class Closed:
 
 def close_orphans(
     client: MlflowClient, *, experiment_id: str, workspace: Workspace, current: str
-) -> Closed:
+) -> ClosedOrphans:
     """End as KILLED every retrain of this experiment that began in this workspace and is RUNNING still, with its children,
     and delete the PENDING models of such runs; their ids.
 
@@ -63,14 +63,14 @@ def close_orphans(
         client.set_terminated(run_id, "KILLED")
     pending = [
         str(m.model_id)
-        for m in every_logged_model(client, experiment_id)
+        for m in iter_logged_models(client, experiment_id)
         if str(m.status) == "PENDING"
         and m.source_run_id
         and is_ours(client.get_run(m.source_run_id))
     ]
     for model_id in pending:
         client.delete_logged_model(model_id)
-    return Closed(dead, pending)
+    return ClosedOrphans(dead, pending)
 
 
 def _runs(client: MlflowClient, experiment_id: str, query: str) -> list[Any]:

@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from mlflow.entities import Metric, Run
 
 from flows.progress import say
-from flows.tracking.run import Tracking, points_now
+from flows.tracking.run import Tracking, metrics_now
 from tasks.progress import Points
 
 
@@ -48,7 +48,7 @@ class _LiveCurves:
 
     def take(self, key: str, points: Points) -> None:
         self.key = key
-        self.taken.put(points_now(points))
+        self.taken.put(metrics_now(points))
         self.thread.submit(self._send)
 
     def finish(self) -> None:
@@ -76,8 +76,8 @@ class _LiveCurves:
     def _log(self, points: list[Metric]) -> None:
         """Log the points that the run does not have: a training that resumes reports some again."""
         if self.run is None:
-            run = self.tracking.stage_run(self.name, self.key)
-            self.logged = self.tracking.logged(run.info.run_id, set(run.data.metrics))
+            run = self.tracking.open_stage_run(self.name, self.key)
+            self.logged = self.tracking.logged_points(run.info.run_id, set(run.data.metrics))
             self.run = run
         if self.run.info.status == "FINISHED":  # a stage that was logged, and is built anew
             return

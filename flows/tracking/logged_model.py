@@ -18,7 +18,7 @@ CLASSIFIER = Path(__file__).resolve().parent.parent.parent / "mlflow" / "classif
 PAGE = 100  # logged models that are asked for at once
 
 
-def every_logged_model(client: MlflowClient, experiment_id: str) -> Iterator[LoggedModel]:
+def iter_logged_models(client: MlflowClient, experiment_id: str) -> Iterator[LoggedModel]:
     """The logged models of an experiment, page after page."""
     token = None
     while True:
@@ -29,14 +29,14 @@ def every_logged_model(client: MlflowClient, experiment_id: str) -> Iterator[Log
             return
 
 
-def logged_model(
+def find_or_log_model(
     client: MlflowClient, key: str, directory: Path, *, name: str, run_id: str, labels: list[str]
 ) -> str:
     """The id of a READY logged model of this key, called `name`; one that a kill left PENDING is passed over."""
     import mlflow
 
     experiment = client.get_run(run_id).info.experiment_id
-    for model in every_logged_model(client, experiment):
+    for model in iter_logged_models(client, experiment):
         if model.tags.get("reseed.promotion_key") == key and str(model.status) == "READY":
             return str(model.model_id)
     import pandas as pd
@@ -64,7 +64,7 @@ def logged_model(
     return str(info.model_id)
 
 
-def remove_files(place: str, *, within: Path) -> str | None:
+def delete_model_files(place: str, *, within: Path) -> str | None:
     """Remove the files of a logged model; why they stay where they do. Local ones must lie below `within`."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 

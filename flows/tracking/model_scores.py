@@ -23,7 +23,7 @@ def log_champion_scores(
     child = replace(tracking, run_id=tracking.stage_run_id(scored))
     test = ("test", test_set)
     try:
-        child.model_metrics(scored.test_metrics(), model_id=model_id, dataset=test)
+        child.log_model_metrics(scored.test_metrics(), model_id=model_id, dataset=test)
         rows = dataset_input(*test, scored.known.rows)
         child.client.log_inputs(child.run_id, datasets=[rows], models=[LoggedModelInput(model_id)])
     except MlflowException as e:

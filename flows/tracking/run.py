@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,8 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_USER,
 )
 
-from flows.settings import Settings, user
+from flows.settings import Settings, current_user
 from flows.tracking.cleanup import PLACE, workspace_id
-from flows.tracking.store_errors import notice_silence
-from tasks import atomic
 from tasks.errors import TransientError
 from tasks.progress import Points
 from tasks.records import label_text, read_records
@@ -35,44 +32,12 @@ _METRIC_NAME = re.compile(r"[^\w/.\- ]")
 TABLE_ROWS = 2000
 
 
-def connect(settings: Settings) -> MlflowClient:
-    """A client of the store, which is made whole on first use.
-
-    MLflow fills a new SQLite file by a chain of migrations, and a kill within them leaves a file it refuses for ever. So
-    a new store is made beside its place and renamed.
-    """
-    import mlflow
-
-    db = settings.sqlite
-    if db is not None and not db.exists():
-        db.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.exclusive_lock(db.with_suffix(".new.lock"), f"the first start of {db}"):
-            if not db.exists():
-                for left in db.parent.glob(f".{db.name}.*.new*"):
-                    left.unlink()
-                beside = db.with_name(f".{db.name}.{os.getpid()}.new")
-                _fill(beside)
-                beside.rename(db)
-    notice_silence(settings)
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    mlflow.set_registry_uri(settings.tracking_uri)
-    return MlflowClient(settings.tracking_uri, settings.tracking_uri)
-
-
-def _fill(db: Path) -> None:
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    store = SqlAlchemyStore(f"sqlite:///{db}", str(db.parent / "mlartifacts"))
-    with suppress(AttributeError):
-        store.engine.dispose()
-
-
 def metric_name(*parts: str) -> str:
     """`split.metric[.slice]` with what MLflow forbids in a name replaced."""
     return _METRIC_NAME.sub("_", ".".join(parts))
 
 
-def points_now(rows: Points, **about: str) -> list[Metric]:
+def metrics_now(rows: Points, **about: str) -> list[Metric]:
     """The points as MLflow takes them, of this moment: what is logged twice with the same time is one."""
     now = int(time.time() * 1000)
     return [
@@ -107,7 +72,7 @@ class Tracking:
         if run is None:
             tags = {"reseed.retrain": retrain_id, "reseed.project": experiment, "reseed.kind": kind}
             tags |= {
-                MLFLOW_USER: user(),
+                MLFLOW_USER: current_user(),
                 MLFLOW_SOURCE_NAME: f"reseed {kind}",
                 MLFLOW_SOURCE_TYPE: "LOCAL",
             }
@@ -127,7 +92,7 @@ class Tracking:
         self.client.set_terminated(self.run_id, status)
 
     @contextmanager
-    def machine_watched(self) -> Iterator[None]:
+    def log_system_metrics(self) -> Iterator[None]:
         """The machine's CPU, memory, disk, network and GPU on the parent run while the body runs, as `system/...`."""
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -140,22 +105,22 @@ class Tracking:
         finally:
             monitor.finish()
 
-    def tag(self, **tags: str) -> None:
+    def set_tags(self, **tags: str) -> None:
         for key, value in tags.items():
             self.client.set_tag(self.run_id, key, value[:5000])
 
-    def name(self, name: str) -> None:
+    def rename(self, name: str) -> None:
         """Call the parent run `name`, which stands in the list of runs."""
         self.client.update_run(self.run_id, name=name)
 
-    def describe(self, markdown: str) -> None:
+    def set_description(self, markdown: str) -> None:
         """What the parent run's page says of it."""
-        self.tag(**{MLFLOW_RUN_NOTE: markdown})
+        self.set_tags(**{MLFLOW_RUN_NOTE: markdown})
 
-    def metrics(self, values: dict[str, float], run_id: str | None = None) -> None:
+    def log_metrics(self, values: dict[str, float], run_id: str | None = None) -> None:
         self._metrics(run_id or self.run_id, [(0, k, v) for k, v in values.items()])
 
-    def model_metrics(
+    def log_model_metrics(
         self, values: dict[str, float], *, model_id: str, dataset: tuple[str, str]
     ) -> None:
         """Scores of a logged model on a dataset (its name and digest), on the parent run and on the model's page.
@@ -177,19 +142,19 @@ class Tracking:
         )
 
     def _metrics(self, run_id: str, rows: Points, **about: str) -> None:
-        self.log_points(run_id, points_now(rows, **about))
+        self.log_points(run_id, metrics_now(rows, **about))
 
     def log_points(self, run_id: str, points: list[Metric]) -> None:
         for start in range(0, len(points), 1000):
             self.client.log_batch(run_id, metrics=points[start : start + 1000])
 
-    def logged(self, run_id: str, names: set[str]) -> set[tuple[str, int]]:
+    def logged_points(self, run_id: str, names: set[str]) -> set[tuple[str, int]]:
         """(name, step) of the points that a run has: MLflow draws what is logged a second time twice."""
         return {
             (m.key, m.step) for name in names for m in self.client.get_metric_history(run_id, name)
         }
 
-    def stage_run(self, name: str, key: str) -> Run:
+    def open_stage_run(self, name: str, key: str) -> Run:
         """The child run of a stage: that of an earlier try, which goes on if it is not FINISHED, or a new one."""
         tags = {"mlflow.parentRunId": self.run_id, "reseed.stage": name, "reseed.stage_key": key}
         run = _find(self.client, self.experiment_id, tags)
@@ -203,15 +168,15 @@ class Tracking:
 
     def log_stage(self, result: StageResult, *, name: str) -> str:
         """The id of the stage's child run, logged once: an interrupted logging is done again, a finished one is not."""
-        run = self.stage_run(name, result.published.key)
+        run = self.open_stage_run(name, result.published.key)
         run_id = str(run.info.run_id)
         if run.info.status == "FINISHED":
             return run_id
         self.client.set_tag(run_id, "reseed.digest", result.digest)
         history = result.history()
-        there = self.logged(run_id, {metric_name(n) for _, n, _ in history})
+        there = self.logged_points(run_id, {metric_name(n) for _, n, _ in history})
         self._metrics(run_id, [p for p in history if (metric_name(p[1]), p[0]) not in there])
-        self.metrics({"seconds": result.published.seconds, **result.metrics()}, run_id)
+        self.log_metrics({"seconds": result.published.seconds, **result.metrics()}, run_id)
         for key, value in result.params().items():
             self.client.log_param(run_id, key, value)
         for title, rows in result.tables().items():
@@ -256,7 +221,7 @@ class Tracking:
             run_id, datasets=[DatasetInput(entity, [InputTag("mlflow.data.context", name)])]
         )
 
-    def used(self, *, datasets: list[tuple[str, str, int]], model_id: str) -> None:
+    def log_lineage(self, *, datasets: list[tuple[str, str, int]], model_id: str) -> None:
         """On the parent run: the datasets (name, digest and rows, no texts) and the model that came of them."""
         from mlflow.entities import LoggedModelOutput
 

@@ -100,7 +100,7 @@ def test_killed_and_run_again(
 
     from flows.registry.client import Registry
     from flows.settings import Settings
-    from flows.tracking.run import connect
+    from flows.tracking.store import connect
 
     settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")
     registry = Registry(connect(settings), settings)

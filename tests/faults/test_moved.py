@@ -12,7 +12,7 @@ from flows.context import RunContext
 from flows.registry import admin, promotion
 from flows.registry.client import Registry
 from flows.settings import Settings
-from flows.tracking.run import connect
+from flows.tracking.store import connect
 from tasks.evaluate.score import ScoreResult
 from tasks.model import bundle
 from tests.conftest import Command, last_json
@@ -60,13 +60,13 @@ def test_a_champion_that_moved_is_compared_with_again(
     run_id = registry.versions("toy")[0].run_id
     told = {"run_id": run_id, "labels": list(toy.LABELS), "description": "nobody trained it"}
     bad = registry.register("toy", small_bundle, digest=digest, **told)
-    admin.promote(registry.settings, "toy", bad.version, reason="a mistake")
+    admin.promote_by_hand(registry.settings, "toy", bad.version, reason="a mistake")
     real, calls = promotion.promote, []
 
     def promote(registry: Registry, version: Any, *, expected: Any, **told: Any) -> None:
         calls.append((version.version, expected.version))
         monkeypatch.setattr(promotion, "promote", real)
-        admin.rollback(registry.settings, "toy", reason="it was a mistake")
+        admin.roll_back(registry.settings, "toy", reason="it was a mistake")
         real(registry, version, expected=expected, **told)
 
     monkeypatch.setattr(promotion, "promote", promote)
@@ -112,10 +112,10 @@ def test_what_a_person_took_back_is_not_promoted_by_the_same_retrain_again(
     bad = registry.register(
         "toy", small_bundle, digest=bundle.atomic.verify(small_bundle)["digest"], **told
     )
-    admin.promote(registry.settings, "toy", bad.version, reason="to begin with")
+    admin.promote_by_hand(registry.settings, "toy", bad.version, reason="to begin with")
     first = last_json(reseed("retrain", config, "--json")[1])
     assert first["promoted"] and champion(registry) == "2", first["reasons"]
-    admin.rollback(registry.settings, "toy", reason="it is rude", by="ada")
+    admin.roll_back(registry.settings, "toy", reason="it is rude", by="ada")
 
     code, out, _ = reseed("retrain", config, "--json")
     again = last_json(out)

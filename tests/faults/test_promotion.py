@@ -22,7 +22,7 @@ from flows.registry.client import Registry, Version
 from flows.registry.lock import LockLost
 from flows.registry.promotion import ChampionMoved
 from flows.settings import Settings
-from flows.tracking.run import connect
+from flows.tracking.store import connect
 from tasks import atomic
 from tasks.errors import TransientError
 from tasks.model.bundle import BundleRef
@@ -179,7 +179,7 @@ class TestSeveralProcesses:
 def told(store: Store) -> Store:
     """A registry whose promotions are told to somebody who is not there, so that every letter waits."""
     store.client.create_registered_model("toy")
-    store.registry.set_hooks("toy", {"webhook": "http://127.0.0.1:9/hook"})
+    store.registry.set_notification_targets("toy", {"webhook": "http://127.0.0.1:9/hook"})
     return store
 
 
@@ -193,7 +193,7 @@ def right(store: Store, *, moves: int | None = None) -> None:
         aliases["champion"] == found.rows[-1].version
         and aliases.get("previous") == found.rows[-1].before
     )
-    letters = {(told["when"], told["version"]) for told in notifications.waiting(store.settings)}
+    letters = {(told["when"], told["version"]) for told in notifications.pending(store.settings)}
     assert letters == {(row.when, row.version) for row in found.rows}
 
 
@@ -247,7 +247,7 @@ def test_kill_9_at_every_write_to_a_file(sqlite: Store, bundles: list[BundleRef]
         pytest.skip("strace is not installed")
     store = sqlite
     store.client.create_registered_model("toy")
-    store.registry.set_hooks("toy", {"webhook": "http://127.0.0.1:9/hook"})
+    store.registry.set_notification_targets("toy", {"webhook": "http://127.0.0.1:9/hook"})
     versions = [store.register(b) for b in bundles[:2]]
     store.promote(versions[0], None)
     kills, moved = dict.fromkeys(WRITES, 0), 0

@@ -158,7 +158,7 @@ def test_it_is_not_gone_back_to(case: Case, never: list[str]) -> None:
     for how in WAYS:
         case.tampered(case.versions[0], how)
         with pytest.raises(UserError, match="version 1 of 'toy' can't be the champion") as e:
-            admin.rollback(case.store.settings, "toy", reason="back")
+            admin.roll_back(case.store.settings, "toy", reason="back")
         case.refused(how, str(e.value), never)
 
 
@@ -185,7 +185,7 @@ def test_it_is_not_served_where_it_was_changed_after_it_was_fetched(
         shutil.rmtree(case.store.settings.workspace.home / "serving", ignore_errors=True)
         directory = case.store.registry.fetch(case.versions[1])
         WAYS[how](directory, case.mark)
-        with TestClient(api.application(case.versions[1], directory)) as client:
+        with TestClient(api.create_app(case.versions[1], directory)) as client:
             until = time.monotonic() + 20
             while (said := client.get("/ready").json()["detail"]) == "the model is being loaded":
                 assert time.monotonic() < until
@@ -220,7 +220,7 @@ def test_a_rollback_answers_with_the_same_bytes(
         if name == "other":
             sqlite.promote(two, one)
         if name == "after":
-            admin.rollback(sqlite.settings, "toy", reason="back")
+            admin.roll_back(sqlite.settings, "toy", reason="back")
         shutil.rmtree(sqlite.settings.workspace.home / "serving")
         assert reseed("predict", "toy", "--in", asked, "--out", tmp_path / f"{name}.jsonl")[0] == 0
         answers.append((tmp_path / f"{name}.jsonl").read_bytes())

@@ -36,7 +36,7 @@ from flows.registry import notifications, promotion
 from flows.registry.client import Registry, Version
 from flows.registry.promotion import ChampionMoved
 from flows.registry.promotion_log import PromotionLog
-from flows.settings import Settings, quiet
+from flows.settings import Settings, quiet_libraries
 from tasks import atomic
 from tasks.errors import TransientError
 from tasks.model.bundle import ABOUT
@@ -123,7 +123,7 @@ class Race:
     def _registered(self, name: str, scores: list[int]) -> str:
         registry = self._registry()
         registry.client.create_registered_model(name)
-        registry.set_hooks(name, {"webhook": "http://127.0.0.1:9/hook"})
+        registry.set_notification_targets(name, {"webhook": "http://127.0.0.1:9/hook"})
         for score, source in zip(scores, self.sources, strict=True):
             digest = atomic.read_json(source / "artifacts" / "bundle" / atomic.MANIFEST)["digest"]
             tags = {"reseed.bundle": digest, SCORE: str(score)}
@@ -264,7 +264,7 @@ class Race:
         ]
         told = [
             (t["when"], t["version"])
-            for t in notifications.waiting(self.settings)
+            for t in notifications.pending(self.settings)
             if t["model"] == name
         ]
         if told != [(row.when, row.version) for row in found.rows]:
@@ -331,7 +331,7 @@ def main() -> int:
     options = parser.parse_args()
     from tests.kit.postgres import temporary
 
-    quiet()
+    quiet_libraries()
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(1)
     )  # so that the server and the promoters are ended
@@ -345,7 +345,7 @@ def main() -> int:
             Workspace(home), server.uri if server else f"sqlite:///{home / 'mlflow.db'}"
         )
         if server is None:
-            from flows.tracking.run import connect
+            from flows.tracking.store import connect
 
             _forked(lambda: str(connect(settings)))  # MLflow's migrations
         told, wrong = run(settings, rounds=options.rounds, seed=options.seed)

@@ -12,7 +12,7 @@ from flows.registry import promotion
 from flows.registry.client import Registry, Version
 from flows.registry.promotion_log import PromotionLog
 from flows.settings import Settings
-from flows.tracking.run import connect
+from flows.tracking.store import connect
 from tasks.model.bundle import BundleRef, save_bundle
 from tests.kit import toy
 

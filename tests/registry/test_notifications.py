@@ -79,8 +79,8 @@ def test_a_webhook_is_signed_and_sent_once(
     settings: Settings, receiver: Receiver, registry: Any
 ) -> None:
     for _ in range(2):  # as when a promotion is carried out again after a kill
-        notifications.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
-    assert len(notifications.waiting(settings)) == 1
+        notifications.enqueue(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
+    assert len(notifications.pending(settings)) == 1
     assert (
         notifications.deliver(settings, registry)[0].endswith(": done")
         and notifications.deliver(settings, registry) == []
@@ -103,7 +103,7 @@ def test_a_receiver_that_falters_is_asked_again(
     settings: Settings, receiver: Receiver, registry: Any
 ) -> None:
     receiver.broken = 2
-    notifications.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
+    notifications.enqueue(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
     assert (
         notifications.deliver(settings, registry)[0].endswith(": done") and len(receiver.taken) == 1
     )
@@ -113,7 +113,7 @@ def test_what_can_not_be_delivered_waits(
     settings: Settings, receiver: Receiver, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver.broken = 3
-    notifications.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
+    notifications.enqueue(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
     assert "waits in the outbox: it answered 503" in notifications.deliver(settings, registry)[0]
     with monkeypatch.context() as m:
         m.delenv(notifications.SIGNED_WITH)
@@ -126,7 +126,7 @@ def test_what_can_not_be_delivered_waits(
 def test_a_token_in_the_address_is_neither_printed_nor_kept(
     settings: Settings, receiver: Receiver, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notifications.put(
+    notifications.enqueue(
         settings, INTENT, hooks={"webhook": receiver.url + "/{token}?key=K3Y"}, bundle="d" * 64
     )
     (waits,) = notifications.deliver(settings, registry)
@@ -139,8 +139,11 @@ def test_a_token_in_the_address_is_neither_printed_nor_kept(
     assert done == f"webhook of toy 2 to {receiver.url.removesuffix('/hook')}: done"
     assert receiver.paths == ["/hook/T0KEN?key=K3Y"]
     assert "K3Y" not in waits
-    assert notifications.shown("https://me:secret@example.com:8443/x") == "https://example.com:8443"
-    assert notifications.shown("s3://bucket/prefix") == "s3://bucket/prefix"
+    assert (
+        notifications.redact_url("https://me:secret@example.com:8443/x")
+        == "https://example.com:8443"
+    )
+    assert notifications.redact_url("s3://bucket/prefix") == "s3://bucket/prefix"
 
 
 def test_a_receiver_that_is_not_there_stops_nothing(
@@ -148,7 +151,7 @@ def test_a_receiver_that_is_not_there_stops_nothing(
 ) -> None:
     receiver.server.shutdown()
     receiver.server.server_close()
-    notifications.put(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
+    notifications.enqueue(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
     assert "waits in the outbox: ConnectError" in notifications.deliver(settings, registry)[0]
 
 
@@ -165,7 +168,7 @@ def test_a_signature_is_of_body_and_time() -> None:
 def test_a_copy_lies_under_name_and_version(
     settings: Settings, registry: Any, s3: Any, tmp_path: Path
 ) -> None:
-    notifications.put(settings, INTENT, hooks={"export": "s3://bucket/prod/"}, bundle="d" * 64)
+    notifications.enqueue(settings, INTENT, hooks={"export": "s3://bucket/prod/"}, bundle="d" * 64)
     assert notifications.deliver(settings, registry)[0].endswith(": done")
     keys = {o["Key"] for o in s3.list_objects_v2(Bucket="bucket")["Contents"]}
     names = ("model.safetensors", "onnx/model.onnx", "manifest.json")
@@ -189,7 +192,7 @@ def test_a_copy_that_reads_back_different_waits(
         def get_object(self, **told: Any) -> Any:
             return s3.get_object(**told)
 
-    notifications.put(settings, INTENT, hooks={"export": "s3://bucket"}, bundle="d" * 64)
+    notifications.enqueue(settings, INTENT, hooks={"export": "s3://bucket"}, bundle="d" * 64)
     with monkeypatch.context() as m:
         m.setattr(references, "s3_client", Torn)
         assert "reads back different" in notifications.deliver(settings, registry)[0]
@@ -197,10 +200,10 @@ def test_a_copy_that_reads_back_different_waits(
 
 
 def test_a_bucket_that_is_not_there_waits(settings: Settings, registry: Any, s3: Any) -> None:
-    notifications.put(settings, INTENT, hooks={"export": "s3://nothing/x"}, bundle="d" * 64)
+    notifications.enqueue(settings, INTENT, hooks={"export": "s3://nothing/x"}, bundle="d" * 64)
     assert (
         "NoSuchBucket" in notifications.deliver(settings, registry)[0]
-        and len(notifications.waiting(settings)) == 1
+        and len(notifications.pending(settings)) == 1
     )
 
 

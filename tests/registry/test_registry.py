@@ -37,7 +37,7 @@ class TestRegistering:
         assert first == again and first.version == "1" and first.digest == bundles[0].digest
         assert [v.version for v in store.registry.versions("toy")] == [
             "1"
-        ] and store.registry.names() == ["toy"]
+        ] and store.registry.model_names() == ["toy"]
         assert len(store.client.search_logged_models([store.experiment])) == 1
         assert first.run_id == store.run_id and store.aliases() == {"challenger": "1"}
 
@@ -53,7 +53,7 @@ class TestRegistering:
     def test_another_project_has_its_own(self, store: Store, bundles: list[BundleRef]) -> None:
         versions = [store.register(bundles[0], name) for name in ("toy", "other")]
         assert [(v.name, v.version) for v in versions] == [("toy", "1"), ("other", "1")]
-        assert store.registry.names() == ["other", "toy"]
+        assert store.registry.model_names() == ["other", "toy"]
 
     def test_a_pending_model_is_passed_over(self, store: Store, bundles: list[BundleRef]) -> None:
         """A kill within log_model leaves one, and it can't be loaded."""
@@ -302,7 +302,7 @@ class TestReconciling:
     ) -> None:
         """The champion is again the one that the intent knows, but not any more the one that it was meant against."""
         store.promote(store.register(bundles[2]), pair[0])
-        admin.rollback(store.settings, "toy", reason="back")
+        admin.roll_back(store.settings, "toy", reason="back")
         self.killed(
             store
         )  # a holder that was stopped, lost the lock, and wrote its intent after all
@@ -409,13 +409,13 @@ class TestHistory:
         store.promote(
             three[1], three[0]
         )  # it is champion already: nothing happens, and nothing is written
-        told = admin.rollback(store.settings, "toy", reason="it answers worse", by="ada")
+        told = admin.roll_back(store.settings, "toy", reason="it answers worse", by="ada")
         assert told["version"] == "1" and store.aliases() == {
             "challenger": "3",
             "champion": "1",
             "previous": "2",
         }
-        found = admin.history(store.settings, "toy")
+        found = admin.read_history(store.settings, "toy")
         rows = [
             (r["number"], r["version"], r["before"], r["kind"], r["who"], r["reason"])
             for r in found["history"]
@@ -433,15 +433,15 @@ class TestHistory:
     ) -> None:
         before = check_bundle(store.registry.fetch(three[1]), digest=three[1].digest)
         for _ in range(2):
-            admin.rollback(store.settings, "toy", reason="back")
+            admin.roll_back(store.settings, "toy", reason="back")
         assert store.aliases()["champion"] == "2"
         assert check_bundle(store.registry.fetch(require_champion(store.registry, "toy"))) == before
 
     def test_by_hand(self, store: Store, three: list[Version]) -> None:
         assert (
-            admin.promote(store.settings, "toy", "3", reason="the board wants it", by="ada")[
-                "before"
-            ]
+            admin.promote_by_hand(
+                store.settings, "toy", "3", reason="the board wants it", by="ada"
+            )["before"]
             == "2"
         )
         assert (
@@ -449,13 +449,13 @@ class TestHistory:
             and store.registry.history("toy")[-1].kind == "by hand"
         )
         with pytest.raises(UserError, match="version 3 of 'toy' is the champion already"):
-            admin.promote(store.settings, "toy", "3", reason="again")
+            admin.promote_by_hand(store.settings, "toy", "3", reason="again")
         with pytest.raises(UserError, match=r"'toy' has no version '9' \(there are: 1, 2, 3\)"):
-            admin.promote(store.settings, "toy", "9", reason="why not")
+            admin.promote_by_hand(store.settings, "toy", "9", reason="why not")
         with pytest.raises(UserError, match="--reason is empty"):
-            admin.promote(store.settings, "toy", "1", reason="  ")
+            admin.promote_by_hand(store.settings, "toy", "1", reason="  ")
         with pytest.raises(UserError, match=r"no model 'toi'.*did you mean 'toy'"):
-            admin.promote(store.settings, "toi", "1", reason="why not")
+            admin.promote_by_hand(store.settings, "toi", "1", reason="why not")
 
     def test_a_version_that_a_person_took_back_or_refused_is_named_with_the_reason(
         self, store: Store, three: list[Version]
@@ -465,24 +465,24 @@ class TestHistory:
         assert [registry.refusal(v) for v in three] == [None, None, None], (
             "1 had to give way to a verdict"
         )
-        admin.rollback(store.settings, "toy", reason="it is rude", by="ada")
+        admin.roll_back(store.settings, "toy", reason="it is rude", by="ada")
         said = "version 2 was taken back by ada: it is rude; " + overrules.format(2)
         assert [registry.refusal(v) for v in three] == [None, said, None]
         store.promote(three_, one)
         assert [registry.refusal(v) for v in three] == [None, said, None], (
             "another's promotion changes nothing"
         )
-        admin.promote(store.settings, "toy", "2", reason="it was not so rude", by="bob")
+        admin.promote_by_hand(store.settings, "toy", "2", reason="it was not so rude", by="bob")
         replaced = (
             "version 3 was replaced with version 2 by bob: it was not so rude; "
             + overrules.format(3)
         )
         assert [registry.refusal(v) for v in three] == [None, None, replaced]
 
-        registry.record(one, {"reseed.refused_by": "ada", "reseed.refused_because": "not now"})
+        registry.tag_version(one, {"reseed.refused_by": "ada", "reseed.refused_because": "not now"})
         refused = "version 1 was refused by ada: not now; " + overrules.format(1)
         assert registry.refusal(one) == refused
-        admin.promote(store.settings, "toy", "1", reason="now")
+        admin.promote_by_hand(store.settings, "toy", "1", reason="now")
         assert registry.refusal(one) is None
         store.promote(three_, one)
         assert registry.refusal(one) is None, "what was overruled is not said again"
@@ -498,7 +498,7 @@ class TestHistory:
             UserError,
             match=r"version 1 of 'toy' can't be the champion: .*differs from its manifest",
         ):
-            admin.rollback(store.settings, "toy", reason="back")
+            admin.roll_back(store.settings, "toy", reason="back")
         assert store.aliases()["champion"] == "2"
 
     def test_the_first_champion_has_nothing_before_it(
@@ -506,7 +506,7 @@ class TestHistory:
     ) -> None:
         store.promote(store.register(bundles[0]), None)
         with pytest.raises(UserError, match="no version to go back to"):
-            admin.rollback(store.settings, "toy", reason="back")
+            admin.roll_back(store.settings, "toy", reason="back")
 
     def test_an_alias_that_was_moved_or_deleted_is_seen(
         self, store: Store, three: list[Version]
@@ -514,12 +514,12 @@ class TestHistory:
         store.client.set_registered_model_alias("toy", "champion", "3")
         assert (
             "is version 3, but version 2 was promoted last"
-            in admin.history(store.settings, "toy")["inconsistencies"][0]
+            in admin.read_history(store.settings, "toy")["inconsistencies"][0]
         )
         store.client.delete_registered_model_alias("toy", "champion")
         assert (
             "is gone, but version 2 was promoted last"
-            in admin.history(store.settings, "toy")["inconsistencies"][0]
+            in admin.read_history(store.settings, "toy")["inconsistencies"][0]
         )
         last = store.registry.last_champion("toy")
         assert last is not None and last.version == "2", (
@@ -553,9 +553,10 @@ class TestHistory:
                     "toy", key, json.dumps(row | {"who": "nobody"})
                 )
         assert any(
-            said in sentence for sentence in admin.history(store.settings, "toy")["inconsistencies"]
+            said in sentence
+            for sentence in admin.read_history(store.settings, "toy")["inconsistencies"]
         )
-        admin.rollback(store.settings, "toy", reason="what was changed stops no promotion")
+        admin.roll_back(store.settings, "toy", reason="what was changed stops no promotion")
         assert (
             store.aliases()["champion"] == "2"
             and store.registry.history("toy")[-1].kind == "rollback"
@@ -569,7 +570,7 @@ class TestHistory:
         store.client.delete_registered_model_tag("toy", "reseed.history.000002")
         store.client.set_registered_model_alias("toy", "champion", "1")
         store.client.delete_registered_model_alias("toy", "previous")
-        assert store.moves() == [(None, "1")] and admin.history(store.settings, "toy")[
+        assert store.moves() == [(None, "1")] and admin.read_history(store.settings, "toy")[
             "inconsistencies"
         ] == [said]
         store.promote(three[2], three[0])
@@ -587,11 +588,11 @@ class TestHistory:
             require_champion(store.registry, "toy")
         store.promote(three[2], None)
         assert store.aliases()["previous"] == "2"
-        assert admin.rollback(store.settings, "toy", reason="back")["version"] == "2"
+        assert admin.roll_back(store.settings, "toy", reason="back")["version"] == "2"
 
     def test_a_version_that_was_deleted_is_said(self, store: Store, three: list[Version]) -> None:
         store.client.delete_model_version("toy", "2")
-        (said,) = admin.history(store.settings, "toy")["inconsistencies"]
+        (said,) = admin.read_history(store.settings, "toy")["inconsistencies"]
         assert said == "version 2, which was promoted last, was deleted; the alias champion is gone"
         last = store.registry.last_champion("toy")
         assert last is not None and last.version == "1"
@@ -614,7 +615,7 @@ class TestHistory:
         for _ in range(2):
             promotion.reconcile(store.registry, "toy")
         assert [r.version for r in store.registry.history("toy")] == ["1", "2", "3"]
-        assert admin.history(store.settings, "toy")["inconsistencies"] == []
+        assert admin.read_history(store.settings, "toy")["inconsistencies"] == []
 
 
 @pytest.mark.usefixtures("unasked")
@@ -652,13 +653,13 @@ class TestVerifying:
             "evidence": judged.digest,
             "evidence_run": run_id,
         }
-        store.registry.record(version, {f"reseed.{key}": value for key, value in told.items()})
+        store.registry.tag_version(version, {f"reseed.{key}": value for key, value in told.items()})
 
     def test_each_version_and_promotion(
         self, store: Store, pair: list[Version], reseed: Command
     ) -> None:
         for version, number in [(None, None), ("1", None), ("2", None), (None, 1), ("2", 2)]:
-            found = verdicts.verify(store.settings, "toy", version, promotion=number)
+            found = verdicts.verify_verdict(store.settings, "toy", version, promotion=number)
             assert found.same and found.disagreements == [] and found.verdict == "promote"
             assert (
                 found.verification and found.verification.read["challenger"]["sealed"] == "c" * 64
@@ -666,24 +667,24 @@ class TestVerifying:
         with pytest.raises(
             UserError, match=r"no promotion 7 .there are: 1 of version 1, 2 of version 2."
         ):
-            verdicts.verify(store.settings, "toy", promotion=7)
+            verdicts.verify_verdict(store.settings, "toy", promotion=7)
         with pytest.raises(UserError, match=r"no promotion 1 of version 2"):
-            verdicts.verify(store.settings, "toy", "2", promotion=1)
+            verdicts.verify_verdict(store.settings, "toy", "2", promotion=1)
         assert reseed("verify", "toy", "--promotion", "1")[:1] == (0,)
 
     def test_a_promotions_evidence_is_found_after_the_version_was_judged_again(
         self, store: Store, pair: list[Version]
     ) -> None:
         self.judged(store, pair[0], {"bundle": pair[1].digest}, wrong=90)
-        assert verdicts.verify(store.settings, "toy", "1").verdict == "keep"
-        found = verdicts.verify(store.settings, "toy", promotion=1)
+        assert verdicts.verify_verdict(store.settings, "toy", "1").verdict == "keep"
+        found = verdicts.verify_verdict(store.settings, "toy", promotion=1)
         assert found.same and found.verdict == "promote" and found.disagreements == []
 
     def test_evidence_of_another_version(
         self, store: Store, pair: list[Version], reseed: Command
     ) -> None:
         tags = store.registry.version("toy", "1").tags
-        store.registry.record(
+        store.registry.tag_version(
             pair[1], {key: tags[key] for key in ("reseed.evidence", "reseed.evidence_run")}
         )
         code, out, _ = reseed("verify", "toy")
@@ -697,8 +698,8 @@ class TestVerifying:
         )
 
     def test_another_verdict_than_the_evidences(self, store: Store, pair: list[Version]) -> None:
-        store.registry.record(pair[0], {"reseed.verdict": "inconclusive"})
-        (said,) = verdicts.verify(store.settings, "toy", "1").disagreements
+        store.registry.tag_version(pair[0], {"reseed.verdict": "inconclusive"})
+        (said,) = verdicts.verify_verdict(store.settings, "toy", "1").disagreements
         assert (
             said
             == "the verdict on version 1 is recorded as inconclusive, the evidence says promote"
@@ -716,7 +717,7 @@ class TestVerifying:
             run, candidate, decide.unsure("not promoted: its files differ", "version 1"), None
         )
         with pytest.raises(UserError, match="version 2 of 'toy' has no evidence"):
-            verdicts.verify(store.settings, "toy", "2")
+            verdicts.verify_verdict(store.settings, "toy", "2")
 
 
 @pytest.mark.usefixtures("unasked")

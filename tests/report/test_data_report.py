@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from flows.publishing.data_report import publish_data_report
 from flows.settings import Settings
-from flows.tracking.run import Tracking, connect
+from flows.tracking.run import Tracking
+from flows.tracking.store import connect
 from tasks import atomic
 from tasks.curate.stage import CurateResult
 from tasks.dataset import sealed as sealed_set

@@ -68,7 +68,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def rows(store: Store) -> list[tuple[Any, ...]]:
-    found = admin.history(store.settings, "toy")
+    found = admin.read_history(store.settings, "toy")
     assert found["inconsistencies"] == []
     return [
         (h["number"], h["version"], h["before"], h["kind"], h["who"], h["reason"])
@@ -192,7 +192,7 @@ def test_a_refusal_stands_in_the_history_and_promotes_nothing(
     )
     assert (
         "row 3 does not follow on row 2"
-        in admin.history(sqlite.settings, "toy")["inconsistencies"][0]
+        in admin.read_history(sqlite.settings, "toy")["inconsistencies"][0]
     )
 
 

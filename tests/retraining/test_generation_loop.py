@@ -36,7 +36,7 @@ def fill(
     monkeypatch.setattr(
         steps, "as_task", lambda function, *_, **__: function
     )  # no server, no retries
-    monkeypatch.setattr(Tracking, "machine_watched", lambda _: nullcontext())
+    monkeypatch.setattr(Tracking, "log_system_metrics", lambda _: nullcontext())
     data = {
         "split": {"dev": 6, "test": 6, "train": 1}
     }  # with a seed row there is always something to train on

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from flows.review.desk import Desk, history
 from flows.review.session import ReviewSession
+from flows.review.state import ReviewState, row_history_pairs
 from tasks.decisions import Decisions, current_decisions, read_decisions
 from tasks.records import Label
 from tasks.review.queue import rank
@@ -39,14 +39,14 @@ def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
 
 
 @pytest.fixture
-def desk(where: Place, encoder: Path, tmp_path: Path) -> Desk:
+def desk(where: Place, encoder: Path, tmp_path: Path) -> ReviewState:
     rows = rank(where.project, where.data, encoder=encoder)
-    return Desk(
+    return ReviewState(
         ReviewSession(where.project, rows, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits)
     )
 
 
-def test_a_key_pressed_at_a_page_that_changed_since_decides_nothing(desk: Desk) -> None:
+def test_a_key_pressed_at_a_page_that_changed_since_decides_nothing(desk: ReviewState) -> None:
     first = desk.row
     assert first is not None
     desk.press("a", 0)
@@ -59,8 +59,8 @@ def test_a_key_pressed_at_a_page_that_changed_since_decides_nothing(desk: Desk) 
     assert desk.at == 2 and len(desk.session.decided.current()) == 1
 
 
-def test_a_decision_from_another_page_is_seen_by_this_one(desk: Desk) -> None:
-    other = Desk(desk.session)
+def test_a_decision_from_another_page_is_seen_by_this_one(desk: ReviewState) -> None:
+    other = ReviewState(desk.session)
     other.press("r", 0)
     assert other.at == 1 and desk.at == 0
     desk.press("j", 0)
@@ -69,7 +69,7 @@ def test_a_decision_from_another_page_is_seen_by_this_one(desk: Desk) -> None:
     assert desk.session.decided.current() == {} and desk.at == 0
 
 
-def test_the_like_are_listed_before_they_are_decided(desk: Desk) -> None:
+def test_the_like_are_listed_before_they_are_decided(desk: ReviewState) -> None:
     desk.at = next(i for i, d in enumerate(desk.queue) if d.like)
     row = desk.queue[desk.at]
     desk.press("l", 0)
@@ -89,7 +89,7 @@ def test_the_like_are_listed_before_they_are_decided(desk: Desk) -> None:
     assert desk.current == {}
 
 
-def test_a_row_that_nothing_is_like_is_asked_about_too(desk: Desk) -> None:
+def test_a_row_that_nothing_is_like_is_asked_about_too(desk: ReviewState) -> None:
     desk.at = next(i for i, d in enumerate(desk.queue) if not d.like)
     desk.press("l", desk.version)
     desk.press("2", desk.version)
@@ -98,12 +98,12 @@ def test_a_row_that_nothing_is_like_is_asked_about_too(desk: Desk) -> None:
     assert len(desk.session.decided.current()) == 1
 
 
-def test_history_tells_origin_checks_and_decisions(desk: Desk) -> None:
+def test_history_tells_origin_checks_and_decisions(desk: ReviewState) -> None:
     row = next(d for d in desk.queue if d.check)
     desk.at = desk.queue.index(row)
     desk.press("1", desk.version)
     desk.press("u", desk.version)
-    told = dict(history(row, desk.session))
+    told = dict(row_history_pairs(row, desk.session))
     assert (
         told["source"] == "synthetic"
         and told["topic"].startswith("topic")
@@ -116,7 +116,7 @@ def test_history_tells_origin_checks_and_decisions(desk: Desk) -> None:
 
 
 def test_an_empty_queue_is_a_page_too(where: Place, tmp_path: Path) -> None:
-    desk = Desk(
+    desk = ReviewState(
         ReviewSession(where.project, [], Decisions(tmp_path / "d.jsonl", by="ana"), where.splits)
     )
     desk.press("a", 0)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.review.desk import Desk, history
 from flows.review.session import ReviewSession, wait_for_review
+from flows.review.state import ReviewState, row_history_pairs
 from tasks import atomic
 from tasks.decisions import Decisions, apply_decisions, read_decisions
 from tasks.errors import UserError
@@ -178,20 +178,20 @@ def test_what_is_decided_last_stands(
 
 
 @pytest.fixture
-def desk(where: Place, ranked: list[Doubt], tmp_path: Path) -> Desk:
-    return Desk(
+def desk(where: Place, ranked: list[Doubt], tmp_path: Path) -> ReviewState:
+    return ReviewState(
         ReviewSession(
             where.project, ranked, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits
         )
     )
 
 
-def press(desk: Desk, *keys: str) -> None:
+def press(desk: ReviewState, *keys: str) -> None:
     for key in keys:
         desk.press(key, desk.version)
 
 
-def test_a_number_puts_a_label_on_or_off_and_enter_decides(desk: Desk) -> None:
+def test_a_number_puts_a_label_on_or_off_and_enter_decides(desk: ReviewState) -> None:
     row = desk.row
     assert (
         row is not None and row.record.label == ("bird",) and LABELS == ["metal", "fruit", "bird"]
@@ -219,7 +219,9 @@ def test_a_number_puts_a_label_on_or_off_and_enter_decides(desk: Desk) -> None:
     assert desk.draft == ("fruit", "metal"), "it goes on from what was decided"
     press(desk, "0", "Enter")
     assert desk.current[row.id].label_after == () and "relabelled as (no label)" in desk.message
-    assert any("relabelled by ana, bird → (no label)" in v for _, v in history(row, desk.session))
+    assert any(
+        "relabelled by ana, bird → (no label)" in v for _, v in row_history_pairs(row, desk.session)
+    )
     press(desk, "u")
     assert desk.current[row.id].label_after == ("metal",) and desk.row is row
     press(desk, "1", "3", "Enter")
@@ -228,7 +230,7 @@ def test_a_number_puts_a_label_on_or_off_and_enter_decides(desk: Desk) -> None:
     assert desk.current[row.id].decision == "accept"
 
 
-def test_a_set_is_applied_to_the_like_and_taken_back_at_once(desk: Desk) -> None:
+def test_a_set_is_applied_to_the_like_and_taken_back_at_once(desk: ReviewState) -> None:
     desk.at = next(i for i, d in enumerate(desk.queue) if len(d.like) > 1)
     row = desk.queue[desk.at]
     press(desk, "1", "l")

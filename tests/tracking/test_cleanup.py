@@ -13,8 +13,9 @@ from mlflow import MlflowClient
 
 from flows.settings import Settings
 from flows.tracking import logged_model
-from flows.tracking.cleanup import Closed, close_orphans, workspace_id
-from flows.tracking.run import Tracking, connect
+from flows.tracking.cleanup import ClosedOrphans, close_orphans, workspace_id
+from flows.tracking.run import Tracking
+from flows.tracking.store import connect
 from tasks.workspace import Workspace
 
 
@@ -43,7 +44,7 @@ class Store:
     def status(self, run_id: str) -> str:
         return str(self.client.get_run(run_id).info.status)
 
-    def closed(self, by: Tracking) -> Closed:
+    def closed(self, by: Tracking) -> ClosedOrphans:
         """What a retrain that starts now closes."""
         workspace = self.settings.workspace
         return close_orphans(
@@ -76,7 +77,7 @@ def test_dead_runs_end_as_killed_with_their_children(store: Store) -> None:
     assert (
         store.client.get_run(dead.run_id).data.tags["failure"] == "its process ended without a word"
     )
-    assert store.closed(by=mine) == Closed([], [])
+    assert store.closed(by=mine) == ClosedOrphans([], [])
 
 
 def test_searches_and_other_workspaces_are_left_alone(store: Store, tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_searches_and_other_workspaces_are_left_alone(store: Store, tmp_path: Pa
         store.opened("elsewhere", home=tmp_path / "other"),
     )
     trial, stage = store.child(search, "trial 0"), store.child(elsewhere, "train")
-    assert store.closed(by=store.opened("mine")) == Closed([], [])
+    assert store.closed(by=store.opened("mine")) == ClosedOrphans([], [])
     assert {store.status(r) for r in (search.run_id, elsewhere.run_id, trial, stage)} == {"RUNNING"}
 
 

@@ -14,9 +14,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from flows.settings import Settings
-from flows.tracking.cleanup import Closed, close_orphans
+from flows.tracking.cleanup import ClosedOrphans, close_orphans
 from flows.tracking.curves import live_curves
-from flows.tracking.run import Tracking, connect
+from flows.tracking.run import Tracking
+from flows.tracking.store import connect
 from tasks import atomic
 from tasks.progress import Points, Progress, silent
 from tasks.project import Project
@@ -129,7 +130,7 @@ def test_a_training_that_failed_leaves_its_curve_and_goes_on_in_the_same_run(ben
         workspace=bench.settings.workspace,
         current=bench.tracking.run_id,
     )
-    assert closed == Closed([run.info.run_id], [])
+    assert closed == ClosedOrphans([run.info.run_id], [])
     with live_curves(bench.tracking, "train") as on_points:
         trained = bench.train(on_points)
     assert trained.resumed_from == BATCHES

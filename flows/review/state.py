@@ -16,14 +16,14 @@ Choice = tuple[str, Label | None]  # what is decided, and the new label or label
 
 
 @dataclass
-class Like:
+class SimilarRows:
     """The panel for the rows like one row: the choice made so far, and the rows that it would decide."""
 
     rows: list[Doubt]
     choice: Choice | None = None
 
 
-class Desk:
+class ReviewState:
     """What one open page shows, and what each key does to it. Knows no browser.
 
     `version` rises with every change: a key that decides counts only if the person saw the version of this moment.
@@ -37,7 +37,7 @@ class Desk:
         self.queue = session.queue()
         self.current = session.decided.current()
         self.at = next((i for i, d in enumerate(self.queue) if d.id not in self.current), 0)
-        self.like: Like | None = None
+        self.like: SimilarRows | None = None
         self.draft: tuple[str, ...] | None = None
         self.message = ""
         self.version = 0
@@ -105,7 +105,7 @@ class Desk:
         start = self.stands(row) if before is None else before
         return tuple(sorted({*(start or ())} ^ {self.labels[number - 1]}))
 
-    def _press_like(self, like: Like, key: str, choice: Choice | None) -> None:
+    def _press_like(self, like: SimilarRows, key: str, choice: Choice | None) -> None:
         if choice:
             like.choice = choice
         elif key == "Enter" and like.choice:
@@ -119,7 +119,7 @@ class Desk:
         # alone it is listed too: the next key is meant to be asked about, not to decide
         rows = [row, *(known[i] for i, _ in row.like if i in known and i not in self.current)]
         self.like, self.draft = (
-            Like(rows, ("relabel", self.draft) if self.draft is not None else None),
+            SimilarRows(rows, ("relabel", self.draft) if self.draft is not None else None),
             None,
         )
 
@@ -165,7 +165,7 @@ HIDDEN = {
 }  # of use to programs; what was reviewed stands in the decisions
 
 
-def history(row: Doubt, session: ReviewSession) -> list[tuple[str, str]]:
+def row_history_pairs(row: Doubt, session: ReviewSession) -> list[tuple[str, str]]:
     """Where the row comes from and what happened to it, as (what, value): the latest decision first, values cut to 200 characters."""
     found: list[tuple[str, Any]] = []
     past = read_decisions(session.decided.path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import Settings
-from flows.tracking import store_errors
+from flows.tracking import store
 from tasks.errors import TransientError
 from tasks.workspace import Workspace
 from tests.conftest import ROOT, Command
@@ -72,7 +72,7 @@ def test_a_store_that_is_not_there_is_said_before_the_wait_and_after(
         said = err.strip().splitlines()
         assert code == 1 and len(said) == lines and "hush" not in err, err
         assert "did not answer: start it" in said[-1] and (
-            lines == 1 or "refused): it is asked again" in said[0]
+            lines == 1 or "refused): retrying" in said[0]
         )
 
 
@@ -88,13 +88,15 @@ def test_a_store_that_is_not_there_is_said_before_the_wait_and_after(
 def test_a_store_without_a_port_is_not_knocked_at(
     uri: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    store_errors.notice_silence(Settings(Workspace(tmp_path), uri))
+    store.warn_if_unreachable(Settings(Workspace(tmp_path), uri))
     assert capfd.readouterr().err == ""
 
 
 def test_another_error_is_none_of_the_stores(tmp_path: Path) -> None:
     assert (
-        store_errors.fault(ValueError("error code 401"), Settings(Workspace(tmp_path), "http://x"))
+        store.describe_fault(
+            ValueError("error code 401"), Settings(Workspace(tmp_path), "http://x")
+        )
         is None
     )
 
@@ -105,7 +107,7 @@ def test_a_database_that_is_not_there(tmp_path: Path) -> None:
     uri = f"postgresql+psycopg://me:hush@127.0.0.1:{free_port()}/x"
     with pytest.raises(sqlalchemy.exc.OperationalError) as e:
         sqlalchemy.create_engine(uri).connect()
-    said = store_errors.fault(e.value, Settings(Workspace(tmp_path), uri))
+    said = store.describe_fault(e.value, Settings(Workspace(tmp_path), uri))
     assert isinstance(said, TransientError) and "refused" in str(said)
     assert "hush" not in str(said) and "\n" not in str(said)
 
