@@ -123,7 +123,7 @@ def one_size(folder: Path) -> dict[str, Any]:
     import numpy as np
 
     from tasks.curate.checks.normalise import clean
-    from tasks.curate.context import Context
+    from tasks.curate.context import CurationContext
     from tasks.curate.stage import run_checks
     from tasks.project import Curate
     from tasks.records import Record, content_id
@@ -153,7 +153,7 @@ def one_size(folder: Path) -> dict[str, Any]:
             return word_sums(texts, {})
         return np.asarray(vectors[np.array(known)])
 
-    context = Context(Curate(), Fingerprints.from_records(held), embed, real=real)
+    context = CurationContext(Curate(), Fingerprints.from_records(held), embed, real=real)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     kept, rejected = run_checks(records, context)

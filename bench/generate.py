@@ -30,7 +30,7 @@ from typing import Any
 
 import httpx
 
-from tasks.curate.context import Context
+from tasks.curate.context import CurationContext
 from tasks.curate.stage import run_checks
 from tasks.encoder.embed import embed
 from tasks.llm.budget import Ledger
@@ -227,7 +227,7 @@ def distilabel_rows(
 
 def curated(records: list[Record], project: Project, encoder: Path) -> int:
     """How many pass the project's checks; there is no real text to compare with."""
-    context = Context(
+    context = CurationContext(
         settings=project.curate,
         held_out=Fingerprints.from_records([]),
         embed=lambda texts: embed(encoder, texts, max_length=project.train.max_length),

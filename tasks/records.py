@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -108,6 +108,22 @@ class Rejected:
         return cls(
             Record.from_json(row["record"]), row["check"], row["reason"], row["value"], row["other"]
         )
+
+
+Partition = tuple[list[Record], list[Rejected]]  # (kept, rejected)
+
+
+def partition(records: Iterable[Record], check: Callable[[Record], Rejected | None]) -> Partition:
+    """(kept, rejected): the records for which `check` returns None, and what it returns for the others."""
+    kept: list[Record] = []
+    rejected: list[Rejected] = []
+    for record in records:
+        rejection = check(record)
+        if rejection is None:
+            kept.append(record)
+        else:
+            rejected.append(rejection)
+    return kept, rejected
 
 
 def count_by_label(records: Iterable[Record]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from tasks.curate.checks.agreement import agreement
 from tasks.curate.checks.duplicates import exact
 from tasks.curate.checks.label_noise import label_noise
 from tasks.curate.checks.trigger import trigger
-from tasks.curate.context import Context
+from tasks.curate.context import CurationContext
 from tasks.curate.stage import surplus
 from tasks.dataset.readers import Columns, read_rows
 from tasks.dataset.split import SplitsResult, split_dataset
@@ -295,7 +295,7 @@ class TestSynthesis:
 
 
 class TestCuration:
-    def context(self, real: list[Record] | None = None, **curate: Any) -> Context:
+    def context(self, real: list[Record] | None = None, **curate: Any) -> CurationContext:
         def embed(texts: list[str]) -> np.ndarray:
             kinds = [
                 [any(w in toy.WRITTEN[k] for w in t.lower().strip(".").split()) for k in LABELS]
@@ -305,7 +305,9 @@ class TestCuration:
                 [[(len(t) % 7) / 50] for t in texts], dtype=np.float32
             )
 
-        return Context(Curate(**curate), Fingerprints.from_records([]), embed, real=real or [])
+        return CurationContext(
+            Curate(**curate), Fingerprints.from_records([]), embed, real=real or []
+        )
 
     def test_a_row_that_is_not_what_it_was_asked_to_be_is_off_label(self) -> None:
         right = rows(toy.WRITTEN, 12, "synthetic")

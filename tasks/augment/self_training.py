@@ -19,7 +19,7 @@ from tasks.curate.checks.duplicates import near
 from tasks.curate.checks.language import language
 from tasks.curate.checks.leak import leak, short_leak
 from tasks.curate.checks.personal_data import personal_data
-from tasks.curate.context import Context, context_of, real_rows
+from tasks.curate.context import CurationContext, load_context, real_rows
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.tables import record_row
 from tasks.dataset.training_rows import TrainingRows
@@ -228,7 +228,7 @@ def self_train(
         own = {r.id for r in base} | decided.keys()
         rows = [r for r in read_records(splits.directory / "unlabelled.jsonl") if r.id not in own]
         rows = sorted(rows, key=lambda r: r.id)[:MOST_LOOKED_AT]
-        context = context_of(project, splits, workspace=workspace, real=real_rows(splits))
+        context = load_context(project, splits, workspace=workspace, real=real_rows(splits))
         taken: list[Record] = []
         choice = Selection(proportions={}, confident={}, quota={})
         rejected: list[Rejected] = []
@@ -338,7 +338,7 @@ def _by_model(bundle: Path, rows: list[Record], dev: list[Record], length: int) 
 
 
 def reject_rows(
-    taken: list[Record], base: list[Record], context: Context
+    taken: list[Record], base: list[Record], context: CurationContext
 ) -> tuple[list[Record], list[Rejected]]:
     """What is left of the rows taken: those that a check of curation which asks for no label has nothing against, and that
     repeat no training row."""

@@ -1,1 +1,1 @@
-"""Curation: one module a check, all of one shape. Records in, (kept, rejected) out."""
+"""Curation: one module per check, all of one shape: records in, (kept, rejected) out."""

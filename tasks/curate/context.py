@@ -1,14 +1,14 @@
-"""What the checks may look at besides the records, and what they learn on the way: embeddings, opinions, doubts."""
+"""What the checks read besides the records, and what they collect: embeddings, opinions, doubtful rows."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from tasks.curate.opinions import Opinions
+from tasks.curate.opinions import Opinions, form_opinions
 from tasks.dataset.split import SplitsResult
 from tasks.encoder.base_model import resolve_encoder
 from tasks.figures import Figures
@@ -20,10 +20,12 @@ from tasks.workspace import Workspace
 if TYPE_CHECKING:
     import numpy as np
 
+_UNLABELLED = 5000  # unlabelled rows that are read for the frequencies of words
+
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
-    """A row that a person should look at: real ones stay among the training rows meanwhile, others are set aside."""
+class DoubtfulRow:
+    """A row for a person to review, with the label that the check suggests and its probability."""
 
     id: str
     text: str
@@ -33,102 +35,89 @@ class Doubt:
     suggested: Label | None = None
     probability: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 class CheckCounts(Figures):
-    """How many rows came to a check, how many it rejected, and the seconds it took."""
+    """How many rows a check received and rejected, and the seconds it took."""
 
     name: str
-    came: int
-    out: int
+    received: int
+    rejected: int
     seconds: float
 
 
 @dataclass
-class Context:
-    """What the checks share. `real` holds texts for statistics only: seed, dev and unlabelled rows, never the test set."""
+class CurationContext:
+    """What the checks share.
+
+    `held_out` fingerprints dev and test rows; `embed(texts)` gives float32 vectors of length 1; `real`
+    holds texts for statistics: seed, dev and unlabelled rows, never the test set. The checks fill
+    `doubtful` and `personal_data` (kinds of it, counted), and `run_checks` fills `funnel`.
+    """
 
     settings: Curate
     held_out: Fingerprints
     embed: Callable[[list[str]], np.ndarray]
     real: list[Record] = field(default_factory=list)
-    doubtful: list[Doubt] = field(default_factory=list)
+    doubtful: list[DoubtfulRow] = field(default_factory=list)
     personal_data: Counter[str] = field(default_factory=Counter)
     funnel: list[CheckCounts] = field(default_factory=list)
-    _opinions: Opinions | None = None
-    _rows: dict[str, int] = field(default_factory=dict)
-    _vectors: list[np.ndarray] = field(default_factory=list)
+    known_opinions: Opinions | None = None
+    _vectors: dict[str, np.ndarray] = field(default_factory=dict)
 
     def vectors(self, records: list[Record]) -> np.ndarray:
-        """One embedding a record, float32 of length 1; each text is embedded once, whichever checks ask."""
+        """The embeddings of the records, shape (rows, dimensions); each text is embedded once."""
         import numpy as np
 
-        new = {r.id: r.text for r in records if r.id not in self._rows}
+        new = {r.id: r.text for r in records if r.id not in self._vectors}
         if new:
-            self._rows |= {row_id: len(self._rows) + i for i, row_id in enumerate(new)}
-            self._vectors.append(self.embed(list(new.values())))
-            self._vectors = [np.concatenate(self._vectors)]
-        return (
-            self._vectors[0][[self._rows[r.id] for r in records]]
-            if records
-            else np.zeros((0, 1), np.float32)
-        )
+            self._vectors |= zip(new, self.embed(list(new.values())), strict=True)
+        return np.array([self._vectors[r.id] for r in records])
 
     def opinions(self, records: list[Record]) -> Opinions | None:
-        """The probe's out-of-fold opinion of each record, or None where it can't learn. Made once; later calls may ask
-        about fewer records.
-        """
-        if self._opinions is None or not self._opinions.know(records):
-            self._opinions = Opinions.of(records, self.vectors)
-        return self._opinions
+        """The probe's opinion of each record, by id; None while a label has fewer than two rows.
 
-    @property
-    def known_opinions(self) -> Opinions | None:
-        """The probe's opinions, where a check asked for them."""
-        return self._opinions
+        They are formed once: later calls may ask about fewer records.
+        """
+        known = self.known_opinions or {}
+        if not all(r.id in known and known[r.id].label == r.label for r in records):
+            self.known_opinions = form_opinions(records, self.vectors)
+        return self.known_opinions
 
     def doubt(
         self,
-        rejected: Rejected,
+        rejection: Rejected,
         *,
         suggested: Label | None = None,
         probability: float | None = None,
     ) -> None:
         """List a row for a person to review."""
-        r = rejected.record
+        r, p = rejection.record, None if probability is None else round(probability, 4)
         self.doubtful.append(
-            Doubt(r.id, r.text, r.label, rejected.check, rejected.reason, suggested, probability)
+            DoubtfulRow(r.id, r.text, r.label, rejection.check, rejection.reason, suggested, p)
         )
 
 
-REAL = 5000  # unlabelled rows that are read for the frequencies of words
-
-
-def context_of(
+def load_context(
     project: Project,
     splits: SplitsResult,
     *,
     workspace: Workspace,
     real: list[Record] | None = None,
-) -> Context:
-    """What the checks compare rows with. The encoder is looked up when a text is embedded, not before."""
+) -> CurationContext:
+    """What the checks compare rows with. The encoder is resolved when a text is embedded, not before."""
 
-    def embedded(texts: list[str]) -> np.ndarray:
+    def embed_texts(texts: list[str]) -> np.ndarray:
         from tasks.encoder.embed import embed
 
-        return embed(
-            resolve_encoder(project, workspace), texts, max_length=project.train.max_length
-        )
+        encoder = resolve_encoder(project, workspace)
+        return embed(encoder, texts, max_length=project.train.max_length)
 
     held_out = Fingerprints.load(splits.directory / FINGERPRINTS)
-    return Context(project.curate, held_out, embedded, real=real or [])
+    return CurationContext(project.curate, held_out, embed_texts, real=real or [])
 
 
 def real_rows(splits: SplitsResult) -> list[Record]:
     """Real rows for statistics: seed, dev, and the first of the unlabelled."""
-    real = [
-        r for split in ("seed", "dev") for r in read_records(splits.directory / f"{split}.jsonl")
-    ]
-    return [*real, *itertools.islice(iter_records(splits.directory / "unlabelled.jsonl"), REAL)]
+    rows = [r for name in ("seed", "dev") for r in read_records(splits.directory / f"{name}.jsonl")]
+    unlabelled = iter_records(splits.directory / "unlabelled.jsonl")
+    return [*rows, *itertools.islice(unlabelled, _UNLABELLED)]

@@ -1,11 +1,11 @@
-"""Run every check in its order over the seed rows and all rounds of synthetic rows."""
+"""Curate: run every check, in order, over the seed rows and all rounds of synthetic rows."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tasks import atomic
@@ -22,7 +22,7 @@ from tasks.curate.checks.normalise import normalise
 from tasks.curate.checks.personal_data import personal_data
 from tasks.curate.checks.refusal import refusal
 from tasks.curate.checks.trigger import trigger
-from tasks.curate.context import CheckCounts, Context, context_of, real_rows
+from tasks.curate.context import CheckCounts, CurationContext, load_context, real_rows
 from tasks.dataset.split import SplitsResult
 from tasks.dataset.tables import record_table, rejected_table
 from tasks.dataset.training_rows import TrainingRows
@@ -32,11 +32,13 @@ from tasks.figures import Figures
 from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import (
+    Partition,
     Record,
     Rejected,
     count_by_check,
     count_by_label,
     iter_records,
+    partition,
     read_records,
     read_rejected,
     write_records,
@@ -48,9 +50,9 @@ from tasks.workspace import Workspace
 
 VERSION = 5
 
-Check = Callable[[list[Record], Context], tuple[list[Record], list[Rejected]]]
+Check = Callable[[list[Record], CurationContext], Partition]
 
-# cheap before dear; a leak is named as one even where the label is wrong too
+# cheap checks first; a leak is named as one even where its label is wrong too
 CHECKS: tuple[Check, ...] = (
     dropped_generator,
     normalise,
@@ -83,8 +85,8 @@ class RowCounts(Figures):
 class CurateResult(TrainingRows):
     """What curation kept and rejected, by label and by check.
 
-    `checks` has, for each check, how many rows came, how many it rejected, and its seconds;
-    `doubtful` counts the rows for review by check; `personal_data` the kinds found.
+    `checks` has the checks in the order in which they ran; `doubtful` counts the rows for review by
+    check, `personal_data` the kinds of it.
     """
 
     seed: dict[str, int]
@@ -102,49 +104,57 @@ class CurateResult(TrainingRows):
         return metrics | {f"data.accepted.{label}": float(n) for label, n in self.accepted.items()}
 
     def tables(self) -> dict[str, Table]:
-        rejected = rejected_table(self.directory / "rejected.jsonl")
-        return {"accepted": record_table(self.rows_file), "rejected": rejected}
+        return {
+            "accepted": record_table(self.rows_file),
+            "rejected": rejected_table(self.rejected_file),
+        }
+
+    @property
+    def rejected_file(self) -> Path:
+        """The rejected rows, those that were no usable reply included."""
+        return self.directory / "rejected.jsonl"
 
 
 def run_checks(
-    records: list[Record], context: Context, progress: Progress = silent
-) -> tuple[list[Record], list[Rejected]]:
-    """(kept, rejected): together they are every record that came in, real rows first.
+    records: list[Record], context: CurationContext, progress: Progress = silent
+) -> Partition:
+    """(kept, rejected): together they are all the records, real rows first.
 
-    `context.funnel` gets, for each check, how many rows came, how many it set aside, and its seconds.
+    `context.funnel` gets the counts of each check.
     """
-    records = sorted(
-        records, key=lambda r: _RANK.get(r.source, 3)
-    )  # of two rows that are one, the real one is kept
+    # of two rows with the same text, the real one is kept
+    records = sorted(records, key=lambda r: _RANK.get(r.source, 3))
     rejected: list[Rejected] = []
     for i, check in enumerate(CHECKS):
         progress(i, len(CHECKS), check.__name__)
-        came, began = len(records), time.perf_counter()
+        received, began = len(records), time.perf_counter()
         records, out = check(records, context)
-        assert len(records) + len(out) == came, f"{check.__name__} lost rows"
+        assert len(records) + len(out) == received, f"{check.__name__} lost rows"
         rejected += out
         seconds = round(time.perf_counter() - began, 3)
         context.funnel.append(
-            CheckCounts(name=check.__name__, came=came, out=len(out), seconds=seconds)
+            CheckCounts(name=check.__name__, received=received, rejected=len(out), seconds=seconds)
         )
     progress(len(CHECKS), len(CHECKS), "done")
     return records, rejected
 
 
-def surplus(records: list[Record], quota: dict[str, int]) -> tuple[list[Record], list[Rejected]]:
-    """At most `quota` synthetic rows a label, the first ones; the rest is set aside as surplus. A row with several labels is
-    kept while one of them lacks rows."""
-    kept, rejected = [], []
-    have: Counter[str] = Counter()
-    for r in records:
-        if r.source == "synthetic" and all(have[label] >= quota[label] for label in r.labels):
+def surplus(records: list[Record], quota: dict[str, int]) -> Partition:
+    """The first `quota` synthetic rows per label, and every other row.
+
+    A row with several labels is kept while one of them lacks rows.
+    """
+    accepted: Counter[str] = Counter()
+
+    def check(r: Record) -> Rejected | None:
+        if r.source == "synthetic" and all(accepted[label] >= quota[label] for label in r.labels):
             full = " and ".join(f"{label!r} has its {quota[label]} rows" for label in r.labels)
-            rejected.append(Rejected(r, "surplus", f"{full} (generate.per_label)"))
-        else:
-            if r.origin == "synthetic":
-                have.update(r.labels)
-            kept.append(r)
-    return kept, rejected
+            return Rejected(r, "surplus", f"{full} (generate.per_label)")
+        if r.origin == "synthetic":
+            accepted.update(r.labels)
+        return None
+
+    return partition(records, check)
 
 
 def curate(
@@ -166,26 +176,17 @@ def curate(
     decided = current_decisions(workspace.decisions(project.name))
 
     def build(out: Path, scratch: Path) -> CurateResult:
-        records = read_records(splits.directory / "seed.jsonl")
-        vouched, rejected = looked_at(splits, decided, multi_label=project.multi_label)
-        records += vouched
-        for r in rounds:
-            records += read_records(r.directory / "rows.jsonl")
-            rejected += read_rejected(r.directory / "rejected.jsonl")
-        context = context_of(project, splits, workspace=workspace, real=real_rows(splits))
-        kept, out_of_checks = run_checks(records, context, progress)
+        context = load_context(project, splits, workspace=workspace, real=real_rows(splits))
+        kept, rejected = _gather(rounds, splits, decided, multi_label=project.multi_label)
+        kept, out_of_checks = run_checks(kept, context, progress)
         kept, rejected, reviewed = apply_decisions(kept, rejected + out_of_checks, decided)
-        for check in (
-            leak,
-            short_leak,
-        ):  # a row that a check rejected before these may have been accepted since
+        # a reviewed row may have been rejected before it reached these checks
+        for check in (leak, short_leak):
             reviewed, leaks = check(reviewed, context)
             rejected += leaks
         kept, over = surplus([*reviewed, *kept], quota)
         rejected += over
-        write_records(out / "kept.jsonl", kept)
-        write_records(out / "rejected.jsonl", rejected)
-        _write_opinions(out, context)
+        _write(out, kept, rejected, context)
         return _result(kept, rejected, context)
 
     params = project.curate.model_dump(mode="json") | {
@@ -207,43 +208,55 @@ def curate(
     )
 
 
-def looked_at(
-    splits: SplitsResult, decided: dict[str, Decision], *, multi_label: bool
-) -> tuple[list[Record], list[Rejected]]:
-    """(reviewed, rejected): the unlabelled rows that a person decided about, such as harvested ones."""
-    vouched: list[Record] = []
+def _gather(
+    rounds: list[SynthesiseResult],
+    splits: SplitsResult,
+    decided: dict[str, Decision],
+    *,
+    multi_label: bool,
+) -> Partition:
+    """(rows for the checks, rows that are rejected already).
+
+    The first are seed rows, unlabelled rows that a person labelled, and synthetic rows; the others
+    unusable replies, and unlabelled rows that a person rejected.
+    """
+    records = read_records(splits.directory / "seed.jsonl")
     rejected: list[Rejected] = []
     for r in iter_records(splits.directory / "unlabelled.jsonl") if decided else ():
-        if d := decided.get(r.id):
-            seen = replace(r, label=d.label_before)
-            if d.decision != "reject":
-                vouched.append(d.to_reviewed(seen, multi_label=multi_label))
-            elif (
-                seen.label is not None
-            ):  # one that never had a label is left out of harvests, and that is all
-                rejected.append(d.to_rejected(seen))
-    return vouched, rejected
+        if decision := decided.get(r.id):
+            r = replace(r, label=decision.label_before)
+            if decision.decision != "reject":
+                records.append(decision.to_reviewed(r, multi_label=multi_label))
+            elif r.label is not None:
+                rejected.append(decision.to_rejected(r))
+    for result in rounds:
+        records += read_records(result.directory / "rows.jsonl")
+        rejected += read_rejected(result.directory / "rejected.jsonl")
+    return records, rejected
 
 
-def _result(kept: list[Record], rejected: list[Rejected], context: Context) -> CurateResult:
+def _write(
+    out: Path, kept: list[Record], rejected: list[Rejected], context: CurationContext
+) -> None:
+    opinions = context.known_opinions or {}
+    write_records(out / "kept.jsonl", kept)
+    write_records(out / "rejected.jsonl", rejected)
+    atomic.write_lines(out / "doubtful.jsonl", map(asdict, context.doubtful))
+    lines = ({"id": row_id, **opinion.to_json()} for row_id, opinion in opinions.items())
+    atomic.write_lines(out / "opinions.jsonl", lines)
+
+
+def _result(kept: list[Record], rejected: list[Rejected], context: CurationContext) -> CurateResult:
+    seed = [r for r in kept if r.source == "seed"]
+    accepted = [r for r in kept if r.origin == "synthetic"]
     return CurateResult(
-        seed=count_by_label(r for r in kept if r.source == "seed"),
-        accepted=count_by_label(r for r in kept if r.origin == "synthetic"),
+        seed=count_by_label(seed),
+        accepted=count_by_label(accepted),
         reviewed=count_by_label(r for r in kept if r.source == "reviewed"),
         rejected=count_by_check(rejected),
         rejected_by_label=count_by_label(r.record for r in rejected),
-        rows=RowCounts(
-            seed=sum(r.source == "seed" for r in kept),
-            accepted=sum(r.origin == "synthetic" for r in kept),
-            rejected=len(rejected),
-        ),
+        rows=RowCounts(seed=len(seed), accepted=len(accepted), rejected=len(rejected)),
         checks=context.funnel,
-        doubtful=dict(Counter(d.check for d in context.doubtful).most_common()),
+        doubtful=dict(Counter(row.check for row in context.doubtful).most_common()),
         personal_data=dict(context.personal_data.most_common()),
     )
-
-
-def _write_opinions(out: Path, context: Context) -> None:
-    opinions = context.known_opinions
-    atomic.write_lines(out / "doubtful.jsonl", [d.to_json() for d in context.doubtful])
-    atomic.write_lines(out / "opinions.jsonl", opinions.to_json() if opinions else [])

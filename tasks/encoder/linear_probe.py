@@ -44,15 +44,22 @@ class _Constant:
 
 
 class Each:
-    """One logistic regression a label against the rest, its yes and no weighing alike, so that one half is a fair threshold."""
+    """One logistic regression per label against the rest: `models`, None for a label that all rows have.
 
-    def __init__(self, x: Any, sets: Sequence[tuple[str, ...]], *, c: float = C) -> None:
+    `balanced` gives rows with and without the label the same weight, so that one half is a fair
+    threshold; without it the probabilities are calibrated.
+    """
+
+    def __init__(
+        self, x: Any, sets: Sequence[tuple[str, ...]], *, c: float = C, balanced: bool = True
+    ) -> None:
         from sklearn.linear_model import LogisticRegression
 
         self.classes_ = sorted(labels_in(sets))
         y = encode(list(sets), self.classes_)
-        self._models = [
-            LogisticRegression(C=c, max_iter=1000, class_weight="balanced").fit(x, own)
+        weight = "balanced" if balanced else None
+        self.models = [
+            LogisticRegression(C=c, max_iter=1000, class_weight=weight).fit(x, own)
             if 0 < own.sum() < len(own)
             else None
             for own in y.T
@@ -66,21 +73,23 @@ class Each:
         import numpy as np
 
         found = np.ones((x.shape[0], len(self.classes_)))
-        for k, model in enumerate(self._models):
+        for k, model in enumerate(self.models):
             if model is not None:
                 found[:, k] = model.predict_proba(x)[:, 1]
         return found
 
 
-def fit_probe(x: np.ndarray, labels: Sequence[Label], *, c: float = C) -> Any:
-    """A fitted classifier, as scikit-learn's are, of embeddings `x`, shape (rows, dimensions), into labels or label sets.
+def fit_probe(
+    x: np.ndarray, labels: Sequence[Label], *, c: float = C, balanced: bool = True
+) -> Any:
+    """A fitted classifier, like scikit-learn's, of embeddings `x`, shape (rows, dimensions).
 
-    `c` is the inverse of the penalty's strength.
+    `c` is the inverse of the penalty's strength; `balanced` is that of `Each`, for label sets.
     """
     from sklearn.linear_model import LogisticRegression
 
     if are_label_sets(labels):
-        return Each(x, [tuple(own) for own in labels], c=c)
+        return Each(x, [tuple(own) for own in labels], c=c, balanced=balanced)
     if len(set(labels)) < 2:
         return _Constant(str(labels[0]))
     return LogisticRegression(C=c, max_iter=1000).fit(x, labels)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.curate.checks.label_noise import LEAST_ROWS, label_issues
+from tasks.curate.checks.label_noise import MIN_ROWS_PER_LABEL, label_issues
 from tasks.labels import encode, label_of
 from tasks.records import Label, Record, label_text
 from tasks.statistics.probability_scores import confident_mistakes
@@ -97,7 +97,7 @@ def likely_label_errors(
     """
     y = encode([label_of(r) for r in rows], labels)
     hot = y if y.ndim == 2 else np.eye(len(labels), dtype=np.int64)[y]
-    if not len(rows) or hot.sum(axis=0).min() < LEAST_ROWS:
+    if not len(rows) or hot.sum(axis=0).min() < MIN_ROWS_PER_LABEL:
         return []
     own = np.where(hot > 0, p, 1 - p).min(axis=1) if y.ndim == 2 else p[np.arange(len(y)), y]
     wrong = label_issues(y, p)

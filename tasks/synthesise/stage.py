@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from tasks.curate.checks.leak import leaks_into_prompts
-from tasks.curate.context import context_of
+from tasks.curate.checks.leak import screen_prompt_seeds
+from tasks.curate.context import load_context
 from tasks.dataset.split import SplitsResult
 from tasks.errors import TransientError
 from tasks.llm.budget import Ledger
@@ -167,7 +167,9 @@ def select_prompt_seeds(
 
     def build(out: Path, scratch: Path) -> ShownSeedsResult:
         seeds = read_records(splits.directory / "seed.jsonl")
-        shown, hidden = leaks_into_prompts(seeds, context_of(project, splits, workspace=workspace))
+        shown, hidden = screen_prompt_seeds(
+            seeds, load_context(project, splits, workspace=workspace)
+        )
         write_records(out / "seed.jsonl", shown)
         return ShownSeedsResult(hidden=len(hidden))
 

@@ -24,7 +24,7 @@ from tasks.augment.mixtures import (
     possible_mixtures,
 )
 from tasks.augment.self_training import _by_model, reject_rows, row_quotas, select_rows
-from tasks.curate.context import Context
+from tasks.curate.context import CurationContext
 from tasks.encoder import linear_probe
 from tasks.encoder.linear_probe import fit_self_trained
 from tasks.model.bundle import Classifier
@@ -238,7 +238,7 @@ class TestWhatIsHarvestedIsChecked:
             record(f"{english} {i} and that nobody has to pay for it.", source="dev")
             for i in range(9)
         ]
-        context = Context(
+        context = CurationContext(
             Curate(**chosen), Fingerprints.from_records(self.HELD, by_word), by_word, real=real
         )
         kept, rejected = reject_rows(rows, self.BASE, context)

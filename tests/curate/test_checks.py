@@ -17,7 +17,7 @@ from tasks.curate.checks.duplicates import exact, near
 from tasks.curate.checks.leak import leak
 from tasks.curate.checks.length import length
 from tasks.curate.checks.normalise import clean, normalise, tidy
-from tasks.curate.context import Context
+from tasks.curate.context import CurationContext
 from tasks.curate.stage import CHECKS, run_checks, surplus
 from tasks.project import Curate
 from tasks.records import Record, Rejected
@@ -31,8 +31,8 @@ def by_word(texts: list[str]) -> np.ndarray:
     return np.array(told, dtype=np.float32)
 
 
-def context(held_out: list[Record] | None = None, **chosen: Any) -> Context:
-    return Context(Curate(**chosen), Fingerprints.from_records(held_out or []), by_word)
+def context(held_out: list[Record] | None = None, **chosen: Any) -> CurationContext:
+    return CurationContext(Curate(**chosen), Fingerprints.from_records(held_out or []), by_word)
 
 
 def checks(rejected: list[Rejected]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.curate.context import Context
+from tasks.curate.context import CurationContext
 from tasks.curate.stage import run_checks
 from tasks.encoder.embed import embed
 from tasks.project import Curate
@@ -66,7 +66,7 @@ def run(
     stories: dict[str, list[Record]], encode: Callable[[list[str]], np.ndarray]
 ) -> Callable[[list[Record]], list[Rejected]]:
     def checked(rows: list[Record]) -> list[Rejected]:
-        context = Context(
+        context = CurationContext(
             Curate(), Fingerprints.from_records(stories["held"]), encode, real=stories["real"]
         )
         return run_checks(rows, context)[1]

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from tasks.curate.checks.agreement import agreement
 from tasks.curate.checks.duplicates import exact, near, semantic_duplicate
 from tasks.curate.checks.label_noise import label_noise
-from tasks.curate.checks.leak import leak, leaks_into_prompts, short_leak
+from tasks.curate.checks.leak import leak, screen_prompt_seeds, short_leak
 from tasks.curate.checks.trigger import trigger
-from tasks.curate.context import Context
+from tasks.curate.context import CurationContext
 from tasks.curate.stage import curate, run_checks
 from tasks.dataset.split import split_dataset
 from tasks.project import Curate
@@ -54,8 +54,8 @@ def by_kind(texts: list[str]) -> np.ndarray:
 
 def context(
     real: list[Record] | None = None, held_out: Fingerprints | None = None, **chosen: Any
-) -> Context:
-    return Context(
+) -> CurationContext:
+    return CurationContext(
         Curate(**chosen), held_out or Fingerprints.from_records([]), by_kind, real=real or []
     )
 
@@ -163,13 +163,13 @@ def test_a_label_that_says_one_thing_over_and_over(others: int, common: float) -
     real = [record(t, source="dev") for t in said if t.startswith("real")]
     rows = [record(t) for t in vectors if not t.startswith("real")]
     kept, rejected = semantic_duplicate(
-        rows, Context(Curate(), Fingerprints.from_records([]), embed, real=real)
+        rows, CurationContext(Curate(), Fingerprints.from_records([]), embed, real=real)
     )
     assert len(rejected) == 59 and {r.record.text for r in rejected} < set(told)
     assert kept == [rows[0], *rows[60:]] and {r.other for r in rejected} == {rows[0].id}
     assert (
         semantic_duplicate(
-            rows[60:], Context(Curate(), Fingerprints.from_records([]), embed, real=real)
+            rows[60:], CurationContext(Curate(), Fingerprints.from_records([]), embed, real=real)
         )[1]
         == []
     )
@@ -195,7 +195,7 @@ def test_a_repeat_under_another_label_is_doubtful() -> None:
     first = record(text("a", 1, 30))
     copy = record(first.text + " end", "metal")
     _, (found,) = near([first, copy], c)
-    assert found.other == first.id and "that one is 'fruit', not 'metal'" in found.reason
+    assert found.other == first.id and "that row is 'fruit', not 'metal'" in found.reason
     assert [(d.id, d.check, d.suggested) for d in c.doubtful] == [
         (copy.id, "near_duplicate", "fruit")
     ]
@@ -265,7 +265,7 @@ def test_seeds_that_repeat_held_out_rows_are_not_shown() -> None:
         " ".join(short[4].text.split()[::-1]), source="seed"
     )  # in another order: no 4-gram is left
     held_out = Fingerprints.from_records([*held, *short], by_kind)
-    shown, hidden = leaks_into_prompts([turned, *seeds, leaked], context(held_out=held_out))
+    shown, hidden = screen_prompt_seeds([turned, *seeds, leaked], context(held_out=held_out))
     assert shown == seeds
     assert [(r.record.id, r.other) for r in hidden] == [
         (leaked.id, held[1].id),
@@ -346,7 +346,9 @@ def test_texts_are_embedded_once_for_all_checks() -> None:
         return by_kind(texts)
 
     rows = many(30)
-    run_checks(rows, Context(Curate(language="off"), Fingerprints.from_records([]), counted))
+    run_checks(
+        rows, CurationContext(Curate(language="off"), Fingerprints.from_records([]), counted)
+    )
     assert sorted(seen) == sorted(r.text for r in rows)
 
 
@@ -435,10 +437,9 @@ def test_what_curation_writes(tmp_path: Path, encoder: Path) -> None:
         and why[rows[0].id] == "exact_duplicate"
     )
     funnel = made.checks
-    assert funnel[0].came == 24 + 45 and [f.came - f.out for f in funnel[:-1]] == [
-        f.came for f in funnel[1:]
-    ]
-    assert sum(f.out for f in funnel) == len(rejected) - 1 - made.rejected["surplus"]
+    assert funnel[0].received == 24 + 45
+    assert [f.received - f.rejected for f in funnel[:-1]] == [f.received for f in funnel[1:]]
+    assert sum(f.rejected for f in funnel) == len(rejected) - 1 - made.rejected["surplus"]
     assert all(f.seconds >= 0 for f in funnel)
     assert (made.rows.seed, made.rows.accepted, made.rows.rejected) == (24, 36, len(rejected))
     assert made.accepted == dict.fromkeys(

@@ -14,9 +14,9 @@ from tasks.curate.checks.boilerplate import boilerplate, prompt_echo
 from tasks.curate.checks.dropped_generator import dropped_generator
 from tasks.curate.checks.language import language
 from tasks.curate.checks.normalise import clean, normalise
-from tasks.curate.checks.personal_data import kinds, personal_data
+from tasks.curate.checks.personal_data import personal_data, personal_data_kinds
 from tasks.curate.checks.refusal import refusal
-from tasks.curate.context import Context
+from tasks.curate.context import CurationContext
 from tasks.errors import UserError
 from tasks.project import Curate
 from tasks.records import Record, Rejected
@@ -24,8 +24,8 @@ from tasks.text.fingerprints import Fingerprints
 from tests.kit.rows import record, text
 
 
-def context(real: list[Record] | None = None, **chosen: Any) -> Context:
-    return Context(
+def context(real: list[Record] | None = None, **chosen: Any) -> CurationContext:
+    return CurationContext(
         Curate(**chosen),
         Fingerprints.from_records([]),
         lambda texts: np.zeros((len(texts), 2)),
@@ -286,12 +286,12 @@ NOTHING = [
     ("kind", "written"), [(kind, t) for kind, texts in PERSONAL.items() for t in texts]
 )
 def test_personal_data_is_recognised(kind: str, written: str) -> None:
-    assert list(kinds(written)) == [kind]
+    assert list(personal_data_kinds(written)) == [kind]
 
 
 @pytest.mark.parametrize("written", NOTHING)
 def test_figures_are_no_personal_data(written: str) -> None:
-    assert list(kinds(written)) == []
+    assert list(personal_data_kinds(written)) == []
 
 
 def test_personal_data_is_counted_and_never_told() -> None:

@@ -132,7 +132,7 @@ def curated_of(
             accepted=sum(r.origin == "synthetic" for r in kept),
             rejected=len(rejected),
         ),
-        checks=[CheckCounts(name=c, came=0, out=0, seconds=0.0) for c in checks],
+        checks=[CheckCounts(name=c, received=0, rejected=0, seconds=0.0) for c in checks],
     )
     return published(
         result, home, "curate", rows={"kept.jsonl": kept, "rejected.jsonl": rejected}, inputs=inputs

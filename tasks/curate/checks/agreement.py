@@ -1,38 +1,33 @@
-"""Set aside generated rows whose label a probe, trained on the other rows, does not see in them."""
+"""Reject rows whose label a probe, fitted on the other rows, does not see in them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tasks.records import Record, Rejected, label_text
-
-if TYPE_CHECKING:
-    from tasks.curate.context import Context
+from tasks.curate.context import CurationContext
+from tasks.records import Partition, Record, Rejected, label_text, partition
 
 
-def agreement(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """Records whose own label has an out-of-fold probability of `curate.agreement` or more; of a set, each of its labels, by
-    a probe of that label against the rest.
+def agreement(records: list[Record], context: CurationContext) -> Partition:
+    """Rows whose own label has an out-of-fold probability of `curate.agreement` or more.
 
-    Rows that a person labelled are kept whatever the probe says, and listed as doubtful. Nothing is judged while a label
-    has fewer than two rows.
+    Of a label set that is the probability of its least probable label. Rows that a person labelled
+    are kept and listed as doubtful. Nothing is rejected while a label has fewer than two rows.
     """
-    least = context.settings.agreement
-    opinions = context.opinions(records) if least > 0 else None
+    minimum = context.settings.agreement
+    opinions = context.opinions(records) if minimum > 0 else None
     if opinions is None:
         return records, []
-    kept, rejected = [], []
-    for r in records:
-        value = opinions.own(r)
-        if value >= least:
-            kept.append(r)
-            continue
-        label, most = opinions.seen(r)
-        reason = f"the probe gives {label_text(r.label)!r} {value:.2f} and {label_text(label)!r} {most:.2f} (curate.agreement {least})"
-        found = Rejected(r, "off_label", reason, round(value, 4))
-        context.doubt(found, suggested=label, probability=round(most, 4))
-        if r.is_human_labelled:
-            kept.append(r)
-        else:
-            rejected.append(found)
-    return kept, rejected
+
+    def check(r: Record) -> Rejected | None:
+        opinion = opinions[r.id]
+        if opinion.own >= minimum:
+            return None
+        reason = (
+            f"the probe gives {label_text(r.label)!r} {opinion.own:.2f} and "
+            f"{label_text(opinion.predicted)!r} {opinion.probability:.2f} "
+            f"(curate.agreement {minimum})"
+        )
+        rejection = Rejected(r, "off_label", reason, round(opinion.own, 4))
+        context.doubt(rejection, suggested=opinion.predicted, probability=opinion.probability)
+        return None if r.is_human_labelled else rejection
+
+    return partition(records, check)

@@ -1,26 +1,20 @@
-"""Set aside the rows of generators that the project no longer wants."""
+"""Reject the rows of generators that the project dropped."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tasks.records import Record, Rejected
-
-if TYPE_CHECKING:
-    from tasks.curate.context import Context
+from tasks.curate.context import CurationContext
+from tasks.records import Partition, Record, Rejected, partition
 
 
-def dropped_generator(
-    records: list[Record], context: Context
-) -> tuple[list[Record], list[Rejected]]:
-    """Records that no generator of `curate.drop_generators` wrote."""
-    names = set(context.settings.drop_generators)
-    kept, rejected = [], []
-    for r in records:
-        if r.lineage.get("generator") in names:
-            name = r.lineage["generator"]
-            reason = f"the generator {name!r} is in curate.drop_generators"
-            rejected.append(Rejected(r, "dropped_generator", reason))
-        else:
-            kept.append(r)
-    return kept, rejected
+def dropped_generator(records: list[Record], context: CurationContext) -> Partition:
+    """Rows that no generator of `curate.drop_generators` wrote."""
+    dropped = set(context.settings.drop_generators)
+
+    def check(r: Record) -> Rejected | None:
+        name = r.lineage.get("generator")
+        if name not in dropped:
+            return None
+        reason = f"the generator {name!r} is in curate.drop_generators"
+        return Rejected(r, "dropped_generator", reason)
+
+    return partition(records, check)

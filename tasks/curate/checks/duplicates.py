@@ -1,205 +1,196 @@
-"""Keep one of each group of texts that are the same, exactly or nearly."""
+"""Keep one of each group of texts that are the same: to the letter, nearly, or in meaning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tasks.records import Label, Record, Rejected, label_text
+from tasks.curate.context import CurationContext
+from tasks.records import Label, Partition, Record, Rejected, label_text, partition
 from tasks.text.ngrams import ngram_hashes
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tasks.curate.context import Context
+_PERMUTATIONS = 128
+_WORDS = 3
+_MOST_CANDIDATES = 100  # compared with a row; a denser neighbourhood gets no more candidates
 
-PERMUTATIONS = 128
-WORDS = 3
-DENSE = 100  # rows among the candidates from which a neighbourhood is known well enough
+_CHUNK = 512  # rows compared with one another at once
+_MIN_REAL, _MOST_REAL = 8, 200  # real rows from which a label's mean embedding is computed
 
 
-def exact(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """The first of each folded text. A text under two labels keeps one only where a person gave it: the first such row."""
+def exact(records: list[Record], context: CurationContext) -> Partition:
+    """The first row of each folded text.
+
+    A text with two labels is kept only where a person gave it one: the first such row.
+    """
     groups: dict[str, list[Record]] = {}
     for r in records:
         groups.setdefault(r.id, []).append(r)
     kept, rejected = [], []
     for group in groups.values():
         first, *others = sorted(group, key=lambda r: not r.is_human_labelled)
-        unlike = next((r for r in others if r.label != first.label), first)
-        if unlike is first or first.is_human_labelled:
+        conflict = next((r for r in others if r.label != first.label), None)
+        if conflict is None or first.is_human_labelled:
             kept.append(first)
-            unlike = first
+            pairs = [(r, first) for r in others]
         else:
-            others = [first, *others]
-        for r in others:
-            other = unlike if r.label == first.label else first
-            if r.label == other.label:
-                rejected.append(
-                    Rejected(
-                        r, "exact_duplicate", f"the same text as row {other.id}", 1.0, other.id
-                    )
-                )
-                continue
-            reason = f"the same text as row {other.id}, which is {label_text(other.label)!r}, not {label_text(r.label)!r}"
-            rejected.append(Rejected(r, "two_labels", reason, 1.0, other.id))
-            if other.source != "reviewed":  # what a person has decided is no doubt
-                context.doubt(rejected[-1], suggested=both(r.label, other.label))
+            pairs = [(r, conflict if r.label == first.label else first) for r in (first, *others)]
+        for r, other in pairs:
+            check = "exact_duplicate" if r.label == other.label else "two_labels"
+            rejection = Rejected(r, check, f"the same text as row {other.id}", 1.0, other.id)
+            rejected.append(_note_conflict(rejection, other, context))
     return kept, rejected
 
 
-def both(own: Label | None, other: Label | None) -> Label | None:
-    """What a person may make of a text that stands under two labels: the other one; of label sets, all labels of both."""
-    return (
-        tuple(sorted({*own, *other}))
-        if isinstance(own, tuple) and isinstance(other, tuple)
-        else other
-    )
+def _note_conflict(rejection: Rejected, other: Record, context: CurationContext) -> Rejected:
+    """The rejection of a repeat of `other`. Where their labels differ, it says so and is doubtful.
+
+    It is not doubtful where a person decided the other row's label. The suggested label is the
+    other row's; of label sets, all labels of both.
+    """
+    r = rejection.record
+    if r.label == other.label:
+        return rejection
+    conflict = f"that row is {label_text(other.label)!r}, not {label_text(r.label)!r}"
+    rejection = replace(rejection, reason=f"{rejection.reason}; {conflict}")
+    if other.source != "reviewed":
+        sets = isinstance(r.label, tuple) and isinstance(other.label, tuple)
+        suggested = tuple(sorted({*r.labels, *other.labels})) if sets else other.label
+        context.doubt(rejection, suggested=suggested)
+    return rejection
 
 
-def repeats(
-    r: Record, other: Record, check: str, reason: str, value: float, context: Context
-) -> Rejected:
-    """`r` set aside as a repeat of `other`; under another label it is listed as doubtful too."""
-    unlike = r.label != other.label
-    reason += (
-        f"; that one is {label_text(other.label)!r}, not {label_text(r.label)!r}" if unlike else ""
-    )
-    found = Rejected(r, check, reason, round(value, 4), other.id)
-    if unlike and other.source != "reviewed":
-        context.doubt(found, suggested=both(r.label, other.label))
-    return found
-
-
-def near(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
+def near(records: list[Record], context: CurationContext) -> Partition:
     """The first of each group whose word 3-grams overlap by `curate.near_duplicate` or more.
 
-    Candidates come from MinHash LSH (Broder 1997; the datasketch library), and the similarity that decides is the exact
-    Jaccard similarity of their 3-grams. A pair just above the threshold can be missed by LSH; so can a repeat of a row
-    that stood among a hundred like it, of which no more are kept as candidates, so that time grows with rows only.
+    Candidates come from MinHash LSH (Broder 1997; the datasketch library); the exact Jaccard
+    similarity of their 3-grams decides. LSH can miss a pair just above the threshold. A repeat in
+    a neighbourhood of more than 100 rows can be missed too, so that time grows with rows only.
     """
     from datasketch import MinHash, MinHashLSH
 
     threshold = context.settings.near_duplicate
     if threshold <= 0 or not records:
         return records, []
-    grams = [ngram_hashes(r.text, WORDS) for r in records]
     # the bands are chosen below the threshold, so that few true pairs are missed
-    index = MinHashLSH(threshold=max(0.1, threshold - 0.15), num_perm=PERMUTATIONS)
-    kept: list[Record] = []
-    rejected: list[Rejected] = []
-    numbers = ((g >> 32).tolist() for g in grams)
-    hashes = MinHash.generator(numbers, num_perm=PERMUTATIONS, seed=1, hashfunc=int)
-    for i, (r, h) in enumerate(zip(records, hashes, strict=True)):
-        candidates = sorted(index.query(h))
-        best, at = max(
-            ((_jaccard(grams[i], grams[j]), -j) for j in candidates[:DENSE]), default=(0.0, 0)
+    index = MinHashLSH(threshold=max(0.1, threshold - 0.15), num_perm=_PERMUTATIONS)
+    indexed: list[tuple[Record, np.ndarray]] = []
+    empty = MinHash(num_perm=_PERMUTATIONS, seed=1, hashfunc=int)
+
+    def check(r: Record) -> Rejected | None:
+        grams = ngram_hashes(r.text, _WORDS)
+        signature = empty.copy()
+        signature.update_batch((grams >> 32).tolist())
+        candidates = sorted(index.query(signature))
+        similarity, at = max(
+            ((_jaccard(grams, indexed[i][1]), -i) for i in candidates[:_MOST_CANDIDATES]),
+            default=(0.0, 0),
         )
-        if candidates and best >= threshold:
-            other = records[-at]
-            reason = f"{best:.2f} of its word 3-grams are those of row {other.id} (curate.near_duplicate {threshold})"
-            rejected.append(repeats(r, other, "near_duplicate", reason, best, context))
-            continue
-        if len(candidates) < DENSE:
-            index.insert(i, h)
-        kept.append(r)
-    return kept, rejected
+        if candidates and similarity >= threshold:
+            other = indexed[-at][0]
+            reason = (
+                f"the Jaccard similarity of its word 3-grams with those of row {other.id} is "
+                f"{similarity:.2f} (curate.near_duplicate {threshold})"
+            )
+            rejection = Rejected(r, "near_duplicate", reason, round(similarity, 4), other.id)
+            return _note_conflict(rejection, other, context)
+        if len(candidates) < _MOST_CANDIDATES:
+            index.insert(len(indexed), signature)
+            indexed.append((r, grams))
+        return None
+
+    return partition(records, check)
 
 
 def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
     import numpy as np
 
-    both = len(np.intersect1d(a, b, assume_unique=True))
-    return both / (len(a) + len(b) - both)
+    shared = len(np.intersect1d(a, b, assume_unique=True))
+    return shared / (len(a) + len(b) - shared)
 
 
-CHUNK = 512  # rows compared with one another at once
-LEAST_REAL = 8  # rows of a label that tell where it lies,
-MOST_REAL = 200  # and as many are enough
+def semantic_duplicate(records: list[Record], context: CurationContext) -> Partition:
+    """The first of each group of one label whose embeddings' cosine is `curate.semantic_duplicate` or more.
 
-
-def semantic_duplicate(
-    records: list[Record], context: Context
-) -> tuple[list[Record], list[Rejected]]:
-    """The first of each group of one label, or label set, whose embeddings' cosine is `curate.semantic_duplicate` or more.
-
-    The label's mean is taken off the embeddings first: what is left is not the topic but what a text says of it (as the
-    common direction of embeddings tells little: Mu and Viswanath 2018, arXiv:1702.01417). It is the mean of these rows and,
-    a second time, of real rows of the label where there are eight or more: where most rows say the same, that is their own
-    mean. Neighbours come from an HNSW index (Malkov and Yashunin 2018, arXiv:1603.09320; the usearch library), which can
-    miss one. Not covered: a label that says one thing over and over and has fewer real rows.
+    The label's mean embedding is subtracted first, so that what a text says counts and not its
+    topic (the common direction of embeddings tells little: Mu and Viswanath 2018,
+    arXiv:1702.01417). It is the mean of these rows and, in a pass before, of the label's real rows
+    where there are eight or more: where most rows say the same, that is their own mean. Neighbours
+    come from an HNSW index (Malkov and Yashunin 2018, arXiv:1603.09320; the usearch library),
+    which can miss one. Not covered: a label with fewer real rows that says one thing over and over.
     """
     threshold = context.settings.semantic_duplicate
     if threshold <= 0 or not records:
         return records, []
-    groups: dict[Label | None, list[int]] = {}
-    for i, r in enumerate(records):
-        groups.setdefault(r.label, []).append(i)
-    found: dict[int, tuple[int, float]] = {}
-    for members in groups.values():
-        x = context.vectors([records[i] for i in members])
-        for mean in _means(x, records[members[0]].label, context):
-            left = [at for at, i in enumerate(members) if i not in found]
-            again = _repeated(_without(mean, x[left]), threshold)
-            found |= {members[left[i]]: (members[left[j]], s) for i, (j, s) in again.items()}
-    kept, rejected = [], []
-    for i, r in enumerate(records):
-        if i not in found or r.is_human_labelled:
-            kept.append(r)
-            continue
-        j, s = found[i]
-        reason = f"its meaning is {s:.2f} that of row {records[j].id} (curate.semantic_duplicate {threshold})"
-        rejected.append(repeats(r, records[j], "semantic_duplicate", reason, s, context))
-    return kept, rejected
+    groups: dict[Label | None, list[Record]] = {}
+    for r in records:
+        groups.setdefault(r.label, []).append(r)
+    repeats: dict[str, tuple[Record, float]] = {}
+    for label, group in groups.items():
+        x = context.vectors(group)
+        for mean in _means(x, label, context):
+            left = [i for i, r in enumerate(group) if r.id not in repeats]
+            for i, (j, cosine) in _find_repeats(_centred(x[left], mean), threshold).items():
+                repeats[group[left[i]].id] = group[left[j]], cosine
+
+    def check(r: Record) -> Rejected | None:
+        if r.id not in repeats or r.is_human_labelled:
+            return None
+        other, cosine = repeats[r.id]
+        reason = (
+            f"less its label's mean, its embedding has cosine {cosine:.2f} with that of row "
+            f"{other.id} (curate.semantic_duplicate {threshold})"
+        )
+        return Rejected(r, "semantic_duplicate", reason, round(cosine, 4), other.id)
+
+    return partition(records, check)
 
 
-def _means(x: np.ndarray, label: Label | None, context: Context) -> Iterator[np.ndarray]:
-    """What texts of the label have in common: the mean of its real rows where they are enough, and that of `x`, its rows."""
-    real = [r for r in context.real if r.label == label][:MOST_REAL]
-    if len(real) >= LEAST_REAL:
+def _means(x: np.ndarray, label: Label | None, context: CurationContext) -> Iterator[np.ndarray]:
+    """The mean embedding of the label's real rows where they are enough, and that of `x`, its rows."""
+    real = [r for r in context.real if r.label == label][:_MOST_REAL]
+    if len(real) >= _MIN_REAL:
         yield context.vectors(real).mean(0)
     yield x.mean(0)
 
 
-def _without(mean: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The embeddings from `mean` on, of length 1."""
+def _centred(x: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The embeddings less `mean`, of length 1."""
     import numpy as np
 
     moved = x - mean
     return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-9)
 
 
-def _repeated(x: np.ndarray, threshold: float) -> dict[int, tuple[int, float]]:
-    """Rows of `x` (length 1 each) that repeat an earlier row which repeats none: {row: (that row, cosine)}."""
+def _find_repeats(x: np.ndarray, threshold: float) -> dict[int, tuple[int, float]]:
+    """Rows of `x` (of length 1) that repeat an earlier row which repeats none: {row: (that row, cosine)}."""
     import numpy as np
 
-    index = _index(x.shape[1]) if len(x) > CHUNK else None
-    found: dict[int, tuple[int, float]] = {}
-    for start in range(0, len(x), CHUNK):
-        chunk = x[start : start + CHUNK]
+    index = _hnsw_index(x.shape[1]) if len(x) > _CHUNK else None
+    repeats: dict[int, tuple[int, float]] = {}
+    for start in range(0, len(x), _CHUNK):
+        chunk = x[start : start + _CHUNK]
         if start and index is not None:
             matches = index.search(chunk, 1)
-            for at, (key, distance) in enumerate(
-                zip(matches.keys[:, 0], matches.distances[:, 0], strict=True), start
-            ):
-                if 1 - distance >= threshold:
-                    found[at] = (int(key), float(1 - distance))
+            cosines = 1 - matches.distances[:, 0]
+            for i in map(int, np.flatnonzero(cosines >= threshold)):
+                repeats[start + i] = int(matches.keys[i, 0]), float(cosines[i])
         close = np.tril(chunk @ chunk.T, -1) >= threshold
         for i in map(int, np.flatnonzero(close.any(1))):
-            earlier = [int(j) for j in np.flatnonzero(close[i]) if start + j not in found]
-            if earlier and start + i not in found:
-                found[start + i] = (start + earlier[0], float(chunk[i] @ chunk[earlier[0]]))
-        new = np.array(
-            [i for i in range(start, start + len(chunk)) if i not in found], dtype=np.uint64
-        )
-        if index is not None and len(new):
-            index.add(
-                new, x[new.astype(int)], threads=1
-            )  # one thread: the same rows give the same index
-    return found
+            earlier = [int(j) for j in np.flatnonzero(close[i]) if start + j not in repeats]
+            if earlier and start + i not in repeats:
+                repeats[start + i] = start + earlier[0], float(chunk[i] @ chunk[earlier[0]])
+        new = [i for i in range(start, start + len(chunk)) if i not in repeats]
+        if index is not None and new:
+            # one thread: the same rows give the same index
+            index.add(np.array(new, dtype=np.uint64), x[new], threads=1)
+    return repeats
 
 
-def _index(dimensions: int) -> Any:
+def _hnsw_index(dimensions: int) -> Any:
     from usearch.index import Index
 
     return Index(

@@ -1,50 +1,56 @@
-"""Set aside rows whose label is likely wrong by confident learning."""
+"""Reject rows whose label is likely wrong by confident learning."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from tasks.records import Record, Rejected, label_text
+from tasks.curate.context import CurationContext
+from tasks.labels import encode, label_of, labels_in
+from tasks.records import Partition, Record, Rejected, label_text, partition
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tasks.curate.context import Context
-
-LEAST_ROWS = (
-    10  # of each label: below it the thresholds of confident learning are means of too few numbers
-)
+# confident learning averages probabilities per label: with fewer rows the averages mean nothing
+MIN_ROWS_PER_LABEL = 10
 
 
-def label_noise(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """Records that confident learning does not find mislabelled (`curate.label_noise`), never relabelled.
+def label_noise(records: list[Record], context: CurationContext) -> Partition:
+    """Rows whose label confident learning does not find wrong (`curate.label_noise`).
 
-    A row is found when another label's probability is above that label's own average, and its own label's share of the
-    estimated noise counts it among the least likely (Northcutt et al. 2021, arXiv:1911.00068; cleanlab's filter "both").
-    Of label sets, each label is judged against the rest. Rows that a person labelled are kept, and listed as doubtful.
+    A label is likely wrong when another label's probability is above that label's own average, and
+    the row is among the least probable that the estimated noise of its label counts (Northcutt et
+    al. 2021, arXiv:1911.00068; cleanlab's filter "both"). Of label sets, each label is judged
+    against the rest. Rows that a person labelled are kept and listed as doubtful.
     """
-    wanted = context.settings.label_noise
-    opinions = context.opinions(records) if wanted != "off" else None
+    import numpy as np
+
+    mode = context.settings.label_noise
+    opinions = context.opinions(records) if mode != "off" else None
     counts = Counter(label for r in records for label in r.labels)
-    if opinions is None or len(counts) < len(opinions.names) or min(counts.values()) < LEAST_ROWS:
+    if opinions is None or min(counts.values(), default=0) < MIN_ROWS_PER_LABEL:
         return records, []
-    y = opinions.labels[[opinions.rows[r.id] for r in records]]
-    issues = label_issues(y, opinions.of_rows(records))
-    kept, rejected = [], []
-    for r, issue in zip(records, issues, strict=True):
-        if not issue:
-            kept.append(r)
-            continue
-        value, (label, most) = opinions.own(r), opinions.seen(r)
-        reason = f"its label {label_text(r.label)!r} ({value:.2f}) is likely {label_text(label)!r} ({most:.2f}) by confident learning"
-        found = Rejected(r, "label_noise", reason, round(value, 4))
-        context.doubt(found, suggested=label, probability=round(most, 4))
-        if r.is_human_labelled or wanted == "note":
-            kept.append(r)
-        else:
-            rejected.append(found)
-    return kept, rejected
+    names = sorted(labels_in(opinion.label for opinion in opinions.values()))
+    if len(counts) < len(names):  # an earlier check rejected all rows of a label
+        return records, []
+    p = np.array([opinions[r.id].p for r in records])
+    issues = label_issues(encode([label_of(r) for r in records], names), p)
+    mislabelled = {r.id for r, issue in zip(records, issues, strict=True) if issue}
+
+    def check(r: Record) -> Rejected | None:
+        if r.id not in mislabelled:
+            return None
+        opinion = opinions[r.id]
+        reason = (
+            f"its label {label_text(r.label)!r} ({opinion.own:.2f}) is likely "
+            f"{label_text(opinion.predicted)!r} ({opinion.probability:.2f}) by confident learning"
+        )
+        rejection = Rejected(r, "label_noise", reason, round(opinion.own, 4))
+        context.doubt(rejection, suggested=opinion.predicted, probability=opinion.probability)
+        return None if r.is_human_labelled or mode == "note" else rejection
+
+    return partition(records, check)
 
 
 def label_issues(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -55,8 +61,7 @@ def label_issues(y: np.ndarray, p: np.ndarray) -> np.ndarray:
         from cleanlab.filter import find_label_issues
 
         return np.asarray(find_label_issues(y, p, filter_by="both", n_jobs=1))
-    from cleanlab.multilabel_classification.filter import find_label_issues as in_sets
+    from cleanlab.multilabel_classification import filter as multi_label
 
-    return np.asarray(
-        in_sets([row.nonzero()[0].tolist() for row in y], p, filter_by="both", n_jobs=1)
-    )
+    sets = [row.nonzero()[0].tolist() for row in y]
+    return np.asarray(multi_label.find_label_issues(sets, p, filter_by="both", n_jobs=1))

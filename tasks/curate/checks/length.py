@@ -1,30 +1,23 @@
-"""Set aside generated texts that are too short or too long to be an example."""
+"""Reject generated texts that are too short or too long to be an example."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tasks.records import Record, Rejected
+from tasks.curate.context import CurationContext
+from tasks.records import Partition, Record, Rejected, partition
 from tasks.text.tokens import words
 
-if TYPE_CHECKING:
-    from tasks.curate.context import Context
 
-
-def length(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """Records of `curate.min_words` to `curate.max_words` words; real texts are not judged."""
+def length(records: list[Record], context: CurationContext) -> Partition:
+    """Rows of `curate.min_words` to `curate.max_words` words, and every real row."""
     least, most = context.settings.min_words, context.settings.max_words
-    kept, rejected = [], []
-    for r in records:
+
+    def check(r: Record) -> Rejected | None:
         n = len(words(r.text))
         if not r.is_synthetic or least <= n <= most:
-            kept.append(r)
-        elif n < least:
-            rejected.append(
-                Rejected(r, "too_short", f"{n} words are fewer than curate.min_words ({least})", n)
-            )
-        else:
-            rejected.append(
-                Rejected(r, "too_long", f"{n} words are more than curate.max_words ({most})", n)
-            )
-    return kept, rejected
+            return None
+        if n < least:
+            reason = f"{n} words are fewer than curate.min_words ({least})"
+            return Rejected(r, "too_short", reason, n)
+        return Rejected(r, "too_long", f"{n} words are more than curate.max_words ({most})", n)
+
+    return partition(records, check)

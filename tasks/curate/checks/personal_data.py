@@ -1,4 +1,4 @@
-"""Find personal data and secrets in texts: their kinds are reported, never the data."""
+"""Find personal data and secrets in texts. Their kinds are reported, never the data."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import ipaddress
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from tasks.records import Record, Rejected
-
-if TYPE_CHECKING:
-    from tasks.curate.context import Context
+from tasks.curate.context import CurationContext
+from tasks.records import Partition, Record, Rejected, partition
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w@])")
 _CARD = re.compile(
@@ -29,55 +26,30 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 _PHONE = re.compile(r"(?:\+|\(?\b0|\b1[ .-]|\(\d{3}\)|\b\d{3}[ .-]\d{3}[ .-]\d{4})[\d ().-]{6,}\d")
-REGIONS = ("US", "GB")  # whose national way of writing is read besides international numbers
+_REGIONS = ("US", "GB")  # whose national numbers are read besides international ones
 
 
-def _cards(text: str) -> bool:
-    from stdnum import luhn
+def personal_data(records: list[Record], context: CurationContext) -> Partition:
+    """All rows, with the kinds of personal data counted; or those without any (`curate.personal_data`).
 
-    for found in _CARD.finditer(text):
-        digits = re.sub(r"\D", "", found[0])
-        if 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn.is_valid(digits):
-            return True
-    return False
+    A rejected row loses its text, so that the data is stored nowhere.
+    """
+    mode = context.settings.personal_data
+    if mode == "off":
+        return records, []
 
+    def check(r: Record) -> Rejected | None:
+        kinds = list(personal_data_kinds(r.text))
+        context.personal_data.update(kinds)
+        if not kinds or mode != "reject" or r.is_human_labelled:
+            return None
+        reason = f"it holds personal data ({', '.join(kinds)}; curate.personal_data)"
+        return Rejected(replace(r, text=""), "personal_data", reason, len(kinds))
 
-def _ibans(text: str) -> bool:
-    from stdnum import iban
-
-    return any(iban.is_valid(found[0]) for found in _IBAN.finditer(text))
-
-
-def _addresses(text: str) -> bool:
-    for found in _IP.finditer(text):
-        try:
-            address = ipaddress.ip_address(found[0])
-        except ValueError:
-            continue
-        # private and documentation ranges are nobody's; four numbers after `version` are a version
-        if address.is_global and not _VERSION.search(text[: found.start()]):
-            return True
-    return False
+    return partition(records, check)
 
 
-def _phones(text: str) -> bool:
-    if not _PHONE.search(text):
-        return False
-    from phonenumbers import Leniency, PhoneNumberMatcher
-
-    if "+" in text and next(iter(PhoneNumberMatcher(text, None, leniency=Leniency.VALID)), None):
-        return True
-    # a national number must be grouped as its country does: a run of digits may be anything
-    for region in REGIONS:
-        for match in PhoneNumberMatcher(text, region, leniency=Leniency.STRICT_GROUPING):
-            if re.search(r"\d[ .()-]+\d", match.raw_string) and not re.search(
-                r"\d[.]\d", match.raw_string
-            ):
-                return True
-    return False
-
-
-def kinds(text: str) -> Iterator[str]:
+def personal_data_kinds(text: str) -> Iterator[str]:
     """The kinds of personal data in a text: email, phone, card, iban, ip, secret."""
     if "@" in text and _EMAIL.search(text):
         yield "email"
@@ -85,29 +57,52 @@ def kinds(text: str) -> Iterator[str]:
         yield "secret"
     if not any(map(str.isdigit, text)):
         return
-    for name, look in (("card", _cards), ("iban", _ibans), ("ip", _addresses)):
-        if look(text):
-            yield name
+    for kind, holds in (("card", _has_card), ("iban", _has_iban), ("ip", _has_address)):
+        if holds(text):
+            yield kind
             return  # its digits would pass for a telephone number
-    if _phones(text):
+    if _has_phone(text):
         yield "phone"
 
 
-def personal_data(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """All records with the kinds of personal data counted, or only those that hold none (`curate.personal_data`).
+def _has_card(text: str) -> bool:
+    from stdnum import luhn
 
-    A record that is set aside loses its text, so that the data is stored nowhere.
-    """
-    wanted = context.settings.personal_data
-    if wanted == "off":
-        return records, []
-    kept, rejected = [], []
-    for r in records:
-        found = list(kinds(r.text))
-        context.personal_data.update(found)
-        if found and wanted == "reject" and not r.is_human_labelled:
-            reason = f"it holds personal data ({', '.join(found)}; curate.personal_data)"
-            rejected.append(Rejected(replace(r, text=""), "personal_data", reason, len(found)))
-        else:
-            kept.append(r)
-    return kept, rejected
+    for match in _CARD.finditer(text):
+        digits = re.sub(r"\D", "", match[0])
+        if 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn.is_valid(digits):
+            return True
+    return False
+
+
+def _has_iban(text: str) -> bool:
+    from stdnum import iban
+
+    return any(iban.is_valid(match[0]) for match in _IBAN.finditer(text))
+
+
+def _has_address(text: str) -> bool:
+    for match in _IP.finditer(text):
+        try:
+            address = ipaddress.ip_address(match[0])
+        except ValueError:
+            continue
+        # private and documentation ranges are nobody's; four numbers after `version` are a version
+        if address.is_global and not _VERSION.search(text[: match.start()]):
+            return True
+    return False
+
+
+def _has_phone(text: str) -> bool:
+    if not _PHONE.search(text):
+        return False
+    from phonenumbers import Leniency, PhoneNumberMatcher
+
+    if "+" in text and next(iter(PhoneNumberMatcher(text, None, leniency=Leniency.VALID)), None):
+        return True
+    # a national number must be grouped as its country does: a run of digits may be anything
+    return any(
+        re.search(r"\d[ .()-]+\d", match.raw_string) and not re.search(r"\d[.]\d", match.raw_string)
+        for region in _REGIONS
+        for match in PhoneNumberMatcher(text, region, leniency=Leniency.STRICT_GROUPING)
+    )

@@ -1,15 +1,12 @@
-"""Set aside generated texts in which the LLM declines or speaks of itself."""
+"""Reject generated texts in which the LLM declines or speaks of itself."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
-from tasks.records import Record, Rejected
+from tasks.curate.context import CurationContext
+from tasks.records import Partition, Record, Rejected, partition
 from tasks.text.tokens import words
-
-if TYPE_CHECKING:
-    from tasks.curate.context import Context
 
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]*[\"'”’)]*")
 _QUOTED = re.compile(r"[\"“][^\"“”\n]*[\"”]")
@@ -33,33 +30,33 @@ _DECLINES = re.compile(
     r"\bi\s+hope\s+this\s+helps\b|\bis\s+there\s+anything\s+else\s+(?:i\s+can|you)\b",
     re.IGNORECASE,
 )
-SHARE = 0.25  # of the words, in sentences that decline
+_SHARE = 0.25  # of the words, in sentences that decline
 
 
-def refusing(text: str) -> tuple[float, str]:
-    """The share of the words that stand in sentences that decline (1.0 where the model names itself), and one of them.
+def refusal(records: list[Record], context: CurationContext) -> Partition:
+    """Rows in which no model declines, anywhere in the text."""
 
-    What stands in quotation marks is somebody else's speech and does not count.
+    def check(r: Record) -> Rejected | None:
+        share, sentence = _find_refusal(r.text) if r.is_synthetic else (0.0, "")
+        if share < _SHARE:
+            return None
+        excerpt = " ".join(sentence.split())[:80]
+        reason = f"the model declines or speaks of itself in {share:.2f} of the text: {excerpt!r}"
+        return Rejected(r, "refusal", reason, round(share, 4))
+
+    return partition(records, check)
+
+
+def _find_refusal(text: str) -> tuple[float, str]:
+    """The share of the words in sentences that decline (1.0 where the model names itself), and one of them.
+
+    Quoted speech does not count.
     """
-    spoken = _QUOTED.sub(" ", text)
-    itself = _ITSELF.search(spoken)
-    if itself:
+    unquoted = _QUOTED.sub(" ", text)
+    if itself := _ITSELF.search(unquoted):
         return 1.0, itself[0]
-    if not _DECLINES.search(spoken):
+    if not _DECLINES.search(unquoted):
         return 0.0, ""
-    said = [s for s in _SENTENCE.findall(spoken) if _DECLINES.search(s)]
-    share = sum(len(words(s)) for s in said) / max(1, len(words(text)))
-    return min(1.0, share), said[0] if said else ""
-
-
-def refusal(records: list[Record], context: Context) -> tuple[list[Record], list[Rejected]]:
-    """Records in which no model declines, at any place of the text."""
-    kept, rejected = [], []
-    for r in records:
-        share, said = refusing(r.text) if r.is_synthetic else (0.0, "")
-        if share >= SHARE:
-            reason = f"the model declines or speaks of itself in {share:.2f} of the text: {' '.join(said.split())[:80]!r}"
-            rejected.append(Rejected(r, "refusal", reason, round(share, 4)))
-        else:
-            kept.append(r)
-    return kept, rejected
+    sentences = [s for s in _SENTENCE.findall(unquoted) if _DECLINES.search(s)]
+    share = sum(len(words(s)) for s in sentences) / max(1, len(words(text)))
+    return min(1.0, share), next(iter(sentences), "")

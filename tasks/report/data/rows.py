@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.augment.self_training import SelfTrainingResult
-from tasks.curate.checks.personal_data import kinds
+from tasks.curate.checks.personal_data import personal_data_kinds
 from tasks.curate.stage import CurateResult
 from tasks.dataset.split import SplitsResult
 from tasks.records import Record, Rejected, read_records, read_rejected
@@ -51,7 +51,7 @@ def withheld(
         if row in named:
             return True
         share = held_out.closest(text)[0] if held_out and text else 0.0
-        return (share > 0 and share >= leak) or (personal and any(kinds(text)))
+        return (share > 0 and share >= leak) or (personal and any(personal_data_kinds(text)))
 
     return hidden
 

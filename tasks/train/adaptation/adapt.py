@@ -194,10 +194,10 @@ def _unlabelled(
     project: Project, splits: SplitsResult, known: set[str]
 ) -> tuple[list[Record], int]:
     """The unlabelled rows that stand nowhere else, and how many were left out as leaks of dev or test."""
-    from tasks.curate.context import Context
+    from tasks.curate.context import CurationContext
 
     rows = [r for r in read_records(splits.directory / "unlabelled.jsonl") if r.id not in known]
-    context = Context(
+    context = CurationContext(
         project.curate, Fingerprints.load(splits.directory / FINGERPRINTS), _no_embedding
     )
     kept, leaks = leak(_by_hash(rows), context)
