@@ -147,7 +147,7 @@ def test_first_run_promotes_and_second_finds_everything(
     assert reseed("report", "toyy")[0] == 2
     client().log_text(told.info.run_id, "<script>alert(1)</script>" + page, "report.html")
     code, _, err = reseed("report", "toy")
-    assert code == 2 and "is none that this version of Reseed writes" in err
+    assert code == 2 and "was not written by this version of Reseed" in err
     assert Path(first["report"]).read_text(encoding="utf-8") == page
 
     code, out, err = reseed("retrain", config, "--json", *more)

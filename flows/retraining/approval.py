@@ -1,9 +1,8 @@
-"""A person's yes or no to a challenger that the judge would promote (`promote.approval: required`)."""
+"""A person's approval of a challenger that the judge would promote (`promote.approval: required`)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from prefect.input import RunInput
 
@@ -14,11 +13,11 @@ from flows.registry.client import Version
 from flows.review.session import WAIT_SECONDS
 from tasks.verdict.decide import Verdict
 
-MOST_OF_A_NAME = 100  # characters
+NAME_LENGTH = 100  # characters of a name that are kept
 
 
 class Approval(RunInput):
-    """What a person answers to a retrain that waits with a verdict."""
+    """A person's answer to a retrain that waits with a verdict."""
 
     approve: bool
     by: str
@@ -27,69 +26,72 @@ class Approval(RunInput):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Whether the challenger may be promoted now, and a sentence on who said so or what is waited for."""
+    """Whether the challenger may be promoted now, and a sentence on who decided or what is awaited."""
 
     approved: bool
     sentence: str
     who: str = ""
 
 
-def ask(run: RunContext, version: Version, verdict: Verdict, *, champion: Version | None) -> Answer:
-    """A person's decision on promoting `version`; both answers are recorded on it with their reason, and a refusal in the history.
+def ask_for_approval(
+    run: RunContext, version: Version, verdict: Verdict, *, champion: Version | None
+) -> Answer:
+    """A person's decision on promoting `version`; it is recorded on the version, a refusal also in the history.
 
-    In a run of a deployment the flow is suspended with the verdict until somebody resumes it with an Approval, and again where
-    that has no name or reason; its process ends meanwhile, and the run starts anew, where finished stages are found. Elsewhere
-    nobody is asked: `reseed promote` is the yes and `reseed refuse` the no. A challenger that was compared with another champion
-    meanwhile is asked about again.
+    In a run of a deployment the flow is suspended until somebody resumes it with an Approval, and again
+    where that lacks a name or a reason; its process ends meanwhile, and the run starts again from the
+    beginning, where finished stages are found. Elsewhere nobody is asked: `reseed promote` approves and
+    `reseed refuse` refuses. When the champion changes meanwhile, the question is asked again.
     """
     from prefect.runtime import deployment
 
-    promote, no = (
+    promote, refuse = (
         f"`reseed {verb} {version.name} {version.version} --reason WHY`"
         for verb in ("promote", "refuse")
     )
     if deployment.id is None:
-        return Answer(False, f"a person has to approve it (promote.approval): {promote}, or {no}")
-    say(f"version {version.version} waits for a person's approval: resume this flow run")
+        return Answer(False, f"it needs approval (promote.approval): {promote}, or {refuse}")
+    say(f"version {version.version} waits for approval: resume this flow run")
     opponent = champion.version if champion else "none"
-    answer = _answered(f"approve-{version.version}-{opponent}", _table(version, verdict))
-    by, reason = answer.by.strip()[:MOST_OF_A_NAME], answer.reason.strip()
-    word = "approved" if answer.approve else "refused"
-    run.registry.tag_version(version, {f"reseed.{word}_by": by, f"reseed.{word}_because": reason})
-    said = f"{word} by {by}: {reason}"
+    answer = _wait_for_answer(
+        f"approve-{version.version}-{opponent}", _verdict_table(version, verdict)
+    )
+    by, reason = answer.by.strip()[:NAME_LENGTH], answer.reason.strip()
+    decision = "approved" if answer.approve else "refused"
+    tags = {f"reseed.{decision}_by": by, f"reseed.{decision}_because": reason}
+    run.registry.tag_version(version, tags)
+    sentence = f"{decision} by {by}: {reason}"
     if answer.approve:
-        return Answer(True, said, by)
+        return Answer(True, sentence, by)
     admin.record_refusal(run.registry, version, champion=champion, who=by, reason=reason)
-    return Answer(False, f"{said}; {promote} overrules it", by)
+    return Answer(False, f"{sentence}; {promote} overrules it", by)
 
 
-def _answered(key: str, table: str) -> Approval:
-    """The first answer that has a name and a reason; the one before is shown again with what it lacks."""
+def _wait_for_answer(key: str, table: str) -> Approval:
+    """The first answer that has a name and a reason; an incomplete one is shown again with what it lacks."""
     from prefect import suspend_flow_run
 
-    told: dict[str, Any] = {"description": table, "approve": False, "by": "", "reason": ""}
-    asked = 0
+    form = Approval.with_initial_data(description=table, approve=False, by="", reason="")
+    attempt = 0
     while True:
-        # the key is stable: a pause that was resumed gives its answer at once when the run starts anew
+        # the key is stable: a pause that was resumed gives its answer at once when the run starts again
         answer = suspend_flow_run(
-            wait_for_input=Approval.with_initial_data(**told),
-            key=f"{key}-{asked}" if asked else key,
+            wait_for_input=form,
+            key=f"{key}-{attempt}" if attempt else key,
             timeout=WAIT_SECONDS,
         )
-        given = {"name (by)": answer.by, "reason": answer.reason}
-        missing = " and ".join(what for what, text in given.items() if not text.strip())
+        fields = {"name (by)": answer.by, "reason": answer.reason}
+        missing = " and ".join(name for name, text in fields.items() if not text.strip())
         if not missing:
             return answer
-        asked += 1
+        attempt += 1
         say(f"the answer had no {missing}: resume this flow run with both")
-        told = {
-            **answer.model_dump(),
-            "description": f"**The answer had no {missing}: give both.**\n\n{table}",
-        }
+        description = f"**The answer had no {missing}: give both.**\n\n{table}"
+        form = Approval.with_initial_data(description=description, **answer.model_dump())
 
 
-def _table(version: Version, verdict: Verdict) -> str:
-    """The verdict in Markdown, for the page on which a person resumes the run."""
+def _verdict_table(version: Version, verdict: Verdict) -> str:
+    """The verdict in Markdown, for the page where the run is resumed."""
     rows = {
         "challenger": f"version {version.version}",
         "against": verdict.opponent,
@@ -98,13 +100,8 @@ def _table(version: Version, verdict: Verdict) -> str:
         "right alone": f"{verdict.won} rows, the other {verdict.lost}",
         "verdict number on this test set": verdict.use,
     }
-    lines = [
-        f"**{version.name}: promote?**",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {k} | {v} |" for k, v in rows.items()),
-    ]
+    lines = [f"**{version.name}: promote?**", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in rows.items()]
     gains = sorted((verdict.labels or {}).items(), key=lambda item: item[1])
     lines += ["", "Gain by label: " + ", ".join(f"{label} {gain:+.3f}" for label, gain in gains)]
     return "\n".join(lines)

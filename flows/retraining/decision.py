@@ -11,7 +11,7 @@ from flows.progress import say
 from flows.registry import notifications, promotion
 from flows.registry.client import Version
 from flows.registry.promotion import ChampionMoved
-from flows.retraining import approval
+from flows.retraining.approval import ask_for_approval
 from flows.retraining.scoring import MeasuredChampion, measure_champion, score
 from flows.tracking.model_scores import log_champion_scores
 from tasks.atomic import CorruptDirectory
@@ -213,7 +213,7 @@ def _promote(
     """Promote after a person's yes where that is required. Raises ChampionMoved where the champion is another by now."""
     version, verdict, who = candidate.version, judged.verdict, ""
     if run.project.promote.approval == "required":
-        answer = approval.ask(run, version, verdict, champion=champion)
+        answer = ask_for_approval(run, version, verdict, champion=champion)
         verdict = verdict.but(reasons=(*verdict.reasons, answer.sentence))
         if not answer.approved:
             return Outcome(verdict, judged.champion, promoted=False)

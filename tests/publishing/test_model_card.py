@@ -60,7 +60,7 @@ def test_it_says_what_a_reader_asks() -> None:
     assert (
         "all-MiniLM-L6-v2 (apache-2.0)" in card
         and "| prompt | toy-generate/1 |" in card
-        and "opened 5 times" in card
+        and "used 5 times" in card
     )
     assert "b\\|c 0.500." in card
 
@@ -89,7 +89,7 @@ def test_slices_and_other_figures_are_shown_where_there_are_any() -> None:
         "typing errors" in render_markdown("model_card.md.j2", CONTEXT)
         and "typing errors" not in card
     )
-    assert "Licence: that of all-MiniLM-L6-v2 (apache-2.0), and the terms of gpt-4o-mini" in card
+    assert "Licence: the licence of all-MiniLM-L6-v2 (apache-2.0), and the terms of gpt-4o-mini" in card
 
 
 def test_texts_from_data_are_letters() -> None:

@@ -82,7 +82,7 @@ FIRST = (1, "1", None, "verdict", "", "better")
 def test_in_a_terminal_nobody_is_asked_and_both_verbs_are_named(
     run: RunContext, two: list[Version], verdict: Verdict
 ) -> None:
-    said = approval.ask(run, two[1], verdict, champion=two[0])
+    said = approval.ask_for_approval(run, two[1], verdict, champion=two[0])
     assert not said.approved and "reseed promote toy 2 --reason" in said.sentence
     assert "reseed refuse toy 2 --reason" in said.sentence
 
@@ -98,7 +98,7 @@ def test_both_answers_are_recorded_and_a_refusal_is_a_row(
 ) -> None:
     asked[0]["answers"] = [{"approve": yes, "by": "ada", "reason": "seen by the board"}]
     for _ in range(2):  # as when the flow run is executed again: its answer is met again
-        said = approval.ask(run, two[1], verdict, champion=two[0])
+        said = approval.ask_for_approval(run, two[1], verdict, champion=two[0])
     word = "approved" if yes else "refused"
     assert said.approved is yes and said.sentence.startswith(f"{word} by ada: seen by the board")
     tags = sqlite.registry.version("toy", "2").tags
@@ -117,7 +117,7 @@ def test_the_question_shows_the_verdict_and_is_one_a_comparison(
 ) -> None:
     asked[0]["answers"] = [{"approve": True, "by": "ada", "reason": "why not"}]
     for champion in (two[0], None):
-        approval.ask(run, two[1], verdict, champion=champion)
+        approval.ask_for_approval(run, two[1], verdict, champion=champion)
     assert [a["key"] for a in asked[1:]] == ["approve-2-1", "approve-2-none"]
     table = asked[1]["description"]
     assert (
@@ -132,7 +132,7 @@ def test_an_answer_without_name_or_reason_is_asked_again(
 ) -> None:
     whole = {"approve": True, "by": "ada", "reason": "why not"}
     asked[0]["answers"] = [whole | {"by": " "}, whole | {"by": "", "reason": ""}, whole]
-    said = approval.ask(run, two[1], verdict, champion=two[0])
+    said = approval.ask_for_approval(run, two[1], verdict, champion=two[0])
     assert said.approved and said.who == "ada"
     first, second, third = asked[1:]
     assert [a["key"] for a in (first, second, third)] == [
