@@ -1,4 +1,4 @@
-"""What every part of one retrain needs: its project, where it works, and how it runs a stage."""
+"""The context of one retrain: its project, its stores, its splits, and how it runs a stage."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Result = TypeVar("Result", bound=StageResult)
 class RunContext:
     """One retrain.
 
-    `generation` is the number of the challenger, `judged_before` whether an earlier flow run judged it;
-    `answers` are those of the models that are told apart, where they are the real text.
+    `generation` is the number of the challenger, `judged_before` whether an earlier flow run judged it.
+    `answers` are the texts of the models, for a detector of which model wrote a text; otherwise None.
     """
 
     project: Project

@@ -1,4 +1,4 @@
-"""Rows alone: what they would cost, or their generation and curation without a model."""
+"""Generate and curate rows without training a model, or estimate what that would cost."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from rich.table import Table
 
 from flows.publishing.prompts import register_prompt
 from flows.publishing.report import summarise_generators
-from flows.publishing.terminal import format_counts
 from flows.retraining.generation_loop import fill_quota
 from flows.retraining.session import flow_run_name, open_session
 from flows.settings import Settings
 from tasks.curate.stage import RowCounts
 from tasks.dataset.split import split_dataset
-from tasks.figures import Figures
+from tasks.figures import Figures, format_counts
 from tasks.llm.budget import Estimate, estimate_usage
 from tasks.llm.request import Request
 from tasks.project import Project
@@ -39,9 +38,10 @@ from tasks.workspace import Workspace
 
 
 class Plan(Figures):
-    """What a project's rows are likely to cost, by generator and in total; nothing was sent.
+    """An estimate of what a project's rows cost, by generator and in total; nothing was sent.
 
-    `quota` is rows wanted by label, `over_budget` the limits that the estimate passes, `example` a request.
+    `quota` is the rows wanted by label, `over_budget` the limits that the estimate exceeds, `example` the
+    text of one request.
     """
 
     project: str
@@ -56,7 +56,7 @@ class Plan(Figures):
 
 
 class GeneratedReport(Figures):
-    """What `reseed generate` made: rows requested, accepted and rejected, and what they cost."""
+    """The result of `reseed generate`: rows requested, accepted and rejected, and their cost."""
 
     project: str
     requested: dict[str, int]
@@ -72,10 +72,11 @@ class GeneratedReport(Figures):
     mlflow_run_id: str
 
 
-def planned(config: Path, overrides: tuple[str, ...]) -> Plan:
-    """Requests, tokens and dollars that the whole quota is likely to take, by generator. Nothing is sent.
+def estimate_cost(config: Path, overrides: tuple[str, ...]) -> Plan:
+    """The requests, tokens and dollars that the whole quota is likely to take. Nothing is sent.
 
-    Where models are told apart, they are those of the answers, which are the real text: it is not there yet.
+    For a detector of which model wrote a text, the answers of the models are estimated instead: they are
+    its real text. Raises UserError where the project file is wrong.
     """
     project = load_project(config, overrides)
     check_references(project, config)
@@ -111,7 +112,7 @@ def planned(config: Path, overrides: tuple[str, ...]) -> Plan:
 def _planned_rows(
     project: Project, workspace: Workspace
 ) -> tuple[dict[str, int], dict[str, Estimate], Request | None]:
-    """(rows wanted by label, what each generator is likely to take, a request)."""
+    """(rows wanted by label, the estimate of each generator, one request)."""
     splits = split_dataset(project, workspace=workspace)
     quota = project.generate.quota(project.label_names, splits.seed)
     seeds = read_records(splits.directory / "seed.jsonl")
@@ -137,7 +138,7 @@ def _planned_rows(
 
 
 def _over(project: Project, total: Estimate) -> list[str]:
-    """The limits that the estimate passes."""
+    """The names of the limits that the estimate exceeds."""
     limits = project.generate.budget
     tokens = total.prompt_tokens + total.completion_tokens
     needed = {"requests": total.requests, "tokens": tokens, "usd": total.usd}
@@ -150,13 +151,13 @@ def _over(project: Project, total: Estimate) -> list[str]:
 
 @flow(name="generate", flow_run_name=flow_run_name, timeout_seconds=7 * 24 * 3600)
 def generate(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Fill every label's quota of accepted rows and stop there; the next retrain finds them. A GeneratedReport as JSON."""
+    """A GeneratedReport as JSON: every label's quota is filled, and the next retrain uses the rows."""
     with open_session(config, overrides) as session:
         run = session.run
         run.tracking.set_tags(prompt=register_prompt(run.tracking.client, run.project))
         generated = fill_quota(run)
         c = generated.curated
-        found = GeneratedReport(
+        report = GeneratedReport(
             project=run.project.name,
             requested=dict(generated.requested),
             accepted=c.accepted,
@@ -170,51 +171,48 @@ def generate(config: str, overrides: list[str] | None = None) -> dict[str, Any]:
             seconds={name: round(s, 1) for name, s in run.runner.seconds.items()},
             mlflow_run_id=run.tracking.run_id,
         )
-        return found.model_dump(mode="json")
+        return report.model_dump(mode="json")
 
 
-def show_plan(found: Plan, console: Console) -> None:
-    """Print the plan; everything in it is an estimate."""
+def show_plan(report: Plan, console: Console) -> None:
+    """Print the plan."""
     table = Table(
-        title=escape(f"{found.project}: estimated, nothing was sent"), title_justify="left"
+        title=escape(f"{report.project}: an estimate, nothing was sent"), title_justify="left"
     )
     for name in ("generator", "requests", "prompt tokens", "written tokens", "dollars"):
         table.add_column(name, justify="left" if name == "generator" else "right")
-    for name, e in [*found.generators.items(), ("total", found.total)]:
+    for name, e in [*report.generators.items(), ("total", report.total)]:
         cells = (e.requests, e.prompt_tokens, e.completion_tokens, e.usd)
         table.add_row(escape(name), *(f"{n:,}" for n in cells))
     console.print(table)
-    if any(found.quota.values()):
-        quota = ", ".join(f"{n} {label}" for label, n in found.quota.items())
-        console.print(escape(f"accepted rows wanted: {quota}"))
-    for notice in found.notices:
+    if any(report.quota.values()):
+        console.print(escape(f"accepted rows wanted: {format_counts(report.quota)}"))
+    for notice in report.notices:
         console.print(escape(notice))
-    for name in found.over_budget:
-        limit = found.budget[name]
+    for name in report.over_budget:
+        limit = report.budget[name]
         console.print(
-            escape(
-                f"generate.budget.{name} is {limit}: the run would stop before its quota is full"
-            )
+            escape(f"generate.budget.{name} is {limit}: a run would stop before the quota is full")
         )
-    if found.example:
-        console.print(escape(f"a request: {found.example}"))
+    if report.example:
+        console.print(escape(f"one request: {report.example}"))
 
 
-def show_rows(found: GeneratedReport, console: Console) -> None:
-    """Print what was generated."""
+def show_rows(report: GeneratedReport, console: Console) -> None:
+    """Print the result."""
     table = Table(
-        title=escape(f"{found.project}: generated rows"), show_header=False, title_justify="left"
+        title=escape(f"{report.project}: generated rows"), show_header=False, title_justify="left"
     )
     lines = {
-        "rows requested": str(sum(found.requested.values())),
-        "accepted": f"{found.sizes.accepted}  ({format_counts(found.accepted)})",
-        "rejected": f"{found.sizes.rejected}  ({format_counts(found.rejected)})",
-        "rows": found.rows,
+        "rows requested": str(sum(report.requested.values())),
+        "accepted": f"{report.sizes.accepted}  ({format_counts(report.accepted)})",
+        "rejected": f"{report.sizes.rejected}  ({format_counts(report.rejected)})",
+        "rows": report.rows,
     }
-    if found.cost.tokens:
-        lines["cost"] = found.cost.line()
-    if found.ended:
-        lines["ended"] = found.ended
+    if report.cost.tokens:
+        lines["cost"] = report.cost.line()
+    if report.ended:
+        lines["ended"] = report.ended
     for name, value in lines.items():
         table.add_row(name, escape(value))
     console.print(table)

@@ -39,7 +39,7 @@ from tasks.workspace import RetrainData
 
 @flow(name="retrain", flow_run_name=flow_run_name, timeout_seconds=7 * 24 * 3600)
 def retrain(config: str, overrides: list[str] | None = None, fresh: bool = False) -> dict[str, Any]:
-    """The report of a retrain of the project file `config`, as JSON. `fresh` makes a new challenger."""
+    """A RetrainReport as JSON, for the project file `config`. `fresh` starts a new challenger."""
     with open_session(config, overrides, fresh=fresh) as session:
         report = _retrain(session.run)
         session.mark_judged()
@@ -94,7 +94,7 @@ def _retrain(run: RunContext) -> RetrainReport:
 
 
 def _generate(run: RunContext) -> GeneratedRows:
-    """The curated rows, with what a person decided about them where the project asks for a review."""
+    """The curated rows, after a person's review if the project asks for one."""
     generated = fill_quota(run)
     data = _note_data(run, generated)
     if wait_for_review(run, data):
@@ -108,7 +108,7 @@ def _generate(run: RunContext) -> GeneratedRows:
 def _note_data(
     run: RunContext, generated: GeneratedRows, trained: Trained | None = None
 ) -> RetrainData:
-    """Record where `reseed review` and `reseed curate` find the rows of the last retrain."""
+    """Record where the rows of this retrain are, for `reseed review` and `reseed curate`."""
     added = trained.self_trained if trained else None
     data = RetrainData(
         config=run.config,

@@ -1,8 +1,7 @@
-"""One way to run a stage: a Prefect task with its retry policy, its timing, its run in MLflow, its progress and its line.
+"""The one way to run a stage: as a Prefect task, timed, logged to MLflow and reported on the terminal.
 
-A retry helps against what passes by itself: an LLM endpoint, the network, a store. It does not help
-against the user's mistake or a bug, so nothing else is retried. Prefect caches nothing: a stage finds
-its own directory.
+Only a TransientError is retried (an LLM endpoint, the network, a store); a mistake or a bug would fail
+again. Prefect caches nothing, because a stage reuses its own published directory.
 """
 
 from __future__ import annotations
@@ -55,22 +54,22 @@ BATCH = 30 * HOUR  # the Batch API answers within a day
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How long a stage may take, in seconds, and how often it is tried again after a TransientError."""
+    """The timeout of a stage in seconds, and how often it is retried after a TransientError."""
 
     timeout: float
     retries: int = 0
 
 
 POLICIES: dict[Callable[..., Any], Policy] = {
-    # reads files, S3 or a hub
+    # reads files, S3 or a hub of datasets
     split_dataset: Policy(HOUR, retries=3),
     sealed_test_set: Policy(HOUR, retries=3),
-    # talk to LLMs; each request has retries of its own, and what was bought is not asked for again
+    # calls LLMs; each request has its own retries, and a paid reply is never requested again
     ask_models: Policy(BATCH, retries=2),
     propose: Policy(BATCH, retries=2),
     synthesise: Policy(BATCH, retries=2),
     score_llm: Policy(12 * HOUR, retries=2),
-    # compute on this machine
+    # computes on this machine
     study: Policy(HOUR),
     curate: Policy(2 * HOUR),
     mixture: Policy(HOUR),
@@ -94,12 +93,12 @@ POLICIES: dict[Callable[..., Any], Policy] = {
     data_report: Policy(HOUR),
     judge: Policy(HOUR),
 }
-STORE = Policy(30 * MINUTE, retries=3)  # writes to MLflow that may be repeated
+STORE = Policy(30 * MINUTE, retries=3)  # idempotent writes to MLflow
 
 
 @dataclass(frozen=True, slots=True)
 class StageRunner:
-    """Runs stages: `seconds` adds up what each took in this run; a stage that was found took nothing."""
+    """Runs stages: `seconds` adds up what each took in this run; a reused stage adds nothing."""
 
     tracking: Tracking
     seconds: Counter[str] = field(default_factory=Counter)
@@ -107,10 +106,10 @@ class StageRunner:
     def stage(
         self, function: Callable[P, Result], *, name: str | None = None, headline: bool = False
     ) -> Callable[P, Result]:
-        """`function` as a step of this retrain, called with its own arguments.
+        """`function` as a step of this retrain; call it with the arguments of `function`.
 
-        `name` is how the step is called on the terminal, in Prefect and in MLflow. With `headline` the
-        result's headline figures are also logged on the retrain's own run.
+        `name` is the step's name on the terminal, in Prefect and in MLflow. With `headline`, the result's
+        headline figures are also logged on the retrain's own run.
         """
         title = name or _title(function)
 
@@ -119,7 +118,7 @@ class StageRunner:
             result = as_task(function, POLICIES[function], name=title)(*args, **kwargs)
             published = result.published
             self.seconds[published.name] += 0 if published.found else published.seconds  # type: ignore[assignment]
-            say(f"{title}: found" if published.found else f"{title}: {published.seconds:.0f} s")
+            say(f"{title}: reused" if published.found else f"{title}: {published.seconds:.0f} s")
             for line in filter(None, result.summary().splitlines()):
                 say(f"  {line}")
             self.tracking.log_stage(result, name=title)
@@ -130,12 +129,12 @@ class StageRunner:
         return run
 
     def store(self, function: Callable[P, T], *, name: str | None = None) -> Callable[P, T]:
-        """`function`, which writes to MLflow and may be repeated, as a step of this retrain."""
+        """`function`, an idempotent write to MLflow, as a step of this retrain."""
         return as_task(function, STORE, name=name or _title(function))
 
 
 def as_task(function: Callable[P, T], policy: Policy, *, name: str) -> Callable[P, T]:
-    """`function` as a Prefect task called `name`; one with a parameter `progress` shows how far it is."""
+    """`function` as a Prefect task called `name`; if it has a parameter `progress`, its progress is shown."""
     listens = "progress" in inspect.signature(function).parameters
 
     @functools.wraps(function)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -17,3 +19,8 @@ class Interval(Figures):
     value: float
     ci_low: float
     ci_high: float
+
+
+def format_counts(counts: Mapping[str, int]) -> str:
+    """`3 sport, 2 tech`, or `none`."""
+    return ", ".join(f"{n} {name}" for name, n in counts.items()) or "none"

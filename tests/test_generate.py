@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.generate import Plan, planned, show_plan
+from flows.generate import Plan, estimate_cost, show_plan
 from tasks.errors import UserError
 from tests.kit import toy
 
@@ -23,7 +23,7 @@ TWO: dict[str, Any] = {
 
 def plan_of(folder: Path, **sections: Any) -> Plan:
     config = toy.project(folder, endpoint="http://nobody.invalid/v1", encoder=folder, **sections)
-    return planned(config, ())
+    return estimate_cost(config, ())
 
 
 def requests(found: Plan) -> dict[str, int]:
@@ -53,7 +53,7 @@ def test_questions_times_models_where_models_are_told_apart(
         },
     }
     (tmp_path / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
-    found = planned(tmp_path / "who.yaml", ())
+    found = estimate_cost(tmp_path / "who.yaml", ())
     assert requests(found) == {"one": 20, "two": 20} and found.total.requests == 40
     assert found.total.completion_tokens == 2000 and found.total.usd == 0.002
     assert found.over_budget == ["requests"] and found.example == "What is thing number 0?"

@@ -83,7 +83,7 @@ def test_first_run_promotes_and_second_finds_everything(
     )
     stages = {c.info.run_name: c for c in children}
     assert {
-        "prepare",
+        "split",
         "synthesise 1",
         "curate",
         "train",
@@ -126,7 +126,10 @@ def test_first_run_promotes_and_second_finds_everything(
     assert str(version.version) == "1" and version.description.startswith("# toy, version 1")
     card = client().download_artifacts(told.info.run_id, "model_card.md")
     assert Path(card).read_text(encoding="utf-8") == version.description
-    assert client().get_run(version.run_id).info.run_name in {"train", "train after harvest 1"}
+    assert client().get_run(version.run_id).info.run_name in {
+        "train",
+        "train after self-training 1",
+    }
 
     page = Path(first["report"]).read_text(encoding="utf-8")
     assert (

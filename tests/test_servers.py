@@ -160,7 +160,7 @@ def test_the_deployment_completes_on_a_worker(
         assert flow_run["name"].startswith("toy 20")
         _, tasks = get(f"{api}/task_runs/filter", {"task_runs": {}})
         names = {t["name"].rsplit("-", 1)[0] for t in tasks}
-        assert {"prepare", "curate", "train", "register", "promote"} <= names
+        assert {"split", "curate", "train", "register", "promote"} <= names
         assert any(t["name"].startswith("synthesise 1") for t in tasks)
         _, artifacts = get(f"{api}/artifacts/filter", {})
         table = next(a for a in artifacts if a["key"] == "toy-retrain")

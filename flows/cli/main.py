@@ -89,7 +89,7 @@ def generate(config: Path, overrides: tuple[str, ...], only_plan: bool, as_json:
         from flows import generate as flow
 
         if only_plan:
-            plan = flow.planned(config, overrides)
+            plan = flow.estimate_cost(config, overrides)
             finish(plan.model_dump(mode="json"), lambda: flow.show_plan(plan, console))
         else:
             found = flow.generate(config=str(config), overrides=list(overrides))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.table import Table
 from tasks.evaluate.robustness import cases_line
 from tasks.evaluate.robustness import line as flips_line
 from tasks.evaluate.serving import line as serving_line
+from tasks.figures import format_counts
 from tasks.model.inference.choose import describe_choice
 from tasks.report.model import (
     AnswersSummary,
@@ -190,7 +190,7 @@ def _closing_rows(report: RetrainReport) -> Rows:
     spent = ", ".join(f"{stage} {s:.0f}" for stage, s in report.seconds.items() if s)
     ask = f'reseed predict {report.model.name} "some text"'
     return [
-        ("seconds", spent or "every stage was found"),
+        ("seconds", spent or "every stage was reused"),
         ("MLflow run", report.mlflow_run_id),
         ("report", relative_path(report.report)),
         ("open the UIs", "reseed ui"),
@@ -199,11 +199,6 @@ def _closing_rows(report: RetrainReport) -> Rows:
             ask if report.promoted or report.champion else "there is no champion to ask yet",
         ),
     ]
-
-
-def format_counts(counts: Mapping[str, int]) -> str:
-    """`3 sport, 2 tech`, or `none`."""
-    return ", ".join(f"{n} {name}" for name, n in counts.items()) or "none"
 
 
 def relative_path(path: str) -> str:

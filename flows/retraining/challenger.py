@@ -1,9 +1,8 @@
-"""Which challenger a retrain is about.
+"""The challenger of a retrain, by its generation.
 
-Generation 0 is the first; `--fresh` begins the next one, with other seeds. A generation that was begun
-and not judged is continued, with `--fresh` or without: that is what makes the same command resume
-after a kill. A flow run of Prefect's that is executed once more, as a retry or by hand, is about the
-challenger that it was about the first time.
+Generation 0 is the first; `--fresh` starts the next one, with other seeds. A generation without a verdict
+is continued with or without `--fresh`, so the same command resumes after a kill. A Prefect flow run that
+is executed again continues the generation that it had the first time.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Challenger:
     def begin(
         cls, workspace: Workspace, project: str, *, fresh: bool, flow_run: str = ""
     ) -> Challenger:
-        """The challenger that a retrain is about, noted for the next one."""
+        """The challenger that this retrain continues or starts; the choice is recorded."""
         state = _read(workspace, project)
         if flow_run in state.flow_runs:
             return cls(state.flow_runs[flow_run], judged_before=False)
@@ -54,7 +53,7 @@ class Challenger:
         return cls(generation, judged)
 
     def mark_judged(self, workspace: Workspace, project: str) -> None:
-        """Note that this challenger has its verdict, and its promotion where there was one."""
+        """Record that this challenger has its verdict."""
         state = _read(workspace, project)
         if self.generation == state.generation:
             _write(workspace, project, state.model_copy(update={"judged": True}))
@@ -68,7 +67,7 @@ def _read(workspace: Workspace, project: str) -> _State:
         return _State.model_validate_json(path.read_bytes())
     except ValidationError:
         raise UserError(
-            f"{path} is not what a retrain wrote: remove it, and the next retrain is about the first challenger"
+            f"{path} was not written by a retrain: delete it, and the next retrain continues with the first challenger"
         ) from None
 
 

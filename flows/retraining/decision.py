@@ -26,15 +26,15 @@ from tasks.verdict import guardrails
 from tasks.verdict.decide import Policy, Resampling, Verdict, unsure
 from tasks.verdict.evidence import Question, VerdictResult, judge, rows_digest
 
-COMPARISONS = 3  # tries to judge against a champion that keeps moving
+COMPARISONS = 3  # attempts, if the champion changes during each
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """The registered challenger and everything that was measured of it.
 
-    `baselines` are what it must beat where there is no champion; `seeds` the scored models of its recipe,
-    one per seed.
+    `baselines` are what it must beat if there is no champion; `seeds` are the scores of the models of each
+    training seed.
     """
 
     version: Version
@@ -46,7 +46,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The verdict, what was measured of the champion, and whether the champion was replaced."""
+    """The verdict, the champion's scores, and whether the challenger replaced it."""
 
     verdict: Verdict
     champion: ChampionScore | None
@@ -55,10 +55,10 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A verdict with its evidence; None where the champion could not be scored.
+    """A verdict and its evidence, which is None if the champion could not be scored.
 
-    `refused` is true where a person refused the version, or replaced it after a promotion: no verdict
-    overrules that, and the first of the verdict's reasons says it.
+    `refused` is true if a person refused the version, or replaced it after a promotion: no verdict
+    overrules that, and the first reason says so.
     """
 
     verdict: Verdict
@@ -68,7 +68,10 @@ class _Judged:
 
 
 def judge_and_promote(run: RunContext, candidate: Candidate) -> Outcome:
-    """The outcome against the current champion. Where the champion moves meanwhile, the two are compared again."""
+    """The outcome against the current champion; if that changes meanwhile, the comparison is repeated.
+
+    Raises TransientError if it changes during each of several comparisons.
+    """
     promote = run.project.promote
     hooks = {"webhook": promote.webhook, "export": promote.export_to}
     run.registry.set_notification_targets(run.project.name, {k: v for k, v in hooks.items() if v})
@@ -84,14 +87,14 @@ def judge_and_promote(run: RunContext, candidate: Candidate) -> Outcome:
         try:
             return _promote(run, champion, candidate, judged)
         except ChampionMoved as e:
-            say(f"{e}: comparing again")
+            say(f"{e}: comparing again with the new one")
     raise TransientError(
-        f"{run.project.name}: the champion moved during each of {COMPARISONS} comparisons; run it again"
+        f"{run.project.name}: the champion changed during each of {COMPARISONS} comparisons; run the retrain again"
     )
 
 
 def _judge(run: RunContext, champion: Version | None, candidate: Candidate) -> _Judged:
-    """The verdict against the champion, or what must be beaten where there is none; recorded on the version."""
+    """The verdict against the champion, or against the best baseline if there is none; recorded on the version."""
     opponent = champion or run.registry.last_champion(run.project.name)
     use = run.registry.count_test_set_use(
         run.project.name, test_set=rows_digest(candidate.score), bundle=candidate.version.digest
@@ -112,7 +115,7 @@ def _judge(run: RunContext, champion: Version | None, candidate: Candidate) -> _
 
 
 def _against_baseline(run: RunContext, candidate: Candidate, use: int) -> _Judged:
-    """The verdict against the best baseline that answered the same rows."""
+    """The verdict against the best baseline that was scored on all test rows."""
     whole = {name: b for name, b in candidate.baselines.items() if not b.sample}
     name = max(whole, key=lambda b: whole[b].known.f1_macro.value)
     title = f"the best baseline ({name.replace('_', ' ')})"
@@ -140,11 +143,11 @@ def _against_champion(
         unknown = ChampionScore(version=champion.version, score=None, measures={})
         return _Judged(unsure(f"{title} cannot be scored again: {e}", title), unknown, None)
     policy = _policy(run.project)
-    if not scored.probabilities:  # else no project that gets a new label could promote again
+    if not scored.probabilities:  # otherwise no project with a new label could promote again
         limits = {name: limit for name, limit in policy.limits.items() if name != "ece"}
         policy = policy.model_copy(update={"limits": limits})
         say(
-            "  the champion has other labels than the project: its probabilities cannot be compared, and "
+            "  the champion has other labels than the project, so its probabilities cannot be compared: "
             "promote.limits.ece is not checked"
         )
     measures = {**guardrails.measures(candidate.score, scored), **measured.measures}
@@ -210,7 +213,7 @@ def _champion_score(
 def _promote(
     run: RunContext, champion: Version | None, candidate: Candidate, judged: _Judged
 ) -> Outcome:
-    """Promote after a person's yes where that is required. Raises ChampionMoved where the champion is another by now."""
+    """Promote, after a person's approval if required. Raises ChampionMoved if the champion has changed."""
     version, verdict, who = candidate.version, judged.verdict, ""
     if run.project.promote.approval == "required":
         answer = ask_for_approval(run, version, verdict, champion=champion)
@@ -239,7 +242,7 @@ def _promote(
 
 
 def _already_champion(run: RunContext, champion: Version, candidate: Candidate) -> Outcome:
-    """The outcome for a challenger that is the champion: the recorded verdict when a retrain is resumed, otherwise keep."""
+    """The outcome for a challenger that is the champion: the recorded verdict if resumed, otherwise keep."""
     when = champion.tags.get("reseed.promoted_at", "an earlier time")[:19]
     measured = candidate.measured
     score = ChampionScore(
@@ -272,9 +275,8 @@ def _record(
         "reseed.judged_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "reseed.test.f1_macro": f"{candidate.score.known.f1_macro.value:.4f}",
         "reseed.run": run.tracking.run_id,
-        "reseed.evidence": evidence.digest
-        if evidence
-        else "",  # that of an older verdict must not remain
+        # empty rather than absent, so that nothing remains of an older verdict
+        "reseed.evidence": evidence.digest if evidence else "",
         "reseed.evidence_run": run.tracking.stage_run_id(evidence) if evidence else "",
     }
     run.registry.tag_version(candidate.version, tags)

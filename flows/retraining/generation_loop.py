@@ -10,6 +10,7 @@ from flows.context import RunContext
 from flows.progress import say
 from tasks.curate.stage import CurateResult, curate
 from tasks.errors import TransientError, UserError
+from tasks.figures import format_counts
 from tasks.llm.budget import Spent
 from tasks.llm.request import RowUsage, Usage
 from tasks.report.model import Cost
@@ -29,7 +30,7 @@ from tasks.synthesise.study import study
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round of generation: what it was asked for, and what came."""
+    """One round of generation: the request and its result."""
 
     asked: RoundRequest
     result: SynthesiseResult
@@ -39,7 +40,8 @@ class Round:
 class GeneratedRows:
     """The curated rows, and the rounds that led to them.
 
-    `given_up` has the reason for each label that was given up; `ended` says why the quota is not full.
+    `given_up` maps a label to the reason why it was given up; `ended` is why the loop stopped before the
+    quota was full, or None.
     """
 
     curated: CurateResult
@@ -64,21 +66,22 @@ class GeneratedRows:
 
     @property
     def usage(self) -> Usage:
-        """What all LLMs were asked for rows."""
+        """Requests and tokens of all LLMs together."""
         parts: list[Usage] = [*self.results]
         return Usage.total([self.answers, *parts] if self.answers else parts)
 
     @property
     def usage_by_generator(self) -> list[dict[str, RowUsage]]:
-        """For each stage that asked LLMs for rows, the usage of each generator."""
+        """The usage of each generator, one dict per stage that called LLMs."""
         parts: list[dict[str, RowUsage]] = [{**r.generators} for r in self.results]
         return [self.answers.generators, *parts] if self.answers else parts
 
 
 def fill_quota(run: RunContext) -> GeneratedRows:
-    """Every label's quota of accepted rows, or the reason why not.
+    """The quota of accepted rows for every label, or the reason why it is not full.
 
-    What is hard on dev is asked for in later portions.
+    Later portions focus on what a model trained on the earlier ones gets wrong on dev. Raises UserError,
+    or TransientError where an endpoint may recover, if there is no row at all to train on.
     """
     return _Loop(run).fill()
 
@@ -91,9 +94,8 @@ class _Loop:
     rounds: list[Round] = field(default_factory=list)
     curated: CurateResult | None = None
     topics: dict[str, list[str]] = field(default_factory=dict)
-    tried: Counter[str] = field(
-        default_factory=Counter
-    )  # of the rows asked for, those whose requests were answered
+    # rows requested in the requests that were answered
+    tried: Counter[str] = field(default_factory=Counter)
     given_up: dict[str, str] = field(default_factory=dict)
     ended: str | None = None
     studies: int = 0
@@ -112,7 +114,7 @@ class _Loop:
             self._fill_portion(quota, target, focus)
             if number + 1 < len(targets) and self.curated and not self.ended:
                 focus = self._study(self.curated)
-        curated = self.curated or self._curate()  # with nothing asked for: the seed rows alone
+        curated = self.curated or self._curate()  # nothing was requested: the seed rows alone
         self._report_missing(curated, quota)
         return GeneratedRows(
             curated=curated,
@@ -143,9 +145,11 @@ class _Loop:
             if not lacking:
                 return
             if not count:
-                self.ended = f"the budget of {budget} requests is spent (generate.budget.requests)"
+                self.ended = (
+                    f"the budget of {budget} requests is used up (raise generate.budget.requests)"
+                )
             elif len(self.rounds) >= g.max_rounds:
-                self.ended = f"{g.max_rounds} rounds were made (generate.max_rounds)"
+                self.ended = f"{g.max_rounds} rounds were made (raise generate.max_rounds)"
             else:
                 self._ask(count, focus)
 
@@ -163,11 +167,11 @@ class _Loop:
         self.rounds.append(Round(asked, result))
         self.tried.update(result.answered)
         for label, why in result.left.items():
-            self.given_up[label] = f"the label {label!r} is left for the next retrain: {why}"
+            self.given_up[label] = f"the label {label!r} is postponed to the next retrain: {why}"
         self.ended = result.stopped
         self.curated = self._curate()
         cost = challenger_cost(run, self.curated)
-        say(f"  {self.curated.rows.accepted} rows are accepted so far: {cost.line()}")
+        say(f"  {self.curated.rows.accepted} rows accepted so far: {cost.line()}")
 
     def _curate(self) -> CurateResult:
         run = self.run
@@ -197,9 +201,9 @@ class _Loop:
             )
             passes = any(r.result.parked for r in self.rounds)
             raise (TransientError if passes else UserError)(
-                f"there is no row to train on: {asked} were asked for, none was accepted, and there are no seed "
-                f"rows{why}; set generate.per_label above 0 or give real rows (data.split.train); rejected: "
-                f"{curated.rejected}"
+                f"there is no row to train on: of {asked} requested rows none was accepted (rejected: "
+                f"{format_counts(curated.rejected)}), and there are no seed rows{why}; set generate.per_label "
+                f"above 0 or provide real rows (data.split.train)"
             )
         for why in self.given_up.values():
             say(f"  {why}")
@@ -207,19 +211,19 @@ class _Loop:
             short = ", ".join(f"{label} {n}" for label, n in lacking.items())
             why = f": {self.ended}" if self.ended else ""
             say(
-                f"the quota is not full after {asked} rows were asked for{why}; rows missing: {short}"
+                f"the quota is not full after {asked} requested rows{why}; rows still missing: {short}"
             )
 
 
 def challenger_cost(run: RunContext, curated: CurateResult) -> Cost:
-    """Requests, tokens and dollars of this challenger, and per accepted row.
+    """Requests, tokens and dollars of this challenger, in total and per accepted row.
 
-    That is all its ledger holds: failed tries that may be billed, proposed subtopics, and the LLM asked
-    as a baseline included; and what the models' answers cost, where which of them wrote a text is its label.
+    Everything in its ledger counts: failed requests that may be billed, proposed subtopics, the LLM as a
+    baseline, and the answers of the models for a detector of which model wrote a text.
     """
     spent: Spent = open_ledger(
         run.project, generation=run.generation, workspace=run.workspace
     ).spent
-    if run.answers:  # their ledger is their own
+    if run.answers:  # they have their own ledger
         spent += run.answers.spent
     return Cost.of(spent, accepted=curated.rows.accepted)

@@ -1,4 +1,4 @@
-"""After an inconclusive verdict: which unlabelled texts a person should label first."""
+"""List the unlabelled texts that a person should label first after an inconclusive verdict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.report.model import LabelFirst
 def list_texts_to_label(
     run: RunContext, challenger: BundleRef, champion: Version | None
 ) -> LabelFirst | None:
-    """The list, or None without unlabelled text. A champion that cannot be verified is not asked."""
+    """The list, or None without unlabelled text. A champion whose files fail verification is left out."""
     if not run.splits.unlabelled:
         return None
     other = None

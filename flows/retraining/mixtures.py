@@ -1,4 +1,4 @@
-"""Which rows the challenger is trained on: mixtures, rounds of self-training, and what both gain."""
+"""Choose the rows that the challenger is trained on: mixtures, then rounds of self-training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ Mixtures = Mapping[str, TrainingRows]
 class Trained:
     """The challenger's model, the rows it was trained on, and the mixtures that it is compared with.
 
-    `stage` is what trained it. With several seeds there are their summary and the model of each.
+    `stage` is the result of the stage that trained it. With several seeds, `seeds_summary` compares them
+    and `seed_models` has the model of each.
     """
 
     stage: StageResult
@@ -57,8 +58,8 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class _Progress:
-    """The model so far. `best` is the best on dev: a round of self-training is compared with it, so
-    that small falls do not add up."""
+    """The current model. Each round of self-training is compared with `best`, the best on dev so far, so
+    that small losses do not add up."""
 
     model: TrainResult
     rows: TrainingRows
@@ -70,7 +71,7 @@ class _Progress:
 def train_best_mixture(run: RunContext, curated: CurateResult) -> Trained:
     """The model of the mixture that is best on dev.
 
-    Self-trained rows are kept only while dev F1 does not fall.
+    Self-trained rows are kept as long as dev F1 does not fall.
     """
     adapted = adapt_encoder(run, curated)
     mixtures = mixtures_of(run, curated)
@@ -103,18 +104,20 @@ def train_best_mixture(run: RunContext, curated: CurateResult) -> Trained:
 
 
 def mixtures_of(run: RunContext, curated: CurateResult) -> Mixtures:
-    """The rows of each mixture that there can be, by its name."""
+    """The rows of each possible mixture, by its name."""
     rows = curated.read()
     return {
         name: curated
         if is_full_mixture(name, rows)
-        else run.stage(mixture, name=f"mix {name}")(name, curated=curated, workspace=run.workspace)
+        else run.stage(mixture, name=f"mixture {name}")(
+            name, curated=curated, workspace=run.workspace
+        )
         for name in possible_mixtures(run.project, rows)
     }
 
 
 def adapt_encoder(run: RunContext, curated: CurateResult) -> AdaptResult | None:
-    """The encoder adapted to the project's text, or None where `adapt.epochs` is 0."""
+    """The encoder adapted to the project's text, or None if `adapt.epochs` is 0."""
     if not run.project.adapt.epochs:
         return None
     return run.stage(adapt)(
@@ -153,8 +156,8 @@ def _self_train(
     state: _Progress,
     number: int,
 ) -> _Progress:
-    """The state after one round; with the same `self_trained` where it added nothing or dev F1 fell."""
-    added = run.stage(self_train, name=f"harvest {number}")(
+    """The state after one round; `self_trained` is unchanged if the round added nothing or dev F1 fell."""
+    added = run.stage(self_train, name=f"self-train {number}")(
         run.project,
         training=training,
         current=state.rows,
@@ -165,12 +168,12 @@ def _self_train(
     )
     if not added.added:
         return state
-    model = train_model(run, added, adapted, name=f"train after harvest {number}")
+    model = train_model(run, added, adapted, name=f"train after self-training {number}")
     comparison = run.stage(compare_on_dev, name=f"compare on dev {number}")(
         run.project, before=state.best, after=model, splits=run.splits, workspace=run.workspace
     )
     if comparison.fell:
-        say(f"  round {number} of self-training is undone: dev F1 fell")
+        say(f"  round {number} of self-training was undone because dev F1 fell")
         undone = UndoneRound(
             number=number, dev_before=comparison.before, dev_after=comparison.after
         )
@@ -182,7 +185,7 @@ def _self_train(
 def measure_lift(
     run: RunContext, trained: Trained, descriptions: ScoreResult
 ) -> LiftSummary | None:
-    """What synthetic and self-trained rows gain on the test rows; None where `evaluate.lift` is off."""
+    """The gain by synthetic and self-trained rows on the test rows; None if `evaluate.lift` is off."""
     how = run.project.evaluate.lift
     if how == "off":
         return None
@@ -217,7 +220,7 @@ def measure_lift(
 
 
 def measure_learning_curve(run: RunContext, rows: TrainingRows) -> LearningCurveResult | None:
-    """Macro-F1 on dev by the number of training rows, or None where `evaluate.lift` is off."""
+    """Macro-F1 on dev by the number of training rows; None if `evaluate.lift` is off."""
     if run.project.evaluate.lift == "off":
         return None
     step = run.stage(learning_curve)

@@ -1,4 +1,4 @@
-"""Score challenger, champion and baselines on the sealed test rows, and measure what else is compared."""
+"""Score challenger, champion and baselines on the sealed test rows; measure robustness and serving."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tasks.model.bundle import BundleRef
 
 
 def score(run: RunContext, bundle: BundleRef, who: str) -> ScoreResult:
-    """The bundle's scores on the test rows; `who` is how the model is called."""
+    """The scores of a bundle on the test rows; `who` names the model."""
     step = run.stage(score_bundle, name=f"evaluate {who}")
     return step(run.project, bundle, sealed=run.sealed, workspace=run.workspace)
 
 
 def score_baselines(run: RunContext, curated: TrainingRows) -> dict[str, ScoreResult]:
-    """Each baseline's scores by its name: those on all test rows, and the LLM's where `evaluate.llm_rows` asks for it."""
+    """The scores of each baseline by its name, with the LLM's if `evaluate.llm_rows` is set."""
     found = {}
     for name in baselines_of(run.project):
         found[name] = run.stage(score_baseline, name=f"evaluate {name}")(
@@ -43,14 +43,16 @@ def _score_llm(run: RunContext) -> ScoreResult:
     )
     if asked.llm and asked.llm.stopped:
         rows = asked.scores.rows if asked.scores else 0
-        say(f"  {rows} of {run.project.evaluate.llm_rows} rows were asked: {asked.llm.stopped}")
+        say(
+            f"  the LLM was asked about {rows} of {run.project.evaluate.llm_rows} rows: {asked.llm.stopped}"
+        )
     return asked
 
 
 def measure_bundle(
     run: RunContext, bundle: BundleRef, who: str, *, headline: bool = False
 ) -> Measured:
-    """Robustness and the cost of serving of one bundle, each None where the project file switches it off."""
+    """Robustness and cost of serving of one bundle, each None if the project switches it off."""
     robustness = serving = None
     if wanted(run.project):
         step = run.stage(measure_robustness, name=f"robustness {who}", headline=headline)
@@ -63,7 +65,7 @@ def measure_bundle(
 
 @dataclass(frozen=True, slots=True)
 class MeasuredChampion:
-    """What was measured of the champion, and what both models have of what is limited, challenger first."""
+    """The champion's robustness and cost of serving, and (challenger, champion) for each guardrail measure."""
 
     measured: Measured
     measures: dict[str, tuple[float, float]]
@@ -72,7 +74,7 @@ class MeasuredChampion:
 def measure_champion(
     run: RunContext, challenger: Measured, bundle: BundleRef, who: str
 ) -> MeasuredChampion:
-    """The champion's robustness and cost of serving; the latencies are of both models asked in turns."""
+    """Robustness and cost of serving of the champion; both models are timed in turns for the latencies."""
     champion, turns = measure_bundle(run, bundle, who), None
     if run.project.evaluate.serving_rows:
         step = run.stage(compare_serving, name="serving in turns")

@@ -1,4 +1,4 @@
-"""Several seeds: the rows' model trained with each, their scores on dev, and the best one or a soup of them."""
+"""Train with several seeds and take the best model on dev, or a soup of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train_model(
 ) -> TrainResult:
     """The encoder (adapted, where there is an `adapt` section) fine-tuned on `rows` with seed `number` of train.seeds.
 
-    Its curves are in the MLflow run `name` while it trains.
+    Its learning curves are logged live to the MLflow run `name`.
     """
     with live_curves(run.tracking, name) as on_points:
         return run.stage(train, name=name)(
@@ -42,7 +42,10 @@ def train_model(
 
 @dataclass(frozen=True, slots=True)
 class BestModel:
-    """The best model on dev: `stage` is what trained it. With several seeds, their summary and the model of each."""
+    """The best model on dev and the result of the stage that trained it.
+
+    With several seeds, `summary` compares them and `models` has the model of each.
+    """
 
     stage: StageResult
     bundle: BundleRef
@@ -56,7 +59,7 @@ def best_of_seeds(
 ) -> BestModel:
     """The best on dev over `train.seeds`, or their greedy soup where it is strictly better.
 
-    `first` is the model of the first seed, and with one seed the answer.
+    `first` is the model of the first seed; with one seed it is the result.
     """
     seeds = run.project.train.seeds
     if len(seeds) == 1:
@@ -96,5 +99,5 @@ def _summary(seeds: list[int], scores: list[float], mixed: SoupResult, best: int
 
 
 def score_seeds(run: RunContext, models: Mapping[int, TrainResult]) -> list[ScoreResult]:
-    """The scores of the model of each of train.seeds on the test rows; empty where there is one seed."""
+    """The scores of each seed's model on the test rows; empty with one seed."""
     return [score(run, model.ref, f"seed {seed}") for seed, model in models.items()]

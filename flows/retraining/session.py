@@ -1,4 +1,4 @@
-"""Open a retrain: its project, its lock, its MLflow run and its real text; close the run whatever happens."""
+"""Open and close a retrain: its lock, its MLflow run, its splits, and the recovery from killed runs."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from tasks.synthesise.plan import unknown_generator_notices
 
 
 def flow_run_name() -> str:
-    """The flow run's name: project file and time."""
+    """The name of the flow run: `bbc-news 2026-11-29 20:15`."""
     return f"{Path(str(flow_run.parameters.get('config', ''))).stem} {datetime.now(UTC):%Y-%m-%d %H:%M}"
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An open retrain; `mark_judged` notes that its challenger has a verdict."""
+    """An open retrain and the challenger it is about."""
 
     run: RunContext
     challenger: Challenger
 
     def mark_judged(self) -> None:
-        """Note the verdict: the next retrain with --fresh makes another challenger."""
+        """Record that the challenger has a verdict, so that `--fresh` starts the next one."""
         self.challenger.mark_judged(self.run.workspace, self.run.project.name)
 
 
@@ -57,11 +57,12 @@ class Session:
 def open_session(
     config: str, overrides: list[str] | None = None, *, fresh: bool = False
 ) -> Iterator[Session]:
-    """What every part of a retrain needs, one at a time per project.
+    """An open session; a project has one at a time, and its MLflow run is closed however the session ends.
 
-    `fresh` begins a new challenger where the last one was judged.
+    With `fresh`, a new challenger is started if the last one has a verdict. Raises UserError where the
+    project file is wrong or another retrain of the project is running.
     """
-    _log_mistakes_in_one_line()
+    _log_known_errors_in_one_line()
     settings = Settings.from_environment()
     project = load_project(Path(config), overrides or [])
     check_references(project, Path(config))
@@ -79,7 +80,7 @@ def open_session(
                 yield _session(
                     project, Path(config).absolute(), settings, registry, tracking, challenger
                 )
-        except Pause:  # a person is waited for: neither failed nor killed
+        except Pause:  # waiting for a person: neither failed nor killed
             tracking.close("SCHEDULED")
             raise
         except BaseException as e:
@@ -110,15 +111,15 @@ def _session(
         judged_before=challenger.judged_before,
         registry=registry,
         runner=runner,
-        splits=runner.stage(split_dataset, name="prepare")(source, workspace=workspace),
-        sealed=runner.stage(sealed_test_set, name="seal")(source, workspace=workspace),
+        splits=runner.stage(split_dataset, name="split")(source, workspace=workspace),
+        sealed=runner.stage(sealed_test_set, name="seal the test set")(source, workspace=workspace),
         answers=answers,
     )
     return Session(run, challenger)
 
 
 def _report_state(project: Project, registry: Registry, settings: Settings) -> None:
-    """Say what is odd about the project or its registered model, and finish what a killed run left open."""
+    """Print warnings about the project and its registered model, and complete what a killed process left open."""
     sentences = unknown_generator_notices(project)
     sentences += [
         *promotion.reconcile(registry, project.name),
@@ -138,7 +139,8 @@ def _close_orphans(tracking: Tracking, settings: Settings) -> None:
     )
     if left.runs or left.models:
         say(
-            f"  closed in MLflow after a killed process: {len(left.runs)} runs, {len(left.models)} models"
+            f"  a killed process had left {len(left.runs)} runs and {len(left.models)} models open in "
+            f"MLflow; they are closed now"
         )
 
 
@@ -156,14 +158,17 @@ def _open_run(project: Project, settings: Settings, *, config: str, generation: 
     return tracking
 
 
-def _log_mistakes_in_one_line() -> None:
-    """Leave the traceback out of what Prefect logs of a mistake or a passing fault: the sentence is enough.
+def _log_known_errors_in_one_line() -> None:
+    """Keep tracebacks of UserError and TransientError out of Prefect's logs: their sentence is enough.
 
-    The console does not show it at all where the command prints it anyway; a retry that is to come is shown.
+    Outside a deployment the console skips these lines, because the command prints the sentence itself;
+    the announcement of a retry is kept.
     """
     quiet_libraries()
     if not deployment.id:
-        for handler in logging.getLogger().handlers:  # where Prefect's own configuration puts it
+        for (
+            handler
+        ) in logging.getLogger().handlers:  # where Prefect's logging configuration puts it
             if isinstance(handler, PrefectConsoleHandler):
                 handler.addFilter(_not_printed_by_the_command)
     for name in ("prefect.flow_runs", "prefect.task_runs"):

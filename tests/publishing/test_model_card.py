@@ -89,7 +89,10 @@ def test_slices_and_other_figures_are_shown_where_there_are_any() -> None:
         "typing errors" in render_markdown("model_card.md.j2", CONTEXT)
         and "typing errors" not in card
     )
-    assert "Licence: the licence of all-MiniLM-L6-v2 (apache-2.0), and the terms of gpt-4o-mini" in card
+    assert (
+        "Licence: the licence of all-MiniLM-L6-v2 (apache-2.0), and the terms of gpt-4o-mini"
+        in card
+    )
 
 
 def test_texts_from_data_are_letters() -> None:

@@ -247,7 +247,7 @@ class TestCost:
         assert cost.usd == pytest.approx(cost.spent.usd, abs=1e-6) and cost.usd > 50e-6 * replies
         assert cost.tokens_per_accepted_row == round(cost.tokens / 36, 1)
         said = capfd.readouterr().err
-        assert f"36 rows are accepted so far: {cost.line()}" in said and "estimated; $" in said
+        assert f"36 rows accepted so far: {cost.line()}" in said and "estimated; $" in said
 
     def test_it_is_told_without_a_price_too(self, fill: Fill) -> None:
         filled = fill()
