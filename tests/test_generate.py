@@ -60,7 +60,7 @@ def test_questions_times_models_where_models_are_told_apart(
     assert Plan.model_validate_json(found.model_dump_json()) == found
     show_plan(found, Console(width=110))
     said = capsys.readouterr().out
-    assert "a request: What is thing number 0?" in said and "accepted rows wanted" not in said
+    assert "one request: What is thing number 0?" in said and "accepted rows wanted" not in said
 
 
 def test_subtopics_that_are_to_be_proposed_are_counted(tmp_path: Path) -> None:
