@@ -85,7 +85,7 @@ def estimate_cost(config: Path, overrides: tuple[str, ...]) -> Plan:
     if project.generate.mode == "by_model":
         asked = model_answers.plan_questions(project, workspace=workspace)
         generators = {
-            name: estimate_usage(own, project.generate.sources()[name][1])
+            name: estimate_usage(own, project.generate.endpoints()[name][1])
             for name, own in asked.items()
         }
         quota = dict.fromkeys(project.label_names, 0)

@@ -1,17 +1,25 @@
-"""The two kinds of failure that a caller treats differently; everything else is a bug."""
+"""The two kinds of failure that callers handle differently; every other exception is a bug."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: one sentence with the value, the place and the remedy."""
+    """A mistake that the user can fix: one sentence with the value, the place and the remedy."""
 
 
 class TransientError(RuntimeError):
-    """A fault outside this process that may pass: worth another try later."""
+    """A fault outside this process that may pass: worth another attempt later."""
 
 
-def suggestion(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """` (did you mean 'x'?)` for the closest known word, or an empty string when none is close."""
-    import difflib
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like `word`, if any is close."""
+    return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.5)), None)
 
-    close = difflib.get_close_matches(str(word), [str(k) for k in known], n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest known word, or an empty string."""
+    match = closest(word, known)
+    return f" (did you mean {match!r}?)" if match else ""

@@ -26,7 +26,6 @@ STILL_LONG = {  # to be emptied
     "tasks/dataset/split.py",
     "tasks/evaluate/robustness.py",
     "tasks/evaluate/score.py",
-    "tasks/project/__init__.py",
     "tasks/report/model.py",
     "tasks/review/row_history.py",
     "tasks/augment/self_training.py",

@@ -42,7 +42,7 @@ def possible_mixtures(project: Project, rows: list[Record]) -> list[str]:
     if rows and len(select_mixture(REAL, rows)) == len(rows):
         return [REAL]
     names = [REAL, WITH_SYNTHETIC]
-    generators = list(project.generate.sources())
+    generators = list(project.generate.endpoints())
     if len(generators) > 1:
         names += [WITHOUT + name for name in generators]
     found = []

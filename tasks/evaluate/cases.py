@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from tasks.errors import UserError, suggestion
 from tasks.project import Project
-from tasks.project.base import Positive, Section, Texts, _tuple
+from tasks.project.base import Positive, Section, Texts
 from tasks.project.reader import read_mapping, validate_mapping
 from tasks.records import Label, label_text
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 Kind = Literal["minimum_functionality", "invariance", "directional"]
-Pair = Annotated[tuple[str, str], BeforeValidator(_tuple)]
+Pair = Annotated[tuple[str, str], Field(strict=False)]
 OneOrMore = Annotated[
-    tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else _tuple(v))
+    Texts, BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)
 ]
 
 # what a kind asks for, and what would mean nothing to it
@@ -43,7 +43,7 @@ class Check(Section):
 
     kind: Kind
     texts: Texts | None = None
-    pairs: Annotated[tuple[Pair, ...], BeforeValidator(_tuple)] | None = None
+    pairs: Annotated[tuple[Pair, ...], Field(strict=False)] | None = None
     vary: str | None = None
     label: OneOrMore | None = None
     moves: Literal["rise", "fall"] | None = None
@@ -76,8 +76,9 @@ class Case:
 def load_cases(project: Project) -> Cases:
     """The project's `evaluate.cases`, Raises UserError: file, test, mistake, remedy."""
     path = project.config_dir / str(project.evaluate.cases)
-    absent = "write it, or leave `evaluate.cases` out of the project file"
-    cases = validate_mapping(Cases, read_mapping(path, absent=absent, begin="`tests:`"), path)
+    remedy = "write it, or leave `evaluate.cases` out of the project file"
+    raw = read_mapping(path, if_missing=remedy, start_with="`tests:`")
+    cases = validate_mapping(Cases, raw, path)
     if not cases.tests:
         raise UserError(
             f"{path} has no tests: write one below `tests:`, or leave `evaluate.cases` out"

@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.figures import Figures, Interval
 from tasks.labels import encode, label_of
-from tasks.project.slices import SliceRule
+from tasks.project import SliceRule
 from tasks.records import NO_LABEL, Label, Record
 from tasks.statistics import bootstrap
 from tasks.statistics.metrics import f1_in

@@ -42,7 +42,7 @@ class ResolvedGenerator:
 def resolve_generators(project: Project, *, workspace: Workspace) -> dict[str, ResolvedGenerator]:
     """The project's generators by name. A local model is known by its content, wherever it lies."""
     found = {}
-    for name, (share, e) in project.generate.sources().items():
+    for name, (share, e) in project.generate.endpoints().items():
         local = e.endpoint == "local"
         weights = (
             resolve(e.model, config_dir=project.config_dir, cache=workspace.cache, kind="model")

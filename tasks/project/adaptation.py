@@ -1,4 +1,4 @@
-"""How the encoder is adapted to the project's own text before it is fine-tuned."""
+"""`adapt` of a project file: masked-language training on the project's own text."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from tasks.project.base import Positive, Section
 
 
 class Adapt(Section):
-    """How the encoder is adapted to the project's text, before it is fine-tuned."""
+    """How the encoder is adapted to the project's text before it is fine-tuned."""
 
-    epochs: int = Field(
-        0,
-        ge=0,
-        description="over the unlabelled and the training text; 0 leaves the encoder as it is",
-    )
-    max_steps: Positive | None = Field(None, description="in place of the epochs' own number")
-    learning_rate: float = Field(5e-5, gt=0, description="at its height, after the warm-up")
-    batch_size: Positive = Field(16, description="texts a step")
-    mlm_probability: float = Field(0.15, ge=0.1, le=0.4, description="of the tokens, to be guessed")
-    max_rows: Positive = Field(20_000, description="texts, at most: the first by content hash")
-    held_out: Positive = Field(
-        200,
-        description="texts kept out, to measure the perplexity; at most a fifth of the unlabelled",
-    )
-    head_steps: Positive = Field(
-        200, description="that train a head alone, for an encoder that has none"
-    )
-    seed: int = Field(0, description="of the order of texts and of the masks")
+    epochs: int = Field(0, ge=0)
+    """over unlabelled and training text; 0: no adaptation"""
+    max_steps: Positive | None = None
+    """optimiser steps; overrides `adapt.epochs`"""
+    learning_rate: float = Field(5e-5, gt=0)
+    """peak learning rate, after the warm-up"""
+    batch_size: Positive = 16
+    """texts per step"""
+    mlm_probability: float = Field(0.15, ge=0.1, le=0.4)
+    """share of tokens to mask"""
+    max_rows: Positive = 20_000
+    """most texts to train on, in content-hash order"""
+    held_out: Positive = 200
+    """texts to measure perplexity on; at most a fifth of the unlabelled text"""
+    head_steps: Positive = 200
+    """steps that train only the head, for an encoder published without one"""
+    seed: int = 0
+    """random seed for the order of texts and the masks"""

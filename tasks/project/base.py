@@ -1,29 +1,25 @@
-"""What every section of a project is: strict and frozen."""
+"""The base of every section of a project file, and the types that several keys share."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
+from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
-# strict models take no list for a tuple, and YAML has only lists
-Texts = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
-Integers = Annotated[tuple[int, ...], BeforeValidator(_tuple)]
+# not strict, because YAML has lists and no tuples; their items are strict
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+Integers = Annotated[tuple[int, ...], Field(strict=False)]
 
 
 class Section(BaseModel):
-    """Strict and frozen: an unknown key or a wrong type is an error, and nothing changes after reading."""
+    """A frozen part of the file, in which an unknown key or a value of another type is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )

@@ -1,4 +1,4 @@
-"""How the model answers."""
+"""`predict` of a project file: how the model is run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from tasks.project.base import Positive, Section, Share
 
 
 class Predict(Section):
-    """What the model answers with, wherever it is asked: evaluation, `reseed predict`, `reseed serve`, MLflow."""
+    """How the model is run in evaluation, `reseed predict`, `reseed serve` and MLflow."""
 
-    backend: Literal["auto", "torch", "onnx", "onnx-int8"] = Field(
-        "auto",
-        description="auto: the fastest on this machine that agrees with torch in float32 on dev",
-    )
-    agreement: Share = Field(0.995, description="least share of equal dev labels that auto accepts")
-    threads: int = Field(0, ge=0, description="of the processor; 0 takes every core")
-    batch_tokens: Positive = Field(
-        4096, description="tokens a batch, padding included, where torch answers"
-    )
+    backend: Literal["auto", "torch", "onnx", "onnx-int8"] = "auto"
+    """auto: the fastest here whose dev labels agree with torch in float32"""
+    agreement: Share = 0.995
+    """share of dev labels that must agree, for auto"""
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0: one per core"""
+    batch_tokens: Positive = 4096
+    """tokens per batch, padding included, for the torch backend"""

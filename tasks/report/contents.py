@@ -112,7 +112,7 @@ def gather_contents(
 def generators_of(project: Project, rows: Mapping[str, int]) -> list[str]:
     """The models that wrote the synthetic ones among the training `rows`, a number for each source."""
     return (
-        sorted({e.model for _, e in project.generate.sources().values()})
+        sorted({e.model for _, e in project.generate.endpoints().values()})
         if rows.get("synthetic")
         else []
     )

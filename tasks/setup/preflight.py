@@ -20,7 +20,7 @@ def check_references(project: Project, path: Path) -> None:
         f"data.{name}": getattr(d, name) for name in ("pool", "train", "dev", "test", "unlabelled")
     }
     named |= {"train.model": project.train.model, "generate.questions": g.questions}
-    for name, (_, e) in g.sources().items():
+    for name, (_, e) in g.endpoints().items():
         if e.endpoint == "local":
             named[f"generate.generators.{name}.model" if g.generators else "generate.model"] = (
                 e.model
@@ -50,7 +50,7 @@ def check_references(project: Project, path: Path) -> None:
 
 def check_endpoint(project: Project) -> None:
     """Raises UserError when the project needs a key that the environment does not hold."""
-    for _, e in project.generate.sources().values():
+    for _, e in project.generate.endpoints().values():
         if e.endpoint.startswith("https://api.openai.com") and not os.environ.get(e.api_key_env):
             raise UserError(
                 f"generate.endpoint is {e.endpoint} but the environment has no {e.api_key_env}: export the key"

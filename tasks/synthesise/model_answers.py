@@ -190,7 +190,7 @@ def read_questions(path: Path, *, column: str = "text", encoding: str = "utf-8")
 
 def _requests(project: Project, label: str, questions: list[str]) -> list[Request]:
     """One for each question to the model that is called as the label."""
-    e = project.generate.sources()[label][1]
+    e = project.generate.endpoints()[label][1]
     return [
         Request(
             (("user", question),),

@@ -197,7 +197,7 @@ def active_generators(project: Project) -> dict[str, tuple[float, Endpoint]]:
 
     Raises UserError where none is left.
     """
-    every = project.generate.sources()
+    every = project.generate.endpoints()
     left = {name: own for name, own in every.items() if name not in project.curate.drop_generators}
     if not left:
         raise UserError(
@@ -210,7 +210,7 @@ def active_generators(project: Project) -> dict[str, tuple[float, Endpoint]]:
 
 def unknown_generator_notices(project: Project) -> list[str]:
     """A sentence for each name in `curate.drop_generators` that is no generator's: it may be one that the project had once."""
-    known = list(project.generate.sources())
+    known = list(project.generate.endpoints())
     return [
         f"curate.drop_generators holds {name!r}{suggestion(name, known)}, which none of the generators is called: "
         f"{', '.join(map(repr, known))}; it sets nothing aside"

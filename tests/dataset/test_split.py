@@ -440,19 +440,6 @@ def test_metadata_goes_with_each_real_row_and_ids_stay_the_contents(tmp_path: Pa
     )
 
 
-@pytest.mark.parametrize(
-    ("columns", "said"),
-    [
-        (["text"], "is the text or the label itself"),
-        (["label"], "is the text or"),
-        (["a", "a"], "names a column twice"),
-    ],
-)
-def test_columns_that_are_not_kept(columns: list[str], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        project({"pool": "pool.csv", "keep_columns": columns})
-
-
 @pytest.mark.parametrize("source", ["synthetic", "harvested", "reviewed", "unlabelled"])
 def test_a_test_set_with_a_row_that_is_not_real_is_not_opened(source: Any, tmp_path: Path) -> None:
     real = Record.create("a real text", "fruit", "test")

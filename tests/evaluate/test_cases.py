@@ -64,7 +64,7 @@ MOVE: dict[str, Any] = {
         ("", "holds NoneType, not keys and values: start with `tests:`"),
         ("tests: {}", "has no tests: write one"),
         ("tests: {a: {kind: [}", "is not YAML"),
-        ("tests: {a: {kind: invariance}, a: {kind: invariance}}", "the key 'a' stands twice"),
+        ("tests: {a: {kind: invariance}, a: {kind: invariance}}", "the key 'a' is repeated"),
         (GOOD | {"test": {}}, "unknown key 'test' (value {}): did you mean 'tests'?"),
         (with_test(**MFT) | {"slots": {"who": []}}, "the slot 'who' has no values: give some"),
         (GOOD | {"slots": {"who": [1]}}, "slots.who.0 is 1: input should be a valid string"),

@@ -20,8 +20,8 @@ from tasks.evaluate import slices
 from tasks.evaluate.score import score_baseline
 from tasks.evaluate.slices import LENGTHS, SliceScore, follows, lengths, measure, members
 from tasks.figures import Interval
+from tasks.project import SliceRule
 from tasks.project.reader import load_project
-from tasks.project.slices import SliceRule
 from tasks.records import Record, read_records
 from tasks.workspace import Workspace
 from tests.kit.rows import project, record, rows, write
@@ -194,7 +194,7 @@ class TestTheProjectFile:
             ("s: {column: contry, equals: uk}", "did you mean 'country'.*not in data.keep_columns"),
             ("s: {column: country, equals: 3}", "put it in quotes"),
             ("'a=b': {max_words: 3}", "the slice 'a=b' needs another name"),
-            ("s: {min_words: 5, max_words: 3}", "no text has both"),
+            ("s: {min_words: 5, max_words: 3}", "lower min_words"),
         ],
     )
     def test_a_mistake_is_one_sentence(self, slices: str, said: str, tmp_path: Path) -> None:

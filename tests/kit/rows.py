@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks.project import Project
+from tasks.project.reader import load_project
 from tasks.records import Record, Source
+
+# the smallest project file
+PROJECT_YAML = (
+    "name: toy\nlabels:\n  fruit: what grows\n  metal: what rusts\ndata:\n  pool: rows.csv\n"
+)
 
 
 def text(word: str, i: int, n: int = 12) -> str:
@@ -42,6 +48,13 @@ def project(
     """A project with these labels. `sections` are its other keys."""
     described = {label: f"texts about {label}" for label in labels}
     return Project.model_validate({"name": "toy", "labels": described, "data": data, **sections})
+
+
+def load_yaml(folder: Path, text: str, *overrides: str) -> Project:
+    """The project in a file with this text."""
+    path = folder / "toy.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_project(path, overrides)
 
 
 def record(

@@ -207,11 +207,11 @@ class TestSpace:
             ({"batch_size": []}, "give the values to choose from, or null"),
             (
                 {"others": {"learning_rat": [1.0]}},
-                r"names 'learning_rat', which is no key of train",
+                r"names 'learning_rat' .did you mean 'learning_rate'.., which is no key of train",
             ),
             ({"others": {"precision": ["fp8"]}}, r"tune.space.precision holds 'fp8'"),
-            ({"others": {"seeds": [1]}}, "'seeds' is no setting to search"),
-            ({"others": {"epochs": [1]}}, "'epochs' has a key of its own"),
+            ({"others": {"seeds": [1]}}, "'seeds' cannot be searched"),
+            ({"others": {"epochs": [1]}}, "'epochs' is a key of tune.space"),
         ],
     )
     def test_a_bad_space_is_said_in_a_sentence(self, space: dict[str, Any], why: str) -> None:
