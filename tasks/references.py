@@ -37,7 +37,7 @@ def resolve(reference: str, *, config_dir: Path, cache: Path, kind: str = "data"
     path = path if path.is_absolute() else config_dir / path
     if not path.exists():
         raise UserError(
-            f"{reference!r} is not there: looked at {path}; paths are relative to the project file"
+            f"{reference!r} does not exist: looked for {path}; paths are relative to the project file"
         )
     return path
 

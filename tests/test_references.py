@@ -46,7 +46,7 @@ def test_paths_are_relative_to_the_project_file(tmp_path: Path, find: Find) -> N
     assert find("rows.csv") == tmp_path / "rows.csv" == find(str(tmp_path / "rows.csv"))
     with pytest.raises(UserError) as e:
         find("data/other.csv")
-    assert "'data/other.csv' is not there" in str(e.value) and str(
+    assert "'data/other.csv' does not exist" in str(e.value) and str(
         tmp_path / "data/other.csv"
     ) in str(e.value)
 
@@ -142,7 +142,7 @@ def test_parts_that_can_not_be_joined(
 def test_a_check_fetches_nothing(tmp_path: Path, package: Path) -> None:
     for reference in ("s3://bucket/x", "hf:owner/name", "package:carrier/data"):
         check_reference(reference, config_dir=tmp_path)
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         check_reference("gone.csv", config_dir=tmp_path)
     with pytest.raises(UserError, match="no installed package"):
         check_reference("package:nothing/x", config_dir=tmp_path)

@@ -41,7 +41,7 @@ def write_project(data: Path, out: Path | None, *, asked: ColumnHints) -> dict[s
     """
     if not data.exists():
         raise UserError(
-            f"{data} is not there: give a CSV, JSONL or Parquet file, or a folder per label"
+            f"{data} does not exist: give a CSV, JSONL or Parquet file, or a folder per label"
         )
     columns, taken = detect_columns(data, asked)
     rows = [r for r in read_rows(data, columns) if not r.fault]
@@ -52,7 +52,7 @@ def write_project(data: Path, out: Path | None, *, asked: ColumnHints) -> dict[s
     name = re.sub(r"[^a-z0-9._-]+", "-", data.stem.lower()).strip("-._")[:60] or "my-project"
     path = out or Path(f"{name}.yaml")
     if path.exists():
-        raise UserError(f"{path} is there already: give --out another name, or move it away")
+        raise UserError(f"{path} exists: choose another name with --out, or remove it")
     atomic.write_bytes(path, _yaml(name, data, columns, counts, split, path).encode())
     load_project(path)
     how_many = _how_many(rows) if _several(columns) else ""

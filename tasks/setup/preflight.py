@@ -43,7 +43,7 @@ def check_references(project: Project, path: Path) -> None:
                         )
                     )
             except UserError as e:
-                raise UserError(f"{path}: {key!r} is {e}") from None
+                raise UserError(f"{path}: {key}: {e}") from None
     if project.evaluate.cases:
         load_cases(project)
 

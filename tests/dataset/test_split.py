@@ -402,7 +402,7 @@ def test_groups_hold_over_files_that_are_given_apart(tmp_path: Path) -> None:
 
 
 def test_a_reference_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"'gone\.csv' is not there"):
+    with pytest.raises(UserError, match=r"'gone\.csv' does not exist"):
         prepare(project({"pool": "gone.csv"}), tmp_path)
 
 

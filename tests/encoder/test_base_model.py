@@ -74,5 +74,5 @@ def test_short_names() -> None:
 
 
 def test_one_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         describe_encoder("nowhere", config_dir=tmp_path, cache=tmp_path)

@@ -210,10 +210,10 @@ def test_each_baseline_is_scored_under_the_name_of_what_it_is(
 @pytest.mark.parametrize(
     ("evaluate", "said"),
     [
-        ({"zero_shot": "nowhere"}, "'evaluate.zero_shot' is 'nowhere' is not there"),
-        ({"static_model": "nowhere"}, "'evaluate.static_model' is 'nowhere' is not there"),
+        ({"zero_shot": "nowhere"}, "evaluate.zero_shot: 'nowhere' does not exist"),
+        ({"static_model": "nowhere"}, "evaluate.static_model: 'nowhere' does not exist"),
         ({"static_model": "."}, r"has no model\.safetensors: give a model2vec folder"),
-        ({"zero_shot": "."}, r"'evaluate.zero_shot' is .* has no config\.json"),
+        ({"zero_shot": "."}, r"evaluate.zero_shot: .* has no config\.json"),
         ({"llm_rows": 2}, r"evaluate\.llm_rows is 2, fewer than the 3 labels"),
     ],
 )

@@ -137,7 +137,7 @@ def test_a_file_that_is_not_there_is_said_before_anything_starts(tmp_path: Path)
         {"pool": "package:hypothesis/__init__.py"}, evaluate={"cases": "none.yaml"}
     ).in_folder(tmp_path)
     with pytest.raises(
-        UserError, match=r"none\.yaml is not there: write it, or leave `evaluate.cases` out"
+        UserError, match=r"none\.yaml does not exist: write it, or leave `evaluate.cases` out"
     ):
         check_references(p, tmp_path / "project.yaml")
 

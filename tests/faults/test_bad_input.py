@@ -103,7 +103,7 @@ class TestData:
     def test_no_such_encoder(self, config: Path, reseed: Command, llm: Any) -> None:
         code, _, err = reseed("retrain", config, "--set", "train.model=models/none")
         assert code == 2
-        one_sentence(err, "models/none", "is not there")
+        one_sentence(err, "models/none", "does not exist")
 
     def test_no_rows_to_train_on(self, config: Path, reseed: Command, llm: Any) -> None:
         code, _, err = reseed("retrain", config, "--set", "generate.per_label=0")

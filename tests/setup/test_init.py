@@ -163,7 +163,7 @@ def test_the_least_there_can_be_is_split(tmp_path: Path) -> None:
 
 
 def test_data_that_is_not_there_or_not_read(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.csv is not there"):
+    with pytest.raises(UserError, match=r"gone\.csv does not exist"):
         write_project(tmp_path / "gone.csv")
     (tmp_path / "rows.xlsx").write_bytes(b"PK\x03\x04")
     with pytest.raises(UserError, match=r"\.xlsx is not a format read here"):
@@ -176,7 +176,7 @@ def test_data_that_is_not_there_or_not_read(tmp_path: Path) -> None:
 def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.csv", rows(fruit=4, metal=4))
     (tmp_path / "p.yaml").write_text("mine")
-    with pytest.raises(UserError, match=r"p\.yaml is there already.*--out"):
+    with pytest.raises(UserError, match=r"p\.yaml exists.*--out"):
         write_project(data, tmp_path / "p.yaml")
     assert (tmp_path / "p.yaml").read_text() == "mine"
 

@@ -357,13 +357,13 @@ def test_nothing_is_synthesised_for_labels_that_are_models(models: dict[str, Ser
 def test_missing_questions_and_weights_are_named(tmp_path: Path, models: dict[str, Server]) -> None:
     config = settings(models)
     (tmp_path / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UserError, match=r"'generate\.questions' is 'questions\.txt' is not there"):
+    with pytest.raises(UserError, match=r"generate\.questions: 'questions\.txt' does not exist"):
         check_references(load_project(tmp_path / "who.yaml"), tmp_path / "who.yaml")
     (tmp_path / "questions.txt").write_text("Why?\n")
     config["generate"]["generators"][1] |= {"endpoint": "local", "model": "gone.gguf"}
     (tmp_path / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(
-        UserError, match=r"'generate\.generators\.two\.model' is 'gone\.gguf' is not there"
+        UserError, match=r"generate\.generators\.two\.model: 'gone\.gguf' does not exist"
     ):
         check_references(load_project(tmp_path / "who.yaml"), tmp_path / "who.yaml")
 

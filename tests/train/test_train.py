@@ -458,7 +458,7 @@ class TestCommand:
             "dev.jsonl",
         )
         write_data(data)
-        self.two(capsys, self.arguments(data, out, tmp_path / "none"), "none", "is not there")
+        self.two(capsys, self.arguments(data, out, tmp_path / "none"), "none", "does not exist")
         self.two(capsys, self.arguments(data, out, encoder, max_length=999), "999", "128")
         self.two(capsys, self.arguments(data, out, encoder, epochs=0), "--epochs", "0")
         self.two(
