@@ -31,7 +31,6 @@ STILL_LONG = {  # to be emptied
     "tasks/augment/self_training.py",
     "tasks/evaluate/serving.py",
     "tasks/llm/run.py",
-    "tasks/review/queue.py",
     "tasks/synthesise/stage.py",
     "tasks/train/adaptation/masked.py",
     "tasks/tune/search.py",

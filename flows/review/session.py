@@ -20,7 +20,8 @@ from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import Record, iter_records
 from tasks.review import table
-from tasks.review.queue import Doubt, looked_at, rank_doubtful, waiting
+from tasks.review.queue import count_decided, doubtful_or_decided, rank_doubtful
+from tasks.review.ranked_row import RankedRow
 from tasks.workspace import RetrainData, Workspace
 
 WAIT_SECONDS = 30 * 24 * 3600  # a suspended flow run fails after them
@@ -50,7 +51,7 @@ class ReviewSession:
     """One project's ranked rows and its decisions, as a person sits down to look."""
 
     project: Project
-    ranked: list[Doubt]
+    ranked: list[RankedRow]
     decided: Decisions
     splits: Path
 
@@ -58,15 +59,15 @@ class ReviewSession:
     def rows(self) -> dict[str, Record]:
         return {d.id: d.record for d in self.ranked}
 
-    def queue(self) -> list[Doubt]:
+    def queue(self) -> list[RankedRow]:
         """The doubtful rows and the decided ones, by rank."""
-        return waiting(self.ranked, self.decided.current())
+        return doubtful_or_decided(self.ranked, self.decided.current())
 
     def status(self) -> ReviewStatus:
         """How far the review is."""
         current = self.decided.current()
-        rows = waiting(self.ranked, current)
-        seen = looked_at(current, rows)
+        rows = doubtful_or_decided(self.ranked, current)
+        seen = count_decided(rows, current)
         required = self.project.review.required_rows
         return ReviewStatus(
             project=self.project.name,
@@ -163,7 +164,7 @@ def wait_for_review(run: RunContext, data: RetrainData) -> int:
     return status.looked_at
 
 
-def _rank(project: Project, data: RetrainData, workspace: Workspace) -> list[Doubt]:
+def _rank(project: Project, data: RetrainData, workspace: Workspace) -> list[RankedRow]:
     def progress(done: int, total: int, note: str) -> None:
         if done == 0:
             say("the rows are being ranked, which takes a minute the first time")
@@ -189,18 +190,18 @@ def export_rows(session: ReviewSession, out: Path) -> dict[str, Any]:
     """Write the rows that wait to a CSV or JSONL file."""
     current = session.decided.current()
     rows = [d for d in session.queue() if d.id not in current]
-    table.write(out, rows)
+    table.export_queue(out, rows)
     return {**session.status().model_dump(), "exported": len(rows), "out": str(out)}
 
 
 def import_decisions(session: ReviewSession, source: Path) -> dict[str, Any]:
     """Read the decisions written into an exported file, or into a copy of the list of what to label first."""
     project = session.project
-    wanted = table.ids(source) - session.rows.keys()
+    wanted = table.ids_in_file(source) - session.rows.keys()
     unlabelled = iter_records(session.splits / "unlabelled.jsonl") if wanted else ()
     rows = session.rows | {r.id: r for r in unlabelled if r.id in wanted}
     separator = (project.data.label_separator or "|") if project.multi_label else None
-    made: list[Decision] = table.take(
+    made: list[Decision] = table.import_decisions(
         source, rows, project.label_names, session.decided, separator=separator
     )
     return {**session.status().model_dump(), "imported": len(made)}

@@ -8,7 +8,7 @@ from typing import Any
 from flows.review.session import ReviewSession
 from tasks.decisions import read_decisions
 from tasks.records import Label, Record, label_text
-from tasks.review.queue import Doubt
+from tasks.review.ranked_row import RankedRow
 
 NEXT, BACK = {"j", "ArrowDown", "ArrowRight"}, {"k", "ArrowUp", "ArrowLeft"}
 
@@ -19,7 +19,7 @@ Choice = tuple[str, Label | None]  # what is decided, and the new label or label
 class SimilarRows:
     """The panel for the rows like one row: the choice made so far, and the rows that it would decide."""
 
-    rows: list[Doubt]
+    rows: list[RankedRow]
     choice: Choice | None = None
 
 
@@ -43,7 +43,7 @@ class ReviewState:
         self.version = 0
 
     @property
-    def row(self) -> Doubt | None:
+    def row(self) -> RankedRow | None:
         return self.queue[self.at] if self.queue else None
 
     def press(self, key: str, version: int) -> None:
@@ -77,7 +77,7 @@ class ReviewState:
             return self.like.choice[1] if self.like.choice else None
         return self.draft
 
-    def stands(self, row: Doubt) -> Label | None:
+    def stands(self, row: RankedRow) -> Label | None:
         """The row's label, or label set, as a decision has it; without one, or when it is rejected, its own."""
         decided = self.current.get(row.id)
         return (
@@ -86,7 +86,7 @@ class ReviewState:
             else decided.label_after
         )
 
-    def _choice(self, key: str, row: Doubt) -> Choice | None:
+    def _choice(self, key: str, row: RankedRow) -> Choice | None:
         if key in ("a", "r"):
             return ("accept" if key == "a" else "reject", None)
         if not (key.isascii() and key.isdecimal() and int(key) <= len(self.labels)):
@@ -97,7 +97,7 @@ class ReviewState:
             return ("relabel", self.labels[int(key) - 1]) if int(key) else None
         return ("relabel", self._toggled(int(key), row))
 
-    def _toggled(self, number: int, row: Doubt) -> tuple[str, ...]:
+    def _toggled(self, number: int, row: RankedRow) -> tuple[str, ...]:
         """The set so far with the label of that number put on or taken off; 0 is the empty set."""
         if not number:
             return ()
@@ -114,7 +114,7 @@ class ReviewState:
         elif key in ("Escape", "l"):
             self.like = None
 
-    def _open_like(self, row: Doubt) -> None:
+    def _open_like(self, row: RankedRow) -> None:
         known = {d.id: d for d in self.session.ranked}
         # alone it is listed too: the next key is meant to be asked about, not to decide
         rows = [row, *(known[i] for i, _ in row.like if i in known and i not in self.current)]
@@ -123,7 +123,7 @@ class ReviewState:
             None,
         )
 
-    def _decide(self, rows: list[Doubt], choice: Choice) -> None:
+    def _decide(self, rows: list[RankedRow], choice: Choice) -> None:
         made = self.session.decided.decide([d.record for d in rows], *choice)
         self.draft = None
         seen = self.row
@@ -165,7 +165,7 @@ HIDDEN = {
 }  # of use to programs; what was reviewed stands in the decisions
 
 
-def row_history_pairs(row: Doubt, session: ReviewSession) -> list[tuple[str, str]]:
+def row_history_pairs(row: RankedRow, session: ReviewSession) -> list[tuple[str, str]]:
     """Where the row comes from and what happened to it, as (what, value): the latest decision first, values cut to 200 characters."""
     found: list[tuple[str, Any]] = []
     past = read_decisions(session.decided.path)

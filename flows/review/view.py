@@ -11,7 +11,8 @@ from nicegui import ui
 
 from flows.review.state import PAST, ReviewState, SimilarRows, excerpt, row_history_pairs
 from tasks.records import Label, label_text
-from tasks.review.queue import Doubt, looked_at
+from tasks.review.queue import count_decided
+from tasks.review.ranked_row import RankedRow
 
 KEYS = [
     ("a", "accept"),
@@ -155,7 +156,7 @@ class View:
 
     def _top(self) -> None:
         desk = self.desk
-        done, total = looked_at(desk.current, desk.queue), len(desk.queue)
+        done, total = count_decided(desk.queue, desk.current), len(desk.queue)
         required = min(desk.session.project.review.required_rows, total)
         with ui.element("header").classes("top"):
             text(desk.session.project.name, "name")
@@ -167,7 +168,7 @@ class View:
             if total:
                 text(f"row {desk.at + 1}", "soft place")
 
-    def _row(self, d: Doubt) -> None:
+    def _row(self, d: RankedRow) -> None:
         with ui.element("section").classes("card main"):
             with ui.element("div").classes("head"):
                 text(label_text(d.record.label), "chip label")
@@ -204,7 +205,7 @@ class View:
                         )
                         text(f"{value:+.3f} {unit}", "", "b")
 
-    def _side(self, d: Doubt) -> None:
+    def _side(self, d: RankedRow) -> None:
         known = {r.id: r for r in self.desk.session.ranked}
         with ui.element("aside").classes("side"):
             with ui.element("section").classes("card neighbours"):
@@ -218,7 +219,7 @@ class View:
                         text(what)
                         text(value)
 
-    def _near(self, other: Doubt, note: str, d: Doubt) -> None:
+    def _near(self, other: RankedRow, note: str, d: RankedRow) -> None:
         with ui.element("div").classes("near"):
             with ui.element("div").classes("head"):
                 text(

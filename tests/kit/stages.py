@@ -24,7 +24,8 @@ Model = TypeVar("Model", bound=Figures)
 
 def filled(model: type[Model], /, **given: Any) -> Model:
     """A model with these fields; the others are empty: 0, "", False, None, or a collection without items."""
-    return model(**{name: _empty(f.annotation) for name, f in model.model_fields.items()} | given)
+    others = {n: _empty(f.annotation) for n, f in model.model_fields.items() if n not in given}
+    return model(**others | given)
 
 
 def _empty(annotation: Any) -> Any:

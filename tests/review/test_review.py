@@ -17,12 +17,20 @@ from hypothesis import strategies as st
 
 from tasks import atomic
 from tasks.decisions import Decision, Decisions, apply_decisions, current_decisions, read_decisions
+from tasks.encoder.linear_probe import fit_probe
 from tasks.errors import UserError
 from tasks.project import Review
 from tasks.records import Record, Rejected
 from tasks.review import table
-from tasks.review.probe import fitted, influence
-from tasks.review.queue import Doubt, RankResult, looked_at, queue, rank, rank_doubtful, waiting
+from tasks.review.influence import influence
+from tasks.review.queue import (
+    RankResult,
+    count_decided,
+    doubtful_or_decided,
+    rank_doubtful,
+    rank_rows,
+)
+from tasks.review.ranked_row import RankedRow
 from tasks.workspace import Workspace
 from tests.conftest import ROOT, Command, last_json
 from tests.kit import toy
@@ -38,8 +46,8 @@ def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
     return place(tmp_path_factory.mktemp("review"), encoder)
 
 
-def ranked(where: Place, encoder: Path) -> list[Doubt]:
-    return rank(where.project, where.data, encoder=encoder)
+def ranked(where: Place, encoder: Path) -> list[RankedRow]:
+    return rank_rows(where.project, where.data, encoder=encoder)
 
 
 def test_wrong_labels_come_first_and_every_row_says_why(where: Place, encoder: Path) -> None:
@@ -70,15 +78,16 @@ def test_wrong_labels_come_first_and_every_row_says_why(where: Place, encoder: P
 
 
 def test_the_queue_holds_what_is_doubtful_or_decided(where: Place, encoder: Path) -> None:
-    found = queue(where.project, where.data, encoder=encoder, decisions={})
-    assert where.wrong <= {d.id for d in found} and len(found) < len(ranked(where, encoder))
-    sure = ranked(where, encoder)[-1]
+    rows = ranked(where, encoder)
+    found = doubtful_or_decided(rows, {})
+    assert where.wrong <= {d.id for d in found} and len(found) < len(rows)
+    sure = rows[-1]
     assert sure.id not in {d.id for d in found}
     made = {sure.id: Decision("k", "g", "2026", "ana", sure.id, "", "accept", "metal", "metal")}
-    again = queue(where.project, where.data, encoder=encoder, decisions=made)
+    again = doubtful_or_decided(rows, made)
     assert {d.id for d in again} == {d.id for d in found} | {sure.id}
-    assert looked_at(made, again) == 1 and looked_at({}, again) == 0
-    assert looked_at({"0" * 24: made[sure.id]}, again) == 0, (
+    assert count_decided(again, made) == 1 and count_decided(again, {}) == 0
+    assert count_decided(again, {"0" * 24: made[sure.id]}) == 0, (
         "a decision about a row that is gone counts for nothing"
     )
 
@@ -178,7 +187,7 @@ def test_influence_ranks_rows_as_retraining_without_each_does(kinds: int) -> Non
         )
         return float(-np.log(probe.predict_proba(dev)[np.arange(30), dev_y]).sum())
 
-    estimate = influence(fitted(x, y), x, x, y, dev=dev, dev_y=dev_y)
+    estimate = influence(fit_probe(x, list(y)), x, x, y, dev=dev, dev_y=dev_y)
     everything, each = np.ones(n), np.eye(n)
     left_out = np.array([dev_loss(everything) - dev_loss(everything - one) for one in each])
     assert spearmanr(estimate, left_out).statistic > 0.95
@@ -400,32 +409,32 @@ NASTY = [
 
 @given(st.text(max_size=20) | st.sampled_from(NASTY))
 def test_a_cell_is_never_a_formula_and_comes_back(cell: str) -> None:
-    assert table.unquoted(table.quoted(cell)) == cell
-    assert table.quoted(cell)[:1] not in tuple("=+-@\t\r")
+    assert table.unquote_formula(table.quote_formula(cell)) == cell
+    assert table.quote_formula(cell)[:1] not in tuple("=+-@\t\r")
     if cell[:1] not in tuple("=+-@\t\r'"):
-        assert table.quoted(cell) == cell
+        assert table.quote_formula(cell) == cell
 
 
 @pytest.fixture
-def nasty(where: Place, encoder: Path) -> list[Doubt]:
+def nasty(where: Place, encoder: Path) -> list[RankedRow]:
     """A queue whose texts try a spreadsheet."""
     found = ranked(where, encoder)
     return [
-        replace(d, record=record(f"{t} of row {i}", "metal"))
+        d.model_copy(update={"record": record(f"{t} of row {i}", "metal")})
         for i, (d, t) in enumerate(zip(found, NASTY, strict=False))
     ]
 
 
 @pytest.mark.parametrize("kind", ["csv", "excel", "jsonl"])
 def test_what_is_exported_comes_back_with_decisions(
-    tmp_path: Path, nasty: list[Doubt], kind: str
+    tmp_path: Path, nasty: list[RankedRow], kind: str
 ) -> None:
     out = tmp_path / ("queue.jsonl" if kind == "jsonl" else "queue.csv")
-    table.write(out, nasty)
+    table.export_queue(out, nasty)
     rows = {d.id: d.record for d in nasty}
     labels = list(toy.LABELS)
     decided = Decisions(tmp_path / "d.jsonl", by="ana")
-    assert table.take(out, rows, labels, decided) == [], "empty cells decide nothing"
+    assert table.import_decisions(out, rows, labels, decided) == [], "empty cells decide nothing"
     words = ["accept", "reject", "bird", "Accept", "label:fruit", ""]
     said = [words[i % len(words)] for i in range(len(nasty))]
     if kind == "jsonl":
@@ -446,7 +455,7 @@ def test_what_is_exported_comes_back_with_decisions(
             again = csv.DictWriter(f, table.COLUMNS, delimiter=";" if kind == "excel" else ",")
             again.writeheader()
             again.writerows(c | {"decision": s} for c, s in zip(cells, said, strict=True))
-    made = table.take(out, rows, labels, decided)
+    made = table.import_decisions(out, rows, labels, decided)
     expected = {
         "accept": "metal",
         "Accept": "metal",
@@ -458,7 +467,7 @@ def test_what_is_exported_comes_back_with_decisions(
         (d.id, expected[s]) for d, s in zip(nasty, said, strict=True) if s
     ]
     assert {m.group for m in made} == {made[0].group}
-    assert table.take(out, rows, labels, decided) == [], (
+    assert table.import_decisions(out, rows, labels, decided) == [], (
         "a second import of the same file changes nothing"
     )
     assert len(decided.undo()) == len(made) and decided.current() == {}
@@ -476,7 +485,7 @@ def test_a_mistake_in_the_file_is_named_with_its_line_and_nothing_is_imported(
         with (tmp_path / name).open("w", newline="") as f:
             f.write(header + "\n")
             csv.writer(f).writerows(cells)
-        table.take(tmp_path / name, rows, ["metal", "fruit"], decided)
+        table.import_decisions(tmp_path / name, rows, ["metal", "fruit"], decided)
 
     good = (a.id, a.text, "accept")
     for bad, words in (
@@ -493,8 +502,8 @@ def test_a_mistake_in_the_file_is_named_with_its_line_and_nothing_is_imported(
         assert all(w in str(e.value) for w in words) and "\n" not in str(e.value), str(e.value)
     with pytest.raises(UserError, match="no column 'decision'"):
         take((a.id, a.text, "x"), header="id,text,decisions")
-    with pytest.raises(UserError, match="is not there"):
-        table.take(tmp_path / "none.csv", rows, ["metal"], decided)
+    with pytest.raises(UserError, match="does not exist"):
+        table.import_decisions(tmp_path / "none.csv", rows, ["metal"], decided)
     assert not decided.path.exists()
     take(good, (b.id, b.text, ""))
     assert set(decided.current()) == {a.id}
@@ -505,15 +514,15 @@ def test_a_label_named_accept_can_still_be_said(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(
         json.dumps({"id": a.id, "text": a.text, "decision": "label:accept"}) + "\n"
     )
-    ((_, choice, label),) = table.read(tmp_path / "in.jsonl", {a.id: a}, ["accept", "other"])
-    assert (choice, label) == ("relabel", "accept")
+    (choice,) = table.read_choices(tmp_path / "in.jsonl", {a.id: a}, ["accept", "other"])
+    assert (choice.choice, choice.label) == ("relabel", "accept")
 
 
 def test_an_export_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("mine")
-    for name, words in (("q.csv", "is there already"), ("q.xlsx", "is not written here")):
+    for name, words in (("q.csv", "exists already"), ("q.xlsx", "is not supported")):
         with pytest.raises(UserError, match=words):
-            table.write(tmp_path / name, [])
+            table.export_queue(tmp_path / name, [])
     assert (tmp_path / "q.csv").read_text() == "mine"
 
 
@@ -542,7 +551,7 @@ def test_the_command_exports_imports_and_says_how_far_one_is(
     code, out, err = reseed(*at, "--export", tmp_path / "rest.csv")
     assert code == 0 and f"{start['queue'] - 2} rows written" in out and "2 rows looked at" in out
     code, out, err = reseed(*at, "--import", tmp_path / "q.csv")
-    assert code == 2 and "is not there" in err and len(err.strip().splitlines()) == 1
+    assert code == 2 and "does not exist" in err and len(err.strip().splitlines()) == 1
     code, out, err = reseed(*at[:4], "--status")
     assert code == 2 and "--curated and --splits together" in err
     code, out, err = reseed(*at, "--status", "--by", " ")
@@ -584,7 +593,7 @@ def test_a_retrain_from_the_command_line_stops_until_enough_was_reviewed(
         "2 rows must be reviewed (review.required_rows), 0 are: run `reseed review toy`, then this command again"
     )
     (directory,) = workspace.published("review")
-    found = waiting(RankResult.load(directory).read(), {})
+    found = doubtful_or_decided(RankResult.load(directory).read(), {})
     decided = Decisions(workspace.decisions("toy"), by="ana")
     decided.decide([found[0].record], "accept")
     with pytest.raises(UserError, match=r"2 rows must be reviewed .* 1 are"):
@@ -638,7 +647,7 @@ def test_a_deployments_run_is_suspended_until_a_person_reviewed(
         "PYTHONPATH": str(ROOT),
     }
     environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
-    rows = rank(where.project, where.data, encoder=encoder)
+    rows = rank_rows(where.project, where.data, encoder=encoder)
     decided = Decisions(Workspace(home).decisions("toy"), by="ana")
     with running(
         BIN / "prefect",

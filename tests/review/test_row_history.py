@@ -16,8 +16,10 @@ from tasks.decisions import Decisions
 from tasks.errors import UserError
 from tasks.project import Curate
 from tasks.records import Rejected, content_id, read_records, read_rejected
-from tasks.review.queue import Doubt, RankResult
+from tasks.review.queue import RankResult
+from tasks.review.ranked_row import RankedRow
 from tasks.review.row_history import Story, explain, locate
+from tasks.stage import run_stage
 from tasks.text.fingerprints import FINGERPRINTS
 from tasks.train.stage import TrainResult
 from tasks.workspace import Workspace
@@ -404,23 +406,17 @@ def test_no_use_of_the_test_set_is_counted(data: Data, config: Path, reseed: Com
 
 def test_the_probes_opinion_is_told_where_the_rows_were_ranked(data: Data) -> None:
     row = next(r for r in read_records(data.curated.directory / "kept.jsonl") if "pear" in r.text)
-    said: dict[str, Any] = {
-        "opinion": "metal",
-        "probability": 0.7,
-        "own": 0.2,
-        "margin": 0.5,
-        "loss": 1.6,
-        "influence": 1.0,
-    }
-    doubt: Any = Doubt(row, None, "", **said, ranks={}, rank=3.5, near=(), like=())
-    ranked = RankResult(rows=1, doubtful=1)
-    published(
-        ranked,
-        data.home,
-        "review",
-        rows={"rows.jsonl": [doubt]},
-        inputs={"curated": data.curated.digest},
+    ranked = filled(
+        RankedRow, record=row, opinion="metal", probability=0.7, own=0.2, rank=3.5, near=(), like=()
     )
+
+    def build(out: Path, scratch: Path) -> RankResult:
+        atomic.write_lines(out / "rows.jsonl", [ranked.model_dump(mode="json")])
+        return RankResult(rows=1, doubtful=1)
+
+    inputs = {"curated": data.curated.digest}
+    at = Workspace(data.home)
+    run_stage(RankResult, "review", workspace=at, version=1, params={}, inputs=inputs, build=build)
     s = story(row.id, data)
     assert s.opinion == {"label": "metal", "probability": 0.7, "own": 0.2, "rank": 3.5}
 

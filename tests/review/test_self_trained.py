@@ -17,7 +17,7 @@ from tasks.evaluate.label_first import label_first
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import Record, Rejected, read_rejected
-from tasks.review.queue import rank, waiting
+from tasks.review.queue import doubtful_or_decided, rank_rows
 from tasks.stage import Published
 from tasks.train.stage import TrainResult
 from tasks.workspace import Workspace
@@ -91,11 +91,11 @@ def decisions(home: Path, by: str = "ana") -> Decisions:
 def test_doubtful_ones_are_in_the_queue(
     where: Place, encoder: Path, home: Path, reseed: Command
 ) -> None:
-    ranked = rank(where.project, where.data.data, encoder=encoder)
+    ranked = rank_rows(where.project, where.data.data, encoder=encoder)
     assert {r.id for r in ranked} == {
         r.id for r in [*where.self_trained, *where.data.curated.read()]
     }
-    first = waiting(ranked, {})
+    first = doubtful_or_decided(ranked, {})
     assert {r.id for r in where.wrong} <= {r.id for r in first} and first[
         0
     ].record.source == "harvested"
@@ -175,9 +175,7 @@ def test_what_is_to_be_labelled_first_comes_back_labelled(
         return reseed("review", "toy", "--import", copy, "--by", "Ana", "--json")
 
     code, _, err = taken(row0="accept")
-    assert (
-        code == 2 and "no label that could be accepted" in err and ":1" in err.replace("line ", ":")
-    ), err
+    assert code == 2 and "no label to accept" in err and ":1" in err.replace("line ", ":"), err
     code, out, err = taken(row0="bird", row1="reject")
     assert code == 0 and last_json(out)["imported"] == 2, err
     curated = where.curated(home)

@@ -22,7 +22,7 @@ from flows.review.session import ReviewSession
 from flows.review.state import ReviewState, row_history_pairs
 from tasks.decisions import Decisions, current_decisions, read_decisions
 from tasks.records import Label
-from tasks.review.queue import rank
+from tasks.review.queue import rank_rows
 from tasks.workspace import Workspace
 from tests.conftest import ROOT
 from tests.kit.review import XSS, Place, place, place_of_sets
@@ -40,7 +40,7 @@ def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
 
 @pytest.fixture
 def desk(where: Place, encoder: Path, tmp_path: Path) -> ReviewState:
-    rows = rank(where.project, where.data, encoder=encoder)
+    rows = rank_rows(where.project, where.data, encoder=encoder)
     return ReviewState(
         ReviewSession(where.project, rows, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits)
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 
 from flows.review.session import ReviewSession, wait_for_review
 from flows.review.state import ReviewState, row_history_pairs
@@ -20,8 +21,10 @@ from tasks.decisions import Decisions, apply_decisions, read_decisions
 from tasks.errors import UserError
 from tasks.records import Record, Rejected
 from tasks.review import table
-from tasks.review.probe import fitted, influence, opinions
-from tasks.review.queue import Doubt, rank, rank_doubtful
+from tasks.review.influence import influence
+from tasks.review.probe import assess_rows
+from tasks.review.queue import rank_doubtful, rank_rows
+from tasks.review.ranked_row import RankedRow
 from tasks.workspace import Workspace
 from tests.conftest import Command, last_json
 from tests.kit import toy
@@ -37,8 +40,8 @@ def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
 
 
 @pytest.fixture(scope="module")
-def ranked(where: Place, encoder: Path) -> list[Doubt]:
-    return rank(where.project, where.data, encoder=encoder)
+def ranked(where: Place, encoder: Path) -> list[RankedRow]:
+    return rank_rows(where.project, where.data, encoder=encoder)
 
 
 def of(words: str, *labels: str) -> Record:
@@ -49,7 +52,7 @@ def of(words: str, *labels: str) -> Record:
 
 
 def test_sets_that_lack_a_label_or_have_one_too_many_come_first(
-    where: Place, ranked: list[Doubt]
+    where: Place, ranked: list[RankedRow]
 ) -> None:
     assert len(where.wrong) == 6 and {d.id for d in ranked[:15]} >= where.wrong, [
         d.why() for d in ranked[:15]
@@ -72,40 +75,50 @@ def test_sets_that_lack_a_label_or_have_one_too_many_come_first(
 
 
 def test_a_ranking_is_read_back_as_it_was(
-    where: Place, ranked: list[Doubt], tmp_path: Path
+    where: Place, ranked: list[RankedRow], tmp_path: Path
 ) -> None:
     assert rank_doubtful(where.project, where.data, workspace=Workspace(tmp_path)).read() == ranked
 
 
-def test_a_probe_a_label_is_as_many_probes_alone() -> None:
+def sets_of(codes: np.ndarray, names: str = "ab") -> list[Record]:
+    """A record of each row of zeros and ones."""
+    return [
+        of(f"text {i}", *(k for k, has in zip(names, row, strict=True) if has))
+        for i, row in enumerate(codes)
+    ]
+
+
+def test_each_label_has_a_probe_of_its_own() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(90, 5))
-    yes = x[:, :2] + rng.normal(size=(90, 2)) * 0.5 > 0.3
-    sets = [tuple(np.array(["a", "b"])[row]) for row in yes]
-    trained_on, dev = np.arange(90) < 60, x[60:]
-    found = opinions(x, sets, trained_on, dev=dev, dev_labels=sets[60:])
-    harm = np.zeros(90)
-    for k in range(2):
-        probe = fitted(x[:60], yes[:60, k].astype(int))
-        assert found.probabilities[60:, k] == pytest.approx(probe.predict_proba(x[60:])[:, 1])
-        assert (
-            np.abs(found.probabilities[:60, k] - probe.predict_proba(x[:60])[:, 1]).max() > 1e-4
-        ), "out of fold"
-        harm += influence(
-            probe, x[:60], x, yes[:, k].astype(int), dev=dev, dev_y=yes[60:, k].astype(int)
-        )
-    assert found.influence == pytest.approx(harm)
+    y = (x[:, :2] + rng.normal(size=(90, 2)) * 0.5 > 0.3).astype(int)
+    records, trained_on = sets_of(y), np.arange(90) < 60
+    found = assess_rows(records, x, trained_on, dev=records[60:], dev_x=x[60:])
+    probes = [LogisticRegression(C=10, max_iter=1000).fit(x[:60], y[:60, k]) for k in range(2)]
+    p = np.stack([probe.predict_proba(x)[:, 1] for probe in probes], axis=1)
+    decided = np.where(y == 1, p, 1 - p)
+    assert found.own[60:] == pytest.approx(decided[60:].min(axis=1))
+    assert found.loss[60:] == pytest.approx(-np.log(decided[60:]).sum(axis=1))
+    assert np.abs(found.own[:60] - decided[:60].min(axis=1)).max() > 1e-4, "out of fold"
+    harm = [
+        influence(probe, x[:60], x, y[:, k], dev=x[60:], dev_y=y[60:, k])
+        for k, probe in enumerate(probes)
+    ]
+    assert found.influence == pytest.approx(np.sum(harm, axis=0))
 
 
-def test_a_label_of_one_row_is_not_seen_and_too_few_rows_are_said() -> None:
+def test_a_label_of_one_row_is_not_seen_and_too_few_rows_are_an_error() -> None:
     x = np.random.default_rng(1).normal(size=(9, 3))
-    sets = [("a",), ("a",), (), (), ("a", "b"), ("a",), (), ("a",), ()]
-    found = opinions(x, sets, np.ones(9, bool), dev=x[:0], dev_labels=[])
-    own, margin, loss = found.measures()
-    assert found.names == ["a", "b"] and (found.probabilities[:, 1] == 0).all()
-    assert own[4] == 0 and margin[4] == 1 and loss[4] > 13
+    y = np.array([[1, 0], [1, 0], [0, 0], [0, 0], [1, 1], [1, 0], [0, 0], [1, 0], [0, 0]])
+    records, everywhere = sets_of(y), np.ones(9, bool)
+    found = assess_rows(records, x, everywhere, dev=records, dev_x=x)
+    assert all("b" not in predicted for predicted in found.predicted)
+    assert found.own[4] == 0 and found.margin[4] == 1 and found.loss[4] > 13
+    without_dev = assess_rows(records, x, everywhere, dev=[], dev_x=x[:0])
+    assert not without_dev.influence.any() and (without_dev.own == found.own).all()
     with pytest.raises(UserError, match=r"two training rows with a label and two without.*'a': 1"):
-        opinions(x[:3], [("a",), (), ()], np.ones(3, bool), dev=x[:0], dev_labels=[])
+        few = [records[i] for i in (0, 2, 3)]
+        assess_rows(few, x[:3], everywhere[:3], dev=few, dev_x=x[:3])
 
 
 # --- decisions
@@ -178,7 +191,7 @@ def test_what_is_decided_last_stands(
 
 
 @pytest.fixture
-def desk(where: Place, ranked: list[Doubt], tmp_path: Path) -> ReviewState:
+def desk(where: Place, ranked: list[RankedRow], tmp_path: Path) -> ReviewState:
     return ReviewState(
         ReviewSession(
             where.project, ranked, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits
@@ -255,10 +268,10 @@ def test_a_set_is_applied_to_the_like_and_taken_back_at_once(desk: ReviewState) 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_sets_go_out_and_decisions_come_back(
-    tmp_path: Path, ranked: list[Doubt], suffix: str
+    tmp_path: Path, ranked: list[RankedRow], suffix: str
 ) -> None:
     out, rows = tmp_path / f"q{suffix}", ranked[:7]
-    table.write(out, rows)
+    table.export_queue(out, rows)
     if suffix == ".csv":
         with out.open(newline="", encoding="utf-8-sig") as f:
             cells = list(csv.DictReader(f))
@@ -280,12 +293,12 @@ def test_sets_go_out_and_decisions_come_back(
     else:
         back.write_text("".join(json.dumps(c) + "\n" for c in cells))
     decided, known = Decisions(tmp_path / "d.jsonl", by="ana"), {d.id: d.record for d in ranked}
-    made = table.take(back, known, LABELS, decided, separator="|")
+    made = table.import_decisions(back, known, LABELS, decided, separator="|")
     expected = [rows[0].record.label, None, ("metal",), ("bird", "metal"), ("bird", "fruit"), ()]
     assert [(m.id, m.label_after) for m in made] == [
         (d.id, e) for d, e in zip(rows, expected, strict=False)
     ]
-    assert table.take(back, known, LABELS, decided, separator="|") == [], (
+    assert table.import_decisions(back, known, LABELS, decided, separator="|") == [], (
         "doing it twice is doing it once"
     )
 
@@ -299,7 +312,7 @@ def test_a_set_with_an_unknown_label_is_named_with_its_line(tmp_path: Path, said
         UserError,
         match=r"in\.jsonl, line 1: .* is no decision.*\[\] for none.*nothing was imported",
     ):
-        table.read(path, {row.id: row}, LABELS, separator="|")
+        table.read_choices(path, {row.id: row}, LABELS, separator="|")
 
 
 # --- the command, and a retrain that waits
