@@ -83,7 +83,7 @@ class TestProject:
             ),
             (
                 {"data": {"pool": "x", "label_separator": "ta"}},
-                "the label 'metal' holds data.label_separator",
+                "the label 'metal' contains data.label_separator",
             ),
         ],
     )
@@ -113,22 +113,26 @@ class TestReaders:
             {"text": "four", "label": [3]},
         ]
         expected = [("a", "b"), (), ("3",)]
-        assert self.read(write(tmp_path / "rows.jsonl", table), many=True) == expected
+        assert self.read(write(tmp_path / "rows.jsonl", table), multi_label=True) == expected
         as_text = [{**row, "label": json.dumps(row["label"])} for row in table]
-        assert self.read(write(tmp_path / "rows.csv", as_text), many=True) == expected
+        assert self.read(write(tmp_path / "rows.csv", as_text), multi_label=True) == expected
 
     def test_lists_in_parquet(self, tmp_path: Path) -> None:
         pd.DataFrame({"text": ["one", "two", "three"], "label": [["b", "a"], [], None]}).to_parquet(
             tmp_path / "rows.parquet"
         )
-        found = self.read(tmp_path / "rows.parquet", many=True)
-        assert found == [("a", "b"), (), "no labels: a row of none of them has an empty list"]
+        found = self.read(tmp_path / "rows.parquet", multi_label=True)
+        assert found == [
+            ("a", "b"),
+            (),
+            "no labels; a row that has none of them needs an empty list",
+        ]
 
     def test_a_separator(self, tmp_path: Path) -> None:
         path = write(
             tmp_path / "rows.csv", [{"text": "t", "label": v} for v in ("b| a", "a", "", "|")]
         )
-        assert self.read(path, many=True, separator="|") == [("a", "b"), ("a",), (), ()]
+        assert self.read(path, multi_label=True, separator="|") == [("a", "b"), ("a",), (), ()]
 
     def test_a_column_a_label(self, tmp_path: Path) -> None:
         table = [
@@ -136,33 +140,37 @@ class TestReaders:
             {"text": "u", "a": 0, "b": 0},
             {"text": "v", "a": "", "b": 1},
         ]
-        assert self.read(write(tmp_path / "rows.csv", table), each=("a", "b")) == [
+        assert self.read(write(tmp_path / "rows.csv", table), label_columns=("a", "b")) == [
             ("a",),
             (),
             "the column 'a' is empty",
         ]
         pd.DataFrame({"text": ["t"], "a": [True], "b": [0.0]}).to_parquet(tmp_path / "rows.parquet")
-        assert self.read(tmp_path / "rows.parquet", each=("a", "b")) == [("a",)]
+        assert self.read(tmp_path / "rows.parquet", label_columns=("a", "b")) == [("a",)]
 
     @pytest.mark.parametrize(
         ("table", "columns", "said"),
         [
             (
                 [{"text": "t", "a": 2, "b": 1}],
-                {"each": ("a", "b")},
-                "rows.csv, line 2: the column 'a' holds '2', which is neither",
+                {"label_columns": ("a", "b")},
+                "rows.csv, line 2: the column 'a' holds '2': write 0 or 1",
             ),
             (
                 [{"text": "t", "a": 1}],
-                {"each": ("a", "bird")},
-                "has no column 'bird'.*name the labels of the project",
+                {"label_columns": ("a", "bird")},
+                "has no column 'bird'.*name the columns as the labels",
             ),
             (
                 [{"text": "t", "label": "a|b"}],
-                {"many": True},
+                {"multi_label": True},
                 r"line 2: 'label' holds 'a\|b', which is no list.*label_separator",
             ),
-            ([{"text": "t", "label": '{"a": 1}'}], {"many": True}, "which is no list of labels"),
+            (
+                [{"text": "t", "label": '{"a": 1}'}],
+                {"multi_label": True},
+                "which is no list of labels",
+            ),
         ],
     )
     def test_what_is_written_in_another_way_stops(
@@ -174,15 +182,15 @@ class TestReaders:
     @pytest.mark.parametrize("label", ["[null]", '[["a"]]', '[""]', "[true]", '["\\ud800"]'])
     def test_a_list_of_what_is_no_label_is_set_aside(self, tmp_path: Path, label: str) -> None:
         (fault,) = self.read(
-            write(tmp_path / "rows.csv", [{"text": "t", "label": label}]), many=True
+            write(tmp_path / "rows.csv", [{"text": "t", "label": label}]), multi_label=True
         )
         assert isinstance(fault, str) and "the labels hold" in fault
 
     def test_a_folder_per_label_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "1.txt").write_text("some text")
-        with pytest.raises(UserError, match="with multi_label give a table"):
-            self.read(tmp_path, many=True)
+        with pytest.raises(UserError, match="give a table, or remove multi_label"):
+            self.read(tmp_path, multi_label=True)
 
 
 class TestSplits:
@@ -193,7 +201,7 @@ class TestSplits:
 
     def test_every_split_has_every_label_and_rows_of_none(self, tmp_path: Path) -> None:
         table = toy.real_sets(20)
-        splits = self.split(tmp_path, table, split={"dev": 4, "test": 8, "seed": 3})
+        splits = self.split(tmp_path, table, split={"dev": 4, "test": 8, "train": 3})
         for own, n in ((splits.test, 8), (splits.dev, 4), (splits.seed, 3)):
             assert set(own) == {*LABELS, "(no label)"} and min(own.values()) >= 1
             assert all(own[label] >= n for label in LABELS)
@@ -217,7 +225,7 @@ class TestSplits:
         table = [*toy.real_sets(9), {"text": text("x", 1), "label": '["metal", "fuit"]'}]
         with pytest.raises(
             UserError,
-            match=r"the label 'fuit' \(did you mean 'fruit'\?\).*on 1 row, first at rows.csv, line",
+            match=r"the label 'fuit' \(did you mean 'fruit'\?\) of 1 row, first at rows.csv, line",
         ):
             self.split(tmp_path, table, split={"dev": 2, "test": 3})
 
@@ -626,7 +634,8 @@ class TestAnswers:
         given = predict.TextInput(["one", "two"], ["1", "2"])
         predict.write_predictions(tmp_path / "out.csv", given, answers)
         read = [
-            r.label for r in read_rows(tmp_path / "out.csv", Columns(label="labels", many=True))
+            r.label
+            for r in read_rows(tmp_path / "out.csv", Columns(label="labels", multi_label=True))
         ]
         assert read == [("bird", "metal"), ()]
         predict.show_predictions(given.texts, answers, None)

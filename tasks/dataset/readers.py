@@ -1,38 +1,31 @@
-"""Strict readers: CSV, JSONL, Parquet, Orange's .tab, or a folder per label, as rows that know their place.
+"""Read labelled or unlabelled rows from a table or from a folder per label.
 
-A row that can't be used is set aside with its place; a file that can't be read is one UserError.
+A row that cannot be used is given with its place and its fault. A file that cannot be read is one
+UserError.
 """
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tasks.dataset.formats import Fields, decode_text, read_fields
 from tasks.errors import UserError, suggestion
 from tasks.records import Label
 from tasks.text.tokens import replace_surrogates
 
-FORMATS = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".parquet")
-ROLES = ("text", "label", "id", "group")
-YES_OR_NO: dict[Any, bool] = {
-    "0": False,
-    "1": True,
-    0: False,
-    1: True,
-}  # True and 1.0 are equal to 1
-ORANGE_TYPES = {"", "c", "continuous", "d", "discrete", "s", "string", "t", "time", "m", "meta"}
-ORANGE_FLAGS = {"", "class", "c", "meta", "m", "ignore", "i", "skip", "weight", "w"}
+# values of a column of 0 and 1; True and 1.0 are equal to 1
+YES_OR_NO: dict[Any, bool] = {"0": False, "1": True, 0: False, 1: True}
+_ROLES = ("text", "label", "id", "group")
+_SURROGATE = "half a surrogate pair, which no encoder can read"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as it was read. `fault` says why it can't be used."""
+    """One row as it was read. `fault` says why it cannot be used, `check` under which name to reject it."""
 
     text: str
     label: Label | None
@@ -40,139 +33,106 @@ class Row:
     place: str
     fault: str | None = None
     group: str | None = None
-    kept: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    check: str = "unusable"
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns to read. Unlabelled data has `label` None, and `group` and `keep` where they happen to be there.
+    """The columns to read.
 
-    `keep` are metadata: read as text, carried along, left out of a row where they are empty.
-
-    `many` reads a set of labels from the label column: a list (in CSV as JSON), or texts parted by `separator`. `each` names
-    columns of 0 and 1, a label each, which are read in place of the label column.
+    With `label` None the data is unlabelled, and need not have the columns `group` and `metadata`.
+    With `multi_label` the label column holds lists (in CSV as JSON), or texts with a `separator`.
+    `label_columns` are columns of 0 and 1, one per label, that are read in place of the label column.
     """
 
     text: str = "text"
     label: str | None = "label"
     id: str | None = None
     group: str | None = None
-    many: bool = False
+    multi_label: bool = False
     separator: str | None = None
-    each: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
+
+    @property
+    def label_sets(self) -> bool:
+        """Whether a text may have several labels."""
+        return self.multi_label or bool(self.label_columns)
 
 
 def read_rows(path: Path, columns: Columns, *, encoding: str = "utf-8") -> Iterator[Row]:
-    """Rows of `path` in its order. Raises UserError naming the file and the place."""
+    """The rows of `path` in its order. Raises UserError with the file and the place."""
     if path.is_dir():
-        yield from _folder(path, columns, encoding)
+        yield from _read_folder(path, columns, encoding)
         return
-    empty = True
-    for place, fields in read_fields(path, encoding):
-        if empty:
-            _need(path, columns, list(fields))
-            empty = False
-        yield _row(place, fields, columns)
-    if empty:
-        raise UserError(f"{path} has no rows")
+    for number, (place, fields) in enumerate(read_fields(path, encoding)):
+        if number == 0:
+            _check_columns(path, columns, list(fields))
+        yield _parse_row(place, fields, columns)
 
 
-def column_names(path: Path, encoding: str = "utf-8") -> list[str]:
-    """The columns of a table, from its first row. Raises UserError when it has none."""
-    for _, fields in read_fields(path, encoding):
-        return list(fields)
-    raise UserError(f"{path} has no rows")
-
-
-def read_fields(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, the values by column) of each row of a table, as they stand. Raises UserError for a file that can't be read."""
-    suffix = path.suffix.lower()
-    if suffix in {".csv", ".tsv"}:
-        return _csv(path, "\t" if suffix == ".tsv" else None, encoding)
-    if suffix == ".tab":
-        return _orange(path, encoding)
-    if suffix in {".jsonl", ".ndjson"}:
-        return _jsonl(path, encoding)
-    if suffix == ".parquet":
-        return _parquet(path)
-    raise UserError(
-        f"{path}: {suffix or 'no suffix'} is not a format read here; use {', '.join(FORMATS)} or a folder"
-    )
-
-
-def _need(path: Path, columns: Columns, present: list[str]) -> None:
-    for label in columns.each:
-        if label not in present:
-            raise UserError(
-                f"{path} has no column {label!r}{suggestion(label, present)}, which data.one_column_per_label asks for: it has "
-                f"{', '.join(map(repr, present))}; name the labels of the project as the columns"
-            )
-    for role in ROLES:
-        name = None if role == "label" and columns.each else getattr(columns, role)
-        optional = role == "group" and columns.label is None
-        if name is not None and name not in present and not optional:
-            raise UserError(
-                f"{path} has no column {name!r}{suggestion(name, present)}: it has {', '.join(map(repr, present))}; "
-                f"set data.{role}_column"
-            )
-    for name in columns.keep if columns.label is not None else ():
+def _check_columns(path: Path, columns: Columns, present: list[str]) -> None:
+    labelled = columns.label is not None
+    needed = [(name, "name the columns as the labels") for name in columns.label_columns]
+    for role in _ROLES:
+        name = None if role == "label" and columns.label_columns else getattr(columns, role)
+        if name is not None and (labelled or role != "group"):
+            needed.append((name, f"set data.{role}_column"))
+    for name in columns.metadata if labelled else ():
+        needed.append((name, "correct data.keep_columns"))
+    for name, remedy in needed:
         if name not in present:
             raise UserError(
-                f"{path} has no column {name!r}{suggestion(name, present)}, which data.keep_columns asks for: it has "
-                f"{', '.join(map(repr, present))}; mend the name, or leave it out"
+                f"{path} has no column {name!r}{suggestion(name, present)}, only "
+                f"{', '.join(map(repr, present))}: {remedy}"
             )
 
 
-def _row(place: str, fields: dict[str, Any], columns: Columns) -> Row:
+def _parse_row(place: str, fields: Fields, columns: Columns) -> Row:
     values: dict[str, str | None] = {}
-    fault = None
-    for role in ROLES:
-        name = (
-            None if role == "label" and (columns.many or columns.each) else getattr(columns, role)
-        )
+    faults: list[str] = []
+    for role in _ROLES:
+        name = None if role == "label" and columns.label_sets else getattr(columns, role)
         value = fields.get(name) if name else None
-        if isinstance(value, bool) or (
-            role == "text" and value is not None and not isinstance(value, str)
-        ):
-            fault = f"{role} is {type(value).__name__} {value!r}, not text"
-        elif isinstance(value, (list, dict)):
-            several = (
-                "; where a text has several labels, set multi_label to true"
-                if role == "label"
-                else ""
-            )
-            fault = f"{role} is a {type(value).__name__}, not one value{several}"
-        values[role] = None if value is None else str(value)
+        faults += _faults_of(role, value)
+        values[role] = None if value is None else replace_surrogates(str(value))
     text = values["text"] or ""
-    if fault is None and not text.strip():
-        fault = "empty text"
-    labels: Label | None = None
-    if columns.many or columns.each:
-        labels, why = _label_set(place, fields, columns)
-        fault = fault or why
-    elif fault is None and columns.label and not (values["label"] or "").strip():
-        fault = "no label"
-    for role, value in values.items():
-        if value is not None and replace_surrogates(value) != value:
-            fault = fault or f"{role} holds half a surrogate pair, which no encoder can read"
-            values[role] = replace_surrogates(value)
-    if values["label"] is not None:
-        labels = values["label"].strip()
-    kept = {name: said for name in columns.keep if (said := _as_text(fields.get(name)))}
+    empty = not faults and not text.strip()
+    if empty:
+        faults.append("empty text")
+    label: Label | None = values["label"] and values["label"].strip()
+    if columns.label_sets:
+        label, fault = _parse_label_set(place, fields, columns)
+        faults += [fault] if fault else []
+    elif columns.label and not label:
+        faults.append("no label")
     return Row(
-        values["text"] or "",
-        labels,
+        text,
+        label,
         values["id"],
         place,
-        fault,
+        next(iter(faults), None),
         (values["group"] or "").strip() or None,
-        kept,
+        {name: v for name in columns.metadata if (v := _to_text(fields.get(name)))},
+        "empty" if empty else "unusable",
     )
 
 
-def _as_text(value: Any) -> str:
-    """A value of metadata as text: true and false as JSON writes them, lists and objects too; "" for nothing."""
+def _faults_of(role: str, value: Any) -> list[str]:
+    """Why the value cannot be a text, label, id or group."""
+    if isinstance(value, bool) or (role == "text" and not isinstance(value, str | None)):
+        return [f"{role} is {type(value).__name__} {value!r}, not text"]
+    if isinstance(value, (list, dict)):
+        remedy = "; set multi_label to true for several labels" if role == "label" else ""
+        return [f"{role} is a {type(value).__name__}, not one value{remedy}"]
+    if value is not None and replace_surrogates(str(value)) != str(value):
+        return [f"{role} holds {_SURROGATE}"]
+    return []
+
+
+def _to_text(value: Any) -> str:
+    """A value of metadata as text: booleans, lists and objects as JSON writes them; "" for None."""
     if value is None:
         return ""
     if isinstance(value, (bool, list, dict)):
@@ -180,43 +140,55 @@ def _as_text(value: Any) -> str:
     return replace_surrogates(str(value)).strip()
 
 
-def _label_set(
-    place: str, fields: dict[str, Any], columns: Columns
+def _parse_label_set(
+    place: str, fields: Fields, columns: Columns
 ) -> tuple[tuple[str, ...] | None, str | None]:
-    """(the row's labels, None), or (None, why there are none). Raises UserError for what is written in another way."""
-    found: list[Any] = []
-    for label in columns.each:
-        value = fields.get(label)
+    """(the row's labels, None), or (None, why it has none). Raises UserError for values of another kind."""
+    if columns.label_columns:
+        labels, fault = _parse_label_columns(place, fields, columns.label_columns)
+    else:
+        labels, fault = _parse_label_list(place, fields.get(columns.label or ""), columns)
+    for label in labels:
+        if isinstance(label, bool) or not isinstance(label, (str, int)) or not str(label).strip():
+            fault = fault or f"the labels hold {label!r}, which is no text"
+        elif replace_surrogates(str(label)) != str(label):
+            fault = fault or f"the labels hold {_SURROGATE}"
+    if fault:
+        return None, fault
+    return tuple(sorted({str(label).strip() for label in labels})), None
+
+
+def _parse_label_columns(
+    place: str, fields: Fields, names: tuple[str, ...]
+) -> tuple[list[str], str | None]:
+    labels = []
+    for name in names:
+        value = fields.get(name)
         value = value.strip() if isinstance(value, str) else value
         if value is None or value == "":
-            return None, f"the column {label!r} is empty"
+            return [], f"the column {name!r} is empty"
         if not isinstance(value, (str, int, float)) or value not in YES_OR_NO:
-            raise UserError(
-                f"{place}: the column {label!r} holds {value!r}, which is neither 0 nor 1: write one of them"
-            )
+            raise UserError(f"{place}: the column {name!r} holds {value!r}: write 0 or 1")
         if YES_OR_NO[value]:
-            found.append(label)
-    if not columns.each:
-        value = fields.get(columns.label or "")
-        if isinstance(value, str) and columns.separator is not None:
-            value = [part for part in value.split(columns.separator) if part.strip()]
-        elif value is None or value == "":
-            return None, "no labels: a row of none of them has an empty list"
-        found = _listed(value) if isinstance(value, str) else value
-        if not isinstance(found, list):
-            raise UserError(
-                f"{place}: {columns.label!r} holds {value!r}, which is no list of labels: write "
-                f'["one", "two"], or set data.label_separator'
-            )
-    for label in found:
-        if isinstance(label, bool) or not isinstance(label, (str, int)) or not str(label).strip():
-            return None, f"the labels hold {label!r}, which is no text"
-        if replace_surrogates(str(label)) != label and isinstance(label, str):
-            return None, "the labels hold half a surrogate pair, which no encoder can read"
-    return tuple(sorted({str(label).strip() for label in found})), None
+            labels.append(name)
+    return labels, None
 
 
-def _listed(text: str) -> Any:
+def _parse_label_list(place: str, value: Any, columns: Columns) -> tuple[list[Any], str | None]:
+    if isinstance(value, str) and columns.separator is not None:
+        return [part for part in value.split(columns.separator) if part.strip()], None
+    if value is None or value == "":
+        return [], "no labels; a row that has none of them needs an empty list"
+    labels = parse_json(value) if isinstance(value, str) else value
+    if not isinstance(labels, list):
+        raise UserError(
+            f"{place}: {columns.label!r} holds {value!r}, which is no list of labels: write "
+            '["one", "two"], or set data.label_separator'
+        )
+    return labels, None
+
+
+def parse_json(text: str) -> Any:
     """The JSON value in `text`, or None."""
     try:
         return json.loads(text)
@@ -224,155 +196,28 @@ def _listed(text: str) -> Any:
         return None
 
 
-def _codec(encoding: str) -> str:
-    """The encoding; of UTF-8, the one that leaves out a mark at the start."""
-    return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-
-
-def _decoded(data: bytes, encoding: str) -> str:
-    return data.decode(_codec(encoding))
-
-
-def _decode(path: Path, data: bytes, encoding: str) -> str:
-    try:
-        return _decoded(data, encoding)
-    except UnicodeDecodeError as e:
-        line = data.count(b"\n", 0, e.start) + 1
+def _read_folder(path: Path, columns: Columns, encoding: str) -> Iterator[Row]:
+    if columns.label_sets:
         raise UserError(
-            f"{path} is not {encoding}: byte 0x{data[e.start]:02x} on line {line}; "
-            f"save it as UTF-8, or set data.encoding (latin-1, cp1252, utf-16)"
-        ) from None
-
-
-def _lines(path: Path, encoding: str) -> Iterator[str]:
-    """The lines of a file, one in memory at a time. Raises UserError as _decode does."""
-    try:
-        with path.open(encoding=_codec(encoding), newline="\n") as f:
-            for line in f:
-                yield line.removesuffix("\n")
-    except UnicodeDecodeError:
-        _decode(path, path.read_bytes(), encoding)  # knows the place in the whole file
-        raise
-
-
-def _csv(path: Path, delimiter: str | None, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = _decode(path, path.read_bytes(), encoding)
-    if "\0" in text:
-        raise UserError(f"{path} holds NUL bytes: it is not a CSV file in {encoding}")
-    header = text.split("\n", 1)[0]
-    delimiter = delimiter or max(",;\t", key=lambda d: (header.count(d), d == ","))
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        names = next(reader, [])
-        if len(set(names)) != len(names):
-            twice = next(n for n in names if names.count(n) > 1)
-            raise UserError(f"{path}: the column {twice!r} stands twice in the header; rename one")
-        for values in reader:
-            if not values:
-                continue
-            if len(values) != len(names):
-                raise UserError(
-                    f"{path}, line {reader.line_num}: {len(values)} fields where the header has {len(names)}; "
-                    f"quote texts that hold {delimiter!r} or line breaks"
-                )
-            yield f"{path.name}, line {reader.line_num}", dict(zip(names, values, strict=True))
-    except csv.Error as e:
-        raise UserError(f"{path}, line {reader.line_num}: {e}; check its quotes") from None
-
-
-def _orange(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A table with tabs whose first three lines are names, types and flags: the data mining suite Orange writes it.
-
-    The column flagged `class` is also to be had as `label`. Without those lines it is a table with one header line.
-    """
-    rows = _csv(path, "\t", encoding)
-    types, flags = next(rows, None), next(rows, None)
-    if types is None or flags is None or not _describes(types[1], flags[1]):
-        yield from (row for row in (types, flags) if row is not None)
-        yield from rows
-        return
-    named = next((name for name, flag in flags[1].items() if flag in {"class", "c"}), None)
-    for place, fields in rows:
-        yield place, ({"label": fields[named]} if named else {}) | fields
-
-
-def _describes(types: dict[str, Any], flags: dict[str, Any]) -> bool:
-    """Whether these two lines are types and flags; flags may hold `key=value` too."""
-    marked = (f.partition(" ")[0] in ORANGE_FLAGS or "=" in f for f in flags.values())
-    return any(types.values()) and set(types.values()) <= ORANGE_TYPES and all(marked)
-
-
-def _jsonl(path: Path, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({k for k, _ in pairs}) != len(pairs):
-            raise ValueError("a key stands twice")
-        return dict(pairs)
-
-    def no_constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
-
-    for number, line in enumerate(_lines(path, encoding), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=once, parse_constant=no_constant)
-        except (ValueError, RecursionError) as e:
-            raise UserError(f"{path}, line {number}: not one JSON object a line ({e})") from None
-        if not isinstance(row, dict):
-            raise UserError(
-                f"{path}, line {number}: {type(row).__name__} where an object is expected"
-            )
-        yield f"{path.name}, line {number}", row
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as table:
-            number = 0
-            for batch in table.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path.name}, row {number}", row
-    except (pa.ArrowException, OSError) as e:
-        raise UserError(f"{path} is not a readable Parquet file: {e}") from None
-
-
-def _folder(path: Path, columns: Columns, encoding: str) -> Iterator[Row]:
-    if columns.many or columns.each:
-        raise UserError(
-            f"{path} is a folder, which gives each text one label: with multi_label give a table"
+            f"{path} is a folder, which gives each text one label: give a table, or remove multi_label"
         )
-    if columns.group and columns.label:
-        raise UserError(
-            f"{path} is a folder, which has no column {columns.group!r}: leave data.group_column out"
-        )
-    if columns.keep and columns.label:
-        raise UserError(
-            f"{path} is a folder, which has no column {columns.keep[0]!r}: leave data.keep_columns out"
-        )
-    labels = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not labels:
-        raise UserError(
-            f"{path} has no folders: a folder per label is expected, each with a text a file"
-        )
-    for folder in labels:
-        for file in sorted(
-            p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")
-        ):
-            place = replace_surrogates(f"{folder.name}/{file.name}")  # a name need not be UTF-8
+    unsupported = {"group_column": columns.group, "keep_columns": ", ".join(columns.metadata)}
+    for key, name in unsupported.items() if columns.label else ():
+        if name:
+            raise UserError(f"{path} is a folder, which has no column {name!r}: remove data.{key}")
+    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise UserError(f"{path} holds no folders: make one per label, with one file per text")
+    for folder in folders:
+        label = replace_surrogates(folder.name)  # a name need not be UTF-8
+        files = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        for file in sorted(files):
+            place = f"{label}/{replace_surrogates(file.name)}"
             try:
-                text = _decoded(file.read_bytes(), encoding)
+                text = decode_text(file.read_bytes(), encoding)
             except UnicodeDecodeError as e:
-                yield Row(
-                    "",
-                    replace_surrogates(folder.name),
-                    None,
-                    place,
-                    f"not {encoding}: byte 0x{e.object[e.start]:02x} at {e.start}",
-                )
-                continue
-            yield _row(place, {columns.text: text, columns.label or "label": folder.name}, columns)
+                fault = f"not {encoding}: byte 0x{e.object[e.start]:02x} at {e.start}"
+                yield Row("", label, None, place, fault, check="encoding")
+            else:
+                fields = {columns.text: text, columns.label or "label": folder.name}
+                yield _parse_row(place, fields, columns)

@@ -17,9 +17,5 @@ class Section(BaseModel):
     """A frozen part of the file, in which an unknown key or a value of another type is an error."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )

@@ -86,6 +86,11 @@ class Data(Section):
             )
         return self
 
+    def references(self) -> dict[str, str]:
+        """The references to data that are set, by their keys."""
+        keys = ("pool", "train", "dev", "test", "unlabelled")
+        return {key: value for key in keys if (value := getattr(self, key))}
+
     @property
     def has_held_out(self) -> bool:
         """Whether there is text for dev and test."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import atomic
-from tasks.dataset.readers import column_names, read_fields
+from tasks.dataset.formats import column_names, read_fields
 from tasks.decisions import Decision, Decisions, label_after
 from tasks.errors import UserError, suggestion
 from tasks.labels import unknown_labels

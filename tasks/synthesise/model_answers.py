@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tasks import atomic
-from tasks.dataset.readers import FORMATS, Columns, read_rows
+from tasks.dataset.formats import FORMATS
+from tasks.dataset.readers import Columns, read_rows
 from tasks.errors import TransientError, UserError
 from tasks.figures import Figures
 from tasks.llm.budget import Ledger, Spent

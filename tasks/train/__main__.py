@@ -23,7 +23,8 @@ from pydantic import ValidationError
 
 from tasks import atomic
 from tasks.atomic import digest_of
-from tasks.dataset.readers import Columns, Row, column_names, read_rows
+from tasks.dataset.formats import column_names
+from tasks.dataset.readers import Columns, Row, read_rows
 from tasks.errors import TransientError, UserError, suggestion
 from tasks.project import Train
 from tasks.records import Record, Source, write_records
@@ -41,7 +42,7 @@ def _records(path: Path, *, multi_label: bool) -> Iterator[Record]:
         raise UserError(f"{path} is not there: --data must hold train.jsonl and dev.jsonl")
     sourced = "source" in column_names(path)
     faulty, usable = None, 0
-    for r in read_rows(path, Columns(group="source" if sourced else None, many=multi_label)):
+    for r in read_rows(path, Columns(group="source" if sourced else None, multi_label=multi_label)):
         if r.fault:
             faulty = faulty or r
             continue

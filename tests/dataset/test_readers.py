@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.dataset.readers import Columns, Row, column_names, read_rows
+from tasks.dataset.formats import column_names
+from tasks.dataset.readers import Columns, Row, read_rows
 from tasks.errors import UserError
 
 # what UTF-8 can hold; a CSV file holds no NUL
@@ -110,7 +111,7 @@ def test_delimiters(tmp_path: Path) -> None:
             ["line 3", "3 fields", "the header has 2", "quote texts"],
         ),
         ("text,label\na\n", ["line 2", "1 fields", "the header has 2"]),
-        ("text,label,text\na,b,c\n", ["'text'", "twice in the header"]),
+        ("text,label,text\na,b,c\n", ["'text'", "repeated in the header"]),
         ('text,label\n"a"b,c\n', ["line 2", "quotes"]),
         ('text,label\n"a,c\n', ["line 2", "quotes"]),
         ("text,label\n", ["no rows"]),
@@ -156,10 +157,10 @@ def test_other_encodings(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"text": "a", "text": "b", "label": "c"}', "twice"),
+        ('{"text": "a", "text": "b", "label": "c"}', "a key is repeated"),
         ('{"text": "a", "label": NaN}', "NaN is not JSON"),
-        ('["a", "b"]', "list where an object is expected"),
-        ("3", "int where an object is expected"),
+        ('["a", "b"]', "list, not an object"),
+        ("3", "int, not an object"),
         ('{"text": "a"', "not one JSON object"),
         ('{"text": "a"} {"text": "b"}', "not one JSON object"),
         ("[" * 100_000, "not one JSON object"),
@@ -310,15 +311,13 @@ def test_metadata_is_text_and_goes_along(tmp_path: Path) -> None:
         '{"text": "b", "label": "b", "country": " ", "n": null, "ok": false}\n',
         "rows.jsonl",
     )
-    kept = [(r.kept, r.fault) for r in read(path, keep=("country", "n", "ok", "of"))]
+    kept = [(r.metadata, r.fault) for r in read(path, metadata=("country", "n", "ok", "of"))]
     assert kept == [
         ({"country": "uk", "n": "7", "ok": "true", "of": '["x", "é"]'}, None),
         ({"ok": "false"}, None),
     ]
-    assert "(did you mean 'country'?), which data.keep_columns asks for" in refused(
-        path, keep=("contry",)
-    )
-    assert [r.kept for r in read(path, label=None, keep=("gone", "n"))] == [
+    assert "(did you mean 'country'?)" in refused(path, metadata=("contry",))
+    assert [r.metadata for r in read(path, label=None, metadata=("gone", "n"))] == [
         {"n": "7"},
         {},
     ]  # unlabelled text may have none
@@ -326,24 +325,24 @@ def test_metadata_is_text_and_goes_along(tmp_path: Path) -> None:
         pa.table({"text": ["a"], "label": ["b"], "when": [date(2024, 2, 1)]}),
         tmp_path / "rows.parquet",
     )
-    assert [r.kept for r in read(tmp_path / "rows.parquet", keep=("when",))] == [
+    assert [r.metadata for r in read(tmp_path / "rows.parquet", metadata=("when",))] == [
         {"when": "2024-02-01"}
     ]
-    assert [r.kept for r in read(csv_file(tmp_path, "text,label,by\na,b,c\n"), keep=("by",))] == [
-        {"by": "c"}
-    ]
+    assert [
+        r.metadata for r in read(csv_file(tmp_path, "text,label,by\na,b,c\n"), metadata=("by",))
+    ] == [{"by": "c"}]
 
 
 def test_a_folder_has_no_metadata(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.txt").write_text("x")
-    assert "has no column 'by': leave data.keep_columns out" in refused(tmp_path, keep=("by",))
+    assert "has no column 'by': remove data.keep_columns" in refused(tmp_path, metadata=("by",))
 
 
 def test_a_folder_has_no_groups(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.txt").write_text("x")
-    assert "leave data.group_column out" in refused(tmp_path, group="by")
+    assert "remove data.group_column" in refused(tmp_path, group="by")
 
 
 def test_a_folder_a_label(tmp_path: Path) -> None:
@@ -376,14 +375,14 @@ def test_file_names_that_are_not_utf8_can_be_written_down(tmp_path: Path) -> Non
 
 def test_a_folder_without_folders(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
-    assert "a folder per label is expected" in refused(tmp_path)
+    assert "holds no folders: make one per label" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["rows.xlsx", "rows.txt", "rows"])
 def test_formats_that_are_not_read(tmp_path: Path, name: str) -> None:
     path = csv_file(tmp_path, "text,label\na,b\n", name)
     assert ".jsonl" in refused(path)
-    with pytest.raises(UserError, match="not a format read here"):
+    with pytest.raises(UserError, match="not a format that can be read"):
         column_names(path)
 
 

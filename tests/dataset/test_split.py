@@ -154,7 +154,7 @@ def test_a_text_that_stands_twice_is_one_row(tmp_path: Path) -> None:
     assert "pool.jsonl, line 1" in r.reason and r.record.lineage["place"] == "pool.jsonl, line 13"
     assert p.splits.rejected == {"exact_duplicate": 1}
     assert p.splits.notices[0].startswith(
-        "1 row set aside (exact_duplicate); first at pool.jsonl, line 13"
+        "1 row rejected (exact_duplicate), first at pool.jsonl, line 13: the same text is at"
     )
 
 
@@ -209,7 +209,7 @@ def test_ids_that_stand_twice(tmp_path: Path) -> None:
     with pytest.raises(UserError) as e:
         prepared(tmp_path, table, id_column="key")
     assert [
-        s for s in ("'3' stands twice", "line 4 and", "line 8", "'key'") if s not in str(e.value)
+        s for s in ("the id '3'", "line 4 and", "line 8", "'key'") if s not in str(e.value)
     ] == []
 
 
@@ -320,7 +320,7 @@ def test_a_pool_with_a_test_file_apart(tmp_path: Path) -> None:
     assert p.splits.dev == {"fruit": 2, "metal": 2} and p.splits.seed == {"fruit": 1, "metal": 1}
     assert p.splits.rejected == {"leak": 2} and p.splits.unlabelled == 18 - 2 - 4 - 2
     assert not any(texts(p, "test") & texts(p, split) for split in ("seed", "dev", "unlabelled"))
-    assert all(r.record.text == "" and "stands in test" in r.reason for r in rejected(p))
+    assert all(r.record.text == "" and "is in test" in r.reason for r in rejected(p))
 
 
 def test_a_pool_too_small_beside_a_test_file(tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_groups_hold_over_files_that_are_given_apart(tmp_path: Path) -> None:
         unlabelled="more.jsonl",
         group_column="by",
     )
-    assert [(r.check, "'author 1' stands in test" in r.reason) for r in rejected(p)] == [
+    assert [(r.check, "'author 1' is in test" in r.reason) for r in rejected(p)] == [
         ("leak", True)
     ] * 2
     assert "by nobody" in texts(p, "unlabelled")
