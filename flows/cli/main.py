@@ -246,9 +246,9 @@ def init(
     with output_for(as_json) as finish:
         each = tuple(name.strip() for name in (label_columns or "").split(",") if name.strip())
         made = write_project(
-            data, out, asked=ColumnHints(text_column, label_column, several, separator, each)
+            data, out, hints=ColumnHints(text_column, label_column, several, separator, each)
         )
-        finish(made, lambda: click.echo(made["message"]))
+        finish(made.model_dump(), lambda: click.echo(made.message))
 
 
 @commands.command()

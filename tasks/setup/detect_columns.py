@@ -1,20 +1,22 @@
-"""Which columns hold the texts and the labels of somebody's rows, and how several labels a text are written there.
+"""Detect which columns of a table hold texts and labels, and how several labels per text are written.
 
-A guess is said in a sentence; where the rows speak for two things, it is a UserError that says how to decide.
+What was detected is given as a sentence. Where the rows allow two readings, a UserError says how to
+decide.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tasks.dataset.readers import YES_OR_NO, Columns, column_names, read_fields
+from tasks.dataset.formats import Fields, column_names, read_fields
+from tasks.dataset.readers import YES_OR_NO, Columns, parse_json
 from tasks.errors import UserError
 
-TEXT_NAMES = (
+TEXT_NAMES = [
     "text",
     "texts",
     "content",
@@ -24,8 +26,8 @@ TEXT_NAMES = (
     "document",
     "description",
     "title",
-)
-LABEL_NAMES = (
+]
+LABEL_NAMES = [
     "label",
     "labels",
     "category",
@@ -37,186 +39,170 @@ LABEL_NAMES = (
     "intent",
     "tag",
     "tags",
-)
+]
 SEPARATORS = (";", "|", ",")
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnHints:
-    """What the user says about the rows; what is None, or empty, is found out. `several`: a text may have several labels."""
+    """What the user says about the columns; what is None or empty is detected."""
 
     text: str | None = None
     label: str | None = None
-    several: bool | None = None
+    multi_label: bool | None = None
     separator: str | None = None
-    each: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
 
 
-def detect_columns(data: Path, asked: ColumnHints) -> tuple[Columns, str]:
-    """(the columns to read, what was taken for labels). Raises UserError where the columns can't be told."""
-    if asked.several is False and (asked.separator or asked.each):
+def detect_columns(data: Path, hints: ColumnHints) -> tuple[Columns, str]:
+    """(the columns to read, where the labels are). Raises UserError where that is ambiguous."""
+    _check_hints(data, hints)
+    if data.is_dir():
+        return Columns("text", "label"), "the folders, one label per text"
+    present = column_names(data)
+    for name in (hints.text, hints.label, *hints.label_columns):
+        if name is not None and name not in present:
+            raise UserError(f"{data} has no column {name!r}: use one of {_quoted(present)}")
+    text = hints.text or _known_column(present, TEXT_NAMES, but=hints.label)
+    label = hints.label or _known_column(present, LABEL_NAMES, but=text)
+    if text is None:
+        raise _undetected("text", data, present)
+    rows = [fields for _, fields in read_fields(data)]
+    flags = hints.label_columns
+    if not flags and hints.multi_label is not False and not hints.label and not hints.separator:
+        flags = tuple(name for name in present if name != text and _is_flag(rows, name))
+    if hints.label_columns or (len(flags) > 1 and label is None):
+        columns = Columns(text, "label", label_columns=flags)
+        return columns, f"the columns {_quoted(flags)}, which hold 0 and 1"
+    if len(flags) > 1 and label in flags:
+        raise UserError(
+            f"{data}: {_quoted(flags)} hold only 0 and 1: give --label-columns {','.join(flags)} if "
+            f"each is a label, or --label-column {label} if that one holds the labels"
+        )
+    if label is None:
+        raise _undetected("label", data, present)
+    return _detect_labels(data, text, label, [r.get(label) for r in rows], hints)
+
+
+def _check_hints(data: Path, hints: ColumnHints) -> None:
+    several = hints.separator or hints.label_columns
+    if hints.multi_label is False and several:
         raise UserError(
             "--one-label does not go with --separator or --label-columns: give one of them"
         )
-    if asked.each and (asked.separator or asked.label):
+    if hints.label_columns and (hints.separator or hints.label):
         raise UserError(
-            "--label-columns takes a column a label: leave --label-column and --separator out"
+            "--label-columns names one column per label: remove --label-column and --separator"
         )
-    if data.is_dir():
-        if asked.several or asked.separator or asked.each:
-            raise UserError(
-                f"{data} is a folder, which gives each text one label: for several give a table"
-            )
-        return Columns("text", "label"), "the folders, one label a text"
-    present = column_names(data)
-    for given in (asked.text, asked.label, *asked.each):
-        if given is not None and given not in present:
-            raise UserError(
-                f"{data} has no column {given!r}: it has {', '.join(map(repr, present))}"
-            )
-    lower = {p.lower().strip(): p for p in present}
-    text = asked.text or next(
-        (lower[n] for n in TEXT_NAMES if n in lower and lower[n] != asked.label), None
-    )
-    label = asked.label or next(
-        (lower[n] for n in LABEL_NAMES if n in lower and lower[n] != text), None
-    )
-    if text is None:
-        raise _which("text", data, present)
-    rows = [fields for _, fields in read_fields(data)]
-    flags = (
-        ()
-        if asked.several is False or asked.label or asked.separator
-        else _flags(rows, present, text)
-    )
-    if asked.each or (len(flags) > 1 and label is None):
-        names = ", ".join(map(repr, asked.each or flags))
-        return Columns(
-            text, "label", each=asked.each or flags
-        ), f"the columns {names}, which hold 0 and 1"
-    if len(flags) > 1 and label in flags:
+    if data.is_dir() and (hints.multi_label or several):
         raise UserError(
-            f"{data}: {', '.join(map(repr, flags))} hold 0 and 1 alone: give --label-columns {','.join(flags)} if each of them "
-            f"is a label, --label-column {label} if that one holds the labels"
+            f"{data} is a folder, which gives each text one label: give a table for several"
         )
-    if label is None:
-        raise _which("label", data, present)
-    return _written(data, text, label, [r.get(label) for r in rows], asked)
 
 
-def _which(role: str, data: Path, present: list[str]) -> UserError:
-    several = (
-        ", or, where each label has a column of 0 and 1, --label-columns" if role == "label" else ""
-    )
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _known_column(present: list[str], names: Sequence[str], *, but: str | None) -> str | None:
+    columns = {column.lower().strip(): column for column in present}
+    return next((columns[n] for n in names if n in columns and columns[n] != but), None)
+
+
+def _undetected(role: str, data: Path, present: list[str]) -> UserError:
+    flags = ", or --label-columns if each label has a column of 0 and 1" * (role == "label")
     return UserError(
-        f"{data}: which column holds the {role}? It has {', '.join(map(repr, present))}: give --{role}-column{several}"
+        f"{data}: which of {_quoted(present)} holds the {role} is unclear: give --{role}-column{flags}"
     )
 
 
-def _flags(rows: list[dict[str, Any]], present: list[str], text: str) -> tuple[str, ...]:
-    """The columns that hold 0 and 1, both of them and nothing else but empty cells."""
-    found = []
-    for name in present:
-        values = {
-            v.strip() if isinstance(v, str) else v for r in rows if _hashable(v := r.get(name))
-        } - {"", None}
-        listed = any(not _hashable(r.get(name)) for r in rows)
-        if (
-            name != text
-            and not listed
-            and values <= YES_OR_NO.keys()
-            and {YES_OR_NO[v] for v in values} == {False, True}
-        ):
-            found.append(name)
-    return tuple(found)
+def _is_flag(rows: list[Fields], name: str) -> bool:
+    """Whether the column holds both 0 and 1, and nothing else but empty cells."""
+    values = set()
+    for row in rows:
+        value = row.get(name)
+        if isinstance(value, (list, dict)):
+            return False
+        values.add(value.strip() if isinstance(value, str) else value)
+    values -= {"", None}
+    return values <= YES_OR_NO.keys() and {YES_OR_NO[v] for v in values} == {False, True}
 
 
-def _hashable(value: Any) -> bool:
-    return not isinstance(value, (list, dict))
-
-
-def _written(
-    data: Path, text: str, label: str, values: list[Any], asked: ColumnHints
+def _detect_labels(
+    data: Path, text: str, label: str, values: list[Any], hints: ColumnHints
 ) -> tuple[Columns, str]:
-    """How the labels stand in their column."""
-    one = Columns(text, label), f"the column {label!r}, one label a text"
-    if asked.several is False:
-        return one
-    if asked.separator:
-        separated = Columns(text, label, many=True, separator=asked.separator)
-        return separated, f"the column {label!r}, parted by {asked.separator!r}"
-    cells = [v.strip() if isinstance(v, str) else v for v in values if v not in (None, "")]
-    listed = [isinstance(v, list) or (isinstance(v, str) and _is_list(v)) for v in cells]
-    if any(listed) and (all(listed) or asked.several):
-        return Columns(text, label, many=True), f"the column {label!r}, which holds lists"
-    if any(listed):
-        other = next(v for v, is_list in zip(cells, listed, strict=True) if not is_list)
-        raise UserError(
-            f"{data}: {label!r} holds lists in {sum(listed)} rows and single values such as {other!r} in others: write lists "
-            f"everywhere, or give --one-label, which sets the rows with lists aside"
-        )
-    separator, note = _separator(
-        data, label, Counter(str(v) for v in cells), several=bool(asked.several)
-    )
+    """How the labels are written in their column."""
+    separator, note = hints.separator, ""
+    if hints.multi_label is not False and not separator:
+        cells = [v.strip() if isinstance(v, str) else v for v in values if v not in (None, "")]
+        lists = [isinstance(parse_json(v) if isinstance(v, str) else v, list) for v in cells]
+        if any(lists) and (all(lists) or hints.multi_label):
+            return Columns(
+                text, label, multi_label=True
+            ), f"the column {label!r}, which holds lists"
+        if any(lists):
+            raise UserError(
+                f"{data}: {label!r} holds lists in {sum(lists)} rows and single values such as "
+                f"{cells[lists.index(False)]!r} in others: write lists everywhere, or give "
+                "--one-label, which rejects the rows with lists"
+            )
+        counts = Counter(str(v) for v in cells)
+        separator, note = _detect_separator(data, label, counts, bool(hints.multi_label))
     if separator is None:
-        return one[0], one[1] + note
-    return Columns(
-        text, label, many=True, separator=separator
-    ), f"the column {label!r}, parted by {separator!r}"
+        return Columns(text, label), f"the column {label!r}, one label per text{note}"
+    columns = Columns(text, label, multi_label=True, separator=separator)
+    return columns, f"the column {label!r}, separated by {separator!r}"
 
 
-def _is_list(cell: str) -> bool:
-    try:
-        return cell.startswith("[") and isinstance(json.loads(cell), list)
-    except (ValueError, RecursionError):
-        return False
+class _Parts(NamedTuple):
+    """How a separator splits cells: `recurring` is the share of the parts that recur in other cells,
+    `unique` a cell in which none does."""
+
+    recurring: float
+    unique: str
 
 
-def _separator(
-    data: Path, label: str, cells: Counter[str], *, several: bool
+def _detect_separator(
+    data: Path, label: str, cells: Counter[str], multi_label: bool
 ) -> tuple[str | None, str]:
-    """(what parts the labels in the cells or None, a note on what might).
+    """(what separates labels in the cells or None, a note on what might).
 
-    A character parts labels where its parts recur in other cells. Where none do, it belongs to the labels' names.
+    A character separates labels if the parts recur in other cells; otherwise it belongs to names.
     """
-    found = {s: told for s in SEPARATORS if (told := _recurring(cells, s))}
-    sure = [s for s, (share, alone) in found.items() if share >= 0.5 and not alone]
-    likely = list(found) if several else [s for s, (share, _) in found.items() if share > 0]
-    if len(sure) == 1:
-        return sure[0], ""
-    if several and len(likely) == 1:
-        return likely[0], ""
-    if several and not likely:
+    splits = {s: parts for s in SEPARATORS if (parts := _split_cells(cells, s))}
+    certain = [s for s, parts in splits.items() if parts.recurring >= 0.5 and not parts.unique]
+    possible = [s for s, parts in splits.items() if parts.recurring > 0 or multi_label]
+    if len(certain) == 1:
+        return certain[0], ""
+    if multi_label and len(possible) == 1:
+        return possible[0], ""
+    if multi_label and not possible:
         raise UserError(
             f"{data}: no cell of {label!r} holds {', '.join(SEPARATORS)} or a list: give --separator"
         )
-    if likely:
-        s = (sure or likely)[0]
-        cell = found[s][1] or next(cell for cell in cells if s in cell)
+    if possible:
+        s = (certain or possible)[0]
+        cell = splits[s].unique or next(cell for cell in cells if s in cell)
         raise UserError(
-            f"{data}: {label!r} holds {cell!r}, which may be one label or several: give --separator {s!r} if that parts labels, "
-            f"--one-label if it belongs to a label's name; where both are so, write the labels as lists"
+            f"{data}: {label!r} holds {cell!r}, which may be one label or several: give --separator "
+            f"{s!r} if that separates labels, --one-label if it belongs to a name; write lists where "
+            "both occur"
         )
-    if found:
-        s = next(iter(found))
-        return (
-            None,
-            f" ({s!r} in {found[s][1]!r} is taken as part of its name; if it parts labels, give --separator {s!r})",
-        )
-    return None, ""
+    if not splits:
+        return None, ""
+    s, parts = next(iter(splits.items()))
+    name = f"{s!r} in {parts.unique!r} is taken as part of its name"
+    return None, f" ({name}; if it separates labels, give --separator {s!r})"
 
 
-def _recurring(cells: Counter[str], separator: str) -> tuple[float, str] | None:
-    """(the share of the parts that recur in other cells, a cell none of whose parts does or ""); None where nothing is parted."""
+def _split_cells(cells: Counter[str], separator: str) -> _Parts | None:
     sets = {
         cell: frozenset(part.strip() for part in cell.split(separator)) - {""} for cell in cells
     }
-    times = Counter(part for own in set(sets.values()) for part in own)
-    parted = {cell: own for cell, own in sets.items() if len(own) > 1}
-    if not parted:
+    counts = Counter(part for parts in set(sets.values()) for part in parts)
+    several = {cell: parts for cell, parts in sets.items() if len(parts) > 1}
+    if not several:
         return None
-    parts = frozenset().union(*parted.values())
-    alone = next(
-        (cell for cell, own in parted.items() if all(times[part] == 1 for part in own)), ""
-    )
-    return sum(times[part] > 1 for part in parts) / len(parts), alone
+    parts = frozenset().union(*several.values())
+    unique = (cell for cell, names in several.items() if all(counts[n] == 1 for n in names))
+    return _Parts(sum(counts[part] > 1 for part in parts) / len(parts), next(unique, ""))

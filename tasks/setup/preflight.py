@@ -1,4 +1,4 @@
-"""What is checked before anything starts."""
+"""Checks of a project before anything starts."""
 
 from __future__ import annotations
 
@@ -12,46 +12,45 @@ from tasks.evaluate.cases import load_cases
 from tasks.project import Project
 from tasks.references import check_reference, resolve
 
+_MODEL_CHECKS = {"evaluate.static_model": check_static, "evaluate.zero_shot": sides}
+
 
 def check_references(project: Project, path: Path) -> None:
-    """Raise UserError, naming file, key, value and remedy, for a local path or package that is not there."""
-    d, g = project.data, project.generate
-    named = {
-        f"data.{name}": getattr(d, name) for name in ("pool", "train", "dev", "test", "unlabelled")
+    """Raise UserError with file, key, value and remedy for a missing local path or package."""
+    g, e = project.generate, project.evaluate
+    references: dict[str, str | None] = {
+        "train.model": project.train.model,
+        "generate.questions": g.questions,
+        "evaluate.zero_shot": e.zero_shot,
+        "evaluate.static_model": e.static_model
+        if e.static_model not in ("encoder", "off")
+        else None,
     }
-    named |= {"train.model": project.train.model, "generate.questions": g.questions}
-    for name, (_, e) in g.endpoints().items():
-        if e.endpoint == "local":
-            named[f"generate.generators.{name}.model" if g.generators else "generate.model"] = (
-                e.model
-            )
-    looks = {"evaluate.static_model": check_static, "evaluate.zero_shot": sides}
-    named |= {"evaluate.zero_shot": project.evaluate.zero_shot}
-    static = project.evaluate.static_model
-    named |= {"evaluate.static_model": static} if static not in ("encoder", "off") else {}
-    for key, reference in named.items():
-        if reference:
-            try:
+    references |= {f"data.{key}": value for key, value in project.data.references().items()}
+    for name, (_, endpoint) in g.endpoints().items():
+        if endpoint.endpoint == "local":
+            key = f"generate.generators.{name}.model" if g.generators else "generate.model"
+            references[key] = endpoint.model
+    for key, reference in references.items():
+        try:
+            if reference:
                 check_reference(reference, config_dir=project.config_dir)
-                if key in looks and not reference.startswith(("s3:", "hf:")):
-                    looks[key](
-                        resolve(
-                            reference,
-                            config_dir=project.config_dir,
-                            cache=project.config_dir,
-                            kind="model",
-                        )
-                    )
-            except UserError as e:
-                raise UserError(f"{path}: {key}: {e}") from None
-    if project.evaluate.cases:
+            if reference and key in _MODEL_CHECKS and not reference.startswith(("s3:", "hf:")):
+                folder = project.config_dir
+                _MODEL_CHECKS[key](
+                    resolve(reference, config_dir=folder, cache=folder, kind="model")
+                )
+        except UserError as error:
+            raise UserError(f"{path}: {key}: {error}") from None
+    if e.cases:
         load_cases(project)
 
 
 def check_endpoint(project: Project) -> None:
-    """Raises UserError when the project needs a key that the environment does not hold."""
+    """Raise UserError where the environment lacks an API key that the project needs."""
     for _, e in project.generate.endpoints().values():
         if e.endpoint.startswith("https://api.openai.com") and not os.environ.get(e.api_key_env):
             raise UserError(
-                f"generate.endpoint is {e.endpoint} but the environment has no {e.api_key_env}: export the key"
+                f"generate.endpoint is {e.endpoint}, but the environment has no {e.api_key_env}: "
+                "export the key"
             )

@@ -18,6 +18,7 @@ from tasks.project.reader import load_project
 from tasks.records import read_records
 from tasks.setup import init
 from tasks.setup.detect_columns import ColumnHints
+from tasks.setup.init import WrittenProject
 from tasks.train.fine_tune import fine_tune
 from tasks.workspace import Workspace
 from tests.conftest import Command, last_json
@@ -26,8 +27,8 @@ from tests.kit.rows import rows, text, write
 from tests.kit.training import chosen
 
 
-def write_project(data: Path, out: Path | None = None, **asked: Any) -> dict[str, Any]:
-    return init.write_project(data, out, asked=ColumnHints(**asked))
+def write_project(data: Path, out: Path | None = None, **hints: Any) -> WrittenProject:
+    return init.write_project(data, out, hints=ColumnHints(**hints))
 
 
 def renamed(table: list[dict[str, Any]], text_name: str, label_name: str) -> list[dict[str, Any]]:
@@ -50,12 +51,12 @@ def test_the_file_loads_and_its_data_is_split(tmp_path: Path) -> None:
         p.name == "my-rows" and p.label_names == ["fruit", "metal"] and p.data.pool == "My Rows.csv"
     )
     assert (
-        told["labels"] == {"fruit": 20, "metal": 12}
-        and told["rows"] == 32
-        and told["split"] == {"test": 6, "dev": 2}
+        told.labels == {"fruit": 20, "metal": 12}
+        and told.rows == 32
+        and told.split == {"test": 6, "dev": 2}
     )
     assert splits.test == {"fruit": 6, "metal": 6} and splits.seed == {"fruit": 12, "metal": 4}
-    assert "reseed retrain" in told["message"] and told["path"] == str(tmp_path / "p.yaml")
+    assert "reseed retrain" in told.message and told.path == str(tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -84,7 +85,7 @@ def test_columns_are_given(tmp_path: Path) -> None:
         tmp_path / "only.csv",
         [{"title": r["label"], "said": r["text"]} for r in rows(fruit=4, metal=4)],
     )
-    with pytest.raises(UserError, match="which column holds the text"):
+    with pytest.raises(UserError, match="holds the text is unclear"):
         write_project(only, tmp_path / "q.yaml", label="title")
     with pytest.raises(UserError, match=r"no column 'kind'.*'title', 'said'"):
         write_project(only, tmp_path / "q.yaml", label="kind")
@@ -97,9 +98,7 @@ def test_columns_that_can_not_be_guessed(
     tmp_path: Path, names: tuple[str, str], missing: str
 ) -> None:
     data = write(tmp_path / "rows.csv", renamed(rows(fruit=4, metal=4), *names))
-    with pytest.raises(
-        UserError, match=f"which column holds the {missing}.*give --{missing}-column"
-    ):
+    with pytest.raises(UserError, match=f"holds the {missing} is unclear: give --{missing}-column"):
         write_project(data, tmp_path / "p.yaml")
     assert not (tmp_path / "p.yaml").exists()
 
@@ -114,7 +113,7 @@ def repeated(n: int) -> list[dict[str, Any]]:
         (rows(fruit=9), ["1 label", "at least two"]),
         (rows(fruit=9, metal=3), ["'metal' has 3 texts", "at least 4"]),
         ([*rows(fruit=9, metal=3), {"text": " ", "label": "metal"}], ["'metal' has 3 texts"]),
-        (rows(fruit=9) + repeated(6), ["'metal' has 1 text,"]),
+        (rows(fruit=9) + repeated(6), ["'metal' has 1 text:"]),
         (
             rows(fruit=9, metal=4) + [{**r, "label": "fruit"} for r in rows(metal=4)],
             ["'metal' has 0 texts"],
@@ -166,7 +165,7 @@ def test_data_that_is_not_there_or_not_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"gone\.csv does not exist"):
         write_project(tmp_path / "gone.csv")
     (tmp_path / "rows.xlsx").write_bytes(b"PK\x03\x04")
-    with pytest.raises(UserError, match=r"\.xlsx is not a format read here"):
+    with pytest.raises(UserError, match=r"\.xlsx is not a format that can be read"):
         write_project(tmp_path / "rows.xlsx")
     (tmp_path / "rows.csv").write_text("text,label\n")
     with pytest.raises(UserError, match="has no rows"):
@@ -202,7 +201,7 @@ def test_the_name_comes_from_the_data(
 ) -> None:
     data = write(tmp_path / f"{stem}.csv", rows(fruit=4, metal=4))
     monkeypatch.chdir(tmp_path)
-    path = Path(write_project(data)["path"])
+    path = Path(write_project(data).path)
     p, _ = accepted(path, tmp_path / "home")
     assert path.name == f"{p.name}.yaml"
 
@@ -278,7 +277,7 @@ def test_any_labels_survive(scratch: Path, labels: list[str]) -> None:
         for i in range(4)
     ]
     (scratch / "p.yaml").unlink(missing_ok=True)
-    write_project(write(scratch / "rows.jsonl", table), scratch / "p.yaml", several=False)
+    write_project(write(scratch / "rows.jsonl", table), scratch / "p.yaml", multi_label=False)
     assert load_project(scratch / "p.yaml").label_names == sorted(labels)
 
 
@@ -340,7 +339,7 @@ def flags(path: Path) -> Path:
         (parquet, "the column 'tags', which holds lists", {"label_column": "tags"}),
         (
             parted,
-            "the column 'tags', parted by ';'",
+            "the column 'tags', separated by ';'",
             {"label_column": "tags", "label_separator": ";"},
         ),
         (
@@ -354,10 +353,10 @@ def test_label_sets_are_recognised_and_said(
     tmp_path: Path, made: Any, said: str, data: dict[str, Any]
 ) -> None:
     told = write_project(made(tmp_path / "rows"), tmp_path / "p.yaml")
-    assert told["multi_label"] is True and told["labels"] == {"metal": 40, "fruit": 40, "bird": 40}
+    assert told.multi_label is True and told.labels == {"metal": 40, "fruit": 40, "bird": 40}
     assert (
         f"labels: {said}; 30 of the 100 texts have several and 10 none (multi_label: true"
-        in told["message"]
+        in told.message
     )
     p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
     assert p.multi_label and p.data.model_dump(exclude_defaults=True).items() >= data.items()
@@ -393,16 +392,14 @@ def labelled(*cells: str) -> list[dict[str, Any]]:
 def test_a_separator_within_a_name_is_left_there_and_said(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.csv", labelled("food, drink", "travel", "arts | crafts"))
     told = write_project(data, tmp_path / "p.yaml")
-    assert "one label a text" in told["message"] and "give --separator '|'" in told["message"]
+    assert "one label per text" in told.message and "give --separator '|'" in told.message
     assert load_project(tmp_path / "p.yaml").label_names == [
         "arts | crafts",
         "food, drink",
         "travel",
     ]
     told = write_project(data, tmp_path / "q.yaml", separator="|")
-    assert (
-        set(told["labels"]) == {"arts", "crafts", "food, drink", "travel"} and told["multi_label"]
-    )
+    assert set(told.labels) == {"arts", "crafts", "food, drink", "travel"} and told.multi_label
 
 
 @pytest.mark.parametrize(
@@ -419,11 +416,11 @@ def test_what_may_be_one_label_or_several_is_asked(tmp_path: Path, cells: tuple[
         UserError, match=r"may be one label or several: give --separator '.' if .* --one-label if"
     ):
         write_project(data, tmp_path / "p.yaml")
-    assert write_project(data, tmp_path / "p.yaml", several=False)["labels"] == dict.fromkeys(
+    assert write_project(data, tmp_path / "p.yaml", multi_label=False).labels == dict.fromkeys(
         cells, 4
     )
     separator = "," if "Italy" in cells[0] else ";"
-    assert write_project(data, tmp_path / "q.yaml", separator=separator)["multi_label"]
+    assert write_project(data, tmp_path / "q.yaml", separator=separator).multi_label
 
 
 def test_lists_beside_single_values_are_asked_about(tmp_path: Path) -> None:
@@ -433,7 +430,9 @@ def test_lists_beside_single_values_are_asked_about(tmp_path: Path) -> None:
         match=r"holds lists in 1 rows and single values such as 'a' in others.*--one-label",
     ):
         write_project(write(tmp_path / "rows.jsonl", table), tmp_path / "p.yaml")
-    assert write_project(tmp_path / "rows.jsonl", tmp_path / "p.yaml", several=False)["labels"] == {
+    assert write_project(
+        tmp_path / "rows.jsonl", tmp_path / "p.yaml", multi_label=False
+    ).labels == {
         "a": 4,
         "b": 4,
     }
@@ -442,15 +441,17 @@ def test_lists_beside_single_values_are_asked_about(tmp_path: Path) -> None:
 def test_columns_of_0_and_1_beside_a_column_of_labels(tmp_path: Path) -> None:
     extra = [r | {"reply": i % 2, "seen": 1 - i % 2} for i, r in enumerate(rows(fruit=8, metal=8))]
     told = write_project(write(tmp_path / "rows.csv", extra), tmp_path / "p.yaml")
-    assert told["labels"] == {"fruit": 8, "metal": 8} and not told["multi_label"]
-    told = write_project(tmp_path / "rows.csv", tmp_path / "q.yaml", each=("reply", "seen"))
-    assert told["labels"] == {"reply": 8, "seen": 8} and told["multi_label"]
+    assert told.labels == {"fruit": 8, "metal": 8} and not told.multi_label
+    told = write_project(
+        tmp_path / "rows.csv", tmp_path / "q.yaml", label_columns=("reply", "seen")
+    )
+    assert told.labels == {"reply": 8, "seen": 8} and told.multi_label
     binary = [r | {"label": i % 2, "seen": 1 - i % 2} for i, r in enumerate(rows(fruit=8, metal=8))]
     with pytest.raises(
-        UserError, match="'label', 'seen' hold 0 and 1 alone: give --label-columns label,seen if"
+        UserError, match="'label', 'seen' hold only 0 and 1: give --label-columns label,seen if"
     ):
         write_project(write(tmp_path / "binary.csv", binary), tmp_path / "r.yaml")
-    assert write_project(tmp_path / "binary.csv", tmp_path / "r.yaml", label="label")["labels"] == {
+    assert write_project(tmp_path / "binary.csv", tmp_path / "r.yaml", label="label").labels == {
         "0": 8,
         "1": 8,
     }
@@ -459,10 +460,10 @@ def test_columns_of_0_and_1_beside_a_column_of_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"several": False, "separator": ";"}, "--one-label does not go with"),
-        ({"each": ("a",), "separator": ";"}, "leave --label-column and --separator out"),
-        ({"each": ("a", "b")}, "no column 'a'"),
-        ({"several": True}, "no cell of 'label' holds .* or a list: give --separator"),
+        ({"multi_label": False, "separator": ";"}, "--one-label does not go with"),
+        ({"label_columns": ("a",), "separator": ";"}, "remove --label-column and --separator"),
+        ({"label_columns": ("a", "b")}, "no column 'a'"),
+        ({"multi_label": True}, "no cell of 'label' holds .* or a list: give --separator"),
     ],
 )
 def test_what_is_asked_for_and_can_not_be(tmp_path: Path, asked: dict[str, Any], said: str) -> None:
@@ -490,4 +491,4 @@ def test_the_command_takes_the_choice(tmp_path: Path, reseed: Command) -> None:
     )
     assert code == 0 and last_json(out)["labels"] == {"metal": 40, "bird": 40}, err
     code, out, _ = reseed("init", data, "--out", tmp_path / "r.yaml", "--one-label")
-    assert code == 0 and "labels: the column 'label', one label a text" in out
+    assert code == 0 and "labels: the column 'label', one label per text" in out
