@@ -28,8 +28,6 @@ STILL_LONG = {  # to be emptied
     "tasks/review/row_history.py",
     "tasks/augment/self_training.py",
     "tasks/evaluate/serving.py",
-    "tasks/llm/run.py",
-    "tasks/synthesise/stage.py",
     "tasks/train/adaptation/masked.py",
     "tasks/tune/search.py",
     "tasks/verdict/decide.py",

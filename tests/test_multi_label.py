@@ -42,6 +42,7 @@ from tasks.train.fine_tune import Trained, fine_tune
 from tasks.workspace import Workspace
 from tests.conftest import Command, last_json
 from tests.kit import toy
+from tests.kit.generation import reply_to
 from tests.kit.rows import project, text, write
 from tests.kit.training import chosen
 
@@ -271,7 +272,7 @@ class TestSynthesis:
         assert all(len(r.tag["labels"]) == 1 for r in self.plan([], pairs=0.0))
 
     def reply(self, words: str, request: Any) -> Reply:
-        return Reply(request, "k", words, "stop", 1, 1, 0.0, True, True)
+        return reply_to(request, words)
 
     def test_a_row_gets_what_was_asked_for(self) -> None:
         request = next(r for r in self.plan(self.SEEDS) if len(r.tag["labels"]) == 2)

@@ -121,7 +121,6 @@ def _log_trace(exchange: Exchange, tags: dict[str, str], experiment_id: str, run
 
 
 def _span_attributes(exchange: Exchange) -> dict[str, object]:
-    prompt_usd, completion_usd = exchange.usd
     return {
         "mlflow.message.format": "openai",  # the UI shows the messages as a conversation
         "mlflow.llm.model": exchange.body["model"],
@@ -129,12 +128,12 @@ def _span_attributes(exchange: Exchange) -> dict[str, object]:
         "mlflow.chat.tokenUsage": {
             "input_tokens": exchange.prompt_tokens,
             "output_tokens": exchange.completion_tokens,
-            "total_tokens": exchange.prompt_tokens + exchange.completion_tokens,
+            "total_tokens": exchange.tokens,
         },
         # given even where it is zero: MLflow would look the model up in a price list of its own
         "mlflow.llm.cost": {
-            "input_cost": prompt_usd,
-            "output_cost": completion_usd,
-            "total_cost": prompt_usd + completion_usd,
+            "input_cost": exchange.prompt_usd,
+            "output_cost": exchange.usd - exchange.prompt_usd,
+            "total_cost": exchange.usd,
         },
     }

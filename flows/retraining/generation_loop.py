@@ -14,6 +14,7 @@ from tasks.figures import format_counts
 from tasks.llm.budget import Spent
 from tasks.llm.request import RowUsage, Usage
 from tasks.report.model import Cost
+from tasks.synthesise.ask import open_ledger
 from tasks.synthesise.model_answers import AnswersResult
 from tasks.synthesise.plan import Focus, RoundRequest
 from tasks.synthesise.propose import propose
@@ -24,7 +25,7 @@ from tasks.synthesise.quota import (
     rows_to_request,
     split_quota,
 )
-from tasks.synthesise.stage import SynthesiseResult, open_ledger, synthesise
+from tasks.synthesise.stage import SynthesiseResult, synthesise
 from tasks.synthesise.study import study
 
 
@@ -166,7 +167,7 @@ class _Loop:
         result = step(run.project, asked, splits=run.splits, workspace=run.workspace)
         self.rounds.append(Round(asked, result))
         self.tried.update(result.answered)
-        for label, why in result.left.items():
+        for label, why in result.unanswered.items():
             self.given_up[label] = f"the label {label!r} is postponed to the next retrain: {why}"
         self.ended = result.stopped
         self.curated = self._curate()
@@ -199,7 +200,7 @@ class _Loop:
             why = "".join(
                 f"; {reason}" for reason in [*self.given_up.values(), self.ended] if reason
             )
-            passes = any(r.result.parked for r in self.rounds)
+            passes = any(r.result.deferred for r in self.rounds)
             raise (TransientError if passes else UserError)(
                 f"there is no row to train on: of {asked} requested rows none was accepted (rejected: "
                 f"{format_counts(curated.rejected)}), and there are no seed rows{why}; set generate.per_label "

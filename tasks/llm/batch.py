@@ -1,285 +1,274 @@
-"""Many requests as one job: OpenAI's Batch API, at half the price, answered within a day.
+"""Requests as jobs of OpenAI's Batch API: at half the price, answered within a day.
 
-Keys, cache and ledger are those of requests one by one. A batch that was begun is noted in `batches/` beside the cached
-answers, with its keys, before it can cost anything; whoever later asks for one of those keys waits for that batch and
-buys nothing anew. Between the upload and the note of the batch's id a kill leaves the uploaded file's id: the batch
-is then looked for by it (https://platform.openai.com/docs/guides/batch).
+Keys, cache and ledger are those of requests sent one by one. Before a batch can cost anything, its keys
+are noted in `batches/` beside the cached completions; whoever asks for one of these keys later waits for
+that batch and buys nothing anew. A process killed between the upload and the note of the batch's id
+leaves the id of the uploaded file: the batch is then found by it
+(https://platform.openai.com/docs/guides/batch).
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import openai
 import tenacity
+from openai.types import Batch
+from pydantic import ValidationError
 
 from tasks import atomic
 from tasks.atomic import digest_of
 from tasks.errors import TransientError, UserError
+from tasks.figures import Figures
 from tasks.llm import wire
 from tasks.llm.budget import BudgetExhausted, Reservation, cost_usd, price_response
-from tasks.llm.connection import Connection, backoff_seconds
-from tasks.llm.request import Reply, Request, RunOutcome
+from tasks.llm.request import Reply, Request
+from tasks.llm.run import Connection, Run
 
-POLL_SECONDS = 30.0  # seconds between two looks at a batch
-MAX_REQUESTS = 50_000  # the API's limits for one batch; of 200 MB
-MAX_BYTES = 150 << 20
-ENDED = {"completed", "failed", "expired", "cancelled"}
+POLL_SECONDS = 30.0
+MAX_REQUESTS = 50_000  # the API's limit for one batch
+MAX_BYTES = 150 << 20  # the API's limit is 200 MB
+_LINE_BYTES = 1000  # of a request's line besides its text
+_ENDED = {"completed", "failed", "expired", "cancelled"}
+_PATH: Final = "/v1/chat/completions"
 
+Missing = dict[str, Request]  # the first request of each key without a completion
 T = TypeVar("T")
 
 
-class BatchRun:
-    """The requests of one call of ask_all, through batches. `emit` is given each reply."""
+class BatchNote(Figures):
+    """What is noted of a batch that was begun: the uploaded file, and the batch's id once it is known.
 
-    def __init__(
-        self, context: Connection, *, emit: Callable[[Reply], None], unread: Callable[[], int]
-    ) -> None:
-        self.c, self.emit = context, emit
-        self._folder = context.cache.folder / "batches"
-        self._holds: dict[str, Reservation] = {}
-        self._taken: Counter[str] = Counter()
-        self._replied: Counter[str] = Counter()
+    `keys` holds the upper bounds of prompt and completion tokens by request.
+    """
+
+    endpoint: str
+    model: str
+    file: str
+    id: str | None
+    keys: dict[str, tuple[int, int]]
+
+
+class BatchRun(Run):
+    """Requests sent as batches."""
+
+    def __init__(self, connection: Connection, *, emit: Callable[[Reply], None]) -> None:
+        super().__init__(connection, emit=emit)
+        self._folder = connection.cache.folder / "batches"
+        self._reservations: dict[str, Reservation] = {}
         self._bought: set[str] = set()
-        self._last: Exception | None = None
-        self._stopped: str | None = None
 
-    def wake(self) -> None:
-        """A reply was taken; a batch does not wait for that."""
-
-    @property
-    def outcome(self) -> RunOutcome:
-        lost = {
-            label: n for label, taken in self._taken.items() if (n := taken - self._replied[label])
-        }
-        return RunOutcome(
-            dict(sorted(lost.items())), {}, self._stopped, over_budget=self._stopped is not None
-        )
-
-    async def over(self, waiting: Iterator[Request]) -> None:
-        """Ask them all. Raises UserError for what no retry mends, TransientError when nothing was answered."""
-        requests = [(request.key(self.c.name, self.c.model), request) for request in waiting]
-        self._taken.update(request.label for _, request in requests)
-        missing = self._hand_out(requests)
+    async def ask_all(self, requests: Iterator[Request]) -> None:
+        """See Run.ask_all."""
+        items = [(self._take(request), request) for request in requests]
+        missing = self._deliver_found(items)
         try:
-            for path, state in self._begun(set(missing)):
-                await self._finish(path, state)
-                missing = self._hand_out([item for item in requests if item[0] in missing])
-                for key in state["keys"]:  # what it left unanswered is not asked again at once
+            for path, note in self._begun(missing):
+                await self._finish(path, note)
+                missing = self._deliver_found([item for item in items if item[0] in missing])
+                for key in note.keys:  # what it left unanswered is not asked again at once
                     missing.pop(key, None)
-            while missing:
-                chunk = self._reserved(missing)
-                if not chunk:
-                    break
+            while missing and (chunk := self._reserve(missing)):
                 path = self._folder / f"{digest_of(sorted(chunk))}.json"
-                await self._finish(path, await self._upload(path, chunk), fresh=True)
-                self._hand_out([item for item in requests if item[0] in chunk])
+                await self._finish(path, await self._upload(path, chunk), is_new=True)
+                self._deliver_found([item for item in items if item[0] in chunk])
                 missing = {key: request for key, request in missing.items() if key not in chunk}
         finally:
-            for hold in self._holds.values():
-                self.c.ledger.abandon(hold)
-        if self._last and not self._replied and not self._stopped:
-            raise self._last
+            for reservation in self._reservations.values():
+                self._connection.ledger.detach(reservation)
+        self._raise_unless_answered()
 
-    def _hand_out(self, requests: list[tuple[str, Request]]) -> dict[str, Request]:
-        """Emit what the cache has; the first request of each key that it has not."""
-        missing: dict[str, Request] = {}
-        for key, request in requests:
-            kept = None if key in missing else self.c.found(key)
-            if kept is None:
+    def _deliver_found(self, items: list[tuple[str, Request]]) -> Missing:
+        """Deliver what is in the cache. Returns what is not."""
+        missing: Missing = {}
+        for key, request in items:
+            completion = None if key in missing else self._connection.find(key)
+            if completion is None:
                 missing.setdefault(key, request)
                 continue
-            self._replied[request.label] += 1
-            self.emit(Reply(request, key, **kept, bought=key in self._bought))
+            self._deliver(request, key, completion, bought=key in self._bought)
             self._bought.discard(key)
         return missing
 
-    def _begun(self, missing: set[str]) -> list[tuple[Path, dict[str, Any]]]:
-        """The batches of this endpoint and model, begun earlier, that hold some of these keys."""
-        found = []
+    def _begun(self, missing: Missing) -> list[tuple[Path, BatchNote]]:
+        """The batches of this endpoint and model that were begun earlier and hold some of these keys."""
+        begun, endpoint = [], self._connection.endpoint.endpoint
         for path in sorted(self._folder.glob("*.json")):
             try:
-                state = atomic.read_json(path)
-                mine = (state["name"], state["model"]) == (self.c.name, self.c.model)
-                if mine and missing & set(state["keys"]):
-                    found.append((path, state))
-                elif mine and all(map(self.c.cache.find, state["keys"])):
-                    path.unlink(missing_ok=True)  # a kill came between its last answer and here
-            except (OSError, ValueError, KeyError, TypeError):
+                note = BatchNote.model_validate_json(path.read_bytes())
+            except (OSError, ValidationError):
                 continue
-        return found
+            if (note.endpoint, note.model) != (endpoint, self._connection.model):
+                continue
+            if missing.keys() & note.keys.keys():
+                begun.append((path, note))
+            elif all(map(self._connection.cache.get, note.keys)):
+                path.unlink(missing_ok=True)  # killed between its last answer and its removal
+        return begun
 
-    def _reserved(self, missing: dict[str, Request]) -> dict[str, Request]:
-        """As many of them as the budget and the API's limits let into one batch."""
-        chunk: dict[str, Request] = {}
+    def _reserve(self, missing: Missing) -> Missing:
+        """Reserve as many requests as the budget and the API's limits allow in one batch."""
+        chunk: Missing = {}
         size = 0
         for key, request in missing.items():
-            size += request.size + 1000
+            size += request.size + _LINE_BYTES
             if chunk and (len(chunk) >= MAX_REQUESTS or size > MAX_BYTES):
                 break
-            prompt, completion = request.most_prompt_tokens(), request.max_tokens
-            usd = cost_usd(self.c.endpoint.price, prompt=prompt, completion=completion, batch=True)
+            bounds = request.max_prompt_tokens, request.max_tokens
+            usd = cost_usd(self._connection.endpoint.price, *bounds, batch=True)
             try:
-                hold = self.c.ledger.reserve(key, tokens=prompt + completion, usd=usd, wait=False)
+                reservation = self._connection.ledger.reserve(
+                    key, tokens=sum(bounds), usd=usd, wait=False
+                )
             except BudgetExhausted as e:
-                self._stopped = None if chunk else str(e)  # once the batch is settled more may fit
+                if not chunk:  # otherwise more may fit once this batch is settled
+                    self._stopped, self._over_budget = str(e), True
                 break
-            assert hold
-            self._holds[key], chunk[key] = hold, request
+            assert reservation
+            self._reservations[key], chunk[key] = reservation, request
         return chunk
 
-    async def _upload(self, path: Path, chunk: dict[str, Request]) -> dict[str, Any]:
+    async def _upload(self, path: Path, chunk: Missing) -> BatchNote:
+        """Upload the batch's file and note it."""
+        connection = self._connection
         lines = [
             {
                 "custom_id": key,
                 "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": wire.chat_body(r, self.c.model),
+                "url": _PATH,
+                "body": wire.chat_body(request, connection.model),
             }
-            for key, r in chunk.items()
+            for key, request in chunk.items()
         ]
-        data = "".join(json.dumps(line) + "\n" for line in lines).encode()
-        name = (f"reseed-{path.stem[:16]}.jsonl", data)
-        file = await self._patiently(lambda: self.c.api.files.create(file=name, purpose="batch"))
-        keys = {key: [r.most_prompt_tokens(), r.max_tokens] for key, r in chunk.items()}
-        state = {
-            "name": self.c.name,
-            "model": self.c.model,
-            "file": file.id,
-            "id": None,
-            "keys": keys,
-        }
-        atomic.write_json(path, state)
-        return state
+        content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        file = (f"reseed-{path.stem[:16]}.jsonl", content)
+        upload = partial(connection.api.files.create, file=file, purpose="batch")
+        uploaded = await self._call(upload)
+        note = BatchNote(
+            endpoint=connection.endpoint.endpoint,
+            model=connection.model,
+            file=uploaded.id,
+            id=None,
+            keys={key: (r.max_prompt_tokens, r.max_tokens) for key, r in chunk.items()},
+        )
+        atomic.write_json(path, note.model_dump(mode="json"))
+        return note
 
-    async def _finish(self, path: Path, state: dict[str, Any], *, fresh: bool = False) -> None:
-        """Create the batch unless it was, wait for its end, and keep what it answered."""
-        for key in state["keys"]:
-            if key not in self._holds and (orphan := self.c.ledger.orphan(key)):
-                self._holds[key] = orphan
-        if not state["id"]:
-            tries = itertools.count(0 if fresh else 1)
-            state["id"] = await self._patiently(
-                lambda: self._find_or_create(state["file"], look=next(tries) > 0)
-            )
-            atomic.write_json(path, state)
+    async def _finish(self, path: Path, note: BatchNote, *, is_new: bool = False) -> None:
+        """Create the batch unless that was done, wait for its end, and keep its answers."""
+        for key in note.keys:
+            if key not in self._reservations and (left := self._connection.ledger.unsettled(key)):
+                self._reservations[key] = left
+        if not note.id:
+            note = note.model_copy(update={"id": await self._create(note.file, is_new=is_new)})
+            atomic.write_json(path, note.model_dump(mode="json"))
         try:
-            while (
-                batch := await self._patiently(lambda: self.c.api.batches.retrieve(state["id"]))
-            ).status not in ENDED:
-                await self.c.sleep(POLL_SECONDS)
-            names = [name for name in (batch.output_file_id, batch.error_file_id) if name]
-            texts = [await self._patiently(lambda name=name: self._content(name)) for name in names]  # type: ignore[misc]
+            batch, content = await self._wait(str(note.id))
         except UserError as e:
             raise UserError(
-                f"{e}; the batch is {state['id']}: delete {path} to buy its requests anew"
+                f"{e}; the batch is {note.id}: delete {path} to buy its requests anew"
             ) from None
-        work = asyncio.get_running_loop().run_in_executor(
-            self.c.disk, self._keep, state, batch, b"\n".join(texts)
-        )
-        try:
-            await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait({work})
-            raise
+        await self._connection.on_disk(partial(self._keep, note, batch, content))
         path.unlink(missing_ok=True)
 
-    async def _content(self, name: str) -> bytes:
-        return (await self.c.api.files.content(name)).content
+    async def _create(self, file: str, *, is_new: bool) -> str:
+        """The id of the file's batch, which an earlier call may have created unless it `is_new`."""
+        attempts = itertools.count(0 if is_new else 1)
+        batches = self._connection.api.batches
 
-    async def _find_or_create(self, file: str, *, look: bool) -> str:
-        """The id of the batch of this file; `look` where an earlier call may have created it."""
-        if look:
-            async for batch in self.c.api.batches.list(limit=100):
-                if batch.input_file_id == file:
-                    return batch.id
-        created = await self.c.api.batches.create(
-            input_file_id=file, endpoint="/v1/chat/completions", completion_window="24h"
-        )
-        return created.id
+        async def find_or_create() -> str:
+            if next(attempts):
+                async for batch in batches.list(limit=100):
+                    if batch.input_file_id == file:
+                        return batch.id
+            created = await batches.create(
+                input_file_id=file, endpoint=_PATH, completion_window="24h"
+            )
+            return created.id
 
-    def _keep(self, state: dict[str, Any], batch: Any, text: bytes) -> None:
-        """Cache and book every answer; what has none is not billed."""
-        left = dict(state["keys"])
-        for key, (answer, fault) in _answers(text).items():
-            if key not in left:
+        return await self._call(find_or_create)
+
+    async def _wait(self, batch_id: str) -> tuple[Batch, bytes]:
+        """The batch once it has ended, and the lines of its output and error files."""
+        api = self._connection.api
+        retrieve = partial(api.batches.retrieve, batch_id)
+        while (batch := await self._call(retrieve)).status not in _ENDED:
+            await self._connection.sleep(POLL_SECONDS)
+        contents = []
+        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+            contents.append((await self._call(partial(api.files.content, file))).content)
+        return batch, b"\n".join(contents)
+
+    def _keep(self, note: BatchNote, batch: Batch, content: bytes) -> None:
+        """Cache and book every answer. A request without one is not billed."""
+        connection = self._connection
+        unanswered = dict(note.keys)
+        for key, (response, error) in _read_answers(content).items():
+            if key not in unanswered:
                 continue
-            prompt, completion = left.pop(key)
-            hold = self._holds.pop(key, None)
-            if answer:
-                kept = price_response(
-                    answer, self.c.endpoint.price, prompt=prompt, completion=completion, batch=True
+            bounds = unanswered.pop(key)
+            if response is None:
+                self._last_error = TransientError(
+                    f"the batch {batch.id} of {connection.url} answered no request: {error}"
                 )
-                self.c.keep(key, kept, hold)
-                self._bought.add(key)
-            else:
-                self._last = TransientError(
-                    f"the batch {batch.id} of {self.c.url} answered no request: {fault}"
-                )
-                if hold:
-                    self.c.ledger.settle(hold, tokens=0, usd=0.0)
-        for key in left:
-            if hold := self._holds.pop(key, None):
-                self.c.ledger.settle(hold, tokens=0, usd=0.0)
-        if left:
-            said = [
-                str(e.message)[:200] for e in (batch.errors.data if batch.errors else None) or []
-            ]
-            why = f"{batch.status} ({'; '.join(said[:2])})" if said else batch.status
-            self._last = TransientError(
-                f"the batch {batch.id} of {self.c.url} left requests unanswered: it is {why}"
+                self._settle_unbilled(key)
+                continue
+            completion = price_response(response, connection.endpoint.price, bounds, batch=True)
+            connection.store(key, completion, self._reservations.pop(key, None))
+            self._bought.add(key)
+        for key in unanswered:
+            self._settle_unbilled(key)
+        if unanswered:
+            errors = (batch.errors.data if batch.errors else None) or []
+            details = "; ".join(str(e.message)[:200] for e in errors[:2])
+            status = f"{batch.status} ({details})" if details else batch.status
+            self._last_error = TransientError(
+                f"the batch {batch.id} of {connection.url} left requests unanswered: it is {status}"
             )
 
-    async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """The call's result, tried again over passing faults. Raises UserError or TransientError."""
-        retrying = tenacity.AsyncRetrying(
-            stop=tenacity.stop_after_attempt(self.c.endpoint.retries + 1),
-            wait=backoff_seconds,
-            retry=tenacity.retry_if_exception(wire.is_transient),
-            reraise=True,
-            sleep=self.c.sleep,
-        )
+    def _settle_unbilled(self, key: str) -> None:
+        if reservation := self._reservations.pop(key, None):
+            self._connection.ledger.settle(reservation, tokens=0, usd=0.0)
 
-        async def once() -> T:
-            return await call()
-
+    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of a call, with retries. Raises UserError or TransientError."""
+        stop = tenacity.stop_after_attempt(self._connection.endpoint.retries + 1)
         try:
-            return await retrying(once)
+            return await self._connection.retrying(stop)(call)
         except openai.NotFoundError as e:
             raise UserError(
-                f"the endpoint {self.c.url} has no Batch API, or does not know this batch (status 404): remove "
-                f"generate.batch, or check generate.api_key_env; it said: {str(e.message)[:200]}"
+                f"the endpoint {self._connection.url} has no Batch API, or does not know this batch "
+                f"(status 404): remove generate.batch, or check generate.api_key_env; the endpoint's "
+                f"message: {str(e.message)[:200]}"
             ) from None
         except openai.APIError as e:
-            raise self.c.explained(e) from None
+            raise self._connection.explain(e) from None
 
 
-def _answers(text: bytes) -> dict[str, tuple[wire.ChatResponse | None, str]]:
-    """For each key in the output and error files: its answer, or None and what was said."""
-    found: dict[str, tuple[wire.ChatResponse | None, str]] = {}
-    for line in text.splitlines():
+def _read_answers(content: bytes) -> dict[str, tuple[wire.ChatResponse | None, str]]:
+    """For each key in the output and error files: its response, or None and the error."""
+    answers: dict[str, tuple[wire.ChatResponse | None, str]] = {}
+    for line in content.splitlines():
         try:
             row = json.loads(line)
             key, response = str(row["custom_id"]), row.get("response") or {}
-            if response.get("status_code") == 200:
-                found[key] = (_read(response.get("body")), "")
+            status, body = response.get("status_code"), response.get("body")
+            if status == 200:
+                answers[key] = (_read_body(body), "")
             else:
-                said = row.get("error") or response.get("body")
-                found.setdefault(
-                    key, (None, f"status {response.get('status_code')}: {str(said)[:200]}")
-                )
+                error = str(row.get("error") or body)[:200]
+                answers.setdefault(key, (None, f"status {status}: {error}"))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue  # not a line of a batch's file
-    return found
+    return answers
 
 
-def _read(body: Any) -> wire.ChatResponse:
+def _read_body(body: Any) -> wire.ChatResponse:
     try:
         return wire.parse_response(body)
     except wire.MalformedResponse:  # it is billed all the same: an answer without a text

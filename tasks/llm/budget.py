@@ -1,7 +1,8 @@
-"""Budgets that are never passed: an upper bound is set aside before each try, and what it really cost is booked after.
+"""Hard budgets: an upper bound is reserved before each attempt, and the actual cost is booked after it.
 
-The book is an append-only file, a line when a try is reserved and a line when it is settled, so a restarted run knows
-what was spent. A try that was reserved and never settled (its process was killed) counts with its upper bound.
+The ledger is an append-only file with one line when an attempt is reserved and one when it is settled,
+so a restarted run knows what was spent. An attempt whose process was killed before it was settled counts
+with its upper bound.
 """
 
 from __future__ import annotations
@@ -12,27 +13,27 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+
+from pydantic import ValidationError
 
 from tasks import atomic
 from tasks.figures import Figures
-from tasks.llm.request import Request
+from tasks.llm.request import Completion, Request
 from tasks.llm.wire import ChatResponse
 from tasks.project import Budget, Endpoint, Price
 
-BATCH_PRICE = 0.5  # of the price of a request that is answered at once
+BATCH_DISCOUNT = 0.5  # of the price of a request that is answered at once
 _SLACK = 1e-9  # dollars: sums of fractions are not exact
 
 
 class BudgetExhausted(Exception):
-    """Nothing more fits; the sentence says into which limit."""
+    """No further attempt fits; the message names the limit."""
 
 
 class Spent(Figures):
-    """What was used so far, over all endpoints; `measured` is False where a part of it is an upper estimate."""
+    """What was used so far, over all endpoints; `measured` is False where a part is an upper bound."""
 
     requests: int = 0
     tokens: int = 0
@@ -48,207 +49,193 @@ class Spent(Figures):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """What is set aside for one try of a request."""
+class Reservation(Figures):
+    """One line of the ledger: what is reserved for an attempt, or once `settled` what it used."""
 
     key: str
-    n: int
+    attempt: int
     tokens: int
     usd: float
+    settled: bool = False
+    measured: bool = False
+
+    @property
+    def id(self) -> tuple[str, int]:
+        """The request's key and the number of the attempt."""
+        return self.key, self.attempt
 
 
 class Ledger:
-    """The spending of one challenger over all its generators; safe to share between threads and event loops.
+    """The spending of one challenger over all its generators.
 
-    The file `path` belongs to one process at a time.
+    Threads and event loops may share it; its file belongs to one process at a time.
     """
 
     def __init__(self, path: Path, limits: Budget) -> None:
         self._path, self._limits = path, limits
         self._lock = threading.Lock()
-        self._tries: Counter[str] = Counter()
-        self._open: dict[tuple[str, int], Reservation] = {}  # in flight now
-        self._orphans: dict[str, Reservation] = {}  # reserved by a process that was killed
+        self._attempts: Counter[str] = Counter()
+        self._in_flight: dict[tuple[str, int], Reservation] = {}
+        self._unsettled: dict[str, Reservation] = {}  # of a run that ended before they were settled
         self._settled = Spent()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
-        self._read()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._load()
 
-    def _read(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        reserved: dict[tuple[str, int], Reservation] = {}
-        settled: dict[tuple[str, int], dict[str, Any]] = {}
-        for line in atomic.read_lines(self._path):
-            try:
-                key, n, tokens, usd = (
-                    str(line["key"]),
-                    int(line["try"]),
-                    int(line["tokens"]),
-                    float(line["usd"]),
-                )
-            except (KeyError, TypeError, ValueError):
-                continue  # not a line of ours
-            if line.get("settled"):
-                settled[key, n] = line
-            else:
-                reserved[key, n] = Reservation(key, n, tokens, usd)
-        for (key, n), line in settled.items():
-            self._book(int(line["tokens"]), float(line["usd"]), measured=bool(line.get("measured")))
-            self._tries[key] = max(self._tries[key], n)
-        for (key, n), hold in reserved.items():
-            self._tries[key] = max(self._tries[key], n)
-            if (key, n) not in settled:
-                self._orphan(hold)
+    def _load(self) -> None:
+        lines = list(_read_lines(self._path))
+        settled = {line.id: line for line in lines if line.settled}
+        for line in settled.values():
+            self._book(line, measured=line.measured)
+        for line in lines:
+            self._attempts[line.key] = max(self._attempts[line.key], line.attempt)
+            if line.id not in settled:
+                self._leave_unsettled(line)
         with self._path.open("ab+") as f:
             if f.tell() and f.seek(-1, 2) >= 0 and f.read(1) != b"\n":
-                f.write(b"\n")  # a kill tore the last line
+                f.write(b"\n")  # a killed process left half a line
 
-    def _orphan(self, hold: Reservation) -> None:
-        if earlier := self._orphans.get(hold.key):  # of two, the later may have been answered
-            self._book(earlier.tokens, earlier.usd, measured=False)
-        self._orphans[hold.key] = hold
+    def _leave_unsettled(self, line: Reservation) -> None:
+        if earlier := self._unsettled.get(line.key):  # only the later one may still be answered
+            self._book(earlier, measured=False)
+        self._unsettled[line.key] = line
 
-    def _book(self, tokens: int, usd: float, *, measured: bool) -> None:
-        s = self._settled
-        self._settled = Spent(
-            requests=s.requests + 1,
-            tokens=s.tokens + tokens,
-            usd=s.usd + usd,
-            measured=s.measured and measured,
-        )
+    def _book(self, line: Reservation, *, measured: bool) -> None:
+        self._settled += Spent(requests=1, tokens=line.tokens, usd=line.usd, measured=measured)
 
     @property
     def spent(self) -> Spent:
-        """What is settled, and what killed processes had reserved; without what is in flight."""
+        """What is settled, and what killed processes had reserved; without attempts in flight."""
         with self._lock:
-            return self._with(self._orphans.values(), measured=not self._orphans)
+            return self._spent_with(self._unsettled.values())
 
-    def _with(self, holds: Any, *, measured: bool = True) -> Spent:
-        s, holds = self._settled, list(holds)
-        tokens, usd = sum(h.tokens for h in holds), math.fsum(h.usd for h in holds)
-        return Spent(
-            requests=s.requests + len(holds),
-            tokens=s.tokens + tokens,
-            usd=s.usd + usd,
-            measured=s.measured and measured,
+    def _spent_with(self, reservations: Iterable[Reservation]) -> Spent:
+        lines = list(reservations)
+        tokens, usd = sum(line.tokens for line in lines), math.fsum(line.usd for line in lines)
+        return self._settled + Spent(
+            requests=len(lines), tokens=tokens, usd=usd, measured=not lines
         )
 
     def reserve(
         self, key: str, *, tokens: int, usd: float, wait: bool = True
     ) -> Reservation | None:
-        """Set aside at most so much for one more try of the request `key`; None when it does not fit just now.
+        """Reserve at most `tokens` and `usd` for one more attempt at the request `key`.
 
-        Raises BudgetSpent when nothing is in flight whose end could make room, or when there is no use in waiting.
+        None where it does not fit until an attempt in flight is settled. Raises BudgetExhausted where
+        none is in flight, or without `wait`.
         """
         with self._lock:
-            limits, used = self._limits, self._with([*self._orphans.values(), *self._open.values()])
-            full = (
-                (limits.requests is not None and used.requests + 1 > limits.requests and "requests")
-                or (limits.tokens is not None and used.tokens + tokens > limits.tokens and "tokens")
-                or (limits.usd is not None and used.usd + usd > limits.usd + _SLACK and "usd")
-            )
-            if full:
-                if self._open and wait:
+            line = Reservation(key=key, attempt=self._attempts[key] + 1, tokens=tokens, usd=usd)
+            if refusal := self._refusal(line):
+                if self._in_flight and wait:
                     return None
-                raise BudgetExhausted(
-                    self._sentence(full, used, {"requests": 1, "tokens": tokens, "usd": usd}[full])
-                )
-            self._tries[key] += 1
-            hold = Reservation(key, self._tries[key], tokens, usd)
-            self._open[key, hold.n] = hold
-            # not forced to the disk: it outlives this process all the same, and every settled line forces it
+                raise BudgetExhausted(refusal)
+            self._attempts[key] += 1
+            self._in_flight[line.id] = line
+            # not synced to disk: it survives this process, and every settled line syncs it
             with self._path.open("ab") as f:
-                f.write(
-                    (
-                        json.dumps({"key": key, "try": hold.n, "tokens": tokens, "usd": usd}) + "\n"
-                    ).encode()
+                f.write((json.dumps(line.model_dump(exclude_defaults=True)) + "\n").encode())
+            return line
+
+    def _refusal(self, line: Reservation) -> str:
+        """Which limit the attempt would pass; empty where it fits."""
+        used = self._spent_with([*self._unsettled.values(), *self._in_flight.values()])
+        for name, need in {"requests": 1, "tokens": line.tokens, "usd": line.usd}.items():
+            limit = getattr(self._limits, name)
+            if limit is not None and getattr(used, name) + need > limit + _SLACK:
+                amount = f"${need:.6f}" if name == "usd" else f"{need:,}"
+                return (
+                    f"generate.budget.{name} is spent: {used.requests:,} requests, {used.tokens:,} "
+                    f"tokens and ${used.usd:.4f} are used, and the next attempt needs up to {amount} "
+                    f"of {name} within the limit of {limit:,}; answers so far are kept"
                 )
-            return hold
+        return ""
 
-    def _sentence(self, name: str, used: Spent, need: float) -> str:
-        limit = getattr(self._limits, name)
-        told = f"{used.requests:,} requests, {used.tokens:,} tokens and ${used.usd:.4f}"
-        least = f"${need:.6f}" if name == "usd" else f"{need:,}"
-        return (
-            f"generate.budget.{name} is spent: {told} are used, and the next try needs up to {least} of {name} "
-            f"within the limit of {limit:,}; what was bought is kept"
-        )
-
-    async def admitted(self, key: str, *, tokens: int, usd: float) -> Reservation:
-        """`reserve`, after waiting for tries in flight to settle where that can make room. Raises BudgetSpent."""
+    async def reserve_when_free(self, key: str, *, tokens: int, usd: float) -> Reservation:
+        """`reserve`, after waiting for attempts in flight where that can make room."""
         event = asyncio.Event()
-        waiting = (asyncio.get_running_loop(), event)
+        waiter = (asyncio.get_running_loop(), event)
         with self._lock:
-            self._waiting.add(waiting)
+            self._waiting.add(waiter)
         try:
-            while (hold := self.reserve(key, tokens=tokens, usd=usd)) is None:
+            while (reservation := self.reserve(key, tokens=tokens, usd=usd)) is None:
                 await event.wait()
                 event.clear()
-            return hold
+            return reservation
         finally:
             with self._lock:
-                self._waiting.discard(waiting)
+                self._waiting.discard(waiter)
 
-    def settle(self, hold: Reservation, *, tokens: int, usd: float, measured: bool = True) -> None:
-        """Book what the try really used in place of what was set aside for it; on the disk when this returns."""
+    def settle(
+        self, reservation: Reservation, *, tokens: int, usd: float, measured: bool = True
+    ) -> None:
+        """Replace the reservation by what the attempt used; on disk when this returns."""
         with self._lock:
-            if self._orphans.get(hold.key) is hold:
-                del self._orphans[hold.key]
-            elif self._open.pop((hold.key, hold.n), None) is None:
-                return  # it is settled
-            self._book(tokens, usd, measured=measured)
-        line = {
-            "key": hold.key,
-            "try": hold.n,
-            "settled": True,
-            "tokens": tokens,
-            "usd": usd,
-            "measured": measured,
-        }
-        atomic.append_line(self._path, line)
-        self._wake()
+            if self._unsettled.get(reservation.key) is reservation:
+                del self._unsettled[reservation.key]
+            elif self._in_flight.pop(reservation.id, None) is None:
+                return  # it is settled already
+            actual = {"tokens": tokens, "usd": usd, "settled": True, "measured": measured}
+            line = reservation.model_copy(update=actual)
+            self._book(line, measured=measured)
+        atomic.append_line(self._path, line.model_dump(exclude_defaults=True))
+        self._wake_waiting()
 
-    def abandon(self, hold: Reservation) -> None:
-        """Leave it set aside, but let nobody wait for it: its answer is fetched by a later run."""
+    def detach(self, reservation: Reservation) -> None:
+        """Keep it reserved, but let nobody wait for it: a later run fetches its answer."""
         with self._lock:
-            if self._open.pop((hold.key, hold.n), None):
-                self._orphan(hold)
-        self._wake()
+            if self._in_flight.pop(reservation.id, None):
+                self._leave_unsettled(reservation)
+        self._wake_waiting()
 
-    def _wake(self) -> None:
+    def _wake_waiting(self) -> None:
         with self._lock:
             waiting = list(self._waiting)
         for loop, event in waiting:
             with contextlib.suppress(RuntimeError):  # its loop was closed
                 loop.call_soon_threadsafe(event.set)
 
-    def orphan(self, key: str) -> Reservation | None:
-        """What a run that ended early had set aside for this request and never settled."""
-        return self._orphans.get(key)
+    def unsettled(self, key: str) -> Reservation | None:
+        """What an earlier run reserved for this request and did not settle."""
+        return self._unsettled.get(key)
 
 
-def cost_usd(price: Price, *, prompt: int, completion: int, batch: bool = False) -> float:
-    """Dollars for so many tokens."""
-    return (
-        (prompt * price.input + completion * price.output) / 1e6 * (BATCH_PRICE if batch else 1.0)
-    )
+def _read_lines(path: Path) -> Iterator[Reservation]:
+    for line in atomic.read_lines(path):
+        with contextlib.suppress(ValidationError):  # a damaged line
+            yield Reservation.model_validate(line)
+
+
+def cost_usd(price: Price, prompt: int, completion: int, *, batch: bool = False) -> float:
+    """Dollars for so many prompt and completion tokens."""
+    dollars = (prompt * price.input + completion * price.output) / 1e6
+    return dollars * (BATCH_DISCOUNT if batch else 1.0)
 
 
 def price_response(
-    answer: ChatResponse, price: Price, *, prompt: int, completion: int, batch: bool = False
-) -> dict[str, Any]:
-    """The answer as the cache keeps it. Where the server told no usage, at most `prompt` and `completion` tokens."""
-    told, written = answer.prompt_tokens, answer.completion_tokens
-    prompt = prompt if told is None else told
-    completion = min(len((answer.text or "").encode()), completion) if written is None else written
-    return {
-        "text": answer.text,
-        "finish_reason": answer.finish_reason,
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "usd": cost_usd(price, prompt=prompt, completion=completion, batch=batch),
-        "measured": told is not None and written is not None,
-    }
+    response: ChatResponse,
+    price: Price,
+    bounds: tuple[int, int],
+    *,
+    batch: bool = False,
+    seconds: float | None = None,
+) -> Completion:
+    """The completion with its cost; `bounds` are the tokens where the server reported none."""
+    prompt, completion = response.prompt_tokens, response.completion_tokens
+    measured = prompt is not None and completion is not None
+    if prompt is None:
+        prompt = bounds[0]
+    if completion is None:
+        completion = min(len((response.text or "").encode()), bounds[1])
+    return Completion(
+        text=response.text,
+        finish_reason=response.finish_reason,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        usd=cost_usd(price, prompt, completion, batch=batch),
+        measured=measured,
+        seconds=seconds,
+    )
 
 
 class Estimate(Figures):
@@ -271,16 +258,18 @@ class Estimate(Figures):
 def estimate_usage(
     requests: Sequence[Request], endpoint: Endpoint, acceptance: float = 1.0
 ) -> Estimate:
-    """What the requests are likely to use before any is sent: requests, prompt and written tokens, dollars.
+    """What the requests are likely to use, before any is sent.
 
-    `acceptance` is the share of replies that become rows, where the requests are one for each row wanted: the others
-    are asked for again. Prompts count a token for four bytes, replies their `max_tokens`.
+    `acceptance` is the share of replies that become rows, where one request is planned per wanted row;
+    the others are asked for again. Prompts count one token per four bytes, replies `max_tokens`.
     """
-    again = 1 / min(max(acceptance, 0.01), 1.0)
-    n = math.ceil(len(requests) * again)
-    prompt = math.ceil(sum(r.likely_prompt_tokens() for r in requests) * again)
-    completion = math.ceil(sum(r.max_tokens for r in requests) * again)
-    usd = cost_usd(endpoint.price, prompt=prompt, completion=completion, batch=endpoint.batch)
+    factor = 1 / min(max(acceptance, 0.01), 1.0)
+    prompt = math.ceil(sum(r.expected_prompt_tokens for r in requests) * factor)
+    completion = math.ceil(sum(r.max_tokens for r in requests) * factor)
+    usd = cost_usd(endpoint.price, prompt, completion, batch=endpoint.batch)
     return Estimate(
-        requests=n, prompt_tokens=prompt, completion_tokens=completion, usd=round(usd, 6)
+        requests=math.ceil(len(requests) * factor),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        usd=round(usd, 6),
     )

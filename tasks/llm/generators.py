@@ -1,4 +1,4 @@
-"""A project's generators: what decides their texts, and a client of each."""
+"""The generators of a project: what decides their texts, and a client for each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tasks.llm.budget import Ledger
 from tasks.llm.client import Client
@@ -18,68 +17,77 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True)
 class ResolvedGenerator:
-    """One generator: its share, its settings, and the name that cache keys know its model by."""
+    """One generator: its share of the requests, its settings, and its model's name in cache keys.
+
+    `weights` is the file of a local model, which is named by its content wherever it is.
+    """
 
     name: str
     share: float
     endpoint: Endpoint
-    weights: Path | None  # of a local model
+    weights: Path | None
     model: str
 
-    def identity(self) -> dict[str, Any]:
-        """What decides its texts, wherever it answers."""
-        e = self.endpoint
-        sampling = {"temperature": e.temperature, "top_p": e.top_p, "max_tokens": e.max_tokens}
+    @classmethod
+    def resolve(
+        cls, name: str, share: float, endpoint: Endpoint, *, config_dir: Path, cache: Path
+    ) -> ResolvedGenerator:
+        """The generator, whose local model is looked up."""
+        if endpoint.endpoint != "local":
+            return cls(name, share, endpoint, None, endpoint.model)
+        weights = resolve(endpoint.model, config_dir=config_dir, cache=cache, kind="model")
+        return cls(name, share, endpoint, weights, digest_of_path(weights)[:24])
+
+    def identity(self) -> dict[str, str | float]:
+        """What decides its texts, for the keys of stages."""
+        sampling = self.endpoint.model_dump(include={"temperature", "top_p", "max_tokens"})
+        endpoint = self.endpoint.endpoint
         return {
             "name": self.name,
             "share": self.share,
-            "endpoint": e.endpoint,
+            "endpoint": endpoint,
             "model": self.model,
             **sampling,
         }
 
 
 def resolve_generators(project: Project, *, workspace: Workspace) -> dict[str, ResolvedGenerator]:
-    """The project's generators by name. A local model is known by its content, wherever it lies."""
-    found = {}
-    for name, (share, e) in project.generate.endpoints().items():
-        local = e.endpoint == "local"
-        weights = (
-            resolve(e.model, config_dir=project.config_dir, cache=workspace.cache, kind="model")
-            if local
-            else None
+    """The project's generators by name."""
+    return {
+        name: ResolvedGenerator.resolve(
+            name, share, endpoint, config_dir=project.config_dir, cache=workspace.cache
         )
-        found[name] = ResolvedGenerator(
-            name, share, e, weights, digest_of_path(weights)[:24] if weights else e.model
-        )
-    return found
+        for name, (share, endpoint) in project.generate.endpoints().items()
+    }
 
 
 @contextmanager
 def open_client(
-    source: ResolvedGenerator, *, ledger: Ledger, workspace: Workspace, tokens: int | None = None
+    generator: ResolvedGenerator,
+    *,
+    ledger: Ledger,
+    workspace: Workspace,
+    tokens: int | None = None,
 ) -> Iterator[Client]:
-    """A client of the generator, closed on leaving; a local model answers in a server of its own meanwhile, with room for
-    `tokens` a request where its usual room is not enough."""
-    e = source.endpoint
+    """A client of the generator, closed on leaving; a local model is served meanwhile.
+
+    `tokens` is the room that a request with its answer needs, where it is more than usual.
+    """
+    endpoint = generator.endpoint
     with ExitStack() as stack:
-        url, key = e.endpoint, os.environ.get(e.api_key_env, "") or "none"
-        if source.weights:
+        url, key = endpoint.endpoint, os.environ.get(endpoint.api_key_env, "") or "none"
+        if generator.weights:
             from tasks.llm.local import SLOT_TOKENS, local_server
 
             room = max(tokens or 0, SLOT_TOKENS)
-            url, key = (
-                stack.enter_context(local_server(source.weights, slots=e.concurrency, tokens=room)),
-                "none",
-            )
-        yield stack.enter_context(
-            Client(
-                e,
-                url=url,
-                key=key,
-                name=e.endpoint,
-                model=source.model,
-                cache=workspace.llm_cache,
-                ledger=ledger,
-            )
+            server = local_server(generator.weights, slots=endpoint.concurrency, tokens=room)
+            url, key = stack.enter_context(server), "none"
+        client = Client(
+            endpoint,
+            url=url,
+            key=key,
+            model=generator.model,
+            cache=workspace.llm_cache,
+            ledger=ledger,
         )
+        yield stack.enter_context(client)

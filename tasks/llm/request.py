@@ -1,30 +1,31 @@
-"""What is asked of a language model and what comes back."""
+"""Requests to a language model, their replies, and the cache of finished completions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from tasks import atomic
 from tasks.atomic import digest_of
 from tasks.figures import Figures
 from tasks.stage import Metrics
 
-TEMPLATE_TOKENS = (
-    128  # a chat template's own words: a system prompt that it adds, role marks, a date
-)
+TEMPLATE_TOKENS = 128  # what a chat template adds: a system prompt, role markers, a date
 MESSAGE_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One chat completion. `tag` travels with it and is not part of its key; `tag["label"]` is its label.
+    """One chat completion to ask for.
 
-    `schema` is the canonical JSON text of a JSON schema that the reply must follow; `attempt` tells apart requests
-    that are otherwise the same.
+    `schema` is the canonical JSON text of a JSON schema that the reply must follow; `attempt` tells
+    apart requests that are otherwise the same. `tag` is the caller's own data: it is neither sent nor
+    part of the key, and `tag["label"]` is the request's label.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -34,7 +35,7 @@ class Request:
     seed: int
     attempt: int = 0
     schema: str | None = None
-    tag: Any = None
+    tag: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, endpoint: str, model: str) -> str:
         """SHA-256 (hex) of the endpoint's name, the model and everything that decides the answer."""
@@ -44,7 +45,7 @@ class Request:
     @property
     def label(self) -> str:
         """The label in its tag, or "" where there is none."""
-        return str(self.tag.get("label", "")) if isinstance(self.tag, dict) else ""
+        return str(self.tag.get("label", ""))
 
     @property
     def size(self) -> int:
@@ -52,52 +53,68 @@ class Request:
         parts = [text for message in self.messages for text in message] + [self.schema or ""]
         return sum(len(text.encode("utf-8", "replace")) for text in parts)
 
-    def most_prompt_tokens(self) -> int:
-        """No tokenizer makes more tokens of the prompt: a token is a byte at least, and the chat template has a margin."""
+    @property
+    def max_prompt_tokens(self) -> int:
+        """An upper bound on the prompt's tokens: one per byte, and a margin for the chat template."""
         return self.size + MESSAGE_TOKENS * len(self.messages) + TEMPLATE_TOKENS
 
-    def likely_prompt_tokens(self) -> int:
-        """About four bytes a token, as in English prose."""
+    @property
+    def expected_prompt_tokens(self) -> int:
+        """An estimate of the prompt's tokens: one per four bytes, as in English prose."""
         return math.ceil(self.size / 4) + MESSAGE_TOKENS
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What came back: the text (None when the model sent none) and what it cost when it was bought.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """A finished chat completion, and what it cost when it was bought.
 
-    `measured` is False where the server told no usage: the tokens are then the most that they can have been.
-    `bought` is False where it was found in the cache and cost nothing now.
+    `text` is None where the model sent none. Where the server reported no usage, `measured` is False
+    and the token counts are upper bounds. `seconds` is the time from the request to its answer; None
+    where it was not measured.
     """
 
-    request: Request
-    key: str
     text: str | None
     finish_reason: str | None
     prompt_tokens: int
     completion_tokens: int
     usd: float
     measured: bool
+    seconds: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and completion tokens together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply(Completion):
+    """The completion of a request; `bought` is False where it was in the cache and cost nothing now."""
+
+    request: Request
+    key: str
     bought: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What a run of requests left open: how many of each label have no reply, and why.
+    """What a run of requests left open.
 
-    `lost` counts them for whatever reason; `parked` has a sentence for each label that the endpoint put off for too
-    long; `stopped` says why the run ended early, `over_budget` whether that was a limit of the budget.
+    `lost` counts the requests without a reply, by label. `deferred` has the reason for each label that
+    the endpoint deferred for too long. `stopped` says why the run ended early; `over_budget` is True
+    where that was a limit of the budget.
     """
 
-    lost: dict[str, int]
-    parked: dict[str, str]
+    lost: dict[str, int] = field(default_factory=dict)
+    deferred: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
     over_budget: bool = False
 
 
 class Usage(Figures):
-    """What generators were asked, and what their replies cost when they were bought.
+    """How many requests were made, and what their replies cost when they were bought.
 
-    `lost` counts requests without a reply; `measured` is False where any part of it was estimated.
+    `lost` counts requests without a reply; `measured` is False where any part was estimated.
     """
 
     requests: int
@@ -109,79 +126,69 @@ class Usage(Figures):
 
     @property
     def tokens(self) -> int:
+        """Prompt and completion tokens together."""
         return self.prompt_tokens + self.completion_tokens
 
     @classmethod
     def of(
-        cls, requests: Sequence[Request], replies: Sequence[Reply], outcome: RunOutcome
-    ) -> Usage:
-        """The usage of one generator."""
-        return Usage(
+        cls,
+        requests: Sequence[Request],
+        replies: Sequence[Reply],
+        outcome: RunOutcome,
+        /,
+        **fields: Any,
+    ) -> Self:
+        """The usage of one generator, and the other fields of the class."""
+        return cls(
             requests=len(requests),
             lost=sum(outcome.lost.values()),
             prompt_tokens=sum(r.prompt_tokens for r in replies),
             completion_tokens=sum(r.completion_tokens for r in replies),
             usd=round(sum(r.usd for r in replies), 9),
             measured=all(r.measured for r in replies),
+            **fields,
         )
 
     @classmethod
-    def total(cls, parts: Iterable[Usage]) -> Usage:
-        """The usage of several generators together."""
+    def total(cls, parts: Iterable[Usage], /, **fields: Any) -> Self:
+        """The usage of several generators together, and the other fields of the class."""
         parts = list(parts)
-        return Usage(
-            requests=sum(u.requests for u in parts),
-            lost=sum(u.lost for u in parts),
-            prompt_tokens=sum(u.prompt_tokens for u in parts),
-            completion_tokens=sum(u.completion_tokens for u in parts),
-            usd=sum(u.usd for u in parts),
-            measured=all(u.measured for u in parts),
-        )
+        sums = {name: sum(getattr(u, name) for u in parts) for name in _COUNTS}
+        return cls(**sums, measured=all(u.measured for u in parts), **fields)
 
     def metrics(self) -> Metrics:
-        """The usage under `generate.`, for MLflow."""
-        names = ("requests", "lost", "prompt_tokens", "completion_tokens", "usd")
-        return {f"generate.{name}": float(getattr(self, name)) for name in names}
+        """The counts for MLflow, under `generate.`."""
+        return {f"generate.{name}": float(getattr(self, name)) for name in _COUNTS}
+
+
+_COUNTS = ("requests", "lost", "prompt_tokens", "completion_tokens", "usd")
 
 
 class RowUsage(Usage):
-    """A generator's usage, and the rows that it wrote."""
+    """A generator's usage, and the number of rows that it wrote."""
 
     rows: int
 
 
 class ReplyCache:
-    """Finished answers on the disk, by the key of their request.
+    """Finished completions on disk, by the key of their request."""
 
-    Beside the fields of an answer a file may hold `seconds`, from sending the request to its answer: nothing hangs on it.
-    """
-
-    FIELDS = frozenset(
-        {"text", "finish_reason", "prompt_tokens", "completion_tokens", "usd", "measured"}
-    )
+    _completion = TypeAdapter(Completion)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _path(self, key: str) -> Path:
+    def path(self, key: str) -> Path:
+        """The file of the request `key`."""
         return self.folder / key[:2] / f"{key}.json"
 
-    def find(self, key: str) -> dict[str, Any] | None:
-        """The fields of the answer, or None: a file that is torn or of another shape counts as none."""
+    def get(self, key: str) -> Completion | None:
+        """The completion; None where there is none, or its file is damaged or of another format."""
         try:
-            kept = atomic.read_json(self._path(key))
+            return self._completion.validate_json(self.path(key).read_bytes(), strict=True)
         except (OSError, ValueError):
             return None
-        if not isinstance(kept, dict) or set(kept) - {"seconds"} != self.FIELDS:
-            return None
-        return {name: kept[name] for name in kept if name != "seconds"}
 
-    def timing(self, key: str) -> tuple[float, float | None]:
-        """When the answer of a finished request came (Unix seconds), and the seconds it took where they were measured."""
-        seconds = atomic.read_json(self._path(key)).get("seconds")
-        return self._path(key).stat().st_mtime, float(seconds) if isinstance(
-            seconds, int | float
-        ) else None
-
-    def keep(self, key: str, kept: dict[str, Any]) -> None:
-        atomic.write_json(self._path(key), kept)
+    def put(self, key: str, completion: Completion) -> None:
+        """Write the completion atomically."""
+        atomic.write_json(self.path(key), asdict(completion))

@@ -1,4 +1,4 @@
-"""How fast an endpoint is asked: requests at once by what it bears, requests and tokens a minute by its limits."""
+"""How fast an endpoint is asked: a concurrency window, and a rate limiter for its limits per minute."""
 
 from __future__ import annotations
 
@@ -9,82 +9,82 @@ from aiolimiter import AsyncLimiter
 from tasks.llm.request import Request
 from tasks.project import Endpoint
 
-INITIAL_CONCURRENCY = 4  # requests at once before anything is known
-_NOISE = 0.8  # of the best throughput: rounds are short, and replies differ in length
+INITIAL_CONCURRENCY = 4
+_TOLERANCE = 0.8  # of the best throughput: rounds are short, and replies differ in length
 
 
 class ConcurrencyWindow:
-    """Requests at once: more while the throughput does not fall, half as many when the endpoint falters.
+    """How many requests may be in flight: more while throughput rises, half after an overload.
 
-    Additive increase, multiplicative decrease (Chiu and Jain 1989, "Analysis of the Increase and Decrease Algorithms
-    for Congestion Avoidance"), with a doubling start until the first fall, as in TCP's slow start. A round is as many
-    replies as the window is wide. Times are seconds of any steady clock.
+    Additive increase, multiplicative decrease (Chiu and Jain 1989, "Analysis of the Increase and
+    Decrease Algorithms for Congestion Avoidance"), doubling until throughput first falls, as in TCP's
+    slow start. A round has as many replies as the window is wide. Times are seconds of a steady clock.
     """
 
-    def __init__(self, most: int, *, first: int = INITIAL_CONCURRENCY) -> None:
-        self.size = min(first, most)
-        self._most = most
-        self._starting = True
-        self._began: float | None = None
+    def __init__(self, limit: int, *, initial: int = INITIAL_CONCURRENCY) -> None:
+        self.size = min(initial, limit)
+        self._limit = limit
+        self._slow_start = True
+        self._round_began: float | None = None
         self._replies = 0
         self._tokens = 0
-        self._best = 0.0  # tokens a second, and the size that had them
+        self._best_rate = 0.0  # tokens per second
         self._best_size = 0
-        self._halved = float("-inf")
+        self._halved_at = float("-inf")
 
-    def answered(self, tokens: int, *, sent: float, now: float) -> None:
-        """Note a reply of so many written tokens whose try was sent at `sent`."""
-        if self._began is None:
-            self._began = sent
+    def record_reply(self, tokens: int, *, sent: float, now: float) -> None:
+        """Count a reply of `tokens` tokens to a request that was sent at `sent`."""
+        if self._round_began is None:
+            self._round_began = sent
         self._replies += 1
         self._tokens += max(tokens, 1)
         if self._replies < self.size:
             return
-        rate = self._tokens / max(now - self._began, 1e-6)
-        fell = rate < _NOISE * self._best
-        if rate > self._best or (
-            fell and self.size <= self._best_size
-        ):  # at this size once more: it became slower
-            self._best, self._best_size = rate, self.size
+        rate = self._tokens / max(now - self._round_began, 1e-6)
+        fell = rate < _TOLERANCE * self._best_rate
+        slower = fell and self.size <= self._best_size  # than at this size before
+        if rate > self._best_rate or slower:
+            self._best_rate, self._best_size = rate, self.size
         if not fell:
-            self.size = min(self._most, self.size * 2 if self._starting else self.size + 1)
+            self.size = min(self._limit, self.size * 2 if self._slow_start else self.size + 1)
         elif self.size > self._best_size:
-            self._starting, self.size = False, self._best_size
-        self._round(now)
+            self._slow_start, self.size = False, self._best_size
+        self._start_round(now)
 
-    def faltered(self, *, sent: float, now: float) -> None:
-        """Note an overload (429, 5xx, no answer); those of tries sent before the last halving are the same one."""
-        if sent <= self._halved:
+    def record_overload(self, *, sent: float, now: float) -> None:
+        """Halve the window, once for all requests that were in flight at the time."""
+        if sent <= self._halved_at:
             return
-        self._starting, self._halved = False, now
+        self._slow_start, self._halved_at = False, now
         self.size = max(1, self.size // 2)
-        self._best = 0.0
-        self._round(now)
+        self._best_rate = 0.0
+        self._start_round(now)
 
-    def _round(self, now: float) -> None:
-        self._began, self._replies, self._tokens = now, 0, 0
+    def _start_round(self, now: float) -> None:
+        self._round_began, self._replies, self._tokens = now, 0, 0
 
 
 class RateLimiter:
-    """Requests and tokens a minute, never more in any minute; tokens count by a bound that learns from the replies."""
+    """Keeps to an endpoint's requests and tokens per minute, in any minute.
+
+    Tokens are counted by an upper bound, which is learned from the replies.
+    """
 
     def __init__(self, endpoint: Endpoint, *, minute: float = 60.0) -> None:
         rpm, tpm = endpoint.requests_per_minute, endpoint.tokens_per_minute
         self._requests = AsyncLimiter(1, minute / rpm) if rpm else None  # evenly spaced
-        # a full bucket and what runs in during a minute are together the limit
+        # a full bucket and what flows in during a minute are together the limit
         self._chunk = tpm / 61 if tpm else 0.0
         self._tokens = AsyncLimiter(self._chunk, minute / 60) if tpm else None
-        self.excess = 0  # tokens of a chat template above the margin that prompts are given
-        self._turn = (
-            asyncio.Lock()
-        )  # one after the other, or shares of many would add up to a burst
-        self._share = 0.0  # largest share of prompt tokens to their bound that was seen
+        self._turn = asyncio.Lock()  # the chunks of several requests would add up to a burst
+        self._excess = 0  # largest number of prompt tokens above the bound
+        self._share = 0.0  # largest ratio of prompt tokens to the bound
 
-    async def admit(self, request: Request) -> None:
-        """Wait until the limits let this request through."""
+    async def acquire(self, request: Request) -> None:
+        """Wait until the limits allow this request."""
         async with self._turn:
             if self._tokens:
-                left = request.most_prompt_tokens() * (self._share or 1.0) + request.max_tokens
+                left = request.max_prompt_tokens * (self._share or 1.0) + request.max_tokens
                 while left > 0:
                     await self._tokens.acquire(min(left, self._chunk))
                     left -= self._chunk
@@ -92,6 +92,11 @@ class RateLimiter:
                 await self._requests.acquire()
 
     def learn(self, request: Request, prompt_tokens: int) -> None:
-        """Note how many tokens the prompt really had."""
-        self.excess = max(self.excess, prompt_tokens - request.most_prompt_tokens())
-        self._share = max(self._share, prompt_tokens / request.most_prompt_tokens())
+        """Note how many tokens the prompt had."""
+        bound = request.max_prompt_tokens
+        self._excess = max(self._excess, prompt_tokens - bound)
+        self._share = max(self._share, prompt_tokens / bound)
+
+    def token_bounds(self, request: Request) -> tuple[int, int]:
+        """Upper bounds on prompt and completion tokens, for a chat template above its margin too."""
+        return request.max_prompt_tokens + self._excess, request.max_tokens

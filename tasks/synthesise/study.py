@@ -1,14 +1,15 @@
-"""What the dev set says is still hard, so that the next round asks for more of it. The test set is never looked at.
+"""What is still hard on the dev set, so that the next round asks for more of it. The test set is not used.
 
-No dev text goes into a prompt: what is passed on are labels that are mistaken for each other, and the subtopics of the
-project's own descriptions that lie nearest to the missed rows.
+No dev text is shown in a prompt: only labels that are confused, and the subtopics of the project's own
+descriptions that are nearest to the misclassified rows.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tasks import atomic
 from tasks.dataset.split import SplitsResult
@@ -23,12 +24,17 @@ from tasks.stage import Metrics, StageResult, Table, run_stage
 from tasks.synthesise.plan import Focus, split_subtopics
 from tasks.workspace import Workspace
 
+if TYPE_CHECKING:
+    import numpy as np
+
 VERSION = 1
-MOST_NEAR = 2  # labels that one label is confused with
+MAX_NEAR = 2  # labels that one label is confused with
+
+Confusions = Counter[tuple[str, str]]  # (true, predicted)
 
 
 class ConfusedPair(Figures):
-    """Dev rows of one label that the probe took for another."""
+    """The number of dev rows of one label for which the probe predicts another."""
 
     true: str
     predicted: str
@@ -36,7 +42,7 @@ class ConfusedPair(Figures):
 
 
 class StudyResult(StageResult):
-    """Macro-F1 of the probe on dev, how many labels it missed, the confused pairs, and the focus of the next round."""
+    """Macro-F1 of the probe on dev, the number of missed labels, the confused pairs, and the next focus."""
 
     dev_f1_macro: float
     missed: int
@@ -44,9 +50,11 @@ class StudyResult(StageResult):
     focus: Focus
 
     def metrics(self) -> Metrics:
+        """Macro-F1 on dev and the number of missed labels."""
         return {"dev.f1_macro": self.dev_f1_macro, "dev.missed": float(self.missed)}
 
     def tables(self) -> dict[str, Table]:
+        """The confused pairs, most frequent first."""
         return {"confused": [pair.model_dump() for pair in self.confused]}
 
 
@@ -58,29 +66,27 @@ def study(
     workspace: Workspace,
     more_topics: dict[str, list[str]] | None = None,
 ) -> StudyResult:
-    """`focus.json` (see plan.Focus) from a linear probe on the kept rows, asked about the dev rows. Of label sets it has the
-    subtopics alone: labels are not mistaken for each other where each is decided by itself."""
+    """`focus.json` (see plan.Focus) from a linear probe on the curated rows, applied to the dev rows.
+
+    In a multi-label project it has only subtopics: where each label is decided by itself, none is
+    confused with another.
+    """
     encoder = resolve_encoder(project, workspace)
     topics = {
-        label: split_subtopics(line) + (more_topics or {}).get(label, [])
-        for label, line in project.labels.items()
+        label: split_subtopics(description) + (more_topics or {}).get(label, [])
+        for label, description in project.labels.items()
     }
 
     def build(out: Path, scratch: Path) -> StudyResult:
         from tasks.encoder.embed import embed
-        from tasks.encoder.linear_probe import fit_probe
+        from tasks.encoder.linear_probe import fit_probe, predict_labels
         from tasks.statistics.metrics import f1_macro
 
-        kept = curated.read()
-        dev = read_records(splits.directory / "dev.jsonl")
-        length = project.train.max_length
-        probe = fit_probe(
-            embed(encoder, [r.text for r in kept], max_length=length), [label_of(r) for r in kept]
-        )
-        x = embed(encoder, [r.text for r in dev], max_length=length)
-        predicted = [p if isinstance(p, tuple) else str(p) for p in probe.predict(x)]
-        true = [label_of(r) for r in dev]
-        # of label sets: the labels of a row that it was not given, each on its own
+        embed_texts = partial(embed, encoder, max_length=project.train.max_length)
+        kept, dev = curated.read(), read_records(splits.directory / "dev.jsonl")
+        probe = fit_probe(embed_texts([r.text for r in kept]), [label_of(r) for r in kept])
+        x, true = embed_texts([r.text for r in dev]), [label_of(r) for r in dev]
+        predicted = predict_labels(probe, x)
         missed = {
             label: [
                 i
@@ -89,60 +95,58 @@ def study(
             ]
             for label in topics
         }
-        confused = Counter((str(t), str(p)) for t, p in zip(true, predicted, strict=True) if t != p)
-        if project.multi_label:
-            confused = Counter()
+        confusions: Confusions = Counter()
+        if not project.multi_label:
+            pairs = zip(map(str, true), map(str, predicted), strict=True)
+            confusions.update((t, p) for t, p in pairs if t != p)
         focus = Focus(
             topics={
-                label: _nearest(x[missed[label]], own, embed(encoder, own, max_length=length))
-                for label, own in topics.items()
+                label: _nearest(x[missed[label]], names, embed_texts(names))
+                for label, names in topics.items()
                 if missed[label]
             },
-            near={
-                label: _confused_with(label, confused)
-                for label in topics
-                if _confused_with(label, confused)
-            },
+            near={label: near for label in topics if (near := _confused_with(label, confusions))},
         )
         atomic.write_json(out / "focus.json", focus.model_dump())
-        f1 = f1_macro(true, predicted, project.label_names)
-        pairs = [ConfusedPair(true=t, predicted=p, rows=n) for (t, p), n in confused.most_common()]
         return StudyResult(
-            dev_f1_macro=f1, missed=sum(map(len, missed.values())), confused=pairs, focus=focus
+            dev_f1_macro=f1_macro(true, predicted, project.label_names),
+            missed=sum(map(len, missed.values())),
+            confused=[
+                ConfusedPair(true=t, predicted=p, rows=n) for (t, p), n in confusions.most_common()
+            ],
+            focus=focus,
         )
 
-    inputs = {
-        "curated": curated.digest,
-        "splits": splits.digest,
-        "encoder": digest_of_path(encoder),
-    }
-    params = {
-        "topics": topics,
-        "max_length": project.train.max_length,
-        "labels": project.label_names,
-    }
     return run_stage(
         StudyResult,
         "study",
         workspace=workspace,
         version=VERSION,
-        params=params,
-        inputs=inputs,
+        params={
+            "topics": topics,
+            "max_length": project.train.max_length,
+            "labels": project.label_names,
+        },
+        inputs={
+            "curated": curated.digest,
+            "splits": splits.digest,
+            "encoder": digest_of_path(encoder),
+        },
         build=build,
     )
 
 
-def _nearest(missed: Any, topics: list[str], vectors: Any) -> list[str]:
-    """The subtopic nearest to each missed row, most frequent first, each once."""
-    found = Counter(int(i) for i in (missed @ vectors.T).argmax(axis=1))
-    return [topics[i] for i, _ in sorted(found.items(), key=lambda item: (-item[1], item[0]))]
+def _nearest(missed: np.ndarray, topics: list[str], vectors: np.ndarray) -> list[str]:
+    """The distinct subtopics that are nearest to a missed row, most frequent first."""
+    counts = Counter(int(i) for i in (missed @ vectors.T).argmax(axis=1))
+    return [topics[i] for i, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def _confused_with(label: str, confused: Counter[tuple[str, str]]) -> list[str]:
-    both: Counter[str] = Counter()
-    for (true, predicted), n in confused.items():
+def _confused_with(label: str, confusions: Confusions) -> list[str]:
+    """The labels that it is confused with most."""
+    others: Counter[str] = Counter()
+    for (true, predicted), n in confusions.items():
         if label in (true, predicted):
-            both[predicted if true == label else true] += n
-    return [
-        other for other, _ in sorted(both.items(), key=lambda item: (-item[1], item[0]))[:MOST_NEAR]
-    ]
+            others[predicted if true == label else true] += n
+    ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    return [other for other, _ in ordered[:MAX_NEAR]]

@@ -346,7 +346,7 @@ def test_what_counts_as_a_label(
 @pytest.mark.parametrize("text", ["short", "word " * 5000, "語" * 5000, "\ud800" * 3000])
 def test_any_text_is_cut_to_what_surely_fits(p: Project, text: str) -> None:
     asked = ask_llm.request(p, text)
-    assert asked.most_prompt_tokens() + asked.max_tokens <= ask_llm.CONTEXT
+    assert asked.max_prompt_tokens + asked.max_tokens <= ask_llm.CONTEXT
     content = asked.messages[0][1]
     assert (
         content.endswith("and nothing else.")

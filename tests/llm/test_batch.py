@@ -59,7 +59,6 @@ def client(
         endpoint,
         url=url,
         key="k",
-        name="n",
         model="m",
         cache=home / "cache",
         ledger=ledger,
@@ -83,7 +82,7 @@ def test_answers_as_one_by_one_at_half_the_price(
         assert c.outcome.lost == {} and c.outcome.stopped is None
     with client(llm.url, tmp_path / "other", batch=False) as c:
         singly = list(c.ask_all(requests(7)))
-    assert {r.key: r.text for r in replies} == {r.key: r.text for r in singly}
+    assert {r.request.seed: r.text for r in replies} == {r.request.seed: r.text for r in singly}
     assert all(r.bought and r.measured and r.usd == pytest.approx(0.025) for r in replies)
     assert all(r.usd == pytest.approx(0.05) for r in singly)
     assert spent(ledger) == (7, 210, pytest.approx(7 * 0.025), True)
@@ -135,7 +134,7 @@ def killed_at(point: int, home: Path, url: str) -> bool:
 
     try:
         c = client(url, home)
-        api, context = c._context.api, c._context
+        api, context = c._connection.api, c._connection
         for owner, name in [
             (api.files, "create"),
             (api.files, "content"),
@@ -178,7 +177,7 @@ def test_a_larger_request_list_waits_for_the_batch_that_was_begun(
 ) -> None:
     server.looks = 3
     with client(server.url, tmp_path, naps=None) as c:
-        c._context.api.batches.retrieve = _refused  # type: ignore[method-assign]
+        c._connection.api.batches.retrieve = _refused  # type: ignore[method-assign]
         with pytest.raises(TransientError):
             list(c.ask_all(requests(4)))
     assert len(list((tmp_path / "cache" / "batches").glob("*.json"))) == 1
@@ -203,7 +202,7 @@ def test_closing_early_leaves_the_batch_to_a_later_run(server: BatchServer, tmp_
         while len(server.batches) < 2:
             time.sleep(0.01)
         replies.close()
-        bound = sum(r.most_prompt_tokens() + r.max_tokens for r in requests(4)[1:])
+        bound = sum(r.max_prompt_tokens + r.max_tokens for r in requests(4)[1:])
         assert (
             ledger.spent.requests == 4
             and ledger.spent.tokens == 30 + bound

@@ -48,7 +48,7 @@ class Meter:
 
     @property
     def usd(self) -> float:
-        return cost_usd(PRICE, prompt=self.prompt, completion=self.completion)
+        return cost_usd(PRICE, self.prompt, self.completion)
 
     def __call__(self, h: Any) -> None:
         body = h.body
@@ -90,14 +90,12 @@ def client(llm: scripted.Server, home: Path, ledger: Ledger, **changes: Any) -> 
     async def short(seconds: float) -> None:
         await asyncio.sleep(min(seconds, 0.02))
 
-    name = changes.pop("name", "scripted")
     settings = {"concurrency": 64, "retries": 3, "timeout_seconds": 0.4, "price": PRICE, **changes}
-    endpoint = Endpoint(endpoint=llm.url, model="scripted", **settings)
+    endpoint = Endpoint(**{"endpoint": llm.url, "model": "scripted"} | settings)
     return Client(
         endpoint,
         url=llm.url,
         key="k",
-        name=name,
         model="m",
         cache=home / "cache",
         ledger=ledger,
@@ -153,7 +151,9 @@ class TestNeverPassed:
             def ask(
                 name: str, ledger: Ledger = ledger, i: int = i, stopped: list[Any] = stopped
             ) -> None:
-                with client(llm, tmp_path, ledger, name=name, concurrency=20) as c:
+                with client(
+                    llm, tmp_path, ledger, endpoint=f"https://{name}/v1", concurrency=20
+                ) as c:
                     replies = c.ask_all(requests(40 if i == 0 else 300, first=100 * i))
                     for n, _ in enumerate(replies):
                         if i == 0 and n == 10:
@@ -334,7 +334,7 @@ class TestWhatIsBilled:
         ledger = Ledger(book, Budget())
         with client(llm, tmp_path, ledger) as c:
             (reply,) = c.ask_all(requests(1))
-        bound = requests(1)[0].most_prompt_tokens() + 20
+        bound = requests(1)[0].max_prompt_tokens + 20
         assert (reply.prompt_tokens, reply.completion_tokens) == (10, 20)
         assert ledger.spent.requests == 2 and ledger.spent.tokens == 30 + (bound if billed else 0)
         assert ledger.spent.measured is not billed
@@ -347,7 +347,7 @@ class TestWhatIsBilled:
         closed.__exit__()
         with (
             client(closed, tmp_path, ledger, retries=0) as c,
-            pytest.raises(Exception, match="can't be reached"),
+            pytest.raises(Exception, match="cannot be reached"),
         ):
             list(c.ask_all(requests(1)))
         assert spent(ledger) == (1, 0, 0.0, True)
@@ -438,7 +438,7 @@ class TestEstimate:
         assert told.requests == 200 and told.completion_tokens == 2 * sum(
             r.max_tokens for r in requests(100)
         )
-        assert 0 < told.prompt_tokens < 2 * sum(r.most_prompt_tokens() for r in requests(100))
+        assert 0 < told.prompt_tokens < 2 * sum(r.max_prompt_tokens for r in requests(100))
         assert told.usd == pytest.approx(
             (told.prompt_tokens + 2 * told.completion_tokens) / 1e6, abs=1e-6
         )
@@ -464,8 +464,8 @@ class TestEstimate:
 def test_no_tokenizer_makes_more_tokens_than_the_bound(text: str) -> None:
     """Bytes bound the tokens of any byte-level tokenizer."""
     request = Request((("user", text),), 1.0, 1.0, 1, 0)
-    assert request.most_prompt_tokens() > len(text.encode("utf-8", "replace"))
-    assert request.likely_prompt_tokens() <= request.most_prompt_tokens()
+    assert request.max_prompt_tokens > len(text.encode("utf-8", "replace"))
+    assert request.expected_prompt_tokens <= request.max_prompt_tokens
 
 
 def test_spent_is_json(book: Path) -> None:

@@ -81,7 +81,7 @@ def of(label: str, fault: scripted.Fault) -> scripted.Fault:
     return lambda h: fault(h) if about(h, label) else answers(h)
 
 
-class TestParking:
+class TestDeferredLabels:
     def test_a_label_put_off_is_left_and_the_others_are_filled(
         self, fill: Fill, llm: scripted.Server, capfd: pytest.CaptureFixture[str]
     ) -> None:

@@ -1,4 +1,4 @@
-"""Label by author: two scripted models answer the same questions, and only their writing tells them apart."""
+"""Two scripted models answer the same questions, and which one answered is the label."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SPLIT = {"dev": 3, "test": 4, "rest": "train"}
 
 
 def speaks(word: str, n: int, wrap: str = "{}") -> Fault:
-    """A model that answers in `n` words of its own, no answer twice."""
+    """A model that answers in `n` words of its own, never twice the same."""
     numbers = itertools.count()
 
     def fault(handler: Any) -> None:
@@ -101,7 +101,7 @@ def pool(answers: AnswersResult) -> list[dict[str, str]]:
     return [json.loads(line) for line in answers.pool.read_text(encoding="utf-8").splitlines()]
 
 
-def test_every_model_gets_every_question_and_length_tells_nothing(
+def test_every_model_gets_every_question_and_all_answers_have_one_length(
     folder: Path, models: dict[str, Server]
 ) -> None:
     _, answers = asked(folder, models)
@@ -129,7 +129,7 @@ def test_what_was_answered_is_not_asked_again(folder: Path, models: dict[str, Se
     assert [len(server.requests) for server in models.values()] == [20, 20]
 
 
-def test_both_answers_to_a_question_stand_in_one_split(
+def test_both_answers_to_a_question_are_in_one_split(
     folder: Path, models: dict[str, Server]
 ) -> None:
     project, answers = asked(folder, models)
@@ -185,7 +185,7 @@ def test_a_model_that_is_down(folder: Path, models: dict[str, Server]) -> None:
     assert answers.rows == {"one": 20, "two": 20} and len(models["one"].requests) == 20
 
 
-def test_a_model_that_is_put_off_for_long_makes_no_smaller_data_set(
+def test_a_model_that_is_deferred_makes_no_smaller_data_set(
     folder: Path, models: dict[str, Server]
 ) -> None:
     models["two"].faults = [None] * 5
@@ -197,13 +197,13 @@ def test_a_model_that_is_put_off_for_long_makes_no_smaller_data_set(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server", "home")
-def test_a_retrain_tells_what_the_answers_cost(
+def test_a_retrain_reports_what_the_answers_cost(
     folder: Path, models: dict[str, Server], encoder: Path, reseed: Command
 ) -> None:
     good, short = speaks("two", 13), speaks("two", 12)
     answers = itertools.chain([short], itertools.repeat(good))
     models["two"].always = lambda handler: next(answers)(handler)
-    config = settings(models, usd={"input": 1.0, "output": 2.0})
+    config = settings(models, price={"input": 1.0, "output": 2.0})
     config |= {"train": {"model": str(encoder), "epochs": 1, "max_length": 32, "precision": "fp32"}}
     config |= {"predict": {"backend": "torch"}, "self_training": {"rounds": 0}}
     config |= {
@@ -218,8 +218,8 @@ def test_a_retrain_tells_what_the_answers_cost(
     code, out, err = reseed("retrain", folder / "who.yaml", "--json")
     assert code == 0, err
     report = RetrainReport.model_validate_json(json.dumps(last_json(out)))
-    of_one = GeneratorRows(requests=20, rows=20, tokens=600, usd=0.001, accepted=19)
-    assert report.data.generators == {"one": of_one, "two": of_one}
+    per_model = GeneratorRows(requests=20, rows=20, tokens=600, usd=0.001, accepted=19)
+    assert report.data.generators == {"one": per_model, "two": per_model}
     assert report.tokens == Tokens(prompt=400, completion=800, total=1200)
     assert (report.cost.tokens, report.cost.usd, report.cost.measured) == (1200, 0.002, True)
     spent = {"requests": 40, "tokens": 1200, "usd": pytest.approx(0.002), "measured": True}
@@ -233,12 +233,12 @@ def test_a_retrain_tells_what_the_answers_cost(
     assert lines["questions asked"] == "20 of 2 models  (left out: two 1 shorter)"
     assert lines["cost"].startswith("$0.0020 and 1,200 tokens measured")
     client = MlflowClient(report.mlflow_tracking_uri, report.mlflow_tracking_uri)
-    seen = client.get_run(report.mlflow_run_id)
-    assert (seen.data.metrics["tokens.total"], seen.data.metrics["cost.usd"]) == (1200.0, 0.002)
-    (own,) = client.search_runs([seen.info.experiment_id], "tags.`reseed.stage` = 'ask models'")
+    run = client.get_run(report.mlflow_run_id)
+    assert (run.data.metrics["tokens.total"], run.data.metrics["cost.usd"]) == (1200.0, 0.002)
+    (stage,) = client.search_runs([run.info.experiment_id], "tags.`reseed.stage` = 'ask models'")
     assert (
-        own.data.metrics["generate.requests"] == 40
-        and own.data.metrics["generate.shorter.two"] == 1
+        stage.data.metrics["generate.requests"] == 40
+        and stage.data.metrics["generate.shorter.two"] == 1
     )
     page = Path(report.report).read_text(encoding="utf-8")
     assert "Each was asked the same 20 questions" in page and "two 1 shorter" in page
@@ -254,7 +254,7 @@ WORDS = st.lists(st.text("ab\u00e9.", min_size=1, max_size=4), max_size=12)
     n=st.integers(1, 8),
     space=st.sampled_from([" ", "\n", "  ", "\t"]),
 )
-def test_the_rows_are_of_one_length_and_one_for_each_model(
+def test_rows_have_one_length_and_one_row_per_model(
     answers: dict[str, dict[str, list[str]]], n: int, space: str
 ) -> None:
     written = {label: {q: space.join(ws) for q, ws in by.items()} for label, by in answers.items()}
@@ -269,7 +269,7 @@ def test_the_rows_are_of_one_length_and_one_for_each_model(
 
 
 @pytest.mark.parametrize(
-    ("answer", "left"),
+    ("answer", "text"),
     [
         ("<|im_start|>assistant\nHello there.<|im_end|>", "Hello there."),
         ("<bos>Hello <start_of_image>there.<end_of_turn>\n", "Hello there."),
@@ -285,11 +285,11 @@ def test_the_rows_are_of_one_length_and_one_for_each_model(
         ),
     ],
 )
-def test_marks_of_a_template_are_taken_out(answer: str, left: str) -> None:
-    assert strip_chat_markup(answer) == left
+def test_chat_markup_is_removed(answer: str, text: str) -> None:
+    assert strip_chat_markup(answer) == text
 
 
-def test_first_words_keep_the_white_space_between_them() -> None:
+def test_truncated_words_keep_the_white_space_between_them() -> None:
     assert truncate_words(" a\n\nb  c d", 3) == " a\n\nb  c" and truncate_words("a b c", 3) is None
 
 
@@ -311,17 +311,18 @@ def test_questions_from_text_and_tables(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(b" \n", "holds no question"), (b"caf\xe9?\n", "can't be read as questions")]
+    ("data", "message"),
+    [(b" \n", "has no questions"), (b"caf\xe9?\n", "cannot be read as questions")],
 )
-def test_questions_that_can_not_be_read(tmp_path: Path, data: bytes, said: str) -> None:
+def test_questions_that_cannot_be_read(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "q.txt").write_bytes(data)
-    with pytest.raises(UserError, match=said) as e:
+    with pytest.raises(UserError, match=message) as e:
         read_questions(tmp_path / "q.txt")
     assert str(tmp_path / "q.txt") in str(e.value)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("generate.questions", None, "has 2 generators and no questions"),
         ("generate.generators", [{"name": "one"}], "has 1 generators and questions"),
@@ -336,7 +337,7 @@ def test_questions_that_can_not_be_read(tmp_path: Path, data: bytes, said: str) 
     ],
 )
 def test_settings_that_do_not_fit(
-    tmp_path: Path, models: dict[str, Server], key: str, value: Any, said: str
+    tmp_path: Path, models: dict[str, Server], key: str, value: Any, message: str
 ) -> None:
     section, name = key.split(".")
     config = settings(models)
@@ -344,7 +345,7 @@ def test_settings_that_do_not_fit(
     (tmp_path / "who.yaml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
     with pytest.raises(UserError) as e:
         load_project(tmp_path / "who.yaml")
-    assert said in str(e.value) and len(str(e.value).splitlines()) == 1
+    assert message in str(e.value) and len(str(e.value).splitlines()) == 1
 
 
 def test_nothing_is_synthesised_for_labels_that_are_models(models: dict[str, Server]) -> None:
@@ -370,12 +371,12 @@ def test_missing_questions_and_weights_are_named(tmp_path: Path, models: dict[st
 
 def test_the_projects_of_the_repository_load() -> None:
     paths = [p for p in (ROOT / "configs").glob("*.yaml") if not p.stem.endswith("-cases")]
-    found = {path.stem: load_project(path) for path in paths}
-    assert {"bbc-news", "20-newsgroups", "which-llm"} <= set(found) and all(
-        p.name == n for n, p in found.items()
+    projects = {path.stem: load_project(path) for path in paths}
+    assert {"bbc-news", "20-newsgroups", "which-llm"} <= set(projects) and all(
+        p.name == n for n, p in projects.items()
     )
-    assert len(found["20-newsgroups"].labels) == 20
-    questions = read_questions(ROOT / "configs" / str(found["which-llm"].generate.questions))
+    assert len(projects["20-newsgroups"].labels) == 20
+    questions = read_questions(ROOT / "configs" / str(projects["which-llm"].generate.questions))
     assert (
         len(questions)
         == len((ROOT / "configs" / "which-llm-questions.txt").read_text().splitlines())

@@ -21,7 +21,7 @@ from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import Label, Record
 from tasks.stage import run_stage
-from tasks.synthesise.stage import open_ledger
+from tasks.synthesise.ask import open_ledger
 from tasks.workspace import Workspace
 
 VERSION = 2
@@ -114,7 +114,7 @@ def request(project: Project, text: str) -> Request:
             (("user", question),), temperature=0.0, top_p=1.0, max_tokens=most, seed=0, tag=tag
         )
 
-    room = max(LEAST_TEXT, CONTEXT - asked("").most_prompt_tokens() - most)
+    room = max(LEAST_TEXT, CONTEXT - asked("").max_prompt_tokens - most)
     return asked(text.encode("utf-8", "replace")[:room].decode("utf-8", "ignore"))
 
 
@@ -161,7 +161,7 @@ def _ask(
     one = replace(
         source, endpoint=source.endpoint.model_copy(update={"concurrency": 1, "batch": False})
     )
-    context = max(r.most_prompt_tokens() + r.max_tokens for r in requests)
+    context = max(r.max_prompt_tokens + r.max_tokens for r in requests)
     replies: list[Reply] = []
     with open_client(one, ledger=ledger, workspace=workspace, tokens=context) as client:
         for r in requests:
