@@ -27,9 +27,10 @@ from tasks.curate.stage import curate
 from tasks.dataset.split import sealed_test_set, split_dataset
 from tasks.errors import TransientError
 from tasks.evaluate.baselines.ask_llm import score_llm
+from tasks.evaluate.baselines.score import score_baseline
 from tasks.evaluate.label_first import label_first
-from tasks.evaluate.robustness import measure_robustness
-from tasks.evaluate.score import score_baseline, score_bundle
+from tasks.evaluate.robustness.stage import measure_robustness
+from tasks.evaluate.score import score_bundle
 from tasks.evaluate.serving import compare_serving, measure_serving
 from tasks.model.inference.choose import export_bundle
 from tasks.report.data.stage import data_report

@@ -24,10 +24,10 @@ from tasks.labels import (
     unknown_labels,
 )
 from tasks.records import Record, Rejected, count_by_label, label_text, read_records, write_records
-from tasks.statistics import bootstrap
-from tasks.statistics.metrics import f1_macro, measure
+from tasks.statistics.bootstrap import Bootstrap
+from tasks.statistics.metrics import f1_macro, score_answers
 from tasks.statistics.scores import Scores
-from tasks.statistics.stratified_split import deal, folds
+from tasks.statistics.stratified_split import assign_folds, assign_groups
 from tests.kit.rows import text
 from tests.kit.verdicts import verdict_on
 
@@ -127,8 +127,8 @@ class TestParts:
             Record.create(text("w", i), own, "seed") for i, own in enumerate(some_sets(80, seed))
         ]
         groups = {r.id: [r] for r in records}
-        dealt = deal(groups, {"test": test, "dev": dev, "seed": 0})
-        assert set(dealt.values()) <= {"test", "dev"} and dealt == deal(
+        dealt = assign_groups(groups, {"test": test, "dev": dev, "seed": 0})
+        assert set(dealt.values()) <= {"test", "dev"} and dealt == assign_groups(
             dict(reversed(groups.items())), {"test": test, "dev": dev}
         )
         for part, n in (("test", test), ("dev", dev)):
@@ -138,7 +138,7 @@ class TestParts:
     def test_a_scarce_label_is_shared_out_before_others_take_its_rows(self) -> None:
         several = [("a", "b")] * 4 + [("a",)] * 40
         records = [Record.create(text("w", i), own, "seed") for i, own in enumerate(several)]
-        dealt = deal({r.id: [r] for r in records}, {"test": 2, "dev": 2})
+        dealt = assign_groups({r.id: [r] for r in records}, {"test": 2, "dev": 2})
         for part in ("test", "dev"):
             assert count_by_label(r for r in records if dealt.get(r.id) == part)["b"] == 2
 
@@ -148,7 +148,7 @@ class TestParts:
         records = [
             Record.create(text("w", i), own, "seed") for i, own in enumerate(some_sets(40, seed))
         ]
-        found = folds(records, n)
+        found = assign_folds(records, n)
         assert set(found) == set(range(n))
         scarcest = min(NAMES, key=lambda name: sum(name in r.labels for r in records))
         have = [
@@ -165,7 +165,7 @@ class TestMeasure:
         from sklearn.metrics import accuracy_score, f1_score, hamming_loss
 
         y, z = encode(self.TRUE, NAMES), encode(self.SAID, NAMES)
-        found = measure(self.TRUE, self.SAID, NAMES, samples=400, seed=0)
+        found = score_answers(self.TRUE, self.SAID, NAMES, bootstrap=Bootstrap(400, seed=0))
         points = {
             "f1_macro": f1_score(y, z, average="macro"),
             "f1_micro": f1_score(y, z, average="micro"),
@@ -185,7 +185,7 @@ class TestMeasure:
 
     def test_a_resample_that_is_the_rows_gives_the_figures(self) -> None:
         y, z = encode(self.TRUE, NAMES), encode(self.SAID, NAMES)
-        drawn = bootstrap.macro_f1(y, [z, y], classes=3, samples=3000, seed=0)
+        drawn = Bootstrap(3000, seed=0).macro_f1(y, [z, y], classes=3)
         assert drawn.shape == (3000, 2)
         assert drawn[:, 0].mean() == pytest.approx(f1_macro(y, z, [0, 1, 2]), abs=0.01)
         assert (drawn[:, 1] == 1).all()
@@ -196,11 +196,11 @@ class TestMeasure:
 
     def test_a_strange_true_label_is_refused(self) -> None:
         with pytest.raises(ValueError, match="'d' is not among the labels"):
-            measure([("a", "d")], [("a",)], NAMES, samples=100, seed=0)
+            score_answers([("a", "d")], [("a",)], NAMES, bootstrap=Bootstrap(100, seed=0))
 
     def test_bars_are_a_picture(self, tmp_path: Path) -> None:
-        scores = measure(self.TRUE, self.SAID, NAMES, samples=100, seed=0)
-        plots.by_label(scores.labels, "toy", tmp_path / "labels.png")
+        scores = score_answers(self.TRUE, self.SAID, NAMES, bootstrap=Bootstrap(100, seed=0))
+        plots.plot_labels(scores.labels, "toy", tmp_path / "labels.png")
         assert (tmp_path / "labels.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -246,7 +246,9 @@ class TestQuickModels:
 
     def test_tfidf_learns_each_label(self) -> None:
         train = self.rows()
-        assert simple.tfidf(train, ["worda of a", "wordb of b and worda of a", "n7"]) == [
+        assert simple.predict_by_tfidf(
+            train, ["worda of a", "wordb of b and worda of a", "n7"]
+        ) == [
             ("a",),
             ("a", "b"),
             (),
@@ -257,12 +259,12 @@ class TestQuickModels:
             Record.create(str(i), own, "seed")
             for i, own in enumerate([("a", "b"), ("a", "b"), ("c",), ()])
         ]
-        assert simple.majority(rows, ["x", "y"], NAMES) == [("a", "b")] * 2
+        assert simple.predict_majority(rows, ["x", "y"], NAMES) == [("a", "b")] * 2
 
     def test_the_cosine_is_chosen_on_dev(self) -> None:
         y = encode([("a",), ("b",), ("a", "b"), ()], ["a", "b"])
         cosines = np.where(y == 1, 0.7, 0.3) + np.arange(8).reshape(4, 2) / 100
-        best = simple.best_cosine(cosines, y)
+        best = simple.best_threshold(cosines, y)
         assert ((cosines >= best) == y).all()
 
     def test_the_probe_has_a_probability_a_label(self) -> None:

@@ -34,7 +34,7 @@ from tasks.model.inference.choose import choose_backend, compare_answers
 from tasks.model.inference.export import export_graphs
 from tasks.project import Curate, Predict, Project, SelfTraining
 from tasks.records import Record, count_by_label, read_records
-from tasks.statistics.calibration import Calibration, threshold
+from tasks.statistics.calibration import Calibration, fit_threshold
 from tasks.synthesise.parse import parse_reply
 from tasks.synthesise.plan import RoundRequest, plan_requests
 from tasks.text.fingerprints import Fingerprints
@@ -444,7 +444,7 @@ class TestCalibration:
             given = z >= t
             return float(2 * (given & (y == 1)).sum() / max(1, given.sum() + y.sum()))
 
-        found = threshold(z, y)
+        found = fit_threshold(z, y)
         assert f1(found) >= max(f1(t) for t in [*z, *(z + 1e-9), -9.0, 9.0, 0.0]) - 1e-12
         if f1(0.0) == f1(found):
             assert found == 0.0
@@ -463,20 +463,20 @@ class TestCalibration:
         y = (
             logits + np.random.default_rng(seed).normal(0, 1, logits.shape) > [0.5, 0.0, -1.0]
         ).astype(int)
-        fitted = Calibration.fitted(logits, y)
+        fitted = Calibration.fit(logits, y)
         before = {k: v.clone() for k, v in head.state_dict().items()}
         assert fitted.fold(head)
         with torch.inference_mode():
             folded = head(x).double().numpy()
-        assert np.allclose(folded, fitted.applied(logits), atol=1e-4)
-        sure = np.abs(fitted.applied(logits)) > 1e-4  # 1e-4: single precision
-        assert ((1 / (1 + np.exp(-folded)) >= 0.5) == (fitted.applied(logits) >= 0))[sure].all()
+        assert np.allclose(folded, fitted.apply(logits), atol=1e-4)
+        sure = np.abs(fitted.apply(logits)) > 1e-4  # 1e-4: single precision
+        assert ((1 / (1 + np.exp(-folded)) >= 0.5) == (fitted.apply(logits) >= 0))[sure].all()
         for k in range(3):  # the threshold in the logits that the model had
             assert (
                 (logits[:, k] >= fitted.shift[k] * fitted.temperature[k]) == (folded[:, k] >= 0)
             )[sure[:, k]].all()
-        told = {"temperature": 1.0, **fitted.told(LABELS)}
-        assert Calibration.of(json.loads(json.dumps(told))) == fitted and fitted.unfold(head)
+        told = {"temperature": 1.0, **fitted.to_json(LABELS)}
+        assert Calibration.from_json(json.loads(json.dumps(told))) == fitted and fitted.unfold(head)
         assert all(torch.allclose(head.state_dict()[k], v, atol=1e-5) for k, v in before.items())
 
     def test_a_head_without_bias_keeps_its_threshold(self) -> None:
@@ -513,7 +513,7 @@ def train(encoder: Path, work: Path, **changes: Any) -> Trained:
 @pytest.fixture(scope="module")
 def saved(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("saved") / "bundle"
-    about = {"labels": toy.LABELS, "max_length": 32, **trained.calibration.told(LABELS)}
+    about = {"labels": toy.LABELS, "max_length": 32, **trained.calibration.to_json(LABELS)}
     save_bundle(trained.model, trained.tokenizer, directory, about=about)
     return directory
 

@@ -68,7 +68,7 @@ def _draw_gain(run: RunContext, report: RetrainReport, path: Path) -> bool:
         return False
     title = f"{run.project.name}: against {verdict.opponent}"
     least = run.project.promote.min_gain
-    plots.gain(verdict.gain, verdict.lower, verdict.upper, least=least, title=title, path=path)
+    plots.plot_gain(verdict.gain, verdict.lower, verdict.upper, least=least, title=title, path=path)
     return True
 
 

@@ -9,7 +9,7 @@ from flows.publishing.markdown import escape_markdown, render_markdown
 from flows.publishing.report import Retrained
 from tasks.dataset.training_rows import TrainingRows
 from tasks.encoder.base_model import describe_encoder
-from tasks.evaluate.score import ScoreResult
+from tasks.evaluate.result import ScoreResult
 from tasks.project import Project
 from tasks.records import count_by_source
 from tasks.report.blocks import blocks

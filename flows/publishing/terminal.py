@@ -8,9 +8,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tasks.evaluate.robustness import cases_line
-from tasks.evaluate.robustness import line as flips_line
-from tasks.evaluate.serving import line as serving_line
 from tasks.figures import format_counts
 from tasks.model.inference.choose import describe_choice
 from tasks.report.model import (
@@ -151,11 +148,11 @@ def _gain_rows(lift: LiftSummary | None) -> Rows:
 def _measured_rows(report: RetrainReport) -> Rows:
     found = []
     if report.robustness and report.robustness.perturbations:
-        found.append(("under typos etc.", flips_line(report.robustness)))
+        found.append(("under typos etc.", report.robustness.describe_flips()))
     if report.robustness and report.robustness.cases:
-        found.append(("cases", cases_line(report.robustness)))
+        found.append(("cases", report.robustness.describe_cases()))
     if report.serving:
-        found.append(("serving", serving_line(report.serving)))
+        found.append(("serving", report.serving.describe()))
     if report.champion and (against := _measures(report.champion)):
         found.append((f"beside champion {report.champion.version}", against))
     return found

@@ -11,7 +11,7 @@ from flows.progress import say
 from flows.registry import admin
 from flows.registry.client import Version
 from flows.review.session import WAIT_SECONDS
-from tasks.verdict.decide import Verdict
+from tasks.verdict.model import Verdict
 
 NAME_LENGTH = 100  # characters of a name that are kept
 

@@ -16,15 +16,15 @@ from flows.retraining.scoring import MeasuredChampion, measure_champion, score
 from flows.tracking.model_scores import log_champion_scores
 from tasks.atomic import CorruptDirectory
 from tasks.errors import TransientError
-from tasks.evaluate.score import ScoreResult
-from tasks.evaluate.serving import Measured
+from tasks.evaluate.result import ScoreResult
 from tasks.model.bundle import BundleRef
 from tasks.project import Project
 from tasks.records import read_records
 from tasks.report.model import ChampionScore, ModelScore
 from tasks.verdict import guardrails
-from tasks.verdict.decide import Policy, Resampling, Verdict, unsure
 from tasks.verdict.evidence import Question, VerdictResult, judge, rows_digest
+from tasks.verdict.measures import MeasuredBundle, compare_calibration
+from tasks.verdict.model import Policy, Resampling, Verdict, inconclusive
 
 COMPARISONS = 3  # attempts, if the champion changes during each
 
@@ -39,7 +39,7 @@ class Candidate:
 
     version: Version
     score: ScoreResult
-    measured: Measured
+    measured: MeasuredBundle
     baselines: Mapping[str, ScoreResult]
     seeds: Sequence[ScoreResult]
 
@@ -141,7 +141,7 @@ def _against_champion(
         measured = measure_champion(run, candidate.measured, bundle, who)
     except CorruptDirectory as e:
         unknown = ChampionScore(version=champion.version, score=None, measures={})
-        return _Judged(unsure(f"{title} cannot be scored again: {e}", title), unknown, None)
+        return _Judged(inconclusive(f"{title} cannot be scored again: {e}", title), unknown, None)
     policy = _policy(run.project)
     if not scored.probabilities:  # otherwise no project with a new label could promote again
         limits = {name: limit for name, limit in policy.limits.items() if name != "ece"}
@@ -150,7 +150,7 @@ def _against_champion(
             "  the champion has other labels than the project, so its probabilities cannot be compared: "
             "promote.limits.ece is not checked"
         )
-    measures = {**guardrails.measures(candidate.score, scored), **measured.measures}
+    measures = {**compare_calibration(candidate.score, scored), **measured.measures}
     slices = list(run.project.evaluate.slices)
     question = _question(run.project, title, policy, use, slices=slices, measures=measures)
     evidence = _decide(run, candidate, scored, question)
@@ -165,7 +165,7 @@ def _policy(project: Project) -> Policy:
         rule=promote.rule,
         label_margin=promote.limits.label_f1,
         slice_margin=promote.limits.slice_f1,
-        limits=guardrails.limits_of(promote.limits),
+        limits=guardrails.limits_by_measure(promote.limits),
     )
 
 
@@ -233,7 +233,7 @@ def _promote(
             who=who,
         )
     except CorruptDirectory as e:
-        verdict = unsure(f"not promoted: {e}", verdict.opponent, verdict.rows)
+        verdict = inconclusive(f"not promoted: {e}", verdict.opponent, verdict.rows)
         _record(run, candidate, verdict, None)
         return Outcome(verdict, judged.champion, promoted=False)
     for sentence in notifications.deliver(run.settings, run.registry):

@@ -25,7 +25,7 @@ from tasks.augment.mixtures import (
 from tasks.augment.self_training import SelfTrainingResult, self_train
 from tasks.curate.stage import CurateResult
 from tasks.dataset.training_rows import TrainingRows
-from tasks.evaluate.score import ScoreResult
+from tasks.evaluate.result import ScoreResult
 from tasks.model.bundle import BundleRef
 from tasks.report.model import LiftSummary, SeedsSummary, UndoneRound
 from tasks.stage import StageResult

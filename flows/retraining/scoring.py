@@ -8,10 +8,13 @@ from flows.context import RunContext
 from flows.progress import say
 from tasks.dataset.training_rows import TrainingRows
 from tasks.evaluate.baselines.ask_llm import score_llm
-from tasks.evaluate.robustness import measure_robustness, wanted
-from tasks.evaluate.score import ScoreResult, baselines_of, score_baseline, score_bundle
-from tasks.evaluate.serving import Measured, compare_serving, measure_serving, measures
+from tasks.evaluate.baselines.score import active_baselines, score_baseline
+from tasks.evaluate.result import ScoreResult
+from tasks.evaluate.robustness.stage import has_robustness_checks, measure_robustness
+from tasks.evaluate.score import score_bundle
+from tasks.evaluate.serving import compare_serving, measure_serving
 from tasks.model.bundle import BundleRef
+from tasks.verdict.measures import MeasuredBundle, compare_measures
 
 
 def score(run: RunContext, bundle: BundleRef, who: str) -> ScoreResult:
@@ -23,7 +26,7 @@ def score(run: RunContext, bundle: BundleRef, who: str) -> ScoreResult:
 def score_baselines(run: RunContext, curated: TrainingRows) -> dict[str, ScoreResult]:
     """The scores of each baseline by its name, with the LLM's if `evaluate.llm_rows` is set."""
     found = {}
-    for name in baselines_of(run.project):
+    for name in active_baselines(run.project):
         found[name] = run.stage(score_baseline, name=f"evaluate {name}")(
             run.project,
             name,
@@ -51,28 +54,28 @@ def _score_llm(run: RunContext) -> ScoreResult:
 
 def measure_bundle(
     run: RunContext, bundle: BundleRef, who: str, *, headline: bool = False
-) -> Measured:
+) -> MeasuredBundle:
     """Robustness and cost of serving of one bundle, each None if the project switches it off."""
     robustness = serving = None
-    if wanted(run.project):
+    if has_robustness_checks(run.project):
         step = run.stage(measure_robustness, name=f"robustness {who}", headline=headline)
         robustness = step(run.project, bundle, sealed=run.sealed, workspace=run.workspace)
     if run.project.evaluate.serving_rows:
         cost = run.stage(measure_serving, name=f"serving {who}", headline=headline)
         serving = cost(run.project, bundle, splits=run.splits, workspace=run.workspace)
-    return Measured(bundle, robustness, serving)
+    return MeasuredBundle(bundle, robustness, serving)
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredChampion:
     """The champion's robustness and cost of serving, and (challenger, champion) for each guardrail measure."""
 
-    measured: Measured
+    measured: MeasuredBundle
     measures: dict[str, tuple[float, float]]
 
 
 def measure_champion(
-    run: RunContext, challenger: Measured, bundle: BundleRef, who: str
+    run: RunContext, challenger: MeasuredBundle, bundle: BundleRef, who: str
 ) -> MeasuredChampion:
     """Robustness and cost of serving of the champion; both models are timed in turns for the latencies."""
     champion, turns = measure_bundle(run, bundle, who), None
@@ -81,4 +84,4 @@ def measure_champion(
         turns = step(
             run.project, challenger.bundle, bundle, splits=run.splits, workspace=run.workspace
         )
-    return MeasuredChampion(champion, measures(challenger, champion, turns))
+    return MeasuredChampion(champion, compare_measures(challenger, champion, turns))

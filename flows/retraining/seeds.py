@@ -11,7 +11,7 @@ from flows.progress import say
 from flows.retraining.scoring import score
 from flows.tracking.curves import live_curves
 from tasks.dataset.training_rows import TrainingRows
-from tasks.evaluate.score import ScoreResult
+from tasks.evaluate.result import ScoreResult
 from tasks.model.bundle import BundleRef
 from tasks.report.model import SeedsSummary, SoupSummary
 from tasks.stage import StageResult

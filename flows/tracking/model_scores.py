@@ -8,7 +8,7 @@ from mlflow.entities import LoggedModelInput
 from mlflow.exceptions import MlflowException
 
 from flows.tracking.run import Tracking, dataset_input
-from tasks.evaluate.score import ScoreResult
+from tasks.evaluate.result import ScoreResult
 
 
 def log_champion_scores(

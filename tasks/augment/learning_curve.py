@@ -54,7 +54,7 @@ def learning_curve(
         if points:
             from tasks.evaluate import plots
 
-            plots.learning_curve(
+            plots.plot_learning_curve(
                 points, f"{project.name}: linear heads on frozen embeddings", out / "curve.png"
             )
         return LearningCurveResult(points=points, dev_rows=len(dev))
@@ -102,7 +102,7 @@ def _points(
 
     from tasks.encoder.embed import embed
     from tasks.encoder.linear_probe import fit_probe, predict_labels
-    from tasks.statistics import bootstrap
+    from tasks.statistics.bootstrap import Bootstrap
     from tasks.statistics.metrics import f1_macro
 
     length, names, e = project.train.max_length, project.label_names, project.evaluate
@@ -115,16 +115,14 @@ def _points(
     )
     asked = embed(encoder, [r.text for r in dev], max_length=length)
     y = encode([label_of(r) for r in dev], names)
-    points = []
+    points, bootstrap = [], Bootstrap(e.bootstrap_samples, e.seed)
     for part in nested_subsets(rows):
         if set(names) - {label for r in part for label in r.labels}:
             continue
         probe = fit_probe(np.stack([x[r.id] for r in part]), [label_of(r) for r in part])
         z = encode(predict_labels(probe, asked), names)
         point = f1_macro(y, z, list(range(len(names))))
-        drawn = bootstrap.macro_f1(
-            y, [z], classes=len(names), samples=e.bootstrap_samples, seed=e.seed
-        )
+        drawn = bootstrap.macro_f1(y, [z], classes=len(names))
         points.append(
             CurvePoint(rows=len(part), **bootstrap.interval(point, drawn[:, 0]).model_dump())
         )

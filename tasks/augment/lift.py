@@ -20,7 +20,7 @@ from tasks.dataset.sealed import open_sealed
 from tasks.dataset.split import SealedResult
 from tasks.dataset.training_rows import TrainingRows
 from tasks.encoder.base_model import resolve_encoder
-from tasks.evaluate.score import ScoreResult
+from tasks.evaluate.result import ScoreResult
 from tasks.figures import Figures, Interval
 from tasks.labels import encode, label_of
 from tasks.project import Project
@@ -117,15 +117,13 @@ def compare_mixtures(
     """
     import numpy as np
 
-    from tasks.statistics.bootstrap import group_codes, macro_f1
+    from tasks.statistics.bootstrap import Bootstrap, group_codes
     from tasks.statistics.metrics import f1_macro
 
     y = encode(true, labels)
     models = [(name, encode(said, labels)) for name, own in answers.items() for said in own]
-    together = group_codes(groups)
-    drawn = macro_f1(
-        y, [m for _, m in models], classes=len(labels), samples=samples, seed=seed, groups=together
-    )
+    bootstrap = Bootstrap(samples, seed, group_codes(groups))
+    drawn = bootstrap.macro_f1(y, [m for _, m in models], classes=len(labels))
     seen = np.array([f1_macro(y, m, list(range(len(labels)))) for _, m in models])
     of = {name: [i for i, (n, _) in enumerate(models) if n == name] for name in answers}
 

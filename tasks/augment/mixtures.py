@@ -221,13 +221,12 @@ def compare_answers(
         return DevComparisonResult(
             before=0.0, after=0.0, difference=0.0, standard_error=0.0, fell=False
         )
-    from tasks.statistics.bootstrap import group_codes, macro_f1
+    from tasks.statistics.bootstrap import Bootstrap, group_codes
     from tasks.statistics.metrics import f1_macro
 
     y, a, b = (encode(answers, labels) for answers in (true, before, after))
-    drawn = macro_f1(
-        y, [a, b], classes=len(labels), samples=2000, seed=0, groups=group_codes(groups)
-    )
+    bootstrap = Bootstrap(2000, seed=0, groups=group_codes(groups))
+    drawn = bootstrap.macro_f1(y, [a, b], classes=len(labels))
     error = float((drawn[:, 1] - drawn[:, 0]).std())
     one, two = (f1_macro(true, answers, labels) for answers in (before, after))
     # a single row is one standard error, and a little more

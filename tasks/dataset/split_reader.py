@@ -26,7 +26,7 @@ from tasks.records import (
     label_text,
 )
 from tasks.references import digest_of_path, resolve
-from tasks.statistics.stratified_split import deal
+from tasks.statistics.stratified_split import assign_groups
 from tasks.workspace import Workspace
 
 Splits = dict[str, list[Record]]
@@ -260,7 +260,7 @@ def split_pool(
     groups: dict[str, list[Record]] = defaultdict(list)
     for r in sorted(records, key=lambda r: (rank(r), r.id)):
         groups[r.group or r.id].append(r)
-    assigned = deal(groups, sizes) if multi_label else _assign_in_order(groups, sizes)
+    assigned = assign_groups(groups, sizes) if multi_label else _assign_in_order(groups, sizes)
     parts: Splits = {name: [] for name in (*sizes, "rest")}
     for key, members in sorted(groups.items()):
         parts[assigned.get(key, "rest")] += members

@@ -132,11 +132,11 @@ class CalibratedProbe:
         self._fitted = Calibration()
         self.log_loss = float("inf")
         if len(x_dev):
-            self._fitted = Calibration.fitted(self._logits(x_dev), y_dev)
+            self._fitted = Calibration.fit(self._logits(x_dev), y_dev)
             self.log_loss = log_loss(self(x_dev), y_dev, multi_label=multi_label)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return probabilities(self._fitted.applied(self._logits(x)), multi_label=self._several)
+        return probabilities(self._fitted.apply(self._logits(x)), multi_label=self._several)
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
         """Log-probabilities, of label sets log-odds; a label that the probe has not learned is not seen."""

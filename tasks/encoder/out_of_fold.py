@@ -71,7 +71,7 @@ def _folds(
     if y.ndim == 1:
         yield from StratifiedKFold(n, shuffle=True, random_state=0).split(np.zeros(len(y)), y)
         return
-    fold = np.array(stratified_split.folds(records, n))
+    fold = np.array(stratified_split.assign_folds(records, n))
     for k in range(n):
         yield np.flatnonzero(fold != k), np.flatnonzero(fold == k)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections import Counter
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from typing import Any
 from tasks import atomic
 from tasks.augment.learning_curve import LearningCurveResult
 from tasks.dataset.training_rows import TrainingRows
-from tasks.evaluate.score import ScoreResult
+from tasks.evaluate.result import ScoreResult
 from tasks.figures import Interval
 from tasks.model.inference.choose import describe_choice
 from tasks.project import Project
@@ -21,8 +20,9 @@ from tasks.report.blocks import blocks, said
 from tasks.report.model import ModelScore, RetrainReport
 from tasks.report.page import picture
 from tasks.statistics.scores import Scores
-from tasks.verdict.decide import RULE_VERSION, Verdict
+from tasks.verdict.decide import RULE_VERSION
 from tasks.verdict.evidence import library_versions
+from tasks.verdict.model import Verdict
 
 MOST_ROWS = 20  # of a table of errors
 CHARACTERS = 700  # of a text
@@ -184,15 +184,14 @@ def _summary(challenger: ScoreResult) -> dict[str, Interval | float]:
 
 def versions(commit: str | None) -> dict[str, str]:
     """What made the report: the code, and the libraries that its figures come from."""
-    found = {"Reseed": library_versions()["reseed"], "commit": commit or "not a git checkout"}
-    found |= {"rule of the verdict": str(RULE_VERSION)}
-    found |= {"Python": platform.python_version(), "machine": platform.machine()}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {
+        "Reseed": library_versions(["reseed"])["reseed"],
+        "commit": commit or "not a git checkout",
+        "rule of the verdict": str(RULE_VERSION),
+        "Python": platform.python_version(),
+        "machine": platform.machine(),
+        **library_versions(LIBRARIES),
+    }
 
 
 def not_tested(report: RetrainReport, challenger: ScoreResult) -> list[str]:

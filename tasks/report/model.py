@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Self
 
 from tasks.augment.lift import MixtureComparison
-from tasks.evaluate.robustness import RobustnessResult
-from tasks.evaluate.score import LlmScore, ScoreResult, f1_on_rows
+from tasks.evaluate.result import LlmScore, ScoreResult
+from tasks.evaluate.robustness.stage import RobustnessResult
+from tasks.evaluate.score import f1_on_rows
 from tasks.evaluate.serving import ServingResult
 from tasks.figures import Figures, Interval
 from tasks.llm.budget import Spent
@@ -17,8 +18,7 @@ from tasks.model.inference.choose import Inference
 from tasks.project import Project
 from tasks.synthesise.model_answers import AnswersResult
 from tasks.train.adaptation.adapt import AdaptResult
-from tasks.verdict.decide import Verdict
-from tasks.verdict.guardrails import Decision
+from tasks.verdict.model import Decision, Verdict
 
 
 class ModelScore(Figures):

@@ -6,13 +6,16 @@ import os
 from pathlib import Path
 
 from tasks.errors import UserError
-from tasks.evaluate.baselines.word_vectors import check_static
-from tasks.evaluate.baselines.zero_shot import sides
-from tasks.evaluate.cases import load_cases
+from tasks.evaluate.baselines.word_vectors import check_static_model
+from tasks.evaluate.baselines.zero_shot import entailment_outputs
+from tasks.evaluate.robustness.cases import load_cases
 from tasks.project import Project
 from tasks.references import check_reference, resolve
 
-_MODEL_CHECKS = {"evaluate.static_model": check_static, "evaluate.zero_shot": sides}
+_MODEL_CHECKS = {
+    "evaluate.static_model": check_static_model,
+    "evaluate.zero_shot": entailment_outputs,
+}
 
 
 def check_references(project: Project, path: Path) -> None:

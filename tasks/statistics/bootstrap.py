@@ -1,53 +1,54 @@
-"""Bootstrap of classification metrics, one or several models on the same rows: stratified by class, of label sets plain, and
-where rows come in groups of whole groups.
+"""Bootstrap of classification metrics, for one or several models on the same rows.
 
-Resampling the rows of a class with replacement draws the counts of its (prediction, prediction) cells from a multinomial
-distribution, so cells are drawn instead of rows: the same distribution, faster, and no order of rows to depend on.
-Efron and Tibshirani 1993, chapters 13 and 16.
+Rows are resampled within their class, or, of label sets, from all rows. Rows that are alike in truth
+and predictions form a cell, and the counts of the cells are drawn from a multinomial distribution:
+equal in distribution to drawing rows, faster, and independent of their order (Efron and Tibshirani
+1993, chapters 13 and 16).
 
-Rows of one group (an author, a thread) are alike, so they hold less than as many rows that are not, and bounds that take them for
-independent are too narrow. Then groups are drawn with replacement, each with all its rows (the pairs cluster bootstrap: Cameron,
-Gelbach and Miller 2008, "Bootstrap-based improvements for inference with clustered errors"; Field and Welsh 2007,
-"Bootstrapping clustered data"). Groups with the same counts of cells are drawn together, by one multinomial, and their counts are
-added by one sparse matrix product. The rows of a class, and all rows, then differ from one resample to the next. A class that is
-absent from one has the F1 that the metric's definition gives (`zero_division=0`): 0 where nothing is predicted either.
+Rows of one group (an author, a thread) are alike, so treating them as independent makes bounds too
+narrow. Then whole groups are drawn (the pairs cluster bootstrap: Cameron, Gelbach and Miller 2008;
+Field and Welsh 2007), groups with equal counts of cells together.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from tasks.figures import Interval
 
-CHUNK = 500
-LEAST_GROUPS = (
-    12  # with fewer no bound is trusted: wrong promotions were measured above the rate that is said
-)
+CHUNK = 500  # resamples held in memory at once
 
 
 def group_codes(keys: Sequence[str | None]) -> np.ndarray | None:
-    """An index for each group, shape (rows,); a row without one (None) is its own. None where no row has a group."""
+    """The index of each row's group, shape (rows,); None where no row has one.
+
+    A row whose key is None is a group of its own.
+    """
     if not any(keys):
         return None
-    at: dict[object, int] = {}
+    codes: dict[object, int] = {}
     return np.array(
-        [at.setdefault(key or i, len(at)) for i, key in enumerate(keys)], dtype=np.int64
+        [codes.setdefault(key or i, len(codes)) for i, key in enumerate(keys)], dtype=np.int64
     )
 
 
-def f1_of(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """F1 of rows found, rows said and rows there are: 0 where nothing is true or predicted, as scikit-learn's zero_division=0."""
+def f1_from_counts(hits: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """F1 from counts of rows; 0 where nothing is true or predicted (`zero_division=0`)."""
     return np.asarray(2 * hits / np.maximum(predicted + true, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Tallies:
-    """What resamples hold. Of each label the rows that have it (`true`), that are given it (`predicted`) and both (`hits`), shape
-    (samples, models, labels); rows whose whole answer is right, (samples, models); and rows, (samples,)."""
+    """Counts of rows in each resample.
+
+    `true`, `predicted` and `hits` (both) are per label, shape (samples, models, labels); `right` is
+    the rows whose whole answer is right, (samples, models); `rows` all rows, (samples,).
+    """
 
     hits: np.ndarray
     predicted: np.ndarray
@@ -55,30 +56,35 @@ class Tallies:
     right: np.ndarray
     rows: np.ndarray
 
-    # 0 where nothing is true or predicted, as in scikit-learn with zero_division=0
-
     @property
     def precision(self) -> np.ndarray:
+        """Per label; 0 where nothing is predicted."""
         return self.hits / np.maximum(self.predicted, 1)
 
     @property
     def recall(self) -> np.ndarray:
+        """Per label; 0 where nothing is true."""
         return self.hits / np.maximum(self.true, 1)
 
     @property
     def f1(self) -> np.ndarray:
-        return f1_of(self.hits, self.predicted, self.true)
+        """Per label; 0 where nothing is true or predicted."""
+        return f1_from_counts(self.hits, self.predicted, self.true)
 
     @property
     def accuracy(self) -> np.ndarray:
+        """The share of rows whose whole answer is right, shape (samples, models)."""
         return np.asarray(self.right / self.rows[:, None])
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Rows that are alike in truth and answers: how many there are of each (`counts`), each row's (`cell`), and of one such row the
-    labels that it has (`true`), that each model gives it (`predicted`) and both (`hits`), shape (cells, labels), and whether a model's
-    whole answer is right, (cells,). `first` is the label of rows with one."""
+    """Kinds of rows that are alike in truth and predictions.
+
+    `counts` is the rows of each cell and `cell` the cell of each row. `true`, and for each model
+    `predicted` and `hits` (both), are 0 or 1 per cell and label; `right` is 1 where a model's whole
+    answer is right. `first` is the true label where rows have one.
+    """
 
     counts: np.ndarray
     cell: np.ndarray
@@ -89,169 +95,149 @@ class Cells:
     right: list[np.ndarray]
 
 
-def cells_of(y: np.ndarray, predictions: list[np.ndarray], *, classes: int) -> Cells:
-    """The different rows that there are, in an order that does not depend on theirs. See `draw` for what goes in."""
-    answers = (
-        [y, *predictions]
-        if y.ndim == 2
-        else [y, *(np.where((p >= 0) & (p < classes), p, classes) for p in predictions)]
-    )
-    table = np.hstack(answers) if y.ndim == 2 else np.stack(answers, axis=1)
+def tabulate(y: np.ndarray, predictions: list[np.ndarray], *, classes: int) -> Cells:
+    """The cells of these rows, in an order that is independent of the rows' order.
+
+    `y` and each of `predictions` are indices, shape (rows,), where a prediction outside
+    0..classes-1 is no label; or label sets of 0 and 1, shape (rows, classes).
+    """
+    if y.ndim == 2:
+        table = np.hstack([y, *predictions])
+    else:
+        known = [np.where((p >= 0) & (p < classes), p, classes) for p in predictions]
+        table = np.stack([y, *known], axis=1)
     cells, cell, counts = np.unique(table, axis=0, return_inverse=True, return_counts=True)
-    hot = (
-        np.split(cells, len(answers), axis=1)
-        if y.ndim == 2
-        else [cells[:, [m]] == np.arange(classes) for m in range(len(answers))]
-    )
-    true, said = hot[0].astype(np.int64), [h.astype(np.int64) for h in hot[1:]]
-    right = [(true == p).all(axis=1).astype(np.int64) for p in said]
-    return Cells(counts, cell.ravel(), cells[:, 0], true, said, [true * p for p in said], right)
+    hot = np.split(cells, 1 + len(predictions), axis=1)
+    if y.ndim == 1:
+        hot = [column == np.arange(classes) for column in hot]
+    true, *predicted = (values.astype(np.int64) for values in hot)
+    right = [(true == p).all(axis=1).astype(np.int64) for p in predicted]
+    hits = [true * p for p in predicted]
+    return Cells(counts, cell.ravel(), cells[:, 0], true, predicted, hits, right)
 
 
-def draw(
-    y: np.ndarray,
-    predictions: list[np.ndarray],
-    *,
-    classes: int,
-    samples: int,
-    seed: int,
-    groups: np.ndarray | None = None,
-) -> Iterator[Tallies]:
-    """Resamples in chunks, until `samples` are drawn; the models share the resampled rows.
+def count_group_kinds(
+    cell: np.ndarray, groups: np.ndarray
+) -> tuple[list[Mapping[int, int]], np.ndarray]:
+    """The kinds of groups, each as rows by cell, and the number of groups of each kind."""
+    rows: dict[int, Counter[int]] = defaultdict(Counter)
+    for c, g in zip(cell.tolist(), groups.tolist(), strict=True):
+        rows[g][c] += 1
+    kinds = sorted(Counter(tuple(sorted(held.items())) for held in rows.values()).items())
+    return [dict(kind) for kind, _ in kinds], np.array([n for _, n in kinds])
 
-    `y` and each of `predictions` are indices, shape (rows,), where a prediction outside 0..classes-1 is no label; or for label
-    sets 0 and 1, shape (rows, classes). `groups` holds an index for each row. Without groups each class keeps its number of
-    rows; of label sets rows are resampled from all rows: a row counts for several labels.
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """How resamples are drawn: how many, the seed, and the index of each row's group, if any.
+
+    The methods take `y` and `predictions` as `tabulate` does; the models share the resampled rows.
     """
-    from scipy.sparse import csr_array
 
-    cells = cells_of(y, predictions, classes=classes)
-    hits, predicted = [csr_array(h) for h in cells.hits], [csr_array(p) for p in cells.predicted]
-    right, truth = cells.right, csr_array(cells.true)
-    strata = cells.first if y.ndim == 1 and groups is None else None
-    for drawn in _counts(
-        cells.cell, cells.counts, strata=strata, groups=groups, samples=samples, seed=seed
-    ):
-        yield Tallies(
-            np.stack([drawn @ h for h in hits], axis=1),
-            np.stack([drawn @ p for p in predicted], axis=1),
-            np.repeat((drawn @ truth)[:, None], len(predictions), axis=1),
-            np.stack([drawn @ r for r in right], axis=1),
-            drawn.sum(axis=1),
-        )
+    samples: int
+    seed: int
+    groups: np.ndarray | None = None
 
+    def of_rows(self, rows: np.ndarray) -> Bootstrap:
+        """The same for some of the rows, given by their indices."""
+        return self if self.groups is None else replace(self, groups=self.groups[rows])
 
-def _counts(
-    cell: np.ndarray,
-    counts: np.ndarray,
-    *,
-    strata: np.ndarray | None,
-    groups: np.ndarray | None,
-    samples: int,
-    seed: int,
-) -> Iterator[np.ndarray]:
-    """How often each cell is drawn, shape (chunk, cells). `cell` is each row's, shape (rows,), `counts` the rows of each.
+    @property
+    def group_count(self) -> int | None:
+        """The number of groups; None where rows have none."""
+        return None if self.groups is None else len(np.unique(self.groups))
 
-    With `strata`, one for each cell, each of them keeps its rows; with `groups`, one for each row, whole groups are drawn.
-    """
-    rng = np.random.default_rng(seed)
-    sizes = [min(CHUNK, samples - start) for start in range(0, samples, CHUNK)]
-    if groups is not None:
+    def draw(
+        self, y: np.ndarray, predictions: list[np.ndarray], *, classes: int
+    ) -> Iterator[Tallies]:
+        """Resamples, in chunks of CHUNK.
+
+        Without groups each class keeps its number of rows. With groups the rows of a class, and all
+        rows, differ from one resample to the next.
+        """
         from scipy.sparse import csr_array
 
-        found, many = kinds(cell, groups)
-        place = np.repeat(np.arange(len(found)), [len(kind) for kind in found])
-        held, times = np.array([pair for kind in found for pair in kind], dtype=np.int64).T
-        of_kind = csr_array((times, (place, held)), shape=(len(found), counts.size))
+        cells = tabulate(y, predictions, classes=classes)
+        hits = [csr_array(h) for h in cells.hits]
+        predicted = [csr_array(p) for p in cells.predicted]
+        true = csr_array(cells.true)
+        for drawn in self.draw_cells(cells, stratified=y.ndim == 1):
+            yield Tallies(
+                hits=np.stack([drawn @ h for h in hits], axis=1),
+                predicted=np.stack([drawn @ p for p in predicted], axis=1),
+                true=np.repeat((drawn @ true)[:, None], len(predictions), axis=1),
+                right=np.stack([drawn @ r for r in cells.right], axis=1),
+                rows=drawn.sum(axis=1),
+            )
+
+    def draw_cells(self, cells: Cells, *, stratified: bool) -> Iterator[np.ndarray]:
+        """How often each cell is drawn, shape (chunk, cells); groups take precedence over classes."""
+        rng = np.random.default_rng(self.seed)
+        sizes = [min(CHUNK, self.samples - start) for start in range(0, self.samples, CHUNK)]
+        if self.groups is not None:
+            kinds, many = count_group_kinds(cells.cell, self.groups)
+            rows = _sparse_rows(kinds, cells.counts.size)
+            for size in sizes:
+                yield rng.multinomial(many.sum(), many / many.sum(), size=size) @ rows
+            return
+        strata = cells.first if stratified else np.zeros_like(cells.first)
+        members = [np.flatnonzero(strata == c) for c in np.unique(strata)]
         for size in sizes:
-            yield rng.multinomial(many.sum(), many / many.sum(), size=size) @ of_kind
-        return
-    parts = (
-        [np.full(counts.size, True)] if strata is None else [strata == c for c in np.unique(strata)]
-    )
-    for size in sizes:
-        drawn = np.zeros((size, counts.size), dtype=np.int64)
-        for own in parts:
-            n = counts[own]
-            drawn[:, own] = rng.multinomial(n.sum(), n / n.sum(), size=size)
-        yield drawn
+            drawn = np.zeros((size, cells.counts.size), dtype=np.int64)
+            for member in members:
+                n = cells.counts[member]
+                drawn[:, member] = rng.multinomial(n.sum(), n / n.sum(), size=size)
+            yield drawn
+
+    def label_f1(self, y: np.ndarray, predictions: list[np.ndarray], *, classes: int) -> np.ndarray:
+        """F1 of each label in each resample, shape (samples, models, classes)."""
+        return np.concatenate([t.f1 for t in self.draw(y, predictions, classes=classes)])
+
+    def macro_f1(self, y: np.ndarray, predictions: list[np.ndarray], *, classes: int) -> np.ndarray:
+        """The mean of `label_f1` over the labels, shape (samples, models)."""
+        return self.label_f1(y, predictions, classes=classes).mean(axis=-1)
+
+    def interval(self, value: float, drawn: np.ndarray, *, lowest: float = 0.0) -> Interval:
+        """`value` with its 95% interval: percentiles of `drawn`, shape (samples,).
+
+        It always contains `value`: with few rows per label all resamples can lie below. It is
+        widened where groups are few; a single group gives `lowest` (the least possible value) to 1.
+        """
+        low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
+        if self.groups is not None:
+            factor = self.widening(0.025)
+            low, high = (np.clip(middle + (v - middle) * factor, lowest, 1) for v in (low, high))
+            low, high = (lowest, 1.0) if self.group_count == 1 else (low, high)
+        ends = {"ci_low": float(min(low, value)), "ci_high": float(max(high, value))}
+        return Interval(value=float(value), **ends)
+
+    def intervals(
+        self, names: Sequence[str], values: Sequence[float] | np.ndarray, drawn: np.ndarray
+    ) -> dict[str, Interval]:
+        """The `interval` of each figure by name; `drawn` has the shape (samples, figures)."""
+        figures = zip(names, values, drawn.T, strict=True)
+        return {name: self.interval(value, column) for name, value, column in figures}
+
+    def widening(self, alpha: float) -> float:
+        """The factor by which a one-sided bound at `alpha` is widened for few groups; 1 without.
+
+        Quantiles of Student's t with groups - 1 degrees of freedom replace normal ones, times the
+        square root of groups / (groups - 1): Cameron and Miller 2015, "A practitioner's guide to
+        cluster-robust inference", section VI.
+        """
+        from scipy.stats import norm, t
+
+        n = self.group_count or 0
+        if n < 2 or alpha >= 0.5:
+            return 1.0
+        return float(t.ppf(1 - alpha, n - 1) / norm.ppf(1 - alpha) * (n / (n - 1)) ** 0.5)
 
 
-def kinds(
-    cell: np.ndarray, groups: np.ndarray
-) -> tuple[list[tuple[tuple[int, int], ...]], np.ndarray]:
-    """The different groups there are, each as its (cell, rows) pairs, in order; and how many groups are of each kind."""
-    own: dict[int, Counter[int]] = defaultdict(Counter)
-    for c, g in zip(cell.tolist(), groups.tolist(), strict=True):
-        own[g][c] += 1
-    found = sorted(Counter(tuple(sorted(held.items())) for held in own.values()).items())
-    return [kind for kind, _ in found], np.array([n for _, n in found])
+def _sparse_rows(kinds: Sequence[Mapping[int, int]], cells: int) -> Any:
+    """The rows of each kind of group by cell, as a sparse matrix (kinds, cells)."""
+    from scipy.sparse import csr_array
 
-
-def stretch(groups: np.ndarray | None, alpha: float) -> float:
-    """By how much a one-sided bound at `alpha` is widened where rows come in few groups: quantiles of Student's t with groups - 1
-    degrees of freedom in place of the normal ones, and the square root of groups / (groups - 1). 1 without groups.
-
-    Cameron and Miller 2015, "A practitioner's guide to cluster-robust inference", section VI.
-    """
-    from scipy.stats import norm, t
-
-    many = 0 if groups is None else len(np.unique(groups))
-    if many < 2 or alpha >= 0.5:
-        return 1.0
-    return float(t.ppf(1 - alpha, many - 1) / norm.ppf(1 - alpha) * (many / (many - 1)) ** 0.5)
-
-
-def interval(
-    point: float, drawn: np.ndarray, *, groups: np.ndarray | None = None, least: float = 0.0
-) -> Interval:
-    """A figure's `value` and its 95% interval, percentiles of `drawn`, shape (samples,), widened to hold the value: with very few
-    rows a label all resamples can lie below it. Few groups widen it by `stretch`, and a single one says nothing of others:
-    `least` (what the figure can be at worst) to 1."""
-    low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
-    if groups is not None:
-        wider = stretch(groups, 0.025)
-        low, high = (np.clip(middle + (v - middle) * wider, least, 1) for v in (low, high))
-        low, high = (low, high) if len(np.unique(groups)) > 1 else (least, 1.0)
-    return Interval(
-        value=float(point), ci_low=float(min(low, point)), ci_high=float(max(high, point))
-    )
-
-
-def intervals(
-    names: Sequence[str], point: np.ndarray, drawn: np.ndarray, *, groups: np.ndarray | None = None
-) -> dict[str, Interval]:
-    """The `interval` of each figure; `drawn` has the shape (samples, figures)."""
-    return {name: interval(point[i], drawn[:, i], groups=groups) for i, name in enumerate(names)}
-
-
-def label_f1(
-    y: np.ndarray,
-    predictions: list[np.ndarray],
-    *,
-    classes: int,
-    samples: int,
-    seed: int,
-    groups: np.ndarray | None = None,
-) -> np.ndarray:
-    """F1 of each label for each model in each resample, shape (samples, models, classes); the models share the resampled rows.
-
-    `y` and `predictions` are indices, shape (rows,), or for label sets 0 and 1, shape (rows, classes).
-    """
-    chunks = draw(y, predictions, classes=classes, samples=samples, seed=seed, groups=groups)
-    return np.concatenate([chunk.f1 for chunk in chunks])
-
-
-def macro_f1(
-    y: np.ndarray,
-    predictions: list[np.ndarray],
-    *,
-    classes: int,
-    samples: int,
-    seed: int,
-    groups: np.ndarray | None = None,
-) -> np.ndarray:
-    """The mean of `label_f1` over the labels, shape (samples, models)."""
-    return label_f1(
-        y, predictions, classes=classes, samples=samples, seed=seed, groups=groups
-    ).mean(axis=-1)
+    kind = [k for k, rows in enumerate(kinds) for _ in rows]
+    cell = [c for rows in kinds for c in rows]
+    rows = [n for rows in kinds for n in rows.values()]
+    return csr_array((rows, (kind, cell)), shape=(len(kinds), cells), dtype=np.int64)

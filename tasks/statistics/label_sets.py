@@ -1,10 +1,10 @@
-"""What is said of a model that gives each text a set of labels."""
+"""Scores of a model that answers each text with a set of labels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from tasks.statistics import bootstrap
+from tasks.statistics.bootstrap import Bootstrap, Tallies
 from tasks.statistics.scores import LabelScore, Scores
 
 SUMMARY = (
@@ -17,21 +17,14 @@ SUMMARY = (
 )
 
 
-def measure(
-    y: np.ndarray,
-    z: np.ndarray,
-    labels: list[str],
-    *,
-    samples: int,
-    seed: int,
-    groups: np.ndarray | None = None,
+def score_label_sets(
+    y: np.ndarray, z: np.ndarray, labels: list[str], *, bootstrap: Bootstrap
 ) -> Scores:
-    """Macro-F1, micro-F1, macro precision and recall, subset accuracy (the share of rows whose whole set is right) and Hamming
-    loss (the share of wrong decisions), each with its 95% interval; precision, recall and F1 per label, F1 with its
-    interval; and each label's confusion, [[neither, predicted alone], [true alone, both]].
+    """SUMMARY with 95% intervals, the scores of each label, and a confusion matrix per label.
 
-    `y` (true) and `z` (predicted) are 0 and 1, shape (rows, labels). The figures are scikit-learn's, the intervals percentiles
-    of a bootstrap over rows, or with `groups` (an index for each row) over whole groups, widened to hold the figure itself.
+    `y` (true) and `z` (predicted) are 0 and 1, shape (rows, labels). Subset accuracy is the share of
+    rows whose whole set is right, Hamming loss the share of wrong decisions. Figures are
+    scikit-learn's.
     """
     from sklearn.metrics import (
         accuracy_score,
@@ -43,54 +36,53 @@ def measure(
 
     p, r, f, n = precision_recall_fscore_support(y, z, average=None, zero_division=0)
     micro = f1_score(y, z, average="micro", zero_division=0)
-    point = np.array(
-        [f.mean(), micro, p.mean(), r.mean(), accuracy_score(y, z), hamming_loss(y, z)]
-    )
-    chunks = list(
-        bootstrap.draw(y, [z], classes=len(labels), samples=samples, seed=seed, groups=groups)
-    )
-    drawn, each = (np.concatenate([of(chunk) for chunk in chunks]) for of in (_summary, f1_of_each))
+    values = [f.mean(), micro, p.mean(), r.mean(), accuracy_score(y, z), hamming_loss(y, z)]
+    chunks = list(bootstrap.draw(y, [z], classes=len(labels)))
+    drawn = np.concatenate([_summary_of(chunk) for chunk in chunks])
     return Scores(
         rows=len(y),
-        summary=bootstrap.intervals(SUMMARY, point, drawn, groups=groups),
-        labels=by_label(labels, (p, r, f, n), each, groups=groups),
+        summary=bootstrap.intervals(SUMMARY, values, drawn),
+        labels=label_scores(labels, (p, r, f, n), chunks, bootstrap=bootstrap),
         more={},
         confusion=dict(zip(labels, multilabel_confusion_matrix(y, z).tolist(), strict=True)),
     )
 
 
-def by_label(
+def label_scores(
     labels: list[str],
     figures: tuple[np.ndarray, ...],
-    drawn: np.ndarray,
+    chunks: list[Tallies],
     *,
-    groups: np.ndarray | None,
+    bootstrap: Bootstrap,
 ) -> dict[str, LabelScore]:
-    """What scikit-learn's precision_recall_fscore_support gives (`figures`), by label, and F1's 95% interval: `drawn` is F1 in each
-    resample, shape (samples, labels)."""
-    found = {}
+    """Precision, recall and F1 of each label, with the 95% interval of F1.
+
+    `figures` are those of scikit-learn's precision_recall_fscore_support; `chunks` are resamples of
+    one model.
+    """
+    drawn = np.concatenate([chunk.f1[:, 0] for chunk in chunks])
+    scores = {}
     for i, (label, p, r, f, n) in enumerate(zip(labels, *figures, strict=True)):
-        own = bootstrap.interval(f, drawn[:, i], groups=groups)
-        found[label] = LabelScore(
+        f1 = bootstrap.interval(f, drawn[:, i])
+        scores[label] = LabelScore(
             precision=float(p),
             recall=float(r),
-            f1=own.value,
-            f1_ci_low=own.ci_low,
-            f1_ci_high=own.ci_high,
+            f1=f1.value,
+            f1_ci_low=f1.ci_low,
+            f1_ci_high=f1.ci_high,
             rows=int(n),
         )
-    return found
+    return scores
 
 
-def f1_of_each(chunk: bootstrap.Tallies) -> np.ndarray:
-    """F1 of each label, of the one model in each resample, shape (samples, labels)."""
-    return chunk.f1[:, 0]
-
-
-def _summary(chunk: bootstrap.Tallies) -> np.ndarray:
-    """SUMMARY of the one model in each resample, shape (samples, figures)."""
-    hits, said, true = (v[:, 0].sum(axis=1) for v in (chunk.hits, chunk.predicted, chunk.true))
-    macro = [v[:, 0].mean(axis=1) for v in (chunk.f1, chunk.precision, chunk.recall)]
-    micro = 2 * hits / np.maximum(said + true, 1)
-    wrong = (said + true - 2 * hits) / (chunk.rows * chunk.hits.shape[2])
-    return np.column_stack([macro[0], micro, *macro[1:], chunk.accuracy[:, 0], wrong])
+def _summary_of(tallies: Tallies) -> np.ndarray:
+    """SUMMARY of one model in each resample, shape (samples, figures)."""
+    hits, predicted, true = (
+        counts[:, 0].sum(axis=1) for counts in (tallies.hits, tallies.predicted, tallies.true)
+    )
+    f1, precision, recall = (
+        values[:, 0].mean(axis=1) for values in (tallies.f1, tallies.precision, tallies.recall)
+    )
+    micro = 2 * hits / np.maximum(predicted + true, 1)
+    wrong = (predicted + true - 2 * hits) / (tallies.rows * tallies.hits.shape[2])
+    return np.column_stack([f1, micro, precision, recall, tallies.accuracy[:, 0], wrong])

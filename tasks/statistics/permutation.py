@@ -1,26 +1,25 @@
-"""Whether chance alone explains a gain: the paired permutation test of a difference in macro-F1.
+"""The paired permutation test of a difference in macro-F1.
 
-If neither model is better, a row's two answers could as well be the other's. So the answers are swapped row by row at random, in a
-group all rows together, and the gain seen is compared with the gains after the swaps. The level holds with few rows, rare labels and
-models that are almost always right, where a bootstrap's bounds are too narrow. Fisher 1935, chapter 3; of F-scores: Yeh 2000, "More
-accurate tests for the statistical significance of result differences".
+If neither model is better, the two answers to a row are exchangeable. So answers are swapped at
+random, row by row or in whole groups, and the observed gain is compared with the gains after the
+swaps. The level holds with few rows, rare labels and very accurate models, where bootstrap bounds are
+too narrow (Fisher 1935, chapter 3; for F-scores: Yeh 2000, "More accurate tests for the statistical
+significance of result differences").
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from tasks.statistics.bootstrap import Cells, cells_of, f1_of, kinds
+from tasks.statistics.bootstrap import Cells, count_group_kinds, f1_from_counts, tabulate
 
 CHUNK = 500
-LEAST, ENOUGH = (
-    10_000,
-    250,
-)  # swaps; and of these the number that reach the gain, with which it is known well enough
-MOST = 200_000  # a level below 1 in as many can't be shown, and nothing passes it
+LEAST_SWAPS = 10_000
+MOST_SWAPS = 200_000  # a level below 1 in as many cannot be shown, and nothing passes it
+ENOUGH_REACHED = 250  # swaps that reach the gain, after which p is known well enough
 
 
-def p_value(
+def permutation_p_value(
     y: np.ndarray,
     a: np.ndarray,
     b: np.ndarray,
@@ -30,51 +29,57 @@ def p_value(
     seed: int,
     groups: np.ndarray | None = None,
 ) -> float:
-    """How often models as good as each other differ by what `a` gains on `b` in macro-F1, or more: one-sided, from 0 to 1.
+    """The one-sided p-value of the gain in macro-F1 of `a` over `b`, above 0 and at most 1.
 
-    `y`, `a` and `b` are indices, shape (rows,), or for label sets 0 and 1, shape (rows, classes); `groups` holds an index for each
-    row. LEAST swaps are drawn, or enough for the level `alpha`, MOST at most; fewer where ENOUGH of them reach the gain before
-    (Besag and Clifford 1991). The answers as they are count as one more (Phipson and Smyth 2010), so it is never 0, and below
-    `alpha` no more often than `alpha` where neither model is better.
+    `y`, `a` and `b` are indices, shape (rows,), or label sets of 0 and 1, (rows, classes); `groups`
+    is the index of each row's group. The number of swaps is enough for the level `alpha`; it ends
+    early once ENOUGH_REACHED of them reach the gain (Besag and Clifford 1991). The observed answers
+    count as one more swap (Phipson and Smyth 2010), so the test keeps its level.
     """
-    cells = cells_of(y, [a, b], classes=classes)
-    units, change = _units(cells, groups)
-    n = min(MOST, max(LEAST, int(20 / max(alpha, 1e-9))))
-    held = [
-        (cells.counts @ own).astype(np.int64) for own in (*cells.hits, *cells.predicted, cells.true)
-    ]
-    seen = _gain(*held)
-    if not len(units):
+    cells = tabulate(y, [a, b], classes=classes)
+    counts, change = _swap_effects(cells, groups)
+    if not len(counts):
         return 1.0
+    hits_a, hits_b, predicted_a, predicted_b, true = (
+        (cells.counts @ per_cell).astype(np.int64)
+        for per_cell in (*cells.hits, *cells.predicted, cells.true)
+    )
+    observed = _macro_f1_gain(hits_a, hits_b, predicted_a, predicted_b, true)
+    swaps = min(MOST_SWAPS, max(LEAST_SWAPS, int(20 / max(alpha, 1e-9))))
     rng, reached, drawn = np.random.default_rng(seed), 0, 0
-    while drawn < n and reached < ENOUGH:
-        # whole numbers, and exact in float32 up to 16 million rows
-        swapped = rng.binomial(units, 0.5, size=(CHUNK, len(units))).astype(np.float32) @ change
-        hits, predicted = np.split(swapped, 2, axis=1)
-        gains = _gain(
-            held[0] + hits, held[1] - hits, held[2] + predicted, held[3] - predicted, held[4]
+    while drawn < swaps and reached < ENOUGH_REACHED:
+        swapped = rng.binomial(counts, 0.5, size=(CHUNK, len(counts))).astype(np.float32)
+        # whole numbers, exact in float32 up to 16 million rows
+        hits, predicted = np.split(swapped @ change, 2, axis=1)
+        gains = _macro_f1_gain(
+            hits_a + hits, hits_b - hits, predicted_a + predicted, predicted_b - predicted, true
         )
-        reached += int(
-            (gains >= seen - 1e-12).sum()
-        )  # a difference in the order of summation is none
+        reached += int((gains >= observed - 1e-12).sum())  # 1e-12: the order of summation
         drawn += CHUNK
     return round((reached + 1) / (drawn + 1), 12)
 
 
-def _units(cells: Cells, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """How many rows, or groups, there are of each kind, and what the swap of one adds to the first model's hits and predictions of
-    each label, shape (kinds, 2 labels). Those whose swap changes nothing are left out."""
+def _swap_effects(cells: Cells, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """How many rows, or groups, of each kind there are, and the effect of swapping one of them.
+
+    The effect, shape (kinds, 2 labels), is what the first model's hits and predictions gain. Kinds
+    without an effect are left out.
+    """
     change = np.hstack([cells.hits[1] - cells.hits[0], cells.predicted[1] - cells.predicted[0]])
-    many = cells.counts
+    counts = cells.counts
     if groups is not None:
-        found, many = kinds(cells.cell, groups)
-        change = np.array([sum(change[cell] * rows for cell, rows in kind) for kind in found])
-    moves = change.any(axis=1)
-    return many[moves], change[moves].astype(np.float32)
+        kinds, counts = count_group_kinds(cells.cell, groups)
+        change = np.array([sum(change[cell] * n for cell, n in kind.items()) for kind in kinds])
+    effective = change.any(axis=1)
+    return counts[effective], change[effective].astype(np.float32)
 
 
-def _gain(
-    hits: np.ndarray, other: np.ndarray, predicted: np.ndarray, others: np.ndarray, true: np.ndarray
+def _macro_f1_gain(
+    hits_a: np.ndarray,
+    hits_b: np.ndarray,
+    predicted_a: np.ndarray,
+    predicted_b: np.ndarray,
+    true: np.ndarray,
 ) -> np.ndarray:
-    """The difference of two models' macro-F1, from the last axis's labels."""
-    return np.asarray((f1_of(hits, predicted, true) - f1_of(other, others, true)).mean(axis=-1))
+    gains = f1_from_counts(hits_a, predicted_a, true) - f1_from_counts(hits_b, predicted_b, true)
+    return np.asarray(gains.mean(axis=-1))

@@ -1,4 +1,4 @@
-"""The scores of one model on one set of rows."""
+"""The typed scores of one model on one set of rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tasks.figures import Figures, Interval
 
 
 class LabelScore(Figures):
-    """Precision, recall and F1 of one label, F1 with its 95% interval, and the rows that have the label."""
+    """Precision, recall and F1 of one label, F1 with its 95% interval, and the label's rows."""
 
     precision: float
     recall: float
@@ -19,9 +19,9 @@ class LabelScore(Figures):
 class Scores(Figures):
     """The scores of one model on one set of rows.
 
-    `summary` has the main figures by name, macro-F1 among them, and `more` some others. `confusion` is
-    the matrix of counts, true labels down and predicted ones across; of label sets each label's own,
-    [[neither, predicted alone], [true alone, both]].
+    `summary` has the main figures by name, macro-F1 among them, `more` further ones. `confusion` is
+    the matrix of counts, true labels down and predicted ones across; of label sets one matrix per
+    label, [[neither, predicted alone], [true alone, both]].
     """
 
     rows: int
@@ -32,11 +32,12 @@ class Scores(Figures):
 
     @property
     def f1_macro(self) -> Interval:
+        """Macro-F1."""
         return self.summary["f1_macro"]
 
 
 class ReliabilityBin(Figures):
-    """The rows whose confidence lies in one bin: how many, their mean confidence, and the share that is right."""
+    """The rows within one bin of confidence: how many, their mean confidence, the share `right`."""
 
     rows: int
     confidence: float
@@ -44,7 +45,7 @@ class ReliabilityBin(Figures):
 
 
 class ProbabilityScores(Figures):
-    """How good probabilities are; the last two are None where no label has rows with and without it."""
+    """How good probabilities are; the macro figures are None where no label has rows with and without."""
 
     log_loss: float
     brier: float
@@ -54,12 +55,12 @@ class ProbabilityScores(Figures):
     reliability: list[ReliabilityBin]
 
     def by_name(self) -> dict[str, float]:
-        """The single figures that are known."""
-        names = ("log_loss", "brier", "ece", "roc_auc_macro", "average_precision_macro")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        """The single figures that are not None."""
+        figures = self.model_dump(exclude={"reliability"})
+        return {name: value for name, value in figures.items() if value is not None}
 
 
 class CurvePoint(Interval):
-    """Macro-F1 on dev of a model fitted on so many rows."""
+    """Macro-F1 on dev of a model trained on `rows` rows."""
 
     rows: int

@@ -1,8 +1,8 @@
-"""Parts in which every label of a multi-label data set has its rows: iterative stratification.
+"""Iterative stratification: splits in which every label of a multi-label data set has its rows.
 
-Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label data": the scarcest label first, each of its
-rows to the part that lacks it most. A row brings its other labels along, so those may have more than they ask for. Rows with
-no label are a stratum of their own.
+Sechidis, Tsoumakas and Vlahavas 2011, "On the stratification of multi-label data": the scarcest label
+first, each of its rows to the split that lacks it most. A row brings its other labels along, so those
+may exceed their number. Rows with no label are a stratum of their own.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ from collections.abc import Iterable, Mapping, Sequence
 from tasks.records import Record, count_by_label
 
 
-def deal(groups: Mapping[str, Sequence[Record]], want: Mapping[str, int]) -> dict[str, str]:
-    """The part of each group, by their keys; a group that no part needs is left out.
+def assign_groups(
+    groups: Mapping[str, Sequence[Record]], want: Mapping[str, int]
+) -> dict[str, str]:
+    """The split of each group, by key; a group that no split needs is absent.
 
-    `want` is rows a label that each part asks for, in the order in which parts are served where they lack as much. Groups
-    are taken in the order of their keys, whole. What is left over when a label is scarce goes to the first parts first.
+    `want` is the rows per label that each split needs; of splits that lack as many, the first gets
+    the group. Groups are assigned whole, in the order of their keys.
     """
-    own = {key: count_by_label(members) for key, members in sorted(groups.items())}
-    lacking = {part: dict.fromkeys(set().union(*own.values()), n) for part, n in want.items()}
-    found: dict[str, str] = {}
-    for label in _scarcest_first(own.values()):
-        for key in [key for key, has in own.items() if label in has and key not in found]:
-            part = max(want, key=lambda name: lacking[name][label])
-            if lacking[part][label] <= 0:
+    counts = {key: count_by_label(members) for key, members in sorted(groups.items())}
+    lacking = {split: dict.fromkeys(set().union(*counts.values()), n) for split, n in want.items()}
+    assigned: dict[str, str] = {}
+    for label in _scarcest_first(counts.values()):
+        for key in [key for key in counts if label in counts[key] and key not in assigned]:
+            split = max(want, key=lambda name: lacking[name][label])
+            if lacking[split][label] <= 0:
                 break
-            found[key] = part
-            for other, n in own[key].items():
-                lacking[part][other] -= n
-    return found
+            assigned[key] = split
+            for other, n in counts[key].items():
+                lacking[split][other] -= n
+    return assigned
 
 
-def folds(records: Sequence[Record], n: int) -> list[int]:
-    """The fold of each record, 0 to n - 1: every label evenly dealt, the scarcest first."""
-    own = {
-        i: set(count_by_label([r]))
-        for i, r in sorted(enumerate(records), key=lambda item: (item[1].id, item[0]))
-    }
-    have: list[Counter[str]] = [Counter() for _ in range(n)]
-    size = [0] * n
-    found: dict[int, int] = {}
-    for label in _scarcest_first(own.values()):
-        for i in [i for i, has in own.items() if label in has and i not in found]:
-            fold = min(range(n), key=lambda k: (have[k][label], size[k], k))
-            found[i] = fold
-            have[fold].update(own[i])
-            size[fold] += 1
-    return [found[i] for i in range(len(records))]
+def assign_folds(records: Sequence[Record], n: int) -> list[int]:
+    """The fold of each record, 0 to n - 1, with the rows of every label spread evenly."""
+    ranked = sorted(enumerate(records), key=lambda item: (item[1].id, item[0]))
+    labels = {i: set(count_by_label([r])) for i, r in ranked}
+    label_rows: list[Counter[str]] = [Counter() for _ in range(n)]
+    rows = [0] * n
+    assigned: dict[int, int] = {}
+    for label in _scarcest_first(labels.values()):
+        for i in [i for i in labels if label in labels[i] and i not in assigned]:
+            fold = min(range(n), key=lambda k: (label_rows[k][label], rows[k], k))
+            assigned[i] = fold
+            label_rows[fold].update(labels[i])
+            rows[fold] += 1
+    return [assigned[i] for i in range(len(records))]
 
 
-def _scarcest_first(own: Iterable[Iterable[str]]) -> list[str]:
-    rows = Counter(label for has in own for label in has)
+def _scarcest_first(label_sets: Iterable[Iterable[str]]) -> list[str]:
+    rows = Counter(label for labels in label_sets for label in labels)
     return sorted(rows, key=lambda label: (rows[label], label))

@@ -13,7 +13,7 @@ from tasks.errors import UserError
 from tasks.progress import Points, Progress, silent
 from tasks.project.train import Train
 from tasks.records import Record
-from tasks.statistics.calibration import Calibration, as_served
+from tasks.statistics.calibration import Calibration, predict_calibrated
 from tasks.statistics.metrics import f1_macro
 from tasks.train.arguments import check_batch, precision_of, processes, training_arguments
 from tasks.train.data import RecordFile, tokenised
@@ -152,7 +152,7 @@ def _attempt(task: _Task, attempt: Attempt, asked: Asked) -> Trained:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     outcome = trainer.predict(trainer.eval_dataset)
     trainer.unpack()
-    fitted = Calibration.fitted(outcome.predictions.astype("float64"), outcome.label_ids)
+    fitted = Calibration.fit(outcome.predictions.astype("float64"), outcome.label_ids)
     folded = fitted.fold(trainer.model)
     f1 = float(outcome.metrics["test_f1_macro"])
     if task.multi_label and not folded:  # the thresholds of the looks at dev are not the model's
@@ -239,7 +239,7 @@ def _history(log: list[dict[str, float]]) -> Points:
 
 def _f1(labels: int) -> Any:
     def compute(outcome: Any) -> dict[str, float]:
-        said = as_served(outcome.predictions, outcome.label_ids)
+        said = predict_calibrated(outcome.predictions, outcome.label_ids)
         return {"f1_macro": f1_macro(outcome.label_ids, said, list(range(labels)))}
 
     return compute

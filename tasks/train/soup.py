@@ -17,7 +17,7 @@ from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import read_records
 from tasks.stage import Metrics, StageResult, run_stage
-from tasks.statistics.calibration import Calibration, as_served
+from tasks.statistics.calibration import Calibration, predict_calibrated
 from tasks.train.stage import Calibrated, TrainResult
 from tasks.workspace import Workspace
 
@@ -130,7 +130,7 @@ class _Cook:
             path, use_safetensors=True, **local
         )
         self._tokenizer = AutoTokenizer.from_pretrained(path, **local)
-        Calibration.of(self._about).unfold(self._model)
+        Calibration.from_json(self._about).unfold(self._model)
         return {k: v.detach().clone() for k, v in self._model.state_dict().items()}
 
     def _fill(self, members: list[int]) -> None:
@@ -162,7 +162,7 @@ class _Cook:
         from tasks.statistics.metrics import f1_macro
 
         self._fill(members)
-        said = as_served(self._logits(), self._y)
+        said = predict_calibrated(self._logits(), self._y)
         self._scored += 1
         self._progress(self._scored, 2 * len(self._weights) - 1, f"of {len(members)}")
         return f1_macro(self._y, said, list(range(len(self._labels))))
@@ -172,11 +172,11 @@ class _Cook:
     ) -> tuple[str, Calibrated]:
         """Write the soup's bundle, calibrated on dev; its digest and calibration."""
         self._fill(members)
-        fitted = Calibration.fitted(self._logits(), self._y)
+        fitted = Calibration.fit(self._logits(), self._y)
         if not fitted.fold(self._model):
             fitted = Calibration()
         origin = {"bundles": [atomic.verify(self._bundles[i])["digest"] for i in sorted(members)]}
-        found = fitted.told(self._labels)
+        found = fitted.to_json(self._labels)
         about = self._about | found | {"dev": {"f1_macro": dev_f1_macro}, "soup": origin}
         digest = save_bundle(self._model, self._tokenizer, directory, about=about)
         return digest, found

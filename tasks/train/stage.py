@@ -101,7 +101,7 @@ def write_bundle(
         on_points=on_points,
         multi_label=multi_label,
     )
-    calibration = trained.calibration.told(list(labels))
+    calibration = trained.calibration.to_json(list(labels))
     about = {
         **about,
         "labels": labels,

@@ -214,7 +214,7 @@ def split_folds(rows: list[Record], n: int) -> list[tuple[list[Record], list[Rec
         )
     if any(isinstance(r.label, tuple) for r in real):
         fold_of = {
-            r.id: fold for r, fold in zip(real, stratified_split.folds(real, n), strict=True)
+            r.id: fold for r, fold in zip(real, stratified_split.assign_folds(real, n), strict=True)
         }
     else:
         by_label: dict[Label | None, list[Record]] = defaultdict(list)

@@ -1,8 +1,7 @@
-"""The evidence of a verdict: both models' answers, the settings, and the verdict that follows from them.
+"""The evidence of a verdict: both models' answers, the settings, and the verdict that follows.
 
-Anyone who has the directory can reach the verdict again, byte for byte: it is decided from these files
-alone. The settings name the version of the rule, so a later version of the code that has the same rule
-verifies it too.
+The verdict can be derived again, byte for byte, from the files in the directory alone. The settings
+name the version of the rule; any version of the code with the same rule verifies it.
 """
 
 from __future__ import annotations
@@ -10,42 +9,38 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from tasks import atomic
 from tasks.atomic import CorruptDirectory, digest_of
-from tasks.evaluate.score import PREDICTIONS, ScoredRow, ScoreResult, read_answers
+from tasks.evaluate.result import PREDICTIONS, ScoreResult, read_answers
 from tasks.figures import Figures
 from tasks.stage import Metrics, StageResult, run_stage
-from tasks.verdict.decide import (
-    RULE_VERSION,
+from tasks.verdict.decide import RULE_VERSION, decide
+from tasks.verdict.model import (
     Comparison,
+    MeasurePair,
     Policy,
     Resampling,
     Verdict,
-    decide,
-    unsure,
+    inconclusive,
 )
 from tasks.workspace import Workspace
 
 VERSION = 5
-LIBRARIES = ("reseed", "numpy", "scipy", "scikit-learn")  # whose arithmetic the verdict rests on
-VERDICT, SETTINGS, SIDES, SEED = (
-    "verdict.json",
-    "settings.json",
-    ("challenger", "opponent"),
-    "seed_",
-)
+LIBRARIES = ("reseed", "numpy", "scipy", "scikit-learn")  # a verdict depends on their arithmetic
+VERDICT, SETTINGS, SEED = "verdict.json", "settings.json", "seed_"
+SIDES = ("challenger", "opponent")
 
 
 class Question(Figures):
-    """What is asked about two evaluations of the same test rows.
+    """The comparison to judge, apart from the answers of the two evaluations.
 
-    `use` is the number of this verdict on the test set; `slices` names the slices that are judged, whose
-    rows the answers tell; `measures` are both models' figures of what is limited, challenger first.
+    `use` is the number of this verdict on the test set; `slices` is the names of the judged slices,
+    whose rows the answers name; `measures` is both models' figures, challenger first.
     """
 
     labels: list[str]
@@ -54,13 +49,13 @@ class Question(Figures):
     use: int = 1
     resampling: Resampling
     slices: list[str]
-    measures: dict[str, tuple[float | None, float | None]]
+    measures: dict[str, MeasurePair]
 
 
 class Settings(Figures):
-    """How a verdict was reached: the question, the version of the rule, and the libraries that counted.
+    """How a verdict was reached: the question, the version of the rule, and those of the libraries.
 
-    `read` has the digests of what each evaluation read: its model and the sealed test rows.
+    `read` is the digests that each evaluation read: of its model and of the sealed test rows.
     """
 
     question: Question
@@ -95,22 +90,28 @@ def judge(
     workspace: Workspace,
     seeds: Sequence[ScoreResult] = (),
 ) -> VerdictResult:
-    """The verdict, with its evidence. `seeds` are the evaluations of the recipe's models, one per seed."""
-    sides = dict(zip(SIDES, (challenger, opponent), strict=True))
-    sides |= {f"{SEED}{number:03}": score for number, score in enumerate(seeds, 1)}
-    read = {
-        name: atomic.read_json(s.directory / atomic.MANIFEST)["inputs"] for name, s in sides.items()
+    """The verdict, published with its evidence.
+
+    `seeds` is the evaluations of the recipe's models, one per seed.
+    """
+    scores = dict(zip(SIDES, (challenger, opponent), strict=True))
+    scores |= {f"{SEED}{number:03}": score for number, score in enumerate(seeds, 1)}
+    manifests = {
+        name: atomic.read_json(s.directory / atomic.MANIFEST) for name, s in scores.items()
     }
     settings = Settings(
-        question=question, rule_version=RULE_VERSION, libraries=library_versions(), read=read
-    )
+        question=question,
+        rule_version=RULE_VERSION,
+        libraries=library_versions(LIBRARIES),
+        read={name: manifest["inputs"] for name, manifest in manifests.items()},
+    ).model_dump(mode="json")
 
     def build(out: Path, scratch: Path) -> VerdictResult:
-        for name, scored in sides.items():
-            shutil.copyfile(scored.directory / PREDICTIONS, out / f"{name}.jsonl")
-        atomic.write_json(out / SETTINGS, settings.model_dump(mode="json"))
-        verdict = decide_again(out)
-        (out / VERDICT).write_bytes(_bytes(verdict))
+        for name, score in scores.items():
+            shutil.copyfile(score.directory / PREDICTIONS, out / f"{name}.jsonl")
+        atomic.write_json(out / SETTINGS, settings)
+        verdict = derive_verdict(out)
+        (out / VERDICT).write_bytes(_to_bytes(verdict))
         return VerdictResult(verdict=verdict)
 
     return run_stage(
@@ -118,34 +119,37 @@ def judge(
         "verdict",
         workspace=workspace,
         version=VERSION,
-        params=settings.model_dump(mode="json"),
-        inputs={name: score.digest for name, score in sides.items()},
+        params=settings,
+        inputs={name: score.digest for name, score in scores.items()},
         build=build,
     )
 
 
-def rows_digest(scored: ScoreResult) -> str:
-    """The digest of the test rows that were answered, by id and label, whatever their order and other columns."""
-    return digest_of(sorted([row.id, row.label] for row in scored.read()))
+def rows_digest(score: ScoreResult) -> str:
+    """The digest of the test rows by id and label, in any order and without other columns."""
+    return digest_of(sorted([row.id, row.label] for row in score.read()))
 
 
-def decide_again(directory: Path) -> Verdict:
-    """The verdict that follows from the evidence in `directory`. Raises ValidationError for files of another form."""
-    question = _settings(directory).question
+def derive_verdict(directory: Path) -> Verdict:
+    """The verdict that follows from the evidence in `directory`.
+
+    Raises ValidationError where a file has another form.
+    """
+    question = _read_settings(directory).question
     mine, theirs = (read_answers(directory / f"{name}.jsonl") for name in SIDES)
-    of_seeds = [read_answers(path) for path in sorted(directory.glob(f"{SEED}*.jsonl"))]
-    asked = [(a.id, a.label) for a in mine]
-    if any([(a.id, a.label) for a in rows] != asked for rows in (theirs, *of_seeds)):
-        return unsure("the models answered different test rows", "the opponent", len(mine))
-    for name, rows in zip(SIDES, (mine, theirs), strict=True):
-        if broken := sum(row.broken for row in rows):
+    seeds = [read_answers(path) for path in sorted(directory.glob(f"{SEED}*.jsonl"))]
+    rows = [(row.id, row.label) for row in mine]
+    if any([(row.id, row.label) for row in answers] != rows for answers in (theirs, *seeds)):
+        return inconclusive("the models answered different test rows", "the opponent", len(rows))
+    for name, answers in zip(SIDES, (mine, theirs), strict=True):
+        if broken := sum(row.broken for row in answers):
             fault = f"{broken} of {len(rows)} answers of the {name} have probabilities that are not finite"
-            return unsure(fault, question.opponent_name, len(rows))
+            return inconclusive(fault, question.opponent_name, len(rows))
     comparison = Comparison(
         labels=question.labels,
         true=[row.label for row in mine],
-        challenger=_answers(mine),
-        opponent=_answers(theirs),
+        challenger=[row.predicted for row in mine],
+        opponent=[row.predicted for row in theirs],
         opponent_name=question.opponent_name,
         groups=[row.group for row in mine],
         slices={
@@ -153,20 +157,16 @@ def decide_again(directory: Path) -> Verdict:
             for name in question.slices
         },
         measures=question.measures,
-        seeds=[_answers(rows) for rows in of_seeds],
+        seeds=[[row.predicted for row in answers] for answers in seeds],
     )
     return decide(comparison, question.policy, use=question.use, resampling=question.resampling)
-
-
-def _answers(rows: list[ScoredRow]) -> list[str | tuple[str, ...]]:
-    return [row.predicted for row in rows]
 
 
 class Verification(Figures):
     """Whether the evidence leads to the recorded verdict again.
 
-    `same` is None where another version of the rule judged: then nothing is decided again. `libraries`
-    names those whose versions differ from the ones that counted.
+    `same` and `again` are None where another version of the rule judged, which cannot be derived
+    again. `libraries` is the recorded versions that differ from the installed ones.
     """
 
     same: bool | None
@@ -179,9 +179,10 @@ class Verification(Figures):
 
 
 def verify(directory: Path, *, digest: str | None = None) -> Verification:
-    """Whether the evidence is as it was sealed, and leads to the recorded verdict again, byte for byte.
+    """Whether the evidence is unchanged and leads to the recorded verdict again, byte for byte.
 
-    Raises CorruptDirectory when a file differs from the manifest, the directory from `digest`, or a file has another form.
+    Raises CorruptDirectory where a file differs from the manifest, the directory from `digest`, or a
+    file has another form.
     """
     manifest = atomic.verify(directory)
     if digest is not None and manifest["digest"] != digest:
@@ -189,32 +190,28 @@ def verify(directory: Path, *, digest: str | None = None) -> Verification:
             f"{directory} is not the evidence that was recorded: {manifest['digest'][:12]}"
         )
     try:
-        settings, verdict = _settings(directory), (directory / VERDICT).read_bytes()
+        settings, verdict = _read_settings(directory), (directory / VERDICT).read_bytes()
         recorded = Verdict.model_validate_json(verdict)
-        again = decide_again(directory) if settings.rule_version == RULE_VERSION else None
+        again = derive_verdict(directory) if settings.rule_version == RULE_VERSION else None
     except ValidationError as e:
         why = " ".join(str(e).split())[:300]
         raise CorruptDirectory(f"{directory} is not the evidence of a verdict: {why}") from None
-    current = library_versions()
+    installed = library_versions(settings.libraries)
     return Verification(
-        same=None if again is None else verdict == _bytes(again),
+        same=None if again is None else verdict == _to_bytes(again),
         recorded=recorded,
         again=again,
         evidence=manifest["digest"],
         rule_version=settings.rule_version,
-        libraries={name: v for name, v in settings.libraries.items() if current.get(name) != v},
+        libraries={name: v for name, v in settings.libraries.items() if installed[name] != v},
         read=settings.read,
     )
 
 
-def _settings(directory: Path) -> Settings:
-    return Settings.model_validate_json((directory / SETTINGS).read_bytes())
-
-
-def library_versions() -> dict[str, str]:
-    """The installed versions of what counts."""
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """The installed version of each library, or `not installed`."""
     versions = {}
-    for name in LIBRARIES:
+    for name in names:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -222,7 +219,11 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def _bytes(verdict: Verdict) -> bytes:
+def _read_settings(directory: Path) -> Settings:
+    return Settings.model_validate_json((directory / SETTINGS).read_bytes())
+
+
+def _to_bytes(verdict: Verdict) -> bytes:
     return json.dumps(
         verdict.model_dump(mode="json"), ensure_ascii=False, sort_keys=True, indent=1
     ).encode()

@@ -1,75 +1,57 @@
-"""What a better macro-F1 does not excuse: a label or a slice that falls, and a measure that gets worse than a limit allows."""
+"""What a gain in macro-F1 does not excuse: a label or slice that falls, a measure beyond its limit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 
-from tasks.evaluate.score import ScoreResult
 from tasks.project import Limits
-
-Decision = Literal["promote", "keep", "inconclusive"]
-Pairs = Mapping[
-    str, Sequence[float | None]
-]  # a measure's name: what the challenger has, and what the champion has
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One F1 that may not fall by more than `margin` (None: it may): the difference `seen`, and in each resample, shape
-    (samples,)."""
-
-    name: str
-    key: str
-    margin: float | None
-    seen: float
-    drawn: np.ndarray
+from tasks.verdict.effect_size import F1Change
+from tasks.verdict.model import Decision, MeasurePair
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A measure with a limit: `key` of promote.limits, and whether the limit is a number of times or a rise. Less is better."""
+    """A measure with a limit in `promote.limits`, on a ratio or on a rise. Less is better."""
 
     key: str
     name: str
-    times: bool
+    ratio: bool
 
 
 MEASURES = {
-    "ece": Measure("ece", "expected calibration error", times=False),
-    "latency_p95_ms": Measure("latency", "95th percentile of latency in ms", times=True),
-    "bundle_mb": Measure("size", "size of the bundle in MB", times=True),
-    "flip_rate": Measure("robustness", "share of answers that small changes flip", times=False),
+    "ece": Measure("ece", "expected calibration error", ratio=False),
+    "latency_p95_ms": Measure("latency", "95th percentile of latency in ms", ratio=True),
+    "bundle_mb": Measure("size", "size of the bundle in MB", ratio=True),
+    "flip_rate": Measure("robustness", "share of answers that small changes flip", ratio=False),
 }
 
 
-def measures(
-    challenger: ScoreResult, champion: ScoreResult
-) -> dict[str, tuple[float | None, float | None]]:
-    """What two evaluations say of each of MEASURES, challenger first; None where one has no finite figure."""
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A change in F1 that `promote.limits.<key>` bounds: it may fall by `margin`."""
 
-    def ece(scored: ScoreResult) -> float | None:
-        return _finite(scored.calibration.ece) if scored.calibration else None
-
-    return {"ece": (ece(challenger), ece(champion))}
-
-
-def limits_of(limits: Limits) -> dict[str, float]:
-    """The limits of MEASURES that the project sets, by the measures' names."""
-    given = {name: getattr(limits, m.key) for name, m in MEASURES.items()}
-    return {name: float(value) for name, value in given.items() if value is not None}
+    name: str
+    key: str
+    margin: float
+    change: F1Change
 
 
-def over_limits(
-    pairs: Pairs, limits: Mapping[str, float]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """A sentence for each limit that is broken, and one for each whose measure is not known: unsure is not yes.
+def limits_by_measure(limits: Limits) -> dict[str, float]:
+    """The limits of MEASURES that the project sets."""
+    values = {name: getattr(limits, m.key) for name, m in MEASURES.items()}
+    return {name: float(value) for name, value in values.items() if value is not None}
 
-    Raises ValueError for a limit on something that is none of MEASURES.
+
+def check_limits(
+    measures: Mapping[str, MeasurePair], limits: Mapping[str, float]
+) -> tuple[list[str], list[str]]:
+    """A sentence for each limit that is broken, and for each whose measure is unknown.
+
+    Raises ValueError for a limit on something that is not in MEASURES.
     """
     broken, unknown = [], []
     for name, most in limits.items():
@@ -77,55 +59,55 @@ def over_limits(
             raise ValueError(
                 f"{name!r} is no measure with a limit: use one of {', '.join(MEASURES)}"
             )
-        m = MEASURES[name]
-        limit = f"promote.limits.{m.key} {most}"
-        mine, theirs = (_finite(v) for v in pairs.get(name) or (None, None))
-        if mine is None or theirs is None or (m.times and theirs <= 0):
-            had = f"challenger {_said(mine)}, champion {_said(theirs)}"
+        m, limit = MEASURES[name], f"promote.limits.{MEASURES[name].key} {most}"
+        mine, theirs = (_finite(value) for value in measures.get(name, (None, None)))
+        if mine is None or theirs is None or (m.ratio and theirs <= 0):
             unknown.append(
-                f"{m.name} is unknown ({had}), so {limit} cannot be checked: set it to null to "
-                f"judge without it"
+                f"{m.name} is unknown (challenger {_text(mine)}, champion {_text(theirs)}), so "
+                f"{limit} cannot be checked: set it to null to judge without it"
             )
             continue
-        worse = mine / theirs if m.times else mine - theirs
+        worse = mine / theirs if m.ratio else mine - theirs
         if worse > most + 1e-12:
-            change = f"a ratio of {worse:.2f}" if m.times else f"a rise of {worse:.4f}"
+            change = f"a ratio of {worse:.2f}" if m.ratio else f"a rise of {worse:.4f}"
             broken.append(f"{m.name} {mine:.4f} against {theirs:.4f}: {change}, above {limit}")
-    return tuple(broken), tuple(unknown)
+    return broken, unknown
 
 
-def none_falls(
-    figures: Sequence[Figure], *, alpha: float, stretch: float = 1.0
-) -> tuple[Decision, tuple[str, ...]]:
-    """Promote where no figure falls by more than its margin; keep where one surely does, at `alpha` for all figures together (Holm
-    1979); inconclusive where one seems to. `stretch` widens what the resamples spread."""
-    judged = [(f, f.margin) for f in figures if f.margin is not None]
-    below = [f.seen < -margin for f, margin in judged]
+def check_falls(
+    guarded: Sequence[Guarded], *, alpha: float, widening: float
+) -> tuple[Decision, list[str]]:
+    """Promote where nothing falls by more than its margin, with a sentence for each fall.
+
+    Keep where a fall is significant at `alpha` for all together (Holm 1979), else inconclusive.
+    `widening` is the factor of the resamples' spread for few groups.
+    """
+    below = [g.change.observed < -g.margin for g in guarded]
     if not any(below):
-        return "promote", ()
-    # under "it falls by the margin, no more", how often would it be seen to fall as far as it did
-    p = [
-        float(((f.drawn - np.median(f.drawn)) * stretch - margin <= f.seen).mean())
-        for f, margin in judged
-    ]
-    sure, left = set(), len(judged)
+        return "promote", []
+    # if it fell by the margin and no more, how often would as large a fall be observed
+    p = []
+    for g in guarded:
+        spread = (g.change.drawn - np.median(g.change.drawn)) * widening
+        p.append(float((spread - g.margin <= g.change.observed).mean()))
+    certain, left = set(), len(guarded)
     for k in np.argsort(p, kind="stable"):
         if p[k] * left > alpha:
             break
-        sure.add(int(k))
+        certain.add(int(k))
         left -= 1
-    reasons = tuple(
-        f"{f.name} {f.seen:+.4f}: it {'fell' if k in sure else 'may have fallen'} by more than "
-        f"promote.limits.{f.key} {margin}"
-        for k, (f, margin) in enumerate(judged)
+    reasons = [
+        f"{g.name} {g.change.observed:+.4f}: it {'fell' if k in certain else 'may have fallen'} by "
+        f"more than promote.limits.{g.key} {g.margin}"
+        for k, g in enumerate(guarded)
         if below[k]
-    )
-    return ("keep" if any(below[k] for k in sure) else "inconclusive"), reasons
+    ]
+    return ("keep" if any(below[k] for k in certain) else "inconclusive"), reasons
 
 
-def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _said(value: float | None) -> str:
+def _text(value: float | None) -> str:
     return "none" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""The file of behavioural tests: every mistake is one sentence, templates are filled, answers are graded."""
+"""The file of test cases: every mistake is one sentence, templates are filled, answers are graded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import UserError
-from tasks.evaluate.cases import Cases, Check, failure, filled, load_cases
+from tasks.evaluate.robustness.cases import Cases, Check, fill_cases, load_cases
+from tasks.evaluate.robustness.grading import find_failure
 from tasks.project.reader import load_project
 from tasks.setup.preflight import check_references
 from tests.conftest import ROOT
@@ -59,14 +60,17 @@ MOVE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", "holds NoneType, not keys and values: start with `tests:`"),
         ("tests: {}", "has no tests: write one"),
         ("tests: {a: {kind: [}", "is not YAML"),
         ("tests: {a: {kind: invariance}, a: {kind: invariance}}", "the key 'a' is repeated"),
         (GOOD | {"test": {}}, "unknown key 'test' (value {}): did you mean 'tests'?"),
-        (with_test(**MFT) | {"slots": {"who": []}}, "the slot 'who' has no values: give some"),
+        (
+            with_test(**MFT) | {"slots": {"who": []}},
+            "the slot 'who' has no values: add at least one",
+        ),
         (GOOD | {"slots": {"who": [1]}}, "slots.who.0 is 1: input should be a valid string"),
         (
             with_test(**MFT, labell="x"),
@@ -83,7 +87,7 @@ MOVE: dict[str, Any] = {
         (with_test(**MFT | {"texts": None}), "the test 'mine' has no 'texts'"),
         (
             with_test(**MFT, moves="rise"),
-            "the test 'mine' has 'moves', which means nothing to minimum functionality",
+            "the test 'mine' has 'moves', which does not apply to minimum functionality",
         ),
         (
             with_test(**MFT | {"label": "fruits"}),
@@ -91,15 +95,15 @@ MOVE: dict[str, Any] = {
         ),
         (
             with_test(**MFT | {"label": LABELS}),
-            "the test 'mine' has 2 labels where there is one: write a single label",
+            "the test 'mine' has 2 labels where there can be one: give a single label",
         ),
-        (with_test(**MFT | {"texts": []}), "the test 'mine' has no text: write at least one"),
+        (with_test(**MFT | {"texts": []}), "the test 'mine' has no text: add at least one"),
         (with_test(**MFT | {"texts": [" "]}), "the test 'mine' has an empty text"),
         (
             with_test(**MFT | {"texts": ["{whom}"]}),
             "uses the slot 'whom' (did you mean 'who'?), which is not among",
         ),
-        (with_test(**MFT | {"texts": ["a {who"]}), "whose braces don't close"),
+        (with_test(**MFT | {"texts": ["a {who"]}), "whose braces do not form a slot"),
         (with_test(**MFT | {"texts": ["{who.__class__}"]}), "{who.__class__} is no slot"),
         (with_test(**MFT | {"texts": ["{who!r}"]}), "{who} is no slot"),
         (
@@ -124,32 +128,32 @@ MOVE: dict[str, Any] = {
     ],
 )
 def test_a_mistake_is_a_sentence_that_names_file_and_test(
-    tmp_path: Path, content: Any, said: str
+    tmp_path: Path, content: Any, message: str
 ) -> None:
     with pytest.raises(UserError) as e:
         load(tmp_path, content)
-    assert said in str(e.value) and str(tmp_path / "cases.yaml") in str(e.value)
+    assert message in str(e.value) and str(tmp_path / "cases.yaml") in str(e.value)
     assert "\n" not in str(e.value)
 
 
-def test_a_file_that_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_before_anything_starts(tmp_path: Path) -> None:
     p = project(
         {"pool": "package:hypothesis/__init__.py"}, evaluate={"cases": "none.yaml"}
     ).in_folder(tmp_path)
     with pytest.raises(
-        UserError, match=r"none\.yaml does not exist: write it, or leave `evaluate.cases` out"
+        UserError, match=r"none\.yaml does not exist: write it, or remove `evaluate.cases`"
     ):
         check_references(p, tmp_path / "project.yaml")
 
 
 def test_templates_are_filled_every_way_or_with_a_bounded_draw(tmp_path: Path) -> None:
     cases = load(tmp_path, GOOD)
-    own = {name: [c.texts for c in filled(cases) if c.test == name] for name in cases.tests}
-    assert sorted(own["fruit is fruit"]) == sorted(
+    texts = {name: [c.texts for c in fill_cases(cases) if c.test == name] for name in cases.tests}
+    assert sorted(texts["fruit is fruit"]) == sorted(
         [("a pear",), *((f"{who} ate {what}",) for who in ("Ada", "Bo") for what in "abc")]
     )
-    assert own["names"] == [(f"Ada sold {w}", f"Bo sold {w}") for w in "abc"]
-    assert own["rust"] == [(f"{who} left.", f"{who} left the iron.") for who in ("Ada", "Bo")]
+    assert texts["names"] == [(f"Ada sold {w}", f"Bo sold {w}") for w in "abc"]
+    assert texts["rust"] == [(f"{who} left.", f"{who} left the iron.") for who in ("Ada", "Bo")]
 
     wide = {f"s{i}": [f"v{i}{j}" for j in range(50)] for i in range(30)}
     many = Cases.model_validate(
@@ -158,20 +162,20 @@ def test_templates_are_filled_every_way_or_with_a_bounded_draw(tmp_path: Path) -
             "tests": {"t": MFT | {"texts": [" ".join(f"{{{s}}}" for s in wide), "x"], "most": 7}},
         }
     )
-    drawn = filled(many)
-    assert len(drawn) == len(set(drawn)) == 7 and drawn == filled(many)
+    drawn = fill_cases(many)
+    assert len(drawn) == len(set(drawn)) == 7 and drawn == fill_cases(many)
     assert Cases.model_validate(with_test(**MFT | {"texts": ["{{braces}}"]})) and (
-        filled(Cases.model_validate(with_test(**MFT | {"texts": ["{{braces}}"]})))[0].texts
+        fill_cases(Cases.model_validate(with_test(**MFT | {"texts": ["{{braces}}"]})))[0].texts
         == ("{braces}",)
     )
 
 
 @given(sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3), most=st.integers(1, 30))
 @settings(deadline=None, max_examples=50)
-def test_each_way_of_filling_stands_once(sizes: list[int], most: int) -> None:
+def test_no_way_of_filling_is_repeated(sizes: list[int], most: int) -> None:
     slots = {f"s{i}": [f"{i}.{j}" for j in range(n)] for i, n in enumerate(sizes)}
     template = " ".join(f"{{{name}}}" for name in slots)
-    found = filled(
+    found = fill_cases(
         Cases.model_validate(
             {"slots": slots, "tests": {"t": MFT | {"texts": [template], "most": most}}}
         )
@@ -182,17 +186,20 @@ def test_each_way_of_filling_stands_once(sizes: list[int], most: int) -> None:
 def test_grading() -> None:
     flat = np.array([[0.6, 0.4], [0.6, 0.4]])
     mft = Check.model_validate(MFT)
-    assert failure(mft, ["fruit"], flat[:1], LABELS) is None
-    assert failure(mft, ["metal"], flat[:1], LABELS) == {"expected": "fruit", "answered": "metal"}
+    assert find_failure(mft, ["fruit"], flat[:1], LABELS) is None
+    assert find_failure(mft, ["metal"], flat[:1], LABELS) == {
+        "expected": "fruit",
+        "answered": "metal",
+    }
     both = Check.model_validate(MFT | {"label": ["metal", "fruit"]})
-    assert failure(both, [("fruit", "metal")], flat[:1], LABELS) is None
-    assert failure(both, [("fruit",)], flat[:1], LABELS) == {
+    assert find_failure(both, [("fruit", "metal")], flat[:1], LABELS) is None
+    assert find_failure(both, [("fruit",)], flat[:1], LABELS) == {
         "expected": "metal + fruit",
         "answered": "fruit",
     }
     alike = Check.model_validate({"kind": "invariance", "pairs": [["a", "b"]]})
-    assert failure(alike, ["metal", "metal"], flat, LABELS) is None
-    assert failure(alike, ["metal", "fruit"], flat, LABELS) == {
+    assert find_failure(alike, ["metal", "metal"], flat, LABELS) is None
+    assert find_failure(alike, ["metal", "fruit"], flat, LABELS) == {
         "expected": "the same answer",
         "answered": "metal / fruit",
     }
@@ -204,8 +211,8 @@ def test_grading() -> None:
         ("rise", None, True),
     ]:
         check = Check.model_validate(MOVE | {"moves": moves} | ({"by": by} if by else {}))
-        assert (failure(check, ["metal", "metal"], p, LABELS) is None) == met, (moves, by)
-    unknown = failure(Check.model_validate(MOVE), ["metal", "metal"], p[:, :1], ["metal"])
+        assert (find_failure(check, ["metal", "metal"], p, LABELS) is None) == met, (moves, by)
+    unknown = find_failure(Check.model_validate(MOVE), ["metal", "metal"], p[:, :1], ["metal"])
     assert unknown and unknown["answered"] == "the model has no such label"
 
 
@@ -218,4 +225,4 @@ def test_the_shipped_cases_load_with_every_kind_and_section() -> None:
         "directional",
     }
     assert {label for c in cases.tests.values() for label in c.label or ()} == set(p.labels)
-    assert len(filled(cases)) <= 160
+    assert len(fill_cases(cases)) <= 160

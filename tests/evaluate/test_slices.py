@@ -1,10 +1,11 @@
-"""Slices: which rows are in them, what is said of them, and what the project file may say."""
+"""Slices: their rows, their scores, and their rules in the project file."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,21 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from tasks.dataset.split import sealed_test_set, split_dataset
 from tasks.errors import UserError
-from tasks.evaluate import slices
-from tasks.evaluate.score import score_baseline
-from tasks.evaluate.slices import LENGTHS, SliceScore, follows, lengths, measure, members
+from tasks.evaluate.baselines.score import score_baseline
+from tasks.evaluate.slices import (
+    LENGTHS,
+    MOST_VALUES,
+    SliceScore,
+    bucket_lengths,
+    follows_rule,
+    score_slices,
+    slices_of_rows,
+)
 from tasks.figures import Interval
 from tasks.project import SliceRule
 from tasks.project.reader import load_project
 from tasks.records import Record, read_records
+from tasks.statistics.bootstrap import Bootstrap, group_codes
 from tasks.workspace import Workspace
 from tests.kit.rows import project, record, rows, write
 from tests.kit.stages import curated_of
@@ -34,38 +43,41 @@ def real(text: str, label: Any = "fruit", **columns: str) -> Record:
     return Record.create(text, label, "test", columns=columns)
 
 
-class TestMembers:
+class TestMembership:
     def test_every_row_has_one_length_one_label_and_one_value_of_each_column(self) -> None:
-        table = [
+        records = [
             real("word " * n, LABELS[n % 3], country="uk" if n % 2 else "fr") for n in range(1, 31)
         ]
-        for own in members(table, {}, ["country"]):
-            assert [name.partition("=")[0] for name in own] == ["length", "label", "country"]
+        for names in slices_of_rows(records, {}, ["country"]):
+            assert [name.partition("=")[0] for name in names] == ["length", "label", "country"]
 
     @pytest.mark.parametrize("n", [1, 3, 4, 30, 31])
     def test_lengths_are_terciles(self, n: int) -> None:
-        found = lengths([real("word " * k) for k in range(1, n + 1)])
-        assert found == sorted(found, key=LENGTHS.index) and len(set(found)) == min(n, 3)
-        assert n < 3 or max(Counter(found).values()) - min(Counter(found).values()) <= 1
+        lengths = bucket_lengths([real("word " * k) for k in range(1, n + 1)])
+        assert lengths == sorted(lengths, key=LENGTHS.index) and len(set(lengths)) == min(n, 3)
+        counts = Counter(lengths).values()
+        assert n < 3 or max(counts) - min(counts) <= 1
 
     def test_texts_of_as_many_words_are_of_one_length(self) -> None:
-        found = lengths(
-            [real("two words")] * 9 + [real("one")] + [real("this has five words here")] * 3
-        )
-        assert found == ["short"] * 10 + ["long"] * 3 and lengths([]) == []
+        two, one, five = real("two words"), real("one"), real("this has five words here")
+        assert bucket_lengths([two] * 9 + [one] + [five] * 3) == ["short"] * 10 + ["long"] * 3
+        assert bucket_lengths([]) == []
 
-    def test_rare_values_are_the_slice_other_and_the_order_of_rows_says_nothing(self) -> None:
-        table = [real(f"text {v} {i}", lang=f"l{v:02d}") for v in range(25) for i in range(30 - v)]
-        table += [real("nothing said")]
-        found = members(table, {}, ["lang"])
-        counted = Counter(name for own in found for name in own if name.startswith("lang="))
-        assert len(counted) == slices.MOST_VALUES + 1 and counted["lang=l00"] == 30
-        assert counted["lang=other"] == sum(30 - v for v in range(20, 25)) + 1
-        order = random.Random(1).sample(range(len(table)), len(table))
-        assert members([table[i] for i in order], {}, ["lang"]) == [found[i] for i in order]
+    def test_rare_values_are_the_slice_other_in_any_order_of_rows(self) -> None:
+        records = [
+            real(f"text {v} {i}", lang=f"l{v:02d}") for v in range(25) for i in range(30 - v)
+        ]
+        records += [real("no value")]
+        names = slices_of_rows(records, {}, ["lang"])
+        counts = Counter(name for own in names for name in own if name.startswith("lang="))
+        assert len(counts) == MOST_VALUES + 1 and counts["lang=l00"] == 30
+        assert counts["lang=other"] == sum(30 - v for v in range(20, 25)) + 1
+        order = random.Random(1).sample(range(len(records)), len(records))
+        shuffled = slices_of_rows([records[i] for i in order], {}, ["lang"])
+        assert shuffled == [names[i] for i in order]
 
     def test_a_missing_value_is_named(self) -> None:
-        assert members([real("a b")], {}, ["lang"])[0][-1] == "lang=(empty)"
+        assert slices_of_rows([real("a b")], {}, ["lang"])[0][-1] == "lang=(empty)"
 
     @pytest.mark.parametrize(
         ("rule", "holds"),
@@ -79,16 +91,27 @@ class TestMembers:
         ],
     )
     def test_rules(self, rule: SliceRule, holds: list[bool]) -> None:
-        table = [real("one 2"), real("one two three", c="uk"), real("one two three 4", c="fr")]
-        assert [follows(r, rule) for r in table] == holds
-        assert [("mine" in own) for own in members(table, {"mine": rule}, [])] == holds
+        records = [real("one 2"), real("one two three", c="uk"), real("one two three 4", c="fr")]
+        assert [follows_rule(r, rule) for r in records] == holds
+        assert ["mine" in names for names in slices_of_rows(records, {"mine": rule}, [])] == holds
 
 
-class TestMeasure:
-    def figures(self, table: list[Record], said: list[Any], **more: Any) -> dict[str, SliceScore]:
-        belongs = members(table, more.pop("rules", {}), more.pop("columns", []))
-        how = {"labels": LABELS, "declared": [], "samples": 200, "seed": 0} | more
-        return {s.name: s for s in measure(table, said, belongs, **how)}
+class TestScores:
+    def scores(
+        self,
+        records: list[Record],
+        predicted: list[Any],
+        *,
+        rules: dict[str, SliceRule] | None = None,
+        columns: Sequence[str] = (),
+    ) -> dict[str, SliceScore]:
+        names = slices_of_rows(records, rules or {}, columns)
+        bootstrap = Bootstrap(200, 0, group_codes([r.group for r in records]))
+        declared = list(rules or {})
+        scores = score_slices(
+            records, predicted, names, labels=LABELS, declared=declared, bootstrap=bootstrap
+        )
+        return {s.name: s for s in scores}
 
     @given(
         st.lists(
@@ -101,66 +124,58 @@ class TestMeasure:
     def test_macro_f1_is_scikit_learns_over_the_labels_that_occur(
         self, data: list[tuple[str, str, bool]]
     ) -> None:
-        table = [real(f"text {i}", t, c=str(c)) for i, (t, _, c) in enumerate(data)]
-        found = self.figures(table, [p for _, p, _ in data], columns=["c"])
-        for name, s in found.items():
-            own = [
-                (t, p)
-                for r, (t, p, _) in zip(table, data, strict=True)
-                if name in members(table, {}, ["c"])[table.index(r)]
-            ]
-            true, said = map(list, zip(*own, strict=True))
-            there = sorted(set(true))
-            assert s.rows == len(own) and not s.judged
-            f1 = f1_score(true, said, labels=there, average="macro", zero_division=0)
-            for figure, expected in ((s.f1_macro, f1), (s.accuracy, accuracy_score(true, said))):
+        records = [real(f"text {i}", t, c=str(c)) for i, (t, _, c) in enumerate(data)]
+        names = slices_of_rows(records, {}, ["c"])
+        scores = self.scores(records, [p for _, p, _ in data], columns=["c"])
+        for name, s in scores.items():
+            rows = [(t, p) for (t, p, _), own in zip(data, names, strict=True) if name in own]
+            true, predicted = map(list, zip(*rows, strict=True))
+            present = sorted(set(true))
+            assert s.rows == len(rows) and not s.judged
+            f1 = f1_score(true, predicted, labels=present, average="macro", zero_division=0)
+            accuracy = accuracy_score(true, predicted)
+            for figure, expected in ((s.f1_macro, f1), (s.accuracy, accuracy)):
                 assert figure and figure.value == pytest.approx(expected)
                 assert 0 <= figure.ci_low <= figure.value <= figure.ci_high <= 1
 
     def test_declared_slices_come_first_are_judged_from_thirty_rows_and_shown_when_empty(
         self,
     ) -> None:
-        table = [real("word " * n + str(n), LABELS[n % 3]) for n in range(1, 61)]
+        records = [real("word " * n + str(n), LABELS[n % 3]) for n in range(1, 61)]
         rules = {
             "long": SliceRule(min_words=32),
             "few": SliceRule(max_words=3),
             "none": SliceRule(pattern="zzz"),
         }
-        found = self.figures(table, [r.label for r in table], rules=rules, declared=list(rules))
-        assert list(found)[:3] == list(rules) and [found[k].judged for k in rules] == [
-            True,
-            False,
-            False,
-        ]
-        assert (found["none"].rows, found["none"].f1_macro) == (0, None)
-        assert found["long"].f1_macro == Interval(value=1.0, ci_low=1.0, ci_high=1.0)
+        scores = self.scores(records, [r.label for r in records], rules=rules)
+        assert list(scores)[:3] == list(rules)
+        assert [scores[name].judged for name in rules] == [True, False, False]
+        assert (scores["none"].rows, scores["none"].f1_macro) == (0, None)
+        assert scores["long"].f1_macro == Interval(value=1.0, ci_low=1.0, ci_high=1.0)
 
     def test_label_sets(self) -> None:
-        table = [
-            real(f"text {i}", own)
-            for i, own in enumerate([("fruit",), ("fruit", "metal"), (), ("metal",)] * 10)
-        ]
-        said: list[Any] = [("fruit",), ("fruit",), (), ("bird",)] * 10
-        found = self.figures(table, said)
-        empty, fruit = found["label=(no label)"], found["label=fruit"]
+        sets = [("fruit",), ("fruit", "metal"), (), ("metal",)] * 10
+        records = [real(f"text {i}", labels) for i, labels in enumerate(sets)]
+        scores = self.scores(records, [("fruit",), ("fruit",), (), ("bird",)] * 10)
+        empty, fruit = scores["label=(no label)"], scores["label=fruit"]
         assert empty.f1_macro is None and empty.accuracy and empty.accuracy.value == 1.0
         # of its 20 rows, fruit is right in all, metal in none, and whole sets in half
-        assert (
-            fruit.f1_macro
-            and fruit.f1_macro.value == 0.5
-            and fruit.accuracy
-            and fruit.accuracy.value == 0.5
-        )
+        assert fruit.f1_macro and fruit.f1_macro.value == 0.5
+        assert fruit.accuracy and fruit.accuracy.value == 0.5
 
-    def test_one_group_says_nothing_of_others(self) -> None:
-        table = [
-            Record.create(f"text {i}", LABELS[i % 3], "test", group="a" if i < 9 else f"b{i}")
+    def test_a_slice_of_one_group_has_no_bounds(self) -> None:
+        records = [
+            Record.create(
+                f"text {i}",
+                LABELS[i % 3],
+                "test",
+                group="a" if i < 9 else f"b{i}",
+                columns={"who": "a" if i < 9 else "b"},
+            )
             for i in range(30)
         ]
-        for i, r in enumerate(table):
-            r.lineage["columns"] = {"who": "a" if i < 9 else "b"}
-        found = self.figures(table, ["fruit"] * 30, columns=["who"])
-        one, others = found["who=a"].accuracy, found["who=b"].accuracy
+        scores = self.scores(records, ["fruit"] * 30, columns=["who"])
+        one, others = scores["who=a"].accuracy, scores["who=b"].accuracy
         assert one and (one.ci_low, one.ci_high) == (0.0, 1.0)
         assert others and others.ci_high < 0.8
 
@@ -203,7 +218,7 @@ class TestTheProjectFile:
         assert len(str(error.value).splitlines()) == 1
 
 
-def test_an_evaluation_holds_slices_and_groups(tmp_path: Path) -> None:
+def test_an_evaluation_has_slices_and_groups(tmp_path: Path) -> None:
     table = [
         {**row, "who": f"author {i // 3}", "country": "uk" if i % 2 else "fr"}
         for i, row in enumerate(rows(fruit=12, metal=12))
@@ -224,24 +239,18 @@ def test_an_evaluation_holds_slices_and_groups(tmp_path: Path) -> None:
     p, workspace = p.in_folder(tmp_path), Workspace(tmp_path / "home")
     splits, sealed = split_dataset(p, workspace=workspace), sealed_test_set(p, workspace=workspace)
     curated = curated_of(workspace.home, [record("metal it is", "metal")])
-    scored = score_baseline(
+    score = score_baseline(
         p, "majority", curated=curated, splits=splits, sealed=sealed, workspace=workspace
     )
-    said = scored.read()
-    test = read_records(sealed.directory / "test.jsonl")
-    assert [a.group for a in said] == [r.group for r in test] and len(
-        {a.group for a in said}
-    ) < len(said)
-    assert all(("uk" in a.slices) == ("country=uk" in a.slices) for a in said)
-    assert {r.id for r in test} == {Record.create(r.text, r.label, "test").id for r in test}, (
-        "ids are the content's"
-    )
-    names = [s.name for s in scored.slices]
-    assert names == ["uk", *sorted(names[1:])] and {
-        "length=short",
-        "label=metal",
-        "country=fr",
-    } <= set(names)
-    metrics = json.loads((scored.directory / "metrics.json").read_text())
-    assert metrics["slices"] == [s.model_dump(mode="json") for s in scored.slices]
-    assert np.isfinite([s.accuracy.value if s.accuracy else np.nan for s in scored.slices]).all()
+    answers, test = score.read(), read_records(sealed.directory / "test.jsonl")
+    assert [a.group for a in answers] == [r.group for r in test]
+    assert len({a.group for a in answers}) < len(answers)
+    assert all(("uk" in a.slices) == ("country=uk" in a.slices) for a in answers)
+    ids = {Record.create(r.text, r.label, "test").id for r in test}
+    assert {r.id for r in test} == ids, "ids are the content's"
+    names = [s.name for s in score.slices]
+    assert names == ["uk", *sorted(names[1:])]
+    assert {"length=short", "label=metal", "country=fr"} <= set(names)
+    metrics = json.loads((score.directory / "metrics.json").read_text())
+    assert metrics["slices"] == [s.model_dump(mode="json") for s in score.slices]
+    assert np.isfinite([s.accuracy.value if s.accuracy else np.nan for s in score.slices]).all()

@@ -13,7 +13,7 @@ from flows.registry import admin, promotion
 from flows.registry.client import Registry
 from flows.settings import Settings
 from flows.tracking.store import connect
-from tasks.evaluate.score import ScoreResult
+from tasks.evaluate.result import ScoreResult
 from tasks.model import bundle
 from tests.conftest import Command, last_json
 from tests.kit import toy

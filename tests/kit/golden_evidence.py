@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tasks.verdict.decide import RULE_VERSION, Policy, Resampling
+from tasks.verdict.decide import RULE_VERSION
 from tasks.verdict.evidence import VerdictResult, judge
+from tasks.verdict.model import Policy, Resampling
 from tasks.workspace import Workspace
 from tests.kit.verdicts import evaluation_of, question
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.evaluate.score import PREDICTIONS, ScoreResult
+from tasks.evaluate.result import PREDICTIONS, ScoreResult
 from tasks.records import Label
 from tasks.stage import run_stage
-from tasks.verdict.decide import Comparison, Policy, Resampling, Verdict, decide
+from tasks.verdict.decide import decide
 from tasks.verdict.evidence import Question
+from tasks.verdict.model import Comparison, Policy, Resampling, Verdict
 from tasks.workspace import Workspace
 from tests.kit import toy
 from tests.kit.stages import filled

@@ -23,7 +23,7 @@ from tasks.atomic import CorruptDirectory
 from tasks.errors import TransientError, UserError
 from tasks.figures import Interval
 from tasks.model.bundle import BundleRef, Classifier, check_bundle
-from tasks.verdict import decide, evidence
+from tasks.verdict import evidence, model
 from tasks.workspace import Workspace
 from tests.conftest import Command
 from tests.kit import toy
@@ -714,7 +714,7 @@ class TestVerifying:
         )
         candidate: Any = SimpleNamespace(version=pair[1], score=SimpleNamespace(known=scores))
         decision._record(
-            run, candidate, decide.unsure("not promoted: its files differ", "version 1"), None
+            run, candidate, model.inconclusive("not promoted: its files differ", "version 1"), None
         )
         with pytest.raises(UserError, match="version 2 of 'toy' has no evidence"):
             verdicts.verify_verdict(store.settings, "toy", "2")

@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from tasks.augment.learning_curve import learning_curve, nested_subsets
 from tasks.augment.lift import Gain
 from tasks.evaluate import plots
-from tasks.evaluate.robustness import PerturbationScore, RobustnessResult, Share
-from tasks.evaluate.score import Answers, Latency, LlmScore, ScoreResult, measured
-from tasks.evaluate.serving import Host, ServingResult
+from tasks.evaluate.host import Host
+from tasks.evaluate.result import Latency, LlmScore, ScoreResult
+from tasks.evaluate.robustness.flips import PerturbationScore
+from tasks.evaluate.robustness.stage import RobustnessResult
+from tasks.evaluate.score import Answers, score_rows
+from tasks.evaluate.serving import ServingResult
 from tasks.evaluate.slices import SliceScore
 from tasks.figures import Interval
 from tasks.labels import decode, predict_codes
@@ -46,7 +49,8 @@ from tasks.report.model import (
 )
 from tasks.report.page import is_ours, render
 from tasks.stage import run_stage
-from tasks.verdict.decide import Verdict
+from tasks.statistics.proportions import Proportion
+from tasks.verdict.model import Verdict
 from tasks.workspace import Workspace
 from tests.kit import toy
 from tests.kit.html import Tags
@@ -70,7 +74,7 @@ def challenger(
     said = decode(predict_codes(scores, multi_label=p.multi_label), names)
 
     def build(out: Path, scratch: Path) -> ScoreResult:
-        found = measured(out, p, "bundle abc", rows, Answers(said, scores))
+        found = score_rows(p, "bundle abc", rows, Answers(said, scores), out=out)
         return found.model_copy(update={"slices": slices}) if slices else found
 
     workspace, params = Workspace(home), {"labels": p.labels}
@@ -153,7 +157,7 @@ def page(
 ) -> str:
     score = challenger(home, p, rows, slices=slices)
     gain = home / "gain.png"
-    plots.gain(0.07, 0.041, 0.1, least=0.0, title=f"{p.name}: against {EVIL[1]} $x", path=gain)
+    plots.plot_gain(0.07, 0.041, 0.1, least=0.0, title=f"{p.name}: against {EVIL[1]} $x", path=gain)
     kept = [
         record(f"{EVIL[0]} {i}", p.label_names[0], "synthetic" if i % 2 else "seed")
         for i in range(9)
@@ -176,7 +180,7 @@ def page(
 def evil(tmp_path: Path) -> str:
     p = project({"pool": "x"}, labels=EVIL, evaluate={"bootstrap_samples": 100})
     rows = [record(f"{EVIL[i % 3]} number {i}", EVIL[i % 3], "test") for i in range(60)]
-    half = Share(value=0.5, ci_low=0.25, ci_high=0.75)
+    half = Proportion(value=0.5, ci_low=0.25, ci_high=0.75)
     flips = {word: filled(PerturbationScore, rows=20, flip_rate=half) for word in EVIL[:2]}
     robustness = filled(RobustnessResult, perturbations=flips)
     serving = filled(

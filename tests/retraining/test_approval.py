@@ -15,7 +15,7 @@ from flows.registry import admin
 from flows.registry.client import Version
 from flows.retraining import approval
 from tasks.model.bundle import BundleRef
-from tasks.verdict.decide import Verdict
+from tasks.verdict.model import Verdict
 from tests.conftest import ROOT, Command, last_json
 from tests.kit import toy
 from tests.kit.context import context_of

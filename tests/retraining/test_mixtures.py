@@ -21,7 +21,7 @@ from tasks.augment.mixtures import (
 )
 from tasks.augment.self_training import SelfTrainingResult, self_train
 from tasks.dataset.training_rows import TrainingRows
-from tasks.evaluate.score import ScoredRow, ScoreResult
+from tasks.evaluate.result import ScoredRow, ScoreResult
 from tasks.model.bundle import BundleRef
 from tasks.project import Project
 from tasks.records import Record

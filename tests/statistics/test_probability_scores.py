@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from tasks.statistics.probability_scores import confident_mistakes, measure_scores, reliability
+from tasks.statistics.probability_scores import (
+    confident_mistakes,
+    reliability_bins,
+    score_probabilities,
+)
 
 
 def drawn(rows: int, seed: int, sharp: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +28,7 @@ def drawn(rows: int, seed: int, sharp: float = 1.0) -> tuple[np.ndarray, np.ndar
 
 def test_the_figures_are_scikit_learns() -> None:
     y, p = drawn(300, 0)
-    found = measure_scores(y, p)
+    found = score_probabilities(y, p)
     assert found.log_loss == pytest.approx(log_loss(y, p))
     assert found.brier == pytest.approx(
         brier_score_loss(y, p, labels=[0, 1, 2], scale_by_half=False)
@@ -36,7 +40,7 @@ def test_of_label_sets_the_mean_over_labels() -> None:
     rng = np.random.default_rng(1)
     p = rng.random((400, 3))
     y = (rng.random((400, 3)) < p).astype(np.int64)
-    found = measure_scores(y, p)
+    found = score_probabilities(y, p)
     assert found.brier == pytest.approx(
         np.mean([brier_score_loss(y[:, k], p[:, k]) for k in range(3)])
     )
@@ -47,13 +51,13 @@ def test_of_label_sets_the_mean_over_labels() -> None:
 
 
 def test_calibrated_scores_have_a_small_error_and_sharpened_ones_a_large_one() -> None:
-    honest, boasting = (measure_scores(*drawn(4000, 2, sharp)) for sharp in (1.0, 4.0))
+    honest, boasting = (score_probabilities(*drawn(4000, 2, sharp)) for sharp in (1.0, 4.0))
     assert honest.ece < 0.03 < 0.1 < boasting.ece
 
 
 def test_the_error_of_a_hand_made_case() -> None:
     sure, right = np.array([0.95, 0.95, 0.95, 0.95, 0.55, 0.55]), np.array([1, 1, 1, 0, 1, 0])
-    bins, error = reliability(sure, right, bins=10)
+    bins, error = reliability_bins(sure, right, bins=10)
     assert [b.rows for b in bins] == [2, 4]
     assert error == pytest.approx((2 * abs(0.55 - 0.5) + 4 * abs(0.95 - 0.75)) / 6)
 
@@ -67,7 +71,7 @@ def test_the_error_of_a_hand_made_case() -> None:
 def test_any_scores_give_figures(rows: list[Any]) -> None:
     y = np.array([k for k, _ in rows])
     p = np.array([s for _, s in rows]) + 1e-9
-    found = measure_scores(y, p / p.sum(axis=1, keepdims=True))
+    found = score_probabilities(y, p / p.sum(axis=1, keepdims=True))
     assert 0 <= found.ece <= 1 and 0 <= found.brier <= 2 and np.isfinite(found.log_loss)
     assert (found.roc_auc_macro is None) == (len(set(y.tolist())) == 1)
 

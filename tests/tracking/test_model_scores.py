@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.tracking.model_scores import log_champion_scores
 from flows.tracking.run import Tracking
 from tasks.dataset.split import sealed_test_set, split_dataset
-from tasks.evaluate.score import score_baseline
+from tasks.evaluate.baselines.score import score_baseline
 from tasks.model.bundle import BundleRef
 from tests.kit.registry import Store
 from tests.kit.rows import project, record, rows, write

@@ -19,7 +19,7 @@ from tasks import atomic
 from tasks.errors import UserError
 from tasks.model.bundle import Classifier, check_bundle
 from tasks.records import Record
-from tasks.statistics.calibration import Calibration, temperature
+from tasks.statistics.calibration import Calibration, fit_temperature
 from tasks.train.__main__ import main
 from tasks.train.resume import latest_checkpoint
 from tests.conftest import ROOT
@@ -268,20 +268,20 @@ class TestCalibration:
         logits = honest * scale  # `scale` times too sure of itself
         grid = np.geomspace(0.5, 8, 2000)
         best = grid[np.argmin([self.loss(logits, y, t) for t in grid])]
-        assert temperature(logits, y) == pytest.approx(best, rel=0.01)
-        assert temperature(logits, y) == pytest.approx(scale, rel=0.15)
+        assert fit_temperature(logits, y) == pytest.approx(best, rel=0.01)
+        assert fit_temperature(logits, y) == pytest.approx(scale, rel=0.15)
 
     def test_what_is_always_right_is_as_sure_as_its_rows_allow(self) -> None:
         y = np.arange(12) % 3
         for scale in (0.5, 2, 10):
             right = np.eye(3)[y] * scale
             best = scale / np.log(13 / (1 / 2))  # softmax gives 13/14 there
-            assert temperature(right, y) == pytest.approx(best, rel=0.01)
+            assert fit_temperature(right, y) == pytest.approx(best, rel=0.01)
 
     def test_it_stays_within_its_bounds(self) -> None:
         y = np.arange(12) % 3
-        assert temperature(np.eye(3)[y] * 1e-3, y) == pytest.approx(0.05, rel=0.01)
-        assert temperature(np.eye(3)[(y + 1) % 3] * 500, y) == pytest.approx(20, rel=0.01)
+        assert fit_temperature(np.eye(3)[y] * 1e-3, y) == pytest.approx(0.05, rel=0.01)
+        assert fit_temperature(np.eye(3)[(y + 1) % 3] * 500, y) == pytest.approx(20, rel=0.01)
 
     def test_folding_divides_the_logits(self, encoder: Path) -> None:
         import torch
@@ -310,7 +310,7 @@ class TestCalibration:
         from tasks.statistics import calibration as module
 
         fitted = tune("fitted", epochs=1)
-        monkeypatch.setattr(module, "temperature", lambda logits, y: 4.0)
+        monkeypatch.setattr(module, "fit_temperature", lambda logits, y: 4.0)
         other = tune("other", epochs=1)
         head = "classifier.weight"
         assert other.temperature == 4.0

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from tasks.labels import encode
 from tasks.project import Limits
-from tasks.statistics.permutation import p_value
-from tasks.verdict.decide import Verdict, alpha_spent
-from tasks.verdict.effect_size import more_rows
-from tasks.verdict.guardrails import limits_of
+from tasks.statistics.permutation import permutation_p_value
+from tasks.verdict.decide import alpha_spent
+from tasks.verdict.effect_size import rows_to_decide
+from tasks.verdict.guardrails import limits_by_measure
+from tasks.verdict.model import Verdict
 from tests.kit.verdicts import verdict_on
 
 LABELS = ["a", "b", "c"]
@@ -235,11 +236,14 @@ def test_no_number_of_rows_decides_at_no_difference() -> None:
 
 
 def test_nobody_is_asked_for_a_billion_rows() -> None:
-    assert more_rows(500, 1e-6, 0.01, 0.975) is None and more_rows(500, 0.0, 0.01, 0.975) is None
     assert (
-        more_rows(500, 0.01, 0.01, 0.975)
+        rows_to_decide(500, 1e-6, 0.01, 0.975) is None
+        and rows_to_decide(500, 0.0, 0.01, 0.975) is None
+    )
+    assert (
+        rows_to_decide(500, 0.01, 0.01, 0.975)
         == math.ceil(500 * 1.959964**2) - 500
-        == more_rows(500, -0.01, 0.01, 0.975)
+        == rows_to_decide(500, -0.01, 0.01, 0.975)
     )
 
 
@@ -319,7 +323,7 @@ class TestChance:
             reached += exact_f1(true, mine) - exact_f1(true, theirs) >= seen
         y, x, z = (encode(answers, LABELS) for answers in (true, a, b))
         groups = np.array(of) if in_groups else None
-        p = p_value(y, x, z, classes=3, alpha=0.01, seed=0, groups=groups)
+        p = permutation_p_value(y, x, z, classes=3, alpha=0.01, seed=0, groups=groups)
         share = reached / len(swaps)
         assert p == pytest.approx(
             share, abs=5 * share * ((1 - share) / min(250, 10_000 * share)) ** 0.5
@@ -328,8 +332,11 @@ class TestChance:
     def test_of_label_sets_whole_sets_are_swapped(self) -> None:
         y = np.array([[1, 0], [0, 1], [1, 1], [0, 0]] * 10)
         how: dict[str, Any] = {"classes": 2, "alpha": 0.025, "seed": 0}
-        assert p_value(y, y, 1 - y, **how) < 0.001 and p_value(y, y, y, **how) == 1.0
-        assert p_value(y, 1 - y, y, **how) == pytest.approx(1.0, abs=1e-3)
+        assert (
+            permutation_p_value(y, y, 1 - y, **how) < 0.001
+            and permutation_p_value(y, y, y, **how) == 1.0
+        )
+        assert permutation_p_value(y, 1 - y, y, **how) == pytest.approx(1.0, abs=1e-3)
 
     def test_a_bound_beyond_the_resamples_is_drawn_out(self) -> None:
         pair = models(500, 0.85, 0.80)
@@ -491,8 +498,8 @@ class TestMeasures:
             self.decide({}, {"speed": 1.0})
 
     def test_what_the_project_limits(self) -> None:
-        assert limits_of(Limits()) == {"ece": 0.05}
-        every = limits_of(Limits(ece=None, latency=1.5, size=2.0, robustness=0.1))
+        assert limits_by_measure(Limits()) == {"ece": 0.05}
+        every = limits_by_measure(Limits(ece=None, latency=1.5, size=2.0, robustness=0.1))
         assert every == {"latency_p95_ms": 1.5, "bundle_mb": 2.0, "flip_rate": 0.1}
 
 

@@ -10,8 +10,9 @@ import pytest
 from tasks import atomic
 from tasks.atomic import CorruptDirectory
 from tasks.verdict import evidence
-from tasks.verdict.decide import RULE_VERSION, Policy, Rule, Verdict
+from tasks.verdict.decide import RULE_VERSION
 from tasks.verdict.evidence import SIDES, VerdictResult, judge
+from tasks.verdict.model import Policy, Rule, Verdict
 from tasks.workspace import Workspace
 from tests.kit.verdicts import LABELS, TRUE, answered, question, verdict_on
 

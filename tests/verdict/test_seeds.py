@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.verdict.decide import Verdict
+from tasks.verdict.model import Verdict
 from tests.kit.verdicts import verdict_on
 from tests.verdict.test_decide import LABELS, answered
 

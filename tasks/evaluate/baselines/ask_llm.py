@@ -1,20 +1,23 @@
-"""The LLM that wrote the rows, asked for the labels itself: what it knows, what a text costs, and how long it takes."""
+"""The LLM that wrote the rows, asked for the labels itself: how good it is, how slow and how dear."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from tasks import atomic
 from tasks.dataset.sealed import open_sealed
 from tasks.dataset.split import SealedResult
 from tasks.errors import TransientError
-from tasks.evaluate.score import Answers, Latency, LlmScore, ScoreResult, measured, shared_settings
+from tasks.evaluate.result import Latency, LlmScore, ScoreResult
+from tasks.evaluate.score import Answers, score_rows, shared_settings
+from tasks.llm.budget import Ledger
+from tasks.llm.client import Client
 from tasks.llm.generators import ResolvedGenerator, open_client, resolve_generators
 from tasks.llm.request import Reply, Request
 from tasks.progress import Progress, silent
@@ -24,8 +27,8 @@ from tasks.stage import run_stage
 from tasks.synthesise.ask import open_ledger
 from tasks.workspace import Workspace
 
-VERSION = 2
-CONTEXT = 4096  # tokens of a request with its answer: any LLM in use reads as many
+VERSION = 3
+CONTEXT = 4096  # tokens of a request with its answer, which any LLM in use can read
 LEAST_TEXT = 1024  # bytes of a text, however long the list of labels
 NONE = "none"
 
@@ -38,39 +41,42 @@ def score_llm(
     workspace: Workspace,
     progress: Progress = silent,
 ) -> ScoreResult:
-    """The first generator's own labels of `evaluate.llm_rows` test rows, in the form of the other evaluations.
+    """The scores of the first generator's own labels of `evaluate.llm_rows` test rows.
 
-    It is told the labels with their descriptions and shown no example. What it costs counts in the challenger's budget; where
-    that is spent, the rows answered until then are measured. An answer that is no label is wrong, and counted as `unparsed`.
-    The rows are asked one at a time, so that `latency` is a text's own; it is of those that the cache did not have. Raises
-    UserError and TransientError as tasks/llm/client.py does.
+    It reads the labels with their descriptions and no example. The cost counts in the challenger's
+    budget; where that is spent, the rows answered so far are scored. An answer that is no label is
+    wrong, and counted as `unparsed`. Rows are asked one at a time, so that `latency` is that of one
+    text, over those that the cache did not have. Raises UserError and TransientError as
+    tasks/llm/client.py does.
     """
-    source = next(iter(resolve_generators(project, workspace=workspace).values()))
+    generator = next(iter(resolve_generators(project, workspace=workspace).values()))
+    who = f"llm {generator.name}"
 
     def build(out: Path, scratch: Path) -> ScoreResult:
-        every = open_sealed(sealed, workspace=workspace, by=f"llm {source.name}")
-        rows = sample(every, project)
+        all_rows = open_sealed(sealed, workspace=workspace, by=who)
+        rows, seconds = choose_rows(all_rows, project), scratch / "seconds.jsonl"
         ledger = open_ledger(project, generation=generation, workspace=workspace)
-        requests = [request(project, r.text) for r in rows]
-        replies, stopped = _ask(source, requests, ledger, workspace, scratch, progress)
+        requests = [build_request(project, r.text) for r in rows]
+        with _open_client(generator, requests, ledger, workspace) as client:
+            replies, stopped = _ask(client, requests, generator.name, seconds, progress)
         rows = rows[: len(replies)]
-        said = [parse(reply.text or "", project) for reply in replies]
-        nothing: Label = () if project.multi_label else ""
-        answers = Answers([nothing if label is None else label for label in said])
-        who = f"llm {source.name}"
-        unknown = ScoreResult(
+        labels = [parse_answer(reply.text or "", project) for reply in replies]
+        result = ScoreResult(
             model=who, scores=None, slices=[], calibration=None, probabilities=False
         )
-        found = measured(out, project, who, rows, answers) if rows else unknown
-        llm = _llm_score(source, replies, said, scratch, stopped)
-        return found.model_copy(update={"sample": len(rows) < len(every), "llm": llm})
+        if rows:
+            no_label: Label = () if project.multi_label else ""
+            answers = Answers([no_label if label is None else label for label in labels])
+            result = score_rows(project, who, rows, answers, out=out)
+        llm = _llm_score(generator, replies, labels.count(None), seconds, stopped)
+        return result.model_copy(update={"sample": len(rows) < len(all_rows), "llm": llm})
 
     params: dict[str, object] = {
         "labels": project.labels,
         "multi_label": project.multi_label,
         "rows": project.evaluate.llm_rows,
         "settings": shared_settings(project),
-        "llm": {"endpoint": source.endpoint.endpoint, "model": source.model},
+        "llm": {"endpoint": generator.endpoint.endpoint, "model": generator.model},
         "budget": project.generate.budget.model_dump(mode="json"),
     }
     return run_stage(
@@ -84,8 +90,8 @@ def score_llm(
     )
 
 
-def sample(rows: list[Record], project: Project) -> list[Record]:
-    """`evaluate.llm_rows` of the rows: each label in turn, within a label by the content hash. Of label sets by that alone."""
+def choose_rows(rows: list[Record], project: Project) -> list[Record]:
+    """`evaluate.llm_rows` of the rows, each label in turn, by id (a hash); label sets by id alone."""
     ordered = sorted(rows, key=lambda r: r.id)
     if not project.multi_label:
         by_label = [[r for r in ordered if r.label == label] for label in project.label_names]
@@ -93,115 +99,117 @@ def sample(rows: list[Record], project: Project) -> list[Record]:
     return ordered[: project.evaluate.llm_rows]
 
 
-def request(project: Project, text: str) -> Request:
-    """The question about one text, which is cut to what surely fits: a token is a byte at least."""
-    lines = "\n".join(f"- {label}: {line}" for label, line in project.labels.items())
+def build_request(project: Project, text: str) -> Request:
+    """The question about one text, which is cut to what fits for certain: a token is a byte or more."""
+    descriptions = "\n".join(f"- {label}: {line}" for label, line in project.labels.items())
+    question, answer = (
+        "Which one of these labels fits the text below best?",
+        "the one that fits best",
+    )
     if project.multi_label:
-        ask, how = (
-            "Which of these labels fit the text below?",
-            f"those that fit, parted by commas, or with {NONE}",
-        )
-    else:
-        ask, how = "Which one of these labels fits the text below best?", "the one that fits best"
+        question = "Which of these labels fit the text below?"
+        answer = f"those that fit, separated by commas, or with {NONE}"
     names = ", ".join(project.label_names)
     longest = max(len(label.encode()) for label in project.label_names)
     most = 8 + longest * (len(project.labels) if project.multi_label else 1)
 
-    def asked(shown: str) -> Request:
-        question = f"{ask}\n\n{lines}\n\nText:\n{shown}\n\nThe labels: {names}. Answer with {how}, and nothing else."
-        tag = {"label": "", "generator": "llm"}
-        return Request(
-            (("user", question),), temperature=0.0, top_p=1.0, max_tokens=most, seed=0, tag=tag
+    def ask_about(shown: str) -> Request:
+        prompt = (
+            f"{question}\n\n{descriptions}\n\nText:\n{shown}\n\nThe labels: {names}. Answer with "
+            f"{answer}, and nothing else."
         )
+        tag = {"label": "", "generator": "llm"}
+        messages = (("user", prompt),)
+        return Request(messages, temperature=0.0, top_p=1.0, max_tokens=most, seed=0, tag=tag)
 
-    room = max(LEAST_TEXT, CONTEXT - asked("").max_prompt_tokens - most)
-    return asked(text.encode("utf-8", "replace")[:room].decode("utf-8", "ignore"))
+    room = max(LEAST_TEXT, CONTEXT - ask_about("").max_prompt_tokens - most)
+    return ask_about(text.encode("utf-8", "replace")[:room].decode("utf-8", "ignore"))
 
 
-def parse(answer: str, project: Project) -> Label | None:
-    """The label that the answer is, or the only one that it names; of label sets, all that it names. None for anything else.
+def parse_answer(answer: str, project: Project) -> Label | None:
+    """The label that the answer is, or the only one that it names; of label sets all that it names.
 
-    Case, white space and the punctuation around it do not count.
+    None for anything else. Case, white space and the punctuation around an answer do not count.
     """
-    text = _plain(answer)
-    alone = [label for label in project.label_names if _plain(label) == text]
-    if not project.multi_label and len(alone) == 1:
-        return alone[0]
-    named = _named(text, project.label_names)
+    text = _normalise(answer)
+    exact = [label for label in project.label_names if _normalise(label) == text]
+    named = _labels_named(text, project.label_names)
     if project.multi_label:
         return tuple(sorted(named)) if named else () if text == NONE else None
+    if len(exact) == 1:
+        return exact[0]
     return named[0] if len(named) == 1 else None
 
 
-def _plain(text: str) -> str:
+def _normalise(text: str) -> str:
     return " ".join(text.casefold().split()).strip(" \"'`*_.,:;!()[]")
 
 
-def _named(text: str, labels: Sequence[str]) -> list[str]:
-    """Labels that stand in the text as whole words; one within another that stands there is not meant by itself."""
-    found = []
-    for label in sorted(labels, key=lambda label: -len(_plain(label))):
-        name = _plain(label)
+def _labels_named(text: str, labels: Sequence[str]) -> list[str]:
+    """The labels in the text as whole words; one that is part of a longer one there does not count."""
+    named = []
+    for label in sorted(labels, key=lambda label: -len(_normalise(label))):
+        name = _normalise(label)
         pattern = rf"(?<!\w){re.escape(name)}(?!\w)"
         if name and re.search(pattern, text):
-            found.append(label)
+            named.append(label)
             text = re.sub(pattern, "\0", text)
-    return found
+    return named
+
+
+def _open_client(
+    generator: ResolvedGenerator, requests: list[Request], ledger: Ledger, workspace: Workspace
+) -> AbstractContextManager[Client]:
+    """A client that asks one request at a time, with room for the longest."""
+    one_at_a_time = {"concurrency": 1, "batch": False}
+    endpoint = generator.endpoint.model_copy(update=one_at_a_time)
+    tokens = max(r.max_prompt_tokens + r.max_tokens for r in requests)
+    generator = replace(generator, endpoint=endpoint)
+    return open_client(generator, ledger=ledger, workspace=workspace, tokens=tokens)
 
 
 def _ask(
-    source: ResolvedGenerator,
-    requests: list[Request],
-    ledger: Any,
-    workspace: Workspace,
-    scratch: Path,
-    progress: Progress,
+    client: Client, requests: list[Request], name: str, seconds: Path, progress: Progress
 ) -> tuple[list[Reply], str | None]:
-    """Replies to the first of the requests, and why there are no more. The seconds of each that was bought are kept in `scratch`."""
-    one = replace(
-        source, endpoint=source.endpoint.model_copy(update={"concurrency": 1, "batch": False})
-    )
-    context = max(r.max_prompt_tokens + r.max_tokens for r in requests)
+    """Replies to the first of the requests, and why there are no more.
+
+    The seconds of each request that was not cached are appended to the file `seconds`.
+    """
     replies: list[Reply] = []
-    with open_client(one, ledger=ledger, workspace=workspace, tokens=context) as client:
-        for r in requests:
-            began = time.monotonic()
-            got = list(client.ask_all([r]))
-            if not got:
-                if not client.outcome.over_budget:
-                    raise TransientError(
-                        f"{source.name} gave no answer to a test row: {client.outcome.stopped or 'it was put off'}"
-                    )
+    for request in requests:
+        began = time.monotonic()
+        answered = list(client.ask_all([request]))
+        if not answered:
+            if client.outcome.over_budget:
                 return replies, client.outcome.stopped
-            if got[0].bought:
-                atomic.append_line(scratch / "seconds.jsonl", round(time.monotonic() - began, 4))
-            replies += got
-            progress(len(replies), len(requests), "test rows")
+            why = client.outcome.stopped or "the request was postponed"
+            raise TransientError(f"{name} gave no answer to a test row: {why}")
+        if answered[0].bought:
+            atomic.append_line(seconds, round(time.monotonic() - began, 4))
+        replies += answered
+        progress(len(replies), len(requests), "test rows")
     return replies, None
 
 
 def _llm_score(
-    source: ResolvedGenerator,
+    generator: ResolvedGenerator,
     replies: list[Reply],
-    said: list[Label | None],
-    scratch: Path,
+    unparsed: int,
+    seconds: Path,
     stopped: str | None,
 ) -> LlmScore:
     import numpy as np
 
-    seconds = atomic.read_lines(scratch / "seconds.jsonl")
-    p50, p95 = np.quantile(seconds, [0.5, 0.95]).tolist() if seconds else (None, None)
-    tokens, usd = (
-        sum(r.prompt_tokens + r.completion_tokens for r in replies),
-        sum(r.usd for r in replies),
-    )
-    n = max(1, len(replies))
+    took = atomic.read_lines(seconds)
+    p50, p95 = np.quantile(took, [0.5, 0.95]).tolist() if took else (None, None)
+    tokens = sum(r.prompt_tokens + r.completion_tokens for r in replies)
+    usd, n = sum(r.usd for r in replies), max(1, len(replies))
     return LlmScore(
-        name=source.name,
-        local=source.endpoint.endpoint == "local",
-        unparsed=sum(label is None for label in said),
-        unparsed_share=sum(label is None for label in said) / n,
-        latency=Latency(p50=p50, p95=p95, texts=len(seconds)),
+        name=generator.name,
+        local=generator.endpoint.endpoint == "local",
+        unparsed=unparsed,
+        unparsed_share=unparsed / n,
+        latency=Latency(p50=p50, p95=p95, texts=len(took)),
         tokens=tokens,
         tokens_per_text=round(tokens / n, 1),
         usd=round(usd, 9),

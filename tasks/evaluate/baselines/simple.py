@@ -1,4 +1,4 @@
-"""What a model must beat to be worth having. Each answers with one label a text, or with one label set."""
+"""Simple baselines that a model must beat. Each answers with one label, or one label set, per text."""
 
 from __future__ import annotations
 
@@ -8,84 +8,82 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.labels import are_label_sets, decode, encode, label_of
-from tasks.records import Label, Record, label_text
+from tasks.labels import decode, encode, label_of
+from tasks.records import Label, Record
+from tasks.statistics.metrics import f1_macro
 
 
-def majority(train: list[Record], texts: list[str], labels: list[str]) -> list[Label]:
-    """The label, or label set, with the most training rows, for every text; the first of the project's where they tie."""
+def predict_majority(train: list[Record], texts: list[str], labels: list[str]) -> list[Label]:
+    """The label, or label set, with the most training rows; of ties the first in the project file."""
     counts = Counter(label_of(r) for r in train)
-    sets = sorted(
-        (own for own in counts if isinstance(own, tuple)),
-        key=lambda own: [labels.index(k) for k in own],
-    )
+    sets = [label for label in counts if isinstance(label, tuple)]
+    sets.sort(key=lambda own: [labels.index(label) for label in own])
     candidates: Sequence[Label] = sets or labels
     return [max(candidates, key=lambda label: counts[label])] * len(texts)
 
 
-def descriptions(
-    described: dict[str, str],
+def predict_by_description(
+    descriptions: dict[str, str],
     texts: list[str],
     encoder: Path,
     max_length: int,
     *,
     dev: list[Record] | None = None,
 ) -> list[Label]:
-    """The label whose description lies nearest to the text, by cosine of the encoder's embeddings. Given `dev` rows with label
-    sets, every label that is nearer than one cosine, which has the best macro-F1 on them."""
+    """The label whose description is nearest by cosine of the encoder's embeddings.
+
+    With `dev` rows of label sets, every label nearer than the cosine with the best macro-F1 on them.
+    """
     from tasks.encoder.embed import embed
 
-    names = list(described)
-    lines = embed(
-        encoder, [f"{name}: {line}" for name, line in described.items()], max_length=max_length
-    )
+    names = list(descriptions)
+    lines = [f"{name}: {line}" for name, line in descriptions.items()]
+    described = embed(encoder, lines, max_length=max_length)
 
-    def near(asked: list[str]) -> np.ndarray:
-        return np.asarray(embed(encoder, asked, max_length=max_length) @ lines.T)
+    def cosines(some: list[str]) -> np.ndarray:
+        return np.asarray(embed(encoder, some, max_length=max_length) @ described.T)
 
     if dev is None:
-        return decode(near(texts).argmax(axis=1), names)
-    cosine = best_cosine(near([r.text for r in dev]), encode([label_of(r) for r in dev], names))
-    return decode((near(texts) >= cosine).astype(np.int64), names)
+        return decode(cosines(texts).argmax(axis=1), names)
+    y = encode([label_of(r) for r in dev], names)
+    threshold = best_threshold(cosines([r.text for r in dev]), y)
+    return decode((cosines(texts) >= threshold).astype(np.int64), names)
 
 
-def best_cosine(cosines: np.ndarray, y: np.ndarray) -> float:
-    """The one threshold of `cosines` (rows, labels) with the best macro-F1 on `y` (0 and 1); the highest where they tie."""
-    from tasks.statistics.metrics import f1_macro
-
+def best_threshold(cosines: np.ndarray, y: np.ndarray) -> float:
+    """The threshold of `cosines` (rows, labels) with the best macro-F1 on `y`; of ties the highest."""
     tried = np.unique(np.quantile(cosines, np.linspace(0, 1, 101)))
     names = list(range(y.shape[1]))
     return float(max(tried, key=lambda t: (f1_macro(y, (cosines >= t).astype(np.int64), names), t)))
 
 
-def tfidf(train: list[Record], texts: list[str]) -> list[Label]:
-    """TF-IDF of words and word pairs with logistic regression, fitted on the same training rows as the challenger: for label
-    sets one for each label against the rest, both sides weighing alike."""
+def predict_by_tfidf(train: list[Record], texts: list[str]) -> list[Label]:
+    """TF-IDF of words and word pairs with logistic regression, on the challenger's training rows.
+
+    Of label sets one balanced regression per label against the rest.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
 
-    if are_label_sets([label_of(r) for r in train[:1]]):
-        from tasks.encoder.linear_probe import Each
+    from tasks.encoder.linear_probe import Each
 
-        words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
-        x = words.fit_transform([r.text for r in train])
-        return Each(x, [r.labels for r in train]).predict(words.transform(texts))
-    names: list[Label] = sorted({label_text(r.label) for r in train})
-    if len(names) < 2:
-        return names * len(texts)
-    model = make_pipeline(
-        TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)),
-        LogisticRegression(C=10, max_iter=1000),
-    )
-    model.fit([r.text for r in train], [str(r.label) for r in train])
-    return [str(label) for label in model.predict(texts)]
+    sets = any(isinstance(r.label, tuple) for r in train)
+    labels = [str(r.label) for r in train]
+    if not sets and len(set(labels)) < 2:
+        return [*labels[:1]] * len(texts)
+    vectorizer = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
+    x = vectorizer.fit_transform([r.text for r in train])
+    asked = vectorizer.transform(texts)
+    if sets:
+        return Each(x, [r.labels for r in train]).predict(asked)
+    model = LogisticRegression(C=10, max_iter=1000).fit(x, labels)
+    return [str(label) for label in model.predict(asked)]
 
 
-def mean_vectors(
+def predict_by_vectors(
     train: list[Record], texts: list[str], vectors: Callable[[list[str]], np.ndarray]
 ) -> list[Label]:
-    """Logistic regression on the means of the texts' static vectors, fitted on the training rows. See word_vectors.py."""
+    """Logistic regression on `vectors` of the texts (see word_vectors.py)."""
     from tasks.encoder.linear_probe import fit_probe, predict_labels
 
     if not train:
