@@ -19,6 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = {"prefect", "mlflow", "boto3"}
 MOST_LINES, MOST_MODULES = 300, 13
+ONE_MODULE_PER_CHECK = {"tasks/curate/checks"}  # so it may grow
 STILL_LONG = {  # to be emptied
     "flows/cli/main.py",
     "flows/registry/client.py",
@@ -359,7 +360,8 @@ def test_modules_are_short() -> None:
 
 def test_folders_hold_few_modules() -> None:
     modules = Counter(name_of(p.parent) for p in MODULES.values())
-    assert {folder: n for folder, n in modules.items() if n > MOST_MODULES} == {}
+    many = {folder: n for folder, n in modules.items() if n > MOST_MODULES}
+    assert many.keys() - ONE_MODULE_PER_CHECK == set()
 
 
 def test_the_listed_packages_are_the_folders_that_are_packages() -> None:

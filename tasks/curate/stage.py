@@ -190,6 +190,7 @@ def curate(
         return _result(kept, rejected, context)
 
     params = project.curate.model_dump(mode="json") | {
+        "checks": [check.__name__ for check in CHECKS],
         "quota": quota,
         "max_length": project.train.max_length,
     }
