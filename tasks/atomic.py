@@ -1,7 +1,7 @@
-"""The only code that writes what crosses a stage's wall: whole directories, named by what went in.
+"""Write files and directories atomically, and verify them when they are read.
 
-A directory is written beside its place, fsynced, given `manifest.json` (path, size and SHA-256 of every file) last,
-and renamed once. So it exists under its key only when it is whole; readers verify it.
+A directory is written next to its target and fsynced, its `manifest.json` (path, size and SHA-256 of
+every file) last, and is then renamed. So it exists under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _files_below(directory: Path) -> list[Path]:
 
 
 def list_files(directory: Path) -> list[dict[str, Any]]:
-    """Path, size and SHA-256 of every file below `directory`, sorted by path, the manifest left out."""
+    """Path, size and SHA-256 of every file below `directory` but its manifest, sorted by path."""
     return [
         {
             "path": p.relative_to(directory).as_posix(),
@@ -53,58 +53,58 @@ def list_files(directory: Path) -> list[dict[str, Any]]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write one file whole or not at all: beside, fsynced, renamed."""
+    """Write a file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}.tmp")
     try:
-        with beside.open("wb") as f:
+        with temporary.open("wb") as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _fsync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """One JSON value, atomically."""
+    """Write one JSON value, completely or not at all."""
     write_bytes(
         path, (json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode()
     )
 
 
 def read_json(path: Path) -> Any:
+    """The JSON value in a file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def append_line(path: Path, value: Any) -> None:
-    """One JSON line at the end of an append-only file, on the disk when this returns."""
+    """Append one JSON line; it is on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as f:
         fcntl.flock(f, fcntl.LOCK_EX)
         if f.seek(0, os.SEEK_END) and f.seek(-1, os.SEEK_END) >= 0 and f.read(1) != b"\n":
-            f.write(b"\n")  # a kill tore the last line: this one must not be torn with it
+            f.write(b"\n")  # the last line was cut off by a kill
         f.write((json.dumps(value, ensure_ascii=False) + "\n").encode())
         f.flush()
         os.fsync(f.fileno())
 
 
 def read_lines(path: Path) -> list[Any]:
-    """The whole lines of an append-only file; a line that a kill tore is left out."""
+    """The values in a file of JSON lines; a line that was cut off by a kill is skipped."""
     if not path.exists():
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]
-    found = []
-    for line in lines:
+    values = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
         with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
-            found.append(json.loads(line))
-    return found
+            values.append(json.loads(line))
+    return values
 
 
 def write_lines(path: Path, values: Iterable[Any]) -> None:
-    """JSON Lines, a value a line."""
+    """Write one JSON value per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as f:
         f.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
@@ -119,7 +119,7 @@ def _fsync(path: Path) -> None:
 
 
 def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
-    """Fsync every file below `directory` and write its manifest last. Returns the digest of its files."""
+    """Fsync every file below `directory`, then write its manifest. Returns the digest of its files."""
     for p in _files_below(directory):
         _fsync(p)
     files = list_files(directory)
@@ -131,9 +131,9 @@ def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
 
 
 def verify(directory: Path) -> dict[str, Any]:
-    """The manifest of `directory`, after every file was found with its size and SHA-256 and no file too many.
+    """The manifest of `directory`, whose files were compared with it.
 
-    Raises CorruptDirectory naming the first file that differs.
+    Raises CorruptDirectory with the first file that differs, is missing, or is not in the manifest.
     """
     try:
         manifest: dict[str, Any] = read_json(directory / MANIFEST)
@@ -143,9 +143,9 @@ def verify(directory: Path) -> dict[str, Any]:
         raise CorruptDirectory(f"{directory} has no readable {MANIFEST}: {e}") from None
     present = {p.relative_to(directory).as_posix() for p in _files_below(directory)}
     if present != listed:
-        odd = sorted(present ^ listed)[0]
+        first = sorted(present ^ listed)[0]
         raise CorruptDirectory(
-            f"{directory}: {odd} is {'not in the manifest' if odd in present else 'missing'}"
+            f"{directory}: {first} is {'not in the manifest' if first in present else 'missing'}"
         )
     for f in files:
         path = directory / f["path"]
@@ -162,43 +162,43 @@ def verify(directory: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def publish(target: Path, about: dict[str, Any]) -> Iterator[Path]:
-    """A directory to write into; on leaving it is sealed and renamed to `target`, on failure it is removed.
+    """A directory to write into. On exit it is sealed and renamed to `target`; on failure, removed.
 
-    `about` is read on leaving, so the body may fill it.
+    `about` becomes part of the manifest on exit, so the body may add to it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    beside = target.parent / f".{target.name}.{os.getpid()}.tmp"
-    beside.mkdir()
+    _remove_abandoned(target)
+    temporary = target.parent / f".{target.name}.{os.getpid()}.tmp"
+    temporary.mkdir()
     try:
-        yield beside
-        seal(beside, about)
+        yield temporary
+        seal(temporary, about)
         try:
-            beside.rename(target)
+            temporary.rename(target)
         except OSError:
             if not target.exists():
                 raise
-            verify(target)  # somebody else published the same key first: same key, same content
-            shutil.rmtree(beside)
+            verify(target)  # another process published the same key, so the same content
+            shutil.rmtree(temporary)
         _fsync(target.parent)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _sweep(target: Path) -> None:
-    """Remove what killed writers of the same key left."""
-    for left in target.parent.glob(f".{target.name}.*.tmp"):
-        pid = left.name.rsplit(".", 2)[1]
+def _remove_abandoned(target: Path) -> None:
+    """Remove the directories that killed writers of `target` left."""
+    for directory in target.parent.glob(f".{target.name}.*.tmp"):
+        pid = directory.name.rsplit(".", 2)[1]
         if pid == str(os.getpid()) or not (pid.isdigit() and Path(f"/proc/{pid}").exists()):
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
-    """Hold the exclusive lock `lock` for the body; the kernel drops it when the process dies, kill -9 included.
+    """Hold the exclusive lock `lock`. The kernel releases it when the process ends, however it ends.
 
-    Raises UserError at once, naming the holder, when another process has it.
+    Raises UserError with the holder's process id where another process has it.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as f:
@@ -208,7 +208,8 @@ def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
             f.seek(0)
             holder = f.read().strip() or "unknown"
             raise UserError(
-                f"{what} is already running (process {holder}, lock {lock}): wait for it to end, or stop it"
+                f"{what} is already running (process {holder}, lock {lock}): wait for it to end, or "
+                "stop it"
             ) from None
         f.truncate(0)
         f.write(str(os.getpid()))
@@ -217,7 +218,7 @@ def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 (hex) of a JSON value in its canonical form (sorted keys, no spaces)."""
+    """SHA-256 (hex) of a JSON value with sorted keys and without spaces."""
     text = json.dumps(
         value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False
     )

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Figures(BaseModel):
-    """The base of every model that is written as JSON and read back: unknown keys and other types are errors."""
+    """The base of models that are written as JSON and read back strictly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
 

@@ -1,4 +1,4 @@
-"""How a stage says how far it is, without knowing who listens."""
+"""The callback by which a stage reports its progress."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ Points = list[tuple[int, str, float]]
 
 
 def silent(done: int, total: int, note: str) -> None:
-    """A listener that says nothing."""
+    """Ignore the progress."""

@@ -1,4 +1,4 @@
-"""The nouns that every stage shares."""
+"""Rows as every stage reads and writes them: records, and records that a check rejected."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, Literal
 from tasks.atomic import write_lines
 from tasks.text.tokens import fold
 
-Label = str | tuple[str, ...]  # one label; in a multi-label project a text's set of them, sorted
-NO_LABEL = "(no label)"  # how the empty set is shown
+Label = str | tuple[str, ...]  # one label, or in a multi-label project a sorted set
+NO_LABEL = "(no label)"  # the empty set, as it is shown and counted
 Source = Literal["seed", "synthetic", "harvested", "reviewed", "dev", "test", "unlabelled"]
 
 
@@ -24,15 +24,15 @@ def content_id(text: str) -> str:
 
 
 def label_text(label: Label | None) -> str:
-    """A label for a person and for counting: itself; the labels of a set joined by +."""
+    """A label as text; the labels of a set are joined by +."""
     return " + ".join(label) or NO_LABEL if isinstance(label, tuple) else str(label)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One text with its label and where both came from. `lineage` holds only JSON values.
+    """One text with its label and where both came from. `lineage` holds JSON values.
 
-    `label` is a text, or in a multi-label project a sorted tuple of them, maybe empty; None: it is not labelled.
+    `label` is a text, or in a multi-label project a sorted tuple of texts. It is None without label.
     """
 
     id: str
@@ -49,25 +49,25 @@ class Record:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Its labels: one, in a multi-label project any number; none of an unlabelled text."""
+        """All labels of the text."""
         return (self.label,) if isinstance(self.label, str) else self.label or ()
 
     @property
     def origin(self) -> Source:
-        """Its source; of a reviewed row, the source that it had before."""
-        was: Source = (
-            self.lineage["reviewed"]["was"]["source"] if self.source == "reviewed" else self.source
-        )
-        return was
+        """The source; for a reviewed row, its source before the review."""
+        if self.source != "reviewed":
+            return self.source
+        source: Source = self.lineage["reviewed"]["was"]["source"]
+        return source
 
     @property
     def is_real(self) -> bool:
-        """True for a training row that no LLM wrote and a person gave its label: a seed row, or a reviewed text of real use."""
+        """True for a training row with real text and a person's label."""
         return self.origin == "seed" or (self.source == "reviewed" and self.origin == "unlabelled")
 
     @property
     def is_human_labelled(self) -> bool:
-        """True for a row that a person labelled: no check of quality rejects it."""
+        """True for a row that a person labelled, which no quality check rejects."""
         return self.source in ("seed", "reviewed")
 
     @property
@@ -77,22 +77,27 @@ class Record:
 
     @property
     def group(self) -> str | None:
-        """The content hash of its group in data.group_column, so that a name need not travel; None: it stands alone."""
-        named = self.lineage.get("group")
-        return content_id(named) if named else None
+        """The hash of its value in data.group_column, or None."""
+        name = self.lineage.get("group")
+        return content_id(name) if name else None
 
     def to_json(self) -> dict[str, Any]:
+        """The record as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Record:
+        """The record that `to_json` wrote."""
         label = row["label"]
         return cls(**{**row, "label": tuple(label)} if isinstance(label, list) else row)
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record that a check set aside: never dropped, always countable by its check."""
+    """A record that a check rejected, and why.
+
+    `value` is what the check measured, `other` the id of the row that the record was compared with.
+    """
 
     record: Record
     check: str
@@ -101,10 +106,12 @@ class Rejected:
     other: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """The rejected record as a JSON object."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Rejected:
+        """The rejected record that `to_json` wrote."""
         return cls(
             Record.from_json(row["record"]), row["check"], row["reason"], row["value"], row["other"]
         )
@@ -114,7 +121,7 @@ Partition = tuple[list[Record], list[Rejected]]  # (kept, rejected)
 
 
 def partition(records: Iterable[Record], check: Callable[[Record], Rejected | None]) -> Partition:
-    """(kept, rejected): the records for which `check` returns None, and what it returns for the others."""
+    """(kept, rejected): the records for which `check` returns None, and its results for others."""
     kept: list[Record] = []
     rejected: list[Rejected] = []
     for record in records:
@@ -127,40 +134,39 @@ def partition(records: Iterable[Record], check: Callable[[Record], Rejected | No
 
 
 def count_by_label(records: Iterable[Record]) -> dict[str, int]:
-    """Rows a label, in the labels' alphabetical order; a row with several counts for each, one with none as NO_LABEL."""
-    return dict(
-        sorted(
-            Counter(label for r in records for label in r.labels or (label_text(r.label),)).items()
-        )
-    )
+    """Rows per label, sorted by label. A row counts for each of its labels, or as NO_LABEL."""
+    counts = Counter(label for r in records for label in r.labels or (label_text(r.label),))
+    return dict(sorted(counts.items()))
 
 
 def count_by_source(records: Iterable[Record]) -> dict[str, int]:
-    """Rows a source, in the sources' alphabetical order."""
+    """Rows per source, sorted by source."""
     return dict(sorted(Counter(r.source for r in records).items()))
 
 
 def count_by_check(rejected: Iterable[Rejected]) -> dict[str, int]:
-    """Rejected rows a check, most first."""
+    """Rejected rows per check, most first."""
     return dict(Counter(r.check for r in rejected).most_common())
 
 
 def write_records(path: Path, rows: Iterable[Record | Rejected]) -> None:
-    """JSON Lines, one record or rejected row a line."""
+    """Write one record or rejected record per line, as JSON."""
     write_lines(path, (row.to_json() for row in rows))
 
 
 def iter_records(path: Path) -> Iterator[Record]:
-    """The records of a file, one after another, however many there are."""
+    """The records of a file, with one in memory at a time."""
     with path.open(encoding="utf-8") as f:
         for line in f:
             yield Record.from_json(json.loads(line))
 
 
 def read_records(path: Path) -> list[Record]:
+    """The records of a file."""
     return list(iter_records(path))
 
 
 def read_rejected(path: Path) -> list[Rejected]:
+    """The rejected records of a file."""
     with path.open(encoding="utf-8") as f:
         return [Rejected.from_json(json.loads(line)) for line in f]

@@ -47,18 +47,20 @@ class Published:
 class StageResult(Figures):
     """What a stage returns: its figures as fields, and the directory that it published.
 
-    A stage's class overrides the methods below; MLflow, the terminal and the reports read nothing else.
+    MLflow, the terminal and the reports read the methods below, which each stage overrides.
     """
 
     _published: Published | None = PrivateAttr(default=None)
 
     @property
     def published(self) -> Published:
+        """The directory, its key and how it came to be."""
         assert self._published is not None, f"{type(self).__name__} is not published yet"
         return self._published
 
     @property
     def directory(self) -> Path:
+        """The directory that holds the result's files."""
         return self.published.directory
 
     @property
@@ -76,7 +78,7 @@ class StageResult(Figures):
     def load(cls, directory: Path) -> Self:
         """The result in `directory`, whose files are verified first.
 
-        Raises CorruptDirectory when a file differs from the manifest, or the figures are of another kind.
+        Raises CorruptDirectory when a file differs from the manifest, or the figures do not fit.
         """
         manifest = atomic.verify(directory)
         try:
@@ -112,11 +114,11 @@ class StageResult(Figures):
         return []
 
     def dataset(self) -> tuple[str, Path] | None:
-        """The name and file of the rows that this stage made, to be listed as a dataset in MLflow."""
+        """The name and file of the rows that this stage wrote, for the datasets in MLflow."""
         return None
 
     def summary(self) -> str:
-        """What the stage found, in one line for the terminal; empty where there is nothing to add."""
+        """The result in one line for the terminal; empty where the figures say it all."""
         return ""
 
 

@@ -33,6 +33,7 @@ class Workspace:
 
     @property
     def stages(self) -> Path:
+        """The directories of all stages."""
         return self.home / "stages"
 
     def stage(self, name: str, key: str) -> Path:
@@ -40,15 +41,13 @@ class Workspace:
         return self.stages / name / key
 
     def scratch(self, name: str, key: str) -> Path:
-        """The directory a stage works in: it survives a kill and is removed once the stage is published."""
+        """A stage's working directory, which survives a kill and is removed on publication."""
         return self.home / "scratch" / name / key
 
     def published(self, name: str) -> Iterator[Path]:
         """The published directories of the stage `name`, in the order of their keys."""
         for manifest in sorted((self.stages / name).glob(f"[!.]*/{atomic.MANIFEST}")):
-            if (
-                not manifest.parent.suffix
-            ):  # a corrupt directory is kept under its name with a suffix
+            if not manifest.parent.suffix:  # a corrupt directory was renamed to one with a suffix
                 yield manifest.parent
 
     # --- caches
@@ -125,7 +124,7 @@ class Workspace:
     # --- serving and registry
 
     def served_bundle(self, project: str, digest: str) -> Path:
-        """Where a registered bundle is kept once it was downloaded and verified."""
+        """Where a downloaded and verified bundle is kept."""
         return self.home / "serving" / project / (digest[:32] or "unknown")
 
     @property
@@ -137,6 +136,7 @@ class Workspace:
 
     @property
     def mlflow_database(self) -> Path:
+        """The database of an MLflow store in this workspace."""
         return self.home / "mlflow.db"
 
     @property
@@ -151,4 +151,5 @@ class Workspace:
 
     @property
     def logs(self) -> Path:
+        """Log files of the servers."""
         return self.home / "logs"

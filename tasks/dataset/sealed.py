@@ -1,4 +1,4 @@
-"""The sealed test set: the only code that opens it, and the count of its openings."""
+"""Read the sealed test set and count its uses. No other code reads it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ REAL = {"seed", "dev", "test"}  # sources of labelled real text
 
 
 def open_sealed(sealed: SealedResult, *, workspace: Workspace, by: str) -> list[Record]:
-    """The test rows; the opening is counted first. `by` names the model that is to be scored.
+    """The test rows; the use is counted first. `by` names the model that is to be scored.
 
-    Raises UserError where a row is not real text: scores on what a model wrote say nothing of real use.
+    Raises UserError where a row is not real text, because its score would not hold in production.
     """
-    looks = workspace.test_set_uses(sealed.digest)
-    atomic.append_line(looks, {"when": datetime.now(UTC).isoformat(timespec="seconds"), "by": by})
+    use = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "by": by}
+    atomic.append_line(workspace.test_set_uses(sealed.digest), use)
     rows = read_records(sealed.directory / "test.jsonl")
-    strangers = [r for r in rows if r.source not in REAL]
-    if strangers:
+    if synthetic := [r for r in rows if r.source not in REAL]:
         raise UserError(
-            f"{sealed.directory / 'test.jsonl'}: {len(strangers)} of {len(rows)} test rows are not real text (the first, "
-            f"{strangers[0].id}, is {strangers[0].source}); a test set holds real text alone, so take them out of data.test"
+            f"{sealed.directory / 'test.jsonl'}: {len(synthetic)} of {len(rows)} test rows are not "
+            f"real text (the first, {synthetic[0].id}, is {synthetic[0].source}): remove them from "
+            "data.test"
         )
     return rows
 

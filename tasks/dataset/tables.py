@@ -21,12 +21,12 @@ def record_row(r: Record) -> dict[str, object]:
 
 
 def record_table(path: Path) -> Table:
-    """The records of a file, a row each."""
+    """The records of a file, one row each."""
     return [record_row(r) for r in read_records(path)]
 
 
 def rejected_table(path: Path) -> Table:
-    """The rejected records of a file, sorted by check and label, a row each."""
+    """The rejected records of a file, sorted by check and label, one row each."""
     rows = sorted(read_rejected(path), key=lambda r: (r.check, label_text(r.record.label)))
     return [
         {

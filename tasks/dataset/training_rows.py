@@ -1,4 +1,4 @@
-"""What a stage that ends with training rows has in common with the others."""
+"""The base of the results of stages that write training rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ class TrainingRows(StageResult):
 
     @property
     def rows_file(self) -> Path:
+        """The file of the training rows."""
         return self.directory / "kept.jsonl"
 
     def read(self) -> list[Record]:
@@ -20,4 +21,5 @@ class TrainingRows(StageResult):
         return read_records(self.rows_file)
 
     def dataset(self) -> tuple[str, Path]:
+        """The training rows."""
         return "training", self.rows_file
