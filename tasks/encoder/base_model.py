@@ -1,4 +1,4 @@
-"""What is known of the encoder that is fine-tuned: its name and its licence."""
+"""The encoder that is fine-tuned: its path, its name and its licence."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tasks.workspace import Workspace
 NOT_STATED = "not stated"
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 _HEADING = re.compile(r"^# +([\w.\-/ ]{1,60})$", re.MULTILINE)
-_NO_NAMES = {"model", "encoder", "models", "data"}
-_LICENCE = 60  # characters
+_GENERIC_NAMES = {"model", "encoder", "models", "data"}
+_MAX_LICENCE = 60  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +36,32 @@ def resolve_encoder(project: Project, workspace: Workspace) -> Path:
 
 
 def describe_encoder(reference: str, *, config_dir: Path, cache: Path) -> EncoderInfo:
-    """What the encoder's own files tell.
+    """The encoder's name and licence, from its files.
 
-    The name is its README's heading, otherwise the last telling part of `reference`. The licence is that of the README's front
-    matter (as on the Hugging Face Hub), the first line of a LICENSE file, or what the package that carries it says.
-    Raises what `resolve` raises.
+    The name is the README's heading, otherwise that of `short_name`. The licence is from the
+    README's front matter (as on the Hugging Face Hub), the first line of a LICENSE file, or the
+    metadata of the package that contains it. Raises what `resolve` raises.
     """
     folder = resolve(reference, config_dir=config_dir, cache=cache, kind="model")
     folder = folder if folder.is_dir() else folder.parent
     readme = _read(folder / "README.md")
     heading = _HEADING.search(_FRONT_MATTER.sub("", readme, count=1).lstrip())
-    licence = _of_readme(readme) or _of_file(folder) or _of_package(reference) or NOT_STATED
+    licence = (
+        _licence_in_readme(readme)
+        or _licence_in_file(folder)
+        or _licence_of_package(reference)
+        or NOT_STATED
+    )
     return EncoderInfo(
-        heading.group(1).strip() if heading else short_name(reference), licence[:_LICENCE]
+        heading.group(1).strip() if heading else short_name(reference), licence[:_MAX_LICENCE]
     )
 
 
 def short_name(reference: str) -> str:
-    """The last part of a reference that names something: `package:bert_tiny/model` is bert_tiny."""
+    """The last specific part of a reference: `package:bert_tiny/model` is bert_tiny."""
     parts = [part for part in re.split(r"[/:]", reference) if part]
-    telling = [part for part in parts if part not in _NO_NAMES]
-    return (telling or parts)[-1]
+    specific = [part for part in parts if part not in _GENERIC_NAMES]
+    return (specific or parts)[-1]
 
 
 def _read(path: Path) -> str:
@@ -66,34 +71,33 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _of_readme(readme: str) -> str:
-    found = _FRONT_MATTER.match(readme)
+def _licence_in_readme(readme: str) -> str:
+    match = _FRONT_MATTER.match(readme)
     try:
-        told = yaml.safe_load(found.group(1)) if found else None
+        front_matter = yaml.safe_load(match.group(1)) if match else None
     except yaml.YAMLError:
         return ""
-    licence = told.get("license") if isinstance(told, dict) else None
+    licence = front_matter.get("license") if isinstance(front_matter, dict) else None
     return licence.strip() if isinstance(licence, str) else ""
 
 
-def _of_file(folder: Path) -> str:
+def _licence_in_file(folder: Path) -> str:
     for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE"):
-        if line := next(
-            (line.strip(" #") for line in _read(folder / name).splitlines() if line.strip(" #")), ""
-        ):
-            return line
+        for line in _read(folder / name).splitlines():
+            if title := line.strip(" #"):
+                return title
     return ""
 
 
-def _of_package(reference: str) -> str:
-    """`License-Expression` or `License` of the distribution that carries a `package:` reference."""
+def _licence_of_package(reference: str) -> str:
+    """`License-Expression` or `License` of the distribution that has the `package:` reference."""
     if not reference.startswith("package:"):
         return ""
     name = reference.removeprefix("package:").partition("/")[0]
     for distribution in metadata.packages_distributions().get(name, []):
-        told = metadata.metadata(distribution)
+        fields = metadata.metadata(distribution)
         for field in ("License-Expression", "License"):
-            lines = str(told[field]).splitlines() if field in told else []
+            lines = str(fields[field]).splitlines() if field in fields else []
             if lines and lines[0].strip():
                 return lines[0].strip()
     return ""

@@ -1,4 +1,4 @@
-"""The quick model: logistic regression on an encoder's frozen embeddings; for label sets one a label, against the rest."""
+"""A linear probe: logistic regression on an encoder's frozen embeddings, one-vs-rest for label sets."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tasks.records import Label
 if TYPE_CHECKING:
     import numpy as np
 
-C = 10.0  # of a probe that dev does not choose
-STRENGTHS = (1.0, 3.0, 10.0)  # of those that it chooses from
-CONFIDENT = 0.8  # a label of the probe's own, to be learned from
+C = 10.0  # inverse penalty, where dev rows do not choose it
+STRENGTHS = (1.0, 3.0, 10.0)  # inverse penalties to choose from
+CONFIDENT = 0.8  # lowest probability at which the probe learns from its own label
 
 
 class _Constant:
-    """The probe of rows that have one label."""
+    """The probe where all rows have the same label."""
 
     def __init__(self, label: str) -> None:
         import numpy as np
@@ -43,11 +43,11 @@ class _Constant:
         return np.ones((len(x), 1))
 
 
-class Each:
-    """One logistic regression per label against the rest: `models`, None for a label that all rows have.
+class OneVsRest:
+    """One logistic regression per label in `models`; None for a label that all rows have.
 
-    `balanced` gives rows with and without the label the same weight, so that one half is a fair
-    threshold; without it the probabilities are calibrated.
+    `balanced` gives the rows with a label the same total weight as those without, so that one half
+    is a fair threshold. Without it, the probabilities are calibrated.
     """
 
     def __init__(
@@ -59,49 +59,50 @@ class Each:
         y = encode(list(sets), self.classes_)
         weight = "balanced" if balanced else None
         self.models = [
-            LogisticRegression(C=c, max_iter=1000, class_weight=weight).fit(x, own)
-            if 0 < own.sum() < len(own)
+            LogisticRegression(C=c, max_iter=1000, class_weight=weight).fit(x, column)
+            if 0 < column.sum() < len(column)
             else None
-            for own in y.T
+            for column in y.T
         ]
 
     def predict(self, x: Any) -> list[Label]:
+        """The label set of each row: the labels with a probability of 0.5 or more."""
         return decode(predict_codes(self.predict_proba(x), multi_label=True), self.classes_)
 
     def predict_proba(self, x: Any) -> np.ndarray:
-        """Shape (rows, labels); a label that every row had is always seen."""
+        """Shape (rows, labels); 1 for a label that all rows of the fit have."""
         import numpy as np
 
-        found = np.ones((x.shape[0], len(self.classes_)))
+        p = np.ones((x.shape[0], len(self.classes_)))
         for k, model in enumerate(self.models):
             if model is not None:
-                found[:, k] = model.predict_proba(x)[:, 1]
-        return found
+                p[:, k] = model.predict_proba(x)[:, 1]
+        return p
 
 
 def fit_probe(
     x: np.ndarray, labels: Sequence[Label], *, c: float = C, balanced: bool = True
 ) -> Any:
-    """A fitted classifier, like scikit-learn's, of embeddings `x`, shape (rows, dimensions).
+    """A classifier with scikit-learn's interface, fitted on embeddings `x`, shape (rows, dimensions).
 
-    `c` is the inverse of the penalty's strength; `balanced` is that of `Each`, for label sets.
+    `c` is the inverse strength of the penalty. `balanced` applies to label sets (see OneVsRest).
     """
     from sklearn.linear_model import LogisticRegression
 
     if are_label_sets(labels):
-        return Each(x, [tuple(own) for own in labels], c=c, balanced=balanced)
+        return OneVsRest(x, [tuple(label) for label in labels], c=c, balanced=balanced)
     if len(set(labels)) < 2:
         return _Constant(str(labels[0]))
     return LogisticRegression(C=c, max_iter=1000).fit(x, labels)
 
 
 def predict_labels(probe: Any, x: np.ndarray) -> list[Label]:
-    """What a fitted probe says of the embeddings `x`: labels as text, or label sets."""
+    """The labels, or label sets, that a fitted probe predicts for the embeddings `x`."""
     return [label if isinstance(label, tuple) else str(label) for label in probe.predict(x)]
 
 
 def log_loss(p: np.ndarray, y: np.ndarray, *, multi_label: bool) -> float:
-    """Of probabilities, shape (rows, labels), for the true codes `y`; infinite without rows."""
+    """The log loss of probabilities, shape (rows, labels), for the codes `y`; infinite without rows."""
     import numpy as np
 
     if not len(p):
@@ -111,9 +112,9 @@ def log_loss(p: np.ndarray, y: np.ndarray, *, multi_label: bool) -> float:
 
 
 class CalibratedProbe:
-    """A probe calibrated on dev: `judge(x)` gives probabilities, shape (rows, labels).
+    """A probe calibrated on dev; called with embeddings it returns probabilities, (rows, labels).
 
-    `log_loss` is its own on dev; infinite where there are no dev rows, and the probe is taken as it is.
+    `log_loss` is that on dev. Without dev rows it is infinite, and the probe is not calibrated.
     """
 
     def __init__(
@@ -125,29 +126,28 @@ class CalibratedProbe:
         *,
         multi_label: bool,
     ) -> None:
-
         from tasks.statistics.calibration import Calibration
 
-        self._probe, self._labels, self._several = probe, labels, multi_label
-        self._fitted = Calibration()
+        self._probe, self._labels, self._multi_label = probe, labels, multi_label
+        self._calibration = Calibration()
         self.log_loss = float("inf")
         if len(x_dev):
-            self._fitted = Calibration.fit(self._logits(x_dev), y_dev)
+            self._calibration = Calibration.fit(self._logits(x_dev), y_dev)
             self.log_loss = log_loss(self(x_dev), y_dev, multi_label=multi_label)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        return probabilities(self._fitted.apply(self._logits(x)), multi_label=self._several)
+        return probabilities(
+            self._calibration.apply(self._logits(x)), multi_label=self._multi_label
+        )
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
-        """Log-probabilities, of label sets log-odds; a label that the probe has not learned is not seen."""
+        """Log-probabilities, or log-odds of label sets; lowest for labels not in the probe's rows."""
         import numpy as np
 
-        found = np.full((len(x), len(self._labels)), 1e-12)
+        p = np.full((len(x), len(self._labels)), 1e-12)
         columns = [self._labels.index(str(k)) for k in self._probe.classes_]
-        found[:, columns] = np.maximum(self._probe.predict_proba(x), 1e-12)
-        return (
-            np.log(found) - np.log(np.maximum(1 - found, 1e-12)) if self._several else np.log(found)
-        )
+        p[:, columns] = np.maximum(self._probe.predict_proba(x), 1e-12)
+        return np.log(p) - np.log(np.maximum(1 - p, 1e-12)) if self._multi_label else np.log(p)
 
 
 def fit_self_trained(
@@ -160,33 +160,32 @@ def fit_self_trained(
     labels: list[str],
     rounds: int = 8,
 ) -> CalibratedProbe:
-    """The probe of the embeddings `x`, then fitted again on its own confident labels of the `unlabelled` ones too, while
-    that lowers the log loss on dev, up to `rounds` times; of several penalties, the one whose log loss on dev is then
-    least. Without dev rows it is the plain probe.
+    """A probe fitted on the embeddings `x`, and on its own confident labels of `unlabelled`.
 
-    It is confident of a label set where it is of each label in it and out of it. Self-training: Scudder 1965; as
-    classification EM on the unlabelled part: Amini and Gallinari 2002.
+    It is fitted again on its labels, up to `rounds` times, while the log loss on dev falls. Of
+    several penalties the one with the lowest log loss on dev is chosen. Without dev rows it is
+    fitted on `x` alone. Self-training: Scudder 1965; as classification EM: Amini and Gallinari 2002.
     """
     import numpy as np
 
-    several = are_label_sets(y)
+    multi_label = are_label_sets(y)
     true = encode(list(y_dev), labels)
 
-    def judge_of(x: np.ndarray, y: Sequence[Label], c: float) -> CalibratedProbe:
-        return CalibratedProbe(fit_probe(x, y, c=c), labels, x_dev, true, multi_label=several)
+    def fit(x: np.ndarray, y: Sequence[Label], c: float) -> CalibratedProbe:
+        return CalibratedProbe(fit_probe(x, y, c=c), labels, x_dev, true, multi_label=multi_label)
 
-    def taught(c: float) -> CalibratedProbe:
-        judge = judge_of(x, y, c)
+    def self_train(c: float) -> CalibratedProbe:
+        probe = fit(x, y, c)
         for _ in range(rounds if len(unlabelled) else 0):
-            p = judge(unlabelled)
-            sure = confidence(p, multi_label=several) >= CONFIDENT
-            own = decode(predict_codes(p[sure], multi_label=several), labels)
-            again = judge_of(np.concatenate([x, unlabelled[sure]]), [*y, *own], c)
-            if again.log_loss >= judge.log_loss:
+            p = probe(unlabelled)
+            confident = confidence(p, multi_label=multi_label) >= CONFIDENT
+            predicted = decode(predict_codes(p[confident], multi_label=multi_label), labels)
+            retrained = fit(np.concatenate([x, unlabelled[confident]]), [*y, *predicted], c)
+            if retrained.log_loss >= probe.log_loss:
                 break
-            judge = again
-        return judge
+            probe = retrained
+        return probe
 
     if not len(x_dev):
-        return judge_of(x, y, C)
-    return min(map(taught, STRENGTHS), key=lambda judge: judge.log_loss)
+        return fit(x, y, C)
+    return min(map(self_train, STRENGTHS), key=lambda probe: probe.log_loss)

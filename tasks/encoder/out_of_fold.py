@@ -1,7 +1,6 @@
-"""Out-of-fold probabilities: what a linear probe that was not fitted on a row says of its label.
+"""Out-of-fold probabilities of labels: each row's are from a probe that was not fitted on the row.
 
-They are the out-of-sample probabilities that confident learning asks for (Northcutt et al. 2021,
-arXiv:1911.00068).
+Confident learning needs them (Northcutt et al. 2021, arXiv:1911.00068).
 """
 
 from __future__ import annotations
@@ -19,23 +18,21 @@ if TYPE_CHECKING:
     import numpy as np
 
 FOLDS = 5
-MAX_FITTED = (
-    20_000  # rows of one fit: more change the probe little, and time must grow with rows only
-)
+MAX_FITTED = 20_000  # rows of one fit; more change the probe little and take much longer
 
 
 def learnable_labels(records: Sequence[Record]) -> list[str]:
-    """The labels that two records or more have, sorted; of label sets, that two or more also lack."""
-    return sorted(label for label, n in _scarcity(records).items() if n >= 2)
+    """The labels, sorted, that at least two records have, and with label sets at least two lack."""
+    return sorted(label for label, n in _rarest_rows(records).items() if n >= 2)
 
 
 def out_of_fold_probabilities(
     records: Sequence[Record], x: np.ndarray, names: list[str], *, balanced: bool = True
 ) -> np.ndarray:
-    """Probabilities of the labels `names`, shape (rows, labels), each row's from a probe not fitted on it.
+    """Out-of-fold probabilities of the labels `names`, shape (rows, labels).
 
-    `x` are the records' embeddings and `names` all their labels, each of them learnable. `balanced`
-    is that of `fit_probe`. There are five folds, or as many as the scarcest label has rows.
+    `x` holds the records' embeddings. `names` are all their labels, each of which is learnable.
+    `balanced` is that of `fit_probe`. There are FOLDS folds, or as many as the rarest label's rows.
     """
     import numpy as np
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -43,8 +40,8 @@ def out_of_fold_probabilities(
     labels = [label_of(r) for r in records]
     y = encode(labels, names)
     p = np.zeros((len(records), len(names)))
-    n = min(FOLDS, *_scarcity(records).values())
-    with threadpool_limits(1):  # threads wait for one another on products this small
+    n = min(FOLDS, *_rarest_rows(records).values())
+    with threadpool_limits(1):  # more threads are slower on matrices of this size
         for rows, held_out in _folds(records, y, n):
             fitted = _sample(rows, y)
             probe = fit_probe(x[fitted], [labels[i] for i in fitted], balanced=balanced)
@@ -53,8 +50,8 @@ def out_of_fold_probabilities(
     return p
 
 
-def _scarcity(records: Sequence[Record]) -> dict[str, int]:
-    """The rows of each label; of label sets, of those with and those without it the fewer."""
+def _rarest_rows(records: Sequence[Record]) -> dict[str, int]:
+    """The rows of each label; with label sets, the rows with or without it, whichever are fewer."""
     counts = Counter(label for r in records for label in r.labels)
     if are_label_sets([r.label for r in records]):
         return {label: min(n, len(records) - n) for label, n in counts.items()}
@@ -64,7 +61,7 @@ def _scarcity(records: Sequence[Record]) -> dict[str, int]:
 def _folds(
     records: Sequence[Record], y: np.ndarray, n: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows to fit on, rows held out) of each of `n` folds, every label evenly dealt."""
+    """(rows to fit on, rows held out) for each of `n` folds, stratified by label."""
     import numpy as np
     from sklearn.model_selection import StratifiedKFold
 
@@ -77,7 +74,7 @@ def _folds(
 
 
 def _sample(rows: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """At most MAX_FITTED of the rows, every label in its proportion; of label sets, any rows."""
+    """At most MAX_FITTED random rows, stratified by label unless the labels are sets."""
     import numpy as np
 
     if len(rows) <= MAX_FITTED:

@@ -20,7 +20,7 @@ from tasks.project import SliceRule
 from tasks.records import NO_LABEL, Label, Record
 from tasks.statistics.bootstrap import Bootstrap
 from tasks.statistics.metrics import f1_of_present_labels
-from tasks.text.tokens import words
+from tasks.text.tokens import split_words
 
 MIN_SLICE_ROWS = 30  # with fewer a slice is shown, but never judged
 MOST_VALUES = 20  # of a column; rows with rarer values are the slice `other`
@@ -70,7 +70,7 @@ def slices_of_rows(
 
 def follows_rule(record: Record, rule: SliceRule) -> bool:
     """True where every condition of the rule holds for the row."""
-    n = len(words(record.text))
+    n = len(split_words(record.text))
     column = record.lineage.get("columns", {}).get(rule.column)
     return (
         (rule.min_words is None or n >= rule.min_words)
@@ -82,7 +82,7 @@ def follows_rule(record: Record, rule: SliceRule) -> bool:
 
 def bucket_lengths(records: Sequence[Record]) -> list[str]:
     """`short`, `middle` or `long` for each row: the terciles of words per text in these rows."""
-    n = np.array([len(words(r.text)) for r in records])
+    n = np.array([len(split_words(r.text)) for r in records])
     cuts = np.quantile(n, [1 / 3, 2 / 3], method="lower") if len(n) else []
     return [LENGTHS[int(k)] for k in np.searchsorted(cuts, n, side="left")]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.llm.request import Reply
 from tasks.records import Label, Record, Rejected, label_text
-from tasks.text.tokens import replace_surrogates, words
+from tasks.text.tokens import replace_surrogates, split_words
 
 _REFUSAL = re.compile(
     r"^\W*(i['’]?m sorry|i am sorry|sorry,|i can(?:no|['’])t|i am unable|i['’]m unable|as an ai\b|"
@@ -97,7 +97,7 @@ class _Row:
 
     def check(self, text: str, raw: str) -> ParsedRow:
         """The row with the text; the whole `raw` text is kept where it is rejected."""
-        n = len(words(text))
+        n = len(split_words(text))
         if n < self.min_words:
             reason = f"{n} whole words are fewer than {self.min_words} (curate.min_words)"
             return self.reject(raw, "fragment", reason, n)

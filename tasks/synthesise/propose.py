@@ -13,7 +13,7 @@ from tasks.project import Project
 from tasks.stage import StageResult, Table, run_stage
 from tasks.synthesise.ask import ask_generator, open_ledger, run_until_complete
 from tasks.synthesise.plan import active_generators, split_subtopics
-from tasks.text.tokens import fold, replace_surrogates, words
+from tasks.text.tokens import fold, replace_surrogates, split_words
 from tasks.workspace import Workspace
 
 VERSION = 3
@@ -93,7 +93,7 @@ def parse_list(text: str, *, known: list[str]) -> list[str]:
     known_folded = {fold(k) for k in known}
     for line in filter(_BULLET.match, text.splitlines()):
         item = replace_surrogates(_BULLET.sub("", line)).strip(" .*\"'")
-        is_topic = 1 <= len(words(item)) <= MAX_TOPIC_WORDS and not item.endswith(":")
+        is_topic = 1 <= len(split_words(item)) <= MAX_TOPIC_WORDS and not item.endswith(":")
         if is_topic and fold(item) not in known_folded:
             items.setdefault(fold(item), item)
     return list(items.values())[:TOPICS_PER_LABEL]

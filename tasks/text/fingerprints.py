@@ -1,4 +1,4 @@
-"""Fingerprints of held-out texts."""
+"""Fingerprints of held-out texts, to find training rows that repeat them without reading them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,25 @@ from tasks.text.ngrams import ngram_hashes, plain_words
 if TYPE_CHECKING:
     import numpy as np
 
-FINGERPRINTS = "held_out_fingerprints.npz"  # their file, beside the splits
-
-
-WORDS = 4
-
-
-SHORT = 12  # words under which a text has too few n-grams, and its embedding is compared too
-
-
-LEAST_GRAMS = 8  # of a held-out row that is looked for inside longer texts
-
-
-HALF = 0.5  # of a held-out row's n-grams inside a longer text
+FINGERPRINTS = "held_out_fingerprints.npz"  # their file in the directory of the splits
+WORDS = 4  # per n-gram
+SHORT = 12  # words below which a text has too few n-grams, so that its embedding is compared too
+_MIN_NGRAMS = 8  # of a held-out text that is searched for in longer texts
+_MIN_SHARE = 0.5  # of its n-grams that a longer text must contain
 
 
 def is_short(text: str) -> bool:
-    """True for a text whose embedding is compared, as its n-grams are few."""
+    """True for a text with so few n-grams that its embedding is compared too."""
     return len(plain_words(text)) < SHORT
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """What training rows are compared with: `ids` of held-out rows; `hashes` of their n-grams and, parallel to them, the
-    row (index into `ids`) that each stands in; `short_rows` and `vectors`, the short texts among them and their embeddings.
+    """What training rows are compared with.
+
+    `ids` are those of the held-out rows, `hashes` the sorted hashes of their n-grams, and `rows` the
+    row (index in `ids`) of each hash. `short_rows` are the rows with short texts, `vectors` their
+    embeddings.
     """
 
     ids: list[str]
@@ -50,7 +45,7 @@ class Fingerprints:
     def from_records(
         cls, records: list[Record], embed: Callable[[list[str]], np.ndarray] | None = None
     ) -> Fingerprints:
-        """The fingerprints of `records`; without `embed` short texts are known by their n-grams alone."""
+        """The fingerprints of `records`; without `embed` they have no embeddings of short texts."""
         import numpy as np
 
         grams = [ngram_hashes(r.text, WORDS) for r in records]
@@ -68,6 +63,7 @@ class Fingerprints:
         )
 
     def save(self, path: Path) -> None:
+        """Write the fingerprints to a file."""
         import numpy as np
 
         ids = np.array(self.ids, dtype="U24")
@@ -82,6 +78,7 @@ class Fingerprints:
 
     @classmethod
     def load(cls, path: Path) -> Fingerprints:
+        """The fingerprints that `save` wrote."""
         import numpy as np
 
         with np.load(path, allow_pickle=False) as data:
@@ -100,9 +97,10 @@ class Fingerprints:
         return set(self.ids)
 
     def closest(self, text: str) -> tuple[float, str | None]:
-        """The largest share of n-grams that the text has in common with one held-out row, and that row's id.
+        """The largest share of n-grams in common with one held-out row, and that row's id.
 
-        The share is of the text's n-grams; or of the held-out row's, where at least half of them stand in the text.
+        The share is that of the text's n-grams, or that of the held-out row's if it is larger and at
+        least half of them are in the text.
         """
         import numpy as np
 
@@ -117,15 +115,16 @@ class Fingerprints:
             np.concatenate([self.rows[starts[i] : ends[i]] for i in at]), return_counts=True
         )
         sizes = self._sizes[rows]
-        inside = np.where((sizes >= LEAST_GRAMS) & (hits >= HALF * sizes), hits / sizes, 0.0)
+        inside = np.where((sizes >= _MIN_NGRAMS) & (hits >= _MIN_SHARE * sizes), hits / sizes, 0.0)
         shares = np.maximum(hits / len(grams), inside)
         best = int(shares.argmax())
         return float(shares[best]), self.ids[rows[best]]
 
     def closest_short(self, vectors: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """For each embedding the cosine of the short held-out text most like it, and that row's id.
+        """The cosine of each embedding with the most similar short held-out text, and that row's id.
 
-        The mean of the short texts is taken off, so that an encoder whose embeddings all point one way can be used.
+        The mean of the short texts is subtracted from all embeddings first, because the embeddings
+        of some encoders all point in one direction.
         """
         import numpy as np
 

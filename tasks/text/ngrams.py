@@ -1,4 +1,4 @@
-"""Word n-grams as 64-bit hashes: what stands in two texts is found by comparing numbers."""
+"""Word n-grams as 64-bit hashes, so that comparing texts is comparing arrays of numbers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tasks.text.tokens import fold, words
+from tasks.text.tokens import fold, split_words
 
 if TYPE_CHECKING:
     import numpy as np
 
-# symbols that can carry the meaning (C++, C#, 5%, emoji) stay
+# without symbols that change the meaning (C++, C#, 5%, emoji)
 _PUNCTUATION = re.compile(
     r"[!\"'(),\-./:;?\[\]{}_`*«»¡¿\u2010-\u205e\u3001-\u3003\u3008-\u3011！，？：（）]"
 )
@@ -27,22 +27,22 @@ _MASK = 2**64 - 1
 
 
 def plain_words(text: str) -> list[str]:
-    """The words of the folded text without punctuation; of a text that is all punctuation, the words as they are."""
+    """The words of the folded text without punctuation, unless nothing else is in it."""
     plain = fold(text)
-    return words(_PUNCTUATION.sub("", plain)) or words(plain)
+    return split_words(_PUNCTUATION.sub("", plain)) or split_words(plain)
 
 
 @lru_cache(maxsize=2**18)
-def _word(word: str) -> int:
+def _hash_word(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
-def ordered_ngram_hashes(found: list[str], n: int) -> np.ndarray:
-    """64-bit hashes (uint64) of the word n-grams in their order; fewer words are one n-gram of their own."""
+def ordered_ngram_hashes(words: list[str], n: int) -> np.ndarray:
+    """Hashes (uint64) of the word n-grams in their order; fewer than `n` words are one n-gram."""
     import numpy as np
 
-    n = max(1, min(n, len(found)))
-    ids = np.array([_word(w) for w in found] or [0], dtype=np.uint64)
+    n = max(1, min(n, len(words)))
+    ids = np.array([_hash_word(w) for w in words] or [0], dtype=np.uint64)
     size = len(ids) - n + 1
     total = np.full(size, n * _PRIMES[-1] & _MASK, dtype=np.uint64)
     for i in range(n):
@@ -52,22 +52,22 @@ def ordered_ngram_hashes(found: list[str], n: int) -> np.ndarray:
 
 
 def ngram_hashes(text: str, n: int) -> np.ndarray:
-    """The set of hashed word n-grams of a text: sorted, each once."""
+    """The hashes of a text's word n-grams, sorted and unique."""
     import numpy as np
 
     return np.unique(ordered_ngram_hashes(plain_words(text), n))
 
 
-def covered_share(found: list[str], known: np.ndarray, n: int) -> float:
-    """The share of the words that lie in an n-gram which is among the sorted hashes `known`."""
+def covered_share(words: list[str], known: np.ndarray, n: int) -> float:
+    """The share of the words that are part of an n-gram whose hash is in the sorted array `known`."""
     import numpy as np
 
-    if len(found) < n or not len(known):
+    if len(words) < n or not len(known):
         return 0.0
-    grams = ordered_ngram_hashes(found, n)
+    grams = ordered_ngram_hashes(words, n)
     at = np.minimum(np.searchsorted(known, grams), len(known) - 1)
     hit = known[at] == grams
-    words_hit = np.zeros(len(found), dtype=bool)
+    covered = np.zeros(len(words), dtype=bool)
     for i in range(n):
-        words_hit[i : i + len(hit)] |= hit
-    return float(words_hit.mean())
+        covered[i : i + len(hit)] |= hit
+    return float(covered.mean())

@@ -9,7 +9,7 @@ _SPACE = re.compile(r"\s+")
 
 
 def fold(text: str) -> str:
-    """`text` in NFKC, lower case, single spaces: the form in which two rows are the same row."""
+    """`text` in NFKC and lower case with single spaces. Rows with the same folded text are the same."""
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip().casefold()
 
 
@@ -18,17 +18,17 @@ _WORD = re.compile(
 )
 
 
-def words(text: str) -> list[str]:
-    """What stands between white space; in Chinese and Japanese, which write none, each character."""
+def split_words(text: str) -> list[str]:
+    """The words between white space, and each character of Chinese and Japanese, which have none."""
     return _WORD.findall(text)
 
 
 def ngrams(text: str, n: int) -> set[str]:
-    """The word n-grams of the folded text; a shorter text is one n-gram."""
-    found = words(fold(text))
-    return {" ".join(found[i : i + n]) for i in range(max(1, len(found) - n + 1))}
+    """The word n-grams of the folded text; fewer than `n` words are one n-gram."""
+    words = split_words(fold(text))
+    return {" ".join(words[i : i + n]) for i in range(max(1, len(words) - n + 1))}
 
 
 def replace_surrogates(text: str) -> str:
-    """`text` with `?` for each half of a surrogate pair, which JSON allows and no file or encoder takes."""
+    """`text` with `?` for each half of a surrogate pair, which JSON allows but UTF-8 does not."""
     return text.encode("utf-8", "replace").decode()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.evaluate.robustness.perturb import PERTURBATIONS, perturb
 from tasks.project import Evaluate, Perturbation
-from tasks.text.tokens import fold, words
+from tasks.text.tokens import fold, split_words
 
 STORY = (
     "Tesco profits rise\n\nShares in the company jumped 3.5% to £12.50 on Monday, said chief executive Terry Leahy in New York. "
@@ -55,7 +55,9 @@ def test_what_each_one_leaves(text: str) -> None:
     assert fold(perturb("casing", text)) in {fold(text), fold(text.upper()), fold(text.lower())}
     assert perturb("whitespace", text).split() == text.split()
     assert text.startswith(perturb("truncation", text))
-    assert len(words(perturb("truncation", text))) == (len(words(text)) // 2 or len(words(text)))
+    assert len(split_words(perturb("truncation", text))) == (
+        len(split_words(text)) // 2 or len(split_words(text))
+    )
     mistyped = perturb("typos", text)
     assert len(text) // 2 <= len(mistyped) <= len(text) and [w[0] for w in mistyped.split()] == [
         w[0] for w in text.split()

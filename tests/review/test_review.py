@@ -270,7 +270,7 @@ def test_a_torn_line_is_survived_and_a_foreign_one_is_named(tmp_path: Path) -> N
         assert set(d.current()) == {one.id, two.id}, f"torn after {cut} bytes"
     for odd in ({"id": "x"}, ["a"], {**json.loads(whole), "decision": "burn"}):
         d.path.write_bytes(whole + json.dumps(odd).encode() + b"\n")
-        with pytest.raises(UserError, match="restore it from a backup"):
+        with pytest.raises(UserError, match="restore the file from a backup"):
             d.current()
 
 

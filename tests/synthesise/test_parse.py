@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tasks.llm.request import Request
 from tasks.records import Record, Rejected
 from tasks.synthesise.parse import parse_reply
-from tasks.text.tokens import words
+from tasks.text.tokens import split_words
 from tests.kit import toy
 from tests.kit.generation import planned, project, reply_to
 
@@ -163,7 +163,7 @@ class TestParse:
         record = row if isinstance(row, Record) else row.record
         assert record.text.encode() is not None
         if isinstance(row, Record):
-            assert len(words(row.text)) >= 4
+            assert len(split_words(row.text)) >= 4
 
 
 GOOD = "The price of iron rose again on Monday."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tasks.curate.context import CurationContext
 from tasks.records import Partition, Record, Rejected, partition
-from tasks.text.tokens import words
+from tasks.text.tokens import split_words
 
 
 def length(records: list[Record], context: CurationContext) -> Partition:
@@ -12,7 +12,7 @@ def length(records: list[Record], context: CurationContext) -> Partition:
     least, most = context.settings.min_words, context.settings.max_words
 
     def check(r: Record) -> Rejected | None:
-        n = len(words(r.text))
+        n = len(split_words(r.text))
         if not r.is_synthetic or least <= n <= most:
             return None
         if n < least:

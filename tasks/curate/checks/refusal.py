@@ -6,7 +6,7 @@ import re
 
 from tasks.curate.context import CurationContext
 from tasks.records import Partition, Record, Rejected, partition
-from tasks.text.tokens import words
+from tasks.text.tokens import split_words
 
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]*[\"'”’)]*")
 _QUOTED = re.compile(r"[\"“][^\"“”\n]*[\"”]")
@@ -58,5 +58,5 @@ def _find_refusal(text: str) -> tuple[float, str]:
     if not _DECLINES.search(unquoted):
         return 0.0, ""
     sentences = [s for s in _SENTENCE.findall(unquoted) if _DECLINES.search(s)]
-    share = sum(len(words(s)) for s in sentences) / max(1, len(words(text)))
+    share = sum(len(split_words(s)) for s in sentences) / max(1, len(split_words(text)))
     return min(1.0, share), next(iter(sentences), "")

@@ -65,7 +65,7 @@ def predict_by_tfidf(train: list[Record], texts: list[str]) -> list[Label]:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    from tasks.encoder.linear_probe import Each
+    from tasks.encoder.linear_probe import OneVsRest
 
     sets = any(isinstance(r.label, tuple) for r in train)
     labels = [str(r.label) for r in train]
@@ -75,7 +75,7 @@ def predict_by_tfidf(train: list[Record], texts: list[str]) -> list[Label]:
     x = vectorizer.fit_transform([r.text for r in train])
     asked = vectorizer.transform(texts)
     if sets:
-        return Each(x, [r.labels for r in train]).predict(asked)
+        return OneVsRest(x, [r.labels for r in train]).predict(asked)
     model = LogisticRegression(C=10, max_iter=1000).fit(x, labels)
     return [str(label) for label in model.predict(asked)]
 

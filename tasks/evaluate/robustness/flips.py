@@ -14,7 +14,7 @@ from tasks.project import Project
 from tasks.records import Label, Record, label_text
 from tasks.statistics.metrics import f1_macro
 from tasks.statistics.proportions import Proportion, proportion
-from tasks.text.tokens import fold, words
+from tasks.text.tokens import fold, split_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,9 +82,9 @@ def perturb_rows(
     rows: Sequence[Record], names: Sequence[str], project: Project
 ) -> dict[str, list[PerturbedRow]]:
     """For each perturbation, the rows that it changes. Entities with a word of a label stay."""
-    keep = {word for label in project.labels for word in words(fold(label))}
+    keep = {word for label in project.labels for word in split_words(fold(label))}
     for description in project.labels.values():
-        found = words(fold(description).replace(";", " "))
+        found = split_words(fold(description).replace(";", " "))
         keep |= {word for word in found if len(word) > 3}  # "new law" does not protect New York
     perturbed = {}
     for name in names:

@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Sequence
 
 from tasks.records import content_id
-from tasks.text.tokens import words
+from tasks.text.tokens import split_words
 
 TYPO_SHARE = 0.1  # of the words that are long enough
 PEOPLE = ["Anna Kowalski", "David Okafor", "Maria Lindqvist", "Samuel Price", "Leila Haddad"]
@@ -121,7 +121,7 @@ def change_whitespace(text: str, rng: random.Random) -> str:
 
 def truncate(text: str, rng: random.Random) -> str:
     """The first half of the words."""
-    found = words(text)
+    found = split_words(text)
     end = 0
     for word in found[: len(found) // 2]:
         end = text.index(word, end) + len(word)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.records import Label, Record
 from tasks.report.data.rows import Gathered
-from tasks.text.tokens import fold, words
+from tasks.text.tokens import fold, split_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ _TOKEN = re.compile(r"\w+(?:['’]\w+)*")
 
 def tokens(text: str) -> list[str]:
     """The words of the folded text without punctuation; in Chinese and Japanese each character."""
-    return [t for word in words(fold(text)) for t in _TOKEN.findall(word)]
+    return [t for word in split_words(fold(text)) for t in _TOKEN.findall(word)]
 
 
 def distinct(texts: list[list[str]], n: int, *, budget: int) -> float | None:
