@@ -25,7 +25,6 @@ STILL_LONG = {  # to be emptied
     "flows/registry/client.py",
     "tasks/report/model.py",
     "tasks/review/row_history.py",
-    "tasks/augment/self_training.py",
     "tasks/train/adaptation/masked.py",
     "tasks/tune/search.py",
 }

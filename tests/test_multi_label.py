@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from flows.registry.smoke_test import smoke_test
 from flows.serving import predict
 from tasks import atomic
-from tasks.augment import self_training
+from tasks.augment.row_selection import select_multi_label_rows
 from tasks.curate.checks.agreement import agreement
 from tasks.curate.checks.duplicates import exact
 from tasks.curate.checks.label_noise import label_noise
@@ -414,7 +414,7 @@ class TestHarvest:
         p = np.array(kinds * 20)
         q = p.copy()
         q[3 :: len(kinds)] = [0.1, 0.9, 0.1]  # the probe sees another set
-        taken, choice = self_training.take_sets(
+        taken, choice = select_multi_label_rows(
             unlabelled, p, q, labels=LABELS, settings=SelfTraining(share=1.0), number=1
         )
         kind = {r.id: i % len(kinds) for i, r in enumerate(unlabelled)}
@@ -424,7 +424,7 @@ class TestHarvest:
         assert choice.confident == {"metal": 20, "fruit": 20, "bird": 20, "(no label)": 20}
         assert all(n >= choice.quota[label] > 0 for label, n in count_by_label(taken).items())
         few = SelfTraining(share=1.0, per_label=5)
-        taken, _ = self_training.take_sets(unlabelled, p, q, labels=LABELS, settings=few, number=1)
+        taken, _ = select_multi_label_rows(unlabelled, p, q, labels=LABELS, settings=few, number=1)
         assert max(count_by_label(taken).values()) <= 5
 
 

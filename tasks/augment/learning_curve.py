@@ -1,4 +1,4 @@
-"""How dev F1 grows with the training rows: what more rows would be worth."""
+"""How macro-F1 on dev grows with the number of training rows."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ from tasks.workspace import Workspace
 
 VERSION = 1
 PARTS = (8, 4, 2, 1)  # of the rows
-MIN_ROWS = 40  # rows, below which a quarter of them says nothing
+MIN_ROWS = 40  # with fewer rows a part of them says nothing
 
 
 class LearningCurveResult(StageResult):
-    """The points of the curve, fewest rows first; none where there are too few rows, or no dev."""
+    """The points of the curve, fewest rows first; none with too few rows or without dev rows."""
 
     points: list[CurvePoint]
     dev_rows: int
 
     def history(self) -> Points:
+        """The curve, by the number of rows."""
         return [(p.rows, "dev.f1_macro.by_rows", p.value) for p in self.points]
 
     def artifacts(self) -> list[Path]:
+        """The curve as JSON, and as a picture where it has points."""
         return sorted(self.directory.glob("curve.*"))
 
 
 def learning_curve(
     project: Project, *, training: TrainingRows, splits: SplitsResult, workspace: Workspace
 ) -> LearningCurveResult:
-    """`curve.json` and `curve.png`: macro-F1 on dev, with its 95% interval, of a linear head on frozen embeddings fitted on an
-    eighth, a quarter, a half and all of the training rows. Counts `points`, empty where there are fewer than 40 rows or no dev.
+    """`curve.json` and `curve.png`: macro-F1 on dev, with 95% intervals, by the number of training rows.
 
-    The sealed test set is not opened for it. It is quick, and not the fine-tuned model's own curve.
+    It is that of a linear head on frozen embeddings, fitted on an eighth, a quarter, a half and all of the
+    rows: quick, but not the curve of the fine-tuned model. The test set is not used.
     """
     encoder = resolve_encoder(project, workspace)
     length = project.train.max_length
@@ -78,26 +80,26 @@ def learning_curve(
 
 
 def nested_subsets(rows: list[Record], parts: tuple[int, ...] = PARTS) -> list[list[Record]]:
-    """The first `len(rows) // part` of the rows for each part, so that each holds the one before; each label (or label set)
-    keeps its share, and within it the content hash decides."""
-    groups: dict[str, list[Record]] = {}
+    """`len(rows) // part` of the rows for each part, each a subset of the next.
+
+    Each label, or label set, keeps its share; within it the content hash decides.
+    """
+    by_label: dict[str, list[Record]] = {}
     for r in sorted(rows, key=lambda r: r.id):
-        groups.setdefault(label_text(r.label), []).append(r)
-    order = sorted(
-        (
-            ((i + 0.5) / len(own), label, r.id, r)
-            for label, own in groups.items()
-            for i, r in enumerate(own)
-        ),
-        key=lambda item: item[:3],
-    )
-    return [[item[-1] for item in order[: len(rows) // part]] for part in parts]
+        by_label.setdefault(label_text(r.label), []).append(r)
+    positions = {
+        r.id: ((i + 0.5) / len(same), label, r.id)
+        for label, same in by_label.items()
+        for i, r in enumerate(same)
+    }
+    ordered = sorted(rows, key=lambda r: positions[r.id])
+    return [ordered[: len(rows) // part] for part in parts]
 
 
 def _points(
     project: Project, encoder: Path, rows: list[Record], dev: list[Record]
 ) -> list[CurvePoint]:
-    """{rows, value, ci_low, ci_high} by the number of rows; a part that lacks a label is left out."""
+    """One point per part of the rows that has every label."""
     import numpy as np
 
     from tasks.encoder.embed import embed
@@ -105,25 +107,20 @@ def _points(
     from tasks.statistics.bootstrap import Bootstrap
     from tasks.statistics.metrics import f1_macro
 
-    length, names, e = project.train.max_length, project.label_names, project.evaluate
-    x = dict(
-        zip(
-            (r.id for r in rows),
-            embed(encoder, [r.text for r in rows], max_length=length),
-            strict=True,
-        )
-    )
-    asked = embed(encoder, [r.text for r in dev], max_length=length)
+    length, names, evaluate = project.train.max_length, project.label_names, project.evaluate
+    vectors = embed(encoder, [r.text for r in rows], max_length=length)
+    x = dict(zip((r.id for r in rows), vectors, strict=True))
+    x_dev = embed(encoder, [r.text for r in dev], max_length=length)
     y = encode([label_of(r) for r in dev], names)
-    points, bootstrap = [], Bootstrap(e.bootstrap_samples, e.seed)
+    bootstrap = Bootstrap(evaluate.bootstrap_samples, evaluate.seed)
+    points = []
     for part in nested_subsets(rows):
         if set(names) - {label for r in part for label in r.labels}:
             continue
         probe = fit_probe(np.stack([x[r.id] for r in part]), [label_of(r) for r in part])
-        z = encode(predict_labels(probe, asked), names)
-        point = f1_macro(y, z, list(range(len(names))))
-        drawn = bootstrap.macro_f1(y, [z], classes=len(names))
-        points.append(
-            CurvePoint(rows=len(part), **bootstrap.interval(point, drawn[:, 0]).model_dump())
-        )
+        predicted = encode(predict_labels(probe, x_dev), names)
+        f1 = f1_macro(y, predicted, list(range(len(names))))
+        samples = bootstrap.macro_f1(y, [predicted], classes=len(names))
+        interval = bootstrap.interval(f1, samples[:, 0])
+        points.append(CurvePoint(rows=len(part), **interval.model_dump()))
     return points

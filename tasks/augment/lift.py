@@ -1,4 +1,4 @@
-"""What synthetic and harvested rows gain, on the sealed test rows, with intervals."""
+"""What synthetic and self-trained rows gain in macro-F1 on the sealed test rows, with intervals."""
 
 from __future__ import annotations
 
@@ -34,20 +34,19 @@ DESCRIPTIONS = "label descriptions"
 
 
 def gain_pairs(names: list[str], *, chosen: str) -> list[tuple[str, str, str]]:
-    """(what is gained by, from this mix, to that mix) for the mixes there are; harvested rows were added to the `chosen` one."""
+    """(the rows that gain, the mixture without them, the mixture with them), for the mixtures in `names`.
+
+    Self-trained rows were added to the `chosen` mixture.
+    """
     base = REAL if REAL in names else DESCRIPTIONS
-    found = (
-        [("synthetic", base, WITH_SYNTHETIC)]
-        if WITH_SYNTHETIC in names
-        else [("real", DESCRIPTIONS, REAL)]
-    )
-    found += [("harvested", chosen, WITH_SELF_TRAINED)]
-    found += [
-        ("generator " + n.removeprefix(WITHOUT), n, WITH_SYNTHETIC)
-        for n in names
-        if n.startswith(WITHOUT)
-    ]
-    return [(what, a, b) for what, a, b in found if a in names and b in names]
+    first = ("real", DESCRIPTIONS, REAL)
+    if WITH_SYNTHETIC in names:
+        first = ("synthetic", base, WITH_SYNTHETIC)
+    pairs = [first, ("harvested", chosen, WITH_SELF_TRAINED)]
+    for name in names:
+        if name.startswith(WITHOUT):
+            pairs.append(("generator " + name.removeprefix(WITHOUT), name, WITH_SYNTHETIC))
+    return [pair for pair in pairs if pair[1] in names and pair[2] in names]
 
 
 class MixtureScore(Interval):
@@ -78,6 +77,7 @@ class LiftResult(MixtureComparison, StageResult):
     how: Literal["quick", "full"]
 
     def metrics(self) -> Metrics:
+        """Each gain and its interval."""
         gains = {f"lift.{g.by}": g.value for g in self.lifts}
         ends = {
             f"lift.{g.by}.{end}": getattr(g, end)
@@ -87,12 +87,15 @@ class LiftResult(MixtureComparison, StageResult):
         return gains | ends
 
     def headline(self) -> Metrics:
+        """The same as `metrics`."""
         return self.metrics()
 
     def artifacts(self) -> list[Path]:
+        """`lift.json`."""
         return [self.directory / "lift.json"]
 
     def summary(self) -> str:
+        """One line per gain."""
         return "\n".join(
             f"{g.by} rows: macro-F1 {g.value:+.3f} ({g.ci_low:+.3f} to {g.ci_high:+.3f}) over {g.from_}"
             for g in self.lifts
@@ -101,7 +104,7 @@ class LiftResult(MixtureComparison, StageResult):
 
 def compare_mixtures(
     true: Sequence[Label],
-    answers: dict[str, list[list[Label]]],
+    predictions: dict[str, list[list[Label]]],
     *,
     chosen: str,
     labels: list[str],
@@ -109,46 +112,48 @@ def compare_mixtures(
     seed: int,
     groups: Sequence[str | None] = (),
 ) -> MixtureComparison:
-    """Macro-F1 of each mixture, the mean over its seeds, and the differences between mixtures.
+    """Macro-F1 of each mixture, the mean over its seeds, and the gains between mixtures.
 
-    `answers` holds, for each mixture, the answers of one model per seed; the self-trained rows were
-    added to the `chosen` one. All are resampled together (a stratified paired bootstrap; with `groups`
-    one of whole groups), so an interval is about the test rows; the spread over seeds is given apart.
+    `predictions` has, for each mixture, the labels that one model per seed predicts; the self-trained rows
+    were added to the `chosen` one. All are resampled together (a stratified paired bootstrap; of whole
+    groups where `groups` are given), so an interval is about the test rows, not about the seeds.
     """
     import numpy as np
 
     from tasks.statistics.bootstrap import Bootstrap, group_codes
     from tasks.statistics.metrics import f1_macro
 
-    y = encode(true, labels)
-    models = [(name, encode(said, labels)) for name, own in answers.items() for said in own]
+    y, classes = encode(true, labels), list(range(len(labels)))
+    models = [(name, encode(p, labels)) for name, seeds in predictions.items() for p in seeds]
     bootstrap = Bootstrap(samples, seed, group_codes(groups))
-    drawn = bootstrap.macro_f1(y, [m for _, m in models], classes=len(labels))
-    seen = np.array([f1_macro(y, m, list(range(len(labels)))) for _, m in models])
-    of = {name: [i for i, (n, _) in enumerate(models) if n == name] for name in answers}
+    drawn = bootstrap.macro_f1(y, [predicted for _, predicted in models], classes=len(labels))
+    scores = np.array([f1_macro(y, predicted, classes) for _, predicted in models])
+    columns = {name: [i for i, (n, _) in enumerate(models) if n == name] for name in predictions}
+    means = {name: float(scores[i].mean()) for name, i in columns.items()}
+    drawn_means = {name: drawn[:, i].mean(axis=1) for name, i in columns.items()}
 
-    def ends(values: np.ndarray) -> dict[str, float]:
+    def interval(values: np.ndarray) -> dict[str, float]:
         low, high = np.quantile(values, [0.025, 0.975])
         return {"ci_low": float(low), "ci_high": float(high)}
 
     mixes = {
         name: MixtureScore(
-            value=float(seen[i].mean()),
-            **ends(drawn[:, i].mean(axis=1)),
+            value=means[name],
+            **interval(drawn_means[name]),
             seeds=len(i),
-            spread=float(seen[i].std(ddof=1)) if len(i) > 1 else None,
+            spread=float(scores[i].std(ddof=1)) if len(i) > 1 else None,
         )
-        for name, i in of.items()
+        for name, i in columns.items()
     }
     gains = [
         Gain(
-            by=what,
-            from_=a,
-            to=b,
-            value=float(seen[of[b]].mean() - seen[of[a]].mean()),
-            **ends(drawn[:, of[b]].mean(axis=1) - drawn[:, of[a]].mean(axis=1)),
+            by=rows,
+            from_=before,
+            to=after,
+            value=means[after] - means[before],
+            **interval(drawn_means[after] - drawn_means[before]),
         )
-        for what, a, b in gain_pairs(list(answers), chosen=chosen)
+        for rows, before, after in gain_pairs(list(predictions), chosen=chosen)
     ]
     return MixtureComparison(mixes=mixes, lifts=gains)
 
@@ -162,32 +167,27 @@ def quick_lift(
     sealed: SealedResult,
     workspace: Workspace,
 ) -> LiftResult:
-    """`lift.json` by a linear head on frozen embeddings, one seed: quick, and not the fine-tuned models' own difference.
+    """`lift.json` of linear heads on frozen embeddings, with one seed: quick, but not of fine-tuned models.
 
-    `reference` are the answers by label descriptions, where there are no real rows to start from.
+    `reference` has the labels predicted from label descriptions, for projects without real training rows.
     """
     encoder = resolve_encoder(project, workspace)
 
     def build(out: Path, scratch: Path) -> LiftResult:
         rows = open_sealed(sealed, workspace=workspace, by="lift of synthetic and harvested rows")
-        answers = {
-            name: [said]
-            for name, said in predict_with_heads(
-                project, encoder, mixtures, [r.text for r in rows]
-            ).items()
-        }
+        by_mixture = predict_with_heads(project, encoder, mixtures, [r.text for r in rows])
         if reference is not None:
-            answers = {DESCRIPTIONS: [reference], **answers}
-        found = compare_mixtures(
+            by_mixture = {DESCRIPTIONS: reference, **by_mixture}
+        comparison = compare_mixtures(
             [label_of(r) for r in rows],
-            answers,
+            {name: [predicted] for name, predicted in by_mixture.items()},
             chosen=chosen,
             labels=project.label_names,
             samples=project.evaluate.bootstrap_samples,
             seed=project.evaluate.seed,
             groups=[r.group for r in rows],
         )
-        return _write(out, "quick", found)
+        return _write_lift(out, "quick", comparison)
 
     inputs = {"sealed": sealed.digest, "encoder": digest_of_path(encoder)}
     inputs |= {f"mix {name}": rows.digest for name, rows in mixtures.items()}
@@ -210,24 +210,26 @@ def full_lift(
     chosen: str,
     workspace: Workspace,
 ) -> LiftResult:
-    """`lift.json` from scored models: each mixture fine-tuned by the same recipe, one model per seed."""
+    """`lift.json` of fine-tuned models: for each mixture, the scores of one model per seed."""
 
     def build(out: Path, scratch: Path) -> LiftResult:
-        rows = {name: [s.read() for s in own] for name, own in scored.items()}
-        first = next(iter(rows.values()))[0]
-        found = compare_mixtures(
+        answers = {name: [s.read() for s in scores] for name, scores in scored.items()}
+        first = next(iter(answers.values()))[0]
+        comparison = compare_mixtures(
             [a.label for a in first],
-            {name: [[a.predicted for a in said] for said in own] for name, own in rows.items()},
+            {name: [[a.predicted for a in rows] for rows in n] for name, n in answers.items()},
             chosen=chosen,
             labels=project.label_names,
             samples=project.evaluate.bootstrap_samples,
             seed=project.evaluate.seed,
             groups=[a.group for a in first],
         )
-        return _write(out, "full", found)
+        return _write_lift(out, "full", comparison)
 
     inputs = {
-        f"{name} {i}": score.digest for name, own in scored.items() for i, score in enumerate(own)
+        f"{name} {i}": score.digest
+        for name, scores in scored.items()
+        for i, score in enumerate(scores)
     }
     return run_stage(
         LiftResult,
@@ -250,6 +252,8 @@ def _params(project: Project, chosen: str) -> dict[str, object]:
     }
 
 
-def _write(out: Path, how: Literal["quick", "full"], found: MixtureComparison) -> LiftResult:
-    atomic.write_json(out / "lift.json", found.model_dump(by_alias=True))
-    return LiftResult(how=how, mixes=found.mixes, lifts=found.lifts)
+def _write_lift(
+    out: Path, how: Literal["quick", "full"], comparison: MixtureComparison
+) -> LiftResult:
+    atomic.write_json(out / "lift.json", comparison.model_dump(by_alias=True))
+    return LiftResult(how=how, mixes=comparison.mixes, lifts=comparison.lifts)

@@ -1,4 +1,4 @@
-"""Mixes of training rows: with and without what was made up, so that what it gains is known."""
+"""Mixtures of training rows, with and without synthetic ones, and which of them is best on dev."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REAL, WITH_SYNTHETIC, WITH_SELF_TRAINED, WITHOUT = (
 
 
 def select_mixture(name: str, rows: list[Record]) -> list[Record]:
-    """The rows of the mix `name`."""
+    """The rows of the mixture `name`."""
     if name == REAL:
         return [r for r in rows if r.is_real]
     if name.startswith(WITHOUT):
@@ -37,28 +37,29 @@ def select_mixture(name: str, rows: list[Record]) -> list[Record]:
 
 
 def possible_mixtures(project: Project, rows: list[Record]) -> list[str]:
-    """The mixes of curated rows that have every label, the smallest first: real alone, all; and without each of several generators.
-    Where nothing was made up, real rows alone are all there is."""
+    """The names of the mixtures of curated `rows` that have every label, the smallest first.
+
+    Real rows alone, all rows, and all but those of each generator where there are several. Without
+    synthetic rows there is only the mixture of real ones.
+    """
     if rows and len(select_mixture(REAL, rows)) == len(rows):
         return [REAL]
     names = [REAL, WITH_SYNTHETIC]
     generators = list(project.generate.endpoints())
     if len(generators) > 1:
         names += [WITHOUT + name for name in generators]
-    found = []
+    possible = []
     for name in names:
-        mixed = select_mixture(name, rows)
-        have = count_by_label(mixed)
-        if all(label in have for label in project.label_names) and (
-            name == WITH_SYNTHETIC or len(mixed) < len(rows)
-        ):
-            found.append(name)
-    return found or [WITH_SYNTHETIC]
+        selected = select_mixture(name, rows)
+        is_distinct = name == WITH_SYNTHETIC or len(selected) < len(rows)
+        if is_distinct and count_by_label(selected).keys() >= set(project.label_names):
+            possible.append(name)
+    return possible or [WITH_SYNTHETIC]
 
 
-def full_mixture(mixes: Iterable[str]) -> str:
-    """The name of the mix of all curated rows."""
-    return WITH_SYNTHETIC if WITH_SYNTHETIC in mixes else REAL
+def full_mixture(names: Iterable[str]) -> str:
+    """The name of the mixture of all curated rows."""
+    return WITH_SYNTHETIC if WITH_SYNTHETIC in names else REAL
 
 
 class MixtureResult(TrainingRows):
@@ -68,7 +69,7 @@ class MixtureResult(TrainingRows):
 
 
 def is_full_mixture(name: str, rows: list[Record]) -> bool:
-    """Whether the mixture `name` holds all of the curated rows."""
+    """Whether the mixture `name` has all of the curated `rows`."""
     return len(select_mixture(name, rows)) == len(rows)
 
 
@@ -112,8 +113,8 @@ def choose_mixture(
 
         dev = read_records(splits.directory / "dev.jsonl")
         true = [label_of(r) for r in dev]
-        answers = predict_with_heads(project, encoder, mixtures, [r.text for r in dev])
-        scores = {name: f1_macro(true, said, project.label_names) for name, said in answers.items()}
+        predictions = predict_with_heads(project, encoder, mixtures, [r.text for r in dev])
+        scores = {name: f1_macro(true, p, project.label_names) for name, p in predictions.items()}
         atomic.write_json(out / "dev.json", scores)
         return MixtureChoiceResult(dev=scores)
 
@@ -134,20 +135,20 @@ def choose_mixture(
 def predict_with_heads(
     project: Project, encoder: Path, mixtures: Mapping[str, TrainingRows], texts: list[str]
 ) -> dict[str, list[Label]]:
-    """Each mix's answers to `texts`, by a linear head on frozen embeddings. Every text is embedded once."""
+    """The labels of `texts` by mixture, from a linear head on frozen embeddings fitted on its rows."""
     from tasks.encoder.embed import embed
     from tasks.encoder.linear_probe import fit_probe, predict_labels
 
-    rows = {name: own.read() for name, own in mixtures.items()}
-    unique = {r.id: r.text for own in rows.values() for r in own}
+    rows = {name: training.read() for name, training in mixtures.items()}
+    unique = {r.id: r.text for selected in rows.values() for r in selected}
     x = embed(encoder, list(unique.values()), max_length=project.train.max_length)
-    at = {row_id: i for i, row_id in enumerate(unique)}
-    asked = embed(encoder, texts, max_length=project.train.max_length)
-    found = {}
-    for name, own in rows.items():
-        probe = fit_probe(x[[at[r.id] for r in own]], [label_of(r) for r in own])
-        found[name] = predict_labels(probe, asked)
-    return found
+    index = {row_id: i for i, row_id in enumerate(unique)}
+    x_texts = embed(encoder, texts, max_length=project.train.max_length)
+    predictions = {}
+    for name, selected in rows.items():
+        head = fit_probe(x[[index[r.id] for r in selected]], [label_of(r) for r in selected])
+        predictions[name] = predict_labels(head, x_texts)
+    return predictions
 
 
 class DevComparisonResult(StageResult):
@@ -160,9 +161,10 @@ class DevComparisonResult(StageResult):
     fell: bool
 
     def summary(self) -> str:
+        """Both scores, and the standard error of their difference."""
         return (
-            f"dev F1 {self.before:.3f} at best before and {self.after:.3f} after; a difference of "
-            f"{self.standard_error:.3f} may be chance"
+            f"macro-F1 on dev {self.after:.3f}, the best so far {self.before:.3f} (standard error of the "
+            f"difference {self.standard_error:.3f})"
         )
 
 
@@ -184,16 +186,18 @@ def compare_on_dev(
         from tasks.model.bundle import Classifier
 
         dev = read_records(splits.directory / "dev.jsonl")
-        said = [
+        predictions = [
             [p.answer for p in Classifier.load(m.bundle_directory).predict([r.text for r in dev])]
             for m in (before, after)
         ]
-        groups = [r.group for r in dev]
-        found = compare_answers(
-            [label_of(r) for r in dev], *said, labels=project.label_names, groups=groups
+        comparison = compare_predictions(
+            [label_of(r) for r in dev],
+            *predictions,
+            labels=project.label_names,
+            groups=[r.group for r in dev],
         )
-        atomic.write_json(out / "dev.json", found.model_dump())
-        return found
+        atomic.write_json(out / "dev.json", comparison.model_dump())
+        return comparison
 
     inputs = {"before": before.bundle, "after": after.bundle, "splits": splits.digest}
     params = {"labels": project.label_names, "groups": project.data.group_column is not None}
@@ -208,7 +212,7 @@ def compare_on_dev(
     )
 
 
-def compare_answers(
+def compare_predictions(
     true: list[Label],
     before: list[Label],
     after: list[Label],
@@ -216,7 +220,7 @@ def compare_answers(
     labels: list[str],
     groups: Sequence[str | None] = (),
 ) -> DevComparisonResult:
-    """The comparison of two models' answers to the same rows, which may come in groups. Without rows nothing fell."""
+    """Two models' labels of the same rows, which may form groups; without rows F1 did not fall."""
     if not true:
         return DevComparisonResult(
             before=0.0, after=0.0, difference=0.0, standard_error=0.0, fell=False
@@ -224,18 +228,21 @@ def compare_answers(
     from tasks.statistics.bootstrap import Bootstrap, group_codes
     from tasks.statistics.metrics import f1_macro
 
-    y, a, b = (encode(answers, labels) for answers in (true, before, after))
+    y, y_before, y_after = (encode(values, labels) for values in (true, before, after))
     bootstrap = Bootstrap(2000, seed=0, groups=group_codes(groups))
-    drawn = bootstrap.macro_f1(y, [a, b], classes=len(labels))
-    error = float((drawn[:, 1] - drawn[:, 0]).std())
-    one, two = (f1_macro(true, answers, labels) for answers in (before, after))
-    # a single row is one standard error, and a little more
-    fell = two - one < -1.01 * error - 1e-9
+    samples = bootstrap.macro_f1(y, [y_before, y_after], classes=len(labels))
+    error = float((samples[:, 1] - samples[:, 0]).std())
+    f1_before, f1_after = (f1_macro(true, values, labels) for values in (before, after))
+    difference = f1_after - f1_before
     return DevComparisonResult(
-        before=one, after=two, difference=two - one, standard_error=error, fell=fell
+        before=f1_before,
+        after=f1_after,
+        difference=difference,
+        standard_error=error,
+        fell=difference < -1.01 * error - 1e-9,  # a single row can be one error and a little more
     )
 
 
 def best_mixture(scores: dict[str, float]) -> str:
-    """The mix with the best score; the one with more rows where they tie (the later one)."""
+    """The mixture with the best score; where some tie, the last of them, which has more rows."""
     return max(scores, key=lambda name: (scores[name], list(scores).index(name)))

@@ -1,20 +1,18 @@
-"""Add real unlabelled text to the training rows, under the labels that the model trained so far gives it.
+"""Self-training: add real unlabelled text to the training rows, under the labels that the model predicts.
 
-Self-training with two judges: a row is taken when the model and a linear probe on frozen embeddings see the same label and
-are confident together (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998). Both are calibrated
-on dev, and the probe has learned from the unlabelled text too. Among confident rows chance decides, not confidence: the
-surest rows are the ones that teach nothing new. Each label gets its estimated share of the unlabelled text, so that easy
-labels don't crowd out the others.
+A row is added where the model and a linear probe on frozen embeddings agree on its label and are both
+confident (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998). Both are
+calibrated on dev, and the probe has learned from the unlabelled text too. Which of the confident rows
+are added: row_selection.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.atomic import digest_of
+from tasks.augment.row_selection import Selection, select_multi_label_rows, select_rows
 from tasks.curate.checks.duplicates import near
 from tasks.curate.checks.language import language
 from tasks.curate.checks.leak import leak, short_leak
@@ -25,12 +23,10 @@ from tasks.dataset.tables import record_row
 from tasks.dataset.training_rows import TrainingRows
 from tasks.decisions import current_decisions
 from tasks.encoder.base_model import resolve_encoder
-from tasks.figures import Figures
 from tasks.labels import encode, label_of
 from tasks.progress import Progress, silent
-from tasks.project import Project, SelfTraining
+from tasks.project import Project
 from tasks.records import (
-    NO_LABEL,
     Record,
     Rejected,
     count_by_check,
@@ -47,134 +43,18 @@ if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 5
-CHECKS = (
-    personal_data,
-    language,
-    leak,
-    short_leak,
-)  # of curation, in its order; `near` is after them
-READ = 512  # tokens of a text that both judges read, also where training cuts it earlier,
-READ_IN_ALL = 1_280_000  # as long as these are enough for all texts: it costs little then
-MOST_LOOKED_AT = 50_000  # unlabelled rows, the first by content hash
-
-
-def row_quotas(
-    proportions: dict[str, float], candidates: dict[str, int], *, rows: int, settings: SelfTraining
-) -> dict[str, int]:
-    """Rows a label to take: its share of `self_training.share` of the `rows`, under `self_training.per_label` and what there is.
-
-    Where a cap cuts one label, the others are cut in proportion, but not below half of what they could have.
-    """
-    wanted = {k: p * settings.share * rows for k, p in proportions.items()}
-    capped = {k: min(w, settings.per_label, candidates.get(k, 0)) for k, w in wanted.items()}
-    fits = min((capped[k] / w for k, w in wanted.items() if w > 0), default=0.0)
-    return {k: int(max(min(w * fits, capped[k]), capped[k] / 2)) for k, w in wanted.items()}
-
-
-class Selection(Figures):
-    """The figures behind a choice of rows, by label; see SelfTrainingResult."""
-
-    proportions: dict[str, float]
-    confident: dict[str, int]
-    quota: dict[str, int]
-
-
-def _choice(
-    proportions: dict[str, float], confident: dict[str, int], quota: dict[str, int]
-) -> Selection:
-    shares = {k: round(v, 4) for k, v in proportions.items()}
-    return Selection(proportions=shares, confident=confident, quota=quota)
-
-
-def take_sets(
-    rows: list[Record],
-    p: np.ndarray,
-    q: np.ndarray,
-    *,
-    labels: list[str],
-    settings: SelfTraining,
-    number: int,
-) -> tuple[list[Record], Selection]:
-    """As `take`, for label sets: a row's score is the least, over its labels, of the geometric mean of what model and probe make
-    of its being given or not, and none where they decide differently about one of them.
-
-    A row is taken while one of its labels lacks rows and none has `self_training.per_label`; those without a label by a share of
-    their own.
-    """
-    import numpy as np
-
-    given = p >= 0.5
-    sure = np.sqrt(np.where(given, p, 1 - p) * np.where(q >= 0.5, q, 1 - q))
-    scores = np.where((given == (q >= 0.5)).all(axis=1), sure.min(axis=1), 0.0)
-    own = [tuple(sorted(labels[k] for k in np.flatnonzero(row))) or (NO_LABEL,) for row in given]
-    shares = [*p.mean(axis=0), (~given).all(axis=1).mean()]
-    proportions = {
-        label: float(share) for label, share in zip([*labels, NO_LABEL], shares, strict=True)
-    }
-    confident = [i for i in range(len(rows)) if scores[i] >= max(settings.confidence, 1e-9)]
-    counts = Counter(label for i in confident for label in own[i])
-    found = {label: counts[label] for label in proportions}
-    quota = row_quotas(proportions, found, rows=len(rows), settings=settings)
-    have: Counter[str] = Counter()
-    taken = []
-    for i in sorted(confident, key=lambda i: rows[i].id):
-        full = any(have[label] >= settings.per_label for label in own[i])
-        if not full and any(have[label] < quota[label] for label in own[i]):
-            have.update(own[i])
-            lineage = rows[i].lineage | {"score": round(float(scores[i]), 4), "harvest": number}
-            label = tuple(k for k in own[i] if k != NO_LABEL)
-            taken.append(replace(rows[i], label=label, source="harvested", lineage=lineage))
-    return taken, _choice(proportions, found, quota)
-
-
-def select_rows(
-    rows: list[Record],
-    p: np.ndarray,
-    q: np.ndarray,
-    *,
-    labels: list[str],
-    settings: SelfTraining,
-    number: int,
-) -> tuple[list[Record], Selection]:
-    """The rows taken, in the order of their ids (content hashes, so by chance), and the figures behind the choice.
-
-    `p` and `q` are the calibrated probabilities of the model and of the probe, each of shape (rows, labels). A row's score
-    is their geometric mean for its label, and none where they see different labels.
-    """
-    import numpy as np
-
-    best = p.argmax(axis=1)
-    at = np.arange(len(rows))
-    scores = np.where(best == q.argmax(axis=1), np.sqrt(p[at, best] * q[at, best]), 0.0)
-    proportions = {label: float(share) for label, share in zip(labels, p.mean(axis=0), strict=True)}
-    sure = scores >= max(settings.confidence, 1e-9)
-    by_label = {
-        label: [int(i) for i in np.flatnonzero(sure & (best == k))]
-        for k, label in enumerate(labels)
-    }
-    found = {label: len(own) for label, own in by_label.items()}
-    quota = row_quotas(proportions, found, rows=len(rows), settings=settings)
-    taken = []
-    for label, own in by_label.items():
-        own.sort(key=lambda i: rows[i].id)
-        taken += [
-            replace(
-                rows[i],
-                label=label,
-                source="harvested",
-                lineage=rows[i].lineage | {"score": round(float(scores[i]), 4), "harvest": number},
-            )
-            for i in own[: quota[label]]
-        ]
-    return taken, _choice(proportions, found, quota)
+CHECKS = (personal_data, language, leak, short_leak)  # of curation, in its order; then `near`
+MAX_LENGTH = 512  # tokens that are read of each text, also where training truncates it earlier,
+MAX_TOKENS = 1_280_000  # while all texts together stay below this
+MAX_ROWS = 50_000  # unlabelled rows that are read, the first by content hash
 
 
 class SelfTrainingResult(TrainingRows):
     """What one round of self-training added.
 
-    `looked_at` counts the unlabelled rows read, `harvested` the rows added by label, `proportions` the
-    estimated shares of the labels, `confident` the rows labelled with confidence, `quota` the most that
-    could be added; the last three are empty where no row was read.
+    `looked_at` counts the unlabelled rows that were read, `harvested` the rows added by label. By label
+    too: `proportions`, the estimated shares of the labels; `confident`, the rows labelled with confidence;
+    `quota`, the most that could be added. These three are empty where no row was read.
     """
 
     looked_at: int
@@ -187,21 +67,22 @@ class SelfTrainingResult(TrainingRows):
     quota: dict[str, int]
 
     def metrics(self) -> Metrics:
+        """The number of rows that were read and added, and the added ones by label."""
         metrics = {"harvest.looked_at": float(self.looked_at), "harvest.added": float(self.added)}
-        return metrics | {
-            f"data.harvested.{label}": float(n) for label, n in self.harvested.items()
-        }
+        by_label = {f"data.harvested.{label}": float(n) for label, n in self.harvested.items()}
+        return metrics | by_label
 
     def tables(self) -> dict[str, Table]:
-        rows: Table = [
-            {**record_row(r), "score": r.lineage["score"]}
-            for r in self.read()
-            if r.source == "harvested"
-        ]
-        return {"harvested": rows}
+        """The added rows with their scores."""
+        added = [r for r in self.read() if r.source == "harvested"]
+        return {"harvested": [{**record_row(r), "score": r.lineage["score"]} for r in added]}
 
     def summary(self) -> str:
-        return f"{self.added} of {self.looked_at} unlabelled rows are labelled with confidence and agreement"
+        """How many of the unlabelled rows were added."""
+        return (
+            f"{self.added} of {self.looked_at} unlabelled rows are added: model and probe agree on "
+            f"their label with confidence"
+        )
 
 
 def self_train(
@@ -215,30 +96,38 @@ def self_train(
     workspace: Workspace,
     progress: Progress = silent,
 ) -> SelfTrainingResult:
-    """`kept.jsonl`: the rows of `training` and what round `number` adds; `rejected.jsonl`: what the checks rejected.
+    """`kept.jsonl`: the rows of `training` and what round `number` adds; `rejected.jsonl`: rejected ones.
 
-    `trained` is the model so far and `current` the rows it was trained on; the labels of earlier
-    rounds are assigned anew. Rows that a person decided about are in `training`, or are wanted no more.
+    `trained` is the current model and `current` the rows it was trained on; the labels of earlier rounds
+    are assigned anew. Rows that a person decided about are not read: they are in `training` or discarded.
     """
     decided = current_decisions(workspace.decisions(project.name))
     encoder = resolve_encoder(project, workspace)
 
     def build(out: Path, scratch: Path) -> SelfTrainingResult:
         base = training.read()
-        own = {r.id for r in base} | decided.keys()
-        rows = [r for r in read_records(splits.directory / "unlabelled.jsonl") if r.id not in own]
-        rows = sorted(rows, key=lambda r: r.id)[:MOST_LOOKED_AT]
+        excluded = {r.id for r in base} | decided.keys()
+        unlabelled = read_records(splits.directory / "unlabelled.jsonl")
+        rows = sorted((r for r in unlabelled if r.id not in excluded), key=lambda r: r.id)[
+            :MAX_ROWS
+        ]
         context = load_context(project, splits, workspace=workspace, real=real_rows(splits))
-        taken: list[Record] = []
-        choice = Selection(proportions={}, confident={}, quota={})
+        added: list[Record] = []
         rejected: list[Rejected] = []
+        selection = Selection(proportions={}, confident={}, quota={})
         if rows:
             dev = read_records(splits.directory / "dev.jsonl")
-            p, q = _opinions(
-                project, encoder, trained.bundle_directory, current.read(), dev, rows, progress
+            p, q = _predict(
+                project,
+                encoder,
+                trained.bundle_directory,
+                training=current.read(),
+                dev=dev,
+                rows=rows,
+                progress=progress,
             )
-            take_rows = take_sets if project.multi_label else select_rows
-            taken, choice = take_rows(
+            select = select_multi_label_rows if project.multi_label else select_rows
+            selected, selection = select(
                 rows,
                 p,
                 q,
@@ -246,16 +135,16 @@ def self_train(
                 settings=project.self_training,
                 number=number,
             )
-            taken, rejected = reject_rows(taken, base, context)
-        write_records(out / "kept.jsonl", [*base, *taken])
+            added, rejected = reject_rows(selected, base, context)
+        write_records(out / "kept.jsonl", [*base, *added])
         write_records(out / "rejected.jsonl", rejected)
         return SelfTrainingResult(
             looked_at=len(rows),
-            harvested=count_by_label(taken),
-            added=len(taken),
+            harvested=count_by_label(added),
+            added=len(added),
             rejected=count_by_check(rejected),
             personal_data=dict(context.personal_data.most_common()),
-            **choice.model_dump(),
+            **selection.model_dump(),
         )
 
     inputs = {"training": training.digest, "current": current.digest, "bundle": trained.bundle}
@@ -280,43 +169,49 @@ def self_train(
     )
 
 
-def _opinions(
+def _predict(
     project: Project,
     encoder: Path,
     bundle: Path,
-    learned: list[Record],
+    *,
+    training: list[Record],
     dev: list[Record],
     rows: list[Record],
     progress: Progress,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Calibrated probabilities of each row, shape (rows, labels): the model's and the probe's."""
+    """Calibrated probabilities of the model and of the probe, each of shape (rows, labels)."""
     from tasks.encoder.embed import embed
     from tasks.encoder.linear_probe import fit_self_trained
 
-    length = max(project.train.max_length, min(READ, READ_IN_ALL // max(1, len(rows))))
+    max_length = max(project.train.max_length, min(MAX_LENGTH, MAX_TOKENS // max(1, len(rows))))
 
-    def embedded(records: list[Record]) -> np.ndarray:
-        return embed(encoder, [r.text for r in records], max_length=length)
+    def embed_rows(records: list[Record]) -> np.ndarray:
+        return embed(encoder, [r.text for r in records], max_length=max_length)
 
     progress(0, 3, "the model")
-    p = _by_model(bundle, rows, dev, length)
+    p = _predict_with_model(bundle, rows, dev=dev, max_length=max_length)
     progress(1, 3, "the probe")
-    x = embedded(rows)
+    x = embed_rows(rows)
     progress(2, 3, "the probe")
-    judge = fit_self_trained(
-        embedded(learned),
-        [label_of(r) for r in learned],
+    probe = fit_self_trained(
+        embed_rows(training),
+        [label_of(r) for r in training],
         x,
-        x_dev=embedded(dev),
+        x_dev=embed_rows(dev),
         y_dev=[label_of(r) for r in dev],
         labels=project.label_names,
     )
-    return p, judge(x)
+    return p, probe(x)
 
 
-def _by_model(bundle: Path, rows: list[Record], dev: list[Record], length: int) -> np.ndarray:
-    """The model's probabilities, shape (rows, labels). It reads up to `length` tokens of a text where that does not raise its log
-    loss on dev, else as many as it was trained on."""
+def _predict_with_model(
+    bundle: Path, rows: list[Record], *, dev: list[Record], max_length: int
+) -> np.ndarray:
+    """The model's probabilities, shape (rows, labels).
+
+    It reads up to `max_length` tokens of each text where that does not raise its log loss on dev, else as
+    many as it was trained on.
+    """
     import torch
 
     from tasks.encoder.embed import has_bf16
@@ -324,30 +219,28 @@ def _by_model(bundle: Path, rows: list[Record], dev: list[Record], length: int) 
     from tasks.model.bundle import Classifier
 
     model = Classifier.load(bundle, torch_only=True)
-    longer = model.with_max_length(length)
+    longer = model.with_max_length(max_length)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.autocast(device, torch.bfloat16, enabled=has_bf16()):
         if dev and longer.max_length > model.max_length:
             y, texts = encode([label_of(r) for r in dev], model.labels), [r.text for r in dev]
-            own, more = (
+            loss, longer_loss = (
                 log_loss(m.probabilities(texts), y, multi_label=m.multi_label)
                 for m in (model, longer)
             )
-            model = longer if more <= own else model
+            model = longer if longer_loss <= loss else model
         return model.probabilities([r.text for r in rows])
 
 
 def reject_rows(
-    taken: list[Record], base: list[Record], context: CurationContext
+    rows: list[Record], base: list[Record], context: CurationContext
 ) -> tuple[list[Record], list[Rejected]]:
-    """What is left of the rows taken: those that a check of curation which asks for no label has nothing against, and that
-    repeat no training row."""
+    """The rows that pass the checks that need no label and repeat no row of `base`, and the rejected ones."""
     rejected: list[Rejected] = []
     for check in CHECKS:
-        taken, out = check(taken, context)
-        rejected += out
-    together, repeats = near([*base, *taken], context)
-    fresh = {r.id for r in together}
-    return [r for r in taken if r.id in fresh], rejected + [
-        r for r in repeats if r.record.source == "harvested"
-    ]
+        rows, failed = check(rows, context)
+        rejected += failed
+    distinct, repeated = near([*base, *rows], context)
+    kept = {r.id for r in distinct}
+    rejected += [r for r in repeated if r.record.source == "harvested"]
+    return [r for r in rows if r.id in kept], rejected

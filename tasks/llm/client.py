@@ -32,7 +32,8 @@ class Client:
     """A client of one endpoint and model; close it, or use it as a context manager.
 
     It is asked at `url`, and called by `endpoint.endpoint` in cache keys: a local server has another
-    port each time. `sleep` is for tests. The event loop runs in a thread of its own, so callers need no async code.
+    port each time. `sleep` is for tests. The event loop runs in its own thread, so callers need no async
+    code.
     """
 
     def __init__(

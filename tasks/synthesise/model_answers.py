@@ -233,8 +233,8 @@ def truncate_words(text: str, n: int) -> str | None:
 
     A text of exactly `n` words would end with its own last word, unlike the others.
     """
-    found = list(re.finditer(r"\S+", text))
-    return text[: found[n - 1].end()] if len(found) > n else None
+    matches = list(re.finditer(r"\S+", text))
+    return text[: matches[n - 1].end()] if len(matches) > n else None
 
 
 def rows_of_equal_length(

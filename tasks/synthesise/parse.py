@@ -45,18 +45,18 @@ def parse_reply(reply: Reply, *, min_words: int) -> list[ParsedRow]:
     """
     raw = replace_surrogates(reply.text or "")
     is_cut = reply.finish_reason == "length"
-    whole = _Row(reply, min_words)
+    only = _Row(reply, min_words)
     if not raw.strip():
         reason = f"the model sent no text (finish_reason {reply.finish_reason})"
-        return [whole.reject(raw, "empty_reply", reason)]
+        return [only.reject(raw, "empty_reply", reason)]
     if reply.finish_reason == "content_filter" or _REFUSAL.match(raw):
-        return [whole.reject(raw, "refusal", "the model declined")]
+        return [only.reject(raw, "refusal", "the model declined")]
     if reply.request.schema is None:
-        return [whole.check(_unwrap(raw, is_cut=is_cut), raw)]
+        return [only.check(_unwrap(raw, is_cut=is_cut), raw)]
     try:
         items = _read_json(raw, is_cut=is_cut)
     except _InvalidReply as e:
-        return [whole.reject(raw, *e.args)]
+        return [only.reject(raw, *e.args)]
     return [_Row(reply, min_words, len(items), i).from_json(item) for i, item in enumerate(items)]
 
 
@@ -101,12 +101,12 @@ class _Row:
         if n < self.min_words:
             reason = f"{n} whole words are fewer than {self.min_words} (curate.min_words)"
             return self.reject(raw, "fragment", reason, n)
-        if found := _PLACEHOLDER.findall(text):
-            reason = f"the text has an unfilled placeholder: {found[0]!r}"
-            return self.reject(raw, "placeholder", reason, len(found))
-        if found := _CHAT_MARKUP.findall(text):
-            reason = f"the text has the chat template's markup: {found[0]!r}"
-            return self.reject(raw, "chat_markup", reason, len(found))
+        if matches := _PLACEHOLDER.findall(text):
+            reason = f"the text has an unfilled placeholder: {matches[0]!r}"
+            return self.reject(raw, "placeholder", reason, len(matches))
+        if matches := _CHAT_MARKUP.findall(text):
+            reason = f"the text has the chat template's markup: {matches[0]!r}"
+            return self.reject(raw, "chat_markup", reason, len(matches))
         return self.create(text)
 
     def from_json(self, item: Any) -> ParsedRow:
@@ -122,8 +122,8 @@ class _Row:
             reason = f"the row is not an object of the text `text` and {fields}"
             return self.reject(text, "wrong_shape", reason)
         if label != self.label:
-            given = replace_surrogates(label_text(label))[:60]
-            reason = f"asked for {label_text(self.label)!r}, the model labelled it {given!r}"
+            written = replace_surrogates(label_text(label))[:60]
+            reason = f"asked for {label_text(self.label)!r}, the model labelled it {written!r}"
             return self.reject(text, "mislabelled", reason)
         if not text.strip():
             return self.reject(text, "empty_reply", "the row's text is empty")

@@ -106,13 +106,13 @@ def synthesise(
         rows: list[ParsedRow] = []
         usage: dict[str, GeneratorUsage] = {}
         for name, generator in generators.items():
-            if own := [r for r in requests if r.tag["generator"] == name]:
+            if planned := [r for r in requests if r.tag["generator"] == name]:
                 replies, outcome = ask_generator(
-                    generator, own, ledger=ledger, workspace=workspace, progress=progress
+                    generator, planned, ledger=ledger, workspace=workspace, progress=progress
                 )
                 parsed = [parse_reply(r, min_words=project.curate.min_words) for r in replies]
                 written = list(itertools.chain.from_iterable(parsed))
-                usage[name] = _usage(own, replies, outcome, written)
+                usage[name] = _usage(planned, replies, outcome, written)
                 rows += written
         accepted = [row for row in rows if isinstance(row, Record)]
         rejected = [row for row in rows if isinstance(row, Rejected)]

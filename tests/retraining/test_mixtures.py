@@ -16,8 +16,8 @@ from tasks.augment.mixtures import (
     WITH_SELF_TRAINED,
     WITH_SYNTHETIC,
     DevComparisonResult,
-    compare_answers,
     compare_on_dev,
+    compare_predictions,
 )
 from tasks.augment.self_training import SelfTrainingResult, self_train
 from tasks.dataset.training_rows import TrainingRows
@@ -154,7 +154,7 @@ def test_small_falls_of_several_rounds_do_not_add_up(
         project: Project, *, before: TrainResult, after: TrainResult, **_: object
     ) -> DevComparisonResult:
         predictions = [wrong(answers[number_of(model)]) for model in (before, after)]
-        return compare_answers(DEV, *predictions, labels=LABELS)
+        return compare_predictions(DEV, *predictions, labels=LABELS)
 
     monkeypatch.setattr(mixtures, "train_model", train)
     rounds = project.self_training.model_copy(update={"rounds": 3})
@@ -171,4 +171,4 @@ def test_small_falls_of_several_rounds_do_not_add_up(
     assert (trained.undone.number if trained.undone else None) == undone
     for earlier in range(kept):
         before, last = wrong(answers[earlier]), wrong(answers[kept])
-        assert compare_answers(DEV, before, last, labels=LABELS).fell is False
+        assert compare_predictions(DEV, before, last, labels=LABELS).fell is False
