@@ -24,7 +24,6 @@ STILL_LONG = {  # to be emptied
     "flows/cli/main.py",
     "flows/registry/client.py",
     "tasks/report/model.py",
-    "tasks/review/row_history.py",
     "tasks/train/adaptation/masked.py",
     "tasks/tune/search.py",
 }

@@ -1,4 +1,4 @@
-"""`reseed curate`: the funnel of a project's last retrain, and one row's whole story."""
+"""`reseed curate`: the funnel of a project's last retrain, and the story of one row."""
 
 from __future__ import annotations
 
@@ -14,53 +14,55 @@ from flows.review.session import require_last_retrain
 from flows.settings import Settings
 from tasks.project import Project
 from tasks.project.reader import load_project
-from tasks.report.data.funnel import funnel, rejected_by_check
-from tasks.report.data.page import title
-from tasks.report.data.rows import load
-from tasks.review.row_history import explain, locate
+from tasks.report.data.funnel import funnel_steps, rejected_by_check
+from tasks.report.data.page import check_title
+from tasks.report.data.rows import load_rows
+from tasks.review.row_history import explain_row
+from tasks.review.row_lookup import locate_retrain
 from tasks.workspace import RetrainData
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
-def data_of(
+def retrain_data(
     settings: Settings, project: Project, config: Path, curated: Path | None
 ) -> RetrainData:
     """The data of the project's last retrain, or that behind `curated`. Raises UserError where there is none."""
     if curated is not None:
-        return locate(settings.workspace, curated, config=config)
+        return locate_retrain(settings.workspace, curated, config=config)
     return require_last_retrain(settings.workspace, project)
 
 
-def tell(settings: Settings, config: Path, row: str, curated: Path | None) -> dict[str, Any]:
+def row_story(settings: Settings, config: Path, row: str, curated: Path | None) -> dict[str, Any]:
     """The story of ROW as JSON (tasks/review/row_history.py)."""
     project = load_project(config)
-    data = data_of(settings, project, config, curated)
-    return explain(
+    data = retrain_data(settings, project, config, curated)
+    return explain_row(
         row, data=data, workspace=settings.workspace, name=project.name, settings=project.curate
     ).to_json()
 
 
-def summary(settings: Settings, config: Path, curated: Path | None) -> dict[str, Any]:
+def curation_summary(settings: Settings, config: Path, curated: Path | None) -> dict[str, Any]:
     """{project, curated, funnel, rejected}: where the rows of the last retrain went."""
     project = load_project(config)
-    data = data_of(settings, project, config, curated)
-    g, labels = load(data), project.label_names
+    data = retrain_data(settings, project, config, curated)
+    g, labels = load_rows(data), project.label_names
     return {
         "project": project.name,
         "curated": str(data.curated),
-        "funnel": funnel(g, labels),
+        "funnel": funnel_steps(g, labels),
         "rejected": rejected_by_check(g, labels),
     }
 
 
 def console() -> Console:
+    """A console as wide as the terminal; of 110 columns where the output is no terminal."""
     import sys
 
     return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
 
 
-def show_summary(found: dict[str, Any], to: Console) -> None:
+def print_summary(found: dict[str, Any], to: Console) -> None:
     """The funnel as a table: rows left after each step, by label."""
     steps = found["funnel"]
     table = Table(
@@ -72,18 +74,20 @@ def show_summary(found: dict[str, Any], to: Console) -> None:
     for label in steps[0]["rows"]:
         table.add_column(escape(label), justify="right", overflow="fold")
     table.add_column("all", justify="right")
-    table.add_column("set aside", justify="right")
+    table.add_column("rejected", justify="right")
     for s in steps:
         counts = [str(n) for n in s["rows"].values()]
-        table.add_row(escape(title(s["step"])), *counts, str(s["total"]), str(s["lost"] or ""))
+        table.add_row(
+            escape(check_title(s["step"])), *counts, str(s["total"]), str(s["lost"] or "")
+        )
     to.print(table)
     to.print(
-        "reseed curate CONFIG --explain ROW tells the whole story of a row: its id, or a piece of its text"
+        "reseed curate CONFIG --explain ROW shows the story of one row; ROW is an id or a piece of the text"
     )
 
 
-def show_story(story: dict[str, Any], to: Console) -> None:
-    """The story from the request to the model, a line a fact."""
+def print_story(story: dict[str, Any], to: Console) -> None:
+    """The story from the request to the model, one line per fact."""
     table = Table(
         title=f"row {story['id']}: {story['fate']}",
         title_justify="left",
@@ -92,79 +96,82 @@ def show_story(story: dict[str, Any], to: Console) -> None:
     )
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
-    for name, value in lines(story):
+    for name, value in story_lines(story):
         table.add_row(escape(_plain(name)), escape(_plain(value)))
     to.print(table)
 
 
 def _plain(text: str) -> str:
-    """The text without what a terminal would obey; a reply is shown as it came, but it may not move the cursor."""
+    """The text without control characters, so that a reply cannot move the cursor."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def lines(story: dict[str, Any]) -> list[tuple[str, str]]:
+def story_lines(story: dict[str, Any]) -> list[tuple[str, str]]:
     """The story as pairs of a name and a sentence."""
     text = (
         "not shown: it repeats held-out text or holds personal data"
         if story["text"] is None
         else story["text"]
     )
-    found = [("text", text), ("label", str(story["label"])), ("source", story["source"])]
-    found += _origin(story)
+    facts = [("text", text), ("label", str(story["label"])), ("source", story["source"])]
+    facts += _origin(story)
     for step in story["steps"]:
-        found.append(
-            (title(step["check"]), "passed" if step["passed"] else f"set aside: {step['reason']}")
+        facts.append(
+            (
+                check_title(step["check"]),
+                "passed" if step["passed"] else f"rejected: {step['reason']}",
+            )
         )
     if other := story["other"]:
         about = f"{other['id']} ({other['where']}{', ' + other['label'] if other['label'] else ''})"
-        found.append(("the other row", f"{about}: {other['text'] or 'its text is not shown'}"))
-    found += [("the same text", f"set aside once more: {t['reason']}") for t in story["same_text"]]
+        facts.append(("compared with", f"{about}: {other['text'] or 'its text is not shown'}"))
+    facts += [("the same text", f"also rejected: {t['reason']}") for t in story["same_text"]]
     if o := story["opinion"]:
-        said = f"{o['label']} ({o['probability']:.2f}); its own label {o['own']:.2f}"
-        said += f"; rank {o['rank']:g} of doubt" if o["rank"] is not None else ""
-        found.append(("the probe says", said))
-    found += [("a person", _decision(d)) for d in story["decisions"]]
+        opinion = f"{o['label']} ({o['probability']:.2f}); its own label {o['own']:.2f}"
+        opinion += f"; doubt rank {o['rank']:g}" if o["rank"] is not None else ""
+        facts.append(("the probe predicts", opinion))
+    facts += [("a person", _decision(d)) for d in story["decisions"]]
     if h := story["harvested"]:
-        found.append(("harvested", f"with a score of {h['score']}, in harvest {h['harvest']}"))
+        facts.append(("harvested", f"with a score of {h['score']}, in harvest {h['harvest']}"))
     if t := story["trained_on"]:
         models = ", ".join(t["models"]) or "no model yet"
-        found.append(("trained on", f"as {t['label']}, in {t['directory']}; by {models}"))
+        facts.append(("trained on", f"as {t['label']}, in {t['directory']}; by {models}"))
     else:
-        found.append(("trained on", "no"))
-    return found
+        facts.append(("trained on", "no"))
+    return facts
 
 
 def _origin(story: dict[str, Any]) -> list[tuple[str, str]]:
     """The request and its reply, where an LLM wrote the row."""
-    found = []
+    facts = []
     if a := story["asked"]:
         where = f"round {a['round'] + 1}" if isinstance(a["round"], int) else "no round"
-        found.append(
+        facts.append(
             (
-                "asked of",
+                "requested from",
                 f"{a['generator']} at {a['endpoint'] or 'an unknown endpoint'}, in {where}",
             )
         )
         if a["prompt"]:
-            found.append(("prompt", a["prompt"]))
-        found += [(name, value) for name, value in a["drawn"].items()]
+            facts.append(("prompt", a["prompt"]))
+        facts += [(name, value) for name, value in a["drawn"].items()]
         for s in a["seeds"]:
-            found.append(
-                ("seed row shown", f"{s['id']}: {s['text'] or 'it is not in these splits'}")
+            facts.append(
+                ("seed row in the prompt", f"{s['id']}: {s['text'] or 'not in these splits'}")
             )
         if a["tokens"]:
             estimated = ", estimated" if a["measured"] is False else ""
             dollars = f", ${a['usd']:.6f}" if a["usd"] is not None else ""
-            found.append(
+            facts.append(
                 (
                     "cost",
-                    f"{a['tokens'][0]:g} prompt and {a['tokens'][1]:g} written tokens{dollars}{estimated}",
+                    f"{a['tokens'][0]:g} prompt and {a['tokens'][1]:g} completion tokens{dollars}{estimated}",
                 )
             )
     if r := story["reply"]:
-        found.append(("reply", r["text"] if r["text"] is not None else "not shown"))
-        found.append(("kept in", r["path"] if r["kept"] else f"{r['path']} is gone"))
-    return found
+        facts.append(("reply", r["text"] if r["text"] is not None else "not shown"))
+        facts.append(("cached in", r["path"] if r["kept"] else f"{r['path']} is gone"))
+    return facts
 
 
 def _decision(d: dict[str, Any]) -> str:

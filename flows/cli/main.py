@@ -344,11 +344,11 @@ def curate(config: Path, row: str | None, curated: Path | None, as_json: bool) -
 
         settings = Settings.from_environment()
         if row is None:
-            found = explain.summary(settings, config, curated)
-            finish(found, lambda: explain.show_summary(found, explain.console()))
+            found = explain.curation_summary(settings, config, curated)
+            finish(found, lambda: explain.print_summary(found, explain.console()))
         else:
-            story = explain.tell(settings, config, row, curated)
-            finish(story, lambda: explain.show_story(story, explain.console()))
+            story = explain.row_story(settings, config, row, curated)
+            finish(story, lambda: explain.print_story(story, explain.console()))
 
 
 for _command in registry.COMMANDS:

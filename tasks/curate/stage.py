@@ -100,10 +100,12 @@ class CurateResult(TrainingRows):
     personal_data: dict[str, int]
 
     def metrics(self) -> Metrics:
+        """Rejected rows by check and accepted rows by label."""
         metrics = {f"data.rejected.{check}": float(n) for check, n in self.rejected.items()}
         return metrics | {f"data.accepted.{label}": float(n) for label, n in self.accepted.items()}
 
     def tables(self) -> dict[str, Table]:
+        """The accepted and the rejected rows."""
         return {
             "accepted": record_table(self.rows_file),
             "rejected": rejected_table(self.rejected_file),

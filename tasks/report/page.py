@@ -7,13 +7,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tasks.report.data.page import filled
+from tasks.report.data.page import fill_template
 
 
 def render(told: dict[str, Any]) -> str:
     """The page of what `tell` gathered. It loads nothing: pictures are within it, and its content security policy forbids the
     rest."""
-    return filled("tasks.report", f=told)
+    return fill_template("tasks.report", f=told)
 
 
 def is_ours(page: bytes) -> bool:

@@ -141,14 +141,14 @@ def curated_of(
 
 
 def round_of(
-    home: Path, written: Sequence[Record], unread: Sequence[Rejected] = (), **figures: Any
+    home: Path, written: Sequence[Record], unusable: Sequence[Rejected] = (), **figures: Any
 ) -> SynthesiseResult:
     """A round of generation that wrote these rows."""
-    came = [*written, *(r.record for r in unread)]
+    came = [*written, *(r.record for r in unusable)]
     figures = {"asked": count_by_label(came), "requests": len(came), "replies": len(came)} | figures
     result = filled(SynthesiseResult, **figures)
     generators = [{"name": "one", "endpoint": "http://there/v1", "model": "m"}]
-    files = {"rows.jsonl": written, "rejected.jsonl": unread}
+    files = {"rows.jsonl": written, "rejected.jsonl": unusable}
     return published(result, home, "synthesise", rows=files, params={"generators": generators})
 
 
@@ -187,7 +187,7 @@ class Data:
         written: list[Record],
         kept: list[Record],
         rejected: list[Rejected] | None = None,
-        unread: list[Rejected] | None = None,
+        unusable: list[Rejected] | None = None,
         dev: list[Record] | None = None,
         seed: list[Record] | None = None,
         unlabelled: list[Record] | None = None,
@@ -201,11 +201,11 @@ class Data:
         self.splits = splits_of(
             home, dev=dev or [], seed=seed or [], unlabelled=unlabelled or [], test=test or []
         )
-        self.round = round_of(home, written, unread or [], **(figures or {}))
+        self.round = round_of(home, written, unusable or [], **(figures or {}))
         self.curated = curated_of(
             home,
             kept,
-            [*(unread or []), *(rejected or [])],
+            [*(unusable or []), *(rejected or [])],
             checks=checks or [],
             inputs={"round-0": self.round.digest, "splits": self.splits.digest},
         )

@@ -23,13 +23,13 @@ from tasks.curate.stage import CurateResult
 from tasks.dataset import sealed as sealed_set
 from tasks.project import Project
 from tasks.records import Record, Rejected, read_records
-from tasks.report.data.cost import attributes, cost, drawn
-from tasks.report.data.distance import pairs, telling_words, two_sample
-from tasks.report.data.diversity import distinct, diversity, spread, tokens
-from tasks.report.data.funnel import balance, funnel, rejected_by_check
-from tasks.report.data.page import render
-from tasks.report.data.rows import Gathered, gather
-from tasks.report.data.stage import data_report, figures
+from tasks.report.data.cost import acceptance_by_attribute, cost_figures, drawn_attributes
+from tasks.report.data.distance import distinguishing_words, matched_rows, two_sample_test
+from tasks.report.data.diversity import distinct_n, diversity_figures, spread, word_tokens
+from tasks.report.data.funnel import funnel_steps, rejected_by_check, rows_by_source
+from tasks.report.data.page import render_data_report
+from tasks.report.data.rows import RetrainRows, gather_rows
+from tasks.report.data.stage import data_figures, data_report
 from tasks.workspace import Workspace
 from tests.kit import toy
 from tests.kit.context import context_of
@@ -46,20 +46,20 @@ EVIL = [
 ]
 
 
-def gathered(**rows: Any) -> Gathered:
+def gathered(**rows: Any) -> RetrainRows:
     empty: dict[str, Any] = {
         "rounds": [],
         "written": [],
-        "unread": [],
+        "unusable": [],
         "kept": [],
-        "set_aside": [],
+        "rejected": [],
         "dev": [],
         "seed": [],
         "unlabelled": [],
         "curated": filled(CurateResult),
     }
     given = empty | rows
-    return Gathered(**{"trained_on": given["kept"]} | given)
+    return RetrainRows(**{"trained_on": given["kept"]} | given)
 
 
 def directions(texts: list[str]) -> np.ndarray:
@@ -70,9 +70,11 @@ def directions(texts: list[str]) -> np.ndarray:
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def shown(g: Gathered, of: Project, hidden: set[str] | None = None) -> str:
-    found = figures(g, project=of, hidden=lambda row, _: row in (hidden or set()), embed=directions)
-    return render(found | {"read": {"curated": "0" * 64}})
+def shown(g: RetrainRows, of: Project, hidden: set[str] | None = None) -> str:
+    found = data_figures(
+        g, project=of, hidden=lambda row, _: row in (hidden or set()), embed=directions
+    )
+    return render_data_report(found | {"read": {"curated": "0" * 64}})
 
 
 # the funnel
@@ -81,7 +83,7 @@ FATES = st.lists(
     st.tuples(
         st.sampled_from(["fruit", "metal"]),
         st.sampled_from(
-            ["unread", "length", "near", "off_label", "surplus", "kept", "relabelled", "rescued"]
+            ["unusable", "length", "near", "off_label", "surplus", "kept", "relabelled", "rescued"]
         ),
     ),
     max_size=40,
@@ -91,11 +93,11 @@ FATES = st.lists(
 @settings(max_examples=80, deadline=None)
 @given(fates=FATES)
 def test_the_funnel_adds_up(fates: list[tuple[str, str]]) -> None:
-    written, unread, kept, out = [], [], [], []
+    written, unusable, kept, out = [], [], [], []
     for i, (label, fate) in enumerate(fates):
         r = generated(text(label, i), label, request=i)
-        if fate == "unread":
-            unread.append(Rejected(r, "fragment", "short"))
+        if fate == "unusable":
+            unusable.append(Rejected(r, "fragment", "short"))
             continue
         written.append(r)
         if fate == "relabelled":
@@ -107,8 +109,8 @@ def test_the_funnel_adds_up(fates: list[tuple[str, str]]) -> None:
         else:
             out.append(Rejected(r, fate, "why"))
     seed = [record(text("seed", 0), "fruit", "seed")]
-    g = gathered(written=written, unread=unread, kept=[*seed, *kept], set_aside=out)
-    steps = funnel(g, ["fruit", "metal"])
+    g = gathered(written=written, unusable=unusable, kept=[*seed, *kept], rejected=out)
+    steps = funnel_steps(g, ["fruit", "metal"])
     assert [s["step"] for s in steps[:3]] == ["asked", "replies", "texts"] and steps[-1][
         "step"
     ] == "accepted"
@@ -118,7 +120,7 @@ def test_the_funnel_adds_up(fates: list[tuple[str, str]]) -> None:
         assert all(step["rows"][label] >= 0 for label in ("fruit", "metal"))
     for label in ("fruit", "metal"):
         assert steps[-1]["rows"][label] == sum(r.label == label for r in kept)
-        assert sum(balance(g, ["fruit", "metal"])[label].values()) == sum(
+        assert sum(rows_by_source(g, ["fruit", "metal"])[label].values()) == sum(
             r.label == label for r in [*seed, *kept]
         )
     lost = {s["step"]: s["lost"] for s in steps if s["kind"] == "check" and s["step"] != "person"}
@@ -131,15 +133,15 @@ def test_the_checks_stand_in_the_order_in_which_they_ran_and_seed_rows_are_in_no
     tmp_path: Path,
 ) -> None:
     rows = [generated(text("fruit", i), request=i) for i in range(5)]
-    unread = [Rejected(generated("cut", request=9), "fragment", "1 word")]
+    unusable = [Rejected(generated("cut", request=9), "fragment", "1 word")]
     out = [
         Rejected(rows[0], "too_short", "x"),
         Rejected(record("real", "fruit", "seed"), "exact_duplicate", "x"),
     ]
     out += [Rejected(rows[1], "near_duplicate", "x"), Rejected(rows[2], "surplus", "x")]
-    data = Data(tmp_path, written=rows, kept=rows[3:], rejected=out, unread=unread)
-    g = gather(**data.stages)
-    assert [(s["step"], s["total"]) for s in funnel(g, ["fruit"])] == [
+    data = Data(tmp_path, written=rows, kept=rows[3:], rejected=out, unusable=unusable)
+    g = gather_rows(**data.stages)
+    assert [(s["step"], s["total"]) for s in funnel_steps(g, ["fruit"])] == [
         ("asked", 6),
         ("replies", 6),
         ("texts", 6),
@@ -155,16 +157,16 @@ def test_what_a_person_set_aside_comes_after_the_checks_that_ran_before(tmp_path
     rows = [generated(text("fruit", i), request=i) for i in range(4)]
     names = ("reviewed_out", "off_label", "too_short", "surplus")
     out = [Rejected(r, name, "x") for r, name in zip(rows, names, strict=True)]
-    g = gather(
+    g = gather_rows(
         **Data(tmp_path, written=rows, kept=[], rejected=out, checks=["length", "agreement"]).stages
     )
-    steps = [s["step"] for s in funnel(g, ["fruit"])]
+    steps = [s["step"] for s in funnel_steps(g, ["fruit"])]
     assert steps[3:] == ["too_short", "off_label", "reviewed_out", "surplus", "accepted"]
 
 
 def test_several_rows_of_one_reply_are_one_reply() -> None:
     g = gathered(written=[generated(text("fruit", i), request=i // 3, row=i % 3) for i in range(6)])
-    assert [(s["step"], s["total"]) for s in funnel(g, ["fruit"])][1:3] == [
+    assert [(s["step"], s["total"]) for s in funnel_steps(g, ["fruit"])][1:3] == [
         ("replies", 2),
         ("texts", 6),
     ]
@@ -175,18 +177,18 @@ def test_several_rows_of_one_reply_are_one_reply() -> None:
 
 def test_distinct_n_is_known() -> None:
     a, b = list("abab"), list("abcd")
-    assert distinct([a], 1, budget=4) == 0.5 and distinct([b], 1, budget=4) == 1.0
-    assert distinct([a], 2, budget=4) == pytest.approx(2 / 3)
-    assert distinct([a, b], 2, budget=8) == pytest.approx(
+    assert distinct_n([a], 1, budget=4) == 0.5 and distinct_n([b], 1, budget=4) == 1.0
+    assert distinct_n([a], 2, budget=4) == pytest.approx(2 / 3)
+    assert distinct_n([a, b], 2, budget=8) == pytest.approx(
         4 / 6
     )  # ab ba ab | ab bc cd, none across the texts
-    assert distinct([a, b], 1, budget=4) == 0.5  # only the first four words are read
-    assert distinct([a], 1, budget=5) is None
+    assert distinct_n([a, b], 1, budget=4) == 0.5  # only the first four words are read
+    assert distinct_n([a], 1, budget=5) is None
 
 
 def test_tokens_are_words_without_punctuation_and_characters_where_there_is_no_space() -> None:
-    assert tokens('Don’t "stop", he said: 3-1.') == ["don’t", "stop", "he", "said", "3", "1"]
-    assert tokens("東京 Tokyo") == ["東", "京", "tokyo"]
+    assert word_tokens('Don’t "stop", he said: 3-1.') == ["don’t", "stop", "he", "said", "3", "1"]
+    assert word_tokens("東京 Tokyo") == ["東", "京", "tokyo"]
 
 
 def test_spread_is_known_and_does_not_depend_on_the_number_of_rows() -> None:
@@ -206,7 +208,7 @@ def test_spread_is_known_and_does_not_depend_on_the_number_of_rows() -> None:
 def test_groups_are_read_over_the_same_number_of_words_and_real_rows_stand_beside() -> None:
     made_ = [generated(text("fruit", i, 30), request=i, round=i // 20) for i in range(40)]
     real = [record(" ".join(["same"] * 150), "fruit", "dev")]
-    table = diversity(gathered(kept=made_, dev=real), ["fruit", "metal"], {})
+    table = diversity_figures(gathered(kept=made_, dev=real), ["fruit", "metal"], {})
     assert table["label"]["tokens"] == 150
     rows = {(r["group"], r["source"]): r for r in table["label"]["rows"]}
     assert set(rows) == {("fruit", "synthetic"), ("fruit", "real")}
@@ -227,18 +229,20 @@ def test_two_samples_of_one_distribution_are_not_told_apart() -> None:
     results = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        results.append(two_sample(rng.normal(size=(80, 6)), rng.normal(size=(80, 6))))
+        results.append(two_sample_test(rng.normal(size=(80, 6)), rng.normal(size=(80, 6))))
     assert 0.45 < np.mean([r["auc"] for r in results if r]) < 0.55
     assert sum(r["p"] < 0.05 for r in results if r) <= 4  # one in twenty is expected
 
 
 def test_two_samples_of_different_distributions_are_told_apart() -> None:
     rng = np.random.default_rng(1)
-    found = two_sample(rng.normal(size=(80, 6)) + 1, rng.normal(size=(80, 6)))
+    found = two_sample_test(rng.normal(size=(80, 6)) + 1, rng.normal(size=(80, 6)))
     assert found and found["auc"] > 0.9 and found["accuracy"] > 0.8 and found["p"] < 1e-6
     assert found["rows"] == [80, 80] and found["held_out"] == 80
-    assert two_sample(rng.normal(size=(9, 6)), rng.normal(size=(9, 6))) is None
-    apart = two_sample(*(rng.normal(size=(400, 2)).astype(np.float32) + shift for shift in (0, 9)))
+    assert two_sample_test(rng.normal(size=(9, 6)), rng.normal(size=(9, 6))) is None
+    apart = two_sample_test(
+        *(rng.normal(size=(400, 2)).astype(np.float32) + shift for shift in (0, 9))
+    )
     assert apart and 0 < apart["p"] < 1e-60
 
 
@@ -247,19 +251,19 @@ def test_pairs_are_balanced_and_matched_by_label_where_it_is_known() -> None:
     dev = [
         record(text(k, i, 9), k, "dev") for k, n in (("fruit", 5), ("metal", 30)) for i in range(n)
     ]
-    a, b = pairs(made_, dev, [])
+    a, b = matched_rows(made_, dev, [])
     assert [sum(r.label == k for r in side) for side in (a, b) for k in ("fruit", "metal")] == [
         5,
         20,
         5,
         20,
     ]
-    a, b = pairs(made_, dev, [record(text("u", i), None, "unlabelled") for i in range(100)])
+    a, b = matched_rows(made_, dev, [record(text("u", i), None, "unlabelled") for i in range(100)])
     assert (
         len(a) == len(b) == 40 == len({r.id for r in a}) and sum(r.label is None for r in b) == 15
     )
-    assert pairs(list(reversed(made_)), dev, []) == pairs(made_, dev, [])
-    assert pairs([], dev, []) == ([], [])
+    assert matched_rows(list(reversed(made_)), dev, []) == matched_rows(made_, dev, [])
+    assert matched_rows([], dev, []) == ([], [])
 
 
 def test_telling_words_tell() -> None:
@@ -272,11 +276,11 @@ def test_telling_words_tell() -> None:
         record(" ".join(rng.choices([*common, "yesterday"], k=12)) + f" r{i}", "fruit", "dev")
         for i in range(40)
     ]
-    found = telling_words(written, real)
+    found = distinguishing_words(written, real)
     assert found["synthetic"][0]["word"] == "tapestry" and found["real"][0]["word"] == "yesterday"
     assert found["synthetic"][0]["real"] == 0 and found["synthetic"][0]["synthetic"] > 0.5
     assert not {w["word"] for w in found["synthetic"]} & {w["word"] for w in found["real"]}
-    assert telling_words(
+    assert distinguishing_words(
         [record(f"only{i}") for i in range(12)], [record(f"once{i}") for i in range(12)]
     ) == {
         "synthetic": [],
@@ -300,12 +304,12 @@ def test_cost_by_generator_and_label(tmp_path: Path) -> None:
         "lost": 1,
     }
     out = [Rejected(r, "surplus", "x") for r in rows[2:4]]
-    g = gather(
+    g = gather_rows(
         **Data(
             tmp_path, written=rows, kept=[*rows[:2], rows[4]], rejected=out, figures=usage
         ).stages
     )
-    found = cost(g, ["fruit", "metal", "bird"])
+    found = cost_figures(g, ["fruit", "metal", "bird"])
     assert (found["tokens"]["total"], found["usd"], found["measured"], found["lost"]) == (
         160,
         0.007,
@@ -335,14 +339,14 @@ def test_attributes_are_counted_with_their_acceptance() -> None:
         generated(text("fruit", i), request=i, length=("short", "long")[i % 2], near="metal")
         for i in range(4)
     ]
-    assert attributes(rows[0]) == {
+    assert drawn_attributes(rows[0]) == {
         "topic": "fruit topic",
         "style": "a quote",
         "length": "short",
         "near": "metal",
     }
     g = gathered(written=rows, kept=[rows[0], rows[2], rows[1]])
-    found = {a["name"]: a["values"] for a in drawn(g)}
+    found = {a["name"]: a["values"] for a in acceptance_by_attribute(g)}
     assert [(v["value"], v["texts"], v["accepted"], v["label"]) for v in found["length"]] == [
         ("long", 2, 1, None),
         ("short", 2, 2, None),
@@ -353,7 +357,7 @@ def test_attributes_are_counted_with_their_acceptance() -> None:
 # the page
 
 
-def evil_rows() -> tuple[Project, Gathered]:
+def evil_rows() -> tuple[Project, RetrainRows]:
     labels = tuple(EVIL[:2])
     rows = [
         generated(
@@ -371,7 +375,7 @@ def evil_rows() -> tuple[Project, Gathered]:
         record(f"{evil} {text('r', i)}", labels[i % 2], "dev") for i, evil in enumerate(EVIL * 6)
     ]
     out = [Rejected(r, evil, evil, 1.0, evil) for evil, r in zip(EVIL, rows, strict=False)]
-    g = gathered(written=rows, kept=rows[5:], set_aside=out, dev=real)
+    g = gathered(written=rows, kept=rows[5:], rejected=out, dev=real)
     return project({"pool": "x"}, labels=labels), g
 
 
@@ -429,7 +433,7 @@ def test_the_page_forbids_and_needs_no_script_and_no_network() -> None:
 
 def test_hidden_rows_are_named_and_not_shown() -> None:
     row = generated("call me at secret-number 555", request=1)
-    g = gathered(written=[row], set_aside=[Rejected(row, "personal_data", "a phone number")])
+    g = gathered(written=[row], rejected=[Rejected(row, "personal_data", "a phone number")])
     html = shown(g, project({"pool": "x"}), hidden={row.id})
     assert row.id in html and "a phone number" in html and "secret" not in html
     assert "secret" in shown(g, project({"pool": "x"}))

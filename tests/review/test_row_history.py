@@ -18,7 +18,8 @@ from tasks.project import Curate
 from tasks.records import Rejected, content_id, read_records, read_rejected
 from tasks.review.queue import RankResult
 from tasks.review.ranked_row import RankedRow
-from tasks.review.row_history import Story, explain, locate
+from tasks.review.row_history import Story, explain_row
+from tasks.review.row_lookup import locate_retrain
 from tasks.stage import run_stage
 from tasks.text.fingerprints import FINGERPRINTS
 from tasks.train.stage import TrainResult
@@ -44,7 +45,7 @@ def cached(home: Path, request: int, reply: str, **fields: Any) -> Path:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Data:
-    """A kept row, one of each kind that was set aside, and a harvested one."""
+    """A kept row, one of each kind that was rejected, and a harvested one."""
     seed = record("a seed row that was shown", "fruit", "seed")
     dev = record(text("dev", 0), "fruit", "dev")
     sealed = record(text("sealed", 0), "fruit", "test")
@@ -82,7 +83,7 @@ def data(tmp_path: Path) -> Data:
         written=[kept, twin, near, off, leaked, beside, private],
         kept=[seed, clean, beside],
         rejected=rejected,
-        unread=[Rejected(broken, "refusal", "the model declined")],
+        unusable=[Rejected(broken, "refusal", "the model declined")],
         dev=[dev],
         seed=[seed],
         test=[sealed],
@@ -95,7 +96,7 @@ def story(
     row: str, data: Data, personal_data: Literal["note", "reject", "off"] = "reject"
 ) -> Story:
     settings = Curate(personal_data=personal_data)
-    return explain(
+    return explain_row(
         row, data=data.data, workspace=Workspace(data.home), name="toy", settings=settings
     )
 
@@ -143,7 +144,7 @@ def test_the_id_and_the_text_with_which_a_row_came_lead_to_what_became_of_it(dat
 
 def test_a_row_set_aside_says_by_which_check_and_beside_which_row(data: Data) -> None:
     s = story("tonight", data)
-    assert (s.fate, s.check, s.value, s.trained_on) == ("set aside", "near_duplicate", 0.8, None)
+    assert (s.fate, s.check, s.value, s.trained_on) == ("rejected", "near_duplicate", 0.8, None)
     assert checked(s) == [
         ("reply", True),
         ("normalise", True),
@@ -197,7 +198,7 @@ def test_personal_data_in_a_row_that_never_came_to_its_check_is_not_shown(tmp_pa
     broken = generated("Sorry, write to jane.doe@example.org", request=1)
     cached(tmp_path, 1, broken.text)
     data = Data(
-        tmp_path, written=[], kept=[], unread=[Rejected(broken, "refusal", "the model declined")]
+        tmp_path, written=[], kept=[], unusable=[Rejected(broken, "refusal", "the model declined")]
     )
     s = story(broken.id, data)
     assert s.text is None and s.reply and s.reply["text"] is None
@@ -309,7 +310,8 @@ def test_without_hashes_nothing_could_be_hidden_so_nothing_is_shown(data: Data) 
 
 def test_the_inputs_of_a_curation_are_found_by_their_digests(data: Data) -> None:
     assert (
-        locate(Workspace(data.home), data.curated.directory, config=data.data.config) == data.data
+        locate_retrain(Workspace(data.home), data.curated.directory, config=data.data.config)
+        == data.data
     )
 
 
@@ -317,12 +319,12 @@ def test_inputs_that_are_gone_are_named(data: Data) -> None:
     workspace, config = Workspace(data.home), data.data.config
     shutil.rmtree(data.round.directory)
     with pytest.raises(UserError, match="round-0"):
-        locate(workspace, data.curated.directory, config=config)
+        locate_retrain(workspace, data.curated.directory, config=config)
     shutil.rmtree(data.splits.directory)
     with pytest.raises(UserError, match="splits"):
-        locate(workspace, data.curated.directory, config=config)
+        locate_retrain(workspace, data.curated.directory, config=config)
     with pytest.raises(UserError, match="no curate stage's directory"):
-        locate(workspace, data.home, config=config)
+        locate_retrain(workspace, data.home, config=config)
 
 
 # the verb
@@ -359,7 +361,7 @@ def test_the_story_on_a_terminal_and_as_json(data: Data, config: Path, reseed: C
     note(data)
     status, out, _ = reseed("curate", config, "--explain", "tonight")
     assert (
-        status == 0 and "set aside: 0.80 of row" in " ".join(out.split()) and "the other row" in out
+        status == 0 and "rejected: 0.80 of row" in " ".join(out.split()) and "compared with" in out
     )
     status, out, _ = reseed("curate", config, "--explain", "tonight", "--json")
     assert status == 0 and last_json(out)["check"] == "near_duplicate"

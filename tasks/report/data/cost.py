@@ -1,4 +1,4 @@
-"""What the rows cost, and which generators, subtopics and attributes gave rows that were accepted."""
+"""What the rows cost, and how many rows of each generator, subtopic and attribute were accepted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tasks.llm.request import Usage
 from tasks.records import Record, label_text
 from tasks.report.data.diversity import name_of_round
-from tasks.report.data.rows import Gathered
+from tasks.report.data.rows import RetrainRows
 
 # what a row's lineage holds besides the attributes that were drawn for it
 NOT_DRAWN = frozenset(
@@ -31,16 +31,16 @@ NOT_DRAWN = frozenset(
 MOST_VALUES = 40  # of an attribute, in the report
 
 
-def attributes(record: Record) -> dict[str, str]:
+def drawn_attributes(record: Record) -> dict[str, str]:
     """What was drawn for the row's request: topic, style, the project's attributes, and the label it lies near."""
     return {k: v for k, v in record.lineage.items() if k not in NOT_DRAWN and isinstance(v, str)}
 
 
-def cost(g: Gathered, labels: list[str]) -> dict[str, Any]:
+def cost_figures(g: RetrainRows, labels: list[str]) -> dict[str, Any]:
     """Tokens and dollars in all, and by generator, label and round with the acceptance.
 
-    In all is what the rounds counted; a part is the sum over its texts, set aside or not, of their share of their replies.
-    `measured` is False where an endpoint told no tokens, so that they were estimated, and None where that is not known.
+    In all is what the rounds counted; a part is the sum over its texts, rejected or not, of their share of their replies.
+    `measured` is False where an endpoint reported no tokens, so that they were estimated, and None where that is not known.
     """
     usage = Usage.total(g.rounds)
     accepted = len(g.accepted)
@@ -69,15 +69,15 @@ def _per(value: float, rows: int) -> float | None:
     return round(value / rows, 6) if rows else None
 
 
-def _texts(g: Gathered) -> Iterable[Record]:
+def _texts(g: RetrainRows) -> Iterable[Record]:
     yield from g.written
-    yield from (r.record for r in g.unread)
+    yield from (r.record for r in g.unusable)
 
 
 def _parts(
-    g: Gathered, part: Callable[[Record], str], names: list[str] | None = None
+    g: RetrainRows, part: Callable[[Record], str], names: list[str] | None = None
 ) -> list[dict[str, Any]]:
-    """One row a part: texts, accepted, their share, tokens and dollars, and both for each accepted row."""
+    """One row per part: texts, accepted, their share, tokens and dollars, and both for each accepted row."""
     found: dict[str, dict[str, Any]] = {
         name: {"texts": 0, "accepted": 0, "tokens": 0.0, "usd": None, "measured": None}
         for name in names or []
@@ -110,17 +110,17 @@ def _parts(
     ]
 
 
-def drawn(g: Gathered) -> list[dict[str, Any]]:
+def acceptance_by_attribute(g: RetrainRows) -> list[dict[str, Any]]:
     """Each attribute with its values, {value, label, texts, accepted, share} each, the least accepted first.
 
-    A value of a subtopic belongs to one label; the others are counted over all labels. At most 40 values an attribute.
+    A value of a subtopic belongs to one label; the others are counted over all labels. At most 40 values per attribute.
     """
     made: dict[str, dict[tuple[str, str | None], list[int]]] = defaultdict(
         lambda: defaultdict(lambda: [0, 0])
     )
     for at, rows in enumerate((_texts(g), g.accepted)):
         for r in rows:
-            for name, value in attributes(r).items():
+            for name, value in drawn_attributes(r).items():
                 made[name][value, label_text(r.label) if name == "topic" else None][at] += 1
     return [
         {"name": name, "of": len(values), "values": _values(values)}

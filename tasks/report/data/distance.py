@@ -1,4 +1,4 @@
-"""How well a classifier can tell the synthetic rows from real ones, and by which words.
+"""How well a classifier distinguishes synthetic rows from real ones, and by which words.
 
 A classifier two-sample test: Lopez-Paz and Oquab 2017, "Revisiting Classifier Two-Sample Tests" (arXiv:1610.06545).
 """
@@ -9,49 +9,49 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from tasks.records import Label, Record
-from tasks.report.data.diversity import tokens
+from tasks.report.data.diversity import word_tokens
 
 if TYPE_CHECKING:
     import numpy as np
 
 FOLDS = 5
-LEAST = 10  # rows a side, with fewer nothing is tested
-MOST = 500  # rows a side
+LEAST = 10  # rows per side; with fewer, nothing is tested
+MOST = 500  # rows per side
 WORDS = 15  # shown of each side
 
 
-def by_id(rows: list[Record], n: int) -> list[Record]:
+def sample_by_id(rows: list[Record], n: int) -> list[Record]:
     """The first `n` in the order of their ids, which are hashes: a fixed random sample."""
     return sorted(rows, key=lambda r: r.id)[: max(n, 0)]
 
 
-def pairs(
+def matched_rows(
     synthetic: list[Record], labelled: list[Record], unlabelled: list[Record]
 ) -> tuple[list[Record], list[Record]]:
     """(synthetic, real) rows to compare: the same number of both, at most 500; as many of a label as of the real rows whose
     label is known, and the other synthetic rows, of any label, against unlabelled ones.
     """
     groups: dict[Label | None, list[Record]] = defaultdict(list)
-    for r in by_id(synthetic, len(synthetic)):
+    for r in sample_by_id(synthetic, len(synthetic)):
         groups[r.label].append(r)
     most = MOST // max(1, len(groups))
     made: list[Record] = []
     real: list[Record] = []
     for label, rows in sorted(groups.items(), key=lambda item: str(item[0])):
-        same = by_id([r for r in labelled if r.label == label], min(len(rows), most))
+        same = sample_by_id([r for r in labelled if r.label == label], min(len(rows), most))
         made += rows[: len(same)]
         real += same
     taken = {r.id for r in made}
-    others = by_id([r for r in synthetic if r.id not in taken], MOST - len(made))
-    unknown = by_id(unlabelled, len(others))
+    others = sample_by_id([r for r in synthetic if r.id not in taken], MOST - len(made))
+    unknown = sample_by_id(unlabelled, len(others))
     return made + others[: len(unknown)], real + unknown
 
 
-def two_sample(synthetic: np.ndarray, real: np.ndarray) -> dict[str, Any] | None:
-    """{rows, auc, accuracy, p, held_out}: of logistic regression that tells the sides apart; None for too few rows.
+def two_sample_test(synthetic: np.ndarray, real: np.ndarray) -> dict[str, Any] | None:
+    """{rows, auc, accuracy, p, held_out}: of logistic regression between the two sides; None for too few rows.
 
-    Both arrays are one embedding a row, with as many rows. AUC and accuracy are of out-of-fold scores in stratified
-    cross-validation: 0.5 where nothing tells the sides apart, 1 where everything does. `p` is one-sided, of the AUC on one
+    Both arrays are one embedding per row, with as many rows. AUC and accuracy are of out-of-fold scores in stratified
+    cross-validation: 0.5 where the sides are indistinguishable, 1 where they are always distinguished. `p` is one-sided, of the AUC on one
     held-out half (`held_out` rows) whose labels are exchangeable under the null, so it is that of the rank-sum test; the
     scores of cross-validation are not independent, so they give none.
     """
@@ -84,10 +84,12 @@ def two_sample(synthetic: np.ndarray, real: np.ndarray) -> dict[str, Any] | None
     }
 
 
-def telling_words(synthetic: list[Record], real: list[Record]) -> dict[str, list[dict[str, Any]]]:
-    """The words that speak most for either side, {word, weight, synthetic, real} each: the last two are shares of texts.
+def distinguishing_words(
+    synthetic: list[Record], real: list[Record]
+) -> dict[str, list[dict[str, Any]]]:
+    """The words most typical of either side, {word, weight, synthetic, real} each: the last two are shares of texts.
 
-    The weights are those of logistic regression on TF-IDF; words that stand in fewer than three texts are left out.
+    The weights are those of logistic regression on TF-IDF; words that appear in fewer than three texts are left out.
     """
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -95,12 +97,12 @@ def telling_words(synthetic: list[Record], real: list[Record]) -> dict[str, list
 
     if min(len(synthetic), len(real)) < LEAST:
         return {"synthetic": [], "real": []}
-    texts = [tokens(r.text) for r in [*synthetic, *real]]
+    texts = [word_tokens(r.text) for r in [*synthetic, *real]]
     y = np.repeat([1, 0], [len(synthetic), len(real)])
     vectorizer = TfidfVectorizer(analyzer=lambda words: words, min_df=3, sublinear_tf=True)
     try:
         x = vectorizer.fit_transform(texts)
-    except ValueError:  # no word stands in three texts
+    except ValueError:  # no word appears in three texts
         return {"synthetic": [], "real": []}
     weights = LogisticRegression(C=10, max_iter=1000).fit(x, y).coef_[0]
     has = (x > 0).astype(float)
@@ -110,7 +112,7 @@ def telling_words(synthetic: list[Record], real: list[Record]) -> dict[str, list
     }
     names = vectorizer.get_feature_names_out()
 
-    def told(order: np.ndarray, sign: int) -> list[dict[str, Any]]:
+    def top_words(order: np.ndarray, sign: int) -> list[dict[str, Any]]:
         return [
             {
                 "word": str(names[i]),
@@ -123,4 +125,4 @@ def telling_words(synthetic: list[Record], real: list[Record]) -> dict[str, list
         ]
 
     order = np.argsort(weights, kind="stable")
-    return {"synthetic": told(order[::-1], 1), "real": told(order, -1)}
+    return {"synthetic": top_words(order[::-1], 1), "real": top_words(order, -1)}

@@ -1,4 +1,4 @@
-"""How much the texts of a group differ from one another, in figures that can be compared between groups of any size."""
+"""How varied the texts of a group are, in figures that are comparable between groups of any size."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from tasks.records import Label, Record
-from tasks.report.data.rows import Gathered
+from tasks.report.data.rows import RetrainRows
 from tasks.text.tokens import fold, split_words
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ LEAST_TOKENS = 100  # with fewer, a group gets no distinct-n
 _TOKEN = re.compile(r"\w+(?:['’]\w+)*")
 
 
-def tokens(text: str) -> list[str]:
+def word_tokens(text: str) -> list[str]:
     """The words of the folded text without punctuation; in Chinese and Japanese each character."""
     return [t for word in split_words(fold(text)) for t in _TOKEN.findall(word)]
 
 
-def distinct(texts: list[list[str]], n: int, *, budget: int) -> float | None:
+def distinct_n(texts: list[list[str]], n: int, *, budget: int) -> float | None:
     """Different n-grams over all n-grams of the first `budget` tokens; None where there are fewer tokens than that.
 
     Distinct-n of Li et al. 2016 (arXiv:1510.03055). It falls with the length of what is read, so groups are compared
@@ -44,7 +44,7 @@ def distinct(texts: list[list[str]], n: int, *, budget: int) -> float | None:
 def spread(vectors: np.ndarray) -> float | None:
     """Mean cosine distance of the group to its centroid, 0 (all alike) to 1; None for fewer than two rows.
 
-    `vectors` is one row a text, each of length 1. The distance is to the centroid of the group that the rows stand for:
+    `vectors` is one row per text, each of length 1. The distance is to the centroid of the group that the rows stand for:
     1 - sqrt(r), with r the mean cosine of two different rows, which unlike the distance to the rows' own centroid does
     not shrink with their number.
     """
@@ -56,8 +56,10 @@ def spread(vectors: np.ndarray) -> float | None:
     return 1 - max(r, 0.0) ** 0.5
 
 
-def diversity(g: Gathered, labels: list[str], vectors: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Figures of the accepted rows by label, round and generator, those of the real rows beside them.
+def diversity_figures(
+    g: RetrainRows, labels: list[str], vectors: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Figures of the accepted rows by label, round and generator, with those of the real rows.
 
     `vectors` holds an embedding for some row ids: those count for the spread. Each table is {tokens, rows: [...]}; a row
     is {group, source, rows, words: [10th, 50th, 90th percentile], distinct_1, distinct_2, spread}.
@@ -100,7 +102,7 @@ def _table(
 ) -> dict[str, Any]:
     # in the order of their ids, which are hashes: a fixed random order
     read = [
-        (name, source, rows, [tokens(r.text) for r in sorted(rows, key=lambda r: r.id)])
+        (name, source, rows, [word_tokens(r.text) for r in sorted(rows, key=lambda r: r.id)])
         for name, source, rows in groups
         if rows
     ]
@@ -115,7 +117,7 @@ def _table(
                 "rows": len(rows),
                 "words": _percentiles([len(t) for t in texts]),
             }
-            | {f"distinct_{n}": _rounded(distinct(texts, n, budget=budget)) for n in (1, 2)}
+            | {f"distinct_{n}": _rounded(distinct_n(texts, n, budget=budget)) for n in (1, 2)}
             | {"spread": _rounded(_spread_within_labels(rows, vectors))}
             for name, source, rows, texts in read
         ],

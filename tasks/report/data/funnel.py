@@ -1,4 +1,4 @@
-"""Where the rows went: from what was asked for, through every check, to what is trained on."""
+"""The funnel of rows: from those requested, through every check, to those that are trained on."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from tasks.records import Record, Rejected, label_text
-from tasks.report.data.page import title
-from tasks.report.data.rows import RUN_BY, Gathered, generated
+from tasks.report.data.page import check_title
+from tasks.report.data.rows import CHECK_BY_REASON, RetrainRows, is_generated
 
-PERSON = "person"  # what a person's decisions moved between labels, or took back from a check
+PERSON = "person"  # rows that a person relabelled, or accepted in spite of a check
 
 
-def funnel(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:
+def funnel_steps(g: RetrainRows, labels: list[str]) -> list[dict[str, Any]]:
     """The steps in order, each {step, kind, rows: {label: n}, total, lost}: rows left after it, and lost by it.
 
-    `asked` counts rows asked for, `replies` the answers, `texts` what they held (more than replies where one holds several
+    `asked` counts rows asked for, `replies` the answers, `texts` the rows in them (more than replies where one has several
     rows); each check follows in the order in which it ran; `accepted` is what was kept. From `texts` on, every step is the
     one before it less what it lost, in every label.
     """
     asked: Counter[str] = Counter()
     for r in g.rounds:
         asked.update(r.asked)
-    came = [*g.written, *(r.record for r in g.unread)]
+    came = [*g.written, *(r.record for r in g.unusable)]
     texts = Counter(label_text(r.label) for r in came)
     steps = [_step("asked", "row", asked, None), _step("replies", "reply", _requests(came), None)]
     left = Counter(texts)
     steps.append(_step("texts", "row", left, None))
-    made = [r for r in g.set_aside if generated(r.record)]
-    for check, out in [*_by_check(g.unread), *_in_order(_by_check(made), g.checks)]:
+    made = [r for r in g.rejected if is_generated(r.record)]
+    for check, out in [*_by_check(g.unusable), *_in_order(_by_check(made), g.checks)]:
         left = Counter({label: left[label] - out[label] for label in {*left, *out}})
         steps.append(_step(check, "check", left, out))
     accepted = Counter(label_text(r.label) for r in g.accepted)
@@ -62,7 +62,7 @@ def _labels(labels: list[str], steps: list[dict[str, Any]]) -> list[str]:
 
 
 def _requests(came: Iterable[Record]) -> Counter[str]:
-    """Replies a label: rows of one reply name the same request."""
+    """Replies per label: rows of one reply have the same request."""
     seen = {
         (label_text(r.label), str(r.lineage.get("request", f"row {n}"))) for n, r in enumerate(came)
     }
@@ -70,7 +70,7 @@ def _requests(came: Iterable[Record]) -> Counter[str]:
 
 
 def _by_check(rejected: list[Rejected]) -> list[tuple[str, Counter[str]]]:
-    """Each check with its rows a label, in the order in which the checks first set a row aside."""
+    """Each check with its rows per label, in the order in which the checks first rejected a row."""
     found: dict[str, Counter[str]] = {}
     for r in rejected:
         found.setdefault(r.check, Counter())[label_text(r.record.label)] += 1
@@ -80,16 +80,16 @@ def _by_check(rejected: list[Rejected]) -> list[tuple[str, Counter[str]]]:
 def _in_order(
     found: list[tuple[str, Counter[str]]], ran: list[str]
 ) -> list[tuple[str, Counter[str]]]:
-    """The checks as they ran: what a person set aside, and the surplus, come after them."""
+    """The checks as they ran: what a person rejected, and the surplus, come after them."""
 
     def at(check: str) -> int:
-        name = check if check in ran else RUN_BY.get(check, check)
+        name = check if check in ran else CHECK_BY_REASON.get(check, check)
         return ran.index(name) if name in ran else len(ran)
 
     return sorted(found, key=lambda item: at(item[0]))
 
 
-def picture(steps: list[dict[str, Any]], name: str, path: Path) -> None:
+def draw_funnel(steps: list[dict[str, Any]], name: str, path: Path) -> None:
     """The steps of the funnel as a PNG of bars: what is left after each, and what it lost."""
     from matplotlib.figure import Figure
 
@@ -106,7 +106,7 @@ def picture(steps: list[dict[str, Any]], name: str, path: Path) -> None:
             textcoords="offset points",
             va="center",
         )
-    axes.set_yticks(range(len(steps)), [title(s["step"]).replace("$", r"\$") for s in steps])
+    axes.set_yticks(range(len(steps)), [check_title(s["step"]).replace("$", r"\$") for s in steps])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.25 * max(1, *(s["total"] for s in steps)))
     axes.set_xlabel("rows left after each step")
@@ -115,9 +115,9 @@ def picture(steps: list[dict[str, Any]], name: str, path: Path) -> None:
     figure.savefig(path, dpi=110, format="png")
 
 
-def rejected_by_check(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:
-    """Rows set aside, {check, rows: {label: n}, total} each, most first; seed rows are counted with the others."""
-    table = _by_check([*g.unread, *g.set_aside])
+def rejected_by_check(g: RetrainRows, labels: list[str]) -> list[dict[str, Any]]:
+    """Rejected rows, {check, rows: {label: n}, total} each, most first; seed rows are counted with the others."""
+    table = _by_check([*g.unusable, *g.rejected])
     names = [*labels, *sorted({label for _, out in table for label in out} - set(labels))]
     rows = [
         {"check": check, "rows": {label: out[label] for label in names}, "total": out.total()}
@@ -126,7 +126,7 @@ def rejected_by_check(g: Gathered, labels: list[str]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["total"], row["check"]))
 
 
-def balance(g: Gathered, labels: list[str]) -> dict[str, dict[str, int]]:
+def rows_by_source(g: RetrainRows, labels: list[str]) -> dict[str, dict[str, int]]:
     """Rows trained on, {label: {source: n}}, each source in every label."""
     rows = Counter((label_text(r.label), str(r.source)) for r in g.trained_on)
     names = [*labels, *sorted({label for label, _ in rows} - set(labels))]

@@ -1,4 +1,4 @@
-"""The rows of one retrain's data as its stages left them. The sealed test set is not among them."""
+"""The rows of one retrain, by what its stages did with them. The sealed test set is not among them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tasks.synthesise.stage import SynthesiseResult
 from tasks.text.fingerprints import FINGERPRINTS, Fingerprints
 from tasks.workspace import RetrainData
 
-# a row set aside by these repeats a held-out row or holds personal data: its text is never shown
+# rows rejected by these repeat a held-out row or hold personal data: their text is never shown
 WITHHELD = frozenset({"leak", "short_leak", "personal_data"})
 
-# a row may be set aside under another name than that of the check that ran
-RUN_BY = {
+# the check of each name of a rejection that is not a check's own name
+CHECK_BY_REASON = {
     "empty": "normalise",
     "exact_duplicate": "exact",
     "near_duplicate": "near",
@@ -30,20 +30,20 @@ RUN_BY = {
 }
 
 
-def generated(record: Record) -> bool:
-    """True for a row that an LLM wrote, also after a person has looked at it."""
+def is_generated(record: Record) -> bool:
+    """True for a row that an LLM wrote, also after a person reviewed it."""
     return record.source == "synthetic" or "request" in record.lineage
 
 
-def withheld(
-    set_aside: list[Rejected], splits: Path, *, leak: float, personal: bool
+def hidden_texts(
+    rejected: list[Rejected], splits: Path, *, leak: float, personal: bool
 ) -> Callable[[str, str], bool]:
     """`hidden(id, text)`: True for a text that may not be shown, as it holds personal data or repeats held-out text.
 
-    Held-out text is known by the hashes of its n-grams. A row that was set aside before those checks, or never came to
+    Held-out text is known by the hashes of its n-grams. A row that was rejected before those checks, or never came to
     them, is looked at here: `leak` is the limit (`curate.leak`), `personal` says whether personal data is looked for.
     """
-    named = {r.record.id for r in set_aside if r.check in WITHHELD}
+    named = {r.record.id for r in rejected if r.check in WITHHELD}
     path = splits / FINGERPRINTS
     held_out = Fingerprints.load(path) if path.exists() else None
 
@@ -57,14 +57,14 @@ def withheld(
 
 
 @dataclass(frozen=True, slots=True)
-class Gathered:
+class RetrainRows:
     """Every row of the stages, by what happened to it."""
 
     rounds: list[SynthesiseResult]
-    written: list[Record]  # rows read from replies, as they came
-    unread: list[Rejected]  # replies that held no usable row
+    written: list[Record]  # rows as they were in the replies
+    unusable: list[Rejected]  # replies without a usable row
     kept: list[Record]  # what curation kept: seed, synthetic, reviewed
-    set_aside: list[Rejected]  # by the checks of curation, in their order
+    rejected: list[Rejected]  # by the checks of curation, in their order
     trained_on: list[Record]  # of those, with harvested rows where there are any
     dev: list[Record]
     seed: list[Record]
@@ -79,7 +79,7 @@ class Gathered:
     @property
     def accepted(self) -> list[Record]:
         """The kept rows that an LLM wrote."""
-        return [r for r in self.kept if generated(r)]
+        return [r for r in self.kept if is_generated(r)]
 
     @property
     def harvested(self) -> list[Record]:
@@ -92,9 +92,9 @@ class Gathered:
         return [*self.dev, *self.seed]
 
 
-def load(data: RetrainData) -> Gathered:
+def load_rows(data: RetrainData) -> RetrainRows:
     """The rows of a retrain's directories, which are verified first. Raises CorruptDirectory."""
-    return gather(
+    return gather_rows(
         rounds=[SynthesiseResult.load(d) for d in data.rounds],
         curated=CurateResult.load(data.curated),
         self_trained=SelfTrainingResult.load(data.self_trained) if data.self_trained else None,
@@ -102,24 +102,24 @@ def load(data: RetrainData) -> Gathered:
     )
 
 
-def gather(
+def gather_rows(
     *,
     rounds: list[SynthesiseResult],
     curated: CurateResult,
     self_trained: SelfTrainingResult | None,
     splits: SplitsResult,
-) -> Gathered:
+) -> RetrainRows:
     """The rows of these stages. `dev`, `seed` and `unlabelled` are all that is read of the splits."""
     written = [r for s in rounds for r in read_records(s.directory / "rows.jsonl")]
-    unread = [r for s in rounds for r in read_rejected(s.directory / "rejected.jsonl")]
-    before = {_identity(r) for r in unread}
+    unusable = [r for s in rounds for r in read_rejected(s.directory / "rejected.jsonl")]
+    before = {_identity(r) for r in unusable}
     kept = curated.read()
-    return Gathered(
+    return RetrainRows(
         rounds=rounds,
         written=written,
-        unread=unread,
+        unusable=unusable,
         kept=kept,
-        set_aside=[
+        rejected=[
             r
             for r in read_rejected(curated.directory / "rejected.jsonl")
             if _identity(r) not in before
@@ -133,5 +133,5 @@ def gather(
 
 
 def _identity(r: Rejected) -> tuple[str, str, str]:
-    """What tells a reply that curation hands on, already set aside, from a row that curation set aside."""
+    """Identifies a rejected reply, which curation passes on, among the rows that it rejected."""
     return r.check, r.record.id, str(r.record.lineage.get("request"))

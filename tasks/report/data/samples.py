@@ -1,4 +1,4 @@
-"""Rows to look at: accepted ones of each label, and some that each check set aside."""
+"""Sample rows: accepted ones of each label, and some that each check rejected."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from collections.abc import Callable
 from typing import Any
 
 from tasks.records import Record, Rejected, label_text
-from tasks.report.data.distance import by_id
-from tasks.report.data.rows import Gathered
+from tasks.report.data.distance import sample_by_id
+from tasks.report.data.rows import RetrainRows
 
 EACH = 5
 CHARACTERS = 700  # of a text
 
 
-def samples(
-    g: Gathered, labels: list[str], *, hidden: Callable[[str, str], bool]
+def sample_rows(
+    g: RetrainRows, labels: list[str], *, hidden: Callable[[str, str], bool]
 ) -> dict[str, Any]:
     """{accepted: {label: [row]}, rejected: {check: [row]}}, five each, the first by id.
 
-    A row that is `hidden` (see rows.withheld) is never shown: of accepted ones others are, of those set aside only the
+    A row that is `hidden` (see rows.withheld) is never shown: of accepted ones others are, of rejected ones only the
     reason is.
     """
     accepted = {
         label: _shown([r for r in g.accepted if label in r.labels], hidden) for label in labels
     }
     groups: dict[str, list[Rejected]] = defaultdict(list)
-    for r in [*g.unread, *g.set_aside]:
+    for r in [*g.unusable, *g.rejected]:
         groups[r.check].append(r)
     rejected = {
         check: [
-            _set_aside(r, hidden)
+            _rejected_row(r, hidden)
             for r in sorted(rows, key=lambda r: (r.record.id, r.reason))[:EACH]
         ]
         for check, rows in sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
@@ -40,7 +40,7 @@ def samples(
 
 
 def _shown(rows: list[Record], hidden: Callable[[str, str], bool]) -> list[dict[str, Any]]:
-    found = (r for r in by_id(rows, len(rows)) if not hidden(r.id, r.text))
+    found = (r for r in sample_by_id(rows, len(rows)) if not hidden(r.id, r.text))
     return [_row(r) for r in itertools.islice(found, EACH)]
 
 
@@ -55,7 +55,7 @@ def _row(r: Record) -> dict[str, Any]:
     }
 
 
-def _set_aside(r: Rejected, hidden: Callable[[str, str], bool]) -> dict[str, Any]:
+def _rejected_row(r: Rejected, hidden: Callable[[str, str], bool]) -> dict[str, Any]:
     text = None if hidden(r.record.id, r.record.text) else _short(r.record.text)
     return _row(r.record) | {"text": text, "reason": r.reason, "value": r.value, "other": r.other}
 

@@ -15,13 +15,18 @@ from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import Record
 from tasks.references import digest_of_path
-from tasks.report.data.cost import cost, drawn
-from tasks.report.data.distance import by_id, pairs, telling_words, two_sample
-from tasks.report.data.diversity import diversity
-from tasks.report.data.funnel import balance, funnel, picture, rejected_by_check
-from tasks.report.data.page import render
-from tasks.report.data.rows import Gathered, gather, withheld
-from tasks.report.data.samples import samples
+from tasks.report.data.cost import acceptance_by_attribute, cost_figures
+from tasks.report.data.distance import (
+    distinguishing_words,
+    matched_rows,
+    sample_by_id,
+    two_sample_test,
+)
+from tasks.report.data.diversity import diversity_figures
+from tasks.report.data.funnel import draw_funnel, funnel_steps, rejected_by_check, rows_by_source
+from tasks.report.data.page import render_data_report
+from tasks.report.data.rows import RetrainRows, gather_rows, hidden_texts
+from tasks.report.data.samples import sample_rows
 from tasks.stage import Metrics, StageResult, Table, run_stage
 from tasks.synthesise.stage import SynthesiseResult
 from tasks.workspace import Workspace
@@ -29,7 +34,7 @@ from tasks.workspace import Workspace
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 3
+VERSION = 4
 MOST_ROWS = 2000  # embedded in all
 
 
@@ -46,11 +51,13 @@ class DataReportResult(StageResult):
     p: float | None
 
     def headline(self) -> Metrics:
+        """The AUC and the p value, where there are any."""
         if self.auc is None or self.p is None:
             return {}
         return {"data.two_sample.auc": self.auc, "data.two_sample.p": self.p}
 
     def tables(self) -> dict[str, Table]:
+        """The funnel, the rejected rows by check, and the accepted rows by source."""
         figures = atomic.read_json(self.directory / "figures.json")
         return {
             "funnel": [
@@ -68,6 +75,7 @@ class DataReportResult(StageResult):
 
     @property
     def page(self) -> Path:
+        """The report as one HTML file."""
         return self.directory / "report.html"
 
 
@@ -81,7 +89,7 @@ def data_report(
     workspace: Workspace,
     progress: Progress = silent,
 ) -> DataReportResult:
-    """`report.html`, `figures.json` and `funnel.png` about the rows that were asked for, came, were rejected, and are trained on.
+    """`report.html`, `figures.json` and `funnel.png` about the rows that were requested, received, rejected, and are trained on.
 
     The sealed test set is not read. The same inputs give the same bytes.
     """
@@ -91,22 +99,24 @@ def data_report(
     def build(out: Path, scratch: Path) -> DataReportResult:
         from tasks.encoder.embed import embed
 
-        g = gather(rounds=rounds, curated=curated, self_trained=self_trained, splits=splits)
-        found = figures(
+        g = gather_rows(rounds=rounds, curated=curated, self_trained=self_trained, splits=splits)
+        found = data_figures(
             g,
             project=project,
-            hidden=withheld(g.set_aside, splits.directory, leak=project.curate.leak, personal=True),
+            hidden=hidden_texts(
+                g.rejected, splits.directory, leak=project.curate.leak, personal=True
+            ),
             embed=lambda texts: embed(encoder, texts, max_length=length),
             progress=progress,
         )
         found["read"] = inputs
         atomic.write_json(out / "figures.json", found)
-        picture(
+        draw_funnel(
             found["funnel"],
             f"{project.name}: from what was asked for to what is accepted",
             out / "funnel.png",
         )
-        atomic.write_bytes(out / "report.html", render(found).encode())
+        atomic.write_bytes(out / "report.html", render_data_report(found).encode())
         test = found["distance"]["test"] or {}
         return DataReportResult(
             asked=found["funnel"][0]["total"],
@@ -140,46 +150,46 @@ def data_report(
     )
 
 
-def figures(
-    g: Gathered,
+def data_figures(
+    g: RetrainRows,
     *,
     project: Project,
     hidden: Callable[[str, str], bool],
     embed: Callable[[list[str]], np.ndarray],
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Everything the page shows, as JSON. `embed(texts)` gives one row a text, each of length 1; `hidden` texts stay so."""
+    """Everything the page shows, as JSON. `embed(texts)` gives one row per text, each of length 1; `hidden` texts stay so."""
     labels = project.label_names
-    progress(0, 4, "counting")
+    progress(0, 4, "counting rows")
     found: dict[str, Any] = {
         "project": project.name,
         "labels": labels,
-        "funnel": funnel(g, labels),
+        "funnel": funnel_steps(g, labels),
         "rejected": rejected_by_check(g, labels),
         "noted": {"personal_data": g.curated.personal_data, "doubtful": g.curated.doubtful},
-        "balance": balance(g, labels),
-        "cost": cost(g, labels),
-        "drawn": drawn(g),
-        "samples": samples(g, labels, hidden=hidden),
+        "balance": rows_by_source(g, labels),
+        "cost": cost_figures(g, labels),
+        "drawn": acceptance_by_attribute(g),
+        "samples": sample_rows(g, labels, hidden=hidden),
     }
-    made, real = pairs(g.accepted, g.real, g.unlabelled)
-    progress(1, 4, "reading the texts")
+    made, real = matched_rows(g.accepted, g.real, g.unlabelled)
+    progress(1, 4, "embedding the texts")
     vectors = _vectors([*made, *real, *_sample(g)], embed)
     progress(2, 4, "diversity")
-    found["diversity"] = diversity(g, labels, vectors)
-    progress(3, 4, "real against synthetic")
+    found["diversity"] = diversity_figures(g, labels, vectors)
+    progress(3, 4, "comparing synthetic rows with real ones")
     found["distance"] = {
         "labelled": sum(r.label is not None for r in real),
-        "test": two_sample(_matrix(made, vectors), _matrix(real, vectors)) if made else None,
-        "words": telling_words(made, real),
+        "test": two_sample_test(_matrix(made, vectors), _matrix(real, vectors)) if made else None,
+        "words": distinguishing_words(made, real),
     }
     progress(4, 4, "done")
     return found
 
 
-def _sample(g: Gathered) -> list[Record]:
+def _sample(g: RetrainRows) -> list[Record]:
     """The rows whose spread is measured: up to a quarter of what is embedded, of either side."""
-    return [*by_id(g.accepted, MOST_ROWS // 4), *by_id(g.real, MOST_ROWS // 4)]
+    return [*sample_by_id(g.accepted, MOST_ROWS // 4), *sample_by_id(g.real, MOST_ROWS // 4)]
 
 
 def _vectors(rows: list[Record], embed: Callable[[list[str]], np.ndarray]) -> dict[str, np.ndarray]:
