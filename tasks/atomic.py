@@ -1,7 +1,7 @@
 """Write files and directories atomically, and verify them when they are read.
 
-A directory is written next to its target and fsynced, its `manifest.json` (path, size and SHA-256 of
-every file) last, and is then renamed. So it exists under its name only when it is complete.
+A directory is written next to its target and fsynced, its `manifest.json` (path, size and SHA-256
+of every file) last, and is then renamed. So it exists under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _fsync(path: Path) -> None:
 
 
 def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
-    """Fsync every file below `directory`, then write its manifest. Returns the digest of its files."""
+    """Fsync all files below `directory`, then write its manifest. Returns their digest."""
     for p in _files_below(directory):
         _fsync(p)
     files = list_files(directory)
@@ -196,7 +196,7 @@ def _remove_abandoned(target: Path) -> None:
 
 @contextlib.contextmanager
 def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
-    """Hold the exclusive lock `lock`. The kernel releases it when the process ends, however it ends.
+    """Hold the exclusive lock `lock`. The kernel releases it when the process ends or is killed.
 
     Raises UserError with the holder's process id where another process has it.
     """
@@ -208,8 +208,8 @@ def exclusive_lock(lock: Path, what: str) -> Iterator[None]:
             f.seek(0)
             holder = f.read().strip() or "unknown"
             raise UserError(
-                f"{what} is already running (process {holder}, lock {lock}): wait for it to end, or "
-                "stop it"
+                f"{what} is already running (process {holder}, lock {lock}): wait for it to end, "
+                "or stop it"
             ) from None
         f.truncate(0)
         f.write(str(os.getpid()))

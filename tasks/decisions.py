@@ -84,8 +84,9 @@ class Decision:
             return None
         if not multi_label and isinstance(after, tuple) and len(after) != 1:
             raise UserError(
-                f"{self.by} decided that row {self.id} is {label_text(after)!r}, but a text has one "
-                "label in this project: set multi_label to true, or move the decisions file away"
+                f"{self.by} decided that row {self.id} is {label_text(after)!r}, but a text has "
+                "one label in this project: set multi_label to true, or move the decisions file "
+                "away"
             )
         return convert_answer(after, multi_label=multi_label)
 
@@ -100,7 +101,7 @@ def _now() -> str:
 
 
 class Decisions:
-    """A project's decisions file. Every call reads the file, so several processes may write to it."""
+    """A project's decisions file. Every call reads it again, so several processes may write it."""
 
     def __init__(self, path: Path, *, by: str, now: Callable[[], str] = _now) -> None:
         self.path, self._by, self._now = path, by, now
@@ -184,8 +185,8 @@ def read_decisions(path: Path) -> list[Decision]:
             d = Decision.from_json(row)
         except (TypeError, AttributeError):
             raise UserError(
-                f"{path} holds a line that is no decision ({str(row)[:60]}): restore the file from a "
-                "backup"
+                f"{path} holds a line that is no decision ({str(row)[:60]}): restore the file from "
+                "a backup"
             ) from None
         if d.decision not in (*CHOICES, "undo"):
             raise UserError(

@@ -1,8 +1,8 @@
 """Encode labels as numbers and decode them: one label per text, or a set in a multi-label project.
 
-One label is encoded as an index and decided by softmax and argmax. A label set is a row of zeros and
-ones, and each label is decided by its sigmoid and a threshold of one half. Functions tell the two
-apart by the dimensions of an array or the items of a list.
+One label is encoded as an index and decided by softmax and argmax. A label set is a row of zeros
+and ones, and each label is decided by its sigmoid and a threshold of one half. Functions tell the
+two apart by the dimensions of an array or the items of a list.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def label_text(label: Label | None) -> str:
 class Record:
     """One text with its label and where both came from. `lineage` holds JSON values.
 
-    `label` is a text, or in a multi-label project a sorted tuple of texts. It is None without label.
+    `label` is a text, in a multi-label project a sorted tuple of texts, and None if not labelled.
     """
 
     id: str

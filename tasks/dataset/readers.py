@@ -25,7 +25,7 @@ _SURROGATE = "half a surrogate pair, which no encoder can read"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row as it was read. `fault` says why it cannot be used, `check` under which name to reject it."""
+    """One row as it was read. `fault` is why it cannot be used, `check` the kind of the fault."""
 
     text: str
     label: Label | None
@@ -43,7 +43,7 @@ class Columns:
 
     With `label` None the data is unlabelled, and need not have the columns `group` and `metadata`.
     With `multi_label` the label column holds lists (in CSV as JSON), or texts with a `separator`.
-    `label_columns` are columns of 0 and 1, one per label, that are read in place of the label column.
+    `label_columns` are columns of 0 and 1, one per label, that replace the label column.
     """
 
     text: str = "text"
@@ -143,7 +143,7 @@ def _to_text(value: Any) -> str:
 def _parse_label_set(
     place: str, fields: Fields, columns: Columns
 ) -> tuple[tuple[str, ...] | None, str | None]:
-    """(the row's labels, None), or (None, why it has none). Raises UserError for values of another kind."""
+    """(labels, None), or (None, why there are none). Raises UserError for other values."""
     if columns.label_columns:
         labels, fault = _parse_label_columns(place, fields, columns.label_columns)
     else:
@@ -199,7 +199,8 @@ def parse_json(text: str) -> Any:
 def _read_folder(path: Path, columns: Columns, encoding: str) -> Iterator[Row]:
     if columns.label_sets:
         raise UserError(
-            f"{path} is a folder, which gives each text one label: give a table, or remove multi_label"
+            f"{path} is a folder, which gives each text one label: give a table, or remove "
+            "multi_label"
         )
     unsupported = {"group_column": columns.group, "keep_columns": ", ".join(columns.metadata)}
     for key, name in unsupported.items() if columns.label else ():

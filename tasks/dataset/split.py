@@ -69,8 +69,8 @@ class SealedResult(StageResult):
 def split_dataset(project: Project, *, workspace: Workspace) -> SplitsResult:
     """The splits of the project's data; the sealed test set is published with them.
 
-    Raises UserError for data that cannot be used (tasks/dataset/split_reader.py), and TransientError
-    when a store cannot be reached.
+    Raises UserError for data that cannot be used (see SplitReader), and TransientError when a store
+    cannot be reached.
     """
     reader = SplitReader(project, workspace)
     splits = _publish_splits(reader, workspace)

@@ -1,4 +1,4 @@
-"""A linear probe: logistic regression on an encoder's frozen embeddings, one-vs-rest for label sets."""
+"""Linear probes: logistic regression on frozen embeddings, one-vs-rest for label sets."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class OneVsRest:
 def fit_probe(
     x: np.ndarray, labels: Sequence[Label], *, c: float = C, balanced: bool = True
 ) -> Any:
-    """A classifier with scikit-learn's interface, fitted on embeddings `x`, shape (rows, dimensions).
+    """A classifier as in scikit-learn, fitted on embeddings `x` of shape (rows, dimensions).
 
     `c` is the inverse strength of the penalty. `balanced` applies to label sets (see OneVsRest).
     """
@@ -102,7 +102,7 @@ def predict_labels(probe: Any, x: np.ndarray) -> list[Label]:
 
 
 def log_loss(p: np.ndarray, y: np.ndarray, *, multi_label: bool) -> float:
-    """The log loss of probabilities, shape (rows, labels), for the codes `y`; infinite without rows."""
+    """The log loss of `p`, shape (rows, labels), for the codes `y`; infinite without rows."""
     import numpy as np
 
     if not len(p):
@@ -141,7 +141,7 @@ class CalibratedProbe:
         )
 
     def _logits(self, x: np.ndarray) -> np.ndarray:
-        """Log-probabilities, or log-odds of label sets; lowest for labels not in the probe's rows."""
+        """Log-probabilities, or log-odds of label sets; lowest for labels unknown to the probe."""
         import numpy as np
 
         p = np.full((len(x), len(self._labels)), 1e-12)
@@ -164,7 +164,8 @@ def fit_self_trained(
 
     It is fitted again on its labels, up to `rounds` times, while the log loss on dev falls. Of
     several penalties the one with the lowest log loss on dev is chosen. Without dev rows it is
-    fitted on `x` alone. Self-training: Scudder 1965; as classification EM: Amini and Gallinari 2002.
+    fitted on `x` alone. Self-training: Scudder 1965; as classification EM: Amini and Gallinari
+    2002.
     """
     import numpy as np
 

@@ -45,7 +45,8 @@ class Curate(Section):
     def _check_words(self) -> Curate:
         if self.min_words > self.max_words:
             raise ValueError(
-                f"min_words ({self.min_words}) is above max_words ({self.max_words}): lower min_words"
+                f"min_words ({self.min_words}) is above max_words ({self.max_words}): lower "
+                "min_words"
             )
         return self
 

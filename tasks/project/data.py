@@ -10,7 +10,7 @@ from tasks.project.base import Positive, Section, Texts
 
 
 class Split(Section):
-    """How `data.pool` is split: rows per label, or whole groups where `data.group_column` is set."""
+    """How `data.pool` is split: rows per label, or whole groups with `data.group_column`."""
 
     train: int = Field(0, ge=0)
     """rows per label to train on and to show to the LLM as examples"""
@@ -23,7 +23,7 @@ class Split(Section):
 
 
 class Data(Section):
-    """One `pool` to be split, with or without `test`; or `dev` and `test`, with or without `train`."""
+    """One `pool` to split, with or without `test`; or `dev` and `test`, with or without `train`."""
 
     pool: str | None = None
     """labelled rows to split as `data.split` says"""

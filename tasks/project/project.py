@@ -21,14 +21,15 @@ from tasks.project.promote import Promote, Schedule
 from tasks.project.train import Train
 from tasks.project.tune import Tune
 
-# keys that keep their defaults where a text has one label, or several: what to do about another value
+# keys that must keep their defaults without, or with, multi_label: what to do otherwise
 _ONE_LABEL = dict.fromkeys(
     ("data.label_separator", "data.one_column_per_label", "generate.pairs"),
     "but a text has one label here: set multi_label to true, or remove it",
 )
 _SEVERAL_LABELS = {
     "generate.mode": "which gives each text one label: remove it, or multi_label",
-    "generate.borderline": "but with multi_label such a text may have both labels: set generate.pairs",
+    "generate.borderline": "but with multi_label such a text may have both labels: set "
+    "generate.pairs",
 }
 
 
@@ -180,6 +181,6 @@ class Project(Section):
             if rule.column is not None and rule.column not in columns:
                 raise ValueError(
                     f"evaluate.slices.{name} reads the column {rule.column!r}"
-                    f"{suggestion(rule.column, columns)}, which is not in data.keep_columns: add it "
-                    "there"
+                    f"{suggestion(rule.column, columns)}, which is not in data.keep_columns: add "
+                    "it there"
                 )

@@ -1,4 +1,4 @@
-"""`promote` and `schedule` of a project file: when a model is retrained and replaces the champion."""
+"""`promote` and `schedule` of a project file: when a model is retrained and promoted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read a project file. A mistake is a UserError that names the file, the key, the value and the remedy."""
+"""Read a project file. A mistake is a UserError with the file, key, value and remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 where it matters: `1e-4` is a number, `off` and `no` are words, no key is repeated."""
+    """YAML 1.2 where it matters: `1e-4` is a number, `off` and `no` are text, keys are unique."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -71,8 +71,8 @@ def read_mapping(
 ) -> dict[str, Any]:
     """The keys and values of a YAML file.
 
-    Raises UserError: `if_missing` is the remedy where there is no file, `start_with` names the first
-    keys where it holds something else.
+    Raises UserError: `if_missing` is the remedy where there is no file, `start_with` names the
+    first keys where it holds something else.
     """
     try:
         text = path.read_text(encoding="utf-8")

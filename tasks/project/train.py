@@ -129,7 +129,8 @@ class Train(Section):
                 raise ValueError(f"{kind}_strategy is steps, but {kind}_steps is not given: set it")
             if strategy != "steps" and steps is not None:
                 raise ValueError(
-                    f"{kind}_steps is {steps:g}, but {kind}_strategy is {strategy}: set that to steps"
+                    f"{kind}_steps is {steps:g}, but {kind}_strategy is {strategy}: set that to "
+                    "steps"
                 )
         if self.eval_strategy == "no" and (
             self.load_best_model_at_end or self.patience or self.save_strategy == "best"
@@ -140,8 +141,8 @@ class Train(Section):
             )
         if self.save_strategy == "no" and self.load_best_model_at_end:
             raise ValueError(
-                "save_strategy is no, so no best model can be loaded: set load_best_model_at_end to "
-                "false"
+                "save_strategy is no, so no best model can be loaded: set load_best_model_at_end "
+                "to false"
             )
         return self
 

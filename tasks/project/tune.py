@@ -16,7 +16,7 @@ IntRange = Annotated[tuple[int, int], Field(strict=False)]
 
 
 class Space(Section):
-    """Where the settings of `train` are searched. A key that is `null` keeps the project's value."""
+    """The values of `train` that are searched. A key that is `null` keeps the project's value."""
 
     learning_rate: Range | None = (1e-5, 3e-4)
     """lowest and highest; log scale"""

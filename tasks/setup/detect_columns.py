@@ -1,4 +1,4 @@
-"""Detect which columns of a table hold texts and labels, and how several labels per text are written.
+"""Detect which columns hold texts and labels, and how several labels per text are written.
 
 What was detected is given as a sentence. Where the rows allow two readings, a UserError says how to
 decide.
@@ -76,8 +76,8 @@ def detect_columns(data: Path, hints: ColumnHints) -> tuple[Columns, str]:
         return columns, f"the columns {_quoted(flags)}, which hold 0 and 1"
     if len(flags) > 1 and label in flags:
         raise UserError(
-            f"{data}: {_quoted(flags)} hold only 0 and 1: give --label-columns {','.join(flags)} if "
-            f"each is a label, or --label-column {label} if that one holds the labels"
+            f"{data}: {_quoted(flags)} hold only 0 and 1: give --label-columns {','.join(flags)} "
+            f"if each is a label, or --label-column {label} if that one holds the labels"
         )
     if label is None:
         raise _undetected("label", data, present)
@@ -112,7 +112,8 @@ def _known_column(present: list[str], names: Sequence[str], *, but: str | None) 
 def _undetected(role: str, data: Path, present: list[str]) -> UserError:
     flags = ", or --label-columns if each label has a column of 0 and 1" * (role == "label")
     return UserError(
-        f"{data}: which of {_quoted(present)} holds the {role} is unclear: give --{role}-column{flags}"
+        f"{data}: which of {_quoted(present)} holds the {role} is unclear: give "
+        f"--{role}-column{flags}"
     )
 
 
@@ -155,8 +156,11 @@ def _detect_labels(
 
 
 class _Parts(NamedTuple):
-    """How a separator splits cells: `recurring` is the share of the parts that recur in other cells,
-    `unique` a cell in which none does."""
+    """How a separator splits cells.
+
+    `recurring` is the share of the parts that recur in other cells, `unique` a cell of which none
+    does, or "".
+    """
 
     recurring: float
     unique: str
@@ -178,15 +182,16 @@ def _detect_separator(
         return possible[0], ""
     if multi_label and not possible:
         raise UserError(
-            f"{data}: no cell of {label!r} holds {', '.join(SEPARATORS)} or a list: give --separator"
+            f"{data}: no cell of {label!r} holds {', '.join(SEPARATORS)} or a list: give "
+            "--separator"
         )
     if possible:
         s = (certain or possible)[0]
         cell = splits[s].unique or next(cell for cell in cells if s in cell)
         raise UserError(
-            f"{data}: {label!r} holds {cell!r}, which may be one label or several: give --separator "
-            f"{s!r} if that separates labels, --one-label if it belongs to a name; write lists where "
-            "both occur"
+            f"{data}: {label!r} holds {cell!r}, which may be one label or several: give "
+            f"--separator {s!r} if that separates labels, --one-label if it belongs to a name; "
+            "write lists where both occur"
         )
     if not splits:
         return None, ""

@@ -23,7 +23,7 @@ FEWEST_TEXTS = 4  # of a label: some for dev, some for test and some to train on
 
 
 class WrittenProject(Figures):
-    """The project file that was written: rows by label, rows per label of each split, and a message."""
+    """The project file that was written, with its rows by label and the sizes of the splits."""
 
     path: str
     labels: dict[str, int]
@@ -34,7 +34,7 @@ class WrittenProject(Figures):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what the project's loader would read as a number, and escapes Unicode's line breaks."""
+    """Quotes what the project reader takes for a number, and escapes Unicode's line breaks."""
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
@@ -78,8 +78,8 @@ def write_project(data: Path, out: Path | None, *, hints: ColumnHints) -> Writte
         rows=len(rows),
         split=split,
         multi_label=columns.label_sets,
-        message=f"{path}: {len(counts)} labels, {len(rows)} rows ({split['test']} per label for the "
-        f"test set, {split['dev']} for dev, the rest to train on)\nlabels: {where}\n"
+        message=f"{path}: {len(counts)} labels, {len(rows)} rows ({split['test']} per label for "
+        f"the test set, {split['dev']} for dev, the rest to train on)\nlabels: {where}\n"
         "next: describe in one line what each label's texts are about, then\n"
         f"  reseed retrain {path}",
     )
@@ -150,12 +150,14 @@ def _yaml(
     return (
         f"# Written by `reseed init {data.name}`. All keys: docs/project-file.md\n"
         + dump({"name": name} | ({"multi_label": True} if columns.label_sets else {}))
-        + "\n# describe each label in one line; `;` separates subtopics, which the LLM writes about in turn\n"
+        + "\n# describe each label in one line; `;` separates subtopics, which the LLM writes "
+        "about in turn\n"
         + dump({"labels": descriptions})
         + "\n# rows per label, chosen by content hash; the rest is trained on\n"
         + dump({"data": section})
         + "\ngenerate:\n"
-        "  endpoint: local     # or the base URL of an OpenAI-compatible API, with `model:` and OPENAI_API_KEY\n"
+        "  endpoint: local     # or the base URL of an OpenAI-compatible API, with `model:` and "
+        "OPENAI_API_KEY\n"
         "  per_label: 60       # synthetic rows per label\n"
         "  text_kind: short text\n"
     )

@@ -30,9 +30,9 @@ def is_short(text: str) -> bool:
 class Fingerprints:
     """What training rows are compared with.
 
-    `ids` are those of the held-out rows, `hashes` the sorted hashes of their n-grams, and `rows` the
-    row (index in `ids`) of each hash. `short_rows` are the rows with short texts, `vectors` their
-    embeddings.
+    `ids` are those of the held-out rows, `hashes` the sorted hashes of their n-grams, and `rows`
+    the row (index in `ids`) of each hash. `short_rows` are the rows with short texts, `vectors`
+    their embeddings.
     """
 
     ids: list[str]
@@ -99,8 +99,8 @@ class Fingerprints:
     def closest(self, text: str) -> tuple[float, str | None]:
         """The largest share of n-grams in common with one held-out row, and that row's id.
 
-        The share is that of the text's n-grams, or that of the held-out row's if it is larger and at
-        least half of them are in the text.
+        The share is that of the text's n-grams, or that of the held-out row's if it is larger and
+        at least half of them are in the text.
         """
         import numpy as np
 
@@ -121,7 +121,7 @@ class Fingerprints:
         return float(shares[best]), self.ids[rows[best]]
 
     def closest_short(self, vectors: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """The cosine of each embedding with the most similar short held-out text, and that row's id.
+        """The cosine of each embedding with the closest short held-out text, and that row's id.
 
         The mean of the short texts is subtracted from all embeddings first, because the embeddings
         of some encoders all point in one direction.

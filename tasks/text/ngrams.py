@@ -59,7 +59,7 @@ def ngram_hashes(text: str, n: int) -> np.ndarray:
 
 
 def covered_share(words: list[str], known: np.ndarray, n: int) -> float:
-    """The share of the words that are part of an n-gram whose hash is in the sorted array `known`."""
+    """The share of the words that are in an n-gram whose hash is in the sorted array `known`."""
     import numpy as np
 
     if len(words) < n or not len(known):

@@ -9,7 +9,7 @@ _SPACE = re.compile(r"\s+")
 
 
 def fold(text: str) -> str:
-    """`text` in NFKC and lower case with single spaces. Rows with the same folded text are the same."""
+    """`text` in NFKC and lower case with single spaces. Rows are the same if this is the same."""
     return _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip().casefold()
 
 
@@ -19,7 +19,7 @@ _WORD = re.compile(
 
 
 def split_words(text: str) -> list[str]:
-    """The words between white space, and each character of Chinese and Japanese, which have none."""
+    """The words between white space, and each character of Chinese and Japanese."""
     return _WORD.findall(text)
 
 
