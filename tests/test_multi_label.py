@@ -1,4 +1,4 @@
-"""Texts with several labels: what is read and refused, asked for, set aside, trained, exported and answered."""
+"""Texts with several labels: reading, planning, rejecting, training, exporting, predicting."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def with_word(text: str, word: str, rng: random.Random) -> str:
 
 class TestProject:
     @pytest.mark.parametrize(
-        ("sections", "said"),
+        ("sections", "message"),
         [
             ({"generate": {"borderline": 0.1}}, "generate.borderline is 0.1, but with multi_label"),
             (
@@ -88,10 +88,12 @@ class TestProject:
             ),
         ],
     )
-    def test_what_does_not_go_with_it_is_refused(self, sections: dict[str, Any], said: str) -> None:
-        given: dict[str, Any] = {"data": {"pool": "x"}, **sections}
-        with pytest.raises(ValueError, match=said):
-            several(given.pop("data"), **given)
+    def test_what_does_not_go_with_it_is_refused(
+        self, sections: dict[str, Any], message: str
+    ) -> None:
+        settings: dict[str, Any] = {"data": {"pool": "x"}, **sections}
+        with pytest.raises(ValueError, match=message):
+            several(settings.pop("data"), **settings)
 
     def test_its_keys_are_refused_where_a_text_has_one_label(self) -> None:
         for sections in (
@@ -150,7 +152,7 @@ class TestReaders:
         assert self.read(tmp_path / "rows.parquet", label_columns=("a", "b")) == [("a",)]
 
     @pytest.mark.parametrize(
-        ("table", "columns", "said"),
+        ("table", "columns", "message"),
         [
             (
                 [{"text": "t", "a": 2, "b": 1}],
@@ -175,13 +177,13 @@ class TestReaders:
         ],
     )
     def test_what_is_written_in_another_way_stops(
-        self, tmp_path: Path, table: Any, columns: Any, said: str
+        self, tmp_path: Path, table: Any, columns: Any, message: str
     ) -> None:
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             self.read(write(tmp_path / "rows.csv", table), **columns)
 
     @pytest.mark.parametrize("label", ["[null]", '[["a"]]', '[""]', "[true]", '["\\ud800"]'])
-    def test_a_list_of_what_is_no_label_is_set_aside(self, tmp_path: Path, label: str) -> None:
+    def test_a_list_of_what_is_no_label_is_rejected(self, tmp_path: Path, label: str) -> None:
         (fault,) = self.read(
             write(tmp_path / "rows.csv", [{"text": "t", "label": label}]), multi_label=True
         )
@@ -230,7 +232,7 @@ class TestSplits:
         ):
             self.split(tmp_path, table, split={"dev": 2, "test": 3})
 
-    def test_a_text_with_two_sets_is_set_aside(self, tmp_path: Path) -> None:
+    def test_a_text_with_two_sets_is_rejected(self, tmp_path: Path) -> None:
         table = toy.real_sets(9)
         splits = self.split(
             tmp_path,
@@ -530,8 +532,8 @@ class TestTraining:
         )
         answers = Classifier.load(saved).predict([r.text for r in DEV])
         assert all(isinstance(a, LabelSet) for a in answers)
-        said = [a.answer for a in answers]
-        assert f1_macro([r.label for r in DEV], said, LABELS) == pytest.approx(
+        predicted = [a.answer for a in answers]
+        assert f1_macro([r.label for r in DEV], predicted, LABELS) == pytest.approx(
             trained.dev_f1_macro, abs=1e-6
         )
         for a in answers:
@@ -666,9 +668,9 @@ def test_a_whole_retrain_serves_label_sets(
     )
     code, out, err = reseed("retrain", config, "--json")
     assert code == 0, err
-    told = last_json(out)
-    assert told["verdict"] == "promote", told["reasons"]
-    test = told["test"]
+    report = last_json(out)
+    assert report["verdict"] == "promote", report["reasons"]
+    test = report["test"]
     assert test["f1_macro"] > 0.8 and test["ci_low"] <= test["f1_macro"] <= test["ci_high"]
     summary = test["summary"]
     assert (
@@ -676,18 +678,18 @@ def test_a_whole_retrain_serves_label_sets(
         and summary["subset_accuracy"] > 0.5
         and set(test["f1"]) == set(LABELS)
     )
-    assert set(told["baselines"]) == {"majority", "descriptions", "tfidf_logistic_regression"}
-    accepted = told["data"]["accepted"]
+    assert set(report["baselines"]) == {"majority", "descriptions", "tfidf_logistic_regression"}
+    accepted = report["data"]["accepted"]
     assert all(n >= 16 for n in accepted["by_label"].values()) and accepted["total"] < sum(
         accepted["by_label"].values()
     )
     assert (
-        told["data"]["requested"]["total"]
-        == accepted["total"] + told["data"]["rejected"]["total"]
+        report["data"]["requested"]["total"]
+        == accepted["total"] + report["data"]["rejected"]["total"]
         == len(llm.requests)
     )
-    assert told["lift"]["lifts"]
-    assert told["data"]["self_trained"]["total"] or told["lift"]["undone"]
+    assert report["lift"]["lifts"]
+    assert report["data"]["self_trained"]["total"] or report["lift"]["undone"]
 
     again = last_json(reseed("retrain", config, "--json")[1])
     assert again["verdict"] == "keep" and set(again["seconds"].values()) == {0.0}
@@ -710,8 +712,8 @@ def test_a_whole_retrain_serves_label_sets(
         for _ in range(200):
             if client.get("/ready").status_code == 200:
                 break
-        said = client.post("/predict", json={"texts": [words]}).json()
-    assert said["predictions"] == [answer | {"labels": list(answer["labels"])}]
+        body = client.post("/predict", json={"texts": [words]}).json()
+    assert body["predictions"] == [answer | {"labels": list(answer["labels"])}]
 
     code, out, err = reseed("review", "toy", "--export", tmp_path / "q.jsonl", "--json")
     assert code == 0 and last_json(out)["exported"], err

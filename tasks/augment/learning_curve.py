@@ -40,10 +40,10 @@ class LearningCurveResult(StageResult):
 def learning_curve(
     project: Project, *, training: TrainingRows, splits: SplitsResult, workspace: Workspace
 ) -> LearningCurveResult:
-    """`curve.json` and `curve.png`: macro-F1 on dev, with 95% intervals, by the number of training rows.
+    """`curve.json` and `curve.png`: macro-F1 on dev by the number of training rows.
 
-    It is that of a linear head on frozen embeddings, fitted on an eighth, a quarter, a half and all of the
-    rows: quick, but not the curve of the fine-tuned model. The test set is not used.
+    It is that of a linear head on frozen embeddings, fitted on an eighth, a quarter, a half and all
+    of the rows: quick, but not the curve of the fine-tuned model. The test set is not used.
     """
     encoder = resolve_encoder(project, workspace)
     length = project.train.max_length

@@ -34,7 +34,7 @@ DESCRIPTIONS = "label descriptions"
 
 
 def gain_pairs(names: list[str], *, chosen: str) -> list[tuple[str, str, str]]:
-    """(the rows that gain, the mixture without them, the mixture with them), for the mixtures in `names`.
+    """(which rows gain, mixture without them, mixture with them) for the mixtures in `names`.
 
     Self-trained rows were added to the `chosen` mixture.
     """
@@ -114,9 +114,10 @@ def compare_mixtures(
 ) -> MixtureComparison:
     """Macro-F1 of each mixture, the mean over its seeds, and the gains between mixtures.
 
-    `predictions` has, for each mixture, the labels that one model per seed predicts; the self-trained rows
-    were added to the `chosen` one. All are resampled together (a stratified paired bootstrap; of whole
-    groups where `groups` are given), so an interval is about the test rows, not about the seeds.
+    `predictions` has, for each mixture, the labels that one model per seed predicts; the
+    self-trained rows were added to the `chosen` one. All are resampled together (a stratified
+    paired bootstrap; of whole groups where `groups` are given), so an interval is about the test
+    rows, not about the seeds.
     """
     import numpy as np
 
@@ -167,9 +168,10 @@ def quick_lift(
     sealed: SealedResult,
     workspace: Workspace,
 ) -> LiftResult:
-    """`lift.json` of linear heads on frozen embeddings, with one seed: quick, but not of fine-tuned models.
+    """`lift.json` of linear heads on frozen embeddings, with one seed: a quick estimate.
 
-    `reference` has the labels predicted from label descriptions, for projects without real training rows.
+    `reference` has the labels predicted from label descriptions, for projects without real training
+    rows.
     """
     encoder = resolve_encoder(project, workspace)
 

@@ -135,7 +135,7 @@ def choose_mixture(
 def predict_with_heads(
     project: Project, encoder: Path, mixtures: Mapping[str, TrainingRows], texts: list[str]
 ) -> dict[str, list[Label]]:
-    """The labels of `texts` by mixture, from a linear head on frozen embeddings fitted on its rows."""
+    """The labels that a linear head fitted on each mixture predicts for `texts`."""
     from tasks.encoder.embed import embed
     from tasks.encoder.linear_probe import fit_probe, predict_labels
 
@@ -152,7 +152,7 @@ def predict_with_heads(
 
 
 class DevComparisonResult(StageResult):
-    """Macro-F1 of two models on dev, the difference with its standard error, and whether F1 fell."""
+    """Macro-F1 of two models on dev, their difference with its error, and whether F1 fell."""
 
     before: float
     after: float
@@ -163,8 +163,8 @@ class DevComparisonResult(StageResult):
     def summary(self) -> str:
         """Both scores, and the standard error of their difference."""
         return (
-            f"macro-F1 on dev {self.after:.3f}, the best so far {self.before:.3f} (standard error of the "
-            f"difference {self.standard_error:.3f})"
+            f"macro-F1 on dev {self.after:.3f}, the best so far {self.before:.3f} "
+            f"(standard error of the difference {self.standard_error:.3f})"
         )
 
 
@@ -178,8 +178,8 @@ def compare_on_dev(
 ) -> DevComparisonResult:
     """Two trained models on dev: whether macro-F1 fell by more than one standard error.
 
-    The error is that of a paired bootstrap over the dev rows. A fall within one standard error counts
-    as none: Breiman et al. 1984, 3.4.3.
+    The error is that of a paired bootstrap over the dev rows. A fall within one standard error
+    counts as none: Breiman et al. 1984, 3.4.3.
     """
 
     def build(out: Path, scratch: Path) -> DevComparisonResult:

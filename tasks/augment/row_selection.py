@@ -1,7 +1,8 @@
 """Choose the unlabelled rows on whose label the model and the probe agree with confidence.
 
-Among confident rows the content hash decides, not the confidence: the most confident rows teach least.
-Each label gets its estimated share of the unlabelled text, so that easy labels do not displace others.
+Among confident rows the content hash decides, not the confidence: the most confident rows teach
+least. Each label gets its estimated share of the unlabelled text, so that easy labels do not
+displace others.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def row_quotas(
 ) -> dict[str, int]:
     """Rows to select per label: its proportion of `self_training.share` of all `rows`.
 
-    At most `self_training.per_label` and the label's candidates. Where that limits one label, the others
-    are reduced in proportion, but not below half of what they could have.
+    At most `self_training.per_label` and the label's candidates. Where that limits one label, the
+    others are reduced in proportion, but not below half of what they could have.
     """
     wanted = {k: p * settings.share * rows for k, p in proportions.items()}
     limits = {k: min(n, settings.per_label, candidates.get(k, 0)) for k, n in wanted.items()}
@@ -85,10 +86,10 @@ def select_multi_label_rows(
 ) -> tuple[list[Record], Selection]:
     """As `select_rows`, for label sets.
 
-    A label's score is the geometric mean of what the model and the probe give to its being assigned, or
-    not. A row's score is the lowest of its labels', and 0 where one label is decided differently. A row
-    is selected while one of its labels needs rows and none has `self_training.per_label`; rows without a
-    label have a quota of their own.
+    A label's score is the geometric mean of what the model and the probe give to its being
+    assigned, or not. A row's score is the lowest of its labels', and 0 where one label is decided
+    differently. A row is selected while one of its labels needs rows and none has
+    `self_training.per_label`; rows without a label have a quota of their own.
     """
     import numpy as np
 

@@ -1,9 +1,9 @@
-"""Self-training: add real unlabelled text to the training rows, under the labels that the model predicts.
+"""Self-training: add unlabelled text to the training rows, with the labels that are predicted.
 
-A row is added where the model and a linear probe on frozen embeddings agree on its label and are both
-confident (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998). Both are
-calibrated on dev, and the probe has learned from the unlabelled text too. Which of the confident rows
-are added: row_selection.
+A row is added where the model and a linear probe on frozen embeddings agree on its label and are
+both confident (Yarowsky 1995; agreement of two views as in co-training, Blum and Mitchell 1998).
+Both are calibrated on dev, and the probe has learned from the unlabelled text too. Which of the
+confident rows are added: row_selection.
 """
 
 from __future__ import annotations
@@ -52,9 +52,10 @@ MAX_ROWS = 50_000  # unlabelled rows that are read, the first by content hash
 class SelfTrainingResult(TrainingRows):
     """What one round of self-training added.
 
-    `looked_at` counts the unlabelled rows that were read, `harvested` the rows added by label. By label
-    too: `proportions`, the estimated shares of the labels; `confident`, the rows labelled with confidence;
-    `quota`, the most that could be added. These three are empty where no row was read.
+    `looked_at` counts the unlabelled rows that were read, `harvested` the rows added by label. By
+    label too: `proportions`, the estimated shares of the labels; `confident`, the rows labelled
+    with confidence; `quota`, the most that could be added. These three are empty where no row was
+    read.
     """
 
     looked_at: int
@@ -96,10 +97,11 @@ def self_train(
     workspace: Workspace,
     progress: Progress = silent,
 ) -> SelfTrainingResult:
-    """`kept.jsonl`: the rows of `training` and what round `number` adds; `rejected.jsonl`: rejected ones.
+    """`kept.jsonl`: the rows of `training` and those of round `number`; `rejected.jsonl`.
 
-    `trained` is the current model and `current` the rows it was trained on; the labels of earlier rounds
-    are assigned anew. Rows that a person decided about are not read: they are in `training` or discarded.
+    `trained` is the current model and `current` the rows it was trained on; the labels of earlier
+    rounds are assigned anew. Rows that a person decided about are not read: they are in `training`
+    or discarded.
     """
     decided = current_decisions(workspace.decisions(project.name))
     encoder = resolve_encoder(project, workspace)
@@ -209,8 +211,8 @@ def _predict_with_model(
 ) -> np.ndarray:
     """The model's probabilities, shape (rows, labels).
 
-    It reads up to `max_length` tokens of each text where that does not raise its log loss on dev, else as
-    many as it was trained on.
+    It reads up to `max_length` tokens of each text where that does not raise its log loss on dev,
+    else as many as it was trained on.
     """
     import torch
 
@@ -235,7 +237,7 @@ def _predict_with_model(
 def reject_rows(
     rows: list[Record], base: list[Record], context: CurationContext
 ) -> tuple[list[Record], list[Rejected]]:
-    """The rows that pass the checks that need no label and repeat no row of `base`, and the rejected ones."""
+    """The rows that pass the checks and repeat no row of `base`, and the rejected ones."""
     rejected: list[Rejected] = []
     for check in CHECKS:
         rows, failed = check(rows, context)

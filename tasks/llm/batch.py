@@ -1,9 +1,9 @@
 """Requests as jobs of OpenAI's Batch API: at half the price, answered within a day.
 
-Keys, cache and ledger are those of requests sent one by one. Before a batch can cost anything, its keys
-are noted in `batches/` beside the cached completions; whoever asks for one of these keys later waits for
-that batch and buys nothing anew. A process killed between the upload and the note of the batch's id
-leaves the id of the uploaded file: the batch is then found by it
+Keys, cache and ledger are those of requests sent one by one. Before a batch can cost anything, its
+keys are noted in `batches/` beside the cached completions; whoever asks for one of these keys later
+waits for that batch and buys nothing anew. A process killed between the upload and the note of the
+batch's id leaves the id of the uploaded file: the batch is then found by it
 (https://platform.openai.com/docs/guides/batch).
 """
 
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class BatchNote(Figures):
-    """What is noted of a batch that was begun: the uploaded file, and the batch's id once it is known.
+    """A batch that was begun: its uploaded file, and its id once it is known.
 
     `keys` holds the upper bounds of prompt and completion tokens by request.
     """
@@ -96,7 +96,7 @@ class BatchRun(Run):
         return missing
 
     def _begun(self, missing: Missing) -> list[tuple[Path, BatchNote]]:
-        """The batches of this endpoint and model that were begun earlier and hold some of these keys."""
+        """The batches of this endpoint and model, begun earlier, that have some of these keys."""
         begun, endpoint = [], self._connection.endpoint.endpoint
         for path in sorted(self._folder.glob("*.json")):
             try:

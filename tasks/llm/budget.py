@@ -1,8 +1,8 @@
-"""Hard budgets: an upper bound is reserved before each attempt, and the actual cost is booked after it.
+"""Hard budgets: an upper bound is reserved before each attempt, its cost is booked afterwards.
 
-The ledger is an append-only file with one line when an attempt is reserved and one when it is settled,
-so a restarted run knows what was spent. An attempt whose process was killed before it was settled counts
-with its upper bound.
+The ledger is an append-only file with one line when an attempt is reserved and one when it is
+settled, so a restarted run knows what was spent. An attempt whose process was killed before it was
+settled counts with its upper bound.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BudgetExhausted(Exception):
 
 
 class Spent(Figures):
-    """What was used so far, over all endpoints; `measured` is False where a part is an upper bound."""
+    """What was used, over all endpoints; `measured` is False where a part is an upper bound."""
 
     requests: int = 0
     tokens: int = 0
@@ -121,8 +121,8 @@ class Ledger:
     ) -> Reservation | None:
         """Reserve at most `tokens` and `usd` for one more attempt at the request `key`.
 
-        None where it does not fit until an attempt in flight is settled. Raises BudgetExhausted where
-        none is in flight, or without `wait`.
+        None where it does not fit until an attempt in flight is settled. Raises BudgetExhausted
+        where none is in flight, or without `wait`.
         """
         with self._lock:
             line = Reservation(key=key, attempt=self._attempts[key] + 1, tokens=tokens, usd=usd)
@@ -260,8 +260,9 @@ def estimate_usage(
 ) -> Estimate:
     """What the requests are likely to use, before any is sent.
 
-    `acceptance` is the share of replies that become rows, where one request is planned per wanted row;
-    the others are asked for again. Prompts count one token per four bytes, replies `max_tokens`.
+    `acceptance` is the share of replies that become rows, where one request is planned per wanted
+    row; the others are asked for again. Prompts count one token per four bytes, replies
+    `max_tokens`.
     """
     factor = 1 / min(max(acceptance, 0.01), 1.0)
     prompt = math.ceil(sum(r.expected_prompt_tokens for r in requests) * factor)

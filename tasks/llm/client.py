@@ -1,9 +1,9 @@
-"""A client of an OpenAI-compatible endpoint: many requests at once, within a budget, none bought twice.
+"""A client of an OpenAI-compatible endpoint: concurrent, cached and within a budget.
 
-Every finished completion is cached under the hash of (endpoint, model, messages, sampling), and the same
-request is answered from there. A transient error (429, 5xx, no answer, not JSON) is retried with
-exponential backoff and jitter, or after Retry-After; an error that no retry fixes (400, 401, 403, 404)
-stops everything at once.
+Every finished completion is cached under the hash of (endpoint, model, messages, sampling), and the
+same request is answered from there. A transient error (429, 5xx, no answer, not JSON) is retried
+with exponential backoff and jitter, or after Retry-After; an error that no retry fixes (400, 401,
+403, 404) stops everything at once.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ T = TypeVar("T")
 class Client:
     """A client of one endpoint and model; close it, or use it as a context manager.
 
-    It is asked at `url`, and called by `endpoint.endpoint` in cache keys: a local server has another
-    port each time. `sleep` is for tests. The event loop runs in its own thread, so callers need no async
-    code.
+    It is asked at `url`, and called by `endpoint.endpoint` in cache keys: a local server has
+    another port each time. `sleep` is for tests. The event loop runs in its own thread, so callers
+    need no async code.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class Client:
         return self._outcome
 
     def ask_all(self, requests: Iterable[Request]) -> Iterator[Reply]:
-        """Replies as they arrive. One call at a time; what is bought is cached, even after a failure.
+        """Replies as they arrive. One call at a time; bought replies are cached in any case.
 
-        Nothing more is sent where a limit of the budget would be passed, or where over half of the last
-        20 requests failed: `outcome` says so, and which labels were deferred for too long. Raises
-        UserError for a refused key, an unknown model or a request that the endpoint refuses, and
-        TransientError where none was answered, unless all were deferred. Closing the iterator early
-        cancels the requests in flight.
+        Nothing more is sent where a limit of the budget would be passed, or where over half of the
+        last 20 requests failed: `outcome` says so, and which labels were deferred for too long.
+        Raises UserError for a refused key, an unknown model or a request that the endpoint refuses,
+        and TransientError where none was answered, unless all were deferred. Closing the iterator
+        early cancels the requests in flight.
         """
         if not self._thread.is_alive():
             self._thread.start()

@@ -25,8 +25,9 @@ BASE_TEMPLATE = (
 def local_server(model: Path, *, slots: int, tokens: int = SLOT_TOKENS) -> Iterator[str]:
     """The base URL (ending in /v1) of a server of the GGUF file `model`, which ends with the body.
 
-    It answers `slots` requests at once, each with room for `tokens`, its answer included. A model without
-    a chat template gets `Question:` and `Answer:`. Raises UserError where the file is not a GGUF model.
+    It answers `slots` requests at once, each with room for `tokens`, its answer included. A model
+    without a chat template gets `Question:` and `Answer:`. Raises UserError where the file is not a
+    GGUF model.
     """
     import xllamacpp
 
@@ -69,7 +70,7 @@ def _cores() -> int:
 
 
 def _wait_until_ready(url: str) -> None:
-    """Have one token written: a server that is stopped before its loop runs waits for it for ever."""
+    """Generate one token: a server that is stopped before its loop has started never ends."""
     import httpx
 
     body = {"prompt": "a", "max_tokens": 1, "temperature": 0}

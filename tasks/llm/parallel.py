@@ -84,7 +84,8 @@ class DeferredLabels:
 class ParallelRun(Run):
     """Requests sent one by one, as many at once as the endpoint can take.
 
-    `unread` counts the replies that the caller has not taken yet: nothing is bought far ahead of it.
+    `unread` counts the replies that the caller has not taken yet: nothing is bought far ahead of
+    it.
     """
 
     def __init__(

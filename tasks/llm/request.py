@@ -24,8 +24,8 @@ class Request:
     """One chat completion to ask for.
 
     `schema` is the canonical JSON text of a JSON schema that the reply must follow; `attempt` tells
-    apart requests that are otherwise the same. `tag` is the caller's own data: it is neither sent nor
-    part of the key, and `tag["label"]` is the request's label.
+    apart requests that are otherwise the same. `tag` is the caller's own data: it is neither sent
+    nor part of the key, and `tag["label"]` is the request's label.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -38,7 +38,7 @@ class Request:
     tag: Mapping[str, Any] = field(default_factory=dict)
 
     def key(self, endpoint: str, model: str) -> str:
-        """SHA-256 (hex) of the endpoint's name, the model and everything that decides the answer."""
+        """SHA-256 (hex) of the endpoint's name, the model and all that decides the answer."""
         body = {name: getattr(self, name) for name in self.__slots__ if name != "tag"}
         return digest_of({"endpoint": endpoint, "model": model, **body})
 
@@ -55,7 +55,7 @@ class Request:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """An upper bound on the prompt's tokens: one per byte, and a margin for the chat template."""
+        """An upper bound on the prompt's tokens: one per byte, and the chat template's."""
         return self.size + MESSAGE_TOKENS * len(self.messages) + TEMPLATE_TOKENS
 
     @property
@@ -68,9 +68,9 @@ class Request:
 class Completion:
     """A finished chat completion, and what it cost when it was bought.
 
-    `text` is None where the model sent none. Where the server reported no usage, `measured` is False
-    and the token counts are upper bounds. `seconds` is the time from the request to its answer; None
-    where it was not measured.
+    `text` is None where the model sent none. Where the server reported no usage, `measured` is
+    False and the token counts are upper bounds. `seconds` is the time from the request to its
+    answer; None where it was not measured.
     """
 
     text: str | None
@@ -89,7 +89,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply(Completion):
-    """The completion of a request; `bought` is False where it was in the cache and cost nothing now."""
+    """The completion of a request; `bought` is False where it came from the cache for free."""
 
     request: Request
     key: str
@@ -100,9 +100,9 @@ class Reply(Completion):
 class RunOutcome:
     """What a run of requests left open.
 
-    `lost` counts the requests without a reply, by label. `deferred` has the reason for each label that
-    the endpoint deferred for too long. `stopped` says why the run ended early; `over_budget` is True
-    where that was a limit of the budget.
+    `lost` counts the requests without a reply, by label. `deferred` has the reason for each label
+    that the endpoint deferred for too long. `stopped` says why the run ended early; `over_budget`
+    is True where that was a limit of the budget.
     """
 
     lost: dict[str, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What every run of requests shares: a connection, its cache and ledger, and the count of what is missing."""
+"""What all runs of requests share: a connection with cache and ledger, and what is missing."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ class Run(ABC):
     async def ask_all(self, requests: Iterator[Request]) -> None:
         """Emit every reply.
 
-        Raises UserError for what no retry fixes, and TransientError where nothing was answered, unless
-        all that is missing was deferred for too long.
+        Raises UserError for what no retry fixes, and TransientError where nothing was answered,
+        unless all that is missing was deferred for too long.
         """
 
     def wake(self) -> None:

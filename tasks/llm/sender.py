@@ -33,8 +33,8 @@ class Deferred(Exception):
 class Sender:
     """Sends requests until they are answered.
 
-    `defer(label, seconds)` is called where the endpoint asks for a long wait: False where the label is
-    given up. `in_flight` are the tasks whose attempt may be billed.
+    `defer(label, seconds)` is called where the endpoint asks for a long wait: False where the label
+    is given up. `in_flight` are the tasks whose attempt may be billed.
     """
 
     def __init__(self, connection: Connection, *, defer: Callable[[str, float], bool]) -> None:
@@ -51,8 +51,8 @@ class Sender:
     async def send(self, pending: Pending) -> Completion:
         """The completion, cached and booked.
 
-        Raises Deferred, BudgetExhausted, TimeoutError after the request's deadline, or the error of the
-        last attempt (openai.APIError, MalformedResponse, AttemptTimeout).
+        Raises Deferred, BudgetExhausted, TimeoutError after the request's deadline, or the error of
+        the last attempt (openai.APIError, MalformedResponse, AttemptTimeout).
         """
         retrying = self._connection.retrying(partial(self._is_last, pending))
         async with asyncio.timeout(None) as deadline:
@@ -64,7 +64,7 @@ class Sender:
         return first_sent + self._endpoint.deadline_seconds
 
     def _is_last(self, pending: Pending, state: tenacity.RetryCallState) -> bool:
-        """True where no attempt follows. Raises Deferred where one follows after the other labels'."""
+        """True where no attempt follows. Raises Deferred where the label has to wait."""
         if self._stopped:
             return True
         now = asyncio.get_running_loop().time()

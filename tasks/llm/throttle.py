@@ -1,4 +1,4 @@
-"""How fast an endpoint is asked: a concurrency window, and a rate limiter for its limits per minute."""
+"""How fast an endpoint is asked: a concurrency window and a limiter of rates per minute."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class ConcurrencyWindow:
     """How many requests may be in flight: more while throughput rises, half after an overload.
 
     Additive increase, multiplicative decrease (Chiu and Jain 1989, "Analysis of the Increase and
-    Decrease Algorithms for Congestion Avoidance"), doubling until throughput first falls, as in TCP's
-    slow start. A round has as many replies as the window is wide. Times are seconds of a steady clock.
+    Decrease Algorithms for Congestion Avoidance"), doubling until throughput first falls, as in
+    TCP's slow start. A round has as many replies as the window is wide. Times are seconds of a
+    steady clock.
     """
 
     def __init__(self, limit: int, *, initial: int = INITIAL_CONCURRENCY) -> None:
@@ -98,5 +99,5 @@ class RateLimiter:
         self._share = max(self._share, prompt_tokens / bound)
 
     def token_bounds(self, request: Request) -> tuple[int, int]:
-        """Upper bounds on prompt and completion tokens, for a chat template above its margin too."""
+        """Upper bounds on prompt and completion tokens, also with a long chat template."""
         return request.max_prompt_tokens + self._excess, request.max_tokens

@@ -1,4 +1,4 @@
-"""One attempt at a chat completion, and what its errors mean: transient, billed, and for the user."""
+"""One attempt at a chat completion, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def send_chat(api: openai.AsyncOpenAI, body: dict[str, Any]) -> ChatRespon
 
 
 def parse_response(body: Any) -> ChatResponse:
-    """The response in a chat completion's JSON, whose fields are not trusted. Raises MalformedResponse."""
+    """The response in a chat completion's JSON, validated. Raises MalformedResponse."""
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list):
         raise MalformedResponse("answered JSON that is not a chat completion")
@@ -114,7 +114,8 @@ def is_overload(error: BaseException) -> bool:
 def retry_after(error: BaseException | None, *, now: float) -> float | None:
     """Seconds that the endpoint asks to wait (Retry-After); None where it asks for nothing usable.
 
-    A date counts from the response's own Date where it has one, otherwise from `now` (Unix seconds).
+    A date counts from the response's own Date where it has one, otherwise from `now` (Unix
+    seconds).
     """
     if not isinstance(error, openai.APIStatusError):
         return None

@@ -1,4 +1,4 @@
-"""How stages ask the generators for rows: with the challenger's ledger, until nothing is missing."""
+"""How stages ask generators: with the challenger's ledger, until nothing is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ Result = TypeVar("Result", bound=StageResult)
 def open_ledger(project: Project, *, generation: int, workspace: Workspace) -> Ledger:
     """The ledger of one challenger, whatever its settings: changing one does not reset its budget.
 
-    Each attempt is booked at the price of its time; a changed `generate.price` applies to later ones.
+    Each attempt is booked at the price of its time; a changed `generate.price` applies to later
+    ones.
     """
     return Ledger(workspace.ledger(project.name, generation), project.generate.budget)
 
@@ -52,10 +53,10 @@ def ask_generator(
 def run_until_complete(
     attempt: Callable[[int], Result], *, is_incomplete: Callable[[Result], bool]
 ) -> Result:
-    """The first result of `attempt(0)`, `attempt(1)` and so on that is complete, or new in this run.
+    """The first result of `attempt(0)`, `attempt(1)` ... that is complete, or new in this run.
 
-    A result that was left incomplete by an earlier run is so built again under another key. Replies are
-    cached: only what is missing is asked for.
+    A result that was left incomplete by an earlier run is so built again under another key. Replies
+    are cached: only what is missing is asked for.
     """
     results = map(attempt, itertools.count())
     return next(r for r in results if not (r.published.found and is_incomplete(r)))

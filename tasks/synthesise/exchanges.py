@@ -1,7 +1,7 @@
 """Some requests of a finished round with their answers, as they were sent and received.
 
-They are planned again, which gives the same requests, and read from the cache. So the generation is not
-slowed, and a round that was interrupted has the same sample.
+They are planned again, which gives the same requests, and read from the cache. So the generation is
+not slowed, and a round that was interrupted has the same sample.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Exchange(Completion):
     """One request as it was sent, and its answer.
 
     `body` is the request's JSON, without the API key. `provider` is `local` or the endpoint's host.
-    `prompt_usd` is the prompt's part of the cost, and `ended` when the answer was cached (Unix seconds).
+    `prompt_usd` is the prompt's part of the cost, and `ended` when the answer was cached (Unix
+    seconds).
     """
 
     key: str
@@ -41,7 +42,7 @@ class Exchange(Completion):
 def sample_exchanges(
     project: Project, *, n: int, splits: SplitsResult, workspace: Workspace, asked: RoundRequest
 ) -> list[Exchange]:
-    """The first `n` requests of a round that have an answer, in the order of the plan, which is random."""
+    """The first `n` answered requests of a round, in the random order of its plan."""
     seeds, _ = select_prompt_seeds(project, splits, workspace=workspace)
     generators = resolve_generators(project, workspace=workspace)
     cache = ReplyCache(workspace.llm_cache)

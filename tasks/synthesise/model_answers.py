@@ -1,8 +1,9 @@
 """Ask several models the same questions: which model answered is the label.
 
-The models' answers are the project's real text, so nothing is synthesised. Two things would give the
-label away without being the model's own writing, and are removed: markup of a chat template, and length.
-Every answer is cut to the same number of words, and a question with one shorter answer is left out.
+The models' answers are the project's real text, so nothing is synthesised. Two things would give
+the label away without being the model's own writing, and are removed: markup of a chat template,
+and length. Every answer is cut to the same number of words, and a question with one shorter answer
+is left out.
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ _NEXT_TURN = re.compile(r"^\s*(?:Question|Answer|Q|A|User|Assistant)\s*:", re.MU
 class AnswerCounts(Figures):
     """What became of the answers.
 
-    `rows` counts the rows by label; `left_out` the questions that were left out, by reason and model. The
-    words of an answer are its 10th, 50th and 90th percentile.
+    `rows` counts the rows by label; `left_out` the questions that were left out, by reason and
+    model. The words of an answer are its 10th, 50th and 90th percentile.
     """
 
     questions: int
@@ -137,7 +138,7 @@ def _ask(
     workspace: Workspace,
     progress: Progress,
 ) -> tuple[dict[str, str], RowUsage]:
-    """The model's answers by question, and its usage. With some left open the data set would be another."""
+    """The model's answers by question, and its usage. Raises where some are left open."""
     replies, outcome = ask_generator(
         model, requests, ledger=ledger, workspace=workspace, progress=progress
     )
@@ -229,7 +230,7 @@ def strip_chat_markup(answer: str) -> str:
 
 
 def truncate_words(text: str, n: int) -> str | None:
-    """The first `n` words with the white space between them; None where there are not more than `n`.
+    """The first `n` words with the white space between them; None with `n` words or fewer.
 
     A text of exactly `n` words would end with its own last word, unlike the others.
     """

@@ -1,4 +1,4 @@
-"""Rows from an LLM's replies. A broken reply is rejected with its reason; no label is guessed from it."""
+"""Rows from an LLM's replies. Broken ones are rejected with a reason; no label is guessed."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ ParsedRow = Record | Rejected
 def parse_reply(reply: Reply, *, min_words: int) -> list[ParsedRow]:
     """The rows in a reply, accepted or rejected; at least one.
 
-    Only the wrapping of plain text is removed: a preamble line, a heading, and a last sentence that the
-    token limit cut. JSON is read strictly: a reply that is broken, truncated or repeats a key gives no
-    row.
+    Only the wrapping of plain text is removed: a preamble line, a heading, and a last sentence that
+    the token limit cut. JSON is read strictly: a reply that is broken, truncated or repeats a key
+    gives no row.
     """
     raw = replace_surrogates(reply.text or "")
     is_cut = reply.finish_reason == "length"

@@ -1,9 +1,9 @@
 """Requests to LLMs, planned from the labels' descriptions.
 
-Each request draws one subtopic of its label's description, one style and one value of each attribute, so
-that the texts differ (attribute-conditioned prompts: Yu et al. 2023, "Large Language Model as Attributed
-Training Data Generator", arXiv:2306.15895). Seed rows are shown in random rotation. A share of the
-requests asks for texts near another label.
+Each request draws one subtopic of its label's description, one style and one value of each
+attribute, so that the texts differ (attribute-conditioned prompts: Yu et al. 2023, "Large Language
+Model as Attributed Training Data Generator", arXiv:2306.15895). Seed rows are shown in random
+rotation. A share of the requests asks for texts near another label.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FOCUS_NEAR = 0.5  # share of the requests for a confused label that ask for text
 
 
 class Focus(Figures):
-    """What is hard on the dev set: subtopics of misclassified rows, and labels that are confused."""
+    """What is hard on dev: subtopics of misclassified rows, and labels that are confused."""
 
     topics: dict[str, list[str]]
     near: dict[str, list[str]]
@@ -35,7 +35,8 @@ class Focus(Figures):
 class RoundRequest(Figures):
     """What one round of generation is asked for.
 
-    `count` is rows per label, `more_topics` the proposed subtopics by label, `focus` what is hard on dev.
+    `count` is rows per label, `more_topics` the proposed subtopics by label, `focus` what is hard
+    on dev.
     """
 
     count: dict[str, int]
@@ -55,8 +56,8 @@ def plan_requests(project: Project, asked: RoundRequest, *, seeds: list[Record])
     """The requests of one round, the labels interleaved; the same arguments give the same requests.
 
     A request's tag holds its label, its generator, the rows asked for, and what was drawn; in a
-    multi-label project also `labels`, which are two in a share of the requests (`generate.pairs`). Raises
-    UserError where no generator is left.
+    multi-label project also `labels`, which are two in a share of the requests (`generate.pairs`).
+    Raises UserError where no generator is left.
     """
     planner = _Planner(project, asked, seeds)
     per_reply = project.generate.rows_per_reply
@@ -120,7 +121,7 @@ class _Planner:
         return focus or topics + self.asked.more_topics.get(label, [])
 
     def _draw_pair(self, tag: dict[str, Any], rng: random.Random) -> None:
-        """Add `labels`: the label drawn, or it and one that it occurs with, whose topic is added."""
+        """Add `labels`: the label alone, or with one that it occurs with, and its topic."""
         label = tag["label"]
         companions = self._companions(label)
         tag["labels"] = [label]
@@ -130,7 +131,7 @@ class _Planner:
             tag |= {"labels": sorted([label, other]), "topic": f"{tag['topic']} and {topic}"}
 
     def _companions(self, label: str) -> list[str]:
-        """The labels next to it in seed rows, as often as they are; all others without seed rows."""
+        """The labels beside it in seed rows, with repeats; all others without seed rows."""
         if not self.seeds:
             return [other for other in self.project.label_names if other != label]
         return [o for r in self.seeds if label in r.labels for o in r.labels if o != label]
@@ -184,7 +185,7 @@ def _json_instruction(project: Project, rows: int) -> str:
 
 
 def active_generators(project: Project) -> dict[str, tuple[float, Endpoint]]:
-    """The generators that are asked, all but `curate.drop_generators`, with their shares of the requests.
+    """The generators but for `curate.drop_generators`, with their shares of the requests.
 
     The shares add up to 1. Raises UserError where no generator is left.
     """
@@ -214,7 +215,7 @@ def unknown_generator_notices(project: Project) -> list[str]:
 def _pick_generator(
     generators: dict[str, tuple[float, Endpoint]], number: int
 ) -> tuple[str, Endpoint]:
-    """The generator of a label's request `number`: every prefix of the requests keeps the shares."""
+    """The generator of a label's request `number`; any first requests keep the shares."""
     position, total = (number + 1) * GOLDEN_RATIO % 1.0, 0.0
     for name, (share, endpoint) in generators.items():
         total += share

@@ -46,8 +46,8 @@ class ProposeResult(StageResult):
 def propose(project: Project, *, generation: int, workspace: Workspace) -> ProposeResult:
     """`topics.json`: more subtopics of each label, proposed by the first generator.
 
-    A label whose reply holds no list has none; a label without a reply (`unanswered`) is asked for again
-    by a later call.
+    A label whose reply holds no list has none; a label without a reply (`unanswered`) is asked for
+    again by a later call.
     """
     generator = resolve_generators(project, workspace=workspace)[proposing_generator(project)]
     requests = proposal_requests(project)
@@ -100,7 +100,7 @@ def parse_list(text: str, *, known: list[str]) -> list[str]:
 
 
 def proposing_generator(project: Project) -> str:
-    """The name of the generator that is asked for subtopics. Raises UserError where none is left."""
+    """The generator that is asked for subtopics. Raises UserError where none is left."""
     return next(iter(active_generators(project)))
 
 

@@ -1,4 +1,4 @@
-"""How many rows to ask for next, so that each label ends with exactly its quota of accepted rows."""
+"""How many rows to ask for next, so that each label gets exactly its quota of accepted rows."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def rows_to_request(
 ) -> dict[str, int]:
     """Rows per label to ask for next: what is lacking over the label's acceptance, within `budget`.
 
-    Acceptance is over the rows `tried`, whose requests were answered. A label whose acceptance is not
-    known to be above MIN_ACCEPTANCE is asked for at most up to GIVE_UP_AFTER rows. A budget too small for
-    all is shared in proportion, by largest remainder.
+    Acceptance is over the rows `tried`, whose requests were answered. A label whose acceptance is
+    not known to be above MIN_ACCEPTANCE is asked for at most up to GIVE_UP_AFTER rows. A budget too
+    small for all is shared in proportion, by largest remainder.
     """
     needed = {}
     for label, n in lacking.items():
@@ -62,7 +62,7 @@ def request_budget(generate: Generate, quota: dict[str, int]) -> int:
 
 
 def split_quota(quota: dict[str, int], rounds: int) -> list[dict[str, int]]:
-    """`rounds` + 1 growing quotas, the last one whole; after each but the last, dev decides the focus."""
+    """`rounds` + 1 growing quotas, the last one whole; dev decides the focus between them."""
     parts = rounds + 1
     return [
         {label: math.ceil(n * (i + 1) / parts) for label, n in quota.items()} for i in range(parts)

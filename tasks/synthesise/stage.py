@@ -1,4 +1,4 @@
-"""The synthesise stage: one round of requests to the project's LLMs, and the rows in their replies."""
+"""The synthesise stage: one round of requests to the LLMs, and the rows in their replies."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ _NOT_IN_KEY = set(Endpoint.model_fields) | {
 class GeneratorUsage(RowUsage):
     """One generator's part of a round.
 
-    `answered` counts, by label, the rows that the answered requests asked for. `deferred` has the reason
-    for each label that the endpoint deferred for too long, `stopped` says why it ended early, and
-    `bought` counts the replies that this run paid for.
+    `answered` counts, by label, the rows that the answered requests asked for. `deferred` has the
+    reason for each label that the endpoint deferred for too long, `stopped` says why it ended
+    early, and `bought` counts the replies that this run paid for.
     """
 
     replies: int
@@ -50,8 +50,8 @@ class GeneratorUsage(RowUsage):
 class SynthesiseResult(Usage, StageResult):
     """One round of synthetic rows: what was asked, what came back, and what it cost.
 
-    `unanswered` has the reason for each label that no generator answered. `cut_short` is True where the
-    budget or an endpoint ended the round early.
+    `unanswered` has the reason for each label that no generator answered. `cut_short` is True where
+    the budget or an endpoint ended the round early.
     """
 
     asked: dict[str, int]
@@ -92,9 +92,9 @@ def synthesise(
 ) -> SynthesiseResult:
     """One round of rows from the LLMs: `rows.jsonl` and `rejected.jsonl`.
 
-    A round that was cut short by the budget or an endpoint is completed by a later call. Raises UserError
-    for what no retry fixes, TransientError where an endpoint is down; replies so far are kept and not
-    asked for again.
+    A round that was cut short by the budget or an endpoint is completed by a later call. Raises
+    UserError for what no retry fixes, TransientError where an endpoint is down; replies so far are
+    kept and not asked for again.
     """
     generators = resolve_generators(project, workspace=workspace)
     generators = {name: generators[name] for name in active_generators(project)}

@@ -1,7 +1,7 @@
-"""What is still hard on the dev set, so that the next round asks for more of it. The test set is not used.
+"""What is still hard on dev, so that the next round asks for more of it.
 
-No dev text is shown in a prompt: only labels that are confused, and the subtopics of the project's own
-descriptions that are nearest to the misclassified rows.
+The test set is not used, and no dev text is shown in a prompt: only labels that are confused, and
+the subtopics of the project's own descriptions that are nearest to the misclassified rows.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ConfusedPair(Figures):
 
 
 class StudyResult(StageResult):
-    """Macro-F1 of the probe on dev, the number of missed labels, the confused pairs, and the next focus."""
+    """Macro-F1 of the probe on dev, the missed labels, the confused pairs and the next focus."""
 
     dev_f1_macro: float
     missed: int
@@ -66,7 +66,7 @@ def study(
     workspace: Workspace,
     more_topics: dict[str, list[str]] | None = None,
 ) -> StudyResult:
-    """`focus.json` (see plan.Focus) from a linear probe on the curated rows, applied to the dev rows.
+    """`focus.json` (see plan.Focus), from the errors on dev of a probe on the curated rows.
 
     In a multi-label project it has only subtopics: where each label is decided by itself, none is
     confused with another.

@@ -345,7 +345,7 @@ class TestDevComparison:
 
 
 class TestSelfTrainedProbe:
-    """Three clouds in the plane; the labelled points are off their centres, as synthetic text is off real."""
+    """Three clouds; the labelled points are off their centres, as synthetic text is."""
 
     CENTRES = np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
 

@@ -43,7 +43,7 @@ def round_request(count: dict[str, int], **changes: Any) -> RoundRequest:
 
 
 def planned(project: Project, count: dict[str, int] | None = None, **changes: Any) -> list[Request]:
-    """The requests of a round with the seed rows, six rows per label unless `count` says otherwise."""
+    """The requests of a round with the seed rows, by default for six rows per label."""
     asked = round_request(count or dict.fromkeys(toy.LABELS, 6), **changes)
     return plan_requests(project, asked, seeds=SEEDS)
 

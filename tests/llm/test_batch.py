@@ -1,4 +1,4 @@
-"""Batches: the same answers at half the price, and none is paid for twice, whenever the process is killed."""
+"""Batches: half the price, and nothing is bought twice, whenever the process is killed."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_second_run_and_one_by_one_find_them(server: BatchServer, tmp_path: Pa
 
 
 def killed_at(point: int, home: Path, url: str) -> bool:
-    """Run in a child that dies before or after its so-manieth call, note or booking; False when it came to its end."""
+    """Run in a child that dies at the `point`-th call, note or booking; False where it ended."""
     child = os.fork()
     if child:
         ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -165,7 +165,7 @@ def test_a_kill_at_any_point_pays_nothing_twice(server: BatchServer, tmp_path: P
         assert {k: n - paid.get(k, 0) for k, n in server.bought.items()} == dict.fromkeys(
             server.bought, 1
         ), point
-        # killed before its note, an upload is made again: the first try's bound stays booked, as nobody can tell
+        # killed before its note, an upload is repeated: the first one's upper bound stays booked
         if server.calls.count("POST /files") == uploads + 1 and point > 4:
             assert ledger.spent.tokens == 60, point
         assert ledger.spent.tokens >= 60 and ledger.spent.usd >= 2 * 0.025 - 1e-9

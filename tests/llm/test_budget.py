@@ -1,4 +1,4 @@
-"""No limit of the budget is ever passed, by what the server counts: in parallel, through failures and kills, and between clients."""
+"""No limit is exceeded by what the server counts: in parallel, with failures, kills, clients."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Meter:
-    """A server that bills: each try counts, and what it answers or lets hang costs tokens that nobody can foresee."""
+    """A server that bills each attempt, with an unpredictable number of tokens."""
 
     def __init__(
         self, llm: scripted.Server, seed: int = 0, *, faults: float = 0.0, hang: float = 0.6
@@ -365,7 +365,7 @@ class TestWhatIsBilled:
     def test_a_template_longer_than_the_margin_is_learned(
         self, llm: Any, tmp_path: Path, book: Path
     ) -> None:
-        """A provider that puts 1,000 tokens before each prompt: the first reply tells, the others are reserved with it."""
+        """A provider adds 1,000 tokens to each prompt: learned from the first reply."""
 
         def long(h: Any) -> None:
             usage = {

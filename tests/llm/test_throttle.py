@@ -37,7 +37,7 @@ class TestConcurrencyWindow:
         assert window.size == 8
 
     def test_it_rises_while_the_throughput_does_and_steps_back_when_it_falls(self) -> None:
-        """A server that writes 10 tokens per second for each of up to 12 requests, and slows down above."""
+        """A server with 10 tokens per second for each of up to 12 requests, slower above."""
         window, now, sizes = ConcurrencyWindow(64), 0.0, []
         for _ in range(60):
             n = window.size
