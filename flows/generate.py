@@ -23,7 +23,7 @@ from tasks.llm.request import Request
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import read_records
-from tasks.report.model import Cost, GeneratorRows
+from tasks.report.cost import Cost, GeneratorRows
 from tasks.setup.preflight import check_references
 from tasks.synthesise import model_answers
 from tasks.synthesise.plan import (

@@ -12,7 +12,7 @@ from tasks.encoder.base_model import describe_encoder
 from tasks.evaluate.result import ScoreResult
 from tasks.project import Project
 from tasks.records import count_by_source
-from tasks.report.blocks import blocks
+from tasks.report.blocks import to_blocks
 from tasks.report.contents import SOURCES, generators_of
 from tasks.report.model import RetrainReport
 
@@ -43,7 +43,7 @@ def publish_model_card(run: RunContext, report: RetrainReport, retrained: Retrai
         "scores": retrained.candidate.score.calibration,
         "slices": retrained.candidate.score.slices,
         "more_figures": {
-            name: blocks(part.model_dump()) for name, part in measured.items() if part
+            name: to_blocks(part.model_dump()) for name, part in measured.items() if part
         },
     }
     card = render_markdown("model_card.md.j2", context)

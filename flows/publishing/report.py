@@ -13,13 +13,13 @@ from flows.retraining.mixtures import Trained
 from tasks.augment.learning_curve import LearningCurveResult
 from tasks.dataset.sealed import count_test_set_uses
 from tasks.model.inference.choose import ExportResult
+from tasks.report.cost import GeneratorRows, Tokens, rows_by_generator
 from tasks.report.model import (
     AnswersSummary,
     BaselineScore,
     ChallengerScore,
     DataSummary,
     GainSummary,
-    GeneratorRows,
     LabelFirst,
     LiftSummary,
     ModelVersion,
@@ -28,8 +28,6 @@ from tasks.report.model import (
     RequestedRows,
     RetrainReport,
     RowsByLabel,
-    Tokens,
-    rows_by_generator,
 )
 
 

@@ -13,7 +13,7 @@ from tasks.errors import TransientError, UserError
 from tasks.figures import format_counts
 from tasks.llm.budget import Spent
 from tasks.llm.request import RowUsage, Usage
-from tasks.report.model import Cost
+from tasks.report.cost import Cost
 from tasks.synthesise.ask import open_ledger
 from tasks.synthesise.model_answers import AnswersResult
 from tasks.synthesise.plan import Focus, RoundRequest

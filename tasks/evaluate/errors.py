@@ -158,8 +158,9 @@ def likely_label_errors(
 ) -> list[LikelyLabelError]:
     """Test rows whose label is likely wrong by confident learning, the least likely label first.
 
-    The model has not seen these rows, so its probabilities are out of sample, as the method requires
-    (Northcutt et al. 2021, arXiv:1911.00068). Empty where a label has fewer than MIN_ROWS_PER_LABEL rows.
+    The model has not seen these rows, so its probabilities are out of sample, as the method
+    requires (Northcutt et al. 2021, arXiv:1911.00068). Empty where a label has fewer than
+    MIN_ROWS_PER_LABEL rows.
     """
     y = encode([label_of(r) for r in rows], labels)
     several = y.ndim == 2

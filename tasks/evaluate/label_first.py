@@ -1,9 +1,9 @@
 """Which unlabelled texts a person should label first, where a verdict was inconclusive.
 
-First those that two models answer differently (query by committee: Seung, Opper and Sompolinsky 1992),
-then those that the challenger is least certain of (smallest margin: Scheffer, Decomain and Wrobel
-2001). They are harder than the texts of real use, so they are for training and dev: a test set of them
-would be biased, and needs rows drawn at random.
+First those that two models answer differently (query by committee: Seung, Opper and Sompolinsky
+1992), then those that the challenger is least certain of (smallest margin: Scheffer, Decomain and
+Wrobel 2001). They are harder than the texts of real use, so they are for training and dev: a test
+set of them would be biased, and needs rows drawn at random.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def rank_to_label(
 ) -> list[RowToLabel]:
     """At most `most` rows: those that the champion answers differently, then by ascending margin.
 
-    `p` is the challenger's probabilities, shape (rows, labels), `answers` its answers. The margin is
-    the distance of the two highest probabilities, or of label sets of the nearest one to one half.
-    No answer gets more than its equal part of the list, most / `labels`.
+    `p` is the challenger's probabilities, shape (rows, labels), `answers` its answers. The margin
+    is the distance of the two highest probabilities, or of label sets of the nearest one to one
+    half. No answer gets more than its equal part of the list, most / `labels`.
     """
     margins = _margins(p, sets=are_label_sets(answers))
     rows = [

@@ -1,41 +1,56 @@
-"""Any JSON object as tables, for figures whose names the page need not know."""
+"""Any JSON object as tables, for figures whose names the page does not know."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 INTERVAL = {"value", "ci_low", "ci_high"}
 
 
-def blocks(found: Any, title: str = "") -> list[dict[str, Any]]:
-    """Tables {title, head, rows}, in the order of `found`: what stands alone as one table of two columns, a list of objects or an
-    object of like objects as a table, anything deeper under a title of its own."""
-    if isinstance(found, list):
-        found = dict(enumerate(found)) if found and not all(map(_flat, found)) else found
-    if isinstance(found, list):
-        return [_table(title, None, dict(enumerate(found)))] if found else []
-    if not isinstance(found, dict):
-        return [{"title": title, "head": [], "rows": [[cell(found)]]}]
-    if found and all(map(_flat, found.values())) and len({tuple(v) for v in found.values()}) <= 2:
-        return [_table(title, "", found)]
-    alone = {k: v for k, v in found.items() if _single(v)}
-    made = (
-        [{"title": title, "head": [], "rows": [[said(k), cell(v)] for k, v in alone.items()]}]
-        if alone
-        else []
-    )
-    for k, v in found.items():
-        if k not in alone and v:
-            made += blocks(v, f"{title}: {said(k)}" if title else said(k))
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A table of texts; `title` and `head` may be empty."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+
+
+def to_blocks(value: Any, title: str = "") -> list[Block]:
+    """The tables that show a JSON value, in its order.
+
+    Single figures make one table of two columns; a list of objects, or an object of like objects,
+    is a table; anything deeper has a title of its own.
+    """
+    if isinstance(value, list):
+        if all(map(_is_row, value)):
+            return [_table(title, None, dict(enumerate(value)))] if value else []
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return [Block(title, [], [[format_figure(value)]])]
+    keys = {tuple(v) for v in value.values()} if all(map(_is_row, value.values())) else set()
+    if 0 < len(keys) <= 2:
+        return [_table(title, "", value)]
+    single = {k: v for k, v in value.items() if _is_single(v)}
+    rows = [[name_in_words(k), format_figure(v)] for k, v in single.items()]
+    made = [Block(title, [], rows)] if rows else []
+    for k, v in value.items():
+        if k not in single and v:
+            words = name_in_words(k)
+            made += to_blocks(v, f"{title}: {words}" if title else words)
     return made
 
 
-def cell(value: Any) -> str:
+def format_figure(value: Any) -> str:
     """A figure, an interval, or a text as a person reads it."""
     if isinstance(value, dict):
         low, high = value.get("ci_low"), value.get("ci_high")
-        own = cell(value.get("value"))
-        return own if low is None or high is None else f"{own} ({cell(low)} to {cell(high)})"
+        point = format_figure(value.get("value"))
+        if low is None or high is None:
+            return point
+        return f"{point} ({format_figure(low)} to {format_figure(high)})"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None:
@@ -46,38 +61,33 @@ def cell(value: Any) -> str:
         return f"{value:.3f}" if abs(value) >= 5e-4 or not value else f"{value:.1e}"
     if isinstance(value, int):
         return f"{value:,}"
-    return ", ".join(map(cell, value)) if isinstance(value, (list, tuple)) else str(value)
+    return ", ".join(map(format_figure, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def said(name: Any) -> str:
-    """A key in words."""
+def name_in_words(name: Any) -> str:
+    """The name of a figure in words: `f1_macro` is `F1 macro`."""
     return str(name).replace("_", " ").replace("f1", "F1")
 
 
-def _single(value: Any) -> bool:
+def _is_single(value: Any) -> bool:
     if isinstance(value, dict):
         return set(value) <= INTERVAL and "value" in value
     return not isinstance(value, list) or not any(isinstance(v, (dict, list)) for v in value)
 
 
-def _flat(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and not _single(value)
-        and all(map(_single, value.values()))
-    )
+def _is_row(value: Any) -> bool:
+    """True for an object of single figures that is no interval."""
+    if not isinstance(value, dict) or not value or _is_single(value):
+        return False
+    return all(map(_is_single, value.values()))
 
 
-def _table(title: str, corner: str | None, rows: dict[Any, dict[str, Any]]) -> dict[str, Any]:
-    """A row an object; `corner` heads the column of their names, which there is none of where it is None."""
+def _table(title: str, corner: str | None, rows: Mapping[Any, dict[str, Any]]) -> Block:
+    """A row per object; `corner` heads the column of their names, which None leaves out."""
     columns = list(dict.fromkeys(k for row in rows.values() for k in row))
-    first = [] if corner is None else [corner]
-    body = [
-        [
-            *([said(name)] if corner is not None else []),
-            *(cell(row[k]) if k in row else "–" for k in columns),
-        ]
-        for name, row in rows.items()
-    ]
-    return {"title": title, "head": [*first, *map(said, columns)], "rows": body}
+    body = []
+    for name, row in rows.items():
+        names = [] if corner is None else [name_in_words(name)]
+        body.append(names + [format_figure(row[k]) if k in row else "–" for k in columns])
+    head = [] if corner is None else [corner]
+    return Block(title, head + [name_in_words(k) for k in columns], body)

@@ -30,16 +30,15 @@ from tasks.llm.budget import Spent
 from tasks.model.inference.choose import BackendMeasure, Inference
 from tasks.project import Project
 from tasks.records import Record
-from tasks.report.blocks import blocks
+from tasks.report.blocks import Block, to_blocks
 from tasks.report.contents import gather_contents
+from tasks.report.cost import Cost, GeneratorRows
 from tasks.report.model import (
     AnswersSummary,
     BaselineScore,
     ChallengerScore,
     ChampionScore,
-    Cost,
     DataSummary,
-    GeneratorRows,
     LiftSummary,
     ModelScore,
     ModelVersion,
@@ -298,7 +297,7 @@ def test_it_tells_what_was_decided_and_from_what(tmp_path: Path) -> None:
         "Likely label errors in the test set",
         "Typing errors, and texts made to mislead.",
         "SmolLM2-135M-Instruct.Q4_1.gguf; see its terms",
-        "opened 5 times",
+        "used 5 times",
         "Answers by torch, 66 texts/s",
         "scikit-learn",
         "train.seeds",
@@ -342,8 +341,7 @@ def test_of_label_sets_and_of_a_verdict_without_numbers(tmp_path: Path) -> None:
         and "gain over nothing" in said
     )
     assert (
-        set(contents["pictures"]) == {"labels", "reliability"}
-        and "A champion: there is none" in said
+        set(contents.pictures) == {"labels", "reliability"} and "A champion: there is none" in said
     )
 
 
@@ -352,7 +350,7 @@ def test_of_label_sets_and_of_a_verdict_without_numbers(tmp_path: Path) -> None:
 
 def test_an_object_becomes_tables() -> None:
     interval = {"value": 0.5, "ci_low": 0.25, "ci_high": 0.75}
-    found = blocks(
+    tables = to_blocks(
         {
             "texts_per_second": 12.5,
             "f1": interval,
@@ -364,19 +362,12 @@ def test_an_object_becomes_tables() -> None:
             "empty": {},
         }
     )
-    assert found[0] == {
-        "title": "",
-        "head": [],
-        "rows": [["texts per second", "12.500"], ["F1", "0.500 (0.250 to 0.750)"]],
-    }
-    assert found[1]["title"] == "by noise" and found[1]["head"] == ["", "F1", "rows"]
-    assert found[1]["rows"][1] == ["case", "0.500 (0.250 to 0.750)", "1,234"]
-    assert found[2] == {
-        "title": "runs",
-        "head": ["clients", "ok"],
-        "rows": [["1", "yes"], ["8", "–"]],
-    }
-    assert len(found) == 3
+    figures = [["texts per second", "12.500"], ["F1", "0.500 (0.250 to 0.750)"]]
+    assert tables[0] == Block("", [], figures)
+    assert tables[1].title == "by noise" and tables[1].head == ["", "F1", "rows"]
+    assert tables[1].rows[1] == ["case", "0.500 (0.250 to 0.750)", "1,234"]
+    assert tables[2] == Block("runs", ["clients", "ok"], [["1", "yes"], ["8", "–"]])
+    assert len(tables) == 3
 
 
 JSON = st.recursive(
@@ -390,13 +381,10 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_object_is_shown(value: Any) -> None:
-    for block in blocks(value):
-        assert {len(row) for row in block["rows"]} <= {
-            len(block["head"]) or 1,
-            2 if not block["head"] else 0,
-            len(block["head"]),
-        }
-        assert all(isinstance(cell, str) for row in block["rows"] for cell in row)
+    for block in to_blocks(value):
+        lengths = {len(block.head)} if block.head else {1, 2}
+        assert {len(row) for row in block.rows} <= lengths
+        assert all(isinstance(text, str) for row in block.rows for text in row)
 
 
 # --- the learning curve

@@ -18,7 +18,7 @@ from flows.tracking.run import Tracking
 from tasks import atomic
 from tasks.curate.stage import RowCounts
 from tasks.llm.budget import Spent
-from tasks.report.model import Cost
+from tasks.report.cost import Cost
 from tasks.synthesise.study import StudyResult
 from tasks.workspace import Workspace
 from tests.kit import scripted, toy

@@ -20,7 +20,8 @@ from tasks.llm.local import BASE_TEMPLATE, has_chat_template
 from tasks.project import Project
 from tasks.project.reader import load_project
 from tasks.records import read_records
-from tasks.report.model import AnswersSummary, GeneratorRows, RetrainReport, Tokens
+from tasks.report.cost import GeneratorRows, Tokens
+from tasks.report.model import AnswersSummary, RetrainReport
 from tasks.setup.preflight import check_references
 from tasks.synthesise.model_answers import (
     POOL,

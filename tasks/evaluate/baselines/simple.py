@@ -32,7 +32,8 @@ def predict_by_description(
 ) -> list[Label]:
     """The label whose description is nearest by cosine of the encoder's embeddings.
 
-    With `dev` rows of label sets, every label nearer than the cosine with the best macro-F1 on them.
+    With `dev` rows of label sets, every label nearer than the cosine with the best macro-F1 on
+    them.
     """
     from tasks.encoder.embed import embed
 

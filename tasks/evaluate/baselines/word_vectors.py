@@ -35,9 +35,9 @@ def average_input_embeddings(encoder: Path, texts: list[str], *, max_length: int
 def average_static_embeddings(folder: Path, texts: list[str]) -> np.ndarray:
     """The mean of each text's vectors of a model2vec folder, shape (texts, dimensions), of length 1.
 
-    `model.safetensors` has `embeddings`, and may have `weights` and `mapping` by token. Unknown tokens
-    are left out, as in model2vec (https://github.com/MinishLab/model2vec). Raises UserError for
-    another kind of folder.
+    `model.safetensors` has `embeddings`, and may have `weights` and `mapping` by token. Unknown
+    tokens are left out, as in model2vec (https://github.com/MinishLab/model2vec). Raises UserError
+    for another kind of folder.
     """
     from safetensors.numpy import load_file
     from tokenizers import Tokenizer

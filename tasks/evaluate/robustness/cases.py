@@ -1,8 +1,8 @@
 """A project's own tests of its classifier: a YAML file of templates, read strictly and filled in.
 
 Behavioural testing after CheckList (Ribeiro et al. 2020, "Beyond Accuracy", arXiv:2005.04118), with
-its three kinds: minimum functionality (a text has a label), invariance (a change leaves the answer),
-directional (a change moves a probability).
+its three kinds: minimum functionality (a text has a label), invariance (a change leaves the
+answer), directional (a change moves a probability).
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class PerturbationScore(Figures):
     """The effect of one perturbation on the answers.
 
-    `rows` counts the rows that it changes, `read_alike` those whose changed text is the same input to
-    the model. Macro-F1 is over the labels that these rows have.
+    `rows` counts the rows that it changes, `read_alike` those whose changed text is the same input
+    to the model. Macro-F1 is over the labels that these rows have.
     """
 
     rows: int
@@ -120,8 +120,8 @@ def overall_flip_rate(
 ) -> Proportion:
     """The share of all changed texts whose answer flips.
 
-    The variants of one row flip together, so the interval is that of as many texts as there are rows:
-    wider than needed, never too narrow.
+    The variants of one row flip together, so the interval is that of as many texts as there are
+    rows: wider than needed, never too narrow.
     """
     counts = [(s.flips, s.rows) for s in scores]
     flips, texts = sum(k for k, _ in counts), sum(n for _, n in counts)

@@ -60,8 +60,8 @@ def find_failure(
 ) -> dict[str, str] | None:
     """What one case expected and what was answered, where the expectation is not met.
 
-    `answers` are to the case's texts, `p` their probabilities, shape (texts, labels), in the order of
-    `labels`, the model's own.
+    `answers` are to the case's texts, `p` their probabilities, shape (texts, labels), in the order
+    of `labels`, the model's own.
     """
     if check.kind == "invariance":
         if len(set(answers)) == 1:

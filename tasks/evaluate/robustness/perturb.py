@@ -1,8 +1,8 @@
 """Changes of a text that leave its label as it is, which a model should tolerate.
 
 Each is drawn from the text's content hash, so it depends on neither other rows nor their order.
-Typing errors after Belinkov and Bisk 2018 (arXiv:1711.02173), the others after CheckList (Ribeiro et
-al. 2020, arXiv:2005.04118). All are approximate, and meant for texts in Latin letters:
+Typing errors after Belinkov and Bisk 2018 (arXiv:1711.02173), the others after CheckList (Ribeiro
+et al. 2020, arXiv:2005.04118). All are approximate, and meant for texts in Latin letters:
 docs/evaluation.md describes each.
 """
 
@@ -56,8 +56,8 @@ def perturb(name: str, text: str, *, keep: Collection[str] = ()) -> str:
 def add_typos(text: str, rng: random.Random) -> str:
     """A tenth of the words of four letters and more, at least one, with a typing error.
 
-    A letter is replaced by its neighbour on an English keyboard, swapped with the next, or left out;
-    never the first one.
+    A letter is replaced by its neighbour on an English keyboard, swapped with the next, or left
+    out; never the first one.
     """
     long_words = list(_LONG_WORD.finditer(text))
     n = min(len(long_words), max(1, round(TYPO_SHARE * len(long_words))))
@@ -131,8 +131,8 @@ def truncate(text: str, rng: random.Random) -> str:
 def replace_entities(text: str, rng: random.Random, *, keep: Collection[str] = ()) -> str:
     """Names, numbers, days and months replaced by others of their kind, a name always by the same.
 
-    Approximate, without a model of names: a name is a run of capitalised words that does not begin a
-    sentence; an organisation by its last word, a place after `in`, `at` or `near`, otherwise a
+    Approximate, without a model of names: a name is a run of capitalised words that does not begin
+    a sentence; an organisation by its last word, a place after `in`, `at` or `near`, otherwise a
     person. Single words and names in capitals stay; a year keeps its century.
     """
     replaced: dict[str, str] = {}

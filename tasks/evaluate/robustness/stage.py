@@ -104,8 +104,8 @@ def measure_robustness(
 ) -> RobustnessResult:
     """Flip rates of a sample of the test rows under each perturbation, and failing `evaluate.cases`.
 
-    Files: `robustness.json`, and examples in `flips.jsonl` and `failures.jsonl`. Raises UserError for
-    a mistake in the file of cases.
+    Files: `robustness.json`, and examples in `flips.jsonl` and `failures.jsonl`. Raises UserError
+    for a mistake in the file of cases.
     """
     e, several = project.evaluate, project.multi_label
     names: list[str] = list(dict.fromkeys(e.perturbations)) if e.robustness_rows else []
