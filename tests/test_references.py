@@ -115,7 +115,7 @@ def test_parts_that_are_not_the_whole_file(parts: str, find: Find, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "expected"),
     [
         (
             "package:nothing_part*/data/*.part*#sha256=" + "0" * 64,
@@ -131,12 +131,12 @@ def test_parts_that_are_not_the_whole_file(parts: str, find: Find, tmp_path: Pat
 )
 @pytest.mark.usefixtures("parts")
 def test_parts_that_can_not_be_joined(
-    find: Find, tmp_path: Path, reference: str, said: str
+    find: Find, tmp_path: Path, reference: str, expected: str
 ) -> None:
     for read in (find, lambda r: check_reference(r, config_dir=tmp_path)):
         with pytest.raises(UserError) as e:
             read(reference)
-        assert said in str(e.value) and repr(reference) in str(e.value)
+        assert expected in str(e.value) and repr(reference) in str(e.value)
 
 
 def test_a_check_fetches_nothing(tmp_path: Path, package: Path) -> None:
@@ -181,7 +181,7 @@ def test_no_key_is_written_outside_the_cache(s3: Any, find: Find, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "expected"),
     [
         ("s3://bucket/nothing.csv", "cannot be read (404)"),
         ("s3://bucket/nothing/", "has no objects below it"),
@@ -192,10 +192,10 @@ def test_no_key_is_written_outside_the_cache(s3: Any, find: Find, tmp_path: Path
         ("s3://not a bucket/x.csv", "cannot be read: Parameter validation failed"),
     ],
 )
-def test_what_is_not_in_s3(s3: Any, find: Find, reference: str, said: str) -> None:
+def test_what_is_not_in_s3(s3: Any, find: Find, reference: str, expected: str) -> None:
     with pytest.raises(UserError) as e:
         find(reference)
-    assert repr(reference) in str(e.value) and said in str(e.value)
+    assert repr(reference) in str(e.value) and expected in str(e.value)
 
 
 def test_s3_without_credentials(
@@ -256,7 +256,7 @@ def test_hub_data_without_classes_is_left_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("fault", "kind", "said"),
+    ("fault", "kind", "expected"),
     [
         (datasets.exceptions.DatasetNotFoundError("gone"), UserError, "no such dataset"),
         (
@@ -269,12 +269,16 @@ def test_hub_data_without_classes_is_left_as_it_is(
     ],
 )
 def test_hub_data_that_does_not_come(
-    find: Find, monkeypatch: pytest.MonkeyPatch, fault: Exception, kind: type[Exception], said: str
+    find: Find,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception,
+    kind: type[Exception],
+    expected: str,
 ) -> None:
     on_hub(monkeypatch, fault)
     with pytest.raises(kind) as e:
         find("hf:owner/name:tset")
-    assert "'hf:owner/name:tset'" in str(e.value) and said in str(e.value)
+    assert "'hf:owner/name:tset'" in str(e.value) and expected in str(e.value)
 
 
 def test_a_hub_model_without_a_hub_may_come_later(find: Find) -> None:

@@ -104,7 +104,7 @@ def test_delimiters(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "expected"),
     [
         (
             "text,label\na,b\none, two,b\n",
@@ -125,9 +125,9 @@ def test_delimiters(tmp_path: Path) -> None:
         (b"PK\x03\x04\0\0", ["NUL"]),
     ],
 )
-def test_csv_that_can_not_be_read(tmp_path: Path, data: bytes | str, said: list[str]) -> None:
+def test_csv_that_can_not_be_read(tmp_path: Path, data: bytes | str, expected: list[str]) -> None:
     message = refused(csv_file(tmp_path, data))
-    assert [s for s in said if s not in message] == []
+    assert [s for s in expected if s not in message] == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
@@ -155,7 +155,7 @@ def test_other_encodings(tmp_path: Path, encoding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ('{"text": "a", "text": "b", "label": "c"}', "a key is repeated"),
         ('{"text": "a", "label": NaN}', "NaN is not JSON"),
@@ -166,11 +166,11 @@ def test_other_encodings(tmp_path: Path, encoding: str) -> None:
         ("[" * 100_000, "not one JSON object"),
     ],
 )
-def test_jsonl_that_can_not_be_read(tmp_path: Path, line: str, said: str) -> None:
+def test_jsonl_that_can_not_be_read(tmp_path: Path, line: str, expected: str) -> None:
     message = refused(
         csv_file(tmp_path, '{"text": "fine", "label": "c"}\n\n' + line + "\n", "rows.jsonl")
     )
-    assert "line 3" in message and said in message
+    assert "line 3" in message and expected in message
 
 
 @pytest.mark.parametrize(

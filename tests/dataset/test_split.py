@@ -181,7 +181,7 @@ def test_an_unknown_label_is_named_with_the_nearest_and_its_place(tmp_path: Path
     ]
     with pytest.raises(UserError) as e:
         prepared(tmp_path, table)
-    said = (
+    expected = (
         "pool.jsonl",
         "'fruits'",
         "did you mean 'fruit'?",
@@ -190,7 +190,7 @@ def test_an_unknown_label_is_named_with_the_nearest_and_its_place(tmp_path: Path
         "data.ignore_labels",
         "'bird'",
     )
-    assert [s for s in said if s not in str(e.value)] == []
+    assert [s for s in expected if s not in str(e.value)] == []
     assert not list((tmp_path / "home" / "stages").rglob("*.jsonl"))
 
 
@@ -218,8 +218,8 @@ def test_too_few_rows(tmp_path: Path, few: str) -> None:
     counts = {"fruit": 9, "metal": 9, few: 4}
     with pytest.raises(UserError) as e:
         prepared(tmp_path, rows(**counts))
-    said = (f"the label '{few}' has 4 usable rows", "test 3 + dev 2", "lower data.split")
-    assert "pool.jsonl" in str(e.value) and [s for s in said if s not in str(e.value)] == []
+    expected = (f"the label '{few}' has 4 usable rows", "test 3 + dev 2", "lower data.split")
+    assert "pool.jsonl" in str(e.value) and [s for s in expected if s not in str(e.value)] == []
 
 
 def test_bad_rows_are_set_aside_or_stop(tmp_path: Path) -> None:
@@ -430,9 +430,9 @@ def test_metadata_goes_with_each_real_row_and_ids_stay_the_contents(tmp_path: Pa
     ]
     plain = prepared(tmp_path, table)
     p = prepared(tmp_path, table, keep_columns=["country", "note"], home="other")
-    said = {r["text"]: r["country"] for r in table}
+    expected = {r["text"]: r["country"] for r in table}
     for split in ("test", "dev", "seed"):
-        assert all(r.lineage["columns"] == {"country": said[r.text]} for r in read(p, split))
+        assert all(r.lineage["columns"] == {"country": expected[r.text]} for r in read(p, split))
         assert [r.id for r in read(p, split)] == [r.id for r in read(plain, split)]
         assert not any("columns" in r.lineage for r in read(plain, split))
     assert all(r.lineage == {} for r in read(p, "unlabelled")), (

@@ -12,7 +12,7 @@ from tasks.errors import UserError
 FRONT = "---\nlanguage: en\nlicense: apache-2.0\ntags:\n- a\n---\n\n\n# all-MiniLM-L6-v2\nText.\n"
 
 
-def told(tmp_path: Path, **files: str) -> EncoderInfo:
+def describe(tmp_path: Path, **files: str) -> EncoderInfo:
     folder = tmp_path / "some-bert" / "model"
     folder.mkdir(parents=True)
     for name, text in files.items():
@@ -21,13 +21,13 @@ def told(tmp_path: Path, **files: str) -> EncoderInfo:
 
 
 def test_the_readme_says_both(tmp_path: Path) -> None:
-    assert told(tmp_path, README_md=FRONT, LICENSE="MIT License\n") == EncoderInfo(
+    assert describe(tmp_path, README_md=FRONT, LICENSE="MIT License\n") == EncoderInfo(
         "all-MiniLM-L6-v2", "apache-2.0"
     )
 
 
 def test_a_licence_file_says_its_first_line(tmp_path: Path) -> None:
-    assert told(tmp_path, LICENSE="\n  Apache License\nVersion 2\n") == EncoderInfo(
+    assert describe(tmp_path, LICENSE="\n  Apache License\nVersion 2\n") == EncoderInfo(
         "some-bert", "Apache License"
     )
 
@@ -44,7 +44,7 @@ def test_a_licence_file_says_its_first_line(tmp_path: Path) -> None:
     ],
 )
 def test_what_says_nothing_is_not_stated(tmp_path: Path, readme: str) -> None:
-    assert told(tmp_path, README_md=readme) == EncoderInfo("some-bert", NOT_STATED)
+    assert describe(tmp_path, README_md=readme) == EncoderInfo("some-bert", NOT_STATED)
 
 
 def test_a_package_says_its_own_where_the_folder_says_nothing(tmp_path: Path) -> None:

@@ -45,18 +45,18 @@ def accepted(path: Path, home: Path) -> tuple[Project, SplitsResult]:
 
 def test_the_file_loads_and_its_data_is_split(tmp_path: Path) -> None:
     data = write(tmp_path / "My Rows.csv", rows(fruit=20, metal=12))
-    told = write_project(data, tmp_path / "p.yaml")
+    result = write_project(data, tmp_path / "p.yaml")
     p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
     assert (
         p.name == "my-rows" and p.label_names == ["fruit", "metal"] and p.data.pool == "My Rows.csv"
     )
     assert (
-        told.labels == {"fruit": 20, "metal": 12}
-        and told.rows == 32
-        and told.split == {"test": 6, "dev": 2}
+        result.labels == {"fruit": 20, "metal": 12}
+        and result.rows == 32
+        and result.split == {"test": 6, "dev": 2}
     )
     assert splits.test == {"fruit": 6, "metal": 6} and splits.seed == {"fruit": 12, "metal": 4}
-    assert "reseed retrain" in told.message and told.path == str(tmp_path / "p.yaml")
+    assert "reseed retrain" in result.message and result.path == str(tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
@@ -108,7 +108,7 @@ def repeated(n: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "expected"),
     [
         (rows(fruit=9), ["1 label", "at least two"]),
         (rows(fruit=9, metal=3), ["'metal' has 3 texts", "at least 4"]),
@@ -138,12 +138,12 @@ def repeated(n: int) -> list[dict[str, Any]]:
     ],
 )
 def test_data_that_is_no_classifier(
-    tmp_path: Path, table: list[dict[str, Any]], said: list[str]
+    tmp_path: Path, table: list[dict[str, Any]], expected: list[str]
 ) -> None:
     data = write(tmp_path / "rows.csv", table)
     with pytest.raises(UserError) as e:
         write_project(data, tmp_path / "p.yaml")
-    assert str(data) in str(e.value) and [s for s in said if s not in str(e.value)] == []
+    assert str(data) in str(e.value) and [s for s in expected if s not in str(e.value)] == []
     assert not (tmp_path / "p.yaml").exists()
 
 
@@ -332,7 +332,7 @@ def flags(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("made", "said", "data"),
+    ("made", "expected", "data"),
     [
         (lists, "the column 'tags', which holds lists", {"label_column": "tags"}),
         (json_lists, "the column 'tags', which holds lists", {"label_column": "tags"}),
@@ -350,13 +350,13 @@ def flags(path: Path) -> Path:
     ],
 )
 def test_label_sets_are_recognised_and_said(
-    tmp_path: Path, made: Any, said: str, data: dict[str, Any]
+    tmp_path: Path, made: Any, expected: str, data: dict[str, Any]
 ) -> None:
-    told = write_project(made(tmp_path / "rows"), tmp_path / "p.yaml")
-    assert told.multi_label is True and told.labels == {"metal": 40, "fruit": 40, "bird": 40}
+    result = write_project(made(tmp_path / "rows"), tmp_path / "p.yaml")
+    assert result.multi_label is True and result.labels == {"metal": 40, "fruit": 40, "bird": 40}
     assert (
-        f"labels: {said}; 30 of the 100 texts have several and 10 none (multi_label: true"
-        in told.message
+        f"labels: {expected}; 30 of the 100 texts have several and 10 none (multi_label: true"
+        in result.message
     )
     p, splits = accepted(tmp_path / "p.yaml", tmp_path / "home")
     assert p.multi_label and p.data.model_dump(exclude_defaults=True).items() >= data.items()
@@ -391,15 +391,15 @@ def labelled(*cells: str) -> list[dict[str, Any]]:
 
 def test_a_separator_within_a_name_is_left_there_and_said(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.csv", labelled("food, drink", "travel", "arts | crafts"))
-    told = write_project(data, tmp_path / "p.yaml")
-    assert "one label per text" in told.message and "give --separator '|'" in told.message
+    result = write_project(data, tmp_path / "p.yaml")
+    assert "one label per text" in result.message and "give --separator '|'" in result.message
     assert load_project(tmp_path / "p.yaml").label_names == [
         "arts | crafts",
         "food, drink",
         "travel",
     ]
-    told = write_project(data, tmp_path / "q.yaml", separator="|")
-    assert set(told.labels) == {"arts", "crafts", "food, drink", "travel"} and told.multi_label
+    result = write_project(data, tmp_path / "q.yaml", separator="|")
+    assert set(result.labels) == {"arts", "crafts", "food, drink", "travel"} and result.multi_label
 
 
 @pytest.mark.parametrize(
@@ -440,12 +440,12 @@ def test_lists_beside_single_values_are_asked_about(tmp_path: Path) -> None:
 
 def test_columns_of_0_and_1_beside_a_column_of_labels(tmp_path: Path) -> None:
     extra = [r | {"reply": i % 2, "seen": 1 - i % 2} for i, r in enumerate(rows(fruit=8, metal=8))]
-    told = write_project(write(tmp_path / "rows.csv", extra), tmp_path / "p.yaml")
-    assert told.labels == {"fruit": 8, "metal": 8} and not told.multi_label
-    told = write_project(
+    result = write_project(write(tmp_path / "rows.csv", extra), tmp_path / "p.yaml")
+    assert result.labels == {"fruit": 8, "metal": 8} and not result.multi_label
+    result = write_project(
         tmp_path / "rows.csv", tmp_path / "q.yaml", label_columns=("reply", "seen")
     )
-    assert told.labels == {"reply": 8, "seen": 8} and told.multi_label
+    assert result.labels == {"reply": 8, "seen": 8} and result.multi_label
     binary = [r | {"label": i % 2, "seen": 1 - i % 2} for i, r in enumerate(rows(fruit=8, metal=8))]
     with pytest.raises(
         UserError, match="'label', 'seen' hold only 0 and 1: give --label-columns label,seen if"
@@ -458,7 +458,7 @@ def test_columns_of_0_and_1_beside_a_column_of_labels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("asked", "expected"),
     [
         ({"multi_label": False, "separator": ";"}, "--one-label does not go with"),
         ({"label_columns": ("a",), "separator": ";"}, "remove --label-column and --separator"),
@@ -466,8 +466,10 @@ def test_columns_of_0_and_1_beside_a_column_of_labels(tmp_path: Path) -> None:
         ({"multi_label": True}, "no cell of 'label' holds .* or a list: give --separator"),
     ],
 )
-def test_what_is_asked_for_and_can_not_be(tmp_path: Path, asked: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_is_asked_for_and_can_not_be(
+    tmp_path: Path, asked: dict[str, Any], expected: str
+) -> None:
+    with pytest.raises(UserError, match=expected):
         write_project(
             write(tmp_path / "rows.csv", rows(fruit=4, metal=4)), tmp_path / "p.yaml", **asked
         )
