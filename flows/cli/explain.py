@@ -27,7 +27,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 def retrain_data(
     settings: Settings, project: Project, config: Path, curated: Path | None
 ) -> RetrainData:
-    """The data of the project's last retrain, or that behind `curated`. Raises UserError where there is none."""
+    """The data of the project's last retrain, or that behind `curated`.
+
+    Raises UserError where there is none.
+    """
     if curated is not None:
         return locate_retrain(settings.workspace, curated, config=config)
     return require_last_retrain(settings.workspace, project)

@@ -329,7 +329,7 @@ def review(
     "--explain",
     "row",
     metavar="ROW",
-    help="Tell a row's whole story: its id, the start of it, or some text.",
+    help="Show the story of one row, named by its id, the start of it, or some of its text.",
 )
 @click.option(
     "--curated",
@@ -338,7 +338,7 @@ def review(
 )
 @json_option
 def curate(config: Path, row: str | None, curated: Path | None, as_json: bool) -> None:
-    """Show where the rows of the last retrain of CONFIG went, or tell the whole story of one of them."""
+    """Show where the rows of the last retrain of CONFIG went, or the story of one of them."""
     with output_for(as_json) as finish:
         from flows.cli import explain
 

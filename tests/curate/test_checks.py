@@ -1,4 +1,4 @@
-"""The checks of curation: each sets aside what it should, says why, and loses nothing."""
+"""The checks of curation: each rejects what it should, gives the reason, and loses nothing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ HELD = [record(text("fruit", 0), source="test"), record("a b a b a b a b", sourc
 
 @settings(max_examples=60, deadline=None)
 @given(rows=ROWS, quota=st.integers(0, 3))
-def test_every_row_is_kept_or_set_aside_with_a_reason(
+def test_every_row_is_kept_or_rejected_with_a_reason(
     rows: list[tuple[str, str, Any]], quota: int
 ) -> None:
     came = [record(t, label, source, n=n) for n, (t, label, source) in enumerate(rows)]

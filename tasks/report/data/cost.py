@@ -32,15 +32,16 @@ MOST_VALUES = 40  # of an attribute, in the report
 
 
 def drawn_attributes(record: Record) -> dict[str, str]:
-    """What was drawn for the row's request: topic, style, the project's attributes, and the label it lies near."""
+    """What was drawn for the row's request: topic, style, attributes, and the label it is close to."""
     return {k: v for k, v in record.lineage.items() if k not in NOT_DRAWN and isinstance(v, str)}
 
 
 def cost_figures(g: RetrainRows, labels: list[str]) -> dict[str, Any]:
     """Tokens and dollars in all, and by generator, label and round with the acceptance.
 
-    In all is what the rounds counted; a part is the sum over its texts, rejected or not, of their share of their replies.
-    `measured` is False where an endpoint reported no tokens, so that they were estimated, and None where that is not known.
+    The totals are what the rounds counted; each part sums its texts' shares of their replies, rejected
+    texts included. `measured` is False where an endpoint reported no tokens, so that they were
+    estimated, and None where that is not known.
     """
     usage = Usage.total(g.rounds)
     accepted = len(g.accepted)
@@ -65,8 +66,8 @@ def cost_figures(g: RetrainRows, labels: list[str]) -> dict[str, Any]:
     }
 
 
-def _per(value: float, rows: int) -> float | None:
-    return round(value / rows, 6) if rows else None
+def _per(value: float | None, rows: int) -> float | None:
+    return round(value / rows, 6) if rows and value is not None else None
 
 
 def _texts(g: RetrainRows) -> Iterable[Record]:
@@ -77,15 +78,11 @@ def _texts(g: RetrainRows) -> Iterable[Record]:
 def _parts(
     g: RetrainRows, part: Callable[[Record], str], names: list[str] | None = None
 ) -> list[dict[str, Any]]:
-    """One row per part: texts, accepted, their share, tokens and dollars, and both for each accepted row."""
-    found: dict[str, dict[str, Any]] = {
-        name: {"texts": 0, "accepted": 0, "tokens": 0.0, "usd": None, "measured": None}
-        for name in names or []
-    }
+    """One row per part: texts, accepted, their share, tokens and dollars, and those per accepted row."""
+    empty = {"texts": 0, "accepted": 0, "tokens": 0.0, "usd": None, "measured": None}
+    parts: dict[str, dict[str, Any]] = {name: {**empty} for name in names or []}
     for r in _texts(g):
-        row = found.setdefault(
-            part(r), {"texts": 0, "accepted": 0, "tokens": 0.0, "usd": None, "measured": None}
-        )
+        row = parts.setdefault(part(r), {**empty})
         row["texts"] += 1
         row["tokens"] += sum(r.lineage.get("tokens") or [])
         if r.lineage.get("usd") is not None:
@@ -93,27 +90,25 @@ def _parts(
         if r.lineage.get("measured") is not None:
             row["measured"] = row["measured"] is not False and r.lineage["measured"]
     for r in g.accepted:
-        if part(r) in found:  # a person may have given it a label that was never asked for
-            found[part(r)]["accepted"] += 1
+        if part(r) in parts:  # a person may have given it a label that was never requested
+            parts[part(r)]["accepted"] += 1
     return [
-        {"name": name, **row, "tokens": round(row["tokens"])}
-        | {
+        {
+            "name": name,
+            **row,
+            "tokens": round(row["tokens"]),
             "share": _per(row["accepted"], row["texts"]),
             "tokens_per_accepted": _per(row["tokens"], row["accepted"]),
+            "usd_per_accepted": _per(row["usd"], row["accepted"]),
         }
-        | {
-            "usd_per_accepted": _per(row["usd"], row["accepted"])
-            if row["usd"] is not None
-            else None
-        }
-        for name, row in (found.items() if names else sorted(found.items()))
+        for name, row in (parts.items() if names else sorted(parts.items()))
     ]
 
 
 def acceptance_by_attribute(g: RetrainRows) -> list[dict[str, Any]]:
-    """Each attribute with its values, {value, label, texts, accepted, share} each, the least accepted first.
+    """Each attribute with its values, {value, label, texts, accepted, share}, the least accepted first.
 
-    A value of a subtopic belongs to one label; the others are counted over all labels. At most 40 values per attribute.
+    A subtopic is counted per label, other values over all labels. At most 40 values per attribute.
     """
     made: dict[str, dict[tuple[str, str | None], list[int]]] = defaultdict(
         lambda: defaultdict(lambda: [0, 0])

@@ -1,6 +1,6 @@
 """How well a classifier distinguishes synthetic rows from real ones, and by which words.
 
-A classifier two-sample test: Lopez-Paz and Oquab 2017, "Revisiting Classifier Two-Sample Tests" (arXiv:1610.06545).
+A classifier two-sample test (Lopez-Paz and Oquab 2017, arXiv:1610.06545).
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ def sample_by_id(rows: list[Record], n: int) -> list[Record]:
 def matched_rows(
     synthetic: list[Record], labelled: list[Record], unlabelled: list[Record]
 ) -> tuple[list[Record], list[Record]]:
-    """(synthetic, real) rows to compare: the same number of both, at most 500; as many of a label as of the real rows whose
-    label is known, and the other synthetic rows, of any label, against unlabelled ones.
+    """(synthetic, real) rows to compare: the same number of both, at most 500.
+
+    They are matched by label where the label of real rows is known; the remaining synthetic rows, of
+    any label, are compared with unlabelled ones.
     """
     groups: dict[Label | None, list[Record]] = defaultdict(list)
     for r in sample_by_id(synthetic, len(synthetic)):
@@ -48,12 +50,12 @@ def matched_rows(
 
 
 def two_sample_test(synthetic: np.ndarray, real: np.ndarray) -> dict[str, Any] | None:
-    """{rows, auc, accuracy, p, held_out}: of logistic regression between the two sides; None for too few rows.
+    """{rows, auc, accuracy, p, held_out} of logistic regression between the sides; None for too few rows.
 
-    Both arrays are one embedding per row, with as many rows. AUC and accuracy are of out-of-fold scores in stratified
-    cross-validation: 0.5 where the sides are indistinguishable, 1 where they are always distinguished. `p` is one-sided, of the AUC on one
-    held-out half (`held_out` rows) whose labels are exchangeable under the null, so it is that of the rank-sum test; the
-    scores of cross-validation are not independent, so they give none.
+    Both arrays have one embedding per row, and as many rows. AUC and accuracy are those of stratified
+    cross-validation: 0.5 where the sides are indistinguishable, 1 where they are always distinguished.
+    Its scores are not independent, so `p` is that of the one-sided rank-sum test on a held-out half
+    (`held_out` rows).
     """
     import numpy as np
     from scipy.stats import mannwhitneyu
@@ -71,9 +73,8 @@ def two_sample_test(synthetic: np.ndarray, real: np.ndarray) -> dict[str, Any] |
     x_train, x_test, y_train, y_test = train_test_split(
         x, y, test_size=0.5, stratify=y, random_state=0
     )
-    held = (
-        probe.fit(x_train, y_train).decision_function(x_test).astype(np.float64)
-    )  # a float32 p ends at 1e-38
+    held = probe.fit(x_train, y_train).decision_function(x_test)
+    held = held.astype(np.float64)  # a float32 p ends at 1e-38
     p = mannwhitneyu(held[y_test == 1], held[y_test == 0], alternative="greater").pvalue
     return {
         "rows": [len(synthetic), len(real)],
@@ -87,9 +88,10 @@ def two_sample_test(synthetic: np.ndarray, real: np.ndarray) -> dict[str, Any] |
 def distinguishing_words(
     synthetic: list[Record], real: list[Record]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The words most typical of either side, {word, weight, synthetic, real} each: the last two are shares of texts.
+    """The words most typical of either side: {word, weight, synthetic, real}, the last two shares of texts.
 
-    The weights are those of logistic regression on TF-IDF; words that appear in fewer than three texts are left out.
+    The weights are those of logistic regression on TF-IDF; words in fewer than three texts are left
+    out.
     """
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -1,4 +1,4 @@
-"""How varied the texts of a group are, in figures that are comparable between groups of any size."""
+"""How varied the texts of a group are, in figures that do not depend on the group's size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def word_tokens(text: str) -> list[str]:
 
 
 def distinct_n(texts: list[list[str]], n: int, *, budget: int) -> float | None:
-    """Different n-grams over all n-grams of the first `budget` tokens; None where there are fewer tokens than that.
+    """Different n-grams over all n-grams of the first `budget` tokens; None where there are fewer tokens.
 
     Distinct-n of Li et al. 2016 (arXiv:1510.03055). It falls with the length of what is read, so groups are compared
     over the same number of tokens. No n-gram spans two texts.
@@ -125,7 +125,7 @@ def _table(
 
 
 def _spread_within_labels(rows: list[Record], vectors: dict[str, np.ndarray]) -> float | None:
-    """The mean of each label's spread, weighted by its rows: a group of many labels is not spread for having many."""
+    """The mean of each label's spread, weighted by its rows, so that many labels are no spread."""
     import numpy as np
 
     groups: dict[Label | None, list[np.ndarray]] = defaultdict(list)

@@ -15,7 +15,7 @@ PERSON = "person"  # rows that a person relabelled, or accepted in spite of a ch
 
 
 def funnel_steps(g: RetrainRows, labels: list[str]) -> list[dict[str, Any]]:
-    """The steps in order, each {step, kind, rows: {label: n}, total, lost}: rows left after it, and lost by it.
+    """The steps in order, {step, kind, rows: {label: n}, total, lost}: rows left and lost by each.
 
     `asked` counts rows asked for, `replies` the answers, `texts` the rows in them (more than replies where one has several
     rows); each check follows in the order in which it ran; `accepted` is what was kept. From `texts` on, every step is the
@@ -116,7 +116,7 @@ def draw_funnel(steps: list[dict[str, Any]], name: str, path: Path) -> None:
 
 
 def rejected_by_check(g: RetrainRows, labels: list[str]) -> list[dict[str, Any]]:
-    """Rejected rows, {check, rows: {label: n}, total} each, most first; seed rows are counted with the others."""
+    """Rejected rows as {check, rows: {label: n}, total}, most first; seed rows are included."""
     table = _by_check([*g.unusable, *g.rejected])
     names = [*labels, *sorted({label for _, out in table for label in out} - set(labels))]
     rows = [

@@ -1,4 +1,4 @@
-"""The figures as one HTML page. Texts, labels and reasons are not trusted: jinja2 escapes all of them."""
+"""The figures as one HTML page. Texts, labels and reasons are not trusted: jinja2 escapes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def render_data_report(figures: dict[str, Any]) -> str:
 
 
 def fill_template(package: str, **values: Any) -> str:
-    """The package's report.html.j2 filled in, every text of `values` escaped; `style` is the style sheet of all reports."""
+    """The package's report.html.j2 with `values`, every text escaped, and the style sheet of all reports."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 

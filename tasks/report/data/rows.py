@@ -38,10 +38,10 @@ def is_generated(record: Record) -> bool:
 def hidden_texts(
     rejected: list[Rejected], splits: Path, *, leak: float, personal: bool
 ) -> Callable[[str, str], bool]:
-    """`hidden(id, text)`: True for a text that may not be shown, as it holds personal data or repeats held-out text.
+    """`hidden(id, text)`: True for a text with personal data or held-out text, which may not be shown.
 
-    Held-out text is known by the hashes of its n-grams. A row that was rejected before those checks, or never came to
-    them, is looked at here: `leak` is the limit (`curate.leak`), `personal` says whether personal data is looked for.
+    It also holds for rows that never reached those checks: held-out text is recognised by the hashes
+    of its n-grams, from the share `leak` (`curate.leak`), and personal data where `personal` is set.
     """
     named = {r.record.id for r in rejected if r.check in WITHHELD}
     path = splits / FINGERPRINTS

@@ -20,7 +20,7 @@ def sample_rows(
 ) -> dict[str, Any]:
     """{accepted: {label: [row]}, rejected: {check: [row]}}, five each, the first by id.
 
-    A row that is `hidden` (see rows.withheld) is never shown: of accepted ones others are, of rejected ones only the
+    A row that is `hidden` (see rows.hidden_texts) is never shown: of accepted ones others are, of rejected ones only the
     reason is.
     """
     accepted = {

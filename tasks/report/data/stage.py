@@ -1,4 +1,4 @@
-"""The data report of one retrain as a stage: `report.html`, one file that needs no network, `figures.json` and `funnel.png`."""
+"""The data report of one retrain as a stage: `report.html` (one file), `figures.json`, `funnel.png`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MOST_ROWS = 2000  # embedded in all
 
 
 class DataReportResult(StageResult):
-    """Rows asked for, accepted and self-trained; and how well a classifier tells synthetic from real text.
+    """Rows asked for, accepted and self-trained; and how well a classifier separates synthetic from real text.
 
     `auc` and `p` are of the two-sample test, None where there is nothing to compare.
     """
@@ -89,7 +89,7 @@ def data_report(
     workspace: Workspace,
     progress: Progress = silent,
 ) -> DataReportResult:
-    """`report.html`, `figures.json` and `funnel.png` about the rows that were requested, received, rejected, and are trained on.
+    """A report about the rows that were requested, received and rejected, and those trained on.
 
     The sealed test set is not read. The same inputs give the same bytes.
     """
@@ -158,7 +158,10 @@ def data_figures(
     embed: Callable[[list[str]], np.ndarray],
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Everything the page shows, as JSON. `embed(texts)` gives one row per text, each of length 1; `hidden` texts stay so."""
+    """Everything the page shows, as JSON, without the `hidden` texts.
+
+    `embed(texts)` gives one row per text, each of length 1.
+    """
     labels = project.label_names
     progress(0, 4, "counting rows")
     found: dict[str, Any] = {
