@@ -12,7 +12,7 @@ from tasks.llm.request import RowUsage, Usage
 
 
 class GeneratorRows(Figures):
-    """What one generator was asked for, wrote, and cost, and how many of its rows were accepted."""
+    """One generator's requests, rows, accepted rows and cost."""
 
     requests: int
     rows: int
@@ -30,6 +30,7 @@ class Tokens(Figures):
 
     @classmethod
     def of(cls, usage: Usage) -> Self:
+        """The tokens of a usage."""
         return cls(
             prompt=usage.prompt_tokens, completion=usage.completion_tokens, total=usage.tokens
         )
@@ -50,6 +51,7 @@ class Cost(Figures):
 
     @classmethod
     def of(cls, spent: Spent, *, accepted: int) -> Self:
+        """The cost of what was spent, for `accepted` rows."""
         return cls(
             spent=spent,
             tokens=spent.tokens,
@@ -60,7 +62,7 @@ class Cost(Figures):
         )
 
     def line(self) -> str:
-        """`$0.0042 and 9,300 tokens measured; $0.000070 and 155.0 tokens per accepted row`, dollars where there is a price."""
+        """Tokens, and dollars where there is a price, in all and per accepted row."""
         dollars = f"${self.usd:.4f} and " if self.usd else ""
         line = f"{dollars}{self.tokens:,} tokens {'measured' if self.measured else 'estimated'}"
         if self.tokens_per_accepted_row is None:
@@ -78,17 +80,17 @@ def rows_by_generator(
     of each generator.
     """
     kept = Counter(accepted)
-    found: dict[str, GeneratorRows] = {}
+    totals: dict[str, GeneratorRows] = {}
     for part in usage:
         for name, u in part.items():
-            before = found.get(name) or GeneratorRows(
+            before = totals.get(name) or GeneratorRows(
                 requests=0, rows=0, tokens=0, usd=0.0, accepted=kept[name]
             )
-            found[name] = GeneratorRows(
+            totals[name] = GeneratorRows(
                 requests=before.requests + u.requests,
                 rows=before.rows + u.rows,
                 tokens=before.tokens + u.tokens,
                 usd=round(before.usd + u.usd, 9),
                 accepted=before.accepted,
             )
-    return found
+    return totals

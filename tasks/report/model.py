@@ -1,4 +1,4 @@
-"""The report of a retrain: one typed model, of which the terminal, Prefect, MLflow and the HTML page are views."""
+"""The report of a retrain, which the terminal, Prefect, MLflow and the HTML page show."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.verdict.model import Decision, Verdict
 
 
 class ModelScore(Figures):
-    """One model's macro-F1 on the test rows with its 95% interval, its other main figures, and F1 by label."""
+    """One model's macro-F1 on the test rows with its 95% interval, main figures, and F1 by label."""
 
     f1_macro: float
     ci_low: float
@@ -43,6 +43,7 @@ class ModelScore(Figures):
 
     @property
     def interval(self) -> Interval:
+        """Macro-F1 with its interval."""
         return Interval(value=self.f1_macro, ci_low=self.ci_low, ci_high=self.ci_high)
 
 
@@ -53,13 +54,14 @@ class ChallengerScore(ModelScore):
 
     @classmethod
     def of(cls, scored: ScoreResult, *, test_set_uses: int) -> Self:
+        """The score of an evaluation."""
         return cls(**ModelScore.fields_of(scored).model_dump(), test_set_uses=test_set_uses)
 
 
 class ChampionScore(Figures):
     """What was measured of the champion; `score` is None where it could not be scored.
 
-    `measures` holds what both models have of what is limited, challenger first.
+    `measures` is both models' figures of each limited measure, challenger first.
     """
 
     version: str
@@ -82,6 +84,7 @@ class BaselineScore(ModelScore):
 
     @classmethod
     def of(cls, project: Project, scored: ScoreResult, challenger: ScoreResult) -> Self:
+        """The score of a baseline's evaluation, next to the challenger's."""
         on_sample = None
         if scored.sample:
             on_sample = f1_on_rows(project, challenger, {row.id for row in scored.read()})
@@ -119,7 +122,7 @@ class UndoneRound(Figures):
 
 
 class LiftSummary(MixtureComparison):
-    """What synthetic and self-trained rows gain, which mixture was trained on, and the round that was undone."""
+    """What synthetic and self-trained rows gain, the mixture trained on, and the undone round."""
 
     how: str
     trained_on: str
@@ -156,7 +159,8 @@ class SeedsSummary(Figures):
     def line(self) -> str:
         """Mean, spread and choice in a line."""
         each = ", ".join(f"{f1:.3f}" for f1 in self.dev_f1_macro)
-        return f"{self.mean:.3f}, spread {self.spread:.3f} over {len(self.seeds)} seeds ({each}): {self.chosen}"
+        summary = f"{self.mean:.3f}, spread {self.spread:.3f} over {len(self.seeds)} seeds"
+        return f"{summary} ({each}): {self.chosen}"
 
 
 class RowsByLabel(Figures):
@@ -186,7 +190,7 @@ class RealRejected(Figures):
 
 
 class AnswersSummary(Figures):
-    """Where models are told apart: the questions, rows by model, and answers that left their question out."""
+    """With `mode: by_model`: the questions, rows by model, and why questions were left out."""
 
     questions: int
     rows: dict[str, int]
@@ -194,6 +198,7 @@ class AnswersSummary(Figures):
 
     @classmethod
     def of(cls, answers: AnswersResult) -> Self:
+        """The counts of a generation."""
         return cls(questions=answers.questions, rows=answers.rows, left_out=answers.left_out)
 
 
@@ -218,7 +223,7 @@ class DataSummary(Figures):
 
 
 class RetrainReport(Figures):
-    """Everything that a retrain has to say: what it trained, how good that is, and what the verdict was.
+    """What a retrain trained, how good it is, and the verdict.
 
     `promoted` is true where the challenger became the champion; `judgement` is the verdict with
     every number behind it.
