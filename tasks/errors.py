@@ -23,3 +23,8 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest known word, or an empty string."""
     match = closest(word, known)
     return f" (did you mean {match!r}?)" if match else ""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The error's message on one line, cut at `limit` characters: part of a message of ours."""
+    return " ".join(str(error).split())[:limit]

@@ -54,12 +54,12 @@ def test_plain_attention_is_one_operator_and_masked_attention_stays(small_bundle
     import onnx_ir as ir
 
     from tasks.model.inference.attention import fuse_attention
-    from tasks.model.inference.export import _graph
+    from tasks.model.inference.export import trace
 
     def ops(model: Any) -> list[str]:
         return [node.op_type for node in model.graph]
 
-    plain, masked = _graph(small_bundle), _graph(small_bundle)
+    plain, masked = trace(small_bundle), trace(small_bundle)
     layers = ops(plain).count("Softmax")
     assert fuse_attention(plain) == layers == ops(plain).count(
         "MultiHeadAttention"
@@ -159,7 +159,7 @@ class TestChoose:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("tasks.model.inference.export._missing", lambda: ["onnxscript"])
+        monkeypatch.setattr("tasks.model.inference.export.missing_packages", lambda: ["onnxscript"])
         found = choose_backend(small_bundle, tmp_path / "auto", settings=Predict(), texts=TEXTS)
         assert found.backend == "torch" and "onnxscript not installed" in found.why
         with pytest.raises(
@@ -183,7 +183,7 @@ def test_an_unknown_architecture_is_one_sentence(
     def fails(bundle: Path) -> None:
         raise RuntimeError("no such\nop")
 
-    monkeypatch.setattr("tasks.model.inference.export._graph", fails)
+    monkeypatch.setattr("tasks.model.inference.export.trace", fails)
     with pytest.raises(CannotExport, match=r"transformers\.exporters: RuntimeError: no such op"):
         export_graphs(small_bundle, tmp_path, kinds=["onnx"])
 

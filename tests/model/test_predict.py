@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from tasks import atomic
 from tasks.model.bundle import ABOUT, Classifier
-from tasks.model.inference.backends import Torch
-from tasks.model.inference.batches import token_batches
+from tasks.model.inference.backends import Torch, token_batches
 from tests.kit import toy
 
 BACKENDS = ["torch", "onnx", "onnx-int8"]

@@ -1,4 +1,4 @@
-"""`python -m tasks.model.inference --bundle DIR --dev dev.jsonl --out DIR`: choose a bundle's backend again, on this machine."""
+"""`python -m tasks.model.inference --bundle DIR --dev dev.jsonl --out DIR`: choose its backend here."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tasks.project import Predict
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when the bundle was written, 1 when it can't be trusted, 2 for the user's mistake."""
+    """0 when the bundle was written, 1 where it is corrupt, 2 for the user's mistake."""
     parser = argparse.ArgumentParser(
-        description="Choose what a bundle answers with, by measuring on this machine."
+        description="Choose the backend of a bundle by measuring on this machine."
     )
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument(
@@ -29,20 +29,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.out.exists():
-            raise UserError(f"{options.out} is there already: give --out a new folder")
+            raise UserError(f"{options.out} exists already: give --out a new folder")
         if options.threads < 0:
-            raise UserError(f"--threads {options.threads}: give 0 for every core, or more")
+            raise UserError(f"--threads is {options.threads}: use 0 for every core, or more")
         texts = [r.text for r in read_rows(options.dev, Columns(label=None)) if not r.fault]
         settings = Predict(backend=options.backend, threads=options.threads)
-        found = choose_backend(options.bundle, options.out, settings=settings, texts=texts)
+        inference = choose_backend(options.bundle, options.out, settings=settings, texts=texts)
     except UserError as e:
         sys.stderr.write(f"{e}\n")
         return 2
     except CorruptDirectory as e:
         sys.stderr.write(f"{options.bundle}: {e}\n")
         return 1
-    sys.stderr.write(describe_choice(found) + "\n")
-    sys.stdout.write(json.dumps(found) + "\n")
+    sys.stderr.write(describe_choice(inference) + "\n")
+    sys.stdout.write(json.dumps(inference.model_dump(mode="json")) + "\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Which backend a bundle answers with: asked for, or the fastest on this machine that agrees with float32."""
+"""The backend that a bundle answers with: a given one, or the fastest here that agrees with float32."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tasks import atomic
 from tasks.dataset.split import SplitsResult
 from tasks.errors import UserError
 from tasks.figures import Figures
 from tasks.labels import predict_codes
-from tasks.model import bundle as bundles
-from tasks.model.bundle import BundleRef, BundleResult, Classifier
+from tasks.model.bundle import ABOUT, BundleRef, BundleResult, Classifier, check_bundle
 from tasks.model.inference.backends import Onnx
 from tasks.model.inference.export import FILES, CannotExport, export_graphs
 from tasks.progress import Progress, silent
@@ -24,16 +24,13 @@ from tasks.records import read_records
 from tasks.stage import Metrics, run_stage
 from tasks.workspace import Workspace
 
-if TYPE_CHECKING:
-    import numpy as np
-
 VERSION = 2
-TIMED, PASSES = 32, 3  # texts and times that each backend is timed with
+TIMED, PASSES = 32, 3  # texts and passes that each backend is timed with
 COMPARED = 2000  # dev texts whose answers are compared, at most
 
 
 class BackendMeasure(Figures):
-    """One backend: its speed, tokenising included, and its answers against torch's in float32."""
+    """A backend's speed, tokenising included, and its answers against torch's in float32."""
 
     texts_per_second: float
     agreement: float
@@ -41,7 +38,7 @@ class BackendMeasure(Figures):
 
 
 class Inference(Figures):
-    """The backend that a bundle answers with and why, and what each backend measured on `rows` dev texts.
+    """The backend of a bundle and why, and what each backend measured on `rows` dev texts.
 
     `failed` has the reason for each backend that could not be made.
     """
@@ -58,48 +55,27 @@ class Inference(Figures):
 def choose_backend(
     bundle: Path, out: Path, *, settings: Predict, texts: list[str], progress: Progress = silent
 ) -> Inference:
-    """Write the bundle `bundle` into the new folder `out` with the chosen backend's graph; returns `reseed.json`'s
-    `inference`: the backend, why, and what each candidate measured on `texts` (dev).
+    """Copy `bundle` to the new folder `out` with the chosen backend's graph, measured on `texts`.
 
-    Measured: texts a second, the share of labels equal to torch's in float32, the largest difference of a probability.
-    Raises UserError when the backend asked for can't be had.
+    The choice is also in its `reseed.json`. Raises UserError when the given backend is unavailable.
     """
     if not texts:
         raise UserError(
             "there is no dev text to compare the backends on: give data.dev or data.split.dev"
         )
-    about = bundles.check_bundle(bundle)
-    plain = Classifier.load(
-        bundle, torch_only=True
-    )  # it may have been exported before, for another machine
-    kinds = {"auto": list(FILES), "torch": []}.get(settings.backend, [settings.backend])
+    about = check_bundle(bundle)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-        candidates, failed = {"torch": plain}, {}
         progress(0, 2, "export")
-        try:
-            paths = export_graphs(bundle, Path(scratch), kinds=kinds) if kinds else {}
-            for kind, path in paths.items():
-                how: dict[str, Any] = {
-                    "threads": settings.threads,
-                    "multi_label": plain.multi_label,
-                }
-                backend = Onnx(path, name=kind, labels=len(plain.labels), **how)
-                candidates[kind] = plain.with_backend(backend)
-        except CannotExport as e:
-            if settings.backend != "auto":
-                raise UserError(
-                    f"predict.backend is {settings.backend}: {e}; or set it to torch"
-                ) from None
-            failed = {kind: str(e) for kind in kinds}
+        candidates, failed = _candidates(bundle, Path(scratch), settings)
         progress(1, 2, "measure")
         measured = measure_backends(candidates, texts[:COMPARED])
-        backend_name, why = pick_backend(measured, settings=settings, failed=failed)
-        before = [f"{name}*" for name in FILES.values()]
-        shutil.copytree(bundle, out, ignore=shutil.ignore_patterns(atomic.MANIFEST, *before))
-        for path in Path(scratch).glob(f"{FILES.get(backend_name, '-')}*"):
+        backend, why = pick_backend(measured, settings=settings, failed=failed)
+        older_graphs = [f"{name}*" for name in FILES.values()]
+        shutil.copytree(bundle, out, ignore=shutil.ignore_patterns(atomic.MANIFEST, *older_graphs))
+        for path in Path(scratch).glob(f"{FILES.get(backend, '-')}*"):
             shutil.copyfile(path, out / path.name)
-    found = Inference(
-        backend=backend_name,
+    inference = Inference(
+        backend=backend,
         why=why,
         threads=settings.threads,
         batch_tokens=settings.batch_tokens,
@@ -107,30 +83,54 @@ def choose_backend(
         measured=measured,
         failed=failed,
     )
-    atomic.write_json(out / bundles.ABOUT, {**about, "inference": found.model_dump(mode="json")})
+    atomic.write_json(out / ABOUT, {**about, "inference": inference.model_dump(mode="json")})
     atomic.seal(out)
-    return found
+    return inference
+
+
+def _candidates(
+    bundle: Path, directory: Path, settings: Predict
+) -> tuple[dict[str, Classifier], dict[str, str]]:
+    """The bundle with torch and with each graph that the settings allow; and failures by backend."""
+    plain = Classifier.load(bundle, torch_only=True)  # the bundle may have another machine's graph
+    candidates, labels = {"torch": plain}, len(plain.labels)
+    kinds = {"auto": list(FILES), "torch": []}.get(settings.backend, [settings.backend])
+    try:
+        paths = export_graphs(bundle, directory, kinds=kinds) if kinds else {}
+    except CannotExport as e:
+        if settings.backend != "auto":
+            raise UserError(
+                f"predict.backend is {settings.backend}: {e}; or set it to torch"
+            ) from None
+        return candidates, {kind: str(e) for kind in kinds}
+    options = {"labels": labels, "threads": settings.threads}
+    for kind, path in paths.items():
+        graph = Onnx(path, name=kind, multi_label=plain.multi_label, **options)
+        candidates[kind] = plain.with_backend(graph)
+    return candidates, {}
 
 
 def measure_backends(
     candidates: dict[str, Classifier], texts: list[str]
 ) -> dict[str, BackendMeasure]:
-    """By backend: `texts_per_second` (tokenising included), `agreement` and `largest_difference` against torch."""
+    """What each backend measures on these texts."""
     answers = {name: c.probabilities(texts) for name, c in candidates.items()}
     speed = measure_throughput(candidates, texts)
+    several = candidates["torch"].multi_label
     return {
         name: BackendMeasure(
             texts_per_second=speed[name],
-            **compare_answers(p, answers["torch"], multi_label=candidates["torch"].multi_label),
+            **compare_answers(p, answers["torch"], multi_label=several),
         )
         for name, p in answers.items()
     }
 
 
 def measure_throughput(candidates: dict[str, Classifier], texts: list[str]) -> dict[str, float]:
-    """Texts a second, tokenising included, of classifiers that are warm.
+    """Texts per second, tokenising included, of classifiers that have answered before.
 
-    The fastest of several passes over the same texts, the classifiers in turn, so that what else the machine does meets all.
+    The fastest of several passes over the same texts; the classifiers take turns, so that other load on
+    the machine affects all of them.
     """
     timed = (texts * TIMED)[:TIMED]
     best = dict.fromkeys(candidates, float("inf"))
@@ -145,13 +145,9 @@ def measure_throughput(candidates: dict[str, Classifier], texts: list[str]) -> d
 def compare_answers(
     p: np.ndarray, reference: np.ndarray, *, multi_label: bool = False
 ) -> dict[str, float]:
-    """The share of rows whose most probable label (with `multi_label`, whose whole set) is the reference's, and the largest
-    difference of a probability."""
-    import numpy as np
-
-    same = predict_codes(p, multi_label=multi_label) == predict_codes(
-        reference, multi_label=multi_label
-    )
+    """`agreement`, the share of rows with the reference's answer, and `largest_difference` of a probability."""
+    codes = predict_codes(p, multi_label=multi_label)
+    same = codes == predict_codes(reference, multi_label=multi_label)
     return {
         "agreement": round(float(same.reshape(len(p), -1).all(axis=1).mean()), 6),
         "largest_difference": round(float(np.abs(p - reference).max()), 6),
@@ -162,33 +158,32 @@ def pick_backend(
     measured: Mapping[str, BackendMeasure],
     *,
     settings: Predict,
-    failed: dict[str, str] | None = None,
+    failed: Mapping[str, str] | None = None,
 ) -> tuple[str, str]:
-    """The backend and why: the one asked for; with `auto` the fastest whose agreement is `predict.agreement` or more."""
+    """(backend, reason): the given one, or the fastest with at least `predict.agreement`."""
     if settings.backend != "auto":
         return settings.backend, "asked for"
     agreeing = [name for name, m in measured.items() if m.agreement >= settings.agreement]
     best = max(agreeing, key=lambda name: measured[name].texts_per_second)
-    odd = [
-        f"{name} agrees on {measured[name].agreement:.2%} only"
-        for name in measured
+    reasons = [f"the fastest that agrees on {settings.agreement:.1%} of dev labels"]
+    reasons += [
+        f"{name} agrees on {m.agreement:.2%} only"
+        for name, m in measured.items()
         if name not in agreeing
     ]
-    odd += sorted({f"no {name}: {reason}" for name, reason in (failed or {}).items()})
-    return best, "; ".join(
-        [f"the fastest that agrees on {settings.agreement:.1%} of dev labels", *odd]
-    )
+    reasons += sorted({f"no {name}: {reason}" for name, reason in (failed or {}).items()})
+    return best, "; ".join(reasons)
 
 
-def describe_choice(found: Inference) -> str:
-    """The choice in a line, for a person."""
-    m, torch = found.measured[found.backend], found.measured["torch"]
-    if found.backend == "torch":
-        return f"torch, {m.texts_per_second:.0f} texts/s ({found.why})"
+def describe_choice(inference: Inference) -> str:
+    """The choice in a line for a person."""
+    m, torch = inference.measured[inference.backend], inference.measured["torch"]
+    if inference.backend == "torch":
+        return f"torch, {m.texts_per_second:.0f} texts/s ({inference.why})"
     return (
-        f"{found.backend}, {m.texts_per_second:.0f} texts/s (torch {torch.texts_per_second:.0f}); "
-        f"{m.agreement:.1%} of {found.rows} dev labels equal, a probability differs by "
-        f"{m.largest_difference:.3f} at most"
+        f"{inference.backend}, {m.texts_per_second:.0f} texts/s (torch {torch.texts_per_second:.0f}); "
+        f"{m.agreement:.1%} of {inference.rows} dev labels equal, probabilities differ by at most "
+        f"{m.largest_difference:.3f}"
     )
 
 
@@ -198,10 +193,12 @@ class ExportResult(BundleResult):
     inference: Inference
 
     def metrics(self) -> Metrics:
+        """What each backend measured."""
         measured = self.inference.measured
         return {f"predict.{k}.{name}": v for name, m in measured.items() for k, v in m}
 
     def headline(self) -> Metrics:
+        """What the chosen backend measured."""
         return {f"predict.{k}": v for k, v in self.inference.measured[self.inference.backend]}
 
 
@@ -213,20 +210,16 @@ def export_bundle(
     workspace: Workspace,
     progress: Progress = silent,
 ) -> ExportResult:
-    """`bundle/`: the trained one with the backend that it answers with. Its own stage: a kill here costs no training."""
+    """`bundle/`: the trained one with its backend. A stage of its own: a kill costs no training."""
 
     def build(out: Path, scratch: Path) -> ExportResult:
         texts = [r.text for r in read_records(splits.directory / "dev.jsonl")]
-        found = choose_backend(
-            trained.directory,
-            out / "bundle",
-            settings=project.predict,
-            texts=texts,
-            progress=progress,
+        bundle, settings = out / "bundle", project.predict
+        inference = choose_backend(
+            trained.directory, bundle, settings=settings, texts=texts, progress=progress
         )
-        return ExportResult(
-            bundle=atomic.read_json(out / "bundle" / atomic.MANIFEST)["digest"], inference=found
-        )
+        digest = atomic.read_json(bundle / atomic.MANIFEST)["digest"]
+        return ExportResult(bundle=digest, inference=inference)
 
     return run_stage(
         ExportResult,
