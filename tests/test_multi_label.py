@@ -39,6 +39,7 @@ from tasks.synthesise.parse import parse_reply
 from tasks.synthesise.plan import RoundRequest, plan_requests
 from tasks.text.fingerprints import Fingerprints
 from tasks.train.fine_tune import Trained, fine_tune
+from tasks.train.task import TrainingTask
 from tasks.workspace import Workspace
 from tests.conftest import Command, last_json
 from tests.kit import toy
@@ -501,15 +502,9 @@ def trained(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def train(encoder: Path, work: Path, **changes: Any) -> Trained:
-    return fine_tune(
-        TRAIN,
-        DEV,
-        labels=LABELS,
-        settings=chosen(**{"epochs": 6, **changes}),
-        encoder=encoder,
-        work=work,
-        multi_label=True,
-    )
+    settings = chosen(**{"epochs": 6, **changes})
+    task = TrainingTask(TRAIN, DEV, toy.LABELS, settings, encoder, multi_label=True)
+    return fine_tune(task, work=work)
 
 
 @pytest.fixture(scope="module")
@@ -582,7 +577,7 @@ class TestTraining:
             "logging_steps": 1,
         }
         packed = train(encoder, tmp_path / "packed", **how)
-        monkeypatch.setattr(batches, "packs", lambda *_, **__: False)
+        monkeypatch.setattr(batches, "can_pack", lambda *_, **__: False)
         padded = train(encoder, tmp_path / "padded", **how)
         losses = [[v for _, name, v in t.history if name == "train.loss"] for t in (packed, padded)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-4) and 0.2 < losses[0][0] < 1.5

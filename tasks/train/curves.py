@@ -1,7 +1,9 @@
-"""The curves of a training as a picture."""
+"""The curves of a training: as points, as a file, and as a picture."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tasks import atomic
@@ -15,31 +17,37 @@ PANELS = (
 )
 
 
-def draw_curves(history: list[tuple[int, str, float]], path: Path) -> bool:
-    """A PNG with loss, dev F1, learning rate and gradient norm by step; False, and no file, where matplotlib is absent."""
+def points_of(log: Iterable[Mapping[str, float]], names: Mapping[str, str]) -> Points:
+    """The finite points in a Trainer's log, in order; `names` maps its keys to names of curves."""
+    points = [(int(e["step"]), names[k], float(v)) for e in log for k, v in e.items() if k in names]
+    return sorted(point for point in points if math.isfinite(point[2]))
+
+
+def read_history(directory: Path) -> Points:
+    """The points in `directory/history.json`."""
+    points = atomic.read_json(directory / "history.json")
+    return [(int(step), str(name), float(value)) for step, name, value in points]
+
+
+def draw_curves(history: Points, path: Path) -> bool:
+    """Draw loss, dev F1, learning rate and gradient norm by step as a PNG.
+
+    False, and no file, where matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
-    except ImportError:  # a bare machine trains without it
+    except ImportError:
         return False
     figure = Figure(figsize=(9, 6), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         for name in names:
             points = [(step, value) for step, n, value in history if n == name]
-            # a few points are dots on the line; many would hide it
-            axes.plot(
-                *zip(*points, strict=True), marker="." if len(points) < 40 else "", label=name
-            ) if points else None
+            if points:
+                marker = "." if len(points) < 40 else ""  # many dots would hide the line
+                axes.plot(*zip(*points, strict=True), marker=marker, label=name)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
         if len(names) > 1 and axes.lines:
             axes.legend(fontsize=8)
     figure.savefig(path, dpi=110, format="png", metadata={"Software": None})
     return True
-
-
-def read_history(directory: Path) -> Points:
-    """The points of the curves that a training wrote."""
-    return [
-        (int(step), str(name), float(v))
-        for step, name, v in atomic.read_json(directory / "history.json")
-    ]

@@ -1,4 +1,4 @@
-"""Fine-tune an encoder for classification with Hugging Face's Trainer; checkpoints are whole or they don't count."""
+"""Fine-tune an encoder for classification with Hugging Face's Trainer."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
+from accelerate.utils.memory import should_reduce_batch_size
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PrinterCallback, set_seed
+
 from tasks.errors import UserError
-from tasks.progress import Points, Progress, silent
-from tasks.project.train import Train
-from tasks.records import Record
+from tasks.progress import Points
 from tasks.statistics.calibration import Calibration, predict_calibrated
 from tasks.statistics.metrics import f1_macro
-from tasks.train.arguments import check_batch, precision_of, processes, training_arguments
-from tasks.train.data import RecordFile, tokenised
-from tasks.train.kernels.batches import batched
+from tasks.train.arguments import check_batch, resolve_precision, training_arguments, world_size
+from tasks.train.curves import points_of
+from tasks.train.kernels.tokens import RowEncoding, tokenise
 from tasks.train.load import load_classifier
-from tasks.train.losses import loss_of, positive_weights, row_weights
+from tasks.train.losses import loss_function, positive_weights, row_weights
 from tasks.train.optimiser import freeze
 from tasks.train.resume import (
-    Asked,
     Attempt,
     NotFinite,
+    StopRequest,
+    defer_sigterm,
     latest_checkpoint,
-    out_of_memory,
-    sigterm_noted,
     step_of,
 )
-from tasks.train.trainer import reporting, saving, trainer_class
+from tasks.train.task import Listeners, TrainingTask
+from tasks.train.trainer import CURVES, FineTuneTrainer, Reporter, SaveSchedule
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model in memory with what its training measured. `history` is (step, name, value) in order.
+    """A model in memory, and what was measured while it was trained.
 
-    `attempt` says in what precision and with how many rows at once it was trained, and what was changed on the way.
+    `history` are points of curves. `attempt` has the precision and the batch it was trained with.
     """
 
     model: Any
@@ -51,195 +53,131 @@ class Trained:
 
     @property
     def temperature(self) -> float:
-        """The one of all labels; of label sets, the geometric mean of theirs."""
+        """The temperature of all labels; for label sets, the geometric mean of theirs."""
         t = self.calibration.temperature
         return t if isinstance(t, float) else math.prod(t) ** (1 / len(t))
 
     @property
     def precision(self) -> str:
+        """fp32, bf16 or fp16."""
         return self.attempt.precision
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What every attempt is given."""
+def fine_tune(task: TrainingTask, *, work: Path, listeners: Listeners | None = None) -> Trained:
+    """The encoder with a classification head, best on dev by macro-F1, calibrated on dev.
 
-    train: list[Record] | RecordFile
-    dev: list[Record] | RecordFile
-    labels: list[str]
-    settings: Train
-    encoder: Path
-    work: Path
-    progress: Progress
-    on_epoch: Callable[[int, float], None] | None
-    on_points: Callable[[Points], None] | None
-    multi_label: bool
-
-
-def fine_tune(
-    train: list[Record] | RecordFile,
-    dev: list[Record] | RecordFile,
-    *,
-    labels: list[str],
-    settings: Train,
-    encoder: Path,
-    work: Path,
-    progress: Progress = silent,
-    on_epoch: Callable[[int, float], None] | None = None,
-    on_points: Callable[[Points], None] | None = None,
-    multi_label: bool = False,
-) -> Trained:
-    """The encoder in `encoder` with a classification head over `labels`, best on dev by macro-F1, calibrated on dev.
-
-    With `multi_label` the records have label sets, every look at dev gives each label its best threshold, and these are
-    calibrated too.
-
-    Resumes from the newest whole checkpoint in `work`. A loss that is no number is tried once more from there in fp32;
-    where memory runs out, fewer rows are taken at a time and as many a step. Raises UserError when the checkpoint can't
-    classify, the settings don't fit, there are no rows to train on, or nothing of that helped.
-    `on_epoch(epoch, dev F1)` may end it by raising. `on_points` is told nothing when the training begins, and then the points
-    of `history` as they come; those that follow a checkpoint are told again by who goes on from it.
+    For label sets, each evaluation on dev gives every label its best threshold, and these are calibrated
+    too. Training resumes from the newest complete checkpoint in `work`. After a loss that is not finite
+    it is resumed in fp32; where memory runs out, with fewer rows at a time and as many per step. Raises
+    UserError when the checkpoint is no classifier, the settings do not fit, there are no rows, or no
+    fallback helped.
     """
-    import transformers
-
-    if not train:
+    if not task.train:
         raise UserError(
-            "there is no row to train on: generate.per_label is 0 and there are no seed rows, or all were set aside"
+            "there is no row to train on: generate.per_label is 0 and there are no seed rows, or all "
+            "rows were rejected"
         )
+    settings = task.settings
     check_batch(settings)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    task = _Task(
-        train, dev, labels, settings, encoder, work, progress, on_epoch, on_points, multi_label
-    )
-    attempt = Attempt.first(settings, precision=precision_of(settings), work=work)
-    with sigterm_noted() as asked:
+    attempt = Attempt.load(settings, precision=resolve_precision(settings), work=work)
+    with defer_sigterm() as stop:
+        run = _Run(task, work, listeners or Listeners(), stop)
         while True:
             try:
-                return _attempt(task, attempt, asked)
+                return run.attempt(attempt)
             except NotFinite as e:
                 attempt = attempt.in_fp32(e, settings=settings)
             except RuntimeError as e:
-                if not out_of_memory(e):
+                if not should_reduce_batch_size(e):
                     raise
-                attempt = attempt.halved(processes=processes())
-                attempt.keep(work)
-                if (
-                    processes() > 1
-                ):  # the others wait for this one's gradients: only a restart helps
+                attempt = attempt.halved(world_size=world_size())
+                if world_size() > 1:  # the others wait for this one's gradients
+                    attempt.save(work)
                     raise UserError(
-                        f"{attempt.notes[-1]}, once the same command is given again"
+                        f"{attempt.notes[-1]}: run the same command again to go on with that"
                     ) from None
-            attempt.keep(work)
-            gc.collect()  # the trainer, out of the exception's traceback
+            attempt.save(work)
+            gc.collect()  # the trainer, which the exception's traceback held
 
 
-def _attempt(task: _Task, attempt: Attempt, asked: Asked) -> Trained:
-    """Train from the newest whole checkpoint to the end, and calibrate. Raises NotFinite, Terminated, RuntimeError."""
-    from transformers import set_seed
+@dataclass(frozen=True, slots=True)
+class _Run:
+    task: TrainingTask
+    work: Path
+    listeners: Listeners
+    stop: StopRequest
 
-    settings = task.settings
-    arguments = training_arguments(settings, work=task.work, attempt=attempt)
-    set_seed(settings.seeds[0])
-    model, tokenizer = load_classifier(
-        task.encoder, task.labels, settings=settings, multi_label=task.multi_label
-    )
-    freeze(model, settings=settings)
-    trainer = _trainer(task, model, tokenizer, arguments)
-    trainer.asked = asked
-    with arguments.main_process_first(local=False):  # the others then see no torn checkpoint
-        checkpoint = latest_checkpoint(task.work)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    outcome = trainer.predict(trainer.eval_dataset)
-    trainer.unpack()
-    fitted = Calibration.fit(outcome.predictions.astype("float64"), outcome.label_ids)
-    folded = fitted.fold(trainer.model)
-    f1 = float(outcome.metrics["test_f1_macro"])
-    if task.multi_label and not folded:  # the thresholds of the looks at dev are not the model's
-        f1 = f1_macro(outcome.label_ids, (outcome.predictions >= 0).astype(int), task.labels)
-    return Trained(
-        model=trainer.model,
-        tokenizer=tokenizer,
-        dev_f1_macro=f1,
-        calibration=fitted if folded else Calibration(),
-        steps=trainer.state.global_step,
-        resumed_from=step_of(checkpoint) if checkpoint else 0,
-        attempt=attempt,
-        history=_history(trainer.state.log_history),
-    )
+    def attempt(self, attempt: Attempt) -> Trained:
+        """Train from the newest complete checkpoint to the end, and calibrate.
 
+        Raises NotFinite, Terminated, RuntimeError.
+        """
+        task = self.task
+        arguments = training_arguments(task.settings, work=self.work, attempt=attempt)
+        set_seed(task.settings.seeds[0])
+        model, tokenizer = load_classifier(task)
+        freeze(model, settings=task.settings)
+        trainer = self._trainer(model, tokenizer, arguments)
+        with arguments.main_process_first(local=False):  # so the others meet no torn checkpoint
+            checkpoint = latest_checkpoint(self.work)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        output = trainer.predict(trainer.eval_dataset)
+        trainer.unpack()
+        calibration = Calibration.fit(output.predictions.astype("float64"), output.label_ids)
+        folded = calibration.fold(trainer.model)
+        f1 = float(output.metrics["test_f1_macro"])
+        if task.multi_label and not folded:  # the model answers without the fitted thresholds
+            codes = (output.predictions >= 0).astype(int)
+            f1 = f1_macro(output.label_ids, codes, task.label_names)
+        return Trained(
+            model=trainer.model,
+            tokenizer=tokenizer,
+            dev_f1_macro=f1,
+            calibration=calibration if folded else Calibration(),
+            steps=trainer.state.global_step,
+            resumed_from=step_of(checkpoint) if checkpoint else 0,
+            attempt=attempt,
+            history=points_of(trainer.state.log_history, CURVES),
+        )
 
-def _trainer(task: _Task, model: Any, tokenizer: Any, arguments: Any) -> Any:
-    import transformers
-    from transformers import DataCollatorWithPadding, EarlyStoppingCallback
-
-    settings = task.settings
-    how: dict[str, Any] = {
-        "labels": task.labels,
-        "tokenizer": tokenizer,
-        "max_length": settings.max_length,
-        "work": task.work,
-        "multi_label": task.multi_label,
-    }
-    positive = (
-        positive_weights(task.train, task.labels, settings=settings) if task.multi_label else None
-    )
-    weights = row_weights(task.train, settings=settings)
-    with arguments.main_process_first(local=False):  # it writes, the others find
-        train, dev = tokenised(task.train, weights=weights, **how), tokenised(task.dev, **how)
-    trainer = batched(trainer_class())(
-        model=model,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=dev,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        processing_class=tokenizer,
-        compute_loss_func=loss_of(settings, positive=positive, multi_label=task.multi_label),
-        compute_metrics=_f1(len(task.labels)),
-    )
-    trainer.settings = settings
-    trainer.tokens_per_step = settings.tokens_per_step
-    trainer.remove_callback(transformers.PrinterCallback)  # it prints to standard output
-    trainer.add_callback(saving(trainer))
-    if settings.patience:
-        trainer.add_callback(EarlyStoppingCallback(settings.patience, settings.min_improvement))
-    if trainer.is_world_process_zero():
-        trainer.add_callback(reporting(task.progress, task.on_epoch))
-        if task.on_points:
-            trainer.add_callback(_telling(task.on_points))
-    return trainer
+    def _trainer(self, model: Any, tokenizer: Any, arguments: Any) -> FineTuneTrainer:
+        task, settings, labels = self.task, self.task.settings, self.task.label_names
+        positive = None
+        if task.multi_label:
+            positive = positive_weights(task.train, labels, settings=settings)
+        weights = row_weights(task.train, settings=settings)
+        encoding = RowEncoding(labels, tokenizer, settings.max_length, task.multi_label)
+        with arguments.main_process_first(local=False):  # it writes the files that the others find
+            train = tokenise(task.train, encoding, folder=self.work, weights=weights)
+            dev = tokenise(task.dev, encoding, folder=self.work)
+        trainer = FineTuneTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=train,
+            eval_dataset=dev,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            processing_class=tokenizer,
+            compute_loss_func=loss_function(
+                settings, positive=positive, multi_label=task.multi_label
+            ),
+            compute_metrics=_f1_metric(len(labels)),
+        )
+        trainer.settings, trainer.stop_request = settings, self.stop
+        trainer.tokens_per_step = settings.tokens_per_step
+        trainer.remove_callback(PrinterCallback)  # it prints to standard output
+        trainer.add_callback(SaveSchedule(trainer))
+        if settings.patience:
+            trainer.add_callback(EarlyStoppingCallback(settings.patience, settings.min_improvement))
+        if trainer.is_world_process_zero():
+            trainer.add_callback(Reporter(self.listeners))
+        return trainer
 
 
-def _telling(on_points: Callable[[Points], None]) -> Any:
-    from transformers import TrainerCallback
-
-    class Telling(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            on_points([])
-
-        def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            on_points(_history(state.log_history[-1:]))
-
-    return Telling()
-
-
-_METRICS = {
-    "loss": "train.loss",
-    "learning_rate": "train.learning_rate",
-    "grad_norm": "train.grad_norm",
-    "eval_loss": "dev.loss",
-    "eval_f1_macro": "dev.f1_macro",
-}
-
-
-def _history(log: list[dict[str, float]]) -> Points:
-    past = sorted((int(h["step"]), k, float(v)) for h in log for k, v in h.items() if k in _METRICS)
-    return [(step, _METRICS[k], v) for step, k, v in past if v == v and abs(v) != float("inf")]
-
-
-def _f1(labels: int) -> Any:
-    def compute(outcome: Any) -> dict[str, float]:
-        said = predict_calibrated(outcome.predictions, outcome.label_ids)
-        return {"f1_macro": f1_macro(outcome.label_ids, said, list(range(labels)))}
+def _f1_metric(labels: int) -> Callable[[Any], dict[str, float]]:
+    def compute(output: Any) -> dict[str, float]:
+        codes = predict_calibrated(output.predictions, output.label_ids)
+        return {"f1_macro": f1_macro(output.label_ids, codes, list(range(labels)))}
 
     return compute

@@ -34,7 +34,6 @@ wire.send_chat = send
     "train": KILL
     + """
 from tasks import atomic
-from tasks.train import fine_tune
 real, sealed = atomic.seal, []
 def seal(directory, about=None):
     if directory.name.startswith("checkpoint-"):

@@ -1,4 +1,4 @@
-"""Small trainings: the toy task's rows, quick settings, and ways to stop one and to compare two."""
+"""Small trainings: the toy task's rows, quick settings, and helpers to stop one and to compare two."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tasks import atomic
 from tasks.project import Train
 from tasks.records import Record, Source
 from tasks.train.fine_tune import Trained, fine_tune
+from tasks.train.task import TrainingTask
 from tests.kit import toy
 
 BATCHES = 6  # an epoch of the rows below
@@ -44,20 +45,14 @@ def chosen(**changes: Any) -> Train:
 
 
 def tuner(folder: Path, encoder: Path) -> Tune:
-    """Trains in a folder of that name: `tune("work", epochs=1)`."""
+    """Trains in a folder of this name: `tune("work", epochs=1)`."""
 
     def run(
         work: str = "work", train: list[Record] = TRAIN, dev: list[Record] = DEV, **changes: Any
     ) -> Trained:
-        where = changes.pop("encoder", encoder)
-        return fine_tune(
-            train,
-            dev,
-            labels=list(toy.LABELS),
-            settings=chosen(**changes),
-            encoder=where,
-            work=folder / work,
-        )
+        checkpoint = changes.pop("encoder", encoder)
+        task = TrainingTask(train, dev, toy.LABELS, chosen(**changes), checkpoint)
+        return fine_tune(task, work=folder / work)
 
     return run
 
@@ -80,15 +75,15 @@ class Stopped(Exception):
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, checkpoints: int, *, sealed: bool = True) -> None:
-    """Stop when the n-th checkpoint is sealed, or when its files lie there and its manifest does not."""
-    real, seen = atomic.seal, []
+    """Stop after the n-th checkpoint is sealed, or when it has all its files but no manifest."""
+    real, directories = atomic.seal, []
 
     def seal(directory: Path, about: dict[str, Any] | None = None) -> str:
-        seen.append(directory)
-        if len(seen) == checkpoints and not sealed:
+        directories.append(directory)
+        if len(directories) == checkpoints and not sealed:
             raise Stopped
         digest = real(directory, about)
-        if len(seen) == checkpoints:
+        if len(directories) == checkpoints:
             raise Stopped
         return digest
 

@@ -20,6 +20,7 @@ from tasks.setup import init
 from tasks.setup.detect_columns import ColumnHints
 from tasks.setup.init import WrittenProject
 from tasks.train.fine_tune import fine_tune
+from tasks.train.task import TrainingTask
 from tasks.workspace import Workspace
 from tests.conftest import Command, last_json
 from tests.kit import toy
@@ -370,15 +371,8 @@ def test_what_is_written_trains(tmp_path: Path, encoder: Path) -> None:
     assert p.data.label_separator == "|"
     splits = split_dataset(p, workspace=Workspace(tmp_path / "home"))
     seed, dev = (read_records(splits.directory / f"{name}.jsonl") for name in ("seed", "dev"))
-    common: dict[str, Any] = {
-        "encoder": encoder,
-        "work": tmp_path / "work",
-        "settings": chosen(epochs=8),
-    }
-    assert (
-        fine_tune(seed, dev, labels=p.label_names, multi_label=p.multi_label, **common).dev_f1_macro
-        > 0.8
-    )
+    task = TrainingTask(seed, dev, p.labels, chosen(epochs=8), encoder, p.multi_label)
+    assert fine_tune(task, work=tmp_path / "work").dev_f1_macro > 0.8
 
 
 def labelled(*cells: str) -> list[dict[str, Any]]:

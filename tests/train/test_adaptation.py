@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import shutil
@@ -16,7 +17,7 @@ from tasks.errors import UserError
 from tasks.progress import Progress, silent
 from tasks.project import Project
 from tasks.records import Record, Source
-from tasks.train.adaptation.adapt import AdaptResult, _texts, adapt
+from tasks.train.adaptation.adapt import AdaptResult, adapt, select_texts
 from tasks.train.adaptation.masked import load_masked
 from tasks.train.resume import Terminated
 from tasks.workspace import Workspace
@@ -129,10 +130,8 @@ def test_an_encoder_with_a_head_keeps_it(text: Text, with_head: Path) -> None:
     assert len(adapted.summary().splitlines()) == 1
     masked = load_masked(adapted.encoder, text.project())
     assert not masked.new_head
-    held = _texts(text.project(), text.curated, text.splits)[1]
-    assert masked.perplexity(held, text.project().adapt) == pytest.approx(
-        adapted.perplexity.after, rel=1e-4
-    )
+    texts = select_texts(text.project(), text.curated, text.splits)
+    assert masked.perplexity(texts.held_out) == pytest.approx(adapted.perplexity.after, rel=1e-4)
 
 
 class TestPerplexity:
@@ -144,14 +143,15 @@ class TestPerplexity:
         masked = load_masked(text.encoder, text.project())
         with torch.no_grad():
             masked.model.cls.predictions.transform.LayerNorm.weight.zero_()
-        found = masked.perplexity([r.text for r in UNLABELLED], text.project().adapt)
+        found = masked.perplexity([r.text for r in UNLABELLED])
         assert found == pytest.approx(masked.model.config.vocab_size, rel=1e-4)
 
     def test_the_masks_are_the_same_at_each_call(self, text: Text) -> None:
         masked, texts = load_masked(text.encoder, text.project()), [r.text for r in UNLABELLED]
-        first = masked.perplexity(texts, text.project().adapt)
-        assert first == masked.perplexity(texts, text.project().adapt)
-        assert first != masked.perplexity(texts, text.project(seed=1).adapt)
+        first = masked.perplexity(texts)
+        assert first == masked.perplexity(texts)
+        other = dataclasses.replace(masked, settings=text.project(seed=1).adapt)
+        assert first != other.perplexity(texts)
 
 
 class TestWhatIsRead:
@@ -160,24 +160,25 @@ class TestWhatIsRead:
     ) -> None:
         repeats = [Record.create("Note: " + r.text, None, "unlabelled") for r in (DEV[0], TEST[0])]
         text = Text(tmp_path, encoder, unlabelled=[*UNLABELLED, *repeats])
-        learned, held, data = _texts(text.project(), text.curated, text.splits)
-        assert data.leaks == 2 and not {r.text for r in (*DEV, *TEST, *repeats)} & {*learned, *held}
-        assert (
-            not set(learned) & set(held)
-            and len(learned) == data.rows
-            and len(held) == data.held_out
-        )
+        texts = select_texts(text.project(), text.curated, text.splits)
+        read = {*texts.training, *texts.held_out}
+        assert texts.data.leaks == 2 and not {r.text for r in (*DEV, *TEST, *repeats)} & read
+        assert not set(texts.training) & set(texts.held_out)
+        assert len(texts.training) == texts.data.rows
+        assert len(texts.held_out) == texts.data.held_out
 
     def test_rows_is_a_cap_and_unlabelled_text_goes_first(self, text: Text) -> None:
-        learned, held, _ = _texts(text.project(max_rows=25), text.curated, text.splits)
-        assert len(learned) == 25 and {*learned, *held} <= {r.text for r in UNLABELLED}
+        texts = select_texts(text.project(max_rows=25), text.curated, text.splits)
+        assert len(texts.training) == 25
+        assert {*texts.training, *texts.held_out} <= {r.text for r in UNLABELLED}
 
     def test_without_unlabelled_text_training_text_is_held_out(
         self, tmp_path: Path, encoder: Path
     ) -> None:
         text = Text(tmp_path, encoder, unlabelled=[])
-        learned, held, data = _texts(text.project(), text.curated, text.splits)
-        assert data.held_out_from == "training" and len(held) == 6 and len(learned) == 24
+        texts = select_texts(text.project(), text.curated, text.splits)
+        assert texts.data.held_out_from == "training"
+        assert len(texts.held_out) == 6 and len(texts.training) == 24
 
     def test_too_little_text_is_said(self, tmp_path: Path, encoder: Path) -> None:
         text = Text(tmp_path, encoder, unlabelled=[])
@@ -283,7 +284,7 @@ class TestFailures:
 
         monkeypatch.setattr(Trainer, "training_step", step)
         with pytest.raises(
-            UserError, match=r"out of memory with 8 texts a step: lower adapt.batch_size"
+            UserError, match=r"out of memory with 8 texts per step: lower adapt.batch_size"
         ):
             text.adapt(max_steps=20)
         assert self.nothing_kept(text)
@@ -293,13 +294,13 @@ class TestFailures:
     ) -> None:
         from transformers import TrainingArguments
 
-        from tasks.train.adaptation.masked import _arguments
+        from tasks.train.adaptation.pretrain import training_arguments
 
         monkeypatch.setattr(
             TrainingArguments, "__post_init__", lambda self: setattr(self, "_n_gpu", 4)
         )
         masked = load_masked(text.encoder, text.project())
-        assert _arguments(masked, text.project().adapt, text.home)._n_gpu == 1
+        assert training_arguments(masked, work=text.home)._n_gpu == 1
 
 
 class TestRefusals:
@@ -329,6 +330,6 @@ class TestRefusals:
         config = json.loads((bad / "config.json").read_text())
         (bad / "config.json").write_text(json.dumps({**config, "intermediate_size": 40}))
         with pytest.raises(
-            UserError, match=r"bad has weights that don't fit its config.json.*would be random"
+            UserError, match=r"bad has weights that do not fit its config.json.*would be random"
         ):
             text.adapt(encoder=bad)

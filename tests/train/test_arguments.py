@@ -23,7 +23,7 @@ STEPS, TOP = 3 * BATCHES, 3e-3
 def arguments(work: Path = Path("work"), **changes: Any) -> Any:
     settings = chosen(**changes)
     return training_arguments(
-        settings, work=work, attempt=Attempt.first(settings, precision="fp32", work=work)
+        settings, work=work, attempt=Attempt.load(settings, precision="fp32", work=work)
     )
 
 
@@ -103,7 +103,7 @@ class TestSchedules:
         if name in NEEDED:
             with pytest.raises(
                 UserError,
-                match=rf"train.lr_scheduler_kwargs is {{}}, which {name} can't be drawn with",
+                match=rf"train.lr_scheduler_kwargs is {{}}, which {name} does not accept",
             ):
                 arguments(lr_scheduler_type=name)
         made = arguments(lr_scheduler_type=name, lr_scheduler_kwargs=NEEDED.get(name, {}))
@@ -125,7 +125,7 @@ class TestSchedules:
     def test_options_that_a_curve_cannot_take(self, name: str, options: dict[str, Any]) -> None:
         with pytest.raises(
             UserError,
-            match=rf"train.lr_scheduler_kwargs is {{.*}}, which {name} can't be drawn with: \w",
+            match=rf"train.lr_scheduler_kwargs is {{.*}}, which {name} does not accept: \w",
         ):
             arguments(lr_scheduler_type=name, lr_scheduler_kwargs=options)
 
@@ -227,37 +227,37 @@ class TestMistakes:
             ({"arguments": {"learning_rate": 2.0}}, r"which is train.learning_rate: set that"),
             (
                 {"arguments": {"push_to_hub": True}},
-                r"names 'push_to_hub', which can't be chosen: take it out",
+                r"names 'push_to_hub', which is not supported: remove it",
             ),
-            ({"arguments": {"hub_token": "x"}}, r"can't be chosen"),
-            ({"arguments": {"output_dir": "x"}}, r"can't be chosen"),
+            ({"arguments": {"hub_token": "x"}}, r"is not supported"),
+            ({"arguments": {"output_dir": "x"}}, r"is not supported"),
             (
                 {"arguments": {"neftune_noise_alpha": 5.0}},
-                r"can't be chosen \(its noise would hang on how many texts.*take it out",
+                r"is not supported \(its noise would depend on how many texts.*remove it",
             ),
             (
                 {"arguments": {"dataloader_drop_last": True}},
-                r"can't be chosen \(every row is learned from",
+                r"is not supported \(every row is trained on",
             ),
             (
                 {"arguments": {"dataloader_prefetch_factor": 2}},
-                r"can't be chosen \(the batches of training don't heed it",
+                r"is not supported \(the batches of training ignore it",
             ),
             (
                 {"arguments": {"average_tokens_across_devices": False}},
-                r"can't be chosen \(a step's loss is divided by",
+                r"is not supported \(a step's loss is divided by",
             ),
             (
                 {"arguments": {"bf16_full_eval": True}},
-                r"can't be chosen \(the model that is kept would be cut down",
+                r"is not supported \(the final model would be reduced",
             ),
             (
                 {"arguments": {"fp16_full_eval": True}},
-                r"can't be chosen \(the model that is kept would be cut down",
+                r"is not supported \(the final model would be reduced",
             ),
             (
                 {"arguments": {"torch_empty_cache_steps": 0}},
-                r"the train settings don't fit transformers .*torch_empty",
+                r"the train settings do not fit transformers .*torch_empty",
             ),
         ],
     )
@@ -274,7 +274,7 @@ class TestMistakes:
             try:
                 arguments(arguments={field.name: None})
             except UserError as e:
-                if "can't be chosen" in str(e) or "set that" in str(e):
+                if "is not supported" in str(e) or "set that" in str(e):
                     continue
             taken.add(field.name)
         assert taken == FREE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 
 from tasks.errors import UserError
 from tasks.records import Record, write_records
-from tasks.train.data import RecordFile, tokenised
-from tasks.train.kernels.batches import TokenBatches, batched, lengths_of
+from tasks.train.kernels.batches import BatchedTrainer, TokenBatches, row_lengths
+from tasks.train.kernels.tokens import RowEncoding, tokenise
+from tasks.train.task import RecordFile
 from tests.kit import toy
 
 Lengths = st.lists(st.integers(1, 60), min_size=1, max_size=120)
@@ -25,7 +27,7 @@ def shares(lengths: Any, processes: int = 1, epoch: int = 0, **how: Any) -> list
     found = []
     for process in range(processes):
         sampler = TokenBatches(
-            np.array(lengths), processes=processes, process=process, **{"rows": 8, **how}
+            np.array(lengths), world_size=processes, rank=process, **{"rows": 8, **how}
         )
         sampler.set_epoch(epoch)
         found.append(list(sampler))
@@ -44,11 +46,19 @@ class TestBatches:
     )
     @settings(max_examples=200, deadline=None)
     def test_each_row_once_and_as_many_batches_everywhere(
-        self, lengths: list[int], rows: int, processes: int, pieces: int, grouped: bool, epoch: int
+        self,
+        lengths: list[int],
+        rows: int,
+        processes: int,
+        accumulation: int,
+        grouped: bool,
+        epoch: int,
     ) -> None:
-        found = shares(lengths, processes, epoch, rows=rows, pieces=pieces, grouped=grouped)
+        found = shares(
+            lengths, processes, epoch, rows=rows, accumulation=accumulation, grouped=grouped
+        )
         assert len({len(batches) for batches in found}) == 1
-        assert len(found[0]) == pieces * -(-len(lengths) // rows), "steps of so many rows"
+        assert len(found[0]) == accumulation * -(-len(lengths) // rows), "steps of so many rows"
         every = [batch for batches in found for batch in batches]
         assert all(every), "a batch without rows"
         seen = [i for batch in every for i in batch]
@@ -60,17 +70,22 @@ class TestBatches:
     @given(Lengths, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3), st.booleans())
     @settings(max_examples=200, deadline=None)
     def test_a_step_has_the_same_rows_however_it_is_cut(
-        self, lengths: list[int], rows: int, processes: int, pieces: int, grouped: bool
+        self, lengths: list[int], rows: int, processes: int, accumulation: int, grouped: bool
     ) -> None:
         how: dict[str, Any] = {"rows": rows, "grouped": grouped}
         whole = TokenBatches(np.array(lengths), **how)
-        cut = TokenBatches(np.array(lengths), processes=processes, pieces=pieces, **how)
+        cut = TokenBatches(
+            np.array(lengths), world_size=processes, accumulation=accumulation, **how
+        )
         if (cut.by_rows and not whole.by_rows) or len(lengths) < cut.parts:
             return  # a batch would be shorter than the longest row
-        found = shares(lengths, processes, pieces=pieces, **how)
+        found = shares(lengths, processes, accumulation=accumulation, **how)
         steps = [
             sorted(
-                i for own in found for batch in own[k * pieces : (k + 1) * pieces] for i in batch
+                i
+                for own in found
+                for batch in own[k * accumulation : (k + 1) * accumulation]
+                for i in batch
             )
             for k in range(whole.steps)
         ]
@@ -79,30 +94,38 @@ class TestBatches:
     @given(Lengths, st.integers(1, 400), st.integers(1, 3), st.integers(1, 3), st.booleans())
     @settings(max_examples=200, deadline=None)
     def test_a_budget_of_tokens(
-        self, lengths: list[int], more: int, processes: int, pieces: int, grouped: bool
+        self, lengths: list[int], more: int, processes: int, accumulation: int, grouped: bool
     ) -> None:
-        tokens = 60 * processes * pieces + more
-        found = shares(lengths, processes, tokens=tokens, pieces=pieces, grouped=grouped)
+        tokens = 60 * processes * accumulation + more
+        found = shares(
+            lengths, processes, tokens=tokens, accumulation=accumulation, grouped=grouped
+        )
         sampler = TokenBatches(
-            np.array(lengths), rows=8, tokens=tokens, processes=processes, pieces=pieces
+            np.array(lengths),
+            rows=8,
+            tokens=tokens,
+            world_size=processes,
+            accumulation=accumulation,
         )
         sums = [sum(lengths[i] for i in batch) for batches in found for batch in batches]
-        assert max(sums) <= sampler.most
-        assert len(found[0]) == pieces * -(-sum(lengths) // tokens)
+        assert max(sums) <= sampler.max_tokens
+        assert len(found[0]) == accumulation * -(-sum(lengths) // tokens)
 
     @given(Lengths, st.integers(1, 40), st.integers(1, 4), st.integers(1, 3))
     @settings(max_examples=200, deadline=None)
     def test_a_few_sizes_hold_every_batch(
-        self, lengths: list[int], rows: int, processes: int, pieces: int
+        self, lengths: list[int], rows: int, processes: int, accumulation: int
     ) -> None:
-        sampler = TokenBatches(np.array(lengths), rows=rows, processes=processes, pieces=pieces)
+        sampler = TokenBatches(
+            np.array(lengths), rows=rows, world_size=processes, accumulation=accumulation
+        )
         sizes = sampler.sizes()
         assert (
             len(sizes) <= 8
             and sizes == tuple(sorted(set(sizes)))
             and not any(size % 64 for size in sizes)
         )
-        found = shares(lengths, processes, rows=rows, pieces=pieces)
+        found = shares(lengths, processes, rows=rows, accumulation=accumulation)
         assert (
             max(sum(lengths[i] for i in batch) for batches in found for batch in batches)
             <= sizes[-1]
@@ -129,7 +152,7 @@ class TestBatches:
                 rng.random(2000) < 0.5, rng.integers(55, 150, 2000), rng.integers(108, 513, 2000)
             ),
         }[name]
-        sampler = TokenBatches(lengths, rows=rows, processes=processes)
+        sampler = TokenBatches(lengths, rows=rows, world_size=processes)
         sizes, filled = sampler.sizes(), 0
         for batches in shares(lengths.tolist(), processes, rows=rows):
             sums = [int(lengths[batch].sum()) for batch in batches]
@@ -160,7 +183,7 @@ class TestBatches:
 
     def test_a_row_beyond_the_budget_is_said(self) -> None:
         with pytest.raises(
-            UserError, match=r"train.tokens_per_step leaves 40 tokens a batch, but a row has 41"
+            UserError, match=r"train.tokens_per_step leaves 40 tokens per batch, but a row has 41"
         ):
             TokenBatches(np.array([5, 41]), rows=2, tokens=40)
 
@@ -188,38 +211,29 @@ class TestRowsOnTheDisk:
     def test_they_are_what_the_tokeniser_says(self, tmp_path: Path, tokenizer: Any) -> None:
         rows = records(2100)  # more than are tokenised at once
         weights = np.array([1 + i % 3 / 2 for i in range(len(rows))])
-        how: dict[str, Any] = {
-            "labels": list(toy.LABELS),
-            "tokenizer": tokenizer,
-            "max_length": 12,
-            "work": tmp_path,
-        }
-        made = tokenised(rows, weights=weights, **how)
+        encoding = RowEncoding(list(toy.LABELS), tokenizer, 12)
+        made = tokenise(rows, encoding, folder=tmp_path, weights=weights)
         plain = tokenizer([r.text for r in rows], truncation=True, max_length=12)["input_ids"]
         assert made["input_ids"][:] == plain and made["weight"][:] == weights.tolist()
         assert made["labels"][:] == [i % 3 for i in range(len(rows))]
-        assert lengths_of(made).tolist() == [len(ids) for ids in plain]
+        assert row_lengths(made).tolist() == [len(ids) for ids in plain]
         assert made.cache_files, "it is not read from a file"
 
     def test_they_are_made_once_for_the_same_rows(self, tmp_path: Path, tokenizer: Any) -> None:
         write_records(tmp_path / "rows.jsonl", records(30))
         stream = RecordFile(tmp_path / "rows.jsonl")
         assert len(stream) == 30 and list(stream) == records(30) == list(stream)
-        how: dict[str, Any] = {
-            "labels": list(toy.LABELS),
-            "tokenizer": tokenizer,
-            "max_length": 12,
-            "work": tmp_path,
-        }
-        tokenised(stream, **how)
+        encoding = RowEncoding(list(toy.LABELS), tokenizer, 12)
+        tokenise(stream, encoding, folder=tmp_path)
         (first,) = tmp_path.glob("*.arrow")
         made = first.stat().st_mtime_ns
-        tokenised(records(30), **how)
+        tokenise(records(30), encoding, folder=tmp_path)
         assert first.stat().st_mtime_ns == made and len(list(tmp_path.glob("*.arrow"))) == 1
-        tokenised(records(30), **{**how, "max_length": 11})
-        tokenised(records(29), **how)
+        tokenise(records(30), replace(encoding, max_length=11), folder=tmp_path)
+        tokenise(records(29), encoding, folder=tmp_path)
         for heavy in (2.0, 3.0):
-            tokenised(stream, weights=np.array([heavy] + [1.0] * 29), **how)
+            weights = np.array([heavy] + [1.0] * 29)
+            tokenise(stream, encoding, folder=tmp_path, weights=weights)
         assert len(list(tmp_path.glob("*.arrow"))) == 5 and not list(tmp_path.glob("*.tmp"))
 
     @pytest.mark.slow
@@ -249,7 +263,6 @@ class TestTrainer:
         from transformers import (
             AutoModelForSequenceClassification,
             DataCollatorWithPadding,
-            Trainer,
             set_seed,
         )
         from transformers import TrainingArguments as Arguments
@@ -257,18 +270,13 @@ class TestTrainer:
         from tasks.train.kernels import batches
 
         if not packing:
-            monkeypatch.setattr(batches, "packs", lambda *_, **__: False)
-        rows = tokenised(
-            records(40),
-            labels=list(toy.LABELS),
-            tokenizer=tokenizer,
-            max_length=32,
-            work=tmp_path / "rows",
-        )
+            monkeypatch.setattr(batches, "can_pack", lambda *_, **__: False)
+        encoding = RowEncoding(list(toy.LABELS), tokenizer, 32)
+        rows = tokenise(records(40), encoding, folder=tmp_path / "rows")
 
         def train(work: str, *, resume: str | None = None) -> Any:
             set_seed(0)
-            trainer = batched(Trainer)(
+            trainer = BatchedTrainer(
                 model=AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=3),
                 args=Arguments(
                     output_dir=str(tmp_path / work), per_device_train_batch_size=8, num_train_epochs=2, save_steps=7,

@@ -14,8 +14,15 @@ from hypothesis import strategies as st
 
 from tasks.errors import UserError
 from tasks.records import Record
-from tasks.train.losses import loss_of, positive_weights, row_weights, sigmoid_loss, softmax_loss
+from tasks.train.losses import (
+    loss_function,
+    positive_weights,
+    row_weights,
+    sigmoid_loss,
+    softmax_loss,
+)
 from tasks.train.optimiser import count_layers, freeze, layer_depth, parameter_groups
+from tasks.train.task import TrainingTask
 from tests.kit import toy
 from tests.kit.training import BATCHES, TRAIN, Tune, chosen, rows, same, weights
 
@@ -59,7 +66,7 @@ class TestLoss:
 
         torch.manual_seed(0)
         logits, y = torch.randn(20, 4), torch.randint(0, 4, (20,))
-        ours = loss_of(chosen(label_smoothing=smoothing))(logits, y, None)
+        ours = loss_function(chosen(label_smoothing=smoothing))(logits, y, None)
         theirs = torch.nn.functional.cross_entropy(
             logits, y, label_smoothing=smoothing, reduction="none"
         )
@@ -116,7 +123,7 @@ class TestLossOfLabelSets:
 
         torch.manual_seed(0)
         logits, y = torch.randn(20, 4), torch.randint(0, 2, (20, 4)).float()
-        ours = loss_of(chosen(label_smoothing=0.2), positive=positive, multi_label=True)(
+        ours = loss_function(chosen(label_smoothing=0.2), positive=positive, multi_label=True)(
             logits, y, None
         )
         weight = None if positive is None else torch.tensor(positive)
@@ -214,7 +221,7 @@ class TestRowWeights:
         trained = tune(train=train, **still, **changes)
         asked = chosen(**still, **changes)
         set_seed(0)
-        model, tokenizer = load_classifier(encoder, list(toy.LABELS), settings=asked)
+        model, tokenizer = load_classifier(TrainingTask([], [], toy.LABELS, asked, encoder))
         batch = tokenizer(
             [r.text for r in train],
             padding=True,
@@ -289,7 +296,7 @@ class TestLayers:
     def model(encoder: Path) -> Any:
         from tasks.train.load import load_classifier
 
-        return load_classifier(encoder, list(toy.LABELS), settings=chosen())[0]
+        return load_classifier(TrainingTask([], [], toy.LABELS, chosen(), encoder))[0]
 
     def test_learning_rates_fall_by_the_factor(self, encoder: Path) -> None:
         model = self.model(encoder)

@@ -13,6 +13,7 @@ from tasks.errors import UserError
 from tasks.model.bundle import Classifier, save_bundle
 from tasks.train.load import load_classifier
 from tasks.train.optimiser import count_layers
+from tasks.train.task import TrainingTask
 from tests.kit import toy
 from tests.kit.training import DEV, Tune, chosen
 
@@ -114,7 +115,7 @@ class TestRefusals:
     @staticmethod
     def refused(folder: Path, *words: str, **changes: Any) -> None:
         with pytest.raises(UserError) as e:
-            load_classifier(folder, list(toy.LABELS), settings=chosen(**changes))
+            load_classifier(TrainingTask([], [], toy.LABELS, chosen(**changes), folder))
         assert all(w in str(e.value) for w in words) and "\n" not in str(e.value), str(e.value)
 
     @staticmethod
@@ -143,9 +144,8 @@ class TestRefusals:
             "auto_map",
             "never run",
         )
-        model, _ = load_classifier(
-            self.reconfigured(folder, model_type="bert"), list(toy.LABELS), settings=chosen()
-        )  # transformers' own class
+        bert = self.reconfigured(folder, model_type="bert")  # a class of transformers
+        model, _ = load_classifier(TrainingTask([], [], toy.LABELS, chosen(), bert))
         assert type(model).__module__.startswith("transformers.") and not hasattr(
             model.config, "auto_map"
         )
@@ -166,7 +166,7 @@ class TestRefusals:
 
     def test_roberta_has_fewer_positions_than_it_says(self, family: Callable[..., Path]) -> None:
         """Its positions count from the padding's number on, and this tokenizer does not know."""
-        load_classifier(family("RoBERTa"), list(toy.LABELS), settings=chosen(max_length=65))
+        load_classifier(TrainingTask([], [], toy.LABELS, chosen(max_length=65), family("RoBERTa")))
         self.refused(
             family("RoBERTa"), "train.max_length is 66", "at most 65 tokens", max_length=66
         )
@@ -193,13 +193,13 @@ class TestWeights:
         refused, folder = TestRefusals.refused, family(name)
         config = (folder / "config.json").read_text()
         TestRefusals.reconfigured(folder, intermediate_size=40, hidden_dim=40)
-        refused(folder, "train.model", "don't fit its config.json", "would be random", "layer")
+        refused(folder, "train.model", "do not fit its config.json", "would be random", "layer")
         (folder / "config.json").write_text(config)
         TestRefusals.reconfigured(folder, num_hidden_layers=5, n_layers=5, layer_types=None)
-        refused(folder, "don't fit its config.json", ".3." if name == "MiniLM" else ".2.")
+        refused(folder, "do not fit its config.json", ".3." if name == "MiniLM" else ".2.")
         (folder / "config.json").write_text(config)
         rewritten(folder, "another.{}".format)
-        refused(folder, "don't fit its config.json", "embeddings")
+        refused(folder, "do not fit its config.json", "embeddings")
 
     @pytest.mark.parametrize("name", list(FAMILIES))
     @pytest.mark.parametrize("head", ["MaskedLM", "SequenceClassification"])
@@ -212,7 +212,7 @@ class TestWeights:
         folder = family(name)
         made = getattr(transformers, f"AutoModelFor{head}").from_pretrained(folder, num_labels=5)
         made.save_pretrained(folder)
-        model, _ = load_classifier(folder, list(toy.LABELS), settings=chosen())
+        model, _ = load_classifier(TrainingTask([], [], toy.LABELS, chosen(), folder))
         own, kept = model.base_model.state_dict(), made.base_model.state_dict()
         assert all(
             torch.equal(own[k], v) for k, v in kept.items()
@@ -224,7 +224,7 @@ class TestWeights:
                 "LayerNorm.bias", "LayerNorm.beta"
             )
 
-        load_classifier(rewritten(family("BERT"), old), list(toy.LABELS), settings=chosen())
+        load_classifier(TrainingTask([], [], toy.LABELS, chosen(), rewritten(family("BERT"), old)))
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))

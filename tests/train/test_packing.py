@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.train.kernels.attention import documents_class, dropout_class, kept
-from tasks.train.kernels.packing import FAMILIES, PackingCollator, pack, packs
+from tasks.train.kernels.attention import DocumentAttention, FastDropout, keep_mask
+from tasks.train.kernels.packing import FIRST_POSITION, PackingCollator, can_pack, pack
 
 SMALL = {
     "vocab_size": 100,
@@ -87,7 +87,7 @@ def rows(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[dict[str, An
 
 def collator(model: Any, **shapes: Any) -> PackingCollator:
     return PackingCollator(
-        FAMILIES[model.config.model_type](model.config), model.config.pad_token_id, **shapes
+        FIRST_POSITION[model.config.model_type](model.config), model.config.pad_token_id, **shapes
     )
 
 
@@ -119,7 +119,7 @@ class TestExact:
     def test_loss_logits_and_gradients_are_those_of_row_by_row(
         self, model: Any, shapes: dict[str, Any]
     ) -> None:
-        assert packs(model, device="cpu", half=False)
+        assert can_pack(model, device="cpu", half=False)
         logits, gradients, loss = one_by_one(model, rows())
         undo = pack(model, alone=True)
         model(
@@ -179,7 +179,7 @@ class TestExact:
             torch.randn(2, 11, 4, dtype=torch.float64, requires_grad=i < 3) for i in range(4)
         )
         torch.manual_seed(1)
-        out = documents_class().apply(q, k, v, [4, 7], 0.5, 3, 0.25)
+        out = DocumentAttention.apply(q, k, v, [4, 7], 0.5, 3, 0.25)
         found = torch.autograd.grad((out * seen).sum(), (q, k, v))
         torch.manual_seed(1)
         pieces, start = [], 0
@@ -188,7 +188,7 @@ class TestExact:
             at = torch.arange(n)
             scores = (0.5 * a @ b.mT).masked_fill((at[:, None] - at).abs() >= 3, -torch.inf)
             weights = scores.softmax(-1)
-            pieces.append(weights * kept(weights, 0.25) / 0.75 @ c)
+            pieces.append(weights * keep_mask(weights, 0.25) / 0.75 @ c)
             start += n
         plain = torch.cat(pieces, 1)
         assert torch.allclose(out, plain)
@@ -204,13 +204,13 @@ class TestWhere:
 
         small = {"dim": 32, "hidden_dim": 48, "n_layers": 1, "n_heads": 2, "vocab_size": 100}
         other = DistilBertForSequenceClassification(DistilBertConfig(**small))
-        assert not packs(other, device="cpu", half=False)
-        assert packs(modernbert("cls"), device="cuda", half=True)
-        assert not packs(modernbert("cls"), device="cuda", half=False), (
+        assert not can_pack(other, device="cpu", half=False)
+        assert can_pack(modernbert("cls"), device="cuda", half=True)
+        assert not can_pack(modernbert("cls"), device="cuda", half=False), (
             "varlen attention is for 16 bits"
         )
-        assert not packs(bert(), device="cuda", half=True), "varlen attention has no dropout"
-        assert packs(bert(attention_probs_dropout_prob=0.0), device="cuda", half=True)
+        assert not can_pack(bert(), device="cuda", half=True), "varlen attention has no dropout"
+        assert can_pack(bert(attention_probs_dropout_prob=0.0), device="cuda", half=True)
 
 
 class TestCollator:
@@ -252,7 +252,7 @@ class TestDropout:
     @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
     def test_as_many_as_asked_for_and_the_mean_stays(self, p: float) -> None:
         torch.manual_seed(0)
-        layer, ones = dropout_class()(p), torch.ones(1001, 333)
+        layer, ones = FastDropout(p), torch.ones(1001, 333)
         out = layer.train()(ones)
         spread = 5 * (p * (1 - p) / ones.numel()) ** 0.5
         assert (out == 0).float().mean().item() == pytest.approx(p, abs=spread + 1 / 65536)
@@ -263,7 +263,7 @@ class TestDropout:
         draws = []
         for _ in range(2):
             torch.manual_seed(3)
-            draws.append(kept(torch.empty(4000, 100), 0.3) == 0)
+            draws.append(keep_mask(torch.empty(4000, 100), 0.3) == 0)
         assert torch.equal(*draws)
         for step in (1, 2, 3, 4):  # four elements come from one draw
             both = (draws[0][:, step:] & draws[0][:, :-step]).float().mean().item()

@@ -14,7 +14,7 @@ import pytest
 from tasks import atomic
 from tasks.errors import UserError
 from tasks.train import trainer as trainers
-from tasks.train.resume import ATTEMPT, Attempt, checkpoints
+from tasks.train.resume import ATTEMPT, Attempt, list_checkpoints
 from tests.conftest import ROOT
 from tests.kit.training import BATCHES, TRAIN, Stopped, Tune, chosen, same, stop_after, write_data
 
@@ -88,9 +88,9 @@ class TestMidEpoch:
 
     def test_only_so_many_checkpoints_are_kept(self, tune: Tune, tmp_path: Path) -> None:
         tune("few", epochs=1, **MID)
-        assert [p.name for p in checkpoints(tmp_path / "few")] == ["checkpoint-6"]
+        assert [p.name for p in list_checkpoints(tmp_path / "few")] == ["checkpoint-6"]
         tune("more", epochs=1, save_total_limit=3, **MID)
-        assert [p.name for p in checkpoints(tmp_path / "more")] == [
+        assert [p.name for p in list_checkpoints(tmp_path / "more")] == [
             "checkpoint-6",
             "checkpoint-4",
             "checkpoint-2",
@@ -100,17 +100,13 @@ class TestMidEpoch:
 # sends the signal to itself when step 8 ends, in mid-epoch
 AT_STEP_8 = """
 import os, signal
-from tasks.train import trainer
-real = trainer.reporting
-def reporting(report, on_epoch=None):
-    def told(done, total, note):
-        report(done, total, note)
-        if done == 8: os.kill(os.getpid(), signal.{signal})
-    return real(told)
-trainer.reporting = reporting
-import tasks.train.fine_tune
-tasks.train.fine_tune.reporting = reporting
 import sys
+from tasks.train.trainer import Reporter
+report = Reporter.on_step_end
+def on_step_end(self, args, state, control, **kwargs):
+    report(self, args, state, control, **kwargs)
+    if state.global_step == 8: os.kill(os.getpid(), signal.{signal})
+Reporter.on_step_end = on_step_end
 from tasks.train.__main__ import main
 sys.exit(main())
 """
@@ -160,7 +156,7 @@ def test_a_process_that_is_killed_goes_on(how: str, at: int, tmp_path: Path, enc
     first = ran([sys.executable, "-c", AT_STEP_8.format(signal=how), *given])
     assert first.returncode == -getattr(signal, how), first.stderr[-3000:]
     (work,) = tmp_path.glob(".out.*.work")
-    assert checkpoints(work)[0].name == f"checkpoint-{at}"
+    assert list_checkpoints(work)[0].name == f"checkpoint-{at}"
     again = ran([sys.executable, "-m", "tasks.train", *given])
     assert again.returncode == 0, again.stderr[-3000:]
     whole = ran(
@@ -217,30 +213,26 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, encoder: Path) -> Non
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, *, when: Any) -> None:
-    """Losses are no numbers where `when(trainer)` is true."""
-    real = trainers.trainer_class
+    """Losses are not finite where `when(trainer)` is true."""
 
-    def spoiling() -> Any:
-        class Spoiled(real()):  # type: ignore[misc]
-            def compute_loss(self, *args: Any, **given: Any) -> Any:
-                found = super().compute_loss(*args, **given)
-                return found * float("nan") if self.model.training and when(self) else found
+    class Spoiled(trainers.FineTuneTrainer):
+        def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+            loss = super().compute_loss(*args, **kwargs)
+            return loss * float("nan") if self.model.training and when(self) else loss
 
-        return Spoiled
-
-    monkeypatch.setattr("tasks.train.fine_tune.trainer_class", spoiling)
+    monkeypatch.setattr("tasks.train.fine_tune.FineTuneTrainer", Spoiled)
 
 
 def test_a_gpu_is_waited_for_every_tenth_step_and_before_all_that_is_told() -> None:
     from transformers import TrainerControl
 
-    assert [step for step in range(1, 31) if trainers._looks(step, TrainerControl())] == [
+    assert [step for step in range(1, 31) if trainers.reads_device(step, TrainerControl())] == [
         10,
         20,
         30,
     ]
     for told in ("should_log", "should_evaluate", "should_save", "should_training_stop"):
-        assert trainers._looks(3, TrainerControl(**{told: True})), told
+        assert trainers.reads_device(3, TrainerControl(**{told: True})), told
 
 
 class TestNotFinite:
@@ -256,7 +248,7 @@ class TestNotFinite:
             and trained.steps == 3 * BATCHES
         )
         assert trained.attempt.notes == (
-            "the loss was not a number at step 9 in bf16: went back to the last checkpoint and on in fp32",
+            "the loss was not a number at step 9 in bf16: resumed from the last checkpoint in fp32",
         )
         assert atomic.read_json(tmp_path / "work" / ATTEMPT)["precision"] == "fp32", (
             "a restart must not fail anew"
@@ -281,7 +273,7 @@ class TestNotFinite:
         import torch
         from safetensors.torch import load_file
 
-        for checkpoint in checkpoints(tmp_path / "work"):
+        for checkpoint in list_checkpoints(tmp_path / "work"):
             assert all(
                 bool(torch.isfinite(v).all())
                 for v in load_file(checkpoint / "model.safetensors").values()
@@ -312,8 +304,8 @@ class TestMemory:
             tried[2:]
         ) == 2 * 17
         assert trained.attempt.notes == (
-            "out of memory with 8 rows at a time: went on with 4, and 2 forward passes a step in place of 1",
-            "out of memory with 4 rows at a time: went on with 2, and 4 forward passes a step in place of 2",
+            "out of memory with 8 rows at a time: continued with 4, and 2 forward passes per step instead of 1",
+            "out of memory with 4 rows at a time: continued with 2, and 4 forward passes per step instead of 2",
         )
         seen = [[v for _, n, v in t.history if n == "train.loss"] for t in (plain, trained)]
         assert len(seen[0]) == trained.steps == 3 * BATCHES and seen[0] == pytest.approx(
@@ -324,12 +316,12 @@ class TestMemory:
     def test_the_rows_of_a_step_stay_the_same(self, rows: int, accumulation: int) -> None:
         attempt = Attempt("fp32", rows, 2 * rows, accumulation)
         while attempt.batch_size > 1:
-            before, attempt = attempt, attempt.halved(processes=1)
+            before, attempt = attempt, attempt.halved(world_size=1)
             assert attempt.batch_size <= before.batch_size / 2
             assert attempt.batch_size * attempt.accumulation == rows * accumulation
             assert 1 <= attempt.eval_batch_size < before.eval_batch_size
         with pytest.raises(UserError, match=r"one row at a time: lower train.max_length"):
-            attempt.halved(processes=1)
+            attempt.halved(world_size=1)
 
     def test_other_failures_are_not_taken_for_it(
         self, tune: Tune, monkeypatch: pytest.MonkeyPatch
@@ -337,7 +329,7 @@ class TestMemory:
         def broken(*_: Any, **__: Any) -> Any:
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr("tasks.train.fine_tune.trainer_class", broken)
+        monkeypatch.setattr("tasks.train.fine_tune.FineTuneTrainer", broken)
         with pytest.raises(RuntimeError, match="a bug"):
             tune()
 

@@ -454,7 +454,7 @@ class TestCommand:
             capsys,
             self.arguments(data, out, encoder),
             str(data / "train.jsonl"),
-            "is not there",
+            "does not exist",
             "dev.jsonl",
         )
         write_data(data)
@@ -483,7 +483,7 @@ class TestCommand:
         assert not out.exists()
         out.mkdir(parents=True)
         write_data(data)
-        self.two(capsys, self.arguments(data, out, encoder), str(out), "there already")
+        self.two(capsys, self.arguments(data, out, encoder), str(out), "exists already")
 
     def test_a_stopped_run_goes_on_unless_its_data_changed(
         self, tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
