@@ -1,6 +1,9 @@
-"""The flow `tune`: search for better settings of the fine-tuning, judged on dev alone; every trial is a run in MLflow.
+"""The flow `tune`: search for better settings of the fine-tuning, scored on dev alone.
 
-reseed tune configs/bbc-news.yaml        the same command goes on after a kill, and beside other workers
+reseed tune configs/bbc-news.yaml
+
+The same command continues a search after a kill, also while other workers search. Every trial is a
+run in MLflow.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from mlflow.entities import Param
-from optuna import TrialPruned
-from optuna.trial import TrialState
+from optuna import Study, Trial, TrialPruned
+from optuna.trial import FrozenTrial, TrialState
 from prefect import flow
 from rich.console import Console
 from rich.markup import escape
@@ -30,121 +33,156 @@ from flows.steps import POLICIES, as_task
 from flows.tracking.run import Tracking
 from tasks import atomic
 from tasks.atomic import digest_of
-from tasks.dataset.training_rows import TrainingRows
+from tasks.figures import Figures
 from tasks.project.reader import load_project
-from tasks.references import digest_of_path
-from tasks.train.adaptation.adapt import AdaptResult
-from tasks.tune import search
+from tasks.tune.search import requeue_dead_trials, run_search
+from tasks.tune.space import (
+    as_overrides,
+    as_yaml,
+    queue_project_settings,
+    settings_of,
+    suggest_settings,
+)
+from tasks.tune.study import (
+    best_trial,
+    count_done,
+    open_study,
+    project_settings_trial,
+    report_score,
+)
 from tasks.tune.trial import (
     Pruned,
+    TrialData,
     TrialResult,
-    as_override,
-    encoder_of,
-    fragment,
-    question,
     run_trial,
-    turn,
+    study_question,
+    wait_for_lock,
 )
 
 P = ParamSpec("P")
 
 STORAGE = "RESEED_TUNE_STORAGE"  # a database URL, which may hold a password
+STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+
+
+class OwnScore(Figures):
+    """The dev F1 of the project's own settings."""
+
+    dev_f1_macro: float
+
+
+class BestTrial(OwnScore):
+    """The best trial's number, its dev F1, and its settings of `train`."""
+
+    trial: int
+    train: dict[str, Any]
+
+
+class TuneReport(Figures):
+    """The result of `reseed tune`; without a best trial it has no `file`, `yaml` and `set`.
+
+    `trials` are counts by state, `set` the best settings as options of `--set`.
+    """
+
+    project: str
+    study: str
+    trials: dict[str, int]
+    own: OwnScore | None
+    best: BestTrial | None
+    mlflow_run_id: str
+    file: str = ""
+    yaml: str = ""
+    set: list[str] | None = None
 
 
 @flow(name="tune", flow_run_name=flow_run_name, timeout_seconds=7 * 24 * 3600)
 def tune(config: str, overrides: list[str] | None = None, out: str | None = None) -> dict[str, Any]:
-    """The best settings found on dev, and the file with them as a piece of a project file."""
-    prepared = _prepare(config, overrides)
-    run, project = prepared.run, prepared.run.project
-    encoder = digest_of_path(encoder_of(project, prepared.adapted, workspace=run.workspace))
-    asked = question(project, rows=prepared.rows, splits=run.splits, encoder=encoder)
-    study = search.open_study(project, asked, workspace=run.workspace, url=os.environ.get(STORAGE))
-    say(f"study {study.study_name}: {search.done(study)} of {project.tune.trials} trials are done")
-    runs = _Runs.open(run, study)
-    for number in search.adopt_dead(study):
+    """Search, and write the best settings as a part of a project file. Returns a TuneReport as JSON."""
+    run, data = _prepare(config, overrides)
+    project, workspace = run.project, run.workspace
+    question = study_question(project, data, workspace=workspace)
+    study = open_study(project, question, workspace=workspace, url=os.environ.get(STORAGE))
+    say(f"study {study.study_name}: {count_done(study)} of {project.tune.trials} trials are done")
+    runs = _TrialRuns.open(run, study)
+    for number in requeue_dead_trials(study):
         runs.end(number, "KILLED")
-        say(f"  trial {number} was killed: it is tried again")
-    if not search.fill_queue(study, project):
-        say("  the project's own settings lie outside tune.space: they are not among the trials")
+        say(f"  trial {number} was killed: it is run again")
+    if not queue_project_settings(study, project):
+        say("  the project's own settings are outside tune.space: they are not among the trials")
     try:
-        _search(prepared, study, runs)
+        _search(run, data, study, runs)
     except BaseException as e:
         runs.log.close("FAILED" if isinstance(e, Exception) else "KILLED")
         raise
-    result = _result(run, study, runs, Path(out) if out else run.workspace.tuned(study.study_name))
+    report = _report(run, study, runs, Path(out) if out else workspace.tuned(study.study_name))
     runs.log.close("FINISHED")
-    return result
+    return report.model_dump(mode="json", exclude_unset=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """The rows that a retrain would train on before self-training, and the adapted encoder."""
+def _prepare(config: str, overrides: list[str] | None) -> tuple[RunContext, TrialData]:
+    """The run, and what a retrain would train on before self-training.
 
-    run: RunContext
-    rows: TrainingRows
-    adapted: AdaptResult | None
-
-
-def _prepare(config: str, overrides: list[str] | None) -> _Prepared:
-    """What every trial is trained on. Workers of one workspace prepare it in turn."""
+    The workers of a workspace prepare it one after the other.
+    """
     workspace = Settings.from_environment().workspace
     name = load_project(Path(config), overrides or []).name
-    with turn(workspace.lock(f"tune-{name}")), open_session(config, overrides) as session:
+    lock = workspace.lock(f"tune-{name}")
+    with wait_for_lock(lock), open_session(config, overrides) as session:
         run = session.run
         curated = fill_quota(run).curated
         adapted = adapt_encoder(run, curated)
         mixtures = mixtures_of(run, curated)
-        return _Prepared(run, mixtures[choose(run, mixtures, adapted)], adapted)
+        return run, TrialData(mixtures[choose(run, mixtures, adapted)], run.splits, adapted)
 
 
-def _search(prepared: _Prepared, study: Any, runs: _Runs) -> None:
-    run, project = prepared.run, prepared.run.project
-    began, limit = time.monotonic(), project.tune.timeout_seconds
+def _search(run: RunContext, data: TrialData, study: Study, runs: _TrialRuns) -> None:
+    project, limit = run.project, run.project.tune.timeout_seconds
+    began = time.monotonic()
 
-    def objective(attempt: Any) -> float:
-        settings = search.suggest(attempt, project)
-        run_id = runs.begin(attempt.number, settings)
-        say(f"trial {attempt.number}: {_line(settings)}")
+    def score(trial: Trial) -> float:
+        settings = suggest_settings(trial, project)
+        say(f"trial {trial.number}: {', '.join(f'{k} {v}' for k, v in settings.items())}")
+        return _score(run, data, trial, settings, runs)
 
-        def keep_going(epoch: int, f1: float, share: float) -> bool:
-            runs.log.client.log_metric(run_id, "dev.f1_macro", f1, step=epoch)
-            return search.worth_it(attempt, f1, share=share)
-
-        step = as_task(
-            _none_if_pruned(run_trial), POLICIES[run_trial], name=f"trial {attempt.number}"
-        )
-        result = step(
-            project,
-            settings,
-            rows=prepared.rows,
-            splits=run.splits,
-            adapted=prepared.adapted,
-            keep_going=keep_going,
-            workspace=run.workspace,
-        )
-        if result is None:
-            runs.end(attempt.number, "KILLED", state="pruned")
-            say("  pruned")
-            raise TrialPruned
-        runs.log.log_metrics(result.metrics(), run_id)
-        runs.end(attempt.number, "FINISHED", state="complete")
-        say(f"  dev F1 {result.dev_f1_macro:.4f}")
-        return result.dev_f1_macro
-
-    def failed(attempt: Any, error: BaseException) -> None:
-        say(f"  trial {attempt.number} failed: {error}")
-        runs.end(
-            attempt.number, "FAILED", state="failed", failure=f"{type(error).__name__}: {error}"
-        )
+    def on_failure(trial: Trial, error: Exception) -> None:
+        say(f"  trial {trial.number} failed: {error}")
+        failure = f"{type(error).__name__}: {error}"
+        runs.end(trial.number, "FAILED", state="failed", failure=failure)
 
     def in_time() -> bool:
         return limit is None or time.monotonic() - began < limit
 
-    search.search(study, project, objective, in_time=in_time, failed=failed)
+    run_search(study, project, score, in_time=in_time, on_failure=on_failure)
 
 
-def _none_if_pruned(function: Callable[P, TrialResult]) -> Callable[P, TrialResult | None]:
-    """`function`, which returns None for a pruned trial: an exception would be a failed task in Prefect."""
+def _score(
+    run: RunContext, data: TrialData, trial: Trial, settings: dict[str, Any], runs: _TrialRuns
+) -> float:
+    """Dev F1 of a training with these settings. Raises TrialPruned."""
+    run_id = runs.begin(trial.number, settings)
+
+    def keep_going(epoch: int, f1: float, share: float) -> bool:
+        runs.log.client.log_metric(run_id, "dev.f1_macro", f1, step=epoch)
+        return report_score(trial, f1, share=share)
+
+    step = as_task(none_if_pruned(run_trial), POLICIES[run_trial], name=f"trial {trial.number}")
+    result = step(run.project, settings, data, keep_going=keep_going, workspace=run.workspace)
+    if result is None:
+        runs.end(trial.number, "KILLED", state="pruned")
+        say("  pruned")
+        raise TrialPruned
+    runs.log.log_metrics(result.metrics(), run_id)
+    runs.end(trial.number, "FINISHED", state="complete")
+    say(f"  dev F1 {result.dev_f1_macro:.4f}")
+    return result.dev_f1_macro
+
+
+def none_if_pruned(function: Callable[P, TrialResult]) -> Callable[P, TrialResult | None]:
+    """`function`, returning None for a pruned trial: Prefect would show an exception as a failed task."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> TrialResult | None:
@@ -156,20 +194,17 @@ def _none_if_pruned(function: Callable[P, TrialResult]) -> Callable[P, TrialResu
     return run
 
 
-@dataclass
-class _Runs:
+@dataclass(frozen=True, slots=True)
+class _TrialRuns:
     """The search's run in MLflow, and one nested in it for each trial."""
 
     log: Tracking
     study: str
 
     @classmethod
-    def open(cls, run: RunContext, study: Any) -> _Runs:
-        params = {
-            k: v
-            for k, v in run.project.parameters().items()
-            if k.startswith(("tune.", "adapt.", "train."))
-        }
+    def open(cls, run: RunContext, study: Study) -> _TrialRuns:
+        sections = ("tune.", "adapt.", "train.")
+        params = {k: v for k, v in run.project.parameters().items() if k.startswith(sections)}
         log = Tracking.open(
             run.tracking.client,
             run.settings,
@@ -182,7 +217,7 @@ class _Runs:
         return cls(log, study.study_name)
 
     def begin(self, number: int, settings: dict[str, Any]) -> str:
-        """The id of the trial's run."""
+        """Create the trial's run; returns its id."""
         tags = {"mlflow.parentRunId": self.log.run_id, "reseed.trial": f"{self.study}/{number}"}
         run = self.log.client.create_run(
             self.log.experiment_id, run_name=f"trial {number}", tags=tags
@@ -193,61 +228,63 @@ class _Runs:
 
     def end(self, number: int, status: str, **tags: str) -> None:
         """Close the trial's run, where there is one."""
-        mine = f"tags.`reseed.trial` = '{self.study}/{number}'"
-        for run in self.log.client.search_runs([self.log.experiment_id], mine):
+        condition = f"tags.`reseed.trial` = '{self.study}/{number}'"
+        for run in self.log.client.search_runs([self.log.experiment_id], condition):
             for key, value in tags.items():
                 self.log.client.set_tag(run.info.run_id, key, value[:5000])
             self.log.client.set_terminated(run.info.run_id, status)
 
 
-def _result(run: RunContext, study: Any, runs: _Runs, out: Path) -> dict[str, Any]:
+def _report(run: RunContext, study: Study, runs: _TrialRuns, out: Path) -> TuneReport:
+    """The report; the best settings are written to `out` and logged to MLflow."""
     states = [t.state for t in study.get_trials(deepcopy=False)]
-    named = {
-        "complete": TrialState.COMPLETE,
-        "pruned": TrialState.PRUNED,
-        "failed": TrialState.FAIL,
-    }
-    own, best = search.own_settings(study), search.best(study)
-    result: dict[str, Any] = {
-        "project": run.project.name,
-        "study": study.study_name,
-        "trials": {name: states.count(state) for name, state in named.items()},
-        "own": {"dev_f1_macro": own.value} if own else None,
-        "best": None,
-        "mlflow_run_id": runs.log.run_id,
-    }
+    own, best = project_settings_trial(study), best_trial(study)
+    report = TuneReport(
+        project=run.project.name,
+        study=study.study_name,
+        trials={name: states.count(state) for name, state in STATES.items()},
+        own=OwnScore(dev_f1_macro=_f1(own)) if own else None,
+        best=None,
+        mlflow_run_id=runs.log.run_id,
+    )
     if best is None:
-        return result
-    settings = search.settings_of(best, run.project)
-    rows = run.splits.rows["dev"]
-    said = [
-        f"{study.study_name}, trial {best.number} of {len(states)}: dev F1 {best.value:.4f}"
-        + (f"; the project's own settings {own.value:.4f}" if own else ""),
-        f"the best of many on {rows} dev rows flatters itself: `reseed retrain` says what it is worth on the test set",
-    ]
-    text = fragment(settings, said)
+        return report
+    settings, scores = settings_of(best, run.project), {"dev.f1_macro.best": _f1(best)}
+    title = f"{study.study_name}, trial {best.number} of {len(states)}: dev F1 {_f1(best):.4f}"
+    if own:
+        title += f"; the project's own settings {_f1(own):.4f}"
+        scores["dev.f1_macro.own"] = _f1(own)
+    caution = (
+        f"the best of many trials on {run.splits.rows['dev']} dev rows is optimistic: `reseed retrain` "
+        f"measures it on the test set"
+    )
+    text = as_yaml(settings, [title, caution])
     atomic.write_bytes(out, text.encode())
     runs.log.client.log_artifact(runs.log.run_id, str(out))
-    runs.log.log_metrics(
-        {"dev.f1_macro.best": best.value} | ({"dev.f1_macro.own": own.value} if own else {})
+    runs.log.log_metrics(scores)
+    return report.model_copy(
+        update={
+            "best": BestTrial(trial=best.number, dev_f1_macro=_f1(best), train=settings),
+            "file": str(out),
+            "yaml": text,
+            "set": as_overrides(settings),
+        }
     )
-    result["best"] = {"trial": best.number, "dev_f1_macro": best.value, "train": settings}
-    return result | {"file": str(out), "yaml": text, "set": as_override(settings)}
 
 
-def _line(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in settings.items())
+def _f1(trial: FrozenTrial) -> float:
+    assert trial.value is not None, trial.number
+    return trial.value
 
 
-def show(result: dict[str, Any], console: Console) -> None:
-    """The outcome on a terminal: a piece of YAML to paste into the project file."""
-    counted = ", ".join(f"{n} {state}" for state, n in result["trials"].items())
-    console.print(escape(f"study {result['study']}: {counted}"))
-    if result["best"] is None:
-        console.print("no trial came to its end: give tune.timeout_seconds more time")
+def show_settings(result: dict[str, Any], console: Console) -> None:
+    """Print what `tune` returned: the best settings as YAML for the project file."""
+    report = TuneReport.model_validate(result)
+    counts = ", ".join(f"{n} {state}" for state, n in report.trials.items())
+    console.print(escape(f"study {report.study}: {counts}"))
+    if report.best is None:
+        console.print("no trial was completed: give tune.timeout_seconds more time")
         return
-    console.print(escape(result["yaml"]), end="", soft_wrap=True)
-    console.print(
-        escape(f"written to {result['file']}; or: --set {' --set '.join(result['set'])}"),
-        soft_wrap=True,
-    )
+    console.print(escape(report.yaml), end="", soft_wrap=True)
+    options = " --set ".join(report.set or [])
+    console.print(escape(f"written to {report.file}; or: --set {options}"), soft_wrap=True)

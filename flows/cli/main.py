@@ -126,7 +126,10 @@ def tune(config: Path, overrides: tuple[str, ...], out: Path | None, as_json: bo
         )
         from rich.console import Console
 
-        finish(found, lambda: flow.show(found, Console(width=None if sys.stdout.isatty() else 110)))
+        finish(
+            found,
+            lambda: flow.show_settings(found, Console(width=None if sys.stdout.isatty() else 110)),
+        )
 
 
 @commands.command()

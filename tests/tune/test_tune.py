@@ -19,15 +19,29 @@ from tasks import atomic
 from tasks.errors import UserError
 from tasks.project import Project, Train
 from tasks.project.reader import load_project
-from tasks.tune import search
+from tasks.tune.search import run_search
+from tasks.tune.space import (
+    as_overrides,
+    as_yaml,
+    queue_project_settings,
+    settings_of,
+    suggest_settings,
+)
+from tasks.tune.study import (
+    best_trial,
+    count_done,
+    open_study,
+    project_settings_trial,
+    report_score,
+    study_name,
+)
 from tasks.tune.trial import (
     Pruned,
+    TrialData,
     TrialResult,
-    as_override,
-    fragment,
-    question,
     run_trial,
     split_folds,
+    study_question,
     with_settings,
 )
 from tasks.workspace import Workspace
@@ -78,9 +92,7 @@ class Bench:
         return run_trial(
             p,
             settings,
-            rows=self.rows,
-            splits=self.splits,
-            adapted=None,
+            TrialData(self.rows, self.splits),
             keep_going=keep_going,
             workspace=self.workspace,
         )
@@ -223,18 +235,18 @@ class TestSpace:
             project(storage="postgresql://me:secret@host/reseed")
 
     def test_settings_that_do_not_go_together(self) -> None:
-        with pytest.raises(UserError, match="don't go together"):
+        with pytest.raises(UserError, match="contradict each other"):
             with_settings(Train(), {"epochs": 0})
 
 
 def study_of(p: Project, home: Path, about: str = "", url: str | None = None) -> Any:
-    return search.open_study(p, {"about": about}, workspace=Workspace(home), url=url)
+    return open_study(p, {"about": about}, workspace=Workspace(home), url=url)
 
 
 def found_all(
     study: Any, p: Project, objective: Any, failed: Any = lambda trial, error: None
 ) -> None:
-    search.search(study, p, objective, in_time=lambda: True, failed=failed)
+    run_search(study, p, objective, in_time=lambda: True, on_failure=failed)
 
 
 class TestSearch:
@@ -245,25 +257,23 @@ class TestSearch:
         def objective(trial: Any) -> float:
             import math
 
-            return 1 - (math.log10(search.suggest(trial, p)["learning_rate"]) + 4) ** 2 / 10
+            return 1 - (math.log10(suggest_settings(trial, p)["learning_rate"]) + 4) ** 2 / 10
 
         return objective
 
     def test_it_climbs_and_begins_with_the_own_settings(self, tmp_path: Path) -> None:
         p = project(trials=25, space=LEARNING_RATE)
         study = study_of(p, tmp_path)
-        assert search.fill_queue(study, p)
+        assert queue_project_settings(study, p)
         found_all(study, p, self.peak(p))
-        own, best = search.own_settings(study), search.best(study)
-        assert (
-            own.number == 0 and own.params == {"learning_rate": 3e-3} and search.done(study) == 25
-        )
+        own, best = project_settings_trial(study), best_trial(study)
+        assert own.number == 0 and own.params == {"learning_rate": 3e-3} and count_done(study) == 25
         assert (
             best is not None
             and best.value > own.value
             and 2e-5 < best.params["learning_rate"] < 5e-4
         )
-        shown = search.settings_of(best, p)["learning_rate"]
+        shown = settings_of(best, p)["learning_rate"]
         assert shown == float(f"{best.params['learning_rate']:.3g}")
 
     def test_equal_ones_leave_the_own_settings_best(self, tmp_path: Path) -> None:
@@ -272,28 +282,28 @@ class TestSearch:
         found_all(
             study,
             project(trials=1, space=LEARNING_RATE),
-            lambda t: float(bool(search.suggest(t, p))),
+            lambda t: float(bool(suggest_settings(t, p))),
         )
-        search.fill_queue(study, p)
-        found_all(study, p, lambda t: float(bool(search.suggest(t, p))))
-        best = search.best(study)
+        queue_project_settings(study, p)
+        found_all(study, p, lambda t: float(bool(suggest_settings(t, p))))
+        best = best_trial(study)
         assert (
             best is not None
             and best.number == 1
-            and search.settings_of(best, p) == {"learning_rate": 3e-3}
+            and settings_of(best, p) == {"learning_rate": 3e-3}
         )
 
     def test_own_settings_outside_the_space_are_left_out(self, tmp_path: Path) -> None:
         p = project(space={**FIXED, "learning_rate": [1e-5, 1e-4]})
-        assert not search.fill_queue(study_of(p, tmp_path), p)
+        assert not queue_project_settings(study_of(p, tmp_path), p)
         p = project(space={**FIXED, "learning_rate": None, "batch_size": [4, 16]})
-        assert not search.fill_queue(study_of(p, tmp_path), p)
+        assert not queue_project_settings(study_of(p, tmp_path), p)
 
     def test_a_failure_does_not_end_it_and_three_in_a_row_do(self, tmp_path: Path) -> None:
         p, failures = project(trials=6, space=LEARNING_RATE), []
 
         def now_and_then(trial: Any) -> float:
-            search.suggest(trial, p)
+            suggest_settings(trial, p)
             if trial.number % 3:
                 raise RuntimeError(f"trial {trial.number} is unlucky")
             return 0.5
@@ -301,7 +311,7 @@ class TestSearch:
         study = study_of(p, tmp_path)
         found_all(study, p, now_and_then, lambda trial, error: failures.append(str(error)))
         assert (
-            search.done(study) == 6 and len(failures) == 10 and failures[0] == "trial 1 is unlucky"
+            count_done(study) == 6 and len(failures) == 10 and failures[0] == "trial 1 is unlucky"
         )
 
         def never(trial: Any) -> float:
@@ -318,7 +328,7 @@ class TestSearch:
 
         def lagging(trial: Any) -> float:
             for epoch in range(1, 5):
-                if not search.worth_it(trial, 0.9 if trial.number < 6 else 0.1, share=epoch / 4):
+                if not report_score(trial, 0.9 if trial.number < 6 else 0.1, share=epoch / 4):
                     raise optuna.TrialPruned
             return 0.9 if trial.number < 6 else 0.1
 
@@ -329,7 +339,7 @@ class TestSearch:
             study = study_of(p, tmp_path, str(prune))
             found_all(study, p, lagging)
             states = Counter(t.state for t in study.trials)
-            assert states[TrialState.PRUNED] == (4 if prune else 0) and search.done(study) == 10
+            assert states[TrialState.PRUNED] == (4 if prune else 0) and count_done(study) == 10
 
     def test_a_long_trial_is_held_against_short_ones_at_the_same_share(
         self, tmp_path: Path
@@ -342,7 +352,7 @@ class TestSearch:
         def annealed(trial: Any) -> float:
             epochs, end = reached[trial.number]
             for epoch in range(1, epochs + 1):
-                if not search.worth_it(trial, end * (1 + epoch / epochs) / 2, share=epoch / epochs):
+                if not report_score(trial, end * (1 + epoch / epochs) / 2, share=epoch / epochs):
                     raise optuna.TrialPruned
             return end
 
@@ -362,7 +372,7 @@ class TestSearch:
         study, tried = study_of(p, tmp_path), []
 
         def interrupted(trial: Any) -> float:
-            tried.append(search.suggest(trial, p))
+            tried.append(suggest_settings(trial, p))
             if len(tried) == 2:
                 raise KeyboardInterrupt
             return 0.5
@@ -371,7 +381,7 @@ class TestSearch:
             found_all(study, p, interrupted)
         again = study_of(p, tmp_path)
         found_all(again, p, interrupted)
-        assert search.done(again) == 3 and len(tried) == 4 and tried[2] == tried[1]
+        assert count_done(again) == 3 and len(tried) == 4 and tried[2] == tried[1]
 
     def test_the_same_seed_draws_the_same_and_a_resumed_search_goes_on(
         self, tmp_path: Path
@@ -386,27 +396,32 @@ class TestSearch:
         assert whole == drawn(tmp_path / "b", [3, 8]) and len({str(t) for t in whole}) == 8
 
     def test_other_rows_are_another_study(self, tmp_path: Path) -> None:
-        p = project()
+        first, second = tmp_path / "first", tmp_path / "second"
+        for encoder in (first, second):
+            encoder.mkdir()
+            (encoder / "config.json").write_text(f'{{"name": "{encoder.name}"}}')
         a, b = curated_of(tmp_path, TRAINING), curated_of(tmp_path, TRAINING[1:])
         splits, other_splits = splits_of(tmp_path, dev=DEV), splits_of(tmp_path, dev=DEV[1:])
-        asked = question(p, rows=a, splits=splits, encoder="e")
-        assert asked == question(
-            project(trials=99, timeout_seconds=5), rows=a, splits=splits, encoder="e"
-        )
-        others = [
-            question(p, rows=b, splits=splits, encoder="e"),
-            question(p, rows=a, splits=splits, encoder="f"),
+
+        def question(p: Project, *data: Any) -> dict[str, Any]:
+            return study_question(p, TrialData(*data), workspace=Workspace(tmp_path))
+
+        question_of_project = question(project(first), a, splits)
+        more_trials = project(first, trials=99, timeout_seconds=5)
+        assert question_of_project == question(more_trials, a, splits)
+        questions = [
+            question_of_project,
+            question(project(first), b, splits),
+            question(project(first), a, other_splits),
+            question(project(second), a, splits),
+            question(project(first, train={"max_length": 16}), a, splits),
         ]
-        others.append(question(p, rows=a, splits=other_splits, encoder="e"))
-        others.append(
-            question(project(train={"max_length": 16}), rows=a, splits=splits, encoder="e")
-        )
-        assert len({search.study_name(p, q) for q in [asked, *others]}) == 5
+        assert len({study_name(project(), q) for q in questions}) == 5
 
     @pytest.mark.parametrize(
         ("url", "why"),
         [
-            ("nonsense://host/db", "no database URL"),
+            ("nonsense://host/db", "no usable database URL"),
             ("sqlite:////nowhere/at/all.db", "can't be reached"),
         ],
     )
@@ -418,18 +433,20 @@ class TestSearch:
 WORKER = """
 import sys, time
 from pathlib import Path
-from tasks.tune import search
+from tasks.tune.search import requeue_dead_trials, run_search
+from tasks.tune.space import suggest_settings
+from tasks.tune.study import open_study
 from tasks.workspace import Workspace
 from tests.tune.test_tune import LEARNING_RATE, project
 p = project(trials=int(sys.argv[2]), space=LEARNING_RATE)
-study = search.open_study(p, {"about": "shared"}, workspace=Workspace(Path(sys.argv[1])), url=None)
-search.adopt_dead(study)
+study = open_study(p, {"about": "shared"}, workspace=Workspace(Path(sys.argv[1])), url=None)
+requeue_dead_trials(study)
 def objective(trial):
-    search.suggest(trial, p)
+    suggest_settings(trial, p)
     print("begun", trial.number, flush=True)
     time.sleep(float(sys.argv[3]))
     return 0.5
-search.search(study, p, objective, in_time=lambda: True, failed=lambda t, e: print(e))
+run_search(study, p, objective, in_time=lambda: True, on_failure=lambda t, e: print(e))
 """
 
 
@@ -462,14 +479,14 @@ def test_a_killed_worker_s_trial_is_tried_again_and_two_workers_share(tmp_path: 
 
 def test_the_fragment_is_yaml_that_the_project_file_takes(tmp_path: Path, encoder: Path) -> None:
     settings = {"learning_rate": 7.1e-05, "epochs": 5, "precision": "fp32"}
-    text = fragment(settings, ["one", "two"])
+    text = as_yaml(settings, ["one", "two"])
     assert text.startswith("# one\n# two\ntrain:\n")
     path = tmp_path / "toy.yaml"
     base = {"name": "toy", "labels": toy.LABELS, "data": {"pool": "rows.csv"}}
     path.write_text(yaml.safe_dump(base) + text)
     for found in (
         load_project(path),
-        load_project(_without_train(path, base), as_override(settings)),
+        load_project(_without_train(path, base), as_overrides(settings)),
     ):
         assert (found.train.learning_rate, found.train.epochs, found.train.precision) == (
             7.1e-05,
@@ -479,13 +496,13 @@ def test_the_fragment_is_yaml_that_the_project_file_takes(tmp_path: Path, encode
 
 
 def test_a_pruned_trial_is_no_failed_task_and_shows_its_progress() -> None:
-    from flows.tune import _none_if_pruned
+    from flows.tune import none_if_pruned
 
     def pruned() -> TrialResult:
         raise Pruned
 
-    assert _none_if_pruned(pruned)() is None
-    assert "progress" in inspect.signature(_none_if_pruned(run_trial)).parameters, (
+    assert none_if_pruned(pruned)() is None
+    assert "progress" in inspect.signature(none_if_pruned(run_trial)).parameters, (
         "what flows/steps.py asks for"
     )
 
