@@ -1,8 +1,8 @@
-"""The page on which a person decides about doubtful rows, by keyboard, on loopback alone.
+"""The server of the review page, for one person on this machine.
 
-Three things keep others out: the server listens on 127.0.0.1, a random token is part of every address below it, and
-requests that name another host or come from another site are refused. Every text shown is untrusted: it goes to the
-browser as text, never as HTML, and the page may load nothing from elsewhere.
+It listens on 127.0.0.1, a random token is part of every address, and requests that name another host
+or come from another site are refused. Every text on the page is untrusted: it is sent as text, never
+as HTML, and the page may load nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -14,19 +14,15 @@ import tempfile
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.review.session import ReviewSession, print_address
+from flows.review.session import ReviewPage, ReviewSession
 from flows.review.state import ReviewState
 
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-
-
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 HEADERS = {
     b"content-security-policy": POLICY.encode(),
@@ -37,46 +33,40 @@ HEADERS = {
 
 
 class SameOriginGuard:
-    """ASGI middleware: only requests to this very address, and from no other site, go through."""
+    """ASGI middleware that refuses requests to another host or from another site."""
 
     def __init__(self, app: Any, *, port: int) -> None:
         self.app = app
         self._hosts = {f"127.0.0.1:{port}".encode(), f"localhost:{port}".encode()}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan" or self._is_ours(dict(scope["headers"])):
+        """Pass the request on, or refuse it with status 403."""
+        if scope["type"] == "lifespan" or self._is_same_origin(dict(scope["headers"])):
             await self.app(scope, receive, _with_headers(scope, send))
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": 403,
-                    "headers": [(b"content-type", b"text/plain")],
-                }
-            )
-            await send(
-                {"type": "http.response.body", "body": b"this page answers only its own address"}
-            )
+            headers = [(b"content-type", b"text/plain")]
+            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            await send({"type": "http.response.body", "body": b"this is not the page's address"})
 
-    def _is_ours(self, headers: dict[bytes, bytes]) -> bool:
+    def _is_same_origin(self, headers: dict[bytes, bytes]) -> bool:
         host, origin = headers.get(b"host", b""), headers.get(b"origin")
         return host in self._hosts and (origin is None or origin == b"http://" + host)
 
 
 def _with_headers(scope: Any, send: Any) -> Any:
-    async def sending(message: Any) -> None:
+    async def send_with_headers(message: Any) -> None:
         if scope["type"] == "http" and message["type"] == "http.response.start":
             kept = [(k, v) for k, v in message["headers"] if k.lower() not in HEADERS]
             message = {**message, "headers": [*kept, *HEADERS.items()]}
         await send(message)
 
-    return sending
+    return send_with_headers
 
 
-def create_review_app(session: ReviewSession, *, token: str, port: int) -> FastAPI:
-    """The app, below `/TOKEN/`; any other address is not found."""
+def create_review_app(session: ReviewSession, *, token: str, port: int) -> Any:
+    """The FastAPI app, below `/TOKEN/`; any other address is not found."""
     from fastapi import FastAPI
     from nicegui import ui
 
@@ -88,19 +78,19 @@ def create_review_app(session: ReviewSession, *, token: str, port: int) -> FastA
 
         View(ReviewState(session)).build()
 
-    ui.run_with(
-        app,
-        mount_path=f"/{token}",
-        tailwind=False,
-        show_welcome_message=False,
-        reconnect_timeout=10,
-    )
+    options = {"tailwind": False, "show_welcome_message": False, "reconnect_timeout": 10}
+    ui.run_with(app, mount_path=f"/{token}", **options)
     app.add_middleware(SameOriginGuard, port=port)
     return app
 
 
-def serve(session: ReviewSession, *, port: int, show: bool, ready: Callable[[str], None]) -> None:
-    """Serve the page until Ctrl-C; `ready` gets its address. Raises UserError when the port is taken."""
+def serve_review(
+    session: ReviewSession, *, port: int, open_browser: bool, ready: Callable[[ReviewPage], None]
+) -> None:
+    """Serve the page until Ctrl-C; `ready` is called with its address.
+
+    Raises UserError where the port is taken.
+    """
     import uvicorn
 
     from flows.serving.api import bind_port
@@ -109,39 +99,20 @@ def serve(session: ReviewSession, *, port: int, show: bool, ready: Callable[[str
     with bind_port("127.0.0.1", port, "give --port another, or 0 for a free one") as s:
         port = s.getsockname()[1]
         address = f"http://127.0.0.1:{port}/{token}/"
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_review_app(session, token=token, port=port),
-                log_level="warning",
-                access_log=False,
-            )
-        )
-        s.listen(128)  # a browser that is faster than the server's start waits, and is not refused
-        ready(address)
+        app = create_review_app(session, token=token, port=port)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        s.listen(128)  # a browser that is faster than the server waits instead of being refused
+        ready(ReviewPage(**dict(session.status()), address=address))
         with tempfile.TemporaryDirectory(prefix="reseed-review-") as folder:
-            if show:
+            if open_browser:
                 _open(address, Path(folder) / "open.html")
             server.run(sockets=[s])
 
 
 def _open(address: str, page: Path) -> None:
-    """Open the address through a file that only this user can read: a command line would show the token to others."""
+    """Open the address through a file of this user: a command line would show others the token."""
     fd = os.open(page, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as f:
-        f.write(
-            f'<!doctype html><meta http-equiv="refresh" content="0; url={html.escape(address)}">'
-        )
+        refresh = f"0; url={html.escape(address)}"
+        f.write(f'<!doctype html><meta http-equiv="refresh" content="{refresh}">')
     webbrowser.open(page.as_uri())
-
-
-def run(session: ReviewSession, *, port: int, show: bool, announce: Callable[..., None]) -> None:
-    """Serve the page on loopback until Ctrl-C, and open it in the browser where `show`."""
-
-    def ready(address: str) -> None:
-        status = session.status()
-        announce(
-            {**status.model_dump(), "address": address},
-            lambda: print_address(status.model_dump(), address),
-        )
-
-    serve(session, port=port, show=show, ready=ready)

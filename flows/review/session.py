@@ -1,10 +1,9 @@
-"""A person's look at doubtful rows: where they come from, the page, the files, and the pause of a retrain that waits for it."""
+"""A person's review of doubtful rows: the rows, the files, and a retrain that waits for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 from prefect.input import RunInput
@@ -13,7 +12,7 @@ from flows.context import RunContext
 from flows.progress import say
 from flows.registry.admin import acting_person
 from flows.settings import Settings
-from tasks.decisions import Decision, Decisions
+from tasks.decisions import Decisions
 from tasks.errors import UserError, suggestion
 from tasks.figures import Figures
 from tasks.project import Project
@@ -24,92 +23,109 @@ from tasks.review.queue import count_decided, doubtful_or_decided, rank_doubtful
 from tasks.review.ranked_row import RankedRow
 from tasks.workspace import RetrainData, Workspace
 
-WAIT_SECONDS = 30 * 24 * 3600  # a suspended flow run fails after them
+WAIT_SECONDS = 30 * 24 * 3600  # then a suspended flow run fails
 
 
 class ReviewAnswer(RunInput):
-    """What a person answers to a suspended retrain."""
+    """What a person answers to a retrain that waits for the review."""
 
     by: str = ""
-    go_on_without: bool = False
+    continue_without: bool = False
 
 
 class ReviewStatus(Figures):
-    """Rows in the queue, reviewed and waiting, and how many more `review.required_rows` asks for."""
+    """Rows in the queue, reviewed and pending; `missing` rows are still required."""
 
     project: str
     queue: int
-    looked_at: int
-    waiting: int
+    reviewed: int
+    pending: int
     required: int
     missing: int
     decisions: str
 
 
+class ExportedRows(ReviewStatus):
+    """The status, and the file with the pending rows."""
+
+    exported: int
+    out: str
+
+
+class ImportedDecisions(ReviewStatus):
+    """The status, and the number of decisions that were read from a file."""
+
+    imported: int
+
+
+class ReviewPage(ReviewStatus):
+    """The status, and the address of the review page."""
+
+    address: str
+
+
 @dataclass(frozen=True)
 class ReviewSession:
-    """One project's ranked rows and its decisions, as a person sits down to look."""
+    """A project's ranked rows, and the decisions about them."""
 
     project: Project
     ranked: list[RankedRow]
-    decided: Decisions
+    decisions: Decisions
     splits: Path
 
     @property
     def rows(self) -> dict[str, Record]:
+        """The ranked rows by id."""
         return {d.id: d.record for d in self.ranked}
 
     def queue(self) -> list[RankedRow]:
-        """The doubtful rows and the decided ones, by rank."""
-        return doubtful_or_decided(self.ranked, self.decided.current())
+        """The doubtful and the decided rows, by rank."""
+        return doubtful_or_decided(self.ranked, self.decisions.current())
 
     def status(self) -> ReviewStatus:
-        """How far the review is."""
-        current = self.decided.current()
-        rows = doubtful_or_decided(self.ranked, current)
-        seen = count_decided(rows, current)
+        """How many rows are reviewed."""
+        queue = self.queue()
+        reviewed = count_decided(queue, self.decisions.current())
         required = self.project.review.required_rows
         return ReviewStatus(
             project=self.project.name,
-            queue=len(rows),
-            looked_at=seen,
-            waiting=len(rows) - seen,
+            queue=len(queue),
+            reviewed=reviewed,
+            pending=len(queue) - reviewed,
             required=required,
-            missing=max(0, min(required, len(rows)) - seen),
-            decisions=str(self.decided.path),
+            missing=max(0, min(required, len(queue)) - reviewed),
+            decisions=str(self.decisions.path),
         )
 
 
 def open_review(
     settings: Settings,
-    given: str,
+    config_or_name: str,
     *,
     by: str | None = None,
     curated: Path | None = None,
     splits: Path | None = None,
 ) -> ReviewSession:
-    """The review of a project file or of the name of a project that was retrained here.
+    """The review of a project file, or of a project that was retrained here.
 
-    Raises UserError when there is no such project, or nothing was curated yet.
+    Raises UserError where there is no such project, or nothing is curated yet.
     """
     if (curated is None) != (splits is None):
-        raise UserError(
-            "give --curated and --splits together: the rows of one, and the dev rows that belong to them"
-        )
+        raise UserError("--curated and --splits belong together: give both, or neither")
     workspace = settings.workspace
-    config = _config(workspace, given)
+    config = _find_config(workspace, config_or_name)
     project = load_project(config)
     if curated is not None and splits is not None:
         data = RetrainData(config=config, curated=curated, splits=splits)
     else:
         data = require_last_retrain(workspace, project)
-    for directory, need in ((data.curated, "kept.jsonl"), (data.splits, "dev.jsonl")):
-        if not (directory / need).exists():
+    for directory, file in ((data.curated, "kept.jsonl"), (data.splits, "dev.jsonl")):
+        if not (directory / file).exists():
             raise UserError(
-                f"{directory} has no {need}: give the directories of a curate stage and of its splits"
+                f"{directory} has no {file}: give the directories of a curate stage and its splits"
             )
-    decided = Decisions(workspace.decisions(project.name), by=acting_person(by))
-    return ReviewSession(project, _rank(project, data, workspace), decided, data.splits)
+    decisions = Decisions(workspace.decisions(project.name), by=acting_person(by))
+    return ReviewSession(project, _rank(project, data, workspace), decisions, data.splits)
 
 
 def require_last_retrain(workspace: Workspace, project: Project) -> RetrainData:
@@ -117,24 +133,25 @@ def require_last_retrain(workspace: Workspace, project: Project) -> RetrainData:
     data = workspace.last_retrain(project.name)
     if data is None:
         raise UserError(
-            f"nothing of {project.name!r} was curated in {workspace.home} yet: run `reseed retrain` first, or give "
-            f"--curated"
+            f"no rows of {project.name!r} are curated in {workspace.home} yet: run `reseed retrain` "
+            "first, or give --curated"
         )
     for directory in (data.curated, data.splits):
         if not directory.exists():
             raise UserError(
-                f"{directory}, of the last retrain, is gone: run `reseed retrain` again, which rebuilds it"
+                f"{directory}, of the last retrain, does not exist any more: run `reseed retrain`, "
+                "which rebuilds it"
             )
     return data
 
 
 def wait_for_review(run: RunContext, data: RetrainData) -> int:
-    """How many doubtful rows were reviewed, once they are as many as `review.required_rows` asks for.
+    """The number of reviewed rows, once it reaches `review.required_rows` or all doubtful rows.
 
-    Where fewer are doubtful, all of them are enough. In a run of a deployment the flow is suspended until somebody
-    resumes it with a Looked, and again while too few were reviewed; its process ends meanwhile, and the run starts
-    again from the beginning, where finished stages are found. Elsewhere it raises UserError. Call it in the flow itself:
-    a task cannot suspend.
+    A run of a deployment is suspended until somebody resumes it with a ReviewAnswer, again and again
+    while rows are missing; its process ends meanwhile, and the resumed run starts from the beginning,
+    where finished stages are found. Without a deployment, raises UserError. Call it in the flow: a
+    task cannot suspend.
     """
     from prefect import suspend_flow_run
     from prefect.runtime import deployment
@@ -142,85 +159,86 @@ def wait_for_review(run: RunContext, data: RetrainData) -> int:
     project, workspace = run.project, run.workspace
     if not project.review.required_rows:
         return 0
-    decided = Decisions(workspace.decisions(project.name), by="retrain")
-    session = ReviewSession(project, _rank(project, data, workspace), decided, data.splits)
-    asked = 0
+    decisions = Decisions(workspace.decisions(project.name), by="retrain")
+    session = ReviewSession(project, _rank(project, data, workspace), decisions, data.splits)
+    pauses = 0
     while (status := session.status()).missing:
-        seen, needed = status.looked_at, status.looked_at + status.missing
-        message = f"{needed} rows must be reviewed (review.required_rows), {seen} are: run `reseed review {project.name}`"
+        reviewed, needed = status.reviewed, status.reviewed + status.missing
+        message = (
+            f"{needed} rows must be reviewed (review.required_rows), {reviewed} are: run "
+            f"`reseed review {project.name}`"
+        )
         if deployment.id is None:
             raise UserError(f"{message}, then this command again")
         say(f"{message}, then resume this flow run")
-        # the key is stable: a pause that was resumed gives its answer at once when the run starts again
+        # the key is stable: when the run starts again, a resumed pause returns its answer at once
         answer = suspend_flow_run(
             wait_for_input=ReviewAnswer.with_initial_data(description=f"{message}, then resume."),
-            key=f"review-{asked}",
+            key=f"review-{pauses}",
             timeout=WAIT_SECONDS,
         )
-        if answer.go_on_without:
-            say(f"{answer.by or 'somebody'} continues with {seen} of {needed} rows reviewed")
+        if answer.continue_without:
+            say(f"{answer.by or 'somebody'} continues with {reviewed} of {needed} rows reviewed")
             break
-        asked += 1
-    return status.looked_at
+        pauses += 1
+    return status.reviewed
 
 
 def _rank(project: Project, data: RetrainData, workspace: Workspace) -> list[RankedRow]:
     def progress(done: int, total: int, note: str) -> None:
         if done == 0:
-            say("the rows are being ranked, which takes a minute the first time")
+            say("ranking the rows, which takes a minute the first time")
 
     return rank_doubtful(project, data, workspace=workspace, progress=progress).read()
 
 
-def _config(workspace: Workspace, given: str) -> Path:
-    """The project file of a path or of a name."""
-    if given.endswith((".yaml", ".yml")) or Path(given).is_file():
-        return Path(given)
+def _find_config(workspace: Workspace, config_or_name: str) -> Path:
+    path = Path(config_or_name)
+    if path.suffix in {".yaml", ".yml"} or path.is_file():
+        return path
     known = workspace.retrained_projects()
-    data = workspace.last_retrain(given) if given in known else None
+    data = workspace.last_retrain(config_or_name) if config_or_name in known else None
     if data is None:
         raise UserError(
-            f"no project {given!r} was retrained in {workspace.home}{suggestion(given, known)}: give its project file, "
-            f"such as configs/{given}.yaml"
+            f"no project {config_or_name!r} was retrained in {workspace.home}"
+            f"{suggestion(config_or_name, known)}: give its project file, such as "
+            f"configs/{config_or_name}.yaml"
         )
     return data.config
 
 
-def export_rows(session: ReviewSession, out: Path) -> dict[str, Any]:
-    """Write the rows that wait to a CSV or JSONL file."""
-    current = session.decided.current()
-    rows = [d for d in session.queue() if d.id not in current]
+def export_rows(session: ReviewSession, out: Path) -> ExportedRows:
+    """Write the pending rows to a CSV or JSONL file."""
+    decided = session.decisions.current()
+    rows = [d for d in session.queue() if d.id not in decided]
     table.export_queue(out, rows)
-    return {**session.status().model_dump(), "exported": len(rows), "out": str(out)}
+    return ExportedRows(**dict(session.status()), exported=len(rows), out=str(out))
 
 
-def import_decisions(session: ReviewSession, source: Path) -> dict[str, Any]:
-    """Read the decisions written into an exported file, or into a copy of the list of what to label first."""
+def import_decisions(session: ReviewSession, source: Path) -> ImportedDecisions:
+    """Read the decisions from an exported file, or from a copy of the list of what to label first."""
     project = session.project
-    wanted = table.ids_in_file(source) - session.rows.keys()
-    unlabelled = iter_records(session.splits / "unlabelled.jsonl") if wanted else ()
-    rows = session.rows | {r.id: r for r in unlabelled if r.id in wanted}
+    unknown = table.ids_in_file(source) - session.rows.keys()
+    unlabelled = iter_records(session.splits / "unlabelled.jsonl") if unknown else ()
+    rows = session.rows | {r.id: r for r in unlabelled if r.id in unknown}
     separator = (project.data.label_separator or "|") if project.multi_label else None
-    made: list[Decision] = table.import_decisions(
-        source, rows, project.label_names, session.decided, separator=separator
+    decisions = table.import_decisions(
+        source, rows, project.label_names, session.decisions, separator=separator
     )
-    return {**session.status().model_dump(), "imported": len(made)}
+    return ImportedDecisions(**dict(session.status()), imported=len(decisions))
 
 
-def show_review(result: dict[str, Any]) -> None:
-    """The status, and what was done, in two lines."""
-    if "exported" in result:
+def show_review(status: ReviewStatus) -> None:
+    """Print what was exported or imported, the status, and the address of the page."""
+    if isinstance(status, ExportedRows):
         click.echo(
-            f"{result['exported']} rows written to {result['out']}; fill in `decision`, then --import it"
+            f"{status.exported} rows written to {status.out}; fill in `decision`, then --import it"
         )
-    if "imported" in result:
-        click.echo(f"{result['imported']} decisions imported")
-    asked = f"; review.required_rows asks for {result['missing']} more" if result["missing"] else ""
+    if isinstance(status, ImportedDecisions):
+        click.echo(f"{status.imported} decisions imported")
+    missing = f"; review.required_rows requires {status.missing} more" if status.missing else ""
     click.echo(
-        f"{result['project']}: {result['looked_at']} rows looked at, {result['waiting']} wait{asked}"
+        f"{status.project}: {status.reviewed} rows reviewed, {status.pending} pending{missing}"
     )
-
-
-def print_address(status: dict[str, Any], address: str) -> None:
-    show_review(status)
-    click.echo(f"the page is at {address}  (this machine only; Ctrl-C ends it)")
+    if isinstance(status, ReviewPage):
+        click.echo(f"the page is at {status.address}  (this machine only; Ctrl-C ends it)")

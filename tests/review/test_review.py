@@ -535,25 +535,25 @@ def test_the_command_exports_imports_and_says_how_far_one_is(
     at = ("review", where.config, "--curated", where.curated, "--splits", where.splits)
     code, out, err = reseed(*at, "--status", "--json")
     start = last_json(out)
-    assert code == 0 and start["looked_at"] == 0 and start["waiting"] == start["queue"] >= 5, err
+    assert code == 0 and start["reviewed"] == 0 and start["pending"] == start["queue"] >= 5, err
     code, out, err = reseed(*at, "--export", tmp_path / "q.jsonl", "--json")
     assert code == 0 and last_json(out)["exported"] == start["queue"], err
     cells = [json.loads(line) for line in (tmp_path / "q.jsonl").read_text().splitlines()]
     cells[0]["decision"], cells[1]["decision"] = "accept", "reject"
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(c) + "\n" for c in cells))
     code, out, err = reseed(*at, "--import", tmp_path / "q.jsonl", "--by", "Ana", "--json")
-    assert code == 0 and (last_json(out)["imported"], last_json(out)["waiting"]) == (
+    assert code == 0 and (last_json(out)["imported"], last_json(out)["pending"]) == (
         2,
         start["queue"] - 2,
     ), err
     found = current_decisions(Workspace(home).decisions("toy"))
     assert {d.by for d in found.values()} == {"Ana"} and set(found) == {c["id"] for c in cells[:2]}
     code, out, err = reseed(*at, "--export", tmp_path / "rest.csv")
-    assert code == 0 and f"{start['queue'] - 2} rows written" in out and "2 rows looked at" in out
+    assert code == 0 and f"{start['queue'] - 2} rows written" in out and "2 rows reviewed" in out
     code, out, err = reseed(*at, "--import", tmp_path / "q.csv")
     assert code == 2 and "does not exist" in err and len(err.strip().splitlines()) == 1
     code, out, err = reseed(*at[:4], "--status")
-    assert code == 2 and "--curated and --splits together" in err
+    assert code == 2 and "--curated and --splits belong together" in err
     code, out, err = reseed(*at, "--status", "--by", " ")
     assert code == 2 and "--by" in err
 
@@ -564,7 +564,7 @@ def test_a_name_finds_what_its_last_retrain_curated(
     code, _, err = reseed("review", "toy", "--status")
     assert code == 2 and "no project 'toy' was retrained" in err and "configs/toy.yaml" in err
     code, _, err = reseed("review", where.config, "--status")
-    assert code == 2 and "nothing of 'toy' was curated" in err
+    assert code == 2 and "no rows of 'toy' are curated" in err
     Workspace(home).note_last_retrain("toy", where.data)
     code, out, err = reseed("review", "toy", "--status", "--json")
     assert code == 0 and last_json(out)["project"] == "toy", err
@@ -671,7 +671,8 @@ def test_a_deployments_run_is_suspended_until_a_person_reviewed(
                 "review-0"
             )
             assert (
-                run.resume(go_on_without="perhaps") == "REJECT" and run.state["name"] == "Suspended"
+                run.resume(continue_without="perhaps") == "REJECT"
+                and run.state["name"] == "Suspended"
             ), "typed input"
             decided.decide([rows[0].record], "accept")
             assert run.resume(by="ana") == "ACCEPT"  # too early: one of two
@@ -687,5 +688,5 @@ def test_a_deployments_run_is_suspended_until_a_person_reviewed(
             run = Run.started(api, "waits/toy", parameters)
             run.reaches("Suspended")
             assert "1 are" in run.question("review-0")
-            assert run.resume(by="ana", go_on_without=True) == "ACCEPT"
+            assert run.resume(by="ana", continue_without=True) == "ACCEPT"
             run.reaches("Completed")

@@ -396,7 +396,7 @@ def test_nothing_was_curated_yet(data: Data, config: Path, reseed: Command) -> N
     assert status == 2 and "run `reseed retrain`" in err
     note(data, curated=data.home / "gone")
     status, _, err = reseed("curate", config, "--explain", "x")
-    assert status == 2 and "is gone" in err
+    assert status == 2 and "does not exist any more" in err
 
 
 def test_no_use_of_the_test_set_is_counted(data: Data, config: Path, reseed: Command) -> None:

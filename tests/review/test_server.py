@@ -35,92 +35,96 @@ def where(tmp_path_factory: pytest.TempPathFactory, encoder: Path) -> Place:
     return place(tmp_path_factory.mktemp("review"), encoder, required=4)
 
 
-# --- the desk, without a browser
+# --- the state, without a browser
 
 
 @pytest.fixture
-def desk(where: Place, encoder: Path, tmp_path: Path) -> ReviewState:
+def state(where: Place, encoder: Path, tmp_path: Path) -> ReviewState:
     rows = rank_rows(where.project, where.data, encoder=encoder)
     return ReviewState(
         ReviewSession(where.project, rows, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits)
     )
 
 
-def test_a_key_pressed_at_a_page_that_changed_since_decides_nothing(desk: ReviewState) -> None:
-    first = desk.row
+def test_a_key_pressed_at_a_page_that_changed_since_decides_nothing(state: ReviewState) -> None:
+    first = state.row
     assert first is not None
-    desk.press("a", 0)
-    desk.press("a", 0)  # pressed before the next row was seen
-    assert set(desk.session.decided.current()) == {first.id} and desk.row is not first
-    desk.press("j", 0)  # moving decides nothing, so it may be fast
-    assert desk.at == 2
+    state.press("a", 0)
+    state.press("a", 0)  # pressed before the next row was seen
+    assert set(state.session.decisions.current()) == {first.id} and state.row is not first
+    state.press("j", 0)  # moving decides nothing, so it may be fast
+    assert state.index == 2
     for key in ("q", "", "0", "9", "٣", "Enter", "Escape", "<script>"):
-        desk.press(key, desk.version)
-    assert desk.at == 2 and len(desk.session.decided.current()) == 1
+        state.press(key, state.version)
+    assert state.index == 2 and len(state.session.decisions.current()) == 1
 
 
-def test_a_decision_from_another_page_is_seen_by_this_one(desk: ReviewState) -> None:
-    other = ReviewState(desk.session)
+def test_a_decision_from_another_page_is_seen_by_this_one(state: ReviewState) -> None:
+    other = ReviewState(state.session)
     other.press("r", 0)
-    assert other.at == 1 and desk.at == 0
-    desk.press("j", 0)
-    assert len(desk.current) == 1
-    desk.press("u", desk.version)
-    assert desk.session.decided.current() == {} and desk.at == 0
+    assert other.index == 1 and state.index == 0
+    state.press("j", 0)
+    assert len(state.decided) == 1
+    state.press("u", state.version)
+    assert state.session.decisions.current() == {} and state.index == 0
 
 
-def test_the_like_are_listed_before_they_are_decided(desk: ReviewState) -> None:
-    desk.at = next(i for i, d in enumerate(desk.queue) if d.like)
-    row = desk.queue[desk.at]
-    desk.press("l", 0)
-    assert desk.like is not None
-    listed = [d.id for d in desk.like.rows]
+def test_the_like_are_listed_before_they_are_decided(state: ReviewState) -> None:
+    state.index = next(i for i, d in enumerate(state.queue) if d.like)
+    row = state.queue[state.index]
+    state.press("l", 0)
+    assert state.similar is not None
+    listed = [d.id for d in state.similar.rows]
     assert listed == [row.id, *(i for i, _ in row.like)] and len(set(listed)) == len(listed)
-    desk.press("Enter", 1)
-    assert desk.like is not None and not desk.session.decided.current(), "nothing was chosen yet"
-    desk.press("2", desk.version)
-    assert not desk.session.decided.current()
-    desk.press("Escape", desk.version)
-    assert desk.like is None and not desk.session.decided.current()
+    state.press("Enter", 1)
+    assert state.similar is not None and not state.session.decisions.current(), (
+        "nothing was chosen yet"
+    )
+    state.press("2", state.version)
+    assert not state.session.decisions.current()
+    state.press("Escape", state.version)
+    assert state.similar is None and not state.session.decisions.current()
     for key in ("l", "2", "Enter"):
-        desk.press(key, desk.version)
-    assert {d.id: d.label_after for d in desk.current.values()} == dict.fromkeys(listed, "fruit")
-    desk.press("u", desk.version)
-    assert desk.current == {}
+        state.press(key, state.version)
+    assert {d.id: d.label_after for d in state.decided.values()} == dict.fromkeys(listed, "fruit")
+    state.press("u", state.version)
+    assert state.decided == {}
 
 
-def test_a_row_that_nothing_is_like_is_asked_about_too(desk: ReviewState) -> None:
-    desk.at = next(i for i, d in enumerate(desk.queue) if not d.like)
-    desk.press("l", desk.version)
-    desk.press("2", desk.version)
-    assert desk.like is not None and len(desk.like.rows) == 1 and not desk.session.decided.current()
-    desk.press("Enter", desk.version)
-    assert len(desk.session.decided.current()) == 1
+def test_a_row_that_nothing_is_like_is_asked_about_too(state: ReviewState) -> None:
+    state.index = next(i for i, d in enumerate(state.queue) if not d.like)
+    state.press("l", state.version)
+    state.press("2", state.version)
+    assert (
+        state.similar is not None
+        and len(state.similar.rows) == 1
+        and not state.session.decisions.current()
+    )
+    state.press("Enter", state.version)
+    assert len(state.session.decisions.current()) == 1
 
 
-def test_history_tells_origin_checks_and_decisions(desk: ReviewState) -> None:
-    row = next(d for d in desk.queue if d.check)
-    desk.at = desk.queue.index(row)
-    desk.press("1", desk.version)
-    desk.press("u", desk.version)
-    told = dict(row_history_pairs(row, desk.session))
+def test_history_tells_origin_checks_and_decisions(state: ReviewState) -> None:
+    row = next(d for d in state.queue if d.check)
+    state.index = state.queue.index(row)
+    state.press("1", state.version)
+    state.press("u", state.version)
+    told = dict(row_history_pairs(row, state.session))
     assert (
         told["source"] == "synthetic"
         and told["topic"].startswith("topic")
         and told["generator"] == "scripted"
     )
-    assert told["set aside (off_label)"] == row.reason
-    assert any(
-        v.startswith("relabelled by ana") and v.endswith("(taken back)") for v in told.values()
-    )
+    assert told["rejected (off_label)"] == row.reason
+    assert any(v.startswith("relabelled by ana") and v.endswith("(undone)") for v in told.values())
 
 
 def test_an_empty_queue_is_a_page_too(where: Place, tmp_path: Path) -> None:
-    desk = ReviewState(
+    state = ReviewState(
         ReviewSession(where.project, [], Decisions(tmp_path / "d.jsonl", by="ana"), where.splits)
     )
-    desk.press("a", 0)
-    assert desk.row is None and not (tmp_path / "d.jsonl").exists()
+    state.press("a", 0)
+    assert state.row is None and not (tmp_path / "d.jsonl").exists()
 
 
 # --- the server
@@ -190,7 +194,7 @@ def test_only_who_has_the_address_gets_in_and_only_from_this_machine(
         assert (
             parts.hostname == "127.0.0.1"
             and len(parts.path.strip("/")) >= 32
-            and said["waiting"] == said["queue"]
+            and said["pending"] == said["queue"]
         )
         status, body, headers = ask(url, parts.path)
         assert status == 200 and b"the probe says" in body
@@ -328,8 +332,8 @@ def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
     total = int(p.says(".progress").split()[2])
     assert p.says(
         ".progress"
-    ) == f"0 of {total} looked at" and "4 asked for before training" in p.says(".top")
-    for key in ("accept", "reject", "relabel", "apply to the like", "undo", "move"):
+    ) == f"0 of {total} reviewed" and "4 required before training" in p.says(".top")
+    for key in ("accept", "reject", "relabel", "apply to similar rows", "undo", "move"):
         assert key in p.says(".foot")
     assert (
         "the probe says" in p.says(".main")
@@ -344,13 +348,13 @@ def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
     label = p.says(".main .label")
     key = next(k for k, name in LABELS.items() if name != label)
     p.press(key)
-    assert p.says(".progress") == f"3 of {total} looked at" and len({*texts, p.row}) == 4
+    assert p.says(".progress") == f"3 of {total} reviewed" and len({*texts, p.row}) == 4
     assert [d for d, _ in stored(home).values()] == ["accept", "reject", "relabel"]
     assert list(stored(home).values())[2][1] == LABELS[key]
     p.press("u")
     assert (
         p.row == texts[2]
-        and p.says(".progress") == f"2 of {total} looked at"
+        and p.says(".progress") == f"2 of {total} reviewed"
         and len(stored(home)) == 2
     )
     p.press("k")
@@ -361,7 +365,7 @@ def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
     assert p.row == texts[2] and not p.page.query_selector(".done")
     p.page.reload()
     p.page.wait_for_function("window.socket && window.socket.connected")
-    assert p.row == texts[2] and p.says(".progress") == f"2 of {total} looked at", (
+    assert p.row == texts[2] and p.says(".progress") == f"2 of {total} reviewed", (
         "it goes on where it was"
     )
     assert {d.by for d in read_decisions(Workspace(home).decisions("toy"))} == {"ana"}
@@ -387,7 +391,7 @@ def test_applying_to_the_like_is_shown_first_and_undone_at_once(
     p.press("Escape")
     assert p.row == text and stored(home) == {}
     p.press("l", "r")
-    assert "rejected: Enter does it" in p.says(".plan")
+    assert "rejected: Enter confirms" in p.says(".plan")
     p.press("Enter")
     assert [d for d, _ in stored(home).values()] == ["reject"] * len(listed)
     assert f"{len(listed)} rows: rejected" in p.says(".message")
@@ -416,7 +420,7 @@ def test_what_was_decided_outlives_a_kill_of_the_server(
 ) -> None:
     for done in range(3):
         with served(where, home) as (said, process):
-            assert said["looked_at"] == done
+            assert said["reviewed"] == done
             p = Page(browser, said["address"])
             assert p.says(".progress").startswith(f"{done} of ")
             p.press("ar1"[done])
@@ -427,7 +431,7 @@ def test_what_was_decided_outlives_a_kill_of_the_server(
     path = Workspace(home).decisions("toy")
     path.write_bytes(path.read_bytes()[:-9])  # as a kill in the middle of a line leaves it
     with served(where, home) as (said, _):
-        assert said["looked_at"] == 2
+        assert said["reviewed"] == 2
         p = Page(browser, said["address"])
         p.press("a", "u", "a")
         assert p.says(".progress").startswith("3 of ")
@@ -465,7 +469,7 @@ def test_sets_by_keyboard(encoder: Path, tmp_path: Path, home: Path, browser: An
         assert p.says(".main .label") == "bird" and "label on or off" in p.says(".foot")
         assert p.says(".labels .own") == "3\nbird" and "none of them" in p.says(".labels")
         p.press("1", "3")
-        assert "It will be metal: Enter does it" in p.says(".plan") and stored(home) == {}
+        assert "It will be metal: Enter confirms" in p.says(".plan") and stored(home) == {}
         assert p.says(".labels .chosen") == "1\nmetal" and not p.page.query_selector(".labels .own")
         p.press("Enter")
         assert [*stored(home).values()] == [("relabel", ("metal",))] and p.row != first

@@ -191,7 +191,7 @@ def test_what_is_decided_last_stands(
 
 
 @pytest.fixture
-def desk(where: Place, ranked: list[RankedRow], tmp_path: Path) -> ReviewState:
+def state(where: Place, ranked: list[RankedRow], tmp_path: Path) -> ReviewState:
     return ReviewState(
         ReviewSession(
             where.project, ranked, Decisions(tmp_path / "d.jsonl", by="ana"), where.splits
@@ -199,68 +199,71 @@ def desk(where: Place, ranked: list[RankedRow], tmp_path: Path) -> ReviewState:
     )
 
 
-def press(desk: ReviewState, *keys: str) -> None:
+def press(state: ReviewState, *keys: str) -> None:
     for key in keys:
-        desk.press(key, desk.version)
+        state.press(key, state.version)
 
 
-def test_a_number_puts_a_label_on_or_off_and_enter_decides(desk: ReviewState) -> None:
-    row = desk.row
+def test_a_number_puts_a_label_on_or_off_and_enter_decides(state: ReviewState) -> None:
+    row = state.row
     assert (
         row is not None and row.record.label == ("bird",) and LABELS == ["metal", "fruit", "bird"]
     )
-    press(desk, "1")
-    assert desk.draft == ("bird", "metal") and not desk.session.decided.current(), (
+    press(state, "1")
+    assert state.draft == ("bird", "metal") and not state.session.decisions.current(), (
         "nothing is decided before Enter"
     )
-    press(desk, "3", "9", "٣")
-    assert desk.draft == ("metal",)
-    press(desk, "Escape")
-    assert desk.draft is None
-    press(desk, "Enter")
-    assert not desk.session.decided.current(), "there is no set to decide for"
-    press(desk, "1", "j", "k")
-    assert desk.draft is None, "who moves on decides nothing"
-    press(desk, "1", "3", "Enter")
-    (made,) = desk.current.values()
+    press(state, "3", "9", "٣")
+    assert state.draft == ("metal",)
+    press(state, "Escape")
+    assert state.draft is None
+    press(state, "Enter")
+    assert not state.session.decisions.current(), "there is no set to decide for"
+    press(state, "1", "j", "k")
+    assert state.draft is None, "who moves on decides nothing"
+    press(state, "1", "3", "Enter")
+    (made,) = state.decided.values()
     assert (made.id, made.decision, made.label_after) == (
         row.id,
         "relabel",
         ("metal",),
-    ) and desk.row is not row
-    press(desk, "k", "2")
-    assert desk.draft == ("fruit", "metal"), "it goes on from what was decided"
-    press(desk, "0", "Enter")
-    assert desk.current[row.id].label_after == () and "relabelled as (no label)" in desk.message
+    ) and state.row is not row
+    press(state, "k", "2")
+    assert state.draft == ("fruit", "metal"), "it goes on from what was decided"
+    press(state, "0", "Enter")
+    assert state.decided[row.id].label_after == () and "relabelled as (no label)" in state.message
     assert any(
-        "relabelled by ana, bird → (no label)" in v for _, v in row_history_pairs(row, desk.session)
+        "relabelled by ana, bird → (no label)" in v
+        for _, v in row_history_pairs(row, state.session)
     )
-    press(desk, "u")
-    assert desk.current[row.id].label_after == ("metal",) and desk.row is row
-    press(desk, "1", "3", "Enter")
-    assert desk.current[row.id].decision == "accept", "the set that it had"
-    press(desk, "k", "r", "k", "a")
-    assert desk.current[row.id].decision == "accept"
+    press(state, "u")
+    assert state.decided[row.id].label_after == ("metal",) and state.row is row
+    press(state, "1", "3", "Enter")
+    assert state.decided[row.id].decision == "accept", "the set that it had"
+    press(state, "k", "r", "k", "a")
+    assert state.decided[row.id].decision == "accept"
 
 
-def test_a_set_is_applied_to_the_like_and_taken_back_at_once(desk: ReviewState) -> None:
-    desk.at = next(i for i, d in enumerate(desk.queue) if len(d.like) > 1)
-    row = desk.queue[desk.at]
-    press(desk, "1", "l")
-    assert desk.like is not None and desk.like.choice is not None and desk.draft is None
-    chosen = desk.like.choice[1]
+def test_a_set_is_applied_to_the_like_and_taken_back_at_once(state: ReviewState) -> None:
+    state.index = next(i for i, d in enumerate(state.queue) if len(d.like) > 1)
+    row = state.queue[state.index]
+    press(state, "1", "l")
+    assert state.similar is not None and state.similar.choice is not None and state.draft is None
+    chosen = state.similar.choice[1]
     assert chosen == tuple(sorted({*row.record.labels} ^ {"metal"}))
-    press(desk, "3")
-    assert desk.like.choice[1] == tuple(sorted({*(chosen or ())} ^ {"bird"})) and not desk.current
-    press(desk, "Enter")
-    assert {d.label_after for d in desk.current.values()} == {
+    press(state, "3")
+    assert (
+        state.similar.choice[1] == tuple(sorted({*(chosen or ())} ^ {"bird"})) and not state.decided
+    )
+    press(state, "Enter")
+    assert {d.label_after for d in state.decided.values()} == {
         tuple(sorted({*row.record.labels} ^ {"metal", "bird"}))
     }
-    assert set(desk.current) == {row.id, *(i for i, _ in row.like)}
-    press(desk, "u")
-    assert desk.current == {}
-    press(desk, "l", "0", "Enter")
-    assert {d.label_after for d in desk.current.values()} == {()}
+    assert set(state.decided) == {row.id, *(i for i, _ in row.like)}
+    press(state, "u")
+    assert state.decided == {}
+    press(state, "l", "0", "Enter")
+    assert {d.label_after for d in state.decided.values()} == {()}
 
 
 # --- the spreadsheet
