@@ -278,10 +278,10 @@ class TestTampered:
     ) -> None:
         pyfunc._verify(copy, saved[1])
         for digest in (None, ""):
-            with pytest.raises(ValueError, match="does not say which bundle it holds"):
+            with pytest.raises(ValueError, match="does not name its bundle"):
                 pyfunc._verify(copy, digest)
         (copy / "added.json").write_text("{")
-        with pytest.raises(ValueError, match=r"added\.json is no JSON"):
+        with pytest.raises(ValueError, match=r"added\.json is not JSON"):
             pyfunc._verify(copy, atomic.seal(copy))
 
     def test_another_bundle_than_the_expected_is_refused(

@@ -74,9 +74,7 @@ def test_dead_runs_end_as_killed_with_their_children(store: Store) -> None:
         "FINISHED",
         "FINISHED",
     ]
-    assert (
-        store.client.get_run(dead.run_id).data.tags["failure"] == "its process ended without a word"
-    )
+    assert store.client.get_run(dead.run_id).data.tags["failure"] == "its process was killed"
     assert store.closed(by=mine) == ClosedOrphans([], [])
 
 
