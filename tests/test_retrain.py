@@ -340,7 +340,7 @@ def test_a_person_approves_looks_back_verifies_and_rolls_back(
     run_id = client().get_model_version("toy", "1").tags["reseed.evidence_run"]
     client().log_text(run_id, "{}", "verdict.json")  # somebody edits it in the store
     code, out, _ = reseed("verify", "toy")
-    assert code == 1 and "the evidence is not what was recorded" in out
+    assert code == 1 and "the evidence is not the recorded one" in out
 
 
 def test_a_tampered_champion_is_not_scored_and_not_replaced(

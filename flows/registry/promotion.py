@@ -1,9 +1,10 @@
-"""The writes of a promotion, and how what a kill or a lost lock left of one is set right.
+"""The writes of a promotion, and the repair of what a kill or a lost lock left of one.
 
-MLflow has no compare-and-set: an alias goes to whoever writes last. So there is one writer, by the registry's lock, and
-before each write it looks whether the lock is still held, its intent still open and the champion still the one it knows. Between a
-look and its write is a moment that nobody guards: a holder that is stopped just there, loses its lock and goes on later writes
-once more. It finds out at its next look, and puts back what the history says.
+MLflow has no compare-and-set: an alias belongs to the last writer. So there is one writer, who holds
+the registry's lock and checks before each write that the lock is still held, the intent still open
+and the champion the expected one. A writer that is stopped between a check and its write, and loses
+the lock meanwhile, makes this one write too late; its next check finds out, and it restores what the
+history says.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from flows.registry import notifications, promotion_log
-from flows.registry.client import HOOKS, Registry, Version
+from flows.registry.client import TARGETS, Registry, Version
 from flows.registry.lock import WORKSPACE, Held, LockLost, require_single_workspace
-from flows.registry.promotion_log import MOST, Intent, Kind, PromotionLog
+from flows.registry.promotion_log import REASON_LENGTH, Intent, Kind, PromotionLog
 from flows.registry.smoke_test import smoke_test
 from tasks.errors import TransientError
 
@@ -39,41 +40,43 @@ def promote(
 ) -> None:
     """Make `version` the champion in place of `expected`.
 
-    Raises ChampionMoved when another version is champion by now; CorruptDirectory when its files differ
-    from the manifest, or a fresh process cannot load it and answer every one of `probes` with one of `labels`.
+    Raises ChampionMoved where another version is champion by now; CorruptDirectory where its files
+    differ from the manifest, or a new process cannot load it and answer each of `probes` with one of
+    `labels`.
     """
     smoke_test(registry.fetch(version), version.digest, probes=probes, labels=labels)
-    with open_writer(registry, version.name) as writer:
-        writer.reconcile(version.name)
-        current = registry.champion(version.name)
-        if current is not None and current.version == version.version:
+    name, client = version.name, registry.client
+    with open_writer(registry, name) as writer:
+        writer.reconcile(name)
+        champion = registry.champion(name)
+        if champion is not None and champion.version == version.version:
             return
-        if (current.version if current else None) != (expected.version if expected else None):
+        old = champion.version if champion else None
+        if old != (expected.version if expected else None):
             raise ChampionMoved(
-                f"{version.name}: version {version.version} was compared with "
-                f"{f'version {expected.version}' if expected else 'no champion'}, but the champion is now "
-                f"{f'version {current.version}' if current else 'gone'}"
+                f"{name}: version {version.version} was compared with "
+                f"{f'version {expected.version}' if expected else 'no champion'}, but the champion "
+                f"is now {f'version {old}' if old else 'gone'}"
             )
-        tags = promotion_log.tags_of(registry.client, version.name)
-        if here := require_single_workspace(
-            registry.settings, version.name, tags.get(WORKSPACE, "")
-        ):
-            registry.client.set_registered_model_tag(version.name, WORKSPACE, here)
-        intent = Intent(
-            name=version.name,
-            new=version.version,
-            old=current.version if current else None,
-            reason=reason[:MOST],
-            when=datetime.now(UTC).isoformat(timespec="microseconds"),
-            number=PromotionLog.read(registry.client, version.name).next,
-            kind=kind,
-            who=who,
+        last = promotion_log.read_tags(client, name).get(WORKSPACE, "")
+        if here := require_single_workspace(registry.settings, name, last):
+            client.set_registered_model_tag(name, WORKSPACE, here)
+        writer.begin(
+            Intent(
+                name=name,
+                new=version.version,
+                old=old,
+                reason=reason[:REASON_LENGTH],
+                when=datetime.now(UTC).isoformat(timespec="microseconds"),
+                number=PromotionLog.read(client, name).next_number,
+                kind=kind,
+                who=who,
+            )
         )
-        writer.begin(intent)
 
 
 def reconcile(registry: Registry, name: str) -> list[str]:
-    """Finish what a killed promotion left open, by whichever worker; a sentence on each."""
+    """Finish the promotions that a killed process left open; a sentence on each."""
     if not PromotionLog.read(registry.client, name).intents:
         return []
     with open_writer(registry, name) as writer:
@@ -82,9 +85,9 @@ def reconcile(registry: Registry, name: str) -> list[str]:
 
 @contextlib.contextmanager
 def open_writer(registry: Registry, name: str) -> Iterator[Writer]:
-    """The one that may write while the body runs, under the lock.
+    """The only writer of the model `name` during the body.
 
-    After LockLost, which is raised again, what it wrote too late is set right.
+    Where the lock is lost, what was written too late is repaired before LockLost is raised.
     """
     begun: list[Intent] = []
     try:
@@ -92,17 +95,17 @@ def open_writer(registry: Registry, name: str) -> Iterator[Writer]:
             try:
                 yield Writer(registry, held, begun)
             except Exception:
-                held()  # without the lock, whatever was met is the other's doing
+                held()  # without the lock, the error is another writer's doing
                 raise
     except LockLost:
         for intent in begun:
-            _set_right(registry, intent)
+            _repair(registry, intent)
         raise
 
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Who holds the lock, and the promotions that it has a part in."""
+    """The holder of the lock; `begun` are the promotions that it has written anything of."""
 
     registry: Registry
     held: Held
@@ -116,9 +119,10 @@ class Writer:
         self.carry_out(intent)
 
     def carry_out(self, intent: Intent) -> None:
-        """Move the aliases, add the row, write the letters and close the intent. Every step can be done twice.
+        """Move the aliases, add the row, enqueue the notifications and close the intent.
 
-        Raises LockLost when the lock or the intent is gone, ChampionMoved when somebody else moved the alias meanwhile.
+        Every step may be repeated. Raises LockLost where the lock or the intent is gone,
+        ChampionMoved where the alias was moved without the lock.
         """
         registry, client = self.registry, self.registry.client
         self.begun.append(intent)
@@ -128,28 +132,30 @@ class Writer:
             client.set_registered_model_alias(intent.name, "previous", before)
         self.check(intent)
         client.set_registered_model_alias(intent.name, "champion", intent.new)
-        back = registry.champion(intent.name)
-        if back is None or back.version != intent.new:
+        champion = registry.champion(intent.name)
+        if champion is None or champion.version != intent.new:
             raise TransientError(
-                f"{intent.name}: the alias champion reads back as {back}, not version {intent.new}"
+                f"{intent.name}: the alias champion reads back as {champion}, not as version "
+                f"{intent.new}: try again"
             )
-        verdict, evidence = (back.tags.get(f"reseed.{key}", "") for key in ("verdict", "evidence"))
+        verdict, evidence = (champion.tags.get(f"reseed.{k}", "") for k in ("verdict", "evidence"))
         self.check(intent)
         row = promotion_log.append(
-            client, intent, bundle=back.digest, verdict=verdict, evidence=evidence
+            client, intent, bundle=champion.digest, verdict=verdict, evidence=evidence
         )
-        told = client.get_registered_model(intent.name).tags.get(HOOKS, "{}")
-        notifications.enqueue(registry.settings, intent, hooks=json.loads(told), bundle=back.digest)
-        registry.tag_version(back, {"reseed.promoted_at": intent.when, promotion_log.ROW: row})
+        targets = json.loads(client.get_registered_model(intent.name).tags.get(TARGETS, "{}"))
+        notifications.enqueue(registry.settings, intent, targets=targets, bundle=champion.digest)
+        tags = {"reseed.promoted_at": intent.when, promotion_log.ROW: row}
+        registry.tag_version(champion, tags)
         intent.close(client)
 
     def check(self, intent: Intent) -> None:
-        """Return while the next write of this promotion may be made."""
+        """Return where the next write of this promotion may be made."""
         self.held()
         model = self.registry.client.get_registered_model(intent.name)
         if not intent.is_open(model.tags):
             raise LockLost(
-                f"{intent.name}: another process has ended the promotion of version {intent.new} meanwhile"
+                f"{intent.name}: another process has ended the promotion of version {intent.new}"
             )
         now = str(model.aliases["champion"]) if "champion" in model.aliases else None
         if now not in {intent.old, intent.new}:
@@ -159,61 +165,59 @@ class Writer:
             )
 
     def reconcile(self, name: str) -> list[str]:
-        """Finish every promotion that a kill left open, or drop it where it can't be any more; a sentence on each."""
-        said = []
+        """Finish every open promotion, or drop it where it is void; a sentence on each."""
+        sentences = []
         for intent in PromotionLog.read(self.registry.client, name).intents:
-            why, what = (
-                _void(self.registry, intent),
-                f"promotion of version {intent.new}, begun at {intent.when[:19]}",
-            )
-            if why is None:
+            title = f"promotion of version {intent.new}, begun at {intent.when[:19]}"
+            reason = _void_reason(self.registry, intent)
+            if reason is None:
                 self.carry_out(intent)
-                said.append(f"{name}: finished the {what}")
+                sentences.append(f"{name}: finished the {title}")
             else:
                 self.held()
                 intent.close(self.registry.client)
-                said.append(f"{name}: dropped the {what}: {why}")
-        return said
+                sentences.append(f"{name}: dropped the {title}: {reason}")
+        return sentences
 
 
-def _set_right(registry: Registry, intent: Intent) -> None:
-    """Undo what this process wrote after it had lost the lock, where others have promoted meanwhile."""
-    with open_writer(registry, intent.name) as writer:
-        writer.reconcile(intent.name)
-        rows, aliases = registry.history(intent.name), registry.aliases(intent.name)
-        if not rows or intent.is_row(rows[-1]):
+def _repair(registry: Registry, intent: Intent) -> None:
+    """Undo what this process wrote after it lost the lock, where others have promoted meanwhile."""
+    name = intent.name
+    with open_writer(registry, name) as writer:
+        writer.reconcile(name)
+        rows, aliases = registry.history(name), registry.aliases(name)
+        if not rows or intent.matches(rows[-1]):
             return
-        last, there = rows[-1], {v.version for v in registry.versions(intent.name)}
-        if aliases.get("champion") == intent.new and last.version in there:
-            writer.held()
-            registry.client.set_registered_model_alias(intent.name, "champion", last.version)
-        if (
-            last.before is not None
-            and aliases.get("previous") == intent.old
-            and last.before in there
+        versions = _existing(registry, name)
+        for alias, late, right in (
+            ("champion", intent.new, rows[-1].version),
+            ("previous", intent.old, rows[-1].before),
         ):
-            writer.held()
-            registry.client.set_registered_model_alias(intent.name, "previous", last.before)
+            if aliases.get(alias) == late and right in versions:
+                writer.held()
+                registry.client.set_registered_model_alias(name, alias, right)
 
 
-def _void(registry: Registry, intent: Intent) -> str | None:
-    """Why an open intent can't be carried out any more; None where it can."""
-    if any(
-        row.number >= intent.number and not intent.is_row(row)
-        for row in registry.history(intent.name)
-    ):
+def _void_reason(registry: Registry, intent: Intent) -> str | None:
+    """Why an open intent cannot be carried out any more; None where it can."""
+    rows = registry.history(intent.name)
+    if any(row.number >= intent.number and not intent.matches(row) for row in rows):
         return "others were promoted since"
     champion = registry.champion(intent.name)
     if (champion.version if champion else None) not in {intent.old, intent.new}:
         return "somebody moved the alias champion since"
-    there = {None, *(v.version for v in registry.versions(intent.name))}
-    if not {intent.old, intent.new} <= there:
-        return "somebody deleted a version of it since"
+    if not {intent.old, intent.new} - {None} <= _existing(registry, intent.name):
+        return "somebody deleted one of its versions since"
     return None
 
 
 def _promoted_before(registry: Registry, intent: Intent) -> str | None:
-    """Where there was no alias champion: the version promoted last that is there, which a rollback goes to."""
-    there = {v.version for v in registry.versions(intent.name)} - {intent.new}
+    """The existing version promoted last before this intent: where there was no alias champion, a
+    rollback goes to it."""
+    versions = _existing(registry, intent.name) - {intent.new}
     rows = [row for row in registry.history(intent.name) if row.number < intent.number]
-    return next((row.version for row in reversed(rows) if row.version in there), None)
+    return next((row.version for row in reversed(rows) if row.version in versions), None)
+
+
+def _existing(registry: Registry, name: str) -> set[str | None]:
+    return {v.version for v in registry.versions(name)}

@@ -1,4 +1,4 @@
-"""What a version must do before it is champion: load and answer in a new Python process."""
+"""The smoke test of a version before it is champion: load and answer in a new Python process."""
 
 from __future__ import annotations
 
@@ -10,38 +10,33 @@ from pathlib import Path
 
 from tasks.atomic import CorruptDirectory
 
+SECONDS = 600
+
 
 def smoke_test(directory: Path, digest: str, *, probes: list[str], labels: list[str]) -> None:
-    """Return when a new Python process loaded the bundle and answered every probe with one of `labels`.
+    """Return where a new process loads the bundle and answers each of `probes` with one of `labels`.
 
-    Raises CorruptDirectory with what the process said.
+    Raises CorruptDirectory with the process's error or wrong answer.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "tasks.model.predict",
-        "--bundle",
-        str(directory),
-        "--digest",
-        digest,
-    ]
-    given = "".join(json.dumps(p) + "\n" for p in probes)
+    command = [sys.executable, "-m", "tasks.model.predict"]
+    command += ["--bundle", str(directory), "--digest", digest]
+    stdin = "".join(json.dumps(probe) + "\n" for probe in probes)
     try:
         ran = subprocess.run(
-            command, input=given, capture_output=True, text=True, timeout=600, check=False
+            command, input=stdin, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
         raise CorruptDirectory(
-            f"{directory}: a fresh process gave no answer within 600 s"
+            f"{directory}: a new process gave no answer within {SECONDS} s"
         ) from None
     answers = [json.loads(line) for line in ran.stdout.splitlines()] if ran.returncode == 0 else []
     if len(answers) != len(probes):
-        raise CorruptDirectory(
-            f"{directory}: a fresh process could not load it and answer: {ran.stderr.strip()[-500:]}"
-        )
-    for a in answers:
-        said = a["labels"] if "labels" in a else [a["label"]]
-        if not set(said) <= set(labels) or not all(map(math.isfinite, a["scores"].values())):
+        error = ran.stderr.strip()[-500:]
+        raise CorruptDirectory(f"{directory}: a new process could not load it and answer: {error}")
+    for answer in answers:
+        chosen = answer["labels"] if "labels" in answer else [answer["label"]]
+        finite = all(map(math.isfinite, answer["scores"].values()))
+        if not set(chosen) <= set(labels) or not finite:
             raise CorruptDirectory(
-                f"{directory}: a fresh process answered {said!r} with {a['scores']}"
+                f"{directory}: a new process answered {chosen!r} with {answer['scores']}"
             )

@@ -1,4 +1,4 @@
-"""Verify a recorded verdict: whether it follows from its evidence, and is what the registry claims."""
+"""Verify a recorded verdict: that it follows from its evidence, and is what the registry claims."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
+import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
 from flows.registry.admin import open_registry
@@ -22,21 +23,25 @@ from tasks.verdict.evidence import Verification
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What the registry says of a verdict: on which version and bundle, by which evidence, and the promotion that rests on it."""
+    """What the registry says of a verdict: its version and bundle, its evidence, and the promotion
+    that followed it.
+
+    `replaced` is the bundle of the champion before, where it is known.
+    """
 
     version: str
     bundle: str
     verdict: str
     evidence: str
     row: LogEntry | None = None
-    before: str = ""  # the bundle in whose place the promotion put it, where it is known
+    replaced: str = ""
 
 
 class VerifiedVerdict(Figures):
-    """What verifying a verdict found.
+    """The result of verifying a verdict.
 
-    `verification` is None where the evidence is not what was recorded, which `fault` explains;
-    `disagreements` has a sentence on whatever the registry says otherwise than the evidence.
+    `verification` is None where the evidence is not the recorded one, which `fault` explains;
+    `disagreements` has a sentence per difference between the registry and the evidence.
     """
 
     model: str
@@ -48,155 +53,153 @@ class VerifiedVerdict(Figures):
     fault: str | None
     disagreements: list[str]
 
+    @property
+    def passed(self) -> bool:
+        """True where the evidence leads to the same verdict and the registry agrees with it."""
+        return self.same and not self.disagreements
+
 
 def verify_verdict(
     settings: Settings, name: str, version: str | None = None, *, promotion: int | None = None
 ) -> VerifiedVerdict:
-    """Whether a recorded verdict follows from its evidence, byte for byte, and is the one that the registry claims.
+    """Verify the verdict on a version (by default the champion), or of a promotion in the history.
 
-    It is the verdict on a version (the champion otherwise), or the one of a promotion in the history. The
-    evidence comes from MLflow, and must have the digest that the version or the promotion carries.
+    The evidence is read from MLflow and must have the recorded digest. Raises UserError where there
+    is no such version, promotion or evidence.
     """
     registry = open_registry(settings, name)
     if promotion is None:
-        claim = _claimed(registry, name, version)
+        claim = _claim_of_version(registry, name, version)
     else:
-        claim = _promoted(registry, name, version, promotion)
-    found, fault = None, None
+        claim = _claim_of_promotion(registry, name, version, promotion)
+    verification, fault = None, None
     try:
-        found = _verify_evidence(registry, name, claim)
+        verification = _verify_evidence(registry, name, claim)
     except (CorruptDirectory, MlflowException, OSError) as e:
         fault = str(e)
     return VerifiedVerdict(
         model=name,
         version=claim.version,
         promotion=claim.row.number if claim.row else None,
-        verdict=found.recorded.decision if found else claim.verdict,
-        same=bool(found and found.same),
-        verification=found,
+        verdict=verification.recorded.decision if verification else claim.verdict,
+        same=bool(verification and verification.same),
+        verification=verification,
         fault=fault,
-        disagreements=_disagreements(claim, found) if found else [],
+        disagreements=_disagreements(claim, verification) if verification else [],
     )
 
 
 def _verify_evidence(registry: Registry, name: str, claim: Claim) -> Verification:
-    import mlflow.artifacts
-
-    run_id = _run_of(registry, name, claim)
+    run_id = _find_run(registry, name, claim)
     with tempfile.TemporaryDirectory() as folder:
-        place = mlflow.artifacts.download_artifacts(
+        directory = mlflow.artifacts.download_artifacts(
             run_id=run_id, artifact_path="", dst_path=folder
         )
-        return evidence.verify(Path(place), digest=claim.evidence)
+        return evidence.verify(Path(directory), digest=claim.evidence)
 
 
-def _claimed(registry: Registry, name: str, version: str | None) -> Claim:
-    """What the tags of a version say; of the champion, what the promotion says that made it champion, too."""
-    asked = require_champion(registry, name) if version is None else registry.version(name, version)
-    verdict, digest = (asked.tags.get(f"reseed.{key}", "") for key in ("verdict", "evidence"))
+def _claim_of_version(registry: Registry, name: str, number: str | None) -> Claim:
+    """The tags of a version; of the champion, also the promotion that made it champion."""
+    champion, rows = registry.champion(name), registry.history(name)
+    version = registry.version(name, number) if number else require_champion(registry, name)
+    verdict, digest = (version.tags.get(f"reseed.{key}", "") for key in ("verdict", "evidence"))
     if not digest:
         raise UserError(
-            f"version {asked.version} of {name!r} has no evidence: its opponent could not be scored, or it was not judged"
+            f"version {version.version} of {name!r} has no evidence: its opponent could not be "
+            "scored, or it was not judged"
         )
-    champion, rows = registry.champion(name), registry.history(name)
-    claim = Claim(asked.version, asked.digest, verdict, digest)
-    if champion is None or not rows or not champion.version == asked.version == rows[-1].version:
-        return claim  # it may have been judged again since
-    return replace(claim, row=rows[-1], before=_before(rows, rows[-1]))
+    claim = Claim(version.version, version.digest, verdict, digest)
+    if champion is None or not rows or not champion.version == version.version == rows[-1].version:
+        return claim  # it may have been judged again since its promotion
+    return replace(claim, row=rows[-1], replaced=_replaced_bundle(rows, rows[-1]))
 
 
-def _promoted(registry: Registry, name: str, version: str | None, number: int) -> Claim:
-    """What the history says of the promotion of this number."""
+def _claim_of_promotion(registry: Registry, name: str, version: str | None, number: int) -> Claim:
     rows = registry.history(name)
     row = next((r for r in rows if r.number == number), None)
     if row is None or version not in {None, row.version}:
         known = ", ".join(f"{r.number} of version {r.version}" for r in rows) or "none"
-        what = (
-            f"promotion {number}" if version is None else f"promotion {number} of version {version}"
-        )
+        asked = f"promotion {number}" + ("" if version is None else f" of version {version}")
         raise UserError(
-            f"{name!r} has no {what} (there are: {known}); `reseed history {name}` shows them"
+            f"{name!r} has no {asked} (existing: {known}): `reseed history {name}` shows them"
         )
     if not row.evidence:
-        raise UserError(
-            f"promotion {number} of {name!r} has no evidence: the version had no verdict that rests on any"
-        )
-    return Claim(row.version, row.bundle, row.verdict, row.evidence, row, _before(rows, row))
+        raise UserError(f"promotion {number} of {name!r} has no evidence: it followed no verdict")
+    bundle = _replaced_bundle(rows, row)
+    return Claim(row.version, row.bundle, row.verdict, row.evidence, row, bundle)
 
 
-def _before(rows: list[LogEntry], row: LogEntry) -> str:
-    return next(
-        (r.bundle for r in reversed(rows) if r.number < row.number and r.version == row.before), ""
-    )
+def _replaced_bundle(rows: list[LogEntry], row: LogEntry) -> str:
+    earlier = (r for r in reversed(rows) if r.number < row.number and r.version == row.before)
+    return next((r.bundle for r in earlier), "")
 
 
-def _run_of(registry: Registry, name: str, claim: Claim) -> str:
-    """The run that holds the evidence. Raises CorruptDirectory where there is none any more."""
+def _find_run(registry: Registry, name: str, claim: Claim) -> str:
+    """The run that holds the evidence. Raises CorruptDirectory where there is none."""
     tags = {v.version: v.tags for v in registry.versions(name)}.get(claim.version, {})
     if tags.get("reseed.evidence") == claim.evidence and tags.get("reseed.evidence_run"):
         return tags["reseed.evidence_run"]
-    experiment = registry.client.get_experiment_by_name(name)
-    query = f"tags.`reseed.stage` = 'verdict' and tags.`reseed.digest` = '{claim.evidence}'"
-    runs = (
-        registry.client.search_runs([experiment.experiment_id], query, max_results=1)
-        if experiment
-        else []
-    )
+    experiment, runs = registry.client.get_experiment_by_name(name), []
+    if experiment:
+        query = f"tags.`reseed.stage` = 'verdict' and tags.`reseed.digest` = '{claim.evidence}'"
+        runs = registry.client.search_runs([experiment.experiment_id], query, max_results=1)
     if not runs:
-        raise CorruptDirectory(
-            f"MLflow has no run any more that holds the evidence {claim.evidence[:12]}"
-        )
+        raise CorruptDirectory(f"no run in MLflow holds the evidence {claim.evidence[:12]}")
     return str(runs[0].info.run_id)
 
 
-def _disagreements(claim: Claim, found: Verification) -> list[str]:
-    """A sentence on whatever the registry says otherwise than the evidence."""
-    said, row, version = [], claim.row, f"version {claim.version}"
-    if found.recorded.decision != claim.verdict:
-        said.append(
-            f"the verdict on {version} is recorded as {claim.verdict or 'none'}, the evidence says {found.recorded.decision}"
+def _disagreements(claim: Claim, verification: Verification) -> list[str]:
+    sentences, row, version = [], claim.row, f"version {claim.version}"
+    decision = verification.recorded.decision
+    if decision != claim.verdict:
+        sentences.append(
+            f"the verdict on {version} is recorded as {claim.verdict or 'none'}, the evidence says "
+            f"{decision}"
         )
-    read = found.read
+    read = verification.read
     bundle, opponent = (read.get(side, {}).get("bundle", "") for side in evidence.SIDES)
     if read and bundle != claim.bundle:
-        said.append(
-            f"the evidence is of bundle {bundle[:12] or 'none'}, and {version} is bundle {claim.bundle[:12]}"
+        sentences.append(
+            f"the evidence is of bundle {bundle[:12] or 'none'}, and {version} is bundle "
+            f"{claim.bundle[:12]}"
         )
     if row is None:
-        return said
+        return sentences
     if (row.evidence, row.verdict, row.bundle) != (claim.evidence, claim.verdict, claim.bundle):
-        said.append(
-            f"promotion {row.number} was of bundle {row.bundle[:12]} by the verdict {row.verdict or 'none'} on the evidence "
-            f"{row.evidence[:12] or 'none'}; {version} says bundle {claim.bundle[:12]}, {claim.verdict}, {claim.evidence[:12]}"
+        sentences.append(
+            f"promotion {row.number} was of bundle {row.bundle[:12]} by the verdict "
+            f"{row.verdict or 'none'} on the evidence {row.evidence[:12] or 'none'}; {version} has "
+            f"bundle {claim.bundle[:12]}, {claim.verdict}, {claim.evidence[:12]}"
         )
-    if read and row.kind == "verdict" and claim.before and opponent != claim.before:
-        said.append(
-            f"the evidence compares with {f'bundle {opponent[:12]}' if opponent else 'a baseline'}, and promotion {row.number} "
-            f"was in the place of version {row.before}, bundle {claim.before[:12]}"
+    if read and row.kind == "verdict" and claim.replaced and opponent != claim.replaced:
+        compared = f"bundle {opponent[:12]}" if opponent else "a baseline"
+        sentences.append(
+            f"the evidence compares with {compared}, and promotion {row.number} replaced version "
+            f"{row.before}, bundle {claim.replaced[:12]}"
         )
-    return said
+    return sentences
 
 
-def show_verification(found: VerifiedVerdict) -> None:
-    """Print what was found, and the reasons of the verdict."""
-    what, v = f"{found.model} {found.version}: {found.verdict}", found.verification
-    if v is None:
-        click.echo(f"{what}, but the evidence is not what was recorded: {found.fault}")
+def show_verification(result: VerifiedVerdict) -> None:
+    """Print the outcome, the disagreements and the reasons of the verdict."""
+    title, verification = f"{result.model} {result.version}: {result.verdict}", result.verification
+    if verification is None:
+        click.echo(f"{title}, but the evidence is not the recorded one: {result.fault}")
         return
-    code = f"rule version {v.rule_version}"
-    if v.libraries:
-        code += f" (judged with {', '.join(f'{name} {version}' for name, version in v.libraries.items())})"
-    if v.again is None:
-        click.echo(
-            f"{what}, by {code}, which is not the rule of this version of Reseed: not decided again"
-        )
-    elif not v.same:
-        click.echo(f"{what}, but the evidence now leads to {v.again.decision}, by {code}")
-    elif found.disagreements:
-        click.echo(f"{what}, but the evidence is not of what the registry says:")
+    rule = f"rule version {verification.rule_version}"
+    if libraries := ", ".join(f"{name} {v}" for name, v in verification.libraries.items()):
+        rule += f" (judged with {libraries})"
+    if verification.again is None:
+        outcome = f", by {rule}, which this version of Reseed cannot apply: not decided again"
+    elif not verification.same:
+        outcome = f", but the evidence now leads to {verification.again.decision}, by {rule}"
+    elif result.disagreements:
+        outcome = ", but the registry disagrees with the evidence:"
     else:
-        click.echo(f"{what}, byte for byte again from {v.recorded.rows} rows, by {code}")
-    for sentence in found.disagreements:
+        rows = verification.recorded.rows
+        outcome = f", reproduced byte for byte from {rows} rows, by {rule}"
+    click.echo(title + outcome)
+    for sentence in result.disagreements:
         click.echo(f"  warning: {sentence}")
-    for reason in v.recorded.reasons:
+    for reason in verification.recorded.reasons:
         click.echo(f"  {reason}")

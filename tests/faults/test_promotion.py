@@ -1,4 +1,4 @@
-"""Promotions that are raced, killed at every line and every write, stopped, cut off from their lock, and gone on with."""
+"""Promotions that are raced, killed at every line and every write, stopped and cut off from the lock."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tasks.errors import TransientError
 from tasks.model.bundle import BundleRef
 from tasks.workspace import Workspace
 from tests.conftest import ROOT
-from tests.kit.registry import PROCESSES, TOLD, Store
+from tests.kit.registry import PROBE, PROCESSES, Store
 
 ROUNDS = int(os.environ.get("RESEED_RACE_ROUNDS", "3"))
 EACH = 1 if ROUNDS >= 50 else 9  # every line and every write in the long run, every ninth otherwise
 
 
-def hold(settings: Settings, held: Any) -> None:
+def hold_lock(settings: Settings, held: Any) -> None:
     with Registry(connect(settings), settings).lock("toy"):
         held.set()
         time.sleep(60)
@@ -46,17 +46,17 @@ def race(settings: Settings, version: str, start: Any, outcomes: Any) -> None:
     real = MlflowClient.set_registered_model_alias
 
     def slowly(self: MlflowClient, name: str, alias: str, number: str) -> None:
-        time.sleep(0.02)  # so that whoever is not locked out falls in between
+        time.sleep(0.02)  # so that a promoter that is not locked out interferes
         real(self, name, alias, number)
 
     MlflowClient.set_registered_model_alias = slowly
     registry = Registry(connect(settings), settings)
-    mine = next(v for v in registry.versions("toy") if v.version == version)
+    own = next(v for v in registry.versions("toy") if v.version == version)
     expected = registry.champion("toy")
     start.wait(60)
     for moved in range(20):
         try:
-            promotion.promote(registry, mine, expected=expected, reason="better", **TOLD)
+            promotion.promote(registry, own, expected=expected, reason="better", **PROBE)
         except ChampionMoved:
             expected = registry.champion("toy")
         else:
@@ -64,41 +64,47 @@ def race(settings: Settings, version: str, start: Any, outcomes: Any) -> None:
             return
 
 
-def stop_at_line(at: int, do: int) -> None:
-    """Get the signal `do` where the `at`-th new line is reached of the code that moves aliases and keeps records.
+def signal_at_line(at: int, signal_number: int) -> None:
+    """Send this process a signal at the `at`-th new line of the code that moves aliases and records it.
 
-    Lines count once, from the first word of the intent on: before it nothing was meant.
+    A line counts once, and lines before the intent do not count: nothing is written there.
     """
     watched = {str(m.__file__) for m in (client, promotion, promotion_log, notifications, atomic)}
     seen: set[tuple[str, int]] = set()
-    meant = False
+    begun = False
 
     def line(frame: Any, event: str, _: Any) -> Any:
-        nonlocal meant
+        nonlocal begun
         code = frame.f_code
         if code.co_filename not in watched:
             return None
-        meant = meant or (code.co_name == "begin" and code.co_filename == promotion.__file__)
-        if event == "line" and meant and (code.co_filename, frame.f_lineno) not in seen:
+        begun = begun or (code.co_name == "begin" and code.co_filename == promotion.__file__)
+        if event == "line" and begun and (code.co_filename, frame.f_lineno) not in seen:
             seen.add((code.co_filename, frame.f_lineno))
             if len(seen) == at:
-                os.kill(os.getpid(), do)
+                os.kill(os.getpid(), signal_number)
         return line
 
     sys.settrace(line)
 
 
-def promote_in_trouble(settings: Settings, version: str, at: int, do: int, go: Any = None) -> None:
-    """Promote `version` and get a signal at a line; exit status 3 when the lock was lost. Where there is `go`, wait for it."""
+def promote_in_trouble(
+    settings: Settings, version: str, at: int, signal_number: int, go: Any = None
+) -> None:
+    """Promote `version`, with a signal at a line; the exit status is 3 where the lock was lost.
+
+    `go` is a pair of events: one that says that it is ready, and one that it waits for.
+    """
     promotion.smoke_test = lambda *_, **__: None  # type: ignore[assignment]
     registry = Registry(connect(settings), settings)
-    mine, expected = registry.version("toy", version), registry.champion("toy")
+    own, expected = registry.version("toy", version), registry.champion("toy")
     if go is not None:
         go[0].set()
         go[1].wait(60)
-    stop_at_line(at, do) if at else None
+    if at:
+        signal_at_line(at, signal_number)
     try:
-        promotion.promote(registry, mine, expected=expected, reason="better", **TOLD)
+        promotion.promote(registry, own, expected=expected, reason="better", **PROBE)
     except LockLost:
         os._exit(3)
     sys.settrace(None)
@@ -110,7 +116,7 @@ class TestSeveralProcesses:
     def holder(self, store: Store) -> Iterator[Any]:
         """A process that holds the lock of `toy`."""
         held = PROCESSES.Event()
-        process = PROCESSES.Process(target=hold, args=(store.settings, held))
+        process = PROCESSES.Process(target=hold_lock, args=(store.settings, held))
         process.start()
         try:
             assert held.wait(60)
@@ -119,7 +125,7 @@ class TestSeveralProcesses:
             process.kill()
             process.join()
 
-    def test_the_lock_excludes_and_says_who_waits(
+    def test_the_lock_excludes_others(
         self, store: Store, holder: Any, bundles: list[BundleRef], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(lock, "LOCK_SECONDS", 1)
@@ -129,7 +135,7 @@ class TestSeveralProcesses:
         assert 0.8 < time.monotonic() - began < 10
         with pytest.raises(TransientError):
             store.register(bundles[0])
-        assert store.registry.versions_or_none("toy") == []
+        assert store.registry.versions("toy") == []
 
     def test_a_killed_holder_frees_the_lock(
         self, store: Store, holder: Any, bundles: list[BundleRef]
@@ -162,12 +168,12 @@ class TestSeveralProcesses:
                 r.kill()
         won = [outcomes.get(timeout=5) for _ in racers]
         assert sum(moved for _, _, moved in won) >= n - 1, (
-            "all had read that there is no champion, and one was right"
+            "all but one had compared with no champion"
         )
         moves = store.moves()
         assert sorted((new, old) for old, new in moves) == sorted((new, old) for new, old, _ in won)
         assert [old for old, _ in moves] == [None, *(new for _, new in moves[:-1])], (
-            "each took the place of the one before"
+            "each replaced the one before"
         )
         assert (
             store.aliases()["champion"] == moves[-1][1]
@@ -176,25 +182,24 @@ class TestSeveralProcesses:
 
 
 @pytest.fixture
-def told(store: Store) -> Store:
-    """A registry whose promotions are told to somebody who is not there, so that every letter waits."""
+def notified(store: Store) -> Store:
+    """A registry whose promotions are notified to a missing receiver, so every one is pending."""
     store.client.create_registered_model("toy")
     store.registry.set_notification_targets("toy", {"webhook": "http://127.0.0.1:9/hook"})
     return store
 
 
-def right(store: Store, *, moves: int | None = None) -> None:
-    """Nothing is open, the history is whole and what the aliases say, and one letter a promotion waits."""
-    found, aliases = store.journal(), store.aliases()
-    assert found.intents == [] and store.registry.inconsistencies("toy") == []
-    assert [row.before for row in found.rows] == [None, *(row.version for row in found.rows[:-1])]
-    assert moves is None or len(found.rows) == moves, "a promotion was lost or done twice"
-    assert (
-        aliases["champion"] == found.rows[-1].version
-        and aliases.get("previous") == found.rows[-1].before
-    )
-    letters = {(told["when"], told["version"]) for told in notifications.pending(store.settings)}
-    assert letters == {(row.when, row.version) for row in found.rows}
+def check(store: Store, *, moves: int | None = None) -> None:
+    """No intent is open, the aliases are as the history says, and one notification per row is pending."""
+    log, aliases = store.log(), store.aliases()
+    rows = log.promotions
+    assert log.intents == [] and store.registry.inconsistencies("toy") == []
+    assert [row.before for row in rows] == [None, *(row.version for row in rows[:-1])]
+    assert moves is None or len(rows) == moves, "a promotion was lost or carried out twice"
+    assert aliases["champion"] == rows[-1].version
+    assert aliases.get("previous") == rows[-1].before
+    pending = {(n.promotion.when, n.promotion.new) for n in notifications.pending(store.settings)}
+    assert pending == {(row.when, row.version) for row in rows}
 
 
 def another(store: Store, versions: list[Version]) -> tuple[str, str]:
@@ -206,9 +211,9 @@ def another(store: Store, versions: list[Version]) -> tuple[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("unasked")
-def test_kill_9_at_every_line_of_a_promotion(told: Store, bundles: list[BundleRef]) -> None:
-    """The next start converges: one champion, as the journal and the history say, and nothing is told twice."""
-    store, versions = told, [told.register(b) for b in bundles[:2]]
+def test_kill_9_at_every_line_of_a_promotion(notified: Store, bundles: list[BundleRef]) -> None:
+    """The next start converges: one champion, as the history says, and no notification twice."""
+    store, versions = notified, [notified.register(b) for b in bundles[:2]]
     store.promote(versions[0], None)
     at = 1 - EACH
     kills = finished = moved = 0
@@ -227,7 +232,7 @@ def test_kill_9_at_every_line_of_a_promotion(told: Store, bundles: list[BundleRe
         now = store.aliases()["champion"]
         assert now in {before, new}, at
         moved += now == new
-        right(store, moves=moved + 1)
+        check(store, moves=moved + 1)
     assert at > 40, "the sweep reaches every line"
     sys.stderr.write(
         f"{kills} kills in a promotion, {moved - 1} of them carried out by the next start\n"
@@ -241,7 +246,8 @@ WRITES = ("write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "ftrunc
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("unasked")
 def test_kill_9_at_every_write_to_a_file(sqlite: Store, bundles: list[BundleRef]) -> None:
-    """Every system call by which SQLite and the outbox write: the store and the letters are whole, and the next start converges."""
+    """At every system call that writes the store or a notification, after which the next start
+    converges."""
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("strace is not installed")
@@ -261,31 +267,21 @@ def test_kill_9_at_every_write_to_a_file(sqlite: Store, bundles: list[BundleRef]
             child.start()
             assert go[0].wait(60)
             inject = f"inject={call}:signal=KILL:when={at}"
-            command = [
-                strace,
-                "-f",
-                "-e",
-                f"trace={call}",
-                "-e",
-                inject,
-                "-o",
-                os.devnull,
-                "-p",
-                str(child.pid),
-            ]
+            options = ["-f", "-e", f"trace={call}", "-e", inject, "-o", os.devnull]
+            command = [strace, *options, "-p", str(child.pid)]
             tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
             assert tracer.stderr is not None
-            said = tracer.stderr.readline()
-            if "attached" not in said:
+            message = tracer.stderr.readline()
+            if "attached" not in message:
                 child.kill()
-                pytest.skip(f"strace can't trace here: {said}")
+                pytest.skip(f"strace cannot trace here: {message}")
             go[1].set()
             child.join(60)
             tracer.wait(20)
             assert child.exitcode in {0, -signal.SIGKILL}, (call, at)
             promotion.reconcile(store.registry, "toy")
             moved += store.aliases()["champion"] == new
-            right(store, moves=moved + 1)
+            check(store, moves=moved + 1)
             if child.exitcode == 0:
                 break
             kills[call] += 1
@@ -296,12 +292,10 @@ def test_kill_9_at_every_write_to_a_file(sqlite: Store, bundles: list[BundleRef]
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("unasked")
-def test_a_lock_that_is_lost_at_any_line(told: Store, bundles: list[BundleRef]) -> None:
-    """A holder is stopped, its session ended (on SQLite: its lock file removed), another version promoted; then it goes on.
-
-    It must not write over the other's promotion, or must put right what it wrote: at whichever line it was stopped.
-    """
-    store, versions = told, [told.register(b) for b in bundles[:3]]
+def test_a_lock_that_is_lost_at_any_line(notified: Store, bundles: list[BundleRef]) -> None:
+    """A holder is stopped, loses the lock (its session, or its lock file), another version is promoted,
+    and it continues: it must not overwrite the other promotion, or must repair it."""
+    store, versions = notified, [notified.register(b) for b in bundles[:3]]
     store.promote(versions[0], None)
     stops = lost = 0
     for at in itertools.count(1, EACH):
@@ -314,18 +308,18 @@ def test_a_lock_that_is_lost_at_any_line(told: Store, bundles: list[BundleRef]) 
         if not stopped(child):
             assert child.exitcode == 0
             break
-        take_the_lock_from(store)
-        promote_at_last(store, third)
+        take_lock_away(store)
+        promote_until_done(store, third)
         assert child.pid is not None
         os.kill(child.pid, signal.SIGCONT)
         child.join(60)
         assert child.exitcode in {0, 3}, at
         stops, lost = stops + 1, lost + (child.exitcode == 3)
-        assert promotion.reconcile(store.registry, "toy") == [], (at, "something was left open")
-        right(store)
+        assert promotion.reconcile(store.registry, "toy") == [], (at, "an intent was left open")
+        check(store)
         assert store.aliases()["champion"] == third.version, at
     assert stops > 40 // EACH and lost > 20 // EACH, (stops, lost)
-    sys.stderr.write(f"stopped and cut off at {stops} lines, {lost} times noticed by the holder\n")
+    sys.stderr.write(f"stopped and cut off at {stops} lines; the holder noticed {lost} times\n")
 
 
 def stopped(child: Any) -> bool:
@@ -339,18 +333,20 @@ def stopped(child: Any) -> bool:
     return False
 
 
-def take_the_lock_from(store: Store) -> None:
+def take_lock_away(store: Store) -> None:
     if store.settings.sqlite is not None:
         store.settings.sqlite.with_suffix(".lock").unlink()
         return
     import psycopg
 
     with psycopg.connect(store.settings.tracking_uri.replace("+psycopg", "")) as connection:
-        ends = "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-        connection.execute(ends)
+        connection.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks "
+            "WHERE locktype = 'advisory' AND granted"
+        )
 
 
-def promote_at_last(store: Store, version: Version) -> None:
+def promote_until_done(store: Store, version: Version) -> None:
     for _ in range(3):
         try:
             store.promote(version, store.registry.champion("toy"))
@@ -360,10 +356,10 @@ def promote_at_last(store: Store, version: Version) -> None:
     pytest.fail("the champion moved three times")
 
 
-def test_a_holder_that_lost_its_lock_is_told_before_it_writes(store: Store) -> None:
+def test_a_holder_that_lost_its_lock_notices_before_it_writes(store: Store) -> None:
     with store.registry.lock("toy") as held:
         held()
-        take_the_lock_from(store)
+        take_lock_away(store)
         with (
             pytest.raises(LockLost, match=r"was removed while|ended the session"),
             store.registry.lock("toy"),
@@ -375,17 +371,16 @@ def test_a_holder_that_lost_its_lock_is_told_before_it_writes(store: Store) -> N
 @pytest.mark.timeout(120 * ROUNDS)
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_twenty_promoters_in_trouble(kind: str, request: pytest.FixtureRequest) -> None:
-    """RESEED_RACE_ROUNDS=50 for the long race; tests/kit/race.py says what is right."""
+    """See tests/kit/race.py; RESEED_RACE_ROUNDS=50 is the long race."""
     if kind == "postgres":
-        request.getfixturevalue("postgres")  # where it can't be started, this is skipped
+        request.getfixturevalue("postgres")  # skips the test where it cannot be started
     command = [sys.executable, "-m", "tests.kit.race", "--rounds", str(ROUNDS), "--store", kind]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert ran.returncode == 0, ran.stderr[-3000:]
-    told = json.loads(ran.stdout.splitlines()[-1])
-    assert (
-        told["wrong"] == 0 and told["promotions"] >= ROUNDS and told["kills"] and told["stops"]
-    ), told
-    sys.stderr.write(f"{told}\n")
+    counts = json.loads(ran.stdout.splitlines()[-1])
+    assert counts["wrong"] == 0 and counts["promotions"] >= ROUNDS, counts
+    assert counts["kills"] and counts["stops"], counts
+    sys.stderr.write(f"{counts}\n")
 
 
 def test_a_postgres_that_is_down_is_a_passing_fault(sqlite: Store, tmp_path: Path) -> None:

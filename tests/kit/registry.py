@@ -17,7 +17,7 @@ from tasks.model.bundle import BundleRef, save_bundle
 from tests.kit import toy
 
 LABELS = list(toy.LABELS)
-TOLD: dict[str, Any] = {"probes": ["a text"], "labels": LABELS}
+PROBE: dict[str, Any] = {"probes": ["a text"], "labels": LABELS}
 
 # processes are forked from a clean one that has imported everything: MLflow takes seconds to import
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -59,19 +59,19 @@ class Store:
         return self.registry.register(name, b.directory, digest=b.digest, **told)
 
     def promote(self, version: Version, expected: Version | None) -> None:
-        promotion.promote(self.registry, version, expected=expected, reason="better", **TOLD)
+        promotion.promote(self.registry, version, expected=expected, reason="better", **PROBE)
 
     def aliases(self, name: str = "toy") -> dict[str, str]:
         return {k: str(v) for k, v in self.client.get_registered_model(name).aliases.items()}
 
-    def journal(self, name: str = "toy") -> PromotionLog:
+    def log(self, name: str = "toy") -> PromotionLog:
         return PromotionLog.read(self.client, name)
 
     def moves(self, name: str = "toy") -> list[tuple[str | None, str]]:
-        """The promotions that were carried out, of a journal that is whole and has nothing open."""
-        found = self.journal(name)
-        assert found.intents == [] and found.broken_links() == []
-        return [(row.before, row.version) for row in found.rows]
+        """The promotions that were carried out; the log must be whole, with no open intent."""
+        log = self.log(name)
+        assert log.intents == [] and log.broken_links() == []
+        return [(row.before, row.version) for row in log.promotions]
 
     def stored(self, version: Version) -> Path:
         """Where the store keeps the version's bundle."""

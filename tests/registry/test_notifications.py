@@ -1,4 +1,4 @@
-"""What is told of a promotion: signed, until it was delivered, and read back where it is a copy."""
+"""Notifications: a webhook is signed, an export is read back, and both are sent until they arrive."""
 
 from __future__ import annotations
 
@@ -19,28 +19,36 @@ from tasks import atomic
 from tasks.project import Promote
 from tasks.workspace import Workspace
 
-INTENT = Intent("toy", "2", "1", "it is better", "2026-01-02T03:04:05.000006+00:00", 2, who="ada")
+INTENT = Intent(
+    name="toy",
+    new="2",
+    old="1",
+    reason="it is better",
+    when="2026-01-02T03:04:05.000006+00:00",
+    number=2,
+    who="ada",
+)
 KEY = "a shared secret"
 
 
 class Receiver:
-    """A server that takes letters, once `broken` is over."""
+    """A server that accepts webhooks, after it has refused the next `failures`."""
 
     def __init__(self) -> None:
-        self.taken: list[tuple[dict[str, str], bytes]] = []
+        self.accepted: list[tuple[dict[str, str], bytes]] = []
         self.paths: list[str] = []
-        self.broken = 0
-        owner = self
+        self.failures = 0
+        receiver = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                owner.broken -= 1
-                fine = owner.broken < 0
-                if fine:
-                    owner.taken.append((dict(self.headers), body))
-                    owner.paths.append(self.path)
-                self.send_response(204 if fine else 503)
+                receiver.failures -= 1
+                accepted = receiver.failures < 0
+                if accepted:
+                    receiver.accepted.append((dict(self.headers), body))
+                    receiver.paths.append(self.path)
+                self.send_response(204 if accepted else 503)
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None: ...
@@ -52,10 +60,10 @@ class Receiver:
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    monkeypatch.setenv(notifications.SIGNED_WITH, KEY)
-    found = Receiver()
-    yield found
-    found.server.shutdown()
+    monkeypatch.setenv(notifications.SECRET, KEY)
+    receiver = Receiver()
+    yield receiver
+    receiver.server.shutdown()
 
 
 @pytest.fixture
@@ -65,7 +73,7 @@ def settings(home: Path) -> Settings:
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Any:
-    """The registry as far as a delivery asks it: a bundle of two files."""
+    """What an export needs of the registry: a bundle of two files."""
     (tmp_path / "bundle" / "onnx").mkdir(parents=True)
     (tmp_path / "bundle" / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "bundle" / "onnx" / "model.onnx").write_bytes(b"graph")
@@ -75,101 +83,107 @@ def registry(tmp_path: Path) -> Any:
     )
 
 
+def enqueue(settings: Settings, channel: str, target: str) -> None:
+    notifications.enqueue(settings, INTENT, targets={channel: target}, bundle="d" * 64)
+
+
+def deliver_one(settings: Settings, registry: Any) -> str:
+    (sentence,) = notifications.deliver(settings, registry)
+    return sentence
+
+
 def test_a_webhook_is_signed_and_sent_once(
     settings: Settings, receiver: Receiver, registry: Any
 ) -> None:
     for _ in range(2):  # as when a promotion is carried out again after a kill
-        notifications.enqueue(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
+        enqueue(settings, "webhook", receiver.url)
     assert len(notifications.pending(settings)) == 1
-    assert (
-        notifications.deliver(settings, registry)[0].endswith(": done")
-        and notifications.deliver(settings, registry) == []
-    )
-    [(headers, body)] = receiver.taken
-    told = json.loads(body)
-    assert (told["event"], told["model"], told["version"], told["before"]) == (
-        "promoted",
-        "toy",
-        "2",
-        "1",
-    )
-    assert (told["who"], told["reason"], told["bundle"]) == ("ada", "it is better", "d" * 64)
-    stamp = headers["X-Reseed-Timestamp"]
-    assert headers["X-Reseed-Signature"] == f"sha256={notifications.signature(KEY, stamp, body)}"
-    assert headers["X-Reseed-Id"] == told["id"]
+    assert deliver_one(settings, registry).endswith(": done")
+    assert notifications.deliver(settings, registry) == []
+    [(headers, body)] = receiver.accepted
+    event = json.loads(body)
+    assert event == {
+        "event": "promoted",
+        "id": headers["X-Reseed-Id"],
+        "model": "toy",
+        "version": "2",
+        "before": "1",
+        "bundle": "d" * 64,
+        "kind": "verdict",
+        "who": "ada",
+        "reason": "it is better",
+        "when": INTENT.when,
+    }
+    timestamp = headers["X-Reseed-Timestamp"]
+    signature = notifications.signature(KEY, timestamp, body)
+    assert headers["X-Reseed-Signature"] == f"sha256={signature}"
 
 
-def test_a_receiver_that_falters_is_asked_again(
+def test_a_failing_receiver_is_retried(
     settings: Settings, receiver: Receiver, registry: Any
 ) -> None:
-    receiver.broken = 2
-    notifications.enqueue(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
-    assert (
-        notifications.deliver(settings, registry)[0].endswith(": done") and len(receiver.taken) == 1
-    )
+    receiver.failures = 2
+    enqueue(settings, "webhook", receiver.url)
+    assert deliver_one(settings, registry).endswith(": done") and len(receiver.accepted) == 1
 
 
-def test_what_can_not_be_delivered_waits(
+def test_an_undelivered_notification_is_sent_again(
     settings: Settings, receiver: Receiver, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receiver.broken = 3
-    notifications.enqueue(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
-    assert "waits in the outbox: it answered 503" in notifications.deliver(settings, registry)[0]
+    receiver.failures = 3
+    enqueue(settings, "webhook", receiver.url)
+    assert "sent again later: it answered 503" in deliver_one(settings, registry)
     with monkeypatch.context() as m:
-        m.delenv(notifications.SIGNED_WITH)
-        assert "set RESEED_WEBHOOK_SECRET" in notifications.deliver(settings, registry)[0]
-    assert (
-        notifications.deliver(settings, registry)[0].endswith(": done") and len(receiver.taken) == 1
-    )
+        m.delenv(notifications.SECRET)
+        assert "set RESEED_WEBHOOK_SECRET" in deliver_one(settings, registry)
+    assert deliver_one(settings, registry).endswith(": done") and len(receiver.accepted) == 1
 
 
-def test_a_token_in_the_address_is_neither_printed_nor_kept(
+def test_a_token_in_the_address_is_neither_printed_nor_stored(
     settings: Settings, receiver: Receiver, registry: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notifications.enqueue(
-        settings, INTENT, hooks={"webhook": receiver.url + "/{token}?key=K3Y"}, bundle="d" * 64
-    )
-    (waits,) = notifications.deliver(settings, registry)
-    assert waits.endswith("asks for {token}: set RESEED_WEBHOOK_TOKEN in the environment")
+    enqueue(settings, "webhook", receiver.url + "/{token}?key=K3Y")
+    without_token = deliver_one(settings, registry)
+    assert without_token.endswith("has {token}: set RESEED_WEBHOOK_TOKEN in the environment")
     monkeypatch.setenv("RESEED_WEBHOOK_TOKEN", "T0KEN")
-    assert all(
-        "T0KEN" not in p.read_text() for p in settings.workspace.notifications.glob("[!.]*.json")
-    )
-    (done,) = notifications.deliver(settings, registry)
+    files = settings.workspace.notifications.glob("[!.]*.json")
+    assert all("T0KEN" not in path.read_text() for path in files)
+    done = deliver_one(settings, registry)
     assert done == f"webhook of toy 2 to {receiver.url.removesuffix('/hook')}: done"
     assert receiver.paths == ["/hook/T0KEN?key=K3Y"]
-    assert "K3Y" not in waits
-    assert (
-        notifications.redact_url("https://me:secret@example.com:8443/x")
-        == "https://example.com:8443"
-    )
-    assert notifications.redact_url("s3://bucket/prefix") == "s3://bucket/prefix"
+    assert "K3Y" not in without_token
 
 
-def test_a_receiver_that_is_not_there_stops_nothing(
+def test_an_address_is_redacted() -> None:
+    redact = notifications.redact_url
+    assert redact("https://me:secret@example.com:8443/x") == "https://example.com:8443"
+    assert redact("s3://bucket/prefix") == "s3://bucket/prefix"
+
+
+def test_a_missing_receiver_raises_nothing(
     settings: Settings, receiver: Receiver, registry: Any
 ) -> None:
     receiver.server.shutdown()
     receiver.server.server_close()
-    notifications.enqueue(settings, INTENT, hooks={"webhook": receiver.url}, bundle="d" * 64)
-    assert "waits in the outbox: ConnectError" in notifications.deliver(settings, registry)[0]
+    enqueue(settings, "webhook", receiver.url)
+    assert "sent again later: ConnectError" in deliver_one(settings, registry)
 
 
-def test_a_signature_is_of_body_and_time() -> None:
-    asked = [
+def test_a_signature_depends_on_key_time_and_body() -> None:
+    arguments = [
         (KEY, "1", b"body"),
         (KEY, "2", b"body"),
         (KEY, "1", b"other"),
         ("another", "1", b"body"),
     ]
-    assert len({notifications.signature(*a) for a in asked}) == 4
+    assert len({notifications.signature(*a) for a in arguments}) == 4
 
 
-def test_a_copy_lies_under_name_and_version(
+def test_an_export_is_stored_under_name_and_version(
     settings: Settings, registry: Any, s3: Any, tmp_path: Path
 ) -> None:
-    notifications.enqueue(settings, INTENT, hooks={"export": "s3://bucket/prod/"}, bundle="d" * 64)
-    assert notifications.deliver(settings, registry)[0].endswith(": done")
+    enqueue(settings, "export", "s3://bucket/prod/")
+    assert deliver_one(settings, registry).endswith(": done")
     keys = {o["Key"] for o in s3.list_objects_v2(Bucket="bucket")["Contents"]}
     names = ("model.safetensors", "onnx/model.onnx", "manifest.json")
     assert keys == {f"prod/toy/2/{name}" for name in names}
@@ -178,33 +192,33 @@ def test_a_copy_lies_under_name_and_version(
         assert body == (tmp_path / "bundle" / name).read_bytes()
 
 
-def test_a_copy_that_reads_back_different_waits(
-    settings: Settings, registry: Any, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_export_that_reads_back_different_is_repeated(
+    settings: Settings, registry: Any, s3: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tasks import references
 
     class Torn:
         """A store that loses the last byte."""
 
-        def upload_file(self, path: str, bucket_: str, key: str) -> None:
-            s3.put_object(Bucket=bucket_, Key=key, Body=Path(path).read_bytes()[:-1])
+        def upload_file(self, path: str, bucket: str, key: str) -> None:
+            s3.put_object(Bucket=bucket, Key=key, Body=Path(path).read_bytes()[:-1])
 
-        def get_object(self, **told: Any) -> Any:
-            return s3.get_object(**told)
+        def get_object(self, **arguments: Any) -> Any:
+            return s3.get_object(**arguments)
 
-    notifications.enqueue(settings, INTENT, hooks={"export": "s3://bucket"}, bundle="d" * 64)
+    enqueue(settings, "export", "s3://bucket")
     with monkeypatch.context() as m:
         m.setattr(references, "s3_client", Torn)
-        assert "reads back different" in notifications.deliver(settings, registry)[0]
-    assert notifications.deliver(settings, registry)[0].endswith(": done")
+        assert "reads back different" in deliver_one(settings, registry)
+    assert deliver_one(settings, registry).endswith(": done")
 
 
-def test_a_bucket_that_is_not_there_waits(settings: Settings, registry: Any, s3: Any) -> None:
-    notifications.enqueue(settings, INTENT, hooks={"export": "s3://nothing/x"}, bundle="d" * 64)
-    assert (
-        "NoSuchBucket" in notifications.deliver(settings, registry)[0]
-        and len(notifications.pending(settings)) == 1
-    )
+def test_a_missing_bucket_leaves_the_export_pending(
+    settings: Settings, registry: Any, s3: Any
+) -> None:
+    enqueue(settings, "export", "s3://nothing/x")
+    assert "NoSuchBucket" in deliver_one(settings, registry)
+    assert len(notifications.pending(settings)) == 1
 
 
 @pytest.mark.parametrize(
@@ -216,6 +230,6 @@ def test_a_bucket_that_is_not_there_waits(settings: Settings, registry: Any, s3:
         {"export_to": "/tmp/x"},
     ],
 )
-def test_where_to_is_checked_when_the_project_is_read(wrong: dict[str, str]) -> None:
+def test_a_target_is_checked_when_the_project_is_read(wrong: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="String should match"):
         Promote.model_validate(wrong)

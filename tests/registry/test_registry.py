@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from flows.registry import admin, promotion
+from flows.registry import admin, promotion, pruning
 from flows.registry import verify as verdicts
 from flows.registry.client import Registry, Version, promotion_key, require_champion
 from flows.registry.promotion import ChampionMoved
@@ -27,7 +27,7 @@ from tasks.verdict import evidence, model
 from tasks.workspace import Workspace
 from tests.conftest import Command
 from tests.kit import toy
-from tests.kit.registry import TOLD, Store
+from tests.kit.registry import PROBE, Store
 from tests.kit.verdicts import answered, question
 
 
@@ -114,7 +114,7 @@ class TestPromoting:
         champion = require_champion(store.registry, "toy")
         assert (
             champion.version == "3"
-            and champion.tags["reseed.promoted_at"] == store.journal().rows[-1].when
+            and champion.tags["reseed.promoted_at"] == store.log().promotions[-1].when
         )
         assert [check_bundle(p) is not None and p.name for p in unasked] == [
             b.digest[:32] for b in bundles[:3]
@@ -169,12 +169,12 @@ class TestPromoting:
         def at(folder: str, lock: str = "") -> Registry:
             return Registry(sqlite.client, Settings(Workspace(tmp_path / folder), server, lock))
 
-        promotion.promote(at("one"), versions[0], expected=None, reason="better", **TOLD)
-        promotion.promote(at("one"), versions[1], expected=versions[0], reason="better", **TOLD)
-        told: dict[str, Any] = {"expected": versions[1], "reason": "better", **TOLD}
+        promotion.promote(at("one"), versions[0], expected=None, reason="better", **PROBE)
+        promotion.promote(at("one"), versions[1], expected=versions[0], reason="better", **PROBE)
+        told: dict[str, Any] = {"expected": versions[1], "reason": "better", **PROBE}
         with pytest.raises(
             UserError,
-            match=r"promoted last in the workspace .*/one, .*each workspace has a lock.*RESEED_LOCK",
+            match=r"promoted last in the workspace .*/one, .*each workspace has its own lock.*RESEED_LOCK",
         ):
             promotion.promote(at("two"), versions[2], **told)
         assert sqlite.moves() == [(None, "1"), ("1", "2")]
@@ -207,7 +207,10 @@ class TestReconciling:
 
     def killed(self, store: Store, old: str | None = "1", new: str = "2") -> None:
         """Leave the journal as a kill does that falls after the intent was written."""
-        Intent("toy", new, old, "better", "2026-01-02T03:04:05.000006+00:00", 2).write(store.client)
+        when = "2026-01-02T03:04:05.000006+00:00"
+        Intent(name="toy", new=new, old=old, reason="better", when=when, number=2).write(
+            store.client
+        )
 
     def test_an_open_journal_is_finished(self, store: Store, pair: Any) -> None:
         self.killed(store)
@@ -246,9 +249,7 @@ class TestReconciling:
             m.setattr(MlflowClient, "set_registered_model_alias", fault)
             with pytest.raises(TransientError, match="gone"):
                 store.promote(pair[1], pair[0])
-        assert [i.new for i in store.journal().intents] == ["2"] and store.aliases()[
-            "champion"
-        ] == "1"
+        assert [i.new for i in store.log().intents] == ["2"] and store.aliases()["champion"] == "1"
         promotion.reconcile(store.registry, "toy")
         assert store.aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
 
@@ -293,8 +294,8 @@ class TestReconciling:
         )
         three = store.register(bundles[2])
         with pytest.raises(ChampionMoved, match="now version 2"):
-            promotion.promote(other, three, expected=pair[0], reason="better", **TOLD)
-        promotion.promote(other, three, expected=pair[1], reason="better", **TOLD)
+            promotion.promote(other, three, expected=pair[0], reason="better", **PROBE)
+        promotion.promote(other, three, expected=pair[1], reason="better", **PROBE)
         assert store.moves() == [(None, "1"), ("1", "2"), ("2", "3")]
 
     def test_what_others_have_overtaken_is_dropped(
@@ -336,7 +337,7 @@ class TestFetching:
         store.client.create_model_version("toy", str(bundles[0].directory.parent))
         foreign = store.registry.versions("toy")[0]
         assert foreign.version == "2"
-        with pytest.raises(CorruptDirectory, match=r"version 2 has no reseed\.bundle tag"):
+        with pytest.raises(CorruptDirectory, match=r"version 2 has no tag reseed\.bundle"):
             store.registry.fetch(foreign)
 
     @pytest.mark.parametrize("how", ["flipped", "added code", "exchanged", "gone"])
@@ -390,7 +391,7 @@ class TestFreshProcess:
             told["id2label"] = dict.fromkeys(told["id2label"], "stone")
         (broken / "config.json").write_text(json.dumps(told))
         version = sqlite.register(BundleRef(broken, atomic.seal(broken)))
-        with pytest.raises(CorruptDirectory, match="fresh process"):
+        with pytest.raises(CorruptDirectory, match="new process"):
             sqlite.promote(version, None)
         assert sqlite.aliases() == {"challenger": "1"} and sqlite.moves() == []
 
@@ -409,24 +410,21 @@ class TestHistory:
         store.promote(
             three[1], three[0]
         )  # it is champion already: nothing happens, and nothing is written
-        told = admin.roll_back(store.settings, "toy", reason="it answers worse", by="ada")
-        assert told["version"] == "1" and store.aliases() == {
+        report = admin.roll_back(store.settings, "toy", reason="it answers worse", by="ada")
+        assert report.version == "1" and store.aliases() == {
             "challenger": "3",
             "champion": "1",
             "previous": "2",
         }
-        found = admin.read_history(store.settings, "toy")
-        rows = [
-            (r["number"], r["version"], r["before"], r["kind"], r["who"], r["reason"])
-            for r in found["history"]
-        ]
+        history = admin.read_history(store.settings, "toy")
+        rows = [(r.number, r.version, r.before, r.kind, r.who, r.reason) for r in history.history]
         assert rows == [
             (1, "1", None, "verdict", "", "better"),
             (2, "2", "1", "verdict", "", "better"),
             (3, "1", "2", "rollback", "ada", "it answers worse"),
         ]
-        assert [r["bundle"] for r in found["history"]] == [three[i].digest for i in (0, 1, 0)]
-        assert found["inconsistencies"] == [] and found["champion"] == "1"
+        assert [r.bundle for r in history.history] == [three[i].digest for i in (0, 1, 0)]
+        assert history.inconsistencies == [] and history.champion == "1"
 
     def test_a_rollback_goes_forth_again_and_gives_the_same_files(
         self, store: Store, three: list[Version]
@@ -441,7 +439,7 @@ class TestHistory:
         assert (
             admin.promote_by_hand(
                 store.settings, "toy", "3", reason="the board wants it", by="ada"
-            )["before"]
+            ).before
             == "2"
         )
         assert (
@@ -450,7 +448,7 @@ class TestHistory:
         )
         with pytest.raises(UserError, match="version 3 of 'toy' is the champion already"):
             admin.promote_by_hand(store.settings, "toy", "3", reason="again")
-        with pytest.raises(UserError, match=r"'toy' has no version '9' \(there are: 1, 2, 3\)"):
+        with pytest.raises(UserError, match=r"'toy' has no version '9' \(existing: 1, 2, 3\)"):
             admin.promote_by_hand(store.settings, "toy", "9", reason="why not")
         with pytest.raises(UserError, match="--reason is empty"):
             admin.promote_by_hand(store.settings, "toy", "1", reason="  ")
@@ -466,7 +464,7 @@ class TestHistory:
             "1 had to give way to a verdict"
         )
         admin.roll_back(store.settings, "toy", reason="it is rude", by="ada")
-        said = "version 2 was taken back by ada: it is rude; " + overrules.format(2)
+        said = "version 2 was rolled back by ada: it is rude; " + overrules.format(2)
         assert [registry.refusal(v) for v in three] == [None, said, None]
         store.promote(three_, one)
         assert [registry.refusal(v) for v in three] == [None, said, None], (
@@ -474,8 +472,7 @@ class TestHistory:
         )
         admin.promote_by_hand(store.settings, "toy", "2", reason="it was not so rude", by="bob")
         replaced = (
-            "version 3 was replaced with version 2 by bob: it was not so rude; "
-            + overrules.format(3)
+            "version 3 was replaced by version 2 by bob: it was not so rude; " + overrules.format(3)
         )
         assert [registry.refusal(v) for v in three] == [None, None, replaced]
 
@@ -496,7 +493,7 @@ class TestHistory:
         flip(store.stored(three[0]) / "model.safetensors")
         with pytest.raises(
             UserError,
-            match=r"version 1 of 'toy' can't be the champion: .*differs from its manifest",
+            match=r"version 1 of 'toy' cannot be the champion: .*differs from its manifest",
         ):
             admin.roll_back(store.settings, "toy", reason="back")
         assert store.aliases()["champion"] == "2"
@@ -514,12 +511,12 @@ class TestHistory:
         store.client.set_registered_model_alias("toy", "champion", "3")
         assert (
             "is version 3, but version 2 was promoted last"
-            in admin.read_history(store.settings, "toy")["inconsistencies"][0]
+            in admin.read_history(store.settings, "toy").inconsistencies[0]
         )
         store.client.delete_registered_model_alias("toy", "champion")
         assert (
             "is gone, but version 2 was promoted last"
-            in admin.read_history(store.settings, "toy")["inconsistencies"][0]
+            in admin.read_history(store.settings, "toy").inconsistencies[0]
         )
         last = store.registry.last_champion("toy")
         assert last is not None and last.version == "2", (
@@ -529,12 +526,12 @@ class TestHistory:
     @pytest.mark.parametrize(
         ("how", "said"),
         [
-            ("row 2 changed", "row 3 does not follow on row 2"),
-            ("row 2 taken away", "before row 3 a row is missing"),
-            ("row 2 no row", "row 2 can't be read: it was changed"),
-            ("row 3 changed", "the row of version 3 was changed or taken away"),
-            ("row 3 taken away", "the row of version 3 was changed or taken away"),
-            ("all taken away", "the row of version 3 was changed or taken away"),
+            ("row 2 changed", "row 3 does not follow row 2"),
+            ("row 2 taken away", "a row is missing before row 3"),
+            ("row 2 no row", "row 2 is unreadable: it was changed"),
+            ("row 3 changed", "the row of version 3 was changed or deleted"),
+            ("row 3 taken away", "the row of version 3 was changed or deleted"),
+            ("all taken away", "the row of version 3 was changed or deleted"),
         ],
     )
     def test_a_row_that_was_tampered_with_is_seen(
@@ -554,7 +551,7 @@ class TestHistory:
                 )
         assert any(
             said in sentence
-            for sentence in admin.read_history(store.settings, "toy")["inconsistencies"]
+            for sentence in admin.read_history(store.settings, "toy").inconsistencies
         )
         admin.roll_back(store.settings, "toy", reason="what was changed stops no promotion")
         assert (
@@ -566,13 +563,13 @@ class TestHistory:
         self, store: Store, three: list[Version]
     ) -> None:
         """Its row is gone and the aliases are as before: what is left is a history whole in itself."""
-        said = "the row of version 2 was changed or taken away since it was promoted"
+        said = "the row of version 2 was changed or deleted since it was promoted"
         store.client.delete_registered_model_tag("toy", "reseed.history.000002")
         store.client.set_registered_model_alias("toy", "champion", "1")
         store.client.delete_registered_model_alias("toy", "previous")
-        assert store.moves() == [(None, "1")] and admin.read_history(store.settings, "toy")[
-            "inconsistencies"
-        ] == [said]
+        assert store.moves() == [(None, "1")] and admin.read_history(
+            store.settings, "toy"
+        ).inconsistencies == [said]
         store.promote(three[2], three[0])
         assert store.moves() == [(None, "1"), ("1", "3")] and store.registry.inconsistencies(
             "toy"
@@ -588,11 +585,11 @@ class TestHistory:
             require_champion(store.registry, "toy")
         store.promote(three[2], None)
         assert store.aliases()["previous"] == "2"
-        assert admin.roll_back(store.settings, "toy", reason="back")["version"] == "2"
+        assert admin.roll_back(store.settings, "toy", reason="back").version == "2"
 
     def test_a_version_that_was_deleted_is_said(self, store: Store, three: list[Version]) -> None:
         store.client.delete_model_version("toy", "2")
-        (said,) = admin.read_history(store.settings, "toy")["inconsistencies"]
+        (said,) = admin.read_history(store.settings, "toy").inconsistencies
         assert said == "version 2, which was promoted last, was deleted; the alias champion is gone"
         last = store.registry.last_champion("toy")
         assert last is not None and last.version == "1"
@@ -615,7 +612,7 @@ class TestHistory:
         for _ in range(2):
             promotion.reconcile(store.registry, "toy")
         assert [r.version for r in store.registry.history("toy")] == ["1", "2", "3"]
-        assert admin.read_history(store.settings, "toy")["inconsistencies"] == []
+        assert admin.read_history(store.settings, "toy").inconsistencies == []
 
 
 @pytest.mark.usefixtures("unasked")
@@ -665,7 +662,7 @@ class TestVerifying:
                 found.verification and found.verification.read["challenger"]["sealed"] == "c" * 64
             )
         with pytest.raises(
-            UserError, match=r"no promotion 7 .there are: 1 of version 1, 2 of version 2."
+            UserError, match=r"no promotion 7 .existing: 1 of version 1, 2 of version 2."
         ):
             verdicts.verify_verdict(store.settings, "toy", promotion=7)
         with pytest.raises(UserError, match=r"no promotion 1 of version 2"):
@@ -692,10 +689,7 @@ class TestVerifying:
         assert code == 1 and "byte for byte" not in out
         assert f"warning: the evidence is of bundle {one}, and version 2 is bundle {two}" in out
         assert "warning: promotion 2 was of bundle" in out
-        assert (
-            f"compares with a baseline, and promotion 2 was in the place of version 1, bundle {one}"
-            in out
-        )
+        assert f"compares with a baseline, and promotion 2 replaced version 1, bundle {one}" in out
 
     def test_another_verdict_than_the_evidences(self, store: Store, pair: list[Version]) -> None:
         store.registry.tag_version(pair[0], {"reseed.verdict": "inconclusive"})
@@ -729,15 +723,15 @@ class TestPruning:
         store.promote(versions[0], None)
         store.promote(versions[3], versions[0])
         places = {v.version: store.stored(v) for v in versions}
-        planned = admin.prune(store.settings, "toy", keep=1, really=False)
-        assert planned["would_remove"] == ["5", "3", "2"] and planned["kept"] == ["6", "4", "1"]
+        planned = pruning.prune(store.settings, "toy", keep=1, really=False)
+        assert planned.would_remove == ["5", "3", "2"] and planned.kept == ["6", "4", "1"]
         assert len(store.registry.versions("toy")) == 6, "without --yes nothing goes"
-        assert admin.prune(store.settings, "toy", keep=1, really=True)["removed"] == ["5", "3", "2"]
+        assert pruning.prune(store.settings, "toy", keep=1, really=True).removed == ["5", "3", "2"]
         assert [v.version for v in store.registry.versions("toy")] == ["6", "4", "1"]
         assert {v for v, place in places.items() if place.exists()} == {"6", "4", "1"}
         for v in store.registry.versions("toy"):
             check_bundle(store.registry.fetch(v), digest=v.digest)
-        assert admin.prune(store.settings, "toy", keep=1, really=True)["removed"] == []
+        assert pruning.prune(store.settings, "toy", keep=1, really=True).removed == []
 
     def test_a_version_that_is_not_ours_takes_no_files_along(
         self, store: Store, bundles: list[BundleRef]
@@ -749,9 +743,9 @@ class TestPruning:
         assert store.client.create_model_version("toy", source).version in {2, "2"}
         store.register(bundles[1])
         fetched = store.registry.fetch(one)
-        found = admin.prune(store.settings, "toy", keep=1, really=True)
-        assert found["removed"] == ["2"] and found["mib"] == 0
-        assert found["stayed"] == [
+        report = pruning.prune(store.settings, "toy", keep=1, really=True)
+        assert report.removed == ["2"] and report.mib == 0
+        assert report.stayed == [
             f"the files of version 2 stay at {source}: Reseed did not register it"
         ]
         assert fetched.exists() and check_bundle(store.stored(one), digest=one.digest)
@@ -787,19 +781,23 @@ class TestPruning:
 
         with store.registry.lock("toy"), monkeypatch.context() as m:
             m.setattr(S3ArtifactRepository, "delete_artifacts", refuse)
-            said = store.registry.delete(store.registry.version("toy", "1"))
+            said = pruning.delete_version(store.registry, store.registry.version("toy", "1"))
         assert (
             said
             and "the files of version 1 stay at s3://bucket/toy/" in said
             and "you may not delete here" in said
         )
-        assert admin.prune(store.settings, "toy", keep=1, really=True)["stayed"] == []
+        assert pruning.prune(store.settings, "toy", keep=1, really=True).stayed == []
         assert there() == {sources["1"], sources["3"]}
 
     def test_the_champion_is_not_deleted(self, store: Store, bundles: list[BundleRef]) -> None:
         one, two = (store.register(b) for b in bundles[:2])
         store.promote(one, None)
-        with pytest.raises(UserError, match="version 1 of 'toy' is its champion, and stays"):
-            store.registry.delete(one)
-        with pytest.raises(UserError, match="version 2 of 'toy' is its challenger, and stays"):
-            store.registry.delete(two)
+        with pytest.raises(
+            UserError, match="version 1 of 'toy' is its champion: it is not deleted"
+        ):
+            pruning.delete_version(store.registry, one)
+        with pytest.raises(
+            UserError, match="version 2 of 'toy' is its challenger: it is not deleted"
+        ):
+            pruning.delete_version(store.registry, two)

@@ -11,7 +11,7 @@ import pytest
 from prefect.runtime import deployment
 
 from flows.context import RunContext
-from flows.registry import admin
+from flows.registry import admin, pruning
 from flows.registry.client import Version
 from flows.retraining import approval
 from tasks.model.bundle import BundleRef
@@ -68,12 +68,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def rows(store: Store) -> list[tuple[Any, ...]]:
-    found = admin.read_history(store.settings, "toy")
-    assert found["inconsistencies"] == []
-    return [
-        (h["number"], h["version"], h["before"], h["kind"], h["who"], h["reason"])
-        for h in found["history"]
-    ]
+    history = admin.read_history(store.settings, "toy")
+    assert history.inconsistencies == []
+    return [(h.number, h.version, h.before, h.kind, h.who, h.reason) for h in history.history]
 
 
 FIRST = (1, "1", None, "verdict", "", "better")
@@ -169,7 +166,7 @@ def test_a_refusal_stands_in_the_history_and_promotes_nothing(
     sqlite.client.set_registered_model_alias("toy", "champion", "1")
 
     third = sqlite.register(bundles[2])
-    assert admin.prune(sqlite.settings, "toy", keep=1, really=False)["would_remove"] == ["2"]
+    assert pruning.prune(sqlite.settings, "toy", keep=1, really=False).would_remove == ["2"]
     assert reseed("promote", "toy", "2", "--reason", "I was wrong", "--by", "ada")[0] == 0, (
         "a refusal can be overruled"
     )
@@ -191,8 +188,8 @@ def test_a_refusal_stands_in_the_history_and_promotes_nothing(
         "toy", key, said.replace("it was not asked for", "it was fine")
     )
     assert (
-        "row 3 does not follow on row 2"
-        in admin.read_history(sqlite.settings, "toy")["inconsistencies"][0]
+        "row 3 does not follow row 2"
+        in admin.read_history(sqlite.settings, "toy").inconsistencies[0]
     )
 
 
