@@ -1,4 +1,4 @@
-"""Progress of long work: bars on a terminal, plain lines elsewhere, and a progress artifact in Prefect."""
+"""Progress of long work: a bar on a terminal, lines elsewhere, and an artifact in Prefect."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from uuid import UUID
 
 from tasks.progress import Progress
 
-LINE_SECONDS = 10.0  # between two plain lines, and between two updates of Prefect's artifact
+LINE_SECONDS = 10.0  # between two lines, and between two updates of Prefect's artifact
 
 
 def say(text: str) -> None:
-    """Write one line to standard error, for the person who waits."""
+    """Write one line to standard error."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
@@ -43,11 +43,11 @@ def _bar(title: str) -> Iterator[Progress]:
         bars.TimeRemainingColumn(),
         bars.TextColumn("{task.fields[note]}"),
     )
-    with bars.Progress(*columns, console=Console(stderr=True)) as shown:
-        bar = shown.add_task(title, total=None, note="")
+    with bars.Progress(*columns, console=Console(stderr=True)) as display:
+        bar = display.add_task(title, total=None, note="")
 
         def progress(done: int, total: int, note: str) -> None:
-            shown.update(bar, completed=done, total=total, note=note)
+            display.update(bar, completed=done, total=total, note=note)
 
         yield progress
 
@@ -66,24 +66,24 @@ def _lines(title: str) -> Progress:
 
 
 def _also_in_prefect(title: str, progress: Progress) -> Progress:
-    """`progress` that also updates a progress artifact of the running task; trouble with the artifact is ignored."""
+    """`progress` that also updates a progress artifact of the running task, as far as it can."""
     artifact: UUID | None = None
     last = time.monotonic()
 
-    def both(done: int, total: int, note: str) -> None:
+    def progress_in_both(done: int, total: int, note: str) -> None:
         nonlocal artifact, last
         progress(done, total, note)
         if time.monotonic() - last < LINE_SECONDS:
             return
         last = time.monotonic()
-        share = 100.0 * done / max(total, 1)
+        percent = 100.0 * done / max(total, 1)
         with suppress(Exception):
             from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
             if artifact is None:
-                made: Any = create_progress_artifact(progress=share, description=title)
-                artifact = made
+                created: Any = create_progress_artifact(progress=percent, description=title)
+                artifact = created
             else:
-                update_progress_artifact(artifact, progress=share)
+                update_progress_artifact(artifact, progress=percent)
 
-    return both
+    return progress_in_both

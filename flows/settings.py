@@ -1,4 +1,4 @@
-"""Where things are, read once from the environment."""
+"""Settings that are read from the environment."""
 
 from __future__ import annotations
 
@@ -11,12 +11,33 @@ from pathlib import Path
 from tasks.errors import UserError
 from tasks.workspace import Workspace
 
+# what Prefect, MLflow and other libraries read from the environment when they are imported
+LIBRARY_DEFAULTS = {
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 is too few on a busy machine
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "true",
+    "AWS_RETRY_MODE": "standard",
+    "AWS_MAX_ATTEMPTS": "8",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`workspace` is RESEED_HOME (RESEED_HOME, otherwise .reseed here); `tracking_uri` is MLflow's store
-    (MLFLOW_TRACKING_URI, otherwise a SQLite file in the workspace); `lock` is where the registry's lock is (RESEED_LOCK: a
-    PostgreSQL URL, or `file` for one in this workspace; otherwise beside the store)."""
+    """Where the workspace, the MLflow store and the registry's lock are.
+
+    `workspace` is RESEED_HOME, by default `.reseed` in the current folder. `tracking_uri` is
+    MLFLOW_TRACKING_URI, by default a SQLite file in the workspace. `lock` is RESEED_LOCK: the URL of
+    a PostgreSQL database, or `file` for a lock in this workspace; by default the lock is with the
+    store.
+    """
 
     workspace: Workspace
     tracking_uri: str
@@ -24,12 +45,14 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> Settings:
+        """The settings of this process. Raises UserError for a RESEED_LOCK of another kind."""
         home = Path(os.environ.get("RESEED_HOME") or ".reseed").absolute()
         lock = os.environ.get("RESEED_LOCK", "")
         if lock not in {"", "file"} and not lock.startswith("postgresql"):
-            scheme = lock.partition(":")[0][:20]  # no more of it: it may hold a password
+            scheme = lock.partition(":")[0][:20]  # the rest may hold a password
             raise UserError(
-                f"RESEED_LOCK begins with {scheme!r}: give postgresql://USER@HOST/DATABASE, or `file`"
+                f"RESEED_LOCK begins with {scheme!r}: set it to postgresql://USER@HOST/DATABASE, "
+                "or to `file`"
             )
         workspace = Workspace(home)
         store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.mlflow_database}"
@@ -38,20 +61,17 @@ class Settings:
     @property
     def sqlite(self) -> Path | None:
         """The store's file, where the store is SQLite."""
-        return (
-            Path(self.tracking_uri.removeprefix("sqlite:///"))
-            if self.tracking_uri.startswith("sqlite:///")
-            else None
-        )
+        path = self.tracking_uri.removeprefix("sqlite:///")
+        return Path(path) if path != self.tracking_uri else None
 
     @property
     def store(self) -> str:
-        """The store's address for a person to read: without a user and password."""
+        """The store's address without user and password, for messages."""
         return re.sub(r"//[^/@]*@", "//", self.tracking_uri)
 
 
 def current_user() -> str:
-    """This machine's user, or `unknown`: a container's may have no name."""
+    """This machine's user; `unknown` where there is no name, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -59,19 +79,9 @@ def current_user() -> str:
 
 
 def quiet_libraries() -> None:
-    """Set what Prefect and MLflow read from the environment when they are imported. What the user set stays."""
-    os.environ.setdefault("PREFECT_RESULTS_DEFAULT_SERIALIZER", "json")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault(
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180"
-    )  # 20 is too few on a busy machine
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("AWS_RETRY_MODE", "standard")
-    os.environ.setdefault("AWS_MAX_ATTEMPTS", "8")
+    """Set LIBRARY_DEFAULTS in the environment; call it before the libraries are imported.
+
+    Variables that the user set are kept.
+    """
+    for name, value in LIBRARY_DEFAULTS.items():
+        os.environ.setdefault(name, value)

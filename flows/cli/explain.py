@@ -58,13 +58,6 @@ def curation_summary(settings: Settings, config: Path, curated: Path | None) -> 
     }
 
 
-def console() -> Console:
-    """A console as wide as the terminal; of 110 columns where the output is no terminal."""
-    import sys
-
-    return Console(width=None if sys.stdout.isatty() else 110, highlight=False)
-
-
 def print_summary(found: dict[str, Any], to: Console) -> None:
     """The funnel as a table: rows left after each step, by label."""
     steps = found["funnel"]

@@ -1,47 +1,74 @@
-"""What a command prints: one JSON object last on standard output, or something to read."""
+"""What a command prints: text for a person, or one JSON object as the last line of stdout."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
+from pydantic import BaseModel
 
 from flows.settings import quiet_libraries
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object last on stdout; all else on stderr."
-)
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Result = TypeVar("Result", bound=BaseModel | dict[str, Any])
+
+
+class Finish(Protocol):
+    """Prints a command's result: as JSON, or with the function that shows it."""
+
+    def __call__(self, result: Result, show: Callable[[Result], None]) -> None:
+        """Print `result`."""
+
+
+def prints_result(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the option --json; its parameter `finish` prints the result."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object last on stdout.")
+    @functools.wraps(command)
+    def run(as_json: bool, **arguments: Any) -> None:
+        def finish(result: Result, show: Callable[[Result], None]) -> None:
+            with contextlib.redirect_stdout(stdout):
+                if as_json:
+                    values = (
+                        result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+                    )
+                    click.echo(json.dumps(values, ensure_ascii=False, default=str))
+                else:
+                    show(result)
+            stdout.flush()
+
+        quiet_libraries()
+        with _stdout_to_stderr() as stdout:
+            command(finish=finish, **arguments)
+
+    return run
 
 
 @contextlib.contextmanager
-def output_for(as_json: bool) -> Iterator[Callable[[dict[str, Any], Callable[[], None]], None]]:
-    """`finish(result, show)` for the body: with --json the result is the last line of stdout, otherwise `show()` is.
-
-    Libraries that print, and what they write to file descriptor 1 from C, go to standard error meanwhile.
-    """
-    quiet_libraries()
+def _stdout_to_stderr() -> Iterator[IO[str]]:
+    """Send stdout to stderr, also that of libraries in C; a file that writes to the real stdout."""
     sys.stdout.flush()
-    real = os.dup(1)
+    stdout = os.dup(1)
     os.dup2(2, 1)
-
-    def finish(result: dict[str, Any], show: Callable[[], None]) -> None:
-        sys.stdout.flush()
-        os.dup2(real, 1)
-        if as_json:
-            click.echo(json.dumps(result, ensure_ascii=False, default=str))
-        else:
-            show()
-        sys.stdout.flush()
-        os.dup2(2, 1)
-
     try:
-        yield finish
+        with os.fdopen(os.dup(stdout), "w", encoding=sys.stdout.encoding) as file:
+            yield file
     finally:
         sys.stdout.flush()
-        os.dup2(real, 1)
-        os.close(real)
+        os.dup2(stdout, 1)
+        os.close(stdout)
+
+
+def console() -> Console:
+    """A console for tables, 110 columns wide where stdout is not a terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 110, highlight=False)

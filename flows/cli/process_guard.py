@@ -1,7 +1,7 @@
-"""No process is left behind: a watcher ends what this process started, should it die without a chance to do so.
+"""Let no child process outlive this one, even after `kill -9`.
 
-Prefect's temporary server is stopped by an exit handler, which `kill -9` does not run; it would stay for ever, one more
-after each kill. The watcher reads a pipe that closes when its parent is gone, however it went.
+Prefect stops its temporary server in an exit handler, which a kill does not run. So a watcher process
+reads a pipe that closes when its parent ends, and then ends the processes that the parent started.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ import sys
 import uuid
 from collections.abc import Iterator
 
-OWNER = "RESEED_OWNER"  # inherited by every child, and how the watcher knows them
+OWNER = "RESEED_OWNER"  # every child inherits it, and the watcher finds them by it
 _watchers: list[subprocess.Popen[bytes]] = []
 
 
 @contextlib.contextmanager
 def guard_children() -> Iterator[None]:
-    """Children started in the body, and theirs, do not outlive this process."""
+    """Processes that are started in the body, and their children, end with this process."""
     os.environ[OWNER] = token = uuid.uuid4().hex
-    null = subprocess.DEVNULL
     watcher = subprocess.Popen(
         [sys.executable, "-m", "flows.cli.process_guard", token],
         stdin=subprocess.PIPE,
-        stdout=null,
-        stderr=null,
-        start_new_session=True,  # a Ctrl-C is not for it
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # it gets no Ctrl-C
     )
-    _watchers.append(watcher)  # its pipe stays open until this process ends, exit handlers and all
+    _watchers.append(watcher)  # keeps the pipe open until after the exit handlers
     try:
         yield
     finally:
@@ -37,18 +36,18 @@ def guard_children() -> Iterator[None]:
 
 
 def main() -> None:
-    """Wait for the end of standard input, then end every process that carries the token."""
+    """Wait for the end of standard input, then end every process that has the token."""
     import psutil
 
     token = sys.argv[1]
     sys.stdin.buffer.read()
-    left = []
+    ending = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get(OWNER) == token:
                 process.terminate()
-                left.append(process)
-    for process in psutil.wait_procs(left, timeout=5)[1]:
+                ending.append(process)
+    for process in psutil.wait_procs(ending, timeout=5)[1]:
         with contextlib.suppress(psutil.Error):
             process.kill()
 

@@ -1,4 +1,4 @@
-"""The verbs of the command `reseed` that look at the registry or move its aliases."""
+"""The commands that read the registry or move its aliases."""
 
 from __future__ import annotations
 
@@ -7,89 +7,74 @@ from collections.abc import Callable
 
 import click
 
-from flows.cli.output import json_option, output_for
+from flows.cli.output import Finish, prints_result
 from flows.settings import Settings
 
 
-def by_a_person(verb: Callable[..., None]) -> Callable[..., None]:
-    """The options of a verb that goes into the history: why, and who."""
+def person_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--reason and --by, for the history."""
     reason = click.option("--reason", required=True, help="Why, for the history.")
-    return reason(click.option("--by", help="Who; this machine's user otherwise.")(verb))
+    return reason(click.option("--by", help="Who, for the history; by default this user.")(command))
 
 
 @click.command()
 @click.argument("name", required=False)
-@json_option
-def status(name: str | None, as_json: bool) -> None:
-    """Show the champion of NAME, the one before it, and the last verdicts; of every project without NAME."""
-    from flows.registry import status as status_
+@prints_result
+def status(name: str | None, finish: Finish) -> None:
+    """Show the champion, the previous one and the last verdicts, of NAME or of every project."""
+    from flows.registry.status import read_status, show_status
 
-    with output_for(as_json) as finish:
-        found = status_.read_status(Settings.from_environment(), name)
-        finish(found, lambda: status_.show_status(found))
+    finish(read_status(Settings.from_environment(), name), show_status)
 
 
 @click.command()
 @click.argument("name")
 @click.argument("version")
-@by_a_person
-@json_option
-def promote(name: str, version: str, reason: str, by: str | None, as_json: bool) -> None:
-    """Make VERSION the champion of NAME by hand; it must load and answer, its verdict is not asked."""
+@person_options
+@prints_result
+def promote(name: str, version: str, reason: str, by: str | None, finish: Finish) -> None:
+    """Make VERSION the champion of NAME, whatever its verdict; it must load and answer."""
     from flows.registry import admin
 
-    with output_for(as_json) as finish:
-        done = admin.promote_by_hand(
-            Settings.from_environment(), name, version, reason=reason, by=by
-        )
-        finish(
-            done,
-            lambda: admin.show_promotion(
-                done, f"{name}: version {done['version']} is the champion"
-            ),
-        )
+    settings = Settings.from_environment()
+    report = admin.promote_by_hand(settings, name, version, reason=reason, by=by)
+    finish(report, admin.show_promotion)
 
 
 @click.command()
 @click.argument("name")
 @click.argument("version")
-@by_a_person
-@json_option
-def refuse(name: str, version: str, reason: str, by: str | None, as_json: bool) -> None:
-    """Write into the history of NAME that VERSION is not to be its champion, and why; no alias moves."""
+@person_options
+@prints_result
+def refuse(name: str, version: str, reason: str, by: str | None, finish: Finish) -> None:
+    """Record that VERSION is not to be the champion of NAME; no alias moves."""
     from flows.registry import admin
 
-    with output_for(as_json) as finish:
-        done = admin.refuse_version(
-            Settings.from_environment(), name, version, reason=reason, by=by
-        )
-        finish(done, lambda: admin.show_refusal(done))
+    settings = Settings.from_environment()
+    report = admin.refuse_version(settings, name, version, reason=reason, by=by)
+    finish(report, admin.show_refusal)
 
 
 @click.command()
 @click.argument("name")
-@by_a_person
-@json_option
-def rollback(name: str, reason: str, by: str | None, as_json: bool) -> None:
-    """Make the champion of NAME that was before the champion again."""
+@person_options
+@prints_result
+def rollback(name: str, reason: str, by: str | None, finish: Finish) -> None:
+    """Make the previous champion of NAME the champion again."""
     from flows.registry import admin
 
-    with output_for(as_json) as finish:
-        done = admin.roll_back(Settings.from_environment(), name, reason=reason, by=by)
-        said = f"{name}: version {done['version']} is the champion again, in place of version {done['before']}"
-        finish(done, lambda: admin.show_promotion(done, said))
+    report = admin.roll_back(Settings.from_environment(), name, reason=reason, by=by)
+    finish(report, admin.show_promotion)
 
 
 @click.command()
 @click.argument("name")
-@json_option
-def history(name: str, as_json: bool) -> None:
-    """Every promotion and refusal of NAME: when, which version, by whom and why; and whether the aliases are as it says."""
+@prints_result
+def history(name: str, finish: Finish) -> None:
+    """Show who promoted or refused which version of NAME, when and why, and any contradiction."""
     from flows.registry import admin
 
-    with output_for(as_json) as finish:
-        found = admin.read_history(Settings.from_environment(), name)
-        finish(found, lambda: admin.show_history(found))
+    finish(admin.read_history(Settings.from_environment(), name), admin.show_history)
 
 
 @click.command()
@@ -98,57 +83,51 @@ def history(name: str, as_json: bool) -> None:
 @click.option(
     "--promotion",
     type=click.IntRange(1),
-    help="The verdict of this promotion in `reseed history NAME`.",
+    help="A row of `reseed history NAME`: verify its verdict.",
 )
-@json_option
-def verify(name: str, version: str | None, promotion: int | None, as_json: bool) -> None:
-    """Come to the verdict on VERSION of NAME (the champion otherwise) again from its evidence; 1 where it differs, or the evidence is
-    not of what the registry says."""
-    from flows.registry import verify as verdicts
+@prints_result
+def verify(name: str, version: str | None, promotion: int | None, finish: Finish) -> None:
+    """Reproduce the verdict on VERSION of NAME (by default the champion) from its evidence.
 
-    with output_for(as_json) as finish:
-        found = verdicts.verify_verdict(
-            Settings.from_environment(), name, version, promotion=promotion
-        )
-        finish(found.model_dump(mode="json"), lambda: verdicts.show_verification(found))
-    if not found.same or found.disagreements:
+    The exit status is 1 where it differs, or the registry disagrees with the evidence.
+    """
+    from flows.registry.verify import show_verification, verify_verdict
+
+    settings = Settings.from_environment()
+    result = verify_verdict(settings, name, version, promotion=promotion)
+    finish(result, show_verification)
+    if not result.passed:
         sys.exit(1)
 
 
 @click.command()
 @click.argument("name")
 @click.option(
-    "--keep",
-    default=5,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Newest versions that stay.",
+    "--keep", default=5, show_default=True, type=click.IntRange(1), help="The newest versions stay."
 )
-@click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
-@json_option
-def prune(name: str, keep: int, yes: bool, as_json: bool) -> None:
+@click.option("--yes", is_flag=True, help="Remove the versions instead of listing them.")
+@prints_result
+def prune(name: str, keep: int, yes: bool, finish: Finish) -> None:
     """Remove old versions of NAME that were never champion, with their files."""
-    from flows.registry import admin
+    from flows.registry import pruning
 
-    with output_for(as_json) as finish:
-        found = admin.prune(Settings.from_environment(), name, keep=keep, really=yes)
-        finish(found, lambda: admin.show_pruned(found))
+    report = pruning.prune(Settings.from_environment(), name, keep=keep, really=yes)
+    finish(report, pruning.show_prune)
 
 
 @click.command()
 @click.argument("name")
-@click.option("--open", "show", is_flag=True, help="Open it in the browser.")
-@json_option
-def report(name: str, show: bool, as_json: bool) -> None:
-    """Bring the report of the last retrain of NAME, one HTML file, into the workspace, and print its path."""
+@click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
+@prints_result
+def report(name: str, open_it: bool, finish: Finish) -> None:
+    """Fetch the HTML report of the last retrain of NAME into the workspace, and print its path."""
     from flows.publishing.html import fetch_report
     from flows.publishing.terminal import relative_path
 
-    with output_for(as_json) as finish:
-        fetched = fetch_report(Settings.from_environment(), name)
-        if show:
-            click.launch(fetched.report)
-        finish(fetched.model_dump(mode="json"), lambda: click.echo(relative_path(fetched.report)))
+    fetched = fetch_report(Settings.from_environment(), name)
+    if open_it:
+        click.launch(fetched.report)
+    finish(fetched, lambda f: click.echo(relative_path(f.report)))
 
 
 COMMANDS = (status, report, promote, refuse, rollback, history, verify, prune)

@@ -1,4 +1,4 @@
-"""The MLflow and Prefect UIs on this machine, side by side, until Ctrl-C."""
+"""The MLflow and Prefect servers on this machine, side by side, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -20,126 +19,132 @@ from flows.serving.api import bind_port
 from flows.settings import Settings
 from flows.tracking.store import connect
 from tasks.errors import TransientError
+from tasks.figures import Figures
 
 START_SECONDS = 120
-HINTS = {"mlflow": "  (choose Model training at the top left, then a project)"}
 
 
-def mlflow_command(settings: Settings, port: int) -> list[str]:
-    """The MLflow server over the workspace's store, on loopback."""
-    store = [
-        "--backend-store-uri",
-        settings.tracking_uri,
-        "--artifacts-destination",
-        str(settings.workspace.mlflow_artifacts),
-    ]
-    return [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        *store,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
+class UiAddresses(Figures):
+    """The addresses of both UIs."""
+
+    mlflow: str
+    prefect: str
 
 
-def prefect_command(port: int) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
+@dataclass
+class Server:
+    """A server on loopback, with its output in `log`; it has no jobs of MLflow's judges."""
+
+    name: str
+    command: list[str]
+    port: int
+    health: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def address(self) -> str:
+        """The server's address."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the server in a process group of its own."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        arguments = ["--host", "127.0.0.1", "--port", str(self.port)]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self.command, *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Raise TransientError where the process has ended."""
+        if self.process is not None and self.process.poll() is not None:
+            raise TransientError(
+                f"the {self.name} server ended with {self.process.returncode}: see {self.log}"
+            )
+
+    def wait_until_healthy(self) -> None:
+        """Return when the server answers. Raises TransientError after two minutes."""
+        deadline, url = time.monotonic() + START_SECONDS, self.address + self.health
+        while time.monotonic() < deadline:
+            self.check()
+            with suppress(OSError), urllib.request.urlopen(url, timeout=2):  # noqa: S310
+                return
+            time.sleep(0.5)
+        raise TransientError(f"{url} did not answer within {START_SECONDS} s: see {self.log}")
+
+    def stop(self) -> None:
+        """End the process group, by force after ten seconds."""
+        if self.process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+def mlflow_server(settings: Settings, port: int) -> Server:
+    """MLflow's server over the workspace's store."""
+    command = ["mlflow", "server", "--workers", "1"]
+    command += ["--backend-store-uri", settings.tracking_uri]
+    command += ["--artifacts-destination", str(settings.workspace.mlflow_artifacts)]
+    return Server("mlflow", command, port, "/health", settings.workspace.logs / "mlflow.log")
 
 
 def run_servers(
-    settings: Settings, *, mlflow_port: int, prefect_port: int, announce: Callable[..., None]
+    settings: Settings,
+    *,
+    mlflow_port: int,
+    prefect_port: int,
+    ready: Callable[[UiAddresses], None],
 ) -> None:
-    """Start what is not served elsewhere already, wait until both answer, announce, and stay.
+    """Start the servers that do not run elsewhere, call `ready` when they answer, and stay.
 
-    Raises UserError when a port is taken, TransientError when a server ends or does not answer within two minutes.
+    Raises UserError where a port is taken, TransientError where a server ends or does not answer.
     """
-    addresses: dict[str, str] = {}
-    wanted: dict[str, tuple[list[str], int, str]] = {}
+    addresses, servers = {}, []
     if settings.tracking_uri.startswith("http"):
         addresses["mlflow"] = settings.tracking_uri
     else:
         connect(settings)
-        wanted["mlflow"] = (mlflow_command(settings, mlflow_port), mlflow_port, "/health")
-    if os.environ.get("PREFECT_API_URL"):
-        addresses["prefect"] = os.environ["PREFECT_API_URL"].removesuffix("/api")
+        servers.append(mlflow_server(settings, mlflow_port))
+    if url := os.environ.get("PREFECT_API_URL"):
+        addresses["prefect"] = url.removesuffix("/api")
     else:
-        wanted["prefect"] = (prefect_command(prefect_port), prefect_port, "/api/health")
-    for name, (_, port, _) in wanted.items():
-        bind_port("127.0.0.1", port, f"give --{name}-port another").close()
-    logs = settings.workspace.logs
-    logs.mkdir(parents=True, exist_ok=True)
-    running: dict[str, subprocess.Popen[bytes]] = {}
+        log, command = settings.workspace.logs / "prefect.log", ["prefect", "server", "start"]
+        servers.append(Server("prefect", command, prefect_port, "/api/health", log))
+    for server in servers:
+        bind_port("127.0.0.1", server.port, f"give --{server.name}-port another").close()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        for name, (command, port, _) in wanted.items():
-            running[name] = start_server(command, logs / f"{name}.log")
-            addresses[name] = f"http://127.0.0.1:{port}"
-        for name, (_, _, health) in wanted.items():
-            wait_until_healthy(running[name], addresses[name] + health, logs / f"{name}.log")
-        announce(addresses, lambda: _show(addresses))
-        while True:
-            for name, process in running.items():
-                if process.poll() is not None:
-                    raise TransientError(
-                        f"the {name} server ended with {process.returncode}: see {logs / f'{name}.log'}"
-                    )
-            if not running:
-                return
+        for server in servers:
+            server.start()
+        for server in servers:
+            server.wait_until_healthy()
+            addresses[server.name] = server.address
+        ready(UiAddresses(**addresses))
+        while servers:
             time.sleep(1)
+            for server in servers:
+                server.check()
     except KeyboardInterrupt:
         return
     finally:
-        for process in running.values():
-            stop_server(process)
+        for server in servers:
+            server.stop()
 
 
-def start_server(command: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """The server in a process group of its own, with job processes off and its output in `log`."""
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with log.open("wb") as f:
-        return subprocess.Popen(
-            command, stdout=f, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
-
-
-def wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            raise TransientError(f"{url}: the server ended with {process.returncode}: see {log}")
-        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(url, timeout=2):  # noqa: S310  (loopback)
-            return
-        time.sleep(0.5)
-    raise TransientError(f"{url} did not answer within {START_SECONDS} s: see {log}")
-
-
-def stop_server(process: subprocess.Popen[bytes]) -> None:
-    """End the server's whole process group, by force after ten seconds."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _show(addresses: dict[str, Any]) -> None:
-    for name in ("mlflow", "prefect"):
-        click.echo(f"{name:<8} {addresses[name]}{HINTS.get(name, '')}")
+def show_ui_addresses(addresses: UiAddresses) -> None:
+    """Print both addresses."""
+    click.echo(
+        f"mlflow   {addresses.mlflow}  (choose Model training at the top left, then a project)"
+    )
+    click.echo(f"prefect  {addresses.prefect}")
     click.echo("Ctrl-C ends both")

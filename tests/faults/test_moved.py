@@ -138,12 +138,9 @@ def test_what_was_deleted_by_hand_is_said_and_still_has_to_be_beaten(
     gone = (
         "the alias champion is gone, but version 1 was promoted last: it was moved without Reseed"
     )
-    assert f"look: {gone}" in reseed("history", "toy")[1]
+    assert f"warning: {gone}" in reseed("history", "toy")[1]
     code, _, err = reseed("predict", "toy", "some text")
-    assert (
-        code == 2
-        and "`reseed promote toy 1 --reason ...` takes the one that was promoted last" in err
-    )
+    assert code == 2 and "`reseed promote toy 1 --reason ...` restores the last one" in err
     report = last_json(reseed("retrain", config, "--fresh", "--json")[1])
     assert (
         report["verdict"] in {"keep", "inconclusive"}

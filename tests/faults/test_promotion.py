@@ -361,7 +361,7 @@ def test_a_holder_that_lost_its_lock_notices_before_it_writes(store: Store) -> N
         held()
         take_lock_away(store)
         with (
-            pytest.raises(LockLost, match=r"was removed while|ended the session"),
+            pytest.raises(LockLost, match=r"was removed while|ended its session"),
             store.registry.lock("toy"),
         ):
             held()
