@@ -18,6 +18,7 @@ import pytest
 from tasks import atomic
 from tasks.errors import UserError
 from tasks.model.bundle import Classifier, check_bundle
+from tasks.model.inference.backends import Torch
 from tasks.records import Record
 from tasks.statistics.calibration import Calibration, fit_temperature
 from tasks.train.__main__ import main
@@ -43,7 +44,8 @@ class TestLearning:
         trained = tune()
         assert trained.dev_f1_macro > 0.9
         assert (trained.steps, trained.resumed_from, trained.precision) == (3 * BATCHES, 0, "fp32")
-        said = Classifier(trained.model, trained.tokenizer, list(toy.LABELS), 32).predict(
+        backend = Torch(trained.model, trained.tokenizer)
+        said = Classifier(backend, trained.tokenizer, list(toy.LABELS), 32).predict(
             [r.text for r in TRAIN]
         )
         assert sum(p.label == r.label for p, r in zip(said, TRAIN, strict=True)) >= 0.9 * len(TRAIN)
@@ -79,7 +81,7 @@ class TestLearning:
 
         scores = iter([0.2, 0.9, 0.4, 0.9])
         monkeypatch.setattr(
-            module, "_f1", lambda labels: lambda outcome: {"f1_macro": next(scores)}
+            module, "_f1_metric", lambda labels: lambda outcome: {"f1_macro": next(scores)}
         )
         trained = tune()
         kept = {
