@@ -215,7 +215,7 @@ def main() -> None:
         ui_.page.get_by_text("Tags", exact=True).first.click()  # folds them
         ui_.page.wait_for_timeout(500)
         ui_.shoot("mlflow-registry")
-        ui_.open(f"models/{args.project}/versions/{champion}", "For what")
+        ui_.open(f"models/{args.project}/versions/{champion}", "Intended use")
         ui_.shoot("mlflow-version")
     for picture in sorted(IMAGES.glob("mlflow-*.png")):
         sys.stdout.write(f"{picture.name} {picture.stat().st_size // 1000} kB\n")

@@ -301,11 +301,11 @@ def test_the_registry_shows_who_answers(store: Store, pages: Ui) -> None:
     text = pages.open("models/toy", "Versions", "champion")
     for alias in ("@ champion", "@ previous", "@ challenger"):
         assert alias in text, alias
-    text = pages.open("models/toy/versions/2", "For what")
+    text = pages.open("models/toy/versions/2", "Intended use")
     assert (
         "@ champion" in text
         and "toy, version 2" in text
-        and "How good" in text
+        and "Evaluation" in text
         and "(not stated)" in text
     )
 
