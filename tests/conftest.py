@@ -206,11 +206,47 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def prefect_server() -> Iterator[str]:
+    """The API address of Prefect's own test server, which every flow of these tests reports to."""
+    from prefect.settings import PREFECT_API_URL
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):
-        yield
+        yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="session")
+def first_retrain(
+    tmp_path_factory: pytest.TempPathFactory, encoder: Path, mlflow_db: Path, prefect_server: str
+) -> Any:
+    """A toy retrain that was promoted."""
+    from flows.registry import promotion
+    from flows.retrain import retrain
+    from tests.kit import toy
+    from tests.kit.promoted import Promoted, keep_copy
+    from tests.kit.scripted import Server
+
+    folder = tmp_path_factory.mktemp("promoted")
+    home = folder / "home"
+    home.mkdir()
+    shutil.copy(mlflow_db, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch, Server() as llm:
+        patch.setenv("RESEED_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setattr(promotion, "smoke_test", lambda *_, **__: None)
+        config = toy.project(home / "project", endpoint=llm.url, encoder=encoder)
+        report = retrain(config=str(config))
+    keep_copy(home, folder / "copy")
+    return Promoted(home, folder / "copy", report)
+
+
+@pytest.fixture
+def promoted(first_retrain: Any, llm: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The workspace after a first retrain of the toy project, named by RESEED_HOME."""
+    first_retrain.restore(endpoint=llm.url)
+    monkeypatch.setenv("RESEED_HOME", str(first_retrain.home))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return first_retrain
 
 
 Command = Callable[..., tuple[int, str, str]]

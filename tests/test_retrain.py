@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from flows.settings import Settings
 from tests.conftest import Command, last_json
 from tests.kit import toy
+from tests.kit.promoted import Promoted
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.slow]
 
@@ -28,6 +29,12 @@ def config(tmp_path: Path, llm: Any, encoder: Path, home: Path) -> Path:
     return toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder)
 
 
+@pytest.fixture
+def everything(tmp_path: Path, llm: Any, encoder: Path, home: Path) -> Path:
+    """A project that leaves nothing out."""
+    return toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder, lean=False)
+
+
 def client() -> MlflowClient:
     uri = Settings.from_environment().tracking_uri
     return MlflowClient(uri, uri)
@@ -38,8 +45,9 @@ def champion_version() -> str:
 
 
 def test_first_run_promotes_and_second_finds_everything(
-    config: Path, reseed: Command, llm: Any, monkeypatch: pytest.MonkeyPatch
+    everything: Path, reseed: Command, llm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = everything
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
     (config.parent / "cases.yaml").write_text(CASES)
     more = ("--set", "evaluate.serving_rows=50", "--set", "evaluate.cases=cases.yaml")
@@ -225,10 +233,9 @@ def test_the_llm_on_some_rows_stands_beside_and_is_no_opponent(
 
 
 def test_what_is_worse_or_equal_is_kept_out_and_the_champion_is_scored_again(
-    config: Path, reseed: Command
+    promoted: Promoted, reseed: Command
 ) -> None:
-    assert last_json(reseed("retrain", config, "--json")[1])["verdict"] == "promote"
-
+    config = promoted.config
     code, out, _ = reseed("retrain", config, "--fresh", "--json")
     equal = last_json(out)
     assert code == 0 and equal["verdict"] in {"keep", "inconclusive"}, equal["reasons"]
@@ -344,9 +351,9 @@ def test_a_person_approves_looks_back_verifies_and_rolls_back(
 
 
 def test_a_tampered_champion_is_not_scored_and_not_replaced(
-    config: Path, reseed: Command, home: Path
+    promoted: Promoted, reseed: Command
 ) -> None:
-    assert last_json(reseed("retrain", config, "--json")[1])["verdict"] == "promote"
+    config, home = promoted.config, promoted.home
     for weights in [
         *home.glob("mlartifacts/**/model.safetensors"),
         *home.glob("serving/**/model.safetensors"),

@@ -7,75 +7,19 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.settings import Settings
 from tests.conftest import ROOT, Command, last_json
 from tests.kit import toy
+from tests.kit.deployed import Run
+from tests.kit.processes import BIN, free_port, get, running, wait_for
+from tests.kit.promoted import Promoted
 
 pytestmark = pytest.mark.slow
-BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
-def get(url: str, body: Any = None, timeout: float = 60) -> tuple[int, Any]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as r:
-            status, text = r.status, r.read().decode()
-    except urllib.error.HTTPError as e:
-        status, text = e.code, e.read().decode()
-    try:
-        return status, json.loads(text)
-    except ValueError:
-        return status, text
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            if found := condition():
-                return found
-        except OSError:
-            pass
-        time.sleep(0.2)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
-
-
-@contextmanager
-def running(*command: str | Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process group of its own, ended with all its children."""
-    process = subprocess.Popen(
-        [str(c) for c in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        for force in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
-                os.killpg(process.pid, force)
-                process.wait(20)
 
 
 def test_both_uis_boot_from_the_lock_and_go_with_the_command(
@@ -113,24 +57,25 @@ def _closed(port: int) -> bool:
         return s.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_the_deployment_completes_on_a_worker(
-    tmp_path: Path, llm: Any, encoder: Path, home: Path
+def test_a_deployment_on_a_worker_waits_for_a_person_and_does_as_is_said(
+    tmp_path: Path, llm: Any, encoder: Path, home: Path, prefect_server: str, reseed: Command
 ) -> None:
-    """`prefect deploy --all` of this repository's prefect.yaml, then a run of `retrain/bbc-news` with the toy project."""
-    config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder)
-    port = free_port()
-    api = f"http://127.0.0.1:{port}/api"
+    """`prefect deploy --all` of this repository's prefect.yaml, then runs of `retrain/bbc-news` with the toy project.
+
+    A run ends its process while it waits for approval; a new process goes on from there.
+    """
+    approval = {"approval": "required"}
+    config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder, promote=approval)
+    api = prefect_server
     environment = {
         "PREFECT_API_URL": api,
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "RESEED_HOME": str(home),
     }
-    prefect = str(BIN / "prefect")
 
-    def run(*arguments: str) -> str:
-        command = [prefect, "--no-prompt", *arguments]
+    def prefect(*arguments: str) -> None:
         ran = subprocess.run(
-            command,
+            [BIN / "prefect", "--no-prompt", *arguments],
             capture_output=True,
             text=True,
             env={**os.environ, **environment},
@@ -139,43 +84,46 @@ def test_the_deployment_completes_on_a_worker(
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr
-        return ran.stdout
 
-    with running(
-        prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port), **environment
-    ):
-        wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
-        run("work-pool", "create", "reseed", "--type", "process")
-        run("deploy", "--all")
-        with running(prefect, "worker", "start", "--pool", "reseed", **environment):
-            run("deployment", "run", "retrain/bbc-news", "--param", f"config={config}")
+    prefect("work-pool", "create", "reseed", "--type", "process")
+    prefect("deploy", "--all")
+    worker = ("worker", "start", "--pool", "reseed")
+    with running(BIN / "prefect", *worker, **environment, PREFECT_WORKER_QUERY_SECONDS="1"):
+        first = Run.started(api, "retrain/bbc-news", {"config": str(config)})
+        first.reaches("Suspended", 200)
+        assert "toy: promote?" in first.question("approve-1-none")
+        assert first.resume(approve=False, by="ada", reason="too few rows") == "ACCEPT"
+        first.reaches("Completed", 200)
+        history = last_json(reseed("history", "toy", "--json")[1])
+        assert history["champion"] is None and history["inconsistencies"] == []
+        assert [(row["version"], row["kind"], row["who"]) for row in history["history"]] == [
+            ("1", "refused", "ada")
+        ]
 
-            def ended() -> Any:
-                _, runs = get(f"{api}/flow_runs/filter", {"sort": "START_TIME_DESC"})
-                done = [r for r in runs if r["state"]["type"] in {"COMPLETED", "FAILED", "CRASHED"}]
-                return done[0] if done else None
+        second = Run.started(api, "retrain/bbc-news", {"config": str(config), "fresh": True})
+        second.reaches("Suspended", 200)
+        assert "toy: promote?" in second.question("approve-2-none")
+        assert second.resume(approve=True, by="bob", reason="enough rows now") == "ACCEPT"
+        second.reaches("Completed", 200)
 
-            flow_run = wait_for(ended, "the end of the flow run", 200)
-        assert flow_run["state"]["type"] == "COMPLETED", flow_run["state"]["message"]
-        assert flow_run["name"].startswith("toy 20")
-        _, tasks = get(f"{api}/task_runs/filter", {"task_runs": {}})
-        names = {t["name"].rsplit("-", 1)[0] for t in tasks}
-        assert {"split", "curate", "train", "register", "promote"} <= names
-        assert any(t["name"].startswith("synthesise 1") for t in tasks)
-        _, artifacts = get(f"{api}/artifacts/filter", {})
-        table = next(a for a in artifacts if a["key"] == "toy-retrain")
-        assert "| verdict | promote" in table["data"]
-        _, deployment = get(f"{api}/deployments/name/retrain/bbc-news")
-        assert deployment["global_concurrency_limit"]["limit"] == 1
-        assert deployment["schedules"][0]["schedule"]["cron"] == "0 3 * * 1"
+    history = last_json(reseed("history", "toy", "--json")[1])
+    assert history["champion"] == "2" and history["inconsistencies"] == []
+    (_, row) = history["history"]
+    assert (row["kind"], row["who"]) == ("verdict", "bob")
+    assert "approved by bob: enough rows now" in row["reason"]
 
-    from flows.registry.client import Registry
-    from flows.settings import Settings
-    from flows.tracking.store import connect
-    from tasks.workspace import Workspace
-
-    settings = Settings(Workspace(home), f"sqlite:///{home / 'mlflow.db'}")
-    assert Registry(connect(settings), settings).champion("toy") is not None
+    assert get(second.address)[1]["name"].startswith("toy 20")
+    of_run = {"flow_runs": {"id": {"any_": [second.address.rpartition("/")[2]]}}}
+    _, tasks = get(f"{api}/task_runs/filter", of_run)
+    names = {t["name"].rsplit("-", 1)[0] for t in tasks}
+    assert {"split", "curate", "train", "register", "promote"} <= names
+    assert any(t["name"].startswith("synthesise 1") for t in tasks)
+    _, artifacts = get(f"{api}/artifacts/filter", of_run)
+    table = next(a for a in artifacts if a["key"] == "toy-retrain")
+    assert "| verdict | promote" in table["data"]
+    _, deployment = get(f"{api}/deployments/name/retrain/bbc-news")
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert deployment["schedules"][0]["schedule"]["cron"] == "0 3 * * 1"
 
 
 def test_the_schedule_of_the_deployment_is_the_projects() -> None:
@@ -188,16 +136,12 @@ def test_the_schedule_of_the_deployment_is_the_projects() -> None:
     assert deployment["schedules"] == [{"cron": schedule.cron, "timezone": schedule.timezone}]
 
 
-@pytest.mark.usefixtures("prefect_server")
 def test_the_champion_answers_everywhere(
-    tmp_path: Path, llm: Any, encoder: Path, home: Path, reseed: Command
+    tmp_path: Path, promoted: Promoted, reseed: Command
 ) -> None:
     """`reseed predict` from arguments, files and standard input, `reseed serve`, and `mlflow models serve` agree."""
     import random
 
-    config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder)
-    code, out, err = reseed("retrain", config, "--json")
-    assert code == 0 and last_json(out)["promoted"], err
     rng = random.Random(5)
     texts = [toy.sentence(toy.REAL[kind], rng) for kind in toy.LABELS]
 
@@ -208,7 +152,7 @@ def test_the_champion_answers_everywhere(
     assert all(abs(sum(p["scores"].values()) - 1) < 1e-4 for p in said["predictions"])
 
     source = toy.write_csv(tmp_path / "in.csv", [{"text": t, "note": "=1+1"} for t in texts])
-    code, out, err = reseed("predict", "toy", "--in", source, "--out", tmp_path / "out.jsonl")
+    code, _, err = reseed("predict", "toy", "--in", source, "--out", tmp_path / "out.jsonl")
     assert code == 0, err
     assert [
         json.loads(line)["label"] for line in (tmp_path / "out.jsonl").read_text().splitlines()
@@ -255,7 +199,7 @@ def test_the_champion_answers_everywhere(
             assert get(f"{address}/predict", bad)[0] == 422, str(bad)[:60]
 
     port = free_port()
-    uri = os.environ["MLFLOW_TRACKING_URI"]
+    uri = Settings.from_environment().tracking_uri
     command = [
         "models",
         "serve",

@@ -17,6 +17,7 @@ from tasks.evaluate.result import ScoreResult
 from tasks.model import bundle
 from tests.conftest import Command, last_json
 from tests.kit import toy
+from tests.kit.promoted import Promoted
 
 pytestmark = [pytest.mark.usefixtures("prefect_server", "unasked"), pytest.mark.slow]
 
@@ -27,7 +28,9 @@ def config(tmp_path: Path, llm: Any, encoder: Path, home: Path) -> Path:
 
 
 @pytest.fixture
-def registry(home: Path) -> Registry:
+def registry(request: pytest.FixtureRequest) -> Registry:
+    """The registry of the test's workspace."""
+    request.getfixturevalue("promoted" if "promoted" in request.fixturenames else "home")
     settings = Settings.from_environment()
     return Registry(connect(settings), settings)
 
@@ -47,15 +50,14 @@ def verdicts(client: MlflowClient, run_id: str) -> list[Any]:
 
 
 def test_a_champion_that_moved_is_compared_with_again(
-    config: Path,
+    promoted: Promoted,
     reseed: Command,
     registry: Registry,
     small_bundle: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Version 3 beats the champion of the moment, a bad one; before it is promoted, a good one is champion again."""
-    first = last_json(reseed("retrain", config, "--json")[1])
-    assert first["promoted"], first["reasons"]
+    config = promoted.config
     digest = bundle.atomic.verify(small_bundle)["digest"]
     run_id = registry.versions("toy")[0].run_id
     told = {"run_id": run_id, "labels": list(toy.LABELS), "description": "nobody trained it"}
@@ -131,9 +133,9 @@ def test_what_a_person_took_back_is_not_promoted_by_the_same_retrain_again(
 
 
 def test_what_was_deleted_by_hand_is_said_and_still_has_to_be_beaten(
-    config: Path, reseed: Command, registry: Registry
+    promoted: Promoted, reseed: Command, registry: Registry
 ) -> None:
-    assert last_json(reseed("retrain", config, "--json")[1])["promoted"]
+    config = promoted.config
     registry.client.delete_registered_model_alias("toy", "champion")
     gone = (
         "the alias champion is gone, but version 1 was promoted last: it was moved without Reseed"
@@ -164,7 +166,7 @@ def test_what_was_deleted_by_hand_is_said_and_still_has_to_be_beaten(
 
 
 def test_a_flow_run_that_is_executed_again_makes_no_second_version(
-    config: Path, reseed: Command, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    promoted: Promoted, reseed: Command, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Retried after a failure in the evaluation, and executed once more after it was done, as the button `Retry` does."""
     from prefect.client.orchestration import get_client
@@ -173,7 +175,7 @@ def test_a_flow_run_that_is_executed_again_makes_no_second_version(
 
     from flows import retrain as flows_retrain
 
-    assert last_json(reseed("retrain", config, "--json")[1])["generation"] == 0
+    config = promoted.config
     retried = flows_retrain.retrain.with_options(retries=1, retry_delay_seconds=0)
     told = {"config": str(config), "overrides": [], "fresh": True}
     real, failures = flows_retrain.score, []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tests.test_servers import get, wait_for
+from tests.kit.processes import get, wait_for
 
 
 def answered(url: str, body: Any) -> Any:

@@ -145,9 +145,13 @@ def project(
     rows: int = 50,
     seed: int = 1,
     multi_label: bool = False,
+    lean: bool = True,
     **sections: dict[str, Any],
 ) -> Path:
-    """A project file for the toy task, with its data beside it. `sections` are merged into the file's."""
+    """A project file for the toy task, next to its data. `sections` are merged into the file's.
+
+    A lean one leaves out what takes time and few tests are about: self-training, lift, robustness and traces.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "rows.csv", real_sets(rows, seed) if multi_label else real_rows(rows, seed))
     config: dict[str, Any] = {
@@ -175,10 +179,13 @@ def project(
         "predict": {
             "backend": "torch"
         },  # an export takes seconds; tests/model/test_export.py has it
-        # serving takes a process, and tests/evaluate/test_serving.py has it; its word vectors know the kinds by themselves, so nothing
-        # could be better than their mean
+        # its word vectors know the kinds by themselves, so nothing could be better than their mean
         "evaluate": {"bootstrap_samples": 1000, "serving_rows": 0, "static_model": "off"},
     }
+    if lean:
+        config["generate"]["traces"] = 0
+        config["self_training"] = {"rounds": 0}
+        config["evaluate"] |= {"bootstrap_samples": 300, "lift": "off", "robustness_rows": 0}
     if multi_label:
         config["multi_label"] = True
     for name, values in sections.items():

@@ -16,8 +16,8 @@ from flows.settings import Settings
 from tasks.model.bundle import BundleRef
 from tasks.workspace import Workspace
 from tests.conftest import ROOT
+from tests.kit.processes import BIN, free_port, get, running, wait_for
 from tests.kit.registry import Store
-from tests.test_servers import BIN, free_port, get, running, wait_for
 
 pytestmark = pytest.mark.slow
 KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,11 @@ from flows.registry.client import Version
 from flows.retraining import approval
 from tasks.model.bundle import BundleRef
 from tasks.verdict.model import Verdict
-from tests.conftest import ROOT, Command, last_json
-from tests.kit import toy
+from tests.conftest import Command
 from tests.kit.context import context_of
-from tests.kit.deployed import Run
 from tests.kit.registry import Store
 from tests.kit.rows import project
 from tests.kit.verdicts import verdict_on
-from tests.test_servers import BIN, free_port, get, running, wait_for
 
 TRUE = [*"abc"] * 40
 
@@ -191,72 +187,3 @@ def test_a_refusal_stands_in_the_history_and_promotes_nothing(
         "row 3 does not follow row 2"
         in admin.read_history(sqlite.settings, "toy").inconsistencies[0]
     )
-
-
-FLOW = """
-from flows.retrain import retrain
-
-if __name__ == "__main__":  # a run is a process that imports this file again
-    retrain.serve(name="toy", pause_on_shutdown=False)
-"""
-
-
-@pytest.mark.slow
-def test_a_deployments_retrain_waits_for_a_person_and_does_as_is_said(
-    tmp_path: Path, encoder: Path, home: Path, llm: Any, reseed: Command
-) -> None:
-    """A Prefect server, the flow as a served deployment, and its runs, which end their process while they wait."""
-    config = toy.project(
-        tmp_path / "project",
-        endpoint=llm.url,
-        encoder=encoder,
-        promote={"approval": "required"},
-        evaluate={"lift": "off", "robustness_rows": 0},
-    )
-    script, port = tmp_path / "served.py", free_port()
-    script.write_text(FLOW)
-    api = f"http://127.0.0.1:{port}/api"
-    environment = {
-        "PREFECT_API_URL": api,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PYTHONPATH": str(ROOT),
-    }
-    environment |= {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "RESEED_HOME": str(home)}
-    with running(
-        BIN / "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        **environment,
-    ):
-        wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
-        with running(sys.executable, str(script), **environment):
-            run = Run.started(api, "retrain/toy", {"config": str(config)})
-            run.reaches("Suspended", 200)
-            assert "toy: promote?" in run.question("approve-1-none")
-            assert run.resume(approve=False, by=" ", reason="too few rows") == "ACCEPT"
-            assert "had no name" in run.question("approve-1-none-1")
-            run.reaches("Suspended", 200)
-            assert run.resume(approve=False, by="ada", reason="too few rows") == "ACCEPT"
-            run.reaches("Completed", 200)
-            told = last_json(reseed("history", "toy", "--json")[1])
-            assert told["champion"] is None and told["inconsistencies"] == []
-            assert [(h["version"], h["kind"], h["who"]) for h in told["history"]] == [
-                ("1", "refused", "ada")
-            ]
-
-            run = Run.started(api, "retrain/toy", {"config": str(config), "fresh": True})
-            run.reaches("Suspended", 200)
-            assert "toy: promote?" in run.question("approve-2-none")
-            assert run.resume(approve=True, by="bob", reason="enough rows now") == "ACCEPT"
-            run.reaches("Completed", 200)
-    told = last_json(reseed("history", "toy", "--json")[1])
-    assert told["champion"] == "2" and told["inconsistencies"] == []
-    (_, row) = told["history"]
-    assert (row["kind"], row["who"]) == (
-        "verdict",
-        "bob",
-    ) and "approved by bob: enough rows now" in row["reason"]

@@ -36,9 +36,9 @@ from tests.conftest import ROOT, Command, last_json
 from tests.kit import toy
 from tests.kit.context import context_of
 from tests.kit.deployed import Run
+from tests.kit.processes import running, wait_for
 from tests.kit.review import Place, place, row
 from tests.kit.rows import record, text
-from tests.test_servers import BIN, free_port, get, running, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -633,60 +633,45 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_a_deployments_run_is_suspended_until_a_person_reviewed(
-    tmp_path: Path, encoder: Path, home: Path
+    tmp_path: Path, encoder: Path, home: Path, prefect_server: str
 ) -> None:
-    """A Prefect server, a served deployment, and a run that ends its process while it waits."""
+    """A served deployment and a run that ends its process while it waits."""
     where = place(tmp_path / "place", encoder, required=2)
     script = tmp_path / "waits.py"
     script.write_text(FLOW)
-    port = free_port()
-    api = f"http://127.0.0.1:{port}/api"
+    api = prefect_server
     environment = {
         "PREFECT_API_URL": api,
         "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "PYTHONPATH": str(ROOT),
     }
-    environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "1"
     rows = rank_rows(where.project, where.data, encoder=encoder)
     decided = Decisions(Workspace(home).decisions("toy"), by="ana")
-    with running(
-        BIN / "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        **environment,
-    ):
-        wait_for(lambda: get(f"{api}/health")[0] == 200, "the Prefect server")
-        with running(sys.executable, str(script), **environment):
-            parameters = {k: str(getattr(where, k)) for k in ("config", "curated", "splits")} | {
-                "home": str(home)
-            }
-            run = Run.started(api, "waits/toy", parameters)
-            run.reaches("Suspended")
-            assert (home / "starts").read_text() == "x"
-            assert "2 rows must be reviewed (review.required_rows), 0 are" in run.question(
-                "review-0"
-            )
-            assert (
-                run.resume(continue_without="perhaps") == "REJECT"
-                and run.state["name"] == "Suspended"
-            ), "typed input"
-            decided.decide([rows[0].record], "accept")
-            assert run.resume(by="ana") == "ACCEPT"  # too early: one of two
-            wait_for(lambda: (home / "starts").read_text() == "xx", "the run to start anew")
-            run.reaches("Suspended")
-            assert "1 are" in run.question("review-1")
-            decided.decide([rows[1].record], "reject")
-            assert run.resume(by="ana") == "ACCEPT"
-            run.reaches("Completed")
-            assert (home / "starts").read_text() == "xxx"
+    with running(sys.executable, str(script), **environment):
+        parameters = {k: str(getattr(where, k)) for k in ("config", "curated", "splits")} | {
+            "home": str(home)
+        }
+        run = Run.started(api, "waits/toy", parameters)
+        run.reaches("Suspended")
+        assert (home / "starts").read_text() == "x"
+        assert "2 rows must be reviewed (review.required_rows), 0 are" in run.question("review-0")
+        assert (
+            run.resume(continue_without="perhaps") == "REJECT" and run.state["name"] == "Suspended"
+        ), "typed input"
+        decided.decide([rows[0].record], "accept")
+        assert run.resume(by="ana") == "ACCEPT"  # too early: one of two
+        wait_for(lambda: (home / "starts").read_text() == "xx", "the run to start anew")
+        run.reaches("Suspended")
+        assert "1 are" in run.question("review-1")
+        decided.decide([rows[1].record], "reject")
+        assert run.resume(by="ana") == "ACCEPT"
+        run.reaches("Completed")
+        assert (home / "starts").read_text() == "xxx"
 
-            decided.undo()
-            run = Run.started(api, "waits/toy", parameters)
-            run.reaches("Suspended")
-            assert "1 are" in run.question("review-0")
-            assert run.resume(by="ana", continue_without=True) == "ACCEPT"
-            run.reaches("Completed")
+        decided.undo()
+        run = Run.started(api, "waits/toy", parameters)
+        run.reaches("Suspended")
+        assert "1 are" in run.question("review-0")
+        assert run.resume(by="ana", continue_without=True) == "ACCEPT"
+        run.reaches("Completed")

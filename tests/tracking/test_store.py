@@ -15,7 +15,7 @@ from flows.tracking import store
 from tasks.errors import TransientError
 from tasks.workspace import Workspace
 from tests.conftest import ROOT, Command
-from tests.test_servers import free_port
+from tests.kit.processes import free_port
 
 
 @pytest.fixture
