@@ -305,7 +305,7 @@ def test_the_registry_shows_who_answers(store: Store, pages: Ui) -> None:
     assert (
         "@ champion" in text
         and "toy, version 2" in text
-        and "Evaluation" in text
+        and "Scores" in text
         and "(not stated)" in text
     )
 
