@@ -43,10 +43,12 @@ class RunContext:
 
     @property
     def workspace(self) -> Workspace:
+        """Where the files of this machine's retrains are."""
         return self.settings.workspace
 
     @property
     def tracking(self) -> Tracking:
+        """The retrain's run in MLflow."""
         return self.runner.tracking
 
     def stage(

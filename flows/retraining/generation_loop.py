@@ -55,6 +55,7 @@ class GeneratedRows:
 
     @property
     def results(self) -> list[SynthesiseResult]:
+        """The synthesise stage of each round, in order."""
         return [r.result for r in self.rounds]
 
     @property

@@ -106,9 +106,11 @@ class LabelFirstResult(StageResult):
         return self.directory / FILE
 
     def metrics(self) -> Metrics:
+        """How many rows are listed, and on how many of them the two models differ."""
         return {"label_first.rows": float(self.rows), "label_first.differ": float(self.differ)}
 
     def tables(self) -> dict[str, Table]:
+        """The list."""
         return {"label_first": atomic.read_lines(self.list_file)}
 
 

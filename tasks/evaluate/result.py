@@ -82,6 +82,7 @@ class ScoreResult(StageResult):
         return read_answers(self.directory / PREDICTIONS)
 
     def metrics(self) -> Metrics:
+        """The scores, and what an LLM baseline cost."""
         llm = {f"llm.{name}": float(getattr(self.llm, name)) for name in LLM_METRICS if self.llm}
         return llm | (self.test_metrics() if self.scores else {})
 
@@ -100,6 +101,7 @@ class ScoreResult(StageResult):
         return metrics | {f"test.f1_macro.{name}"[:NAME_LIMIT]: v for name, v in slices.items()}
 
     def tables(self) -> dict[str, Table]:
+        """Answers, errors and slices."""
         tables: dict[str, Table] = {
             name: atomic.read_lines(self.directory / f"{name}.jsonl") for name in TABLES
         }
@@ -110,6 +112,7 @@ class ScoreResult(StageResult):
         return sorted(self.directory.glob("*.png"))
 
     def artifacts(self) -> list[Path]:
+        """The plots and figures."""
         return [*self.plots(), *(p for name in FILES if (p := self.directory / name).exists())]
 
 

@@ -36,12 +36,15 @@ class ServingResult(StageResult):
     host: Host
 
     def metrics(self) -> Metrics:
+        """Latency, throughput, memory and size."""
         return {f"serving.{name}": float(v) for name, v in self if name != "host"}
 
     def headline(self) -> Metrics:
+        """The same on the retrain's own run."""
         return self.metrics()
 
     def artifacts(self) -> list[Path]:
+        """The figures."""
         return [self.directory / FIGURES]
 
     def describe(self) -> str:
@@ -60,9 +63,11 @@ class ServingComparisonResult(StageResult):
     champion: Latencies
 
     def metrics(self) -> Metrics:
+        """The latencies of both."""
         return {f"serving.{who}.{name}": v for who, latencies in self for name, v in latencies}
 
     def artifacts(self) -> list[Path]:
+        """The figures."""
         return [self.directory / FIGURES]
 
 

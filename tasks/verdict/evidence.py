@@ -70,9 +70,11 @@ class VerdictResult(StageResult):
     verdict: Verdict
 
     def metrics(self) -> Metrics:
+        """The gain and its bounds."""
         return verdict_metrics(self.verdict)
 
     def artifacts(self) -> list[Path]:
+        """The evidence that `reseed verify` reads."""
         return sorted(self.directory.iterdir())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,23 +161,22 @@ def test_unreachable_endpoint(config: Path, reseed: Command) -> None:
     one_sentence(err, "127.0.0.1:9", "can't be reached")
 
 
-def test_second_retrain_while_one_runs(
-    config: Path, llm: Any, home: Path, fresh_process: Callable[..., Any]
-) -> None:
+@pytest.mark.usefixtures("prefect_server")
+def test_second_retrain_while_one_runs(config: Path, home: Path, reseed: Command) -> None:
     hold = f"""
-from pathlib import Path; from flows import steps
-from tasks import atomic
-from tasks.dataset.split import split_dataset
-from tasks.synthesise.stage import synthesise
-with atomic.exclusive_lock(Path({str(home)!r}) / "locks" / "retrain-toy.lock", "a retrain of 'toy'"):
-    print("held", flush=True); import time; time.sleep(60)
+import time
+from pathlib import Path
+from tasks.atomic import exclusive_lock
+with exclusive_lock(Path({str(home)!r}) / "locks" / "retrain-toy.lock", "a retrain of 'toy'"):
+    print("held", flush=True)
+    time.sleep(60)
 """
     holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        second = fresh_process("retrain", config, home=home)
-        assert second.returncode == 2, second.stderr
-        one_sentence(second.stderr, "a retrain of 'toy' is already running", str(holder.pid))
+        code, _, err = reseed("retrain", config)
+        assert code == 2, err
+        one_sentence(err, "a retrain of 'toy' is already running", str(holder.pid))
     finally:
         holder.kill()
         holder.wait()

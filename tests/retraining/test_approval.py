@@ -150,7 +150,7 @@ def test_a_refusal_stands_in_the_history_and_promotes_nothing(
         code, out, _ = reseed(
             "refuse", "toy", "2", "--reason", "it was not asked for", "--by", "ada"
         )
-        assert code == 0 and "toy: version 2 is refused; version 1 stays the champion" in out
+        assert code == 0 and "toy: version 2 is refused; version 1 stays champion" in out
     refused = (2, "2", "1", "refused", "ada", "it was not asked for")
     assert rows(sqlite) == [FIRST, refused]
     assert "version 2 against 1" in reseed("history", "toy")[1]

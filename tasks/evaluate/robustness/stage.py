@@ -40,6 +40,7 @@ class RobustnessResult(StageResult):
     cases: dict[str, CaseScore]
 
     def metrics(self) -> Metrics:
+        """Flip rates, macro-F1 under each perturbation, and failure rates of the cases."""
         rates = {"test.flip_rate": self.flip_rate.value}
         for name, p in self.perturbations.items():
             rates[f"test.flip_rate.{name}"] = p.flip_rate.value
@@ -49,9 +50,11 @@ class RobustnessResult(StageResult):
         return {name: float(v) for name, v in rates.items() if v is not None}
 
     def headline(self) -> Metrics:
+        """The same on the retrain's own run."""
         return self.metrics()
 
     def tables(self) -> dict[str, Table]:
+        """Rates by perturbation and case, and the texts whose answers changed."""
         perturbations, cases = self.perturbations.items(), self.cases.items()
         return {
             "robustness": [{"perturbation": name, **_columns(p)} for name, p in perturbations],
@@ -61,6 +64,7 @@ class RobustnessResult(StageResult):
         }
 
     def artifacts(self) -> list[Path]:
+        """The figures."""
         return [self.directory / "robustness.json"]
 
     def describe_flips(self) -> str:
