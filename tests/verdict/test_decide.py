@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise, product
@@ -515,70 +514,3 @@ def test_mcnemar_counts_the_rows_that_one_alone_has_right(pair: Pair) -> None:
     n, k = v.won + v.lost, max(v.won, v.lost)
     tail = sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n
     assert v.mcnemar_p == pytest.approx(min(1.0, 2 * tail) if n else 1.0)
-
-
-def answered(
-    rng: np.random.Generator, true: np.ndarray, accuracy: float, together: np.ndarray
-) -> list[str]:
-    """Answers right with this chance, half of it decided by how hard the row is, which both models share."""
-    own = 0.5 * together + 0.5 * rng.random(len(true))
-    cut = np.quantile(0.5 * rng.random(200_000) + 0.5 * rng.random(200_000), accuracy)
-    said = np.where(own < cut, true, (true + rng.integers(1, 3, len(true))) % 3)
-    return [LABELS[k] for k in said]
-
-
-def simulated(trials: int, *, rows: int, better: float, use: int = 1, seed: int = 0) -> float:
-    """How often a challenger of accuracy 0.8 + `better` is promoted over an opponent of 0.8."""
-    rng = np.random.default_rng(seed)
-    promoted = 0
-    for i in range(trials):
-        true, hard = rng.integers(0, 3, rows), rng.random(rows)
-        given_ = (answered(rng, true, 0.8 + better, hard), answered(rng, true, 0.8, hard))
-        pair = Pair([LABELS[k] for k in true], *given_)
-        promoted += pair.decide(samples=400, seed=i, use=use).decision == "promote"
-    return promoted / trials
-
-
-@pytest.mark.slow
-class TestRates:
-    """What the judge promises of chance, by simulation; pytest -s prints the rates."""
-
-    def test_without_a_difference_it_promotes_no_more_often_than_said(self) -> None:
-        rate = simulated(2000, rows=300, better=0.0)
-        sys.stderr.write(
-            f"promoted without a difference: {rate:.4f} of 2000, {alpha_spent(0.05, 1):.4f} allowed at the first use\n"
-        )
-        assert rate <= 0.025 + 3 * (0.025 * 0.975 / 2000) ** 0.5
-
-    @pytest.mark.parametrize(
-        ("rows", "accuracy", "use"),
-        [
-            ((1, 1, 1), 0.8, 1),
-            ((2, 2, 2), 0.8, 1),
-            ((100, 100, 1), 0.9, 1),
-            ((10,) * 3, 0.95, 1),
-            ((20,) * 3, 0.97, 1),
-            ((50,) * 3, 0.98, 1),
-            ((20,) * 3, 0.97, 5),
-        ],
-    )
-    def test_nor_with_few_rows_rare_labels_or_few_errors(
-        self, rows: tuple[int, ...], accuracy: float, use: int
-    ) -> None:
-        rng, promoted, trials = np.random.default_rng(0), 0, 300
-        true = np.repeat(np.arange(3), rows)
-        for i in range(trials):
-            hard = rng.random(len(true))
-            given_ = (answered(rng, true, accuracy, hard), answered(rng, true, accuracy, hard))
-            v = Pair([LABELS[k] for k in true], *given_).decide(samples=400, seed=i, use=use)
-            promoted += v.decision == "promote"
-        allowed = alpha_spent(0.05, use)
-        sys.stderr.write(
-            f"{rows} rows, accuracy {accuracy}, verdict {use}: {promoted / trials:.4f}, {allowed:.4f} allowed\n"
-        )
-        assert promoted / trials <= allowed + 3 * (allowed * (1 - allowed) / trials) ** 0.5
-
-    def test_five_points_are_found_in_a_thousand_rows(self) -> None:
-        rate = simulated(400, rows=1000, better=0.05)
-        sys.stderr.write(f"promoted with 5 points more, 1000 rows: {rate:.4f} of 400\n")
-        assert rate >= 0.9

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.judging import LABELS, answers
 from tasks.verdict.model import Verdict
 from tests.kit.verdicts import verdict_on
-from tests.verdict.test_decide import LABELS, answered
 
 
 def said(rng: np.random.Generator, true: np.ndarray, accuracy: float) -> list[str]:
-    return answered(rng, true, accuracy, rng.random(len(true)))
+    return answers(rng, true, accuracy, rng.random(len(true)))
 
 
 def asked(
@@ -76,24 +74,3 @@ def test_seeds_that_answered_other_rows_are_unsure() -> None:
     true = LABELS * 20
     v = verdict_on(true, true, true[::-1], labels=LABELS, seeds=[true, true[1:]])
     assert v.decision == "inconclusive" and "59 answers" in v.reasons[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seeds", [3, 8])
-def test_a_recipe_that_gains_nothing_is_said_to_gain_no_more_often_than_said(seeds: int) -> None:
-    """The models of different seeds differ truly, by 3 points of accuracy; on average they are as good as the opponent."""
-    rng, trials = np.random.default_rng(seeds), int(os.environ.get("RESEED_TRIALS", "150"))
-    nested = alone = 0
-    for i in range(trials):
-        true = rng.integers(0, len(LABELS), 500)
-        hard = rng.random(500)
-        own = [answered(rng, true, float(a), hard) for a in rng.normal(0.8, 0.03, seeds)]
-        theirs = answered(rng, true, 0.8, hard)
-        names = [LABELS[k] for k in true]
-        v = verdict_on(names, own[0], theirs, labels=LABELS, seeds=own, samples=400, seed=i)
-        assert v.recipe is not None and v.lower is not None
-        nested += v.recipe.lower > 0
-        alone += v.lower > 0
-    told = f"without a gain of the recipe over {seeds} seeds: {nested / trials:.3f} with seeds nested, "
-    sys.stderr.write(f"{told}{alone / trials:.3f} by one seed alone, 0.025 allowed\n")
-    assert nested / trials <= 0.025 + 3 * (0.025 * 0.975 / trials) ** 0.5 < alone / trials
