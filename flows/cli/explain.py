@@ -12,8 +12,10 @@ from rich.table import Table
 
 from flows.review.session import require_last_retrain
 from flows.settings import Settings
+from tasks.figures import Figures
 from tasks.project import Project
 from tasks.project.reader import load_project
+from tasks.report.data.figures import CheckRejections, FunnelStep
 from tasks.report.data.funnel import funnel_steps, rejected_by_check
 from tasks.report.data.page import check_title
 from tasks.report.data.rows import load_rows
@@ -45,37 +47,43 @@ def row_story(settings: Settings, config: Path, row: str, curated: Path | None) 
     ).to_json()
 
 
-def curation_summary(settings: Settings, config: Path, curated: Path | None) -> dict[str, Any]:
-    """{project, curated, funnel, rejected}: where the rows of the last retrain went."""
+class CurationSummary(Figures):
+    """Where the rows of a retrain went; `curated` is the directory of the kept ones."""
+
+    project: str
+    curated: str
+    funnel: list[FunnelStep]
+    rejected: list[CheckRejections]
+
+
+def curation_summary(settings: Settings, config: Path, curated: Path | None) -> CurationSummary:
+    """Where the rows of the last retrain, or of `curated`, went."""
     project = load_project(config)
     data = retrain_data(settings, project, config, curated)
     g, labels = load_rows(data), project.label_names
-    return {
-        "project": project.name,
-        "curated": str(data.curated),
-        "funnel": funnel_steps(g, labels),
-        "rejected": rejected_by_check(g, labels),
-    }
+    return CurationSummary(
+        project=project.name,
+        curated=str(data.curated),
+        funnel=funnel_steps(g, labels),
+        rejected=rejected_by_check(g, labels),
+    )
 
 
-def print_summary(found: dict[str, Any], to: Console) -> None:
+def print_summary(summary: CurationSummary, to: Console) -> None:
     """The funnel as a table: rows left after each step, by label."""
-    steps = found["funnel"]
     table = Table(
-        title=f"{escape(found['project'])}: rows left after each step",
+        title=f"{escape(summary.project)}: rows left after each step",
         title_justify="left",
         pad_edge=False,
     )
     table.add_column("step")
-    for label in steps[0]["rows"]:
+    for label in summary.funnel[0].rows:
         table.add_column(escape(label), justify="right", overflow="fold")
     table.add_column("all", justify="right")
     table.add_column("rejected", justify="right")
-    for s in steps:
-        counts = [str(n) for n in s["rows"].values()]
-        table.add_row(
-            escape(check_title(s["step"])), *counts, str(s["total"]), str(s["lost"] or "")
-        )
+    for s in summary.funnel:
+        counts = [str(n) for n in s.rows.values()]
+        table.add_row(escape(check_title(s.step)), *counts, str(s.total), str(s.lost or ""))
     to.print(table)
     to.print(
         "reseed curate CONFIG --explain ROW shows the story of one row; ROW is an id or a piece of the text"

@@ -12,6 +12,7 @@ from tasks.curate.stage import CurateResult, RowCounts
 from tasks.dataset.split import SealedResult, SplitsResult
 from tasks.figures import Figures
 from tasks.records import Record, Rejected, count_by_check, count_by_label, write_records
+from tasks.report.data.rows import RetrainStages
 from tasks.stage import StageResult, run_stage
 from tasks.synthesise.stage import SynthesiseResult
 from tasks.text.fingerprints import FINGERPRINTS, Fingerprints
@@ -216,14 +217,9 @@ class Data:
         )
 
     @property
-    def stages(self) -> dict[str, Any]:
-        """The arguments of data_report and gather."""
-        return {
-            "rounds": [self.round],
-            "curated": self.curated,
-            "self_trained": self.self_trained,
-            "splits": self.splits,
-        }
+    def stages(self) -> RetrainStages:
+        """The stages that wrote the rows."""
+        return RetrainStages([self.round], self.curated, self.self_trained, self.splits)
 
     @property
     def data(self) -> RetrainData:

@@ -26,6 +26,7 @@ from tasks.records import Record, Rejected, read_records
 from tasks.report.data.cost import acceptance_by_attribute, cost_figures, drawn_attributes
 from tasks.report.data.distance import distinguishing_words, matched_rows, two_sample_test
 from tasks.report.data.diversity import distinct_n, diversity_figures, spread, word_tokens
+from tasks.report.data.figures import TypicalWords
 from tasks.report.data.funnel import funnel_steps, rejected_by_check, rows_by_source
 from tasks.report.data.page import render_data_report
 from tasks.report.data.rows import RetrainRows, gather_rows
@@ -72,9 +73,13 @@ def directions(texts: list[str]) -> np.ndarray:
 
 def shown(g: RetrainRows, of: Project, hidden: set[str] | None = None) -> str:
     found = data_figures(
-        g, project=of, hidden=lambda row, _: row in (hidden or set()), embed=directions
+        g,
+        project=of,
+        read={"curated": "0" * 64},
+        hidden=lambda row, _: row in (hidden or set()),
+        embed=directions,
     )
-    return render_data_report(found | {"read": {"curated": "0" * 64}})
+    return render_data_report(found)
 
 
 # the funnel
@@ -111,22 +116,22 @@ def test_the_funnel_adds_up(fates: list[tuple[str, str]]) -> None:
     seed = [record(text("seed", 0), "fruit", "seed")]
     g = gathered(written=written, unusable=unusable, kept=[*seed, *kept], rejected=out)
     steps = funnel_steps(g, ["fruit", "metal"])
-    assert [s["step"] for s in steps[:3]] == ["asked", "replies", "texts"] and steps[-1][
-        "step"
-    ] == "accepted"
-    assert steps[2]["total"] == steps[1]["total"] == len(fates)
+    assert [s.step for s in steps[:3]] == ["asked", "replies", "texts"] and (
+        steps[-1].step == "accepted"
+    )
+    assert steps[2].total == steps[1].total == len(fates)
     for before, step in pairwise(steps[2:]):
-        assert step["total"] == sum(step["rows"].values()) == before["total"] - (step["lost"] or 0)
-        assert all(step["rows"][label] >= 0 for label in ("fruit", "metal"))
+        assert step.total == sum(step.rows.values()) == before.total - (step.lost or 0)
+        assert all(step.rows[label] >= 0 for label in ("fruit", "metal"))
     for label in ("fruit", "metal"):
-        assert steps[-1]["rows"][label] == sum(r.label == label for r in kept)
-        assert sum(rows_by_source(g, ["fruit", "metal"])[label].values()) == sum(
+        assert steps[-1].rows[label] == sum(r.label == label for r in kept)
+        assert rows_by_source(g, ["fruit", "metal"])[label].total == sum(
             r.label == label for r in [*seed, *kept]
         )
-    lost = {s["step"]: s["lost"] for s in steps if s["kind"] == "check" and s["step"] != "person"}
+    lost = {s.step: s.lost for s in steps if s.kind == "check" and s.step != "person"}
     table = rejected_by_check(g, ["fruit", "metal"])
-    assert lost == {row["check"]: row["total"] for row in table}
-    assert all(sum(row["rows"].values()) == row["total"] for row in table)
+    assert lost == {row.check: row.total for row in table}
+    assert all(sum(row.rows.values()) == row.total for row in table)
 
 
 def test_the_checks_stand_in_the_order_in_which_they_ran_and_seed_rows_are_in_no_step(
@@ -140,8 +145,8 @@ def test_the_checks_stand_in_the_order_in_which_they_ran_and_seed_rows_are_in_no
     ]
     out += [Rejected(rows[1], "near_duplicate", "x"), Rejected(rows[2], "surplus", "x")]
     data = Data(tmp_path, written=rows, kept=rows[3:], rejected=out, unusable=unusable)
-    g = gather_rows(**data.stages)
-    assert [(s["step"], s["total"]) for s in funnel_steps(g, ["fruit"])] == [
+    g = gather_rows(data.stages)
+    assert [(s.step, s.total) for s in funnel_steps(g, ["fruit"])] == [
         ("asked", 6),
         ("replies", 6),
         ("texts", 6),
@@ -158,15 +163,15 @@ def test_what_a_person_set_aside_comes_after_the_checks_that_ran_before(tmp_path
     names = ("reviewed_out", "off_label", "too_short", "surplus")
     out = [Rejected(r, name, "x") for r, name in zip(rows, names, strict=True)]
     g = gather_rows(
-        **Data(tmp_path, written=rows, kept=[], rejected=out, checks=["length", "agreement"]).stages
+        Data(tmp_path, written=rows, kept=[], rejected=out, checks=["length", "agreement"]).stages
     )
-    steps = [s["step"] for s in funnel_steps(g, ["fruit"])]
+    steps = [s.step for s in funnel_steps(g, ["fruit"])]
     assert steps[3:] == ["too_short", "off_label", "reviewed_out", "surplus", "accepted"]
 
 
 def test_several_rows_of_one_reply_are_one_reply() -> None:
     g = gathered(written=[generated(text("fruit", i), request=i // 3, row=i % 3) for i in range(6)])
-    assert [(s["step"], s["total"]) for s in funnel_steps(g, ["fruit"])][1:3] == [
+    assert [(s.step, s.total) for s in funnel_steps(g, ["fruit"])][1:3] == [
         ("replies", 2),
         ("texts", 6),
     ]
@@ -209,17 +214,14 @@ def test_groups_are_read_over_the_same_number_of_words_and_real_rows_stand_besid
     made_ = [generated(text("fruit", i, 30), request=i, round=i // 20) for i in range(40)]
     real = [record(" ".join(["same"] * 150), "fruit", "dev")]
     table = diversity_figures(gathered(kept=made_, dev=real), ["fruit", "metal"], {})
-    assert table["label"]["tokens"] == 150
-    rows = {(r["group"], r["source"]): r for r in table["label"]["rows"]}
+    assert table.label.tokens == 150
+    rows = {(r.group, r.source): r for r in table.label.rows}
     assert set(rows) == {("fruit", "synthetic"), ("fruit", "real")}
-    assert rows["fruit", "synthetic"]["distinct_1"] == 1 and rows["fruit", "real"][
-        "distinct_1"
-    ] == round(1 / 150, 4)
-    assert (
-        rows["fruit", "real"]["words"] == [150, 150, 150]
-        and rows["fruit", "real"]["spread"] is None
+    assert rows["fruit", "synthetic"].distinct_1 == 1 and rows["fruit", "real"].distinct_1 == round(
+        1 / 150, 4
     )
-    assert [r["group"] for r in table["round"]["rows"]] == ["round 1", "round 2", "all real rows"]
+    assert rows["fruit", "real"].words == [150, 150, 150] and rows["fruit", "real"].spread is None
+    assert [r.group for r in table.round.rows] == ["round 1", "round 2", "all real rows"]
 
 
 # real against synthetic
@@ -230,20 +232,20 @@ def test_two_samples_of_one_distribution_are_not_told_apart() -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
         results.append(two_sample_test(rng.normal(size=(80, 6)), rng.normal(size=(80, 6))))
-    assert 0.45 < np.mean([r["auc"] for r in results if r]) < 0.55
-    assert sum(r["p"] < 0.05 for r in results if r) <= 4  # one in twenty is expected
+    assert 0.45 < np.mean([r.auc for r in results if r]) < 0.55
+    assert sum(r.p < 0.05 for r in results if r) <= 4  # one in twenty is expected
 
 
 def test_two_samples_of_different_distributions_are_told_apart() -> None:
     rng = np.random.default_rng(1)
     found = two_sample_test(rng.normal(size=(80, 6)) + 1, rng.normal(size=(80, 6)))
-    assert found and found["auc"] > 0.9 and found["accuracy"] > 0.8 and found["p"] < 1e-6
-    assert found["rows"] == [80, 80] and found["held_out"] == 80
+    assert found and found.auc > 0.9 and found.accuracy > 0.8 and found.p < 1e-6
+    assert found.rows == (80, 80) and found.held_out == 80
     assert two_sample_test(rng.normal(size=(9, 6)), rng.normal(size=(9, 6))) is None
     apart = two_sample_test(
         *(rng.normal(size=(400, 2)).astype(np.float32) + shift for shift in (0, 9))
     )
-    assert apart and 0 < apart["p"] < 1e-60
+    assert apart and 0 < apart.p < 1e-60
 
 
 def test_pairs_are_balanced_and_matched_by_label_where_it_is_known() -> None:
@@ -277,15 +279,12 @@ def test_telling_words_tell() -> None:
         for i in range(40)
     ]
     found = distinguishing_words(written, real)
-    assert found["synthetic"][0]["word"] == "tapestry" and found["real"][0]["word"] == "yesterday"
-    assert found["synthetic"][0]["real"] == 0 and found["synthetic"][0]["synthetic"] > 0.5
-    assert not {w["word"] for w in found["synthetic"]} & {w["word"] for w in found["real"]}
+    assert found.synthetic[0].word == "tapestry" and found.real[0].word == "yesterday"
+    assert found.synthetic[0].real == 0 and found.synthetic[0].synthetic > 0.5
+    assert not {w.word for w in found.synthetic} & {w.word for w in found.real}
     assert distinguishing_words(
         [record(f"only{i}") for i in range(12)], [record(f"once{i}") for i in range(12)]
-    ) == {
-        "synthetic": [],
-        "real": [],
-    }
+    ) == TypicalWords(synthetic=[], real=[])
 
 
 # cost
@@ -305,33 +304,31 @@ def test_cost_by_generator_and_label(tmp_path: Path) -> None:
     }
     out = [Rejected(r, "surplus", "x") for r in rows[2:4]]
     g = gather_rows(
-        **Data(
-            tmp_path, written=rows, kept=[*rows[:2], rows[4]], rejected=out, figures=usage
-        ).stages
+        Data(tmp_path, written=rows, kept=[*rows[:2], rows[4]], rejected=out, figures=usage).stages
     )
     found = cost_figures(g, ["fruit", "metal", "bird"])
-    assert (found["tokens"]["total"], found["usd"], found["measured"], found["lost"]) == (
+    assert (found.tokens.total, found.usd, found.measured, found.lost) == (
         160,
         0.007,
         False,
         1,
     )
-    assert found["usd_per_accepted"] == round(0.007 / 3, 6)
-    by = {r["name"]: r for r in found["generator"]}
-    assert (by["one"]["texts"], by["one"]["accepted"], by["one"]["tokens"], by["one"]["share"]) == (
+    assert found.usd_per_accepted == round(0.007 / 3, 6)
+    by = {r.name: r for r in found.generator}
+    assert (by["one"].texts, by["one"].accepted, by["one"].tokens, by["one"].share) == (
         4,
         2,
         120,
         0.5,
     )
-    assert (by["one"]["measured"], by["two"]["measured"]) == (True, False)
-    assert by["one"]["usd_per_accepted"] == pytest.approx(0.002)
-    assert [(r["name"], r["accepted"]) for r in found["label"]] == [
+    assert (by["one"].measured, by["two"].measured) == (True, False)
+    assert by["one"].usd_per_accepted == pytest.approx(0.002)
+    assert [(r.name, r.accepted) for r in found.label] == [
         ("fruit", 2),
         ("metal", 1),
         ("bird", 0),
     ]
-    assert found["label"][2]["tokens_per_accepted"] is None
+    assert found.label[2].tokens_per_accepted is None
 
 
 def test_attributes_are_counted_with_their_acceptance() -> None:
@@ -346,12 +343,12 @@ def test_attributes_are_counted_with_their_acceptance() -> None:
         "near": "metal",
     }
     g = gathered(written=rows, kept=[rows[0], rows[2], rows[1]])
-    found = {a["name"]: a["values"] for a in acceptance_by_attribute(g)}
-    assert [(v["value"], v["texts"], v["accepted"], v["label"]) for v in found["length"]] == [
+    found = {a.name: a.values for a in acceptance_by_attribute(g)}
+    assert [(v.value, v.texts, v.accepted, v.label) for v in found["length"]] == [
         ("long", 2, 1, None),
         ("short", 2, 2, None),
     ]
-    assert found["topic"][0]["label"] == "fruit" and next(iter(found)) == "topic"
+    assert found["topic"][0].label == "fruit" and next(iter(found)) == "topic"
 
 
 # the page
@@ -448,7 +445,7 @@ def test_an_accepted_row_with_personal_data_is_no_sample(tmp_path: Path, encoder
     data = Data(
         tmp_path, written=rows, kept=rows[1:], rejected=[Rejected(rows[0], "too_short", "2 words")]
     )
-    made_ = data_report(toy_project(encoder), **data.stages, workspace=Workspace(tmp_path))
+    made_ = data_report(toy_project(encoder), data.stages, workspace=Workspace(tmp_path))
     html = made_.page.read_text()
     assert "example.org" not in html and "nothing private here" in html and "2 words" in html
 
@@ -496,12 +493,12 @@ def test_the_stage_has_the_same_bytes_each_time_and_the_test_set_stays_sealed(
     pages = []
     for home in (tmp_path / "a", tmp_path / "b"):
         data, workspace = toy_data(home), Workspace(home)
-        made_ = data_report(toy_project(encoder), **data.stages, workspace=workspace)
+        made_ = data_report(toy_project(encoder), data.stages, workspace=workspace)
         atomic.verify(made_.directory)
         pages.append([(made_.directory / n).read_bytes() for n in ("report.html", "figures.json")])
         assert sealed_set.count_test_set_uses(data.sealed, workspace=workspace) == 0
         assert not workspace.test_set_uses(data.sealed.digest).parent.exists()
-        again = data_report(toy_project(encoder), **data.stages, workspace=workspace)
+        again = data_report(toy_project(encoder), data.stages, workspace=workspace)
         assert again.published.found and again.digest == made_.digest
     assert pages[0] == pages[1]
     sealed = read_records(data.sealed.directory / "test.jsonl")[0]
@@ -514,14 +511,14 @@ def test_the_test_set_need_not_be_there(tmp_path: Path, encoder: Path) -> None:
     data = toy_data(tmp_path / "home")
     (data.sealed.directory / "test.jsonl").unlink()
     assert data_report(
-        toy_project(encoder), **data.stages, workspace=Workspace(tmp_path / "home")
+        toy_project(encoder), data.stages, workspace=Workspace(tmp_path / "home")
     ).accepted
 
 
 def test_nothing_was_asked_for(tmp_path: Path, encoder: Path) -> None:
     seed = [record(text("fruit", i), "fruit", "seed") for i in range(3)]
     data = Data(tmp_path, written=[], kept=seed, seed=seed)
-    made_ = data_report(toy_project(encoder), **data.stages, workspace=Workspace(tmp_path))
+    made_ = data_report(toy_project(encoder), data.stages, workspace=Workspace(tmp_path))
     assert made_.model_dump() == {"asked": 0, "accepted": 0, "harvested": 0, "auc": None, "p": None}
     assert "too few rows" in made_.page.read_text() and made_.headline() == {}
 
@@ -541,10 +538,11 @@ def test_the_page_is_on_the_retrain_and_the_tables_on_the_stage(
     generated_rows = SimpleNamespace(results=[data.round], curated=data.curated)
     trained = SimpleNamespace(self_trained=data.self_trained)
     publish_data_report(run, cast(Any, generated_rows), cast(Any, trained))
-    result = data_report(run.project, **data.stages, workspace=run.workspace)
+    result = data_report(run.project, data.stages, workspace=run.workspace)
     assert result.published.found
     for _ in range(2):
-        child = tracking.log_stage(result, name="data report")
+        tracking.log_stage(result, name="data report")
+    child = tracking.stage_run_id(result)
     import mlflow
 
     page = mlflow.artifacts.load_text(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.records import Label, Record
+from tasks.report.data.figures import Diversity, DiversityTable, GroupDiversity
 from tasks.report.data.rows import RetrainRows
 from tasks.text.tokens import fold, split_words
 
@@ -25,10 +27,10 @@ def word_tokens(text: str) -> list[str]:
 
 
 def distinct_n(texts: list[list[str]], n: int, *, budget: int) -> float | None:
-    """Different n-grams over all n-grams of the first `budget` tokens; None where there are fewer tokens.
+    """Different n-grams over all n-grams of the first `budget` tokens; None for fewer tokens.
 
-    Distinct-n of Li et al. 2016 (arXiv:1510.03055). It falls with the length of what is read, so groups are compared
-    over the same number of tokens. No n-gram spans two texts.
+    Distinct-n of Li et al. 2016 (arXiv:1510.03055). It falls with the length of what is read, so
+    groups are compared over the same number of tokens. No n-gram spans two texts.
     """
     grams: list[tuple[str, ...]] = []
     left = budget
@@ -42,11 +44,11 @@ def distinct_n(texts: list[list[str]], n: int, *, budget: int) -> float | None:
 
 
 def spread(vectors: np.ndarray) -> float | None:
-    """Mean cosine distance of the group to its centroid, 0 (all alike) to 1; None for fewer than two rows.
+    """Mean cosine distance of the group to its centroid, 0 (all alike) to 1; None below two rows.
 
-    `vectors` is one row per text, each of length 1. The distance is to the centroid of the group that the rows stand for:
-    1 - sqrt(r), with r the mean cosine of two different rows, which unlike the distance to the rows' own centroid does
-    not shrink with their number.
+    `vectors` is one row per text, each of length 1. The distance is to the centroid of the group
+    from which the rows come: 1 - sqrt(r), with r the mean cosine of two different rows, which
+    unlike the distance to the rows' own centroid does not shrink with their number.
     """
     n = len(vectors)
     if n < 2:
@@ -58,48 +60,45 @@ def spread(vectors: np.ndarray) -> float | None:
 
 def diversity_figures(
     g: RetrainRows, labels: list[str], vectors: dict[str, np.ndarray]
-) -> dict[str, Any]:
+) -> Diversity:
     """Figures of the accepted rows by label, round and generator, with those of the real rows.
 
-    `vectors` holds an embedding for some row ids: those count for the spread. Each table is {tokens, rows: [...]}; a row
-    is {group, source, rows, words: [10th, 50th, 90th percentile], distinct_1, distinct_2, spread}.
+    `vectors` holds an embedding for some row ids: those count for the spread.
     """
     by_label = [
         (label, source, [r for r in rows if label in r.labels])
         for label in labels
         for source, rows in (("synthetic", g.accepted), ("real", g.real))
     ]
-    real = [("all real rows", "real", g.real)] if g.real else []
-    by = {key: defaultdict(list) for key in ("round", "generator")}  # type: dict[str, dict[Any, list[Record]]]
-    for r in g.accepted:
-        for key, groups in by.items():
-            groups[r.lineage.get(key)].append(r)
-    return {
-        "label": _table(by_label, vectors),
-        "round": _table(
-            [(name_of_round(k), "synthetic", v) for k, v in _sorted(by["round"])] + real, vectors
-        ),
-        "generator": _table(
-            [(str(k), "synthetic", v) for k, v in _sorted(by["generator"])] + real, vectors
-        ),
-    }
+    real = [("all real rows", "real", g.real)]
+    rounds = [(name_of_round(k), "synthetic", v) for k, v in _by_lineage(g.accepted, "round")]
+    generators = [(str(k), "synthetic", v) for k, v in _by_lineage(g.accepted, "generator")]
+    return Diversity(
+        label=_table(by_label, vectors),
+        round=_table(rounds + real, vectors),
+        generator=_table(generators + real, vectors),
+    )
 
 
-def name_of_round(number: Any) -> str:
+def name_of_round(number: object) -> str:
     """Rounds are counted from 0 in the rows and from 1 for people."""
     return f"round {number + 1}" if isinstance(number, int) else "no round"
 
 
-def _sorted(groups: dict[Any, list[Record]]) -> list[tuple[Any, list[Record]]]:
+def _by_lineage(rows: list[Record], key: str) -> list[tuple[object, list[Record]]]:
+    """The rows by a value of their lineage: numbers in their order, no value, then names."""
+    groups: dict[object, list[Record]] = defaultdict(list)
+    for r in rows:
+        groups[r.lineage.get(key)].append(r)
     return sorted(
         groups.items(),
-        key=lambda item: (not isinstance(item[0], int), item[0] if item[0] is not None else ""),
+        key=lambda item: (item[0] if isinstance(item[0], int) else math.inf, str(item[0] or "")),
     )
 
 
 def _table(
     groups: list[tuple[str, str, list[Record]]], vectors: dict[str, np.ndarray]
-) -> dict[str, Any]:
+) -> DiversityTable:
     # in the order of their ids, which are hashes: a fixed random order
     read = [
         (name, source, rows, [word_tokens(r.text) for r in sorted(rows, key=lambda r: r.id)])
@@ -108,20 +107,21 @@ def _table(
     ]
     lengths = [n for *_, texts in read if (n := sum(map(len, texts))) >= LEAST_TOKENS]
     budget = min([MOST_TOKENS, *lengths])
-    return {
-        "tokens": budget,
-        "rows": [
-            {
-                "group": name,
-                "source": source,
-                "rows": len(rows),
-                "words": _percentiles([len(t) for t in texts]),
-            }
-            | {f"distinct_{n}": _rounded(distinct_n(texts, n, budget=budget)) for n in (1, 2)}
-            | {"spread": _rounded(_spread_within_labels(rows, vectors))}
+    return DiversityTable(
+        tokens=budget,
+        rows=[
+            GroupDiversity(
+                group=name,
+                source=source,
+                rows=len(rows),
+                words=_percentiles([len(t) for t in texts]),
+                distinct_1=_rounded(distinct_n(texts, 1, budget=budget)),
+                distinct_2=_rounded(distinct_n(texts, 2, budget=budget)),
+                spread=_rounded(_spread_within_labels(rows, vectors)),
+            )
             for name, source, rows, texts in read
         ],
-    }
+    )
 
 
 def _spread_within_labels(rows: list[Record], vectors: dict[str, np.ndarray]) -> float | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any
+
+from tasks.report.data.figures import DataFigures, TwoSampleTest
 
 # of steps and checks in the page; another one has its name as title
 TITLES = {
@@ -16,15 +17,15 @@ TITLES = {
 }
 
 
-def render_data_report(figures: dict[str, Any]) -> str:
+def render_data_report(figures: DataFigures) -> str:
     """The page as HTML. It loads and runs nothing, which its content security policy enforces."""
     return fill_template(
-        "tasks.report.data", f=figures, conclusion=_conclusion(figures["distance"]["test"])
+        "tasks.report.data", f=figures, conclusion=_conclusion(figures.distance.test)
     )
 
 
-def fill_template(package: str, **values: Any) -> str:
-    """The package's report.html.j2 with `values`, every text escaped, and the style sheet of all reports."""
+def fill_template(package: str, **values: object) -> str:
+    """The package's report.html.j2 with `values`, every text escaped, and the style sheet."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -70,12 +71,12 @@ def _width(value: float | None, of: float | None) -> str:
     return f"{100 * min(1.0, max(0.0, (value or 0) / of)):.1f}%" if of else "0%"
 
 
-def _conclusion(test: dict[str, Any] | None) -> str:
+def _conclusion(test: TwoSampleTest | None) -> str:
     """The result of the two-sample test, in a sentence."""
     if test is None:
         return "There are too few rows on one side for a test."
-    auc = test["auc"]
-    if test["p"] > 0.05 and auc < 0.6:
+    auc = test.auc
+    if test.p > 0.05 and auc < 0.6:
         return "The embeddings of synthetic and real rows are indistinguishable."
     degrees = ((0.65, "slightly"), (0.85, "clearly"), (0.97, "very"))
     degree = next((name for limit, name in degrees if auc < limit), "almost always recognisably")

@@ -1,4 +1,4 @@
-"""The rows of one retrain, by what its stages did with them. The sealed test set is not among them."""
+"""The rows of one retrain, by what its stages did with them, without the sealed test set."""
 
 from __future__ import annotations
 
@@ -38,10 +38,11 @@ def is_generated(record: Record) -> bool:
 def hidden_texts(
     rejected: list[Rejected], splits: Path, *, leak: float, personal: bool
 ) -> Callable[[str, str], bool]:
-    """`hidden(id, text)`: True for a text with personal data or held-out text, which may not be shown.
+    """`hidden(id, text)`: True for personal data or held-out text, which may not be shown.
 
-    It also holds for rows that never reached those checks: held-out text is recognised by the hashes
-    of its n-grams, from the share `leak` (`curate.leak`), and personal data where `personal` is set.
+    It also holds for rows that never reached those checks: held-out text is recognised by the
+    hashes of its n-grams, from the share `leak` (`curate.leak`), and personal data where `personal`
+    is set.
     """
     named = {r.record.id for r in rejected if r.check in WITHHELD}
     path = splits / FINGERPRINTS
@@ -92,43 +93,48 @@ class RetrainRows:
         return [*self.dev, *self.seed]
 
 
+@dataclass(frozen=True, slots=True)
+class RetrainStages:
+    """The stages of one retrain that wrote its rows."""
+
+    rounds: list[SynthesiseResult]
+    curated: CurateResult
+    self_trained: SelfTrainingResult | None
+    splits: SplitsResult
+
+
 def load_rows(data: RetrainData) -> RetrainRows:
     """The rows of a retrain's directories, which are verified first. Raises CorruptDirectory."""
     return gather_rows(
-        rounds=[SynthesiseResult.load(d) for d in data.rounds],
-        curated=CurateResult.load(data.curated),
-        self_trained=SelfTrainingResult.load(data.self_trained) if data.self_trained else None,
-        splits=SplitsResult.load(data.splits),
+        RetrainStages(
+            rounds=[SynthesiseResult.load(d) for d in data.rounds],
+            curated=CurateResult.load(data.curated),
+            self_trained=SelfTrainingResult.load(data.self_trained) if data.self_trained else None,
+            splits=SplitsResult.load(data.splits),
+        )
     )
 
 
-def gather_rows(
-    *,
-    rounds: list[SynthesiseResult],
-    curated: CurateResult,
-    self_trained: SelfTrainingResult | None,
-    splits: SplitsResult,
-) -> RetrainRows:
-    """The rows of these stages. `dev`, `seed` and `unlabelled` are all that is read of the splits."""
-    written = [r for s in rounds for r in read_records(s.directory / "rows.jsonl")]
-    unusable = [r for s in rounds for r in read_rejected(s.directory / "rejected.jsonl")]
+def gather_rows(stages: RetrainStages) -> RetrainRows:
+    """The rows of these stages; of the splits, only `dev`, `seed` and `unlabelled` are read."""
+    written = [r for s in stages.rounds for r in read_records(s.directory / "rows.jsonl")]
+    unusable = [r for s in stages.rounds for r in read_rejected(s.directory / "rejected.jsonl")]
     before = {_identity(r) for r in unusable}
-    kept = curated.read()
+    kept = stages.curated.read()
+    splits = stages.splits.directory
     return RetrainRows(
-        rounds=rounds,
+        rounds=stages.rounds,
         written=written,
         unusable=unusable,
         kept=kept,
         rejected=[
-            r
-            for r in read_rejected(curated.directory / "rejected.jsonl")
-            if _identity(r) not in before
+            r for r in read_rejected(stages.curated.rejected_file) if _identity(r) not in before
         ],
-        trained_on=self_trained.read() if self_trained else kept,
-        dev=read_records(splits.directory / "dev.jsonl"),
-        seed=read_records(splits.directory / "seed.jsonl"),
-        unlabelled=read_records(splits.directory / "unlabelled.jsonl"),
-        curated=curated,
+        trained_on=stages.self_trained.read() if stages.self_trained else kept,
+        dev=read_records(splits / "dev.jsonl"),
+        seed=read_records(splits / "seed.jsonl"),
+        unlabelled=read_records(splits / "unlabelled.jsonl"),
+        curated=stages.curated,
     )
 
 

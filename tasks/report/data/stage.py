@@ -1,15 +1,12 @@
-"""The data report of one retrain as a stage: `report.html` (one file), `figures.json`, `funnel.png`."""
+"""The data report of a retrain as a stage: `report.html`, `figures.json` and `funnel.png`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 from tasks import atomic
-from tasks.augment.self_training import SelfTrainingResult
-from tasks.curate.stage import CurateResult
-from tasks.dataset.split import SplitsResult
 from tasks.encoder.base_model import resolve_encoder
 from tasks.progress import Progress, silent
 from tasks.project import Project
@@ -23,12 +20,12 @@ from tasks.report.data.distance import (
     two_sample_test,
 )
 from tasks.report.data.diversity import diversity_figures
+from tasks.report.data.figures import DataFigures, Distance, NotedRows
 from tasks.report.data.funnel import draw_funnel, funnel_steps, rejected_by_check, rows_by_source
 from tasks.report.data.page import render_data_report
-from tasks.report.data.rows import RetrainRows, gather_rows, hidden_texts
+from tasks.report.data.rows import RetrainRows, RetrainStages, gather_rows, hidden_texts
 from tasks.report.data.samples import sample_rows
 from tasks.stage import Metrics, StageResult, Table, run_stage
-from tasks.synthesise.stage import SynthesiseResult
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -39,9 +36,10 @@ MOST_ROWS = 2000  # embedded in all
 
 
 class DataReportResult(StageResult):
-    """Rows asked for, accepted and self-trained; and how well a classifier separates synthetic from real text.
+    """Rows asked for, accepted and self-trained, and the result of the two-sample test.
 
-    `auc` and `p` are of the two-sample test, None where there is nothing to compare.
+    `auc` and `p` say how well a classifier separates synthetic from real text; None where there is
+    nothing to compare.
     """
 
     asked: int
@@ -49,6 +47,18 @@ class DataReportResult(StageResult):
     harvested: int
     auc: float | None
     p: float | None
+
+    @classmethod
+    def of(cls, figures: DataFigures) -> Self:
+        """The main figures of a report."""
+        test = figures.distance.test
+        return cls(
+            asked=figures.funnel[0].total,
+            accepted=figures.cost.accepted,
+            harvested=sum(counts.harvested for counts in figures.balance.values()),
+            auc=test.auc if test else None,
+            p=test.p if test else None,
+        )
 
     def headline(self) -> Metrics:
         """The AUC and the p value, where there are any."""
@@ -58,18 +68,16 @@ class DataReportResult(StageResult):
 
     def tables(self) -> dict[str, Table]:
         """The funnel, the rejected rows by check, and the accepted rows by source."""
-        figures = atomic.read_json(self.directory / "figures.json")
+        written = (self.directory / "figures.json").read_bytes()
+        figures = DataFigures.model_validate_json(written)
         return {
             "funnel": [
-                {"step": s["step"], "all": s["total"], "lost": s["lost"], **s["rows"]}
-                for s in figures["funnel"]
+                {"step": s.step, "all": s.total, "lost": s.lost, **s.rows} for s in figures.funnel
             ],
-            "rejected": [
-                {"check": r["check"], "all": r["total"], **r["rows"]} for r in figures["rejected"]
-            ],
+            "rejected": [{"check": r.check, "all": r.total, **r.rows} for r in figures.rejected],
             "accepted": [
-                {"label": label, "all": sum(counts.values()), **counts}
-                for label, counts in figures["balance"].items()
+                {"label": label, "all": counts.total, **counts.model_dump()}
+                for label, counts in figures.balance.items()
             ],
         }
 
@@ -81,11 +89,8 @@ class DataReportResult(StageResult):
 
 def data_report(
     project: Project,
+    stages: RetrainStages,
     *,
-    rounds: list[SynthesiseResult],
-    curated: CurateResult,
-    self_trained: SelfTrainingResult | None,
-    splits: SplitsResult,
     workspace: Workspace,
     progress: Progress = silent,
 ) -> DataReportResult:
@@ -94,100 +99,109 @@ def data_report(
     The sealed test set is not read. The same inputs give the same bytes.
     """
     encoder = resolve_encoder(project, workspace)
-    length = project.train.max_length
-
-    def build(out: Path, scratch: Path) -> DataReportResult:
-        from tasks.encoder.embed import embed
-
-        g = gather_rows(rounds=rounds, curated=curated, self_trained=self_trained, splits=splits)
-        found = data_figures(
-            g,
-            project=project,
-            hidden=hidden_texts(
-                g.rejected, splits.directory, leak=project.curate.leak, personal=True
-            ),
-            embed=lambda texts: embed(encoder, texts, max_length=length),
-            progress=progress,
-        )
-        found["read"] = inputs
-        atomic.write_json(out / "figures.json", found)
-        draw_funnel(
-            found["funnel"],
-            f"{project.name}: from what was asked for to what is accepted",
-            out / "funnel.png",
-        )
-        atomic.write_bytes(out / "report.html", render_data_report(found).encode())
-        test = found["distance"]["test"] or {}
-        return DataReportResult(
-            asked=found["funnel"][0]["total"],
-            accepted=found["cost"]["accepted"],
-            harvested=len(g.harvested),
-            auc=test.get("auc"),
-            p=test.get("p"),
-        )
-
-    inputs = {f"round-{i}": r.digest for i, r in enumerate(rounds)}
-    inputs |= {
-        "curated": curated.digest,
-        "splits": splits.digest,
-        "encoder": digest_of_path(encoder),
-    }
-    inputs |= {"self_trained": self_trained.digest} if self_trained else {}
-    params = {
-        "name": project.name,
-        "labels": project.labels,
-        "max_length": length,
-        "leak": project.curate.leak,
-    }
+    inputs = _digests(stages, encoder)
     return run_stage(
         DataReportResult,
         "data_report",
         workspace=workspace,
         version=VERSION,
-        params=params,
+        params=_params(project),
         inputs=inputs,
-        build=build,
+        build=lambda out, scratch: _build(out, project, stages, encoder, inputs, progress),
     )
+
+
+def _params(project: Project) -> dict[str, object]:
+    return {
+        "name": project.name,
+        "labels": project.labels,
+        "max_length": project.train.max_length,
+        "leak": project.curate.leak,
+    }
+
+
+def _digests(stages: RetrainStages, encoder: Path) -> dict[str, str]:
+    rounds = {f"round-{i}": r.digest for i, r in enumerate(stages.rounds)}
+    read = {"curated": stages.curated.digest, "splits": stages.splits.digest}
+    trained = {"self_trained": stages.self_trained.digest} if stages.self_trained else {}
+    return {**rounds, **read, "encoder": digest_of_path(encoder), **trained}
+
+
+def _build(
+    out: Path,
+    project: Project,
+    stages: RetrainStages,
+    encoder: Path,
+    read: dict[str, str],
+    progress: Progress,
+) -> DataReportResult:
+    from tasks.encoder.embed import embed
+
+    g = gather_rows(stages)
+    leak, splits = project.curate.leak, stages.splits.directory
+    figures = data_figures(
+        g,
+        project=project,
+        read=read,
+        hidden=hidden_texts(g.rejected, splits, leak=leak, personal=True),
+        embed=lambda texts: embed(encoder, texts, max_length=project.train.max_length),
+        progress=progress,
+    )
+    _write(out, figures)
+    return DataReportResult.of(figures)
+
+
+def _write(out: Path, figures: DataFigures) -> None:
+    atomic.write_json(out / "figures.json", figures.model_dump(mode="json"))
+    title = f"{figures.project}: from what was asked for to what is accepted"
+    draw_funnel(figures.funnel, title, out / "funnel.png")
+    atomic.write_bytes(out / "report.html", render_data_report(figures).encode())
 
 
 def data_figures(
     g: RetrainRows,
     *,
     project: Project,
+    read: dict[str, str],
     hidden: Callable[[str, str], bool],
     embed: Callable[[list[str]], np.ndarray],
     progress: Progress = silent,
-) -> dict[str, Any]:
-    """Everything the page shows, as JSON, without the `hidden` texts.
+) -> DataFigures:
+    """Everything the page shows, without the `hidden` texts.
 
-    `embed(texts)` gives one row per text, each of length 1.
+    `embed(texts)` gives one row per text, each of length 1; `read` has the digest of each input.
     """
     labels = project.label_names
-    progress(0, 4, "counting rows")
-    found: dict[str, Any] = {
-        "project": project.name,
-        "labels": labels,
-        "funnel": funnel_steps(g, labels),
-        "rejected": rejected_by_check(g, labels),
-        "noted": {"personal_data": g.curated.personal_data, "doubtful": g.curated.doubtful},
-        "balance": rows_by_source(g, labels),
-        "cost": cost_figures(g, labels),
-        "drawn": acceptance_by_attribute(g),
-        "samples": sample_rows(g, labels, hidden=hidden),
-    }
     made, real = matched_rows(g.accepted, g.real, g.unlabelled)
-    progress(1, 4, "embedding the texts")
+    progress(0, 4, "embedding the texts")
     vectors = _vectors([*made, *real, *_sample(g)], embed)
-    progress(2, 4, "diversity")
-    found["diversity"] = diversity_figures(g, labels, vectors)
-    progress(3, 4, "comparing synthetic rows with real ones")
-    found["distance"] = {
-        "labelled": sum(r.label is not None for r in real),
-        "test": two_sample_test(_matrix(made, vectors), _matrix(real, vectors)) if made else None,
-        "words": distinguishing_words(made, real),
-    }
-    progress(4, 4, "done")
-    return found
+    progress(1, 4, "diversity")
+    diversity = diversity_figures(g, labels, vectors)
+    progress(2, 4, "comparing synthetic rows with real ones")
+    distance = _distance(made, real, vectors)
+    progress(3, 4, "counting rows")
+    return DataFigures(
+        project=project.name,
+        labels=labels,
+        funnel=funnel_steps(g, labels),
+        rejected=rejected_by_check(g, labels),
+        noted=NotedRows(personal_data=g.curated.personal_data, doubtful=g.curated.doubtful),
+        balance=rows_by_source(g, labels),
+        cost=cost_figures(g, labels),
+        drawn=acceptance_by_attribute(g),
+        samples=sample_rows(g, labels, hidden=hidden),
+        diversity=diversity,
+        distance=distance,
+        read=read,
+    )
+
+
+def _distance(made: list[Record], real: list[Record], vectors: dict[str, np.ndarray]) -> Distance:
+    return Distance(
+        labelled=sum(r.label is not None for r in real),
+        test=two_sample_test(_matrix(made, vectors), _matrix(real, vectors)) if made else None,
+        words=distinguishing_words(made, real),
+    )
 
 
 def _sample(g: RetrainRows) -> list[Record]:
