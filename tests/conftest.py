@@ -28,6 +28,18 @@ os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
     OMP_NUM_THREADS="1",
 )
+# loops of Prefect's server that no test waits for: they take a tenth of a core
+for service in (
+    "CANCELLATION_CLEANUP",
+    "CLEANUP_RECONCILER",
+    "FOREMAN",
+    "LATE_RUNS",
+    "PAUSE_EXPIRATIONS",
+    "REPOSSESSOR",
+    "SCHEDULER",
+    "TRIGGERS",
+):
+    os.environ[f"PREFECT_SERVER_SERVICES_{service}_ENABLED"] = "false"
 for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RESEED_HOME", "OPENAI_API_KEY"):
     os.environ.pop(name, None)
 

@@ -26,6 +26,7 @@ from tests.kit.stages import filled, splits_of
 P = project({"pool": "x"}, evaluate={"serving_rows": 50})
 
 
+@pytest.mark.slow
 def test_a_fresh_process_measures_its_cost(tmp_path: Path, small_bundle: Path) -> None:
     dev = [Record.create(r["text"], r["label"], "dev") for r in toy.real_rows(4)]
     splits, workspace = splits_of(tmp_path, dev=dev), Workspace(tmp_path)

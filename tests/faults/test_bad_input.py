@@ -110,6 +110,7 @@ class TestData:
         one_sentence(err, "no row to train on", "generate.per_label")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_empty_text_and_two_labels_are_set_aside_and_counted(config: Path, reseed: Command) -> None:
     rows = toy.real_rows(40)
@@ -182,6 +183,7 @@ with exclusive_lock(Path({str(home)!r}) / "locks" / "retrain-toy.lock", "a retra
         holder.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_full_disk(
     config: Path, reseed: Command, home: Path, monkeypatch: pytest.MonkeyPatch
