@@ -76,19 +76,19 @@ def verdict(
     return decide(comparison, Policy(), use=use, resampling=Resampling(samples=samples, seed=seed))
 
 
-def promotion_rate(
+def promotion_rates(
     trials: int,
     *,
     rows: int | Sequence[int],
     accuracy: float = 0.8,
     better: float = 0.0,
     use: int = 1,
-) -> float:
-    """The share of trials that promote a challenger whose accuracy is `better` points above `accuracy`.
+) -> tuple[float, float]:
+    """How often a challenger is promoted whose accuracy is `better` above `accuracy`: (by the judge, by its bounds alone).
 
     `rows` is the size of the test set, with random labels, or its rows by label.
     """
-    rng, promoted = np.random.default_rng(0), 0
+    rng, promoted, bounds = np.random.default_rng(0), 0, 0
     for i in range(trials):
         if isinstance(rows, int):
             true = rng.integers(0, len(LABELS), rows)
@@ -99,7 +99,8 @@ def promotion_rate(
         opponent = answers(rng, true, accuracy, shared)
         verdict_ = verdict(true, challenger, opponent, seed=i, use=use)
         promoted += verdict_.decision == "promote"
-    return promoted / trials
+        bounds += verdict_.lower is not None and verdict_.lower > 0
+    return promoted / trials, bounds / trials
 
 
 def recipe_rates(trials: int, *, seeds: int) -> tuple[float, float]:
@@ -150,14 +151,14 @@ def main() -> None:
 
     first = alpha_spent(0.05, 1)
     n = trials(2000)
-    show("no difference, 300 rows", promotion_rate(n, rows=300), n, allowed=first)
+    show("no difference, 300 rows", promotion_rates(n, rows=300)[0], n, allowed=first)
     n = trials(400)
-    show("5 points better, 1,000 rows", promotion_rate(n, rows=1000, better=0.05), n)
+    show("5 points better, 1,000 rows", promotion_rates(n, rows=1000, better=0.05)[0], n)
     for rows, accuracy, use in SCARCE:
         n = trials(300)
-        rate = promotion_rate(n, rows=rows, accuracy=accuracy, use=use)
+        rate, bounds = promotion_rates(n, rows=rows, accuracy=accuracy, use=use)
         case = f"no difference, {rows} rows by label, accuracy {accuracy}, use {use}"
-        show(case, rate, n, allowed=alpha_spent(0.05, use))
+        show(case, rate, n, allowed=alpha_spent(0.05, use), bounds_alone=bounds)
     for seeds in (3, 8):
         n = trials(1000)
         nested, alone = recipe_rates(n, seeds=seeds)
