@@ -289,16 +289,20 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fresh_process(prefect_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `reseed` in a process of its own; `before` is Python that runs first, to arrange a fault."""
+    """Run `reseed` in a process of its own; `before` is Python that runs first, to arrange a fault.
+
+    `server` is the address of a Prefect server; without one the process starts a temporary one.
+    """
 
     def run(
-        *arguments: str | Path, home: Path, before: str = "", timeout: float = 200
+        *arguments: str | Path, home: Path, before: str = "", server: str = "", timeout: float = 200
     ) -> subprocess.CompletedProcess[str]:
         code = f"import sys; sys.argv = {['reseed', *map(str, arguments)]!r}\n{before}\nfrom flows.cli.main import main; main()"
         environment = {
             **os.environ,
             "RESEED_HOME": str(home),
             "PREFECT_HOME": str(prefect_home),
+            **({"PREFECT_API_URL": server} if server else {}),
         }
         command = [sys.executable, "-c", code]
         return subprocess.run(

@@ -66,7 +66,12 @@ MlflowClient.create_model_version = create
 
 
 def test_killed_four_times_and_run_again(
-    tmp_path: Path, llm: Any, encoder: Path, home: Path, fresh_process: Callable[..., Any]
+    tmp_path: Path,
+    llm: Any,
+    encoder: Path,
+    home: Path,
+    fresh_process: Callable[..., Any],
+    prefect_server: str,
 ) -> None:
     """Each run goes on from where the one before was killed; the last one finishes."""
     config = toy.project(tmp_path / "project", endpoint=llm.url, encoder=encoder)
@@ -76,8 +81,9 @@ def test_killed_four_times_and_run_again(
         times = Counter(str(sorted(request.items(), key=str)) for request in llm.requests)
         return sum(n - 1 for n in times.values())
 
-    def killed(moment: str) -> None:
-        run = fresh_process("retrain", config, "--json", home=home, before=AT[moment])
+    def killed(moment: str, server: str = prefect_server) -> None:
+        how = {"home": home, "before": AT[moment], "server": server}
+        run = fresh_process("retrain", config, "--json", **how)
         assert run.returncode == -9, (moment, run.stderr[-2000:])
 
     killed("synthesise")
@@ -89,7 +95,7 @@ def test_killed_four_times_and_run_again(
     assert any(trained.resumed_from for trained in trainings(home)), (
         "training began anew instead of going on from the whole checkpoint"
     )
-    killed("promote")
+    killed("promote", server="")  # and with it the temporary server that it started
 
     last = fresh_process("retrain", config, "--json", home=home)
     assert last.returncode == 0, last.stderr[-3000:]
