@@ -1,4 +1,4 @@
-"""How fast curation is, how its time and memory grow with the rows, and what it finds; beside semhash on the same rows.
+"""How fast curation is, how its time and memory grow with the rows, and what it finds, compared with semhash on the same rows.
 
     python bench/curate.py --rows 100000 --json
     python bench/curate.py --rows 100000 --peer-python VENV/bin/python --json     # with semhash installed there
@@ -72,14 +72,14 @@ def stories() -> dict[str, list[list[str]]]:
 def make(n: int, seed: int = 0) -> list[dict[str, Any]]:
     """`n` rows {text, label, planted}: whole sentences of one label's stories, a word in six replaced by another of them."""
     rng = random.Random(seed)
-    told = {label: [s for story in found for s in story] for label, found in stories().items()}
-    words = {label: [w for s in sentences for w in s.split()] for label, sentences in told.items()}
+    texts = {label: [s for story in found for s in story] for label, found in stories().items()}
+    words = {label: [w for s in sentences for w in s.split()] for label, sentences in texts.items()}
     rows: list[dict[str, Any]] = []
     while len(rows) < n:
-        label = rng.choice(sorted(told))
+        label = rng.choice(sorted(texts))
         length, parts = rng.randint(60, 100), list[str]()
         while len(parts) < length:
-            parts += rng.choice(told[label]).split()
+            parts += rng.choice(texts[label]).split()
         parts = [rng.choice(words[label]) if rng.random() < 1 / 6 else w for w in parts[:length]]
         rows.append({"text": " ".join(parts), "label": label, "planted": None})
         if rng.random() < REPEATS["exact"]:
@@ -275,7 +275,7 @@ def main() -> None:
             )
             for check in size["checks"]:
                 print(
-                    f"  {check['name']:<20} {check['seconds']:>8.2f} s  {check['out']:>6} set aside"
+                    f"  {check['name']:<20} {check['seconds']:>8.2f} s  {check['out']:>6} rejected"
                 )
         print(f"time grows with rows to the power {found['exponent']}; semhash: {found['semhash']}")
         return

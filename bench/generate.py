@@ -1,7 +1,7 @@
-"""How fast the client keeps a language model busy, and how many usable rows come of it, beside other ways to ask.
+"""How fast the client keeps a language model busy, and how many usable rows come of it, compared with other ways to ask.
 
     python -m bench.generate                      # the client against a bare loop, on the real local model: 4 minutes
-    python -m bench.generate --peer-python /path/to/venv/bin/python    # and rows a second beside distilabel
+    python -m bench.generate --peer-python /path/to/venv/bin/python    # and rows per second compared with distilabel
     python -m bench.generate --json               # one JSON object with the ratios, last on stdout
 
 Part one: the same requests (other seeds) go to SmolLM2 in llama.cpp's server with 8 slots, in turn through Reseed's client and
@@ -181,7 +181,7 @@ def reseed_rows(
     asked = time.perf_counter() - began
     kept = curated(records, project, encoder)
     seconds = time.perf_counter() - began
-    return told(len(requests), len(records), kept, asked) | {
+    return figures(len(requests), len(records), kept, asked) | {
         "seconds_with_checks": round(seconds, 2)
     }
 
@@ -219,7 +219,7 @@ def distilabel_rows(
     parsed = sum(
         isinstance(row["input_text"], str) and bool(row["label"]) for row in answer["rows"]
     )
-    found = told(rows, len(records), curated(records, project, encoder), answer["seconds"])
+    found = figures(rows, len(records), curated(records, project, encoder), answer["seconds"])
     return found | {"parsed_with_any_label": parsed}
 
 
@@ -233,7 +233,7 @@ def curated(records: list[Record], project: Project, encoder: Path) -> int:
     return len(run_checks(records, context)[0])
 
 
-def told(asked: int, parsed: int, kept: int, seconds: float) -> dict[str, Any]:
+def figures(asked: int, parsed: int, kept: int, seconds: float) -> dict[str, Any]:
     return {
         "asked": asked,
         "parsed": parsed,
@@ -283,7 +283,7 @@ def main() -> None:
             }
         else:
             print(
-                "rows a second beside distilabel: left out, as --peer-python was not given",
+                "rows per second compared with distilabel: left out, as --peer-python was not given",
                 flush=True,
             )
     found["target"], found["reached"] = TARGET, found["local"]["ratio"] >= TARGET

@@ -1,4 +1,4 @@
-"""How many texts a second a bundle answers, and how soon one: beside transformers' pipeline and two models for scale.
+"""Texts per second and latency of a bundle, compared with transformers' pipeline and two models for scale.
 
     python bench/predict.py --json                                   # fine-tunes MiniLM briefly on BBC News first
     python bench/predict.py --bundle .reseed/stages/export/KEY/bundle --rows 200 --threads 2 --json
@@ -150,7 +150,7 @@ def show(title: str, found: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Texts a second and latency, beside transformers' pipeline."
+        description="Texts per second and latency, compared with transformers' pipeline."
     )
     parser.add_argument(
         "--bundle", type=Path, help="a trained one; without it MiniLM is fine-tuned on 400 stories"

@@ -1,4 +1,4 @@
-"""Useful tokens a second of training, Reseed's beside Hugging Face's recipe as it ships and a Trainer tuned by hand.
+"""Useful tokens per second of training: Reseed, Hugging Face's recipe as it ships, and a Trainer tuned by hand.
 
     python bench/train.py                                # MiniLM on BBC News, this processor
     python bench/train.py --synthetic kept.jsonl         # half of the rows from a file of records
@@ -99,18 +99,18 @@ def rows_of(
 ) -> tuple[list[Record], list[Record], int]:
     """Training rows, held-out stories, and how many of the training rows are from `synthetic`."""
     rng = random.Random(0)
-    told = stories()
-    rng.shuffle(told)
-    test = [Record.create(text, label, "test") for text, label in told[:held_out]]
-    told = told[held_out:]
-    whole = [Record.create(text, label, "seed") for text, label in told[: n - n // 2]]
+    texts = stories()
+    rng.shuffle(texts)
+    test = [Record.create(text, label, "test") for text, label in texts[:held_out]]
+    texts = texts[held_out:]
+    whole = [Record.create(text, label, "seed") for text, label in texts[: n - n // 2]]
     if synthetic is not None:
         with synthetic.open(encoding="utf-8") as f:
             short = [Record.from_json(json.loads(line)) for line in f][: n // 2]
         return whole + short, test, len(short)
     openings = [
         Record.create(" ".join(t.split()[: rng.randint(40, 110)]), label, "seed")
-        for t, label in told[-(n // 2) :]
+        for t, label in texts[-(n // 2) :]
     ]
     return whole + openings, test, 0
 
@@ -209,9 +209,9 @@ def run(side: str, task: dict[str, Any], *, epochs: int, seed: int, score: bool)
             "steps": trainer.state.global_step,
         }
         if score:
-            told = trainer.predict(task["test"])
+            answers = trainer.predict(task["test"])
             found["f1_macro"] = float(
-                f1_score(told.label_ids, told.predictions.argmax(-1), average="macro")
+                f1_score(answers.label_ids, answers.predictions.argmax(-1), average="macro")
             )
     return found
 

@@ -5,7 +5,7 @@
     reseed retrain configs/bbc-news.yaml
     python docs/screenshots.py --home .reseed --project bbc-news
 
-Needs Chromium and playwright. tests/publishing/test_mlflow_ui.py turns the same pages and reads what stands on them.
+Needs Chromium and playwright. tests/publishing/test_mlflow_ui.py opens the same pages and reads them.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class Ui:
         return self.text
 
     def shoot(self, name: str) -> None:
-        """Write the page as it stands to docs/img, with few colours."""
+        """Write the page to docs/img, with few colours."""
         from PIL import Image
 
         picture = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB").quantize(COLOURS)

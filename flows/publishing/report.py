@@ -121,7 +121,7 @@ def _summarise_data(run: RunContext, generated: GeneratedRows, trained: Trained)
 def summarise_generators(generated: GeneratedRows) -> dict[str, GeneratorRows]:
     """Requests, accepted rows and cost of each generator.
 
-    Where models are told apart, the accepted rows are the answers that are rows.
+    In a project that tells models apart, the accepted rows are the answers that are rows.
     """
     answers = generated.answers.rows if generated.answers else {}
     accepted = [name for name, n in answers.items() for _ in range(n)]

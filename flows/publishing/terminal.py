@@ -100,12 +100,15 @@ def _data_rows(data: DataSummary) -> Rows:
     return found
 
 
-def _questions(told: AnswersSummary) -> str:
+def _questions(answers: AnswersSummary) -> str:
     """`294 of 2 models  (left out: smollm2 3 shorter, gemma 1 unanswered)`."""
     left = [
-        f"{model} {n} {why}" for why, own in told.left_out.items() for model, n in own.items() if n
+        f"{model} {n} {why}"
+        for why, by_model in answers.left_out.items()
+        for model, n in by_model.items()
+        if n
     ]
-    return f"{told.questions} of {len(told.rows)} models  (left out: {', '.join(left) or 'none'})"
+    return f"{answers.questions} of {len(answers.rows)} models  (left out: {', '.join(left) or 'none'})"
 
 
 def _score_rows(report: RetrainReport) -> Rows:
@@ -154,7 +157,7 @@ def _measured_rows(report: RetrainReport) -> Rows:
     if report.serving:
         found.append(("serving", report.serving.describe()))
     if report.champion and (against := _measures(report.champion)):
-        found.append((f"beside champion {report.champion.version}", against))
+        found.append((f"against champion {report.champion.version}", against))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The registry's lock: a file beside a SQLite store, an advisory lock on PostgreSQL.
+"""The registry's lock: a file next to a SQLite store, an advisory lock on PostgreSQL.
 
 It is released when its process ends. A process that is stopped for long can lose it: the server ends
 the session, or somebody removes the file. So the holder gets a function that checks whether it still

@@ -1,1 +1,1 @@
-"""Scores on the sealed test set, with intervals, beside baselines."""
+"""Scores on the sealed test set, with intervals, and those of baselines."""

@@ -1,7 +1,7 @@
 """Requests as jobs of OpenAI's Batch API: at half the price, answered within a day.
 
 Keys, cache and ledger are those of requests sent one by one. Before a batch can cost anything, its
-keys are noted in `batches/` beside the cached completions; whoever asks for one of these keys later
+keys are noted in `batches/` next to the cached completions; whoever asks for one of these keys later
 waits for that batch and buys nothing anew. A process killed between the upload and the note of the
 batch's id leaves the id of the uploaded file: the batch is then found by it
 (https://platform.openai.com/docs/guides/batch).

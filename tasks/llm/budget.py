@@ -182,7 +182,7 @@ class Ledger:
         self._wake_waiting()
 
     def detach(self, reservation: Reservation) -> None:
-        """Keep it reserved, but let nobody wait for it: a later run fetches its answer."""
+        """Keep it reserved, but do not wait for it: a later run fetches its answer."""
         with self._lock:
             if self._in_flight.pop(reservation.id, None):
                 self._leave_unsettled(reservation)

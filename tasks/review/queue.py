@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 VERSION = 4
 # these reject a row for its label, which a person can judge; the other checks judge the text
 _LABEL_CHECKS = frozenset({"off_label", "label_noise", "two_labels", CHECK})
-_NEIGHBOURS = 5  # training rows shown beside a row
+_NEIGHBOURS = 5  # training rows shown with a row
 _MIN_COSINE = 0.6  # of a row that a decision may be applied to as well
 _MOST_LIKE = 12
 

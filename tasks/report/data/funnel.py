@@ -12,7 +12,7 @@ from tasks.report.data.figures import CheckRejections, FunnelStep, SourceCounts,
 from tasks.report.data.page import check_title
 from tasks.report.data.rows import CHECK_BY_REASON, RetrainRows, is_generated
 
-PERSON = "person"  # rows that a person relabelled, or accepted in spite of a check
+PERSON = "person"  # rows that a person relabelled, or accepted against a check
 
 
 def funnel_steps(g: RetrainRows, labels: list[str]) -> list[FunnelStep]:
