@@ -18,7 +18,7 @@ from flows.settings import quiet_libraries
 if TYPE_CHECKING:
     from rich.console import Console
 
-Result = TypeVar("Result", bound=BaseModel | dict[str, Any])
+Result = TypeVar("Result", bound=BaseModel)
 
 
 class Finish(Protocol):
@@ -37,10 +37,7 @@ def prints_result(command: Callable[..., None]) -> Callable[..., None]:
         def finish(result: Result, show: Callable[[Result], None]) -> None:
             with contextlib.redirect_stdout(stdout):
                 if as_json:
-                    values = (
-                        result.model_dump(mode="json") if isinstance(result, BaseModel) else result
-                    )
-                    click.echo(json.dumps(values, ensure_ascii=False, default=str))
+                    click.echo(json.dumps(result.model_dump(mode="json"), ensure_ascii=False))
                 else:
                     show(result)
             stdout.flush()

@@ -46,32 +46,28 @@ def locate_retrain(workspace: Workspace, curated: Path, *, config: Path) -> Retr
         )
     manifest = atomic.read_json(curated / atomic.MANIFEST)
     inputs = manifest.get("inputs", {})
-    home = workspace.home
-    splits = _by_digest(workspace, "splits").get(inputs.get("splits"))
-    if splits is None:
+
+    def locate(name: str, stage: str) -> Path:
+        for directory, published in published_stages(workspace, stage):
+            if published["digest"] == inputs.get(name):
+                return directory
         raise UserError(
-            f"the splits that {curated} was made from are not in {home}: set RESEED_HOME to its "
+            f"{name}, an input of {curated}, is not in {workspace.home}: set RESEED_HOME to its "
             f"workspace"
         )
-    synthesised = _by_digest(workspace, "synthesise")
-    rounds = sorted(
-        (k for k in inputs if k.startswith("round-")), key=lambda k: int(k.removeprefix("round-"))
-    )
-    for name in rounds:
-        if inputs[name] not in synthesised:
-            raise UserError(
-                f"{name} of {curated} is not in {home}: set RESEED_HOME to its workspace"
-            )
+
+    rounds = [name for name in inputs if name.startswith("round-")]
+    rounds.sort(key=lambda name: int(name.removeprefix("round-")))
     self_trained = [
-        d
-        for d, m in published_stages(workspace, "harvest")
-        if m["inputs"].get("training") == manifest["digest"]
+        directory
+        for directory, published in published_stages(workspace, "harvest")
+        if published["inputs"].get("training") == manifest["digest"]
     ]
     return RetrainData(
         config=config,
-        splits=splits,
+        splits=locate("splits", "splits"),
         curated=curated,
-        rounds=tuple(synthesised[inputs[name]] for name in rounds),
+        rounds=tuple(locate(name, "synthesise") for name in rounds),
         self_trained=max(self_trained, key=lambda d: d.stat().st_mtime, default=None),
     )
 
@@ -82,15 +78,11 @@ def published_stages(workspace: Workspace, name: str) -> Iterator[tuple[Path, di
         yield directory, atomic.read_json(directory / atomic.MANIFEST)
 
 
-def _by_digest(workspace: Workspace, name: str) -> dict[str, Path]:
-    return {m["digest"]: d for d, m in published_stages(workspace, name)}
-
-
 def find_row(row: str, rows: RetrainRows, hidden: Hidden) -> tuple[RowOutcome, list[RowOutcome]]:
     """The row that is meant, a kept one before rejected ones, and the other rows with its text.
 
-    `row` is an id, the start of one, or a piece of the text; the id and text that a row had in its
-    reply name it too. Raises UserError when no row, or more than one, is meant.
+    `row` is an id, the start of one, or a piece of the text; the id and text that a row had in
+    its reply name it too. Raises UserError when no row, or more than one, is meant.
     """
     query = row.strip()
     if not query:
@@ -125,7 +117,7 @@ def find_row(row: str, rows: RetrainRows, hidden: Hidden) -> tuple[RowOutcome, l
 
 
 def _match(query: str, named: list[tuple[Record, RowOutcome]]) -> list[RowOutcome]:
-    """The outcomes of the rows with that id; where there is none, that start of an id, or that text."""
+    """The outcomes of the rows with that id, else that start of an id, else that text."""
     key, piece = query.lower(), fold(query)
     matches: list[RowOutcome] = []
     if _ID.fullmatch(key):

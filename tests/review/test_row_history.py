@@ -18,8 +18,9 @@ from tasks.project import Curate
 from tasks.records import Rejected, content_id, read_records, read_rejected
 from tasks.review.queue import RankResult
 from tasks.review.ranked_row import RankedRow
-from tasks.review.row_history import Story, explain_row
+from tasks.review.row_history import explain_row
 from tasks.review.row_lookup import locate_retrain
+from tasks.review.story import ProbeOpinion, SelfTraining, Story
 from tasks.stage import run_stage
 from tasks.text.fingerprints import FINGERPRINTS
 from tasks.train.stage import TrainResult
@@ -102,7 +103,7 @@ def story(
 
 
 def checked(s: Story) -> list[tuple[str, bool]]:
-    return [(step["check"], step["passed"]) for step in s.steps]
+    return [(step.check, step.passed) for step in s.steps]
 
 
 def test_a_kept_row_from_its_request_to_its_training_rows(data: Data) -> None:
@@ -114,25 +115,25 @@ def test_a_kept_row_from_its_request_to_its_training_rows(data: Data) -> None:
     assert (s.fate, s.label, s.source, s.check) == ("kept", "fruit", "synthetic", None)
     assert checked(s) == [("reply", True), *((c, True) for c in CHECKS)]
     assert s.asked is not None and s.reply is not None and s.trained_on is not None
-    assert (s.asked["generator"], s.asked["endpoint"], s.asked["round"]) == (
+    assert (s.asked.generator, s.asked.endpoint, s.asked.round) == (
         "one",
         "http://there/v1",
         0,
     )
-    assert s.asked["prompt"] == "Write it." and s.asked["drawn"] == {
+    assert s.asked.prompt == "Write it." and s.asked.drawn == {
         "topic": "fruit topic",
         "style": "a quote",
     }
-    assert [x["text"] for x in s.asked["seeds"]] == ["a seed row that was shown"]
-    assert (s.asked["tokens"], s.asked["usd"]) == ([10.0, 20.0], 0.002)
+    assert [x.text for x in s.asked.seeds] == ["a seed row that was shown"]
+    assert (s.asked.tokens, s.asked.usd) == ([10.0, 20.0], 0.002)
     assert (
-        s.reply["text"] == "Here: An apple  fell near the house today."
-        and s.reply["finish_reason"] == "stop"
+        s.reply.text == "Here: An apple  fell near the house today."
+        and s.reply.finish_reason == "stop"
     )
-    assert s.trained_on["directory"] == str(data.self_trained.directory)
-    assert s.trained_on["models"] == [str(model.directory)]
-    assert [t["check"] for t in s.same_text] == ["exact_duplicate"]
-    assert s.to_json() == json.loads(json.dumps(s.to_json()))
+    assert s.trained_on.directory == str(data.self_trained.directory)
+    assert s.trained_on.models == [str(model.directory)]
+    assert [t.check for t in s.same_text] == ["exact_duplicate"]
+    assert Story.model_validate_json(s.model_dump_json()) == s
 
 
 def test_the_id_and_the_text_with_which_a_row_came_lead_to_what_became_of_it(data: Data) -> None:
@@ -152,15 +153,13 @@ def test_a_row_set_aside_says_by_which_check_and_beside_which_row(data: Data) ->
         ("exact", True),
         ("near_duplicate", False),
     ]
-    assert s.other and (s.other["where"], s.other["text"]) == (
+    assert s.other and (s.other.where, s.other.text) == (
         "kept",
         "An apple fell near the house today, cleaned.",
     )
     refused = story("I am sorry", data)
     assert (
-        checked(refused) == [("refusal", False)]
-        and refused.reply
-        and refused.reply["kept"] is False
+        checked(refused) == [("refusal", False)] and refused.reply and refused.reply.kept is False
     )
 
 
@@ -172,16 +171,16 @@ def test_what_repeats_held_out_text_or_is_personal_is_named_and_not_shown(
         r for r in read_rejected(data.curated.directory / "rejected.jsonl") if r.check == secret
     )
     s = story(wanted.record.id, data)
-    assert (s.check, s.text, s.reply and s.reply["text"]) == (secret, None, None)
-    told = json.dumps(s.to_json())
+    assert (s.check, s.text, s.reply and s.reply.text) == (secret, None, None)
+    told = s.model_dump_json()
     assert "sealed0x1" not in told and "555" not in told
     if secret == "leak":
-        assert s.other and (s.other["where"], s.other["text"]) == ("sealed test", None)
+        assert s.other and (s.other.where, s.other.text) == ("sealed test", None)
 
 
 def test_a_reply_that_also_held_a_hidden_row_is_not_shown(data: Data) -> None:
     s = story("came in the same reply", data)
-    assert s.text == "A pear that came in the same reply." and s.reply and s.reply["text"] is None
+    assert s.text == "A pear that came in the same reply." and s.reply and s.reply.text is None
 
 
 def test_a_row_set_aside_before_the_check_for_leaks_is_held_against_the_held_out_text_too(
@@ -201,7 +200,7 @@ def test_personal_data_in_a_row_that_never_came_to_its_check_is_not_shown(tmp_pa
         tmp_path, written=[], kept=[], unusable=[Rejected(broken, "refusal", "the model declined")]
     )
     s = story(broken.id, data)
-    assert s.text is None and s.reply and s.reply["text"] is None
+    assert s.text is None and s.reply and s.reply.text is None
     assert story(broken.id, data, Curate().personal_data).text == broken.text, "it is only counted"
 
 
@@ -217,8 +216,8 @@ def test_a_hidden_text_is_not_listed(tmp_path: Path) -> None:
 
 def test_a_harvested_row_has_its_score(data: Data) -> None:
     s = story("real text about", data)
-    assert s.harvested == {"score": 0.91, "harvest": 1} and s.asked is None and s.steps == []
-    assert s.trained_on and s.trained_on["source"] == "harvested"
+    assert s.harvested == SelfTraining(score=0.91, harvest=1) and s.asked is None and s.steps == []
+    assert s.trained_on and s.trained_on.source == "harvested"
 
 
 def test_a_seed_row_was_asked_of_nobody(data: Data) -> None:
@@ -238,8 +237,8 @@ def test_a_persons_decisions_are_told_with_their_undoing(data: Data) -> None:
     decided.decide([off.record, record("another")], "relabel", "metal")
     decided.undo()
     s = story(off.record.id, data)
-    assert [(d["decision"], d["by"]) for d in s.decisions] == [("relabel", "ann"), ("undo", "ann")]
-    assert s.decisions[0]["label_after"] == "metal"
+    assert [(d.decision, d.by) for d in s.decisions] == [("relabel", "ann"), ("undo", "ann")]
+    assert s.decisions[0].label_after == "metal"
 
 
 # what a user may write as ROW
@@ -420,7 +419,7 @@ def test_the_probes_opinion_is_told_where_the_rows_were_ranked(data: Data) -> No
     at = Workspace(data.home)
     run_stage(RankResult, "review", workspace=at, version=1, params={}, inputs=inputs, build=build)
     s = story(row.id, data)
-    assert s.opinion == {"label": "metal", "probability": 0.7, "own": 0.2, "rank": 3.5}
+    assert s.opinion == ProbeOpinion(label="metal", probability=0.7, own=0.2, rank=3.5)
 
 
 def test_the_opinion_of_the_curation_itself(data: Data) -> None:
@@ -434,9 +433,5 @@ def test_the_opinion_of_the_curation_itself(data: Data) -> None:
         data.curated.directory,
         {k: about[k] for k in ("stage", "key", "inputs", "figures", "seconds")},
     )
-    assert story(row.id, data).opinion == {
-        "label": "metal",
-        "probability": 0.6,
-        "own": 0.25,
-        "rank": None,
-    }
+    expected = ProbeOpinion(label="metal", probability=0.6, own=0.25, rank=None)
+    assert story(row.id, data).opinion == expected
