@@ -1,8 +1,8 @@
 """The server of the review page, for one person on this machine.
 
-It listens on 127.0.0.1, a random token is part of every address, and requests that name another host
-or come from another site are refused. Every text on the page is untrusted: it is sent as text, never
-as HTML, and the page may load nothing from elsewhere.
+It listens on 127.0.0.1, a random token is part of every address, and requests that name another
+host or come from another site are refused. Every text on the page is untrusted: it is sent as
+text, never as HTML, and the page may load nothing from elsewhere.
 """
 
 from __future__ import annotations

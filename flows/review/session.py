@@ -133,8 +133,8 @@ def require_last_retrain(workspace: Workspace, project: Project) -> RetrainData:
     data = workspace.last_retrain(project.name)
     if data is None:
         raise UserError(
-            f"no rows of {project.name!r} are curated in {workspace.home} yet: run `reseed retrain` "
-            "first, or give --curated"
+            f"no rows of {project.name!r} are curated in {workspace.home} yet: "
+            "run `reseed retrain` first, or give --curated"
         )
     for directory in (data.curated, data.splits):
         if not directory.exists():
@@ -148,10 +148,10 @@ def require_last_retrain(workspace: Workspace, project: Project) -> RetrainData:
 def wait_for_review(run: RunContext, data: RetrainData) -> int:
     """The number of reviewed rows, once it reaches `review.required_rows` or all doubtful rows.
 
-    A run of a deployment is suspended until somebody resumes it with a ReviewAnswer, again and again
-    while rows are missing; its process ends meanwhile, and the resumed run starts from the beginning,
-    where finished stages are found. Without a deployment, raises UserError. Call it in the flow: a
-    task cannot suspend.
+    A run of a deployment is suspended until somebody resumes it with a ReviewAnswer, again and
+    again while rows are missing; its process ends meanwhile, and the resumed run starts from the
+    beginning, where finished stages are not repeated. Without a deployment, raises UserError.
+    Call it in the flow: a task cannot suspend.
     """
     from prefect import suspend_flow_run
     from prefect.runtime import deployment
@@ -216,7 +216,7 @@ def export_rows(session: ReviewSession, out: Path) -> ExportedRows:
 
 
 def import_decisions(session: ReviewSession, source: Path) -> ImportedDecisions:
-    """Read the decisions from an exported file, or from a copy of the list of what to label first."""
+    """Read the decisions from an exported file, or from the list of rows to label first."""
     project = session.project
     unknown = table.ids_in_file(source) - session.rows.keys()
     unlabelled = iter_records(session.splits / "unlabelled.jsonl") if unknown else ()

@@ -10,8 +10,8 @@ from tasks.records import Label, Record, label_text
 from tasks.review.ranked_row import RankedRow
 
 NEXT, BACK = {"j", "ArrowDown", "ArrowRight"}, {"k", "ArrowUp", "ArrowLeft"}
-PAST = {"accept": "accepted", "relabel": "relabelled", "reject": "rejected"}
-HIDDEN = {"request", "seeds", "tokens", "reviewed"}  # lineage that is of no use to a person
+PAST_TENSE = {"accept": "accepted", "relabel": "relabelled", "reject": "rejected"}
+HIDDEN_LINEAGE = {"request", "seeds", "tokens", "reviewed"}  # of no use to a person
 VALUE_LENGTH = 200  # characters of a value in the row's history
 
 Choice = tuple[str, Label | None]  # the kind of decision, and the new label or set of a relabel
@@ -26,11 +26,11 @@ class SimilarRows:
 
 
 class ReviewState:
-    """What one open page shows. Knows no browser.
+    """What one open page shows, without a browser.
 
-    `version` rises with every change: a key that decides counts only on the version that the person
-    saw. Where a text has several labels, a number adds a label to `draft` or removes it, and Enter
-    decides.
+    `version` rises with every change: a key that decides counts only on the version that the
+    person saw. Where a text has several labels, a number adds a label to `draft` or removes it,
+    and Enter decides.
     """
 
     def __init__(self, session: ReviewSession) -> None:
@@ -116,7 +116,7 @@ class ReviewState:
             self.similar = None
 
     def _open_panel(self, row: RankedRow) -> None:
-        """Open the panel, also for a row that is alone: the next key must not decide at once."""
+        """Open the panel, even if no row is similar: the next key must not decide at once."""
         known = {d.id: d for d in self.session.ranked}
         rows = [row, *(known[i] for i, _ in row.like if i in known and i not in self.decided)]
         choice = None if self.draft is None else ("relabel", self.draft)
@@ -129,7 +129,7 @@ class ReviewState:
         self._read()
         kinds = sorted({d.decision for d in decisions})
         label = f" as {label_text(choice[1])}" if "relabel" in kinds else ""
-        done = ", ".join(PAST[kind] for kind in kinds) + label
+        done = ", ".join(PAST_TENSE[kind] for kind in kinds) + label
         self.message = f"{_count_rows(len(decisions))}: {done}  ·  u undoes it"
         index = next(i for i, d in enumerate(self.queue) if shown and d.id == shown.id)
         pending = [i for i, d in enumerate(self.queue) if d.id not in self.decided]
@@ -150,13 +150,13 @@ def _count_rows(n: int) -> str:
 
 
 def row_history_pairs(row: RankedRow, session: ReviewSession) -> list[tuple[str, str]]:
-    """Where the row comes from and what happened to it, as (name, value): the last decision first."""
+    """The row's decisions, the last one first, and its origin, as (name, value)."""
     pairs: list[tuple[str, object]] = []
     decisions = read_decisions(session.decisions.path)
     undone = {d.undoes for d in decisions}
     for d in reversed(decisions):
         if d.id == row.id and d.decision != "undo":
-            value = f"{PAST[d.decision]} by {d.by}"
+            value = f"{PAST_TENSE[d.decision]} by {d.by}"
             if d.decision == "relabel":
                 value += f", {label_text(d.label_before)} → {label_text(d.label_after)}"
             value += " (undone)" if d.key in undone else ""
@@ -165,7 +165,7 @@ def row_history_pairs(row: RankedRow, session: ReviewSession) -> list[tuple[str,
         pairs.append((f"rejected ({row.check})", row.reason))
     lineage = {k: v for k, v in row.record.lineage.items() if v not in (None, "", [], {})}
     pairs += [("source", row.record.source), *lineage.items()]
-    return [(name, _cut(str(v), VALUE_LENGTH)) for name, v in pairs if name not in HIDDEN]
+    return [(name, _cut(str(v), VALUE_LENGTH)) for name, v in pairs if name not in HIDDEN_LINEAGE]
 
 
 def excerpt(record: Record) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nicegui import ui
 
-from flows.review.state import PAST, ReviewState, SimilarRows, excerpt, row_history_pairs
+from flows.review.state import PAST_TENSE, ReviewState, SimilarRows, excerpt, row_history_pairs
 from tasks.records import Label, label_text
 from tasks.review.queue import count_decided
 from tasks.review.ranked_row import RankedRow
@@ -89,45 +89,45 @@ class View:
             if total:
                 _text(f"row {state.index + 1}", "soft place")
 
-    def _draw_row(self, d: RankedRow) -> None:
+    def _draw_row(self, row: RankedRow) -> None:
         with _element("card main", "section"):
             with _element("head"):
-                _text(label_text(d.record.label), "chip label")
-                _text("the probe says", "soft")
-                agrees = "same" if d.opinion == d.record.label else "says"
-                opinion = f"{label_text(d.opinion)} {d.probability:.2f}"
-                _text(opinion, f"chip opinion {agrees}")
-                if decision := self.state.decided.get(d.id):
+                _text(label_text(row.record.label), "chip label")
+                _text("the probe predicts", "soft")
+                agreement = "same" if row.opinion == row.record.label else "differs"
+                opinion = f"{label_text(row.opinion)} {row.probability:.2f}"
+                _text(opinion, f"chip opinion {agreement}")
+                if decision := self.state.decided.get(row.id):
                     relabelled = decision.decision == "relabel"
                     label = f": {label_text(decision.label_after)}" if relabelled else ""
-                    _text(PAST[decision.decision] + label, "chip done")
+                    _text(PAST_TENSE[decision.decision] + label, "chip done")
             if self.state.draft is None:
-                _text(d.why(), "why")
+                _text(row.why(), "why")
             else:
                 label = label_text(self.state.draft)
                 _text(f"It will be {label}: Enter confirms, Esc cancels.", "why plan")
-            _text(d.record.text, "text")
+            _text(row.record.text, "text")
             with _element("measures"):
-                self._draw_measure("disagreement", d, f"{d.margin:+.3f} margin", rank="margin")
-                self._draw_measure("loss", d, f"{d.loss:+.3f} nats")
-                self._draw_measure("influence", d, f"{d.influence:+.3f} on the dev loss")
+                self._draw_measure("disagreement", row, f"{row.margin:+.3f} margin", rank="margin")
+                self._draw_measure("loss", row, f"{row.loss:+.3f} nats")
+                self._draw_measure("influence", row, f"{row.influence:+.3f} on the dev loss")
 
-    def _draw_measure(self, name: str, d: RankedRow, value: str, *, rank: str = "") -> None:
+    def _draw_measure(self, name: str, row: RankedRow, value: str, *, rank: str = "") -> None:
         with _element("measure"):
             total = len(self.state.session.ranked)
-            _text(f"{name}, rank {d.ranks[rank or name]:.0f} of {total}", "soft")
+            _text(f"{name}, rank {row.ranks[rank or name]:.0f} of {total}", "soft")
             _text(value, "", "b")
 
-    def _draw_side(self, d: RankedRow) -> None:
+    def _draw_side(self, row: RankedRow) -> None:
         known = {r.id: r for r in self.state.session.ranked}
         with _element("side", "aside"):
             with _element("card neighbours", "section"):
                 _text("Nearest training rows", "title")
-                for row_id, similarity in d.near:
-                    _draw_neighbour(known[row_id], f"similarity {similarity:.2f}", d)
+                for row_id, similarity in row.near:
+                    _draw_neighbour(known[row_id], f"similarity {similarity:.2f}", row)
             with _element("card history", "section"):
                 _text("History", "title")
-                for pair in row_history_pairs(d, self.state.session):
+                for pair in row_history_pairs(row, self.state.session):
                     with _element("pair"):
                         for value in pair:
                             _text(value)
@@ -138,15 +138,15 @@ class View:
             _text(f"These {n} rows are similar" if n > 1 else "No pending row is similar", "name")
             if panel.choice:
                 kind, label = panel.choice
-                done = PAST[kind] if label is None else f"relabelled as {label_text(label)}"
-                rows = "All of them" if n > 1 else "It"
-                _text(f"{rows} will be {done}: Enter confirms, Esc cancels.", "why plan")
+                done = PAST_TENSE[kind] if label is None else f"relabelled as {label_text(label)}"
+                subject = "All of them" if n > 1 else "It"
+                _text(f"{subject} will be {done}: Enter confirms, Esc cancels.", "why plan")
             else:
                 _text("Choose a decision: a, r or a number. Esc cancels.", "soft plan")
             similar = dict(first.like)
-            for d in panel.rows:
-                same = f"similarity {similar[d.id]:.2f}" if d.id in similar else "this row"
-                _draw_neighbour(d, same, first)
+            for row in panel.rows:
+                note = f"similarity {similar[row.id]:.2f}" if row.id in similar else "this row"
+                _draw_neighbour(row, note, first)
 
     def _draw_footer(self, row: RankedRow) -> None:
         state, multi_label = self.state, self.state.session.project.multi_label
@@ -163,12 +163,10 @@ class View:
         with _element("foot", "footer"):
             with _element("keys labels"):
                 for i, label in enumerate(state.labels, 1):
-                    mark = (
-                        "chosen" if _has(chosen, label) else "own" if _has(current, label) else ""
-                    )
+                    mark = _mark(chosen=_has(chosen, label), current=_has(current, label))
                     self._draw_button(str(i), label, mark, key_shown=i <= 9)
                 if multi_label:
-                    mark = "chosen" if chosen == () else "own" if current == () else ""
+                    mark = _mark(chosen=chosen == (), current=current == ())
                     self._draw_button("0", "none of them", mark)
             with _element("keys"):
                 for key, action in keys.items():
@@ -189,11 +187,11 @@ class View:
             ui.label(action)
 
 
-def _draw_neighbour(other: RankedRow, note: str, d: RankedRow) -> None:
+def _draw_neighbour(other: RankedRow, note: str, row: RankedRow) -> None:
     with _element("near"):
         with _element("head"):
-            agrees = "same" if other.record.label == d.record.label else "says"
-            _text(label_text(other.record.label), f"chip {agrees}")
+            agreement = "same" if other.record.label == row.record.label else "differs"
+            _text(label_text(other.record.label), f"chip {agreement}")
             _text(note, "soft")
         _text(excerpt(other.record), "quote")
 
@@ -205,6 +203,13 @@ def _element(classes: str, tag: str = "div") -> Any:
 def _text(value: object, classes: str = "", tag: str = "div") -> None:
     with _element(classes, tag):
         ui.label(str(value))
+
+
+def _mark(*, chosen: bool, current: bool) -> str:
+    """The class of a label's button."""
+    if chosen:
+        return "chosen"
+    return "current" if current else ""
 
 
 def _has(label: Label | None, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""How much each row in training raises the loss over dev rows: influence functions of a linear probe."""
+"""How much each training row raises the loss over dev rows: influence functions of a probe."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def influence(
 ) -> np.ndarray:
     """How much the summed dev loss rises with each of `rows` in training, to first order.
 
-    -grad(dev)^T H^-1 grad(row), the influence function (Koh and Liang 2017, arXiv:1703.04730) of the
-    logistic regression fitted on `x`; of label sets, summed over the labels' own. H is the exact
-    Hessian of its L2-regularised objective; it is never formed, as one system is solved by conjugate
-    gradients. Rows whose label is coded as -1 have none. What fine-tuning the encoder would do is
-    not covered.
+    -grad(dev)^T H^-1 grad(row), the influence function (Koh and Liang 2017, arXiv:1703.04730) of
+    the logistic regression fitted on `x`; of label sets, summed over the labels' own. H is the
+    exact Hessian of its L2-regularised objective; it is never formed, as one system is solved by
+    conjugate gradients. Rows whose label is coded as -1 have none. What fine-tuning the encoder
+    would do is not covered.
     """
     import numpy as np
     from scipy.sparse.linalg import LinearOperator, cg

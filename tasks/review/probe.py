@@ -1,7 +1,7 @@
-"""What a linear probe makes of each row: the label it predicts, how doubtful the row is, its influence.
+"""A linear probe's view of each row: the label it predicts, the row's doubt and its influence.
 
-The probe is curation's (tasks/encoder/out_of_fold.py), but of label sets it is not balanced: the log
-loss ranks the rows, and balanced weights would make each row without a rare label doubtful.
+The probe is curation's (tasks/encoder/out_of_fold.py), but of label sets it is not balanced: the
+log loss ranks the rows, and balanced weights would make each row without a rare label doubtful.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MIN_PROBABILITY = 1e-6  # of a label, before its logarithm is taken
 class Assessment:
     """The probe's view of rows: each array has one value per row.
 
-    `predicted` has the label with the highest `probability`; `own` is the probability of the row's
-    own label, `margin` how much more probable the best other label is, `loss` the log loss, and
-    `influence` how much the row in training raises the loss over dev rows. Of label sets, `own` is
-    the probability of the row's least probable decision, `margin` how much more probable its
-    contrary is, and `loss` the sum over all decisions.
+    `predicted` has the label with the highest `probability`; `own` is the probability of the
+    row's own label, `margin` how much more probable the best other label is, `loss` the log loss,
+    and `influence` how much the row in training raises the loss over dev rows. Of label sets,
+    `own` is the probability of the row's least probable decision, `margin` how much more probable
+    its contrary is, and `loss` the sum over all decisions.
     """
 
     predicted: list[Label]
@@ -53,10 +53,10 @@ def assess_rows(
 ) -> Assessment:
     """The probe's view of the records with embeddings `x`; `trained_on` (bool) marks training rows.
 
-    Training rows get out-of-fold probabilities, other rows those of the probe fitted on all training
-    rows. A label that fewer than two training rows have has probability 0; of label sets, one that
-    fewer than two have or lack is predicted for all rows or for none. Raises UserError when the
-    probe cannot be fitted.
+    Training rows get out-of-fold probabilities, other rows those of the probe fitted on all
+    training rows. A label that fewer than two training rows have has probability 0; of label
+    sets, one that fewer than two have or lack is predicted for all rows or for none. Raises
+    UserError when the probe cannot be fitted.
     """
     import numpy as np
 

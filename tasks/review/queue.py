@@ -111,8 +111,8 @@ def rank_rows(
 ) -> list[RankedRow]:
     """Every row that may be shown, by the mean of its ranks in margin, loss and influence.
 
-    Raises UserError when the probe has too few rows, CorruptDirectory when a directory differs from
-    its manifest.
+    Raises UserError when the probe has too few rows, CorruptDirectory when a directory differs
+    from its manifest.
     """
     import numpy as np
 
@@ -143,7 +143,7 @@ def rank_rows(
 def _candidates(
     project: Project, data: RetrainData, dev: list[Record], held_out: Fingerprints
 ) -> list[_Candidate]:
-    """The training rows, self-trained ones too, and the rows rejected for their label, one per text.
+    """The training rows, also self-trained ones, and those rejected for their label, one per text.
 
     Held-out rows are not among them, nor rows that repeat held-out text as far as `curate.leak`
     allows: a row that was rejected early did not reach the check for leaks.

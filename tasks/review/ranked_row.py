@@ -12,11 +12,11 @@ Pairs = tuple[tuple[str, float], ...]  # (id, cosine) of other rows, the most si
 class RankedRow(Figures):
     """A row with the check that rejected it, if any, the probe's view of it, and its ranks.
 
-    `opinion` is the label that the probe predicts with `probability`; `own` is the probability of the
-    row's own label; see Assessment in tasks/review/probe.py for these and for `margin`, `loss` and
-    `influence`. `ranks` are those of the last three, from 1 for the most doubtful row, and `rank` is
-    their mean. `near` are the nearest training rows; `like` the rows with its label and opinion that
-    are close enough to be decided with it.
+    `opinion` is the label that the probe predicts with `probability`; `own` is the probability of
+    the row's own label; see Assessment in tasks/review/probe.py for these and for `margin`,
+    `loss` and `influence`. `ranks` are those of the last three, from 1 for the most doubtful row,
+    and `rank` is their mean. `near` are the nearest training rows; `like` the rows with its label
+    and opinion that are close enough to be decided with it.
     """
 
     record: Record
@@ -40,7 +40,7 @@ class RankedRow(Figures):
 
     @property
     def doubtful(self) -> bool:
-        """True for a row that a check rejected, or whose own label has a probability under one half."""
+        """True if a check rejected the row, or its own label has a probability under one half."""
         return (self.check is not None and self.check != CHECK) or self.own < 0.5
 
     def why(self) -> str:

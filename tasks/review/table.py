@@ -1,4 +1,4 @@
-"""The review queue as a CSV or JSONL file for a spreadsheet, and the decisions that were written into it.
+"""The review queue as a CSV or JSONL file, and the decisions that were written into it.
 
 Label sets are lists, in CSV as JSON: `["bug", "billing"]`, or `[]` for none.
 """
@@ -31,7 +31,7 @@ _LONGEST = 32_000  # characters; a spreadsheet truncates a longer cell
 
 @dataclass(frozen=True, slots=True)
 class ReviewChoice:
-    """What the column `decision` says of a row: accept, reject, or relabel with the new label."""
+    """The decision about a row: accept, reject, or relabel with the new label."""
 
     record: Record
     choice: str
@@ -88,17 +88,18 @@ def read_choices(
 ) -> list[ReviewChoice]:
     """What the column `decision` says, in the file's order; an empty cell decides nothing.
 
-    `accept` and `reject` are choices, anything else a label; `label:accept` is a label of that name.
-    With a `separator` a text has a set of labels: a JSON list, or labels separated by it. Raises
-    UserError with the line for an unknown id or label, a text that is not the id's, and two
-    decisions about one row.
+    `accept` and `reject` are choices, anything else a label; `label:accept` is a label of that
+    name. With a `separator` a text has a set of labels: a JSON list, or labels separated by it.
+    Raises UserError with the line for an unknown id or label, a text that is not the id's, and
+    two decisions about one row.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist: give --import the file that --export wrote")
     missing = sorted({"id", "text", "decision"} - set(column_names(path)))
     if missing:
         raise UserError(
-            f"{path} has no column {missing[0]!r}: keep id, text and decision as --export wrote them"
+            f"{path} has no column {missing[0]!r}: keep id, text and decision as --export wrote "
+            f"them"
         )
     found: dict[str, ReviewChoice] = {}
     for place, (cell, key, text) in _read_cells(path, "decision", "id", "text"):
@@ -137,7 +138,7 @@ def unquote_formula(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-def _cells_of(row: RankedRow) -> dict[str, Any]:
+def _cells_of(row: RankedRow) -> dict[str, object]:
     values = (
         row.id,
         row.record.text,
@@ -180,8 +181,8 @@ def _choice(cell: Any, labels: Sequence[str]) -> tuple[str, str | None]:
         if label in labels:
             return "relabel", label
     raise ValueError(
-        f"{cell!r} is no decision{suggestion(text, [*_WORDS, *labels])}: write accept, reject or one "
-        f"of the labels {', '.join(labels)}"
+        f"{cell!r} is no decision{suggestion(text, [*_WORDS, *labels])}: write accept, reject or "
+        f"one of the labels {', '.join(labels)}"
     )
 
 

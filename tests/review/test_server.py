@@ -197,7 +197,7 @@ def test_only_who_has_the_address_gets_in_and_only_from_this_machine(
             and said["pending"] == said["queue"]
         )
         status, body, headers = ask(url, parts.path)
-        assert status == 200 and b"the probe says" in body
+        assert status == 200 and b"the probe predicts" in body
         assert (
             "default-src 'self'" in headers["content-security-policy"]
             and headers["referrer-policy"] == "no-referrer"
@@ -336,7 +336,7 @@ def test_a_keyboard_is_enough(opened: Callable[[], Page], home: Path) -> None:
     for key in ("accept", "reject", "relabel", "apply to similar rows", "undo", "move"):
         assert key in p.says(".foot")
     assert (
-        "the probe says" in p.says(".main")
+        "the probe predicts" in p.says(".main")
         and len(p.page.query_selector_all(".neighbours .near")) == 5
     )
     assert "synthetic" in p.says(".history")
@@ -467,10 +467,10 @@ def test_sets_by_keyboard(encoder: Path, tmp_path: Path, home: Path, browser: An
         p = Page(browser, said["address"])
         first = p.row
         assert p.says(".main .label") == "bird" and "label on or off" in p.says(".foot")
-        assert p.says(".labels .own") == "3\nbird" and "none of them" in p.says(".labels")
+        assert p.says(".labels .current") == "3\nbird" and "none of them" in p.says(".labels")
         p.press("1", "3")
         assert "It will be metal: Enter confirms" in p.says(".plan") and stored(home) == {}
-        assert p.says(".labels .chosen") == "1\nmetal" and not p.page.query_selector(".labels .own")
+        assert p.says(".labels .chosen") == "1\nmetal" and not p.page.query_selector(".labels .current")
         p.press("Enter")
         assert [*stored(home).values()] == [("relabel", ("metal",))] and p.row != first
         second = p.row
