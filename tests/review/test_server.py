@@ -470,7 +470,9 @@ def test_sets_by_keyboard(encoder: Path, tmp_path: Path, home: Path, browser: An
         assert p.says(".labels .current") == "3\nbird" and "none of them" in p.says(".labels")
         p.press("1", "3")
         assert "It will be metal: Enter confirms" in p.says(".plan") and stored(home) == {}
-        assert p.says(".labels .chosen") == "1\nmetal" and not p.page.query_selector(".labels .current")
+        assert p.says(".labels .chosen") == "1\nmetal" and not p.page.query_selector(
+            ".labels .current"
+        )
         p.press("Enter")
         assert [*stored(home).values()] == [("relabel", ("metal",))] and p.row != first
         second = p.row
