@@ -59,7 +59,7 @@ def open_study(
         raise UserError(f"tune.storage is no usable database URL: {one_line(e)}") from None
     except OperationalError as e:
         raise TransientError(
-            f"the database of tune.storage can't be reached: {one_line(e)}"
+            f"the database of tune.storage cannot be reached: {one_line(e)}"
         ) from None
     if not study.user_attrs:
         study.set_user_attr("question", question)

@@ -79,7 +79,7 @@ def test_two_models_are_asked_in_turns_and_each_is_first_as_often() -> None:
 
     class Recording(Classifier):
         def __init__(self, name: str) -> None:
-            self.name = name
+            object.__setattr__(self, "name", name)  # a Classifier is frozen
 
         def probabilities(self, texts: list[str]) -> None:  # type: ignore[override]
             assert len(texts) == 1

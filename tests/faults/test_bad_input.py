@@ -138,7 +138,7 @@ def test_empty_text_and_two_labels_are_set_aside_and_counted(config: Path, resee
         (scripted.html, 1, ["not JSON", "/v1"]),
         (scripted.raw('{"hello": 1}'), 1, ["not a chat completion"]),
         (scripted.hang, 1, ["1 s", "generate.timeout_seconds"]),
-        (scripted.drop, 1, ["can't be reached"]),
+        (scripted.drop, 1, ["cannot be reached"]),
     ],
     ids=["401", "404", "400", "429", "500", "html", "other-json", "never", "dropped"],
 )
@@ -159,7 +159,7 @@ def test_endpoint_faults(
 def test_unreachable_endpoint(config: Path, reseed: Command) -> None:
     code, _, err = reseed("retrain", config, "--set", "generate.endpoint=http://127.0.0.1:9/v1")
     assert code == 1
-    one_sentence(err, "127.0.0.1:9", "can't be reached")
+    one_sentence(err, "127.0.0.1:9", "cannot be reached")
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -422,7 +422,7 @@ class TestSearch:
         ("url", "why"),
         [
             ("nonsense://host/db", "no usable database URL"),
-            ("sqlite:////nowhere/at/all.db", "can't be reached"),
+            ("sqlite:////nowhere/at/all.db", "cannot be reached"),
         ],
     )
     def test_a_storage_that_is_none(self, url: str, why: str, tmp_path: Path) -> None:
