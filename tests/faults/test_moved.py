@@ -121,7 +121,7 @@ def test_what_a_person_took_back_is_not_promoted_by_the_same_retrain_again(
 
     code, out, _ = reseed("retrain", config, "--json")
     again = last_json(out)
-    said = "version 2 was taken back by ada: it is rude; `reseed promote toy 2 --reason ...` overrules it"
+    said = "version 2 was rolled back by ada: it is rude; `reseed promote toy 2 --reason ...` overrules it"
     assert code == 0 and again["reasons"][0] == said and again["model"] == first["model"]
     assert again["verdict"] == "keep" and not again["promoted"] and champion(registry) == "1"
     tags = registry.version("toy", "2").tags
