@@ -44,14 +44,13 @@ def mlflow_served(settings: Settings) -> Iterator[str]:
     """MLflow's own server and UI over the workspace's store, as `reseed ui` starts it; its address."""
     with bind_port("127.0.0.1", 0, "") as free:
         port = free.getsockname()[1]
-    log = settings.workspace.logs / "mlflow.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    process = ui.start_server(ui.mlflow_command(settings, port), log)
+    server = ui.mlflow_server(settings, port)
+    server.start()
     try:
-        ui.wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log)
-        yield f"http://127.0.0.1:{port}"
+        server.wait_until_healthy()
+        yield server.address
     finally:
-        ui.stop_server(process)
+        server.stop()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from flows.registry.smoke_test import smoke_test
 from flows.serving import predict
+from flows.serving.predict import PredictionReport, TextAnswer
 from tasks import atomic
 from tasks.augment.row_selection import select_multi_label_rows
 from tasks.curate.checks.agreement import agreement
@@ -625,18 +626,17 @@ class TestAnswers:
             smoke_test(saved, digest, probes=[DEV[0].text], labels=["other"])
 
     def test_answers_are_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        answers: list[dict[str, Any]] = [
-            {"labels": ["bird", "metal"], "scores": {"metal": 0.9, "bird": 0.8}},
-            {"labels": [], "scores": {"metal": 0.1, "bird": 0.2}},
-        ]
-        given = predict.TextInput(["one", "two"], ["1", "2"])
-        predict.write_predictions(tmp_path / "out.csv", given, answers)
+        both = LabelSet(labels=("bird", "metal"), scores={"metal": 0.9, "bird": 0.8})
+        none = LabelSet(labels=(), scores={"metal": 0.1, "bird": 0.2})
+        answers = [TextAnswer(text="one", answer=both), TextAnswer(text="two", answer=none)]
+        predict.write_predictions(tmp_path / "out.csv", answers)
         read = [
             r.label
             for r in read_rows(tmp_path / "out.csv", Columns(label="labels", multi_label=True))
         ]
         assert read == [("bird", "metal"), ()]
-        predict.show_predictions(given.texts, answers, None)
+        report = PredictionReport(model="toy", version="1", rows=2, predictions=answers, out=None)
+        predict.show_predictions(report)
         assert capsys.readouterr().out == "bird 0.800, metal 0.900\tone\n(no label)\ttwo\n"
 
 

@@ -138,7 +138,7 @@ class Case:
         assert said.strip() and "\n" not in said.strip() and "Traceback" not in said, (how, said)
         assert not self.mark.exists(), f"{how}: its code was run"
         assert loaded == [], f"{how}: it was loaded before it was refused"
-        assert self.store.aliases() == self.aliases and self.store.journal().intents == [], how
+        assert self.store.aliases() == self.aliases and self.store.log().intents == [], how
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_it_is_not_promoted(case: Case, never: list[str]) -> None:
 def test_it_is_not_gone_back_to(case: Case, never: list[str]) -> None:
     for how in WAYS:
         case.tampered(case.versions[0], how)
-        with pytest.raises(UserError, match="version 1 of 'toy' can't be the champion") as e:
+        with pytest.raises(UserError, match="version 1 of 'toy' cannot be the champion") as e:
             admin.roll_back(case.store.settings, "toy", reason="back")
         case.refused(how, str(e.value), never)
 
