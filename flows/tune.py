@@ -277,9 +277,8 @@ def _f1(trial: FrozenTrial) -> float:
     return trial.value
 
 
-def show_settings(result: dict[str, Any], console: Console) -> None:
-    """Print what `tune` returned: the best settings as YAML for the project file."""
-    report = TuneReport.model_validate(result)
+def show_settings(report: TuneReport, console: Console) -> None:
+    """Print the best settings as YAML for the project file."""
     counts = ", ".join(f"{n} {state}" for state, n in report.trials.items())
     console.print(escape(f"study {report.study}: {counts}"))
     if report.best is None:

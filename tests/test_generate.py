@@ -95,7 +95,9 @@ def test_a_name_that_no_generator_has_is_told(
 
 
 def test_nobody_left_to_ask(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds every generator of the project \('one', 'two'\)"):
+    with pytest.raises(
+        UserError, match=r"lists every generator \('one', 'two'\), so no generator is left"
+    ):
         plan_of(tmp_path / "a", generate=TWO, curate={"drop_generators": ["one", "two"]})
     none = plan_of(
         tmp_path / "b", generate=TWO | {"per_label": 0}, curate={"drop_generators": ["one", "two"]}

@@ -657,6 +657,7 @@ def test_a_whole_retrain_serves_label_sets(
         encoder=encoder,
         rows=70,
         multi_label=True,
+        lean=False,
         data={"split": {"dev": 8, "test": 40, "train": 4}},
         train={"epochs": 10},
         generate={"per_label": 16},

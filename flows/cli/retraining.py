@@ -65,8 +65,9 @@ def tune(config: Path, overrides: tuple[str, ...], out: Path | None, finish: Fin
     with _flow_arguments(config, overrides) as arguments:
         from flows import tune as flow
 
-        result = flow.tune(**arguments, out=str(out) if out else None)
-        finish(result, lambda r: flow.show_settings(r, console()))
+        report = json.dumps(flow.tune(**arguments, out=str(out) if out else None))
+        found = flow.TuneReport.model_validate_json(report)
+        finish(found, lambda r: flow.show_settings(r, console()))
 
 
 @contextlib.contextmanager
