@@ -19,7 +19,8 @@ from tasks.project import Curate
 from tasks.records import Record, Rejected
 from tasks.text.fingerprints import Fingerprints
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+# one process, so that each text is embedded once
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.xdist_group("minilm")]
 
 SIZES = {"real": 200, "held": 100, "rows": 500}
 
