@@ -25,7 +25,7 @@ _UNLABELLED = 5000  # unlabelled rows that are read for the frequencies of words
 
 @dataclass(frozen=True, slots=True)
 class DoubtfulRow:
-    """A row for a person to review, with the label that the check suggests and its probability."""
+    """A row whose label a check doubts, with the label that it suggests and its probability."""
 
     id: str
     text: str
@@ -90,7 +90,10 @@ class CurationContext:
         suggested: Label | None = None,
         probability: float | None = None,
     ) -> None:
-        """List a row for a person to review."""
+        """Add a row to `doubtful`, with the label that the check suggests and its probability.
+
+        The stage writes and counts these rows; `reseed review` ranks the rows by itself.
+        """
         r, p = rejection.record, None if probability is None else round(probability, 4)
         self.doubtful.append(
             DoubtfulRow(r.id, r.text, r.label, rejection.check, rejection.reason, suggested, p)

@@ -85,8 +85,8 @@ class RowCounts(Figures):
 class CurateResult(TrainingRows):
     """What curation kept and rejected, by label and by check.
 
-    `checks` has the checks in the order in which they ran; `doubtful` counts the rows for review by
-    check, `personal_data` the kinds of it.
+    `checks` has the checks in the order in which they ran; `doubtful` counts the rows whose label is
+    doubted by check, `personal_data` the kinds of it.
     """
 
     seed: dict[str, int]
@@ -169,9 +169,9 @@ def curate(
 ) -> CurateResult:
     """The training rows in `kept.jsonl` (seed rows first), and what was rejected in `rejected.jsonl`.
 
-    Beside them are `doubtful.jsonl` (rows for a person to review: real ones whose label is doubted,
-    and those rejected for their label) and `opinions.jsonl` (the probe's opinion of each row that
-    reached it).
+    Beside them are `doubtful.jsonl` (rows whose label a check doubts, rejected or not; they are
+    counted, and the review does not read them) and `opinions.jsonl` (the probe's opinion of each row
+    that reached it).
     """
     encoder = resolve_encoder(project, workspace)
     quota = project.generate.quota(project.label_names, splits.seed)

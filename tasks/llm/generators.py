@@ -14,6 +14,8 @@ from tasks.project import Endpoint, Project
 from tasks.references import digest_of_path, resolve
 from tasks.workspace import Workspace
 
+SAMPLING = {"temperature", "top_p", "max_tokens"}  # settings of Endpoint that decide its texts
+
 
 @dataclass(frozen=True)
 class ResolvedGenerator:
@@ -38,17 +40,15 @@ class ResolvedGenerator:
         weights = resolve(endpoint.model, config_dir=config_dir, cache=cache, kind="model")
         return cls(name, share, endpoint, weights, digest_of_path(weights)[:24])
 
+    def sampling(self) -> dict[str, str | float]:
+        """Its model and the sampling settings that are set, for the keys of stages."""
+        settings = self.endpoint.model_dump(mode="json", include=SAMPLING, exclude_none=True)
+        return {"model": self.model, **settings}
+
     def identity(self) -> dict[str, str | float]:
-        """What decides its texts, for the keys of stages."""
-        sampling = self.endpoint.model_dump(include={"temperature", "top_p", "max_tokens"})
+        """What decides its texts and their number, for the keys of stages."""
         endpoint = self.endpoint.endpoint
-        return {
-            "name": self.name,
-            "share": self.share,
-            "endpoint": endpoint,
-            "model": self.model,
-            **sampling,
-        }
+        return {"name": self.name, "share": self.share, "endpoint": endpoint, **self.sampling()}
 
 
 def resolve_generators(project: Project, *, workspace: Workspace) -> dict[str, ResolvedGenerator]:

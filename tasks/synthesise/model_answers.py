@@ -110,17 +110,13 @@ def ask_models(
             usage.values(), spent=ledger.spent, generators=usage, **dict(counts)
         )
 
-    sampling = {"temperature", "top_p", "max_tokens"}
     return run_stage(
         AnswersResult,
         "answers",
         workspace=workspace,
         version=VERSION,
         params={
-            "models": {
-                name: {"model": m.model, **m.endpoint.model_dump(include=sampling)}
-                for name, m in models.items()
-            },
+            "models": {name: m.sampling() for name, m in models.items()},
             "answer_words": g.answer_words,
             "seed": g.seed,
             "labels": project.label_names,

@@ -130,6 +130,13 @@ def test_what_was_answered_is_not_asked_again(folder: Path, models: dict[str, Se
     assert [len(server.requests) for server in models.values()] == [20, 20]
 
 
+def test_another_sampling_setting_is_another_stage(folder: Path, models: dict[str, Server]) -> None:
+    _, first = asked(folder, models)
+    for setting in ({"temperature": 0.5}, {"top_p": 0.5}, {"max_tokens": 99}):
+        _, other = asked(folder, models, **setting)
+        assert other.published.key != first.published.key
+
+
 def test_both_answers_to_a_question_are_in_one_split(
     folder: Path, models: dict[str, Server]
 ) -> None:
