@@ -14,6 +14,7 @@ import pytest
 from tasks import atomic
 from tasks.errors import UserError
 from tasks.train import trainer as trainers
+from tasks.train.__main__ import main
 from tasks.train.resume import ATTEMPT, Attempt, list_checkpoints
 from tests.conftest import ROOT
 from tests.kit.training import BATCHES, TRAIN, Stopped, Tune, chosen, same, stop_after, write_data
@@ -157,17 +158,8 @@ def test_a_process_that_is_killed_goes_on(how: str, at: int, tmp_path: Path, enc
     assert first.returncode == -getattr(signal, how), first.stderr[-3000:]
     (work,) = tmp_path.glob(".out.*.work")
     assert list_checkpoints(work)[0].name == f"checkpoint-{at}"
-    again = ran([sys.executable, "-m", "tasks.train", *given])
-    assert again.returncode == 0, again.stderr[-3000:]
-    whole = ran(
-        [
-            sys.executable,
-            "-m",
-            "tasks.train",
-            *command(tmp_path, encoder, "whole", save_strategy="steps", save_steps=7),
-        ]
-    )
-    assert whole.returncode == 0, whole.stderr[-3000:]
+    assert main(given) == 0
+    assert main(command(tmp_path, encoder, "whole", save_strategy="steps", save_steps=7)) == 0
     one, other = (
         atomic.read_json(tmp_path / out / "manifest.json")["figures"] for out in ("out", "whole")
     )
@@ -197,8 +189,7 @@ def test_two_processes_learn_what_one_does(tmp_path: Path, encoder: Path) -> Non
     ]
     two = ran([*torchrun, "-m", "tasks.train", *command(tmp_path, encoder, "two", **still)])
     assert two.returncode == 0, two.stderr[-3000:]
-    one = ran([sys.executable, "-m", "tasks.train", *command(tmp_path, encoder, "one", **still)])
-    assert one.returncode == 0, one.stderr[-3000:]
+    assert main(command(tmp_path, encoder, "one", **still)) == 0
     assert {p.name for p in tmp_path.iterdir()} == {"data", "one", "two"}
     a, b = (atomic.read_json(tmp_path / out / "history.json") for out in ("one", "two"))
     assert [h[:2] for h in a] == [h[:2] for h in b] and len(a) == 3 * (3 * BATCHES) + 2 * 3
