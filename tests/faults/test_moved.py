@@ -109,7 +109,9 @@ def test_a_champion_that_moved_is_compared_with_again(
 def test_what_a_person_took_back_is_not_promoted_by_the_same_retrain_again(
     config: Path, reseed: Command, registry: Registry, small_bundle: Path
 ) -> None:
-    run_id = registry.client.create_run(registry.client.create_experiment("toy")).info.run_id
+    artifacts = str(registry.settings.workspace.mlflow_artifacts / "toy")
+    experiment = registry.client.create_experiment("toy", artifact_location=artifacts)
+    run_id = registry.client.create_run(experiment).info.run_id
     told = {"run_id": run_id, "labels": list(toy.LABELS), "description": "nobody trained it"}
     bad = registry.register(
         "toy", small_bundle, digest=bundle.atomic.verify(small_bundle)["digest"], **told
