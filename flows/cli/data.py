@@ -19,7 +19,10 @@ FILE = click.Path(path_type=Path)
 @click.option("--text-column", help="By default detected, such as text, content or body.")
 @click.option("--label-column", help="By default detected, such as label, category or tags.")
 @click.option(
-    "--multi-label/--one-label", "multi_label", default=None, help="Labels per text; or detected."
+    "--multi-label/--one-label",
+    "multi_label",
+    default=None,
+    help="Whether a text can have several labels; detected by default.",
 )
 @click.option("--separator", metavar="CHARACTERS", help="Between the labels of a text, as in ';'.")
 @click.option("--label-columns", metavar="NAME,NAME", help="Columns of 0 and 1, one per label.")
@@ -49,7 +52,7 @@ def init(
 
 @click.command()
 @click.argument("project", metavar="CONFIG_OR_NAME")
-@click.option("--by", help="Who decides; by default this user.")
+@click.option("--by", help="Name recorded with the decisions; by default the current user.")
 @click.option("--export", "out", type=FILE, help="Write the pending rows to a CSV or JSONL file.")
 @click.option("--import", "source", type=FILE, help="Read the decisions from such a file.")
 @click.option("--status", "only_status", is_flag=True, help="Print how many rows are pending.")

@@ -14,7 +14,8 @@ from flows.settings import Settings
 def person_options(command: Callable[..., None]) -> Callable[..., None]:
     """--reason and --by, for the history."""
     reason = click.option("--reason", required=True, help="Why, for the history.")
-    return reason(click.option("--by", help="Who, for the history; by default this user.")(command))
+    by_help = "Name recorded in the history; by default the current user."
+    return reason(click.option("--by", help=by_help)(command))
 
 
 @click.command()
@@ -83,7 +84,7 @@ def history(name: str, finish: Finish) -> None:
 @click.option(
     "--promotion",
     type=click.IntRange(1),
-    help="A row of `reseed history NAME`: verify its verdict.",
+    help="Verify the verdict behind this promotion (a number in `reseed history NAME`).",
 )
 @prints_result
 def verify(name: str, version: str | None, promotion: int | None, finish: Finish) -> None:
@@ -103,7 +104,11 @@ def verify(name: str, version: str | None, promotion: int | None, finish: Finish
 @click.command()
 @click.argument("name")
 @click.option(
-    "--keep", default=5, show_default=True, type=click.IntRange(1), help="The newest versions stay."
+    "--keep",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many of the newest versions to keep.",
 )
 @click.option("--yes", is_flag=True, help="Remove the versions instead of listing them.")
 @prints_result

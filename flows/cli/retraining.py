@@ -26,7 +26,11 @@ def project_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command()
 @project_options
-@click.option("--fresh", is_flag=True, help="Make a new challenger, even if the last one is done.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Start a new challenger with other seeds; one without a verdict yet is continued instead.",
+)
 @prints_result
 def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, finish: Finish) -> None:
     """Generate, curate, train, evaluate, judge and promote, as the project file CONFIG says."""

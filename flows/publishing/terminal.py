@@ -101,14 +101,15 @@ def _data_rows(data: DataSummary) -> Rows:
 
 
 def _questions(answers: AnswersSummary) -> str:
-    """`294 of 2 models  (left out: smollm2 3 shorter, gemma 1 unanswered)`."""
+    """`294, each to 2 models  (left out: smollm2 3 shorter, gemma 1 unanswered)`."""
     left = [
         f"{model} {n} {why}"
         for why, by_model in answers.left_out.items()
         for model, n in by_model.items()
         if n
     ]
-    return f"{answers.questions} of {len(answers.rows)} models  (left out: {', '.join(left) or 'none'})"
+    asked = f"{answers.questions}, each to {len(answers.rows)} models"
+    return f"{asked}  (left out: {', '.join(left) or 'none'})"
 
 
 def _score_rows(report: RetrainReport) -> Rows:

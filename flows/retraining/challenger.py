@@ -67,7 +67,7 @@ def _read(workspace: Workspace, project: str) -> _State:
         return _State.model_validate_json(path.read_bytes())
     except ValidationError:
         raise UserError(
-            f"{path} was not written by a retrain: delete it, and the next retrain continues with the first challenger"
+            f"{path} is damaged: delete it; the next retrain then starts again from challenger 0"
         ) from None
 
 

@@ -163,8 +163,8 @@ def explain_error(error: BaseException, *, url: str, model: str, timeout: float)
             )
         case openai.APITimeoutError() | AttemptTimeout():
             return TransientError(
-                f"{where} gave no answer within {timeout:g} s (generate.timeout_seconds), retries "
-                f"included: check that it is running; answers so far are kept"
+                f"{where} did not answer any attempt within {timeout:g} s (generate.timeout_seconds): "
+                f"check that it is running; answers so far are kept"
             )
         case openai.APIConnectionError():
             return TransientError(

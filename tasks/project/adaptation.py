@@ -21,7 +21,7 @@ class Adapt(Section):
     mlm_probability: float = Field(0.15, ge=0.1, le=0.4)
     """share of tokens to mask"""
     max_rows: Positive = 20_000
-    """most texts to train on, in content-hash order"""
+    """maximum texts to train on, in content-hash order"""
     held_out: Positive = 200
     """texts to measure perplexity on; at most a fifth of the unlabelled text"""
     head_steps: Positive = 200

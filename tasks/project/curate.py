@@ -17,13 +17,13 @@ class Curate(Section):
     strip_markup: bool = True
     """remove HTML, Markdown and broken Unicode from synthetic texts"""
     min_words: int = Field(8, ge=1)
-    """fewest words of a synthetic text"""
+    """minimum words of a synthetic text"""
     max_words: int = Field(2000, ge=1)
-    """most words of a synthetic text"""
+    """maximum words of a synthetic text"""
     personal_data: Literal["note", "reject", "off"] = "note"
     """e-mail, phone, card, IBAN, IP, secrets: note counts such rows, reject removes them"""
     boilerplate: Share = 0.5
-    """most of a text that may repeat its generator's templates, the prompt or an example"""
+    """largest share of a text that may repeat its generator's templates, the prompt or an example"""
     language: str = "auto"
     """auto: the language of most real rows; off; or a code such as en"""
     near_duplicate: Share = 0.5
@@ -64,8 +64,8 @@ class SelfTraining(Section):
     rounds: int = Field(1, ge=0, le=5)
     """rounds of labelling, adding and training; 0: no self-training"""
     confidence: Share = 0.8
-    """lowest geometric mean of the probabilities that model and probe give the label"""
+    """minimum geometric mean of the probabilities that model and probe give the label"""
     share: Share = 0.6
-    """most of the unlabelled rows to add, in the labels' estimated proportions"""
+    """largest share of the unlabelled rows to add, in the labels' estimated proportions"""
     per_label: Positive = 150
-    """most rows to add per label"""
+    """maximum rows to add per label"""

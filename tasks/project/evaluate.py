@@ -90,7 +90,7 @@ class Evaluate(Section):
     serving_rows: int = Field(100, ge=0)
     """dev texts whose latency is measured, 50 or more; 0: none"""
     static_model: str = "encoder"
-    """word vectors of the static baseline: a model2vec folder; encoder: the encoder's; off: none"""
+    """word vectors of the baseline: `encoder` (its input embeddings), a model2vec folder, or `off`"""
     zero_shot: str | None = None
     """an NLI checkpoint that classifies by the label descriptions, untrained"""
     llm_rows: int = Field(0, ge=0)

@@ -25,11 +25,11 @@ class Budget(Section):
     """What all generators together may spend on one challenger, requests in flight included."""
 
     requests: int | None = Field(None, ge=1)
-    """most requests, retries included; null: ten per requested row"""
+    """maximum requests, retries included; null: ten per requested row"""
     tokens: int | None = Field(None, ge=1)
-    """most prompt and completion tokens"""
+    """maximum prompt and completion tokens"""
     usd: float | None = Field(None, ge=0)
-    """most US dollars; needs `generate.price` unless the LLM is local"""
+    """maximum US dollars; needs `generate.price` unless the LLM is local"""
 
 
 class Endpoint(Section):
@@ -47,9 +47,9 @@ class Endpoint(Section):
     top_p: float = Field(0.95, gt=0, le=1)
     """nucleus sampling"""
     max_tokens: Positive = 110
-    """most tokens per reply; an unfinished last sentence is dropped"""
+    """maximum tokens per reply; an unfinished last sentence is dropped"""
     concurrency: int = Field(8, ge=1, le=256)
-    """most requests at once; lowered while the endpoint fails"""
+    """maximum requests at once; lowered while the endpoint fails"""
     requests_per_minute: float | None = Field(None, gt=0)
     """rate limit"""
     tokens_per_minute: float | None = Field(None, gt=0)
@@ -117,7 +117,7 @@ class Generate(Endpoint):
     """fill each label, with its real rows, to the largest label or `per_label`"""
     budget: Budget = Budget()
     max_rounds: Positive = 20
-    """most rounds of requests to reach `per_label`"""
+    """maximum rounds of requests to reach `per_label`"""
     error_driven_rounds: int = Field(0, ge=0, le=10)
     """rounds that ask for more of what a probe gets wrong on dev"""
     text_kind: str = "short text"

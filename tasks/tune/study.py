@@ -56,7 +56,7 @@ def open_study(
             pruner=MedianAtShare() if project.tune.prune else NopPruner(),
         )
     except (ArgumentError, NoSuchModuleError, ImportError) as e:
-        raise UserError(f"tune.storage is no usable database URL: {one_line(e)}") from None
+        raise UserError(f"tune.storage is not a valid database URL: {one_line(e)}") from None
     except OperationalError as e:
         raise TransientError(
             f"the database of tune.storage cannot be reached: {one_line(e)}"

@@ -52,6 +52,6 @@ def test_a_state_that_no_retrain_wrote_is_one_sentence(workspace: Workspace) -> 
         path.write_text(text)
         with pytest.raises(
             UserError,
-            match=r"toy\.json was not written by a retrain: delete it, and the next retrain",
+            match=r"toy\.json is damaged: delete it; the next retrain then starts again",
         ):
             begin(workspace, fresh=True)

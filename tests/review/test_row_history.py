@@ -322,7 +322,7 @@ def test_inputs_that_are_gone_are_named(data: Data) -> None:
     shutil.rmtree(data.splits.directory)
     with pytest.raises(UserError, match="splits"):
         locate_retrain(workspace, data.curated.directory, config=config)
-    with pytest.raises(UserError, match="no curate stage's directory"):
+    with pytest.raises(UserError, match="is not a curate stage"):
         locate_retrain(workspace, data.home, config=config)
 
 

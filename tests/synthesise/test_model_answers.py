@@ -238,7 +238,7 @@ def test_a_retrain_reports_what_the_answers_cost(
     )
     assert report.seconds["answers"] > 0
     lines = dict(report_rows(report))
-    assert lines["questions asked"] == "20 of 2 models  (left out: two 1 shorter)"
+    assert lines["questions asked"] == "20, each to 2 models  (left out: two 1 shorter)"
     assert lines["cost"].startswith("$0.0020 and 1,200 tokens measured")
     client = MlflowClient(report.mlflow_tracking_uri, report.mlflow_tracking_uri)
     run = client.get_run(report.mlflow_run_id)

@@ -421,7 +421,7 @@ class TestSearch:
     @pytest.mark.parametrize(
         ("url", "why"),
         [
-            ("nonsense://host/db", "no usable database URL"),
+            ("nonsense://host/db", "is not a valid database URL"),
             ("sqlite:////nowhere/at/all.db", "cannot be reached"),
         ],
     )

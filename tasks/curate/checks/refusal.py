@@ -34,7 +34,10 @@ _SHARE = 0.25  # of the words, in sentences that decline
 
 
 def refusal(records: list[Record], context: CurationContext) -> Partition:
-    """Rows in which no model declines, anywhere in the text."""
+    """Real rows, and generated ones with less than 25% of their words in sentences that decline.
+
+    A text in which the model names itself declines as a whole; quoted speech does not count.
+    """
 
     def check(r: Record) -> Rejected | None:
         share, sentence = _find_refusal(r.text) if r.is_synthetic else (0.0, "")
