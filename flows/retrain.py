@@ -101,7 +101,7 @@ def _generate(run: RunContext) -> GeneratedRows:
         generated = fill_quota(run)
         _note_data(run, generated)
     log_traces(run, generated)
-    rename_run(run, generated.curated)
+    rename_run(run, rows=len(generated.curated.read()))
     return generated
 
 

@@ -402,7 +402,7 @@ class TestCuration:
         assert "'bird' has its 1 rows and 'metal' has its 1 rows" in rejected[1].reason
 
 
-class TestHarvest:
+class TestSelfTraining:
     def test_a_row_is_taken_where_every_decision_is_sure(self) -> None:
         kinds = [
             [0.99, 0.98, 0.01],

@@ -172,7 +172,7 @@ def _training_lines(story: Story) -> Facts:
     """Self-training's score, and what was trained on the row."""
     facts = []
     if h := story.harvested:
-        facts.append(("harvested", f"with a score of {h.score}, in harvest {h.harvest}"))
+        facts.append(("self-trained", f"with a score of {h.score}, in round {h.round}"))
     if t := story.trained_on:
         models = ", ".join(t.models) or "no model yet"
         facts.append(("trained on", f"as {t.label}, in {t.directory}; by {models}"))

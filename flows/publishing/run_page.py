@@ -34,17 +34,15 @@ def run_name(project: Project, *, started: datetime, rows: int, base: str) -> st
     return f"{first_run_name(project, started=started)}, {rows} rows, {base}"
 
 
-def rename_run(run: RunContext, rows: TrainingRows) -> int:
-    """Name the run after its training rows and base model; the number of rows."""
+def rename_run(run: RunContext, *, rows: int) -> None:
+    """Name the run after its number of training rows and its base model."""
     project, tracking = run.project, run.tracking
     base = describe_encoder(
         project.train.model, config_dir=project.config_dir, cache=run.workspace.cache
     ).name
     milliseconds = tracking.client.get_run(tracking.run_id).info.start_time
     started = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    count = len(rows.read())
-    tracking.rename(run_name(project, started=started, rows=count, base=base))
-    return count
+    tracking.rename(run_name(project, started=started, rows=rows, base=base))
 
 
 def log_challenger(
@@ -53,7 +51,9 @@ def log_challenger(
     """Log the challenger's scores with the model and the data that they are about, and the pictures."""
     tracking, model_id, scored = run.tracking, candidate.version.model_id, candidate.score
     test, dev = ("test", run.sealed.digest), ("dev", run.splits.digest)
-    training = ("training", trained.rows.digest, rename_run(run, trained.rows))
+    rows = len(trained.rows.read())
+    rename_run(run, rows=rows)
+    training = ("training", trained.rows.digest, rows)
     datasets = [training, (*dev, run.splits.rows["dev"]), (*test, scored.known.rows)]
     tracking.log_lineage(datasets=datasets, model_id=model_id)
     tracking.log_model_metrics(scored.test_metrics(), model_id=model_id, dataset=test)

@@ -83,10 +83,10 @@ def mixture(name: str, *, curated: TrainingRows, workspace: Workspace) -> Mixtur
 
     return run_stage(
         MixtureResult,
-        "mix",
+        "mixture",
         workspace=workspace,
         version=VERSION,
-        params={"mix": name},
+        params={"mixture": name},
         inputs={"curated": curated.digest},
         build=build,
     )
@@ -119,11 +119,11 @@ def choose_mixture(
         return MixtureChoiceResult(dev=scores)
 
     inputs = {"splits": splits.digest, "encoder": digest_of_path(encoder)}
-    inputs |= {f"mix {name}": rows.digest for name, rows in mixtures.items()}
+    inputs |= {f"mixture {name}": rows.digest for name, rows in mixtures.items()}
     params = {"labels": project.label_names, "max_length": project.train.max_length}
     return run_stage(
         MixtureChoiceResult,
-        "choose",
+        "mixture_choice",
         workspace=workspace,
         version=VERSION,
         params=params,
@@ -203,7 +203,7 @@ def compare_on_dev(
     params = {"labels": project.label_names, "groups": project.data.group_column is not None}
     return run_stage(
         DevComparisonResult,
-        "watch",
+        "dev_comparison",
         workspace=workspace,
         version=VERSION,
         params=params,

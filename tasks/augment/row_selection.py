@@ -126,7 +126,7 @@ def _confident(rows: list[Record], scores: np.ndarray, settings: SelfTraining) -
 
 
 def _label_row(row: Record, label: Label, score: float, number: int) -> Record:
-    lineage = row.lineage | {"score": round(float(score), 4), "harvest": number}
+    lineage = row.lineage | {"score": round(float(score), 4), "self_training_round": number}
     return replace(row, label=label, source="harvested", lineage=lineage)
 
 

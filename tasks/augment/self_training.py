@@ -69,7 +69,10 @@ class SelfTrainingResult(TrainingRows):
 
     def metrics(self) -> Metrics:
         """The number of rows that were read and added, and the added ones by label."""
-        metrics = {"harvest.looked_at": float(self.looked_at), "harvest.added": float(self.added)}
+        metrics = {
+            "self_training.looked_at": float(self.looked_at),
+            "self_training.added": float(self.added),
+        }
         by_label = {f"data.harvested.{label}": float(n) for label, n in self.harvested.items()}
         return metrics | by_label
 
@@ -162,7 +165,7 @@ def self_train(
     }
     return run_stage(
         SelfTrainingResult,
-        "harvest",
+        "self_training",
         workspace=workspace,
         version=VERSION,
         params=params,

@@ -229,7 +229,7 @@ def _training_use(
 def _self_training(r: Record) -> SelfTraining | None:
     if r.source != "harvested":
         return None
-    return SelfTraining(score=r.lineage["score"], harvest=r.lineage["harvest"])
+    return SelfTraining(score=r.lineage["score"], round=r.lineage["self_training_round"])
 
 
 def _as_text(label: Label | None) -> str | None:

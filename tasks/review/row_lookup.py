@@ -60,7 +60,7 @@ def locate_retrain(workspace: Workspace, curated: Path, *, config: Path) -> Retr
     rounds.sort(key=lambda name: int(name.removeprefix("round-")))
     self_trained = [
         directory
-        for directory, published in published_stages(workspace, "harvest")
+        for directory, published in published_stages(workspace, "self_training")
         if published["inputs"].get("training") == manifest["digest"]
     ]
     return RetrainData(

@@ -101,7 +101,7 @@ class SelfTraining(Figures):
     """The score with which self-training labelled the row, and in which of its rounds."""
 
     score: float
-    harvest: int
+    round: int
 
 
 class Story(Figures):

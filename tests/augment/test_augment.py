@@ -253,7 +253,7 @@ class TestChecks:
         return kept, out
 
     def selected(self, words: str) -> Record:
-        return record(words, "fruit", "harvested", score=0.9, harvest=1)
+        return record(words, "fruit", "harvested", score=0.9, self_training_round=1)
 
     def test_leaks_and_repeated_training_rows_are_rejected(self) -> None:
         short = self.selected(" ".join(self.HELD[3].text.split()[::-1]))

@@ -160,7 +160,11 @@ def self_trained_of(
     inputs = {"training": curated.digest, "current": curated.digest}
     result = filled(SelfTrainingResult)
     return published(
-        result, home, "harvest", rows={"kept.jsonl": rows, "rejected.jsonl": []}, inputs=inputs
+        result,
+        home,
+        "self_training",
+        rows={"kept.jsonl": rows, "rejected.jsonl": []},
+        inputs=inputs,
     )
 
 

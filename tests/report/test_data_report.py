@@ -461,7 +461,13 @@ def toy_data(home: Path, *, test: list[Record] | None = None) -> Data:
     ]
     dev = [record(r["text"], r["label"], "dev") for r in toy.real_rows(12)]
     self_trained = [
-        record(toy.sentence(toy.REAL["bird"], rng), "bird", "harvested", score=0.9, harvest=1)
+        record(
+            toy.sentence(toy.REAL["bird"], rng),
+            "bird",
+            "harvested",
+            score=0.9,
+            self_training_round=1,
+        )
     ]
     more = test or [record(toy.sentence(toy.REAL["bird"], rng) + " sealed", "bird", "test")]
     repeats = replace(rows[0], text=more[0].text, id=more[0].id)

@@ -124,7 +124,7 @@ def wrong(where: range) -> list[Any]:
             [range(40), range(10), range(6, 19), range(15, 31)],
             2,
             3,
-        ),  # the best is the first harvest's
+        ),  # the best is the first round's
     ],
 )
 def test_small_falls_of_several_rounds_do_not_add_up(

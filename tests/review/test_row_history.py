@@ -88,7 +88,9 @@ def data(tmp_path: Path) -> Data:
         dev=[dev],
         seed=[seed],
         test=[sealed],
-        self_trained=[record("real text about pears", "fruit", "harvested", score=0.91, harvest=1)],
+        self_trained=[
+            record("real text about pears", "fruit", "harvested", score=0.91, self_training_round=1)
+        ],
         checks=CHECKS,
     )
 
@@ -216,7 +218,7 @@ def test_a_hidden_text_is_not_listed(tmp_path: Path) -> None:
 
 def test_a_harvested_row_has_its_score(data: Data) -> None:
     s = story("real text about", data)
-    assert s.harvested == SelfTraining(score=0.91, harvest=1) and s.asked is None and s.steps == []
+    assert s.harvested == SelfTraining(score=0.91, round=1) and s.asked is None and s.steps == []
     assert s.trained_on and s.trained_on.source == "harvested"
 
 
