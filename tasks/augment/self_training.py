@@ -111,18 +111,14 @@ def self_train(
 
     def build(out: Path, scratch: Path) -> SelfTrainingResult:
         base = training.read()
-        excluded = {r.id for r in base} | decided.keys()
-        unlabelled = read_records(splits.directory / "unlabelled.jsonl")
-        rows = sorted((r for r in unlabelled if r.id not in excluded), key=lambda r: r.id)[
-            :MAX_ROWS
-        ]
+        rows = _unlabelled_rows(splits, excluded={r.id for r in base} | decided.keys())
         context = load_context(project, splits, workspace=workspace, real=real_rows(splits))
         added: list[Record] = []
         rejected: list[Rejected] = []
         selection = Selection(proportions={}, confident={}, quota={})
         if rows:
             dev = read_records(splits.directory / "dev.jsonl")
-            p, q = _predict(
+            probabilities = _predict(
                 project,
                 encoder,
                 trained.bundle_directory,
@@ -131,15 +127,7 @@ def self_train(
                 rows=rows,
                 progress=progress,
             )
-            select = select_multi_label_rows if project.multi_label else select_rows
-            selected, selection = select(
-                rows,
-                p,
-                q,
-                labels=project.label_names,
-                settings=project.self_training,
-                number=number,
-            )
+            selected, selection = _select(project, rows, *probabilities, number=number)
             added, rejected = reject_rows(selected, base, context)
         write_records(out / "kept.jsonl", [*base, *added])
         write_records(out / "rejected.jsonl", rejected)
@@ -156,22 +144,40 @@ def self_train(
     inputs |= {"splits": splits.digest, "encoder": digest_of_path(encoder)}
     if decided:
         inputs["decisions"] = digest_of(sorted(decided))
-    checks = {"personal_data", "language", "leak", "short_leak", "near_duplicate"}
-    params = project.self_training.model_dump(mode="json", exclude={"rounds"}) | {
-        **project.curate.model_dump(mode="json", include=checks),
-        "labels": project.label_names,
-        "number": number,
-        "max_length": project.train.max_length,
-    }
     return run_stage(
         SelfTrainingResult,
         "self_training",
         workspace=workspace,
         version=VERSION,
-        params=params,
+        params=_params(project, number),
         inputs=inputs,
         build=build,
     )
+
+
+def _params(project: Project, number: int) -> dict[str, object]:
+    checks = {"personal_data", "language", "leak", "short_leak", "near_duplicate"}
+    return project.self_training.model_dump(mode="json", exclude={"rounds"}) | {
+        **project.curate.model_dump(mode="json", include=checks),
+        "labels": project.label_names,
+        "number": number,
+        "max_length": project.train.max_length,
+    }
+
+
+def _unlabelled_rows(splits: SplitsResult, *, excluded: set[str]) -> list[Record]:
+    unlabelled = read_records(splits.directory / "unlabelled.jsonl")
+    rows = (r for r in unlabelled if r.id not in excluded)
+    return sorted(rows, key=lambda r: r.id)[:MAX_ROWS]
+
+
+def _select(
+    project: Project, rows: list[Record], p: np.ndarray, q: np.ndarray, *, number: int
+) -> tuple[list[Record], Selection]:
+    """The rows that model and probe label alike; `p` and `q` have shape (rows, labels)."""
+    select = select_multi_label_rows if project.multi_label else select_rows
+    settings = project.self_training
+    return select(rows, p, q, labels=project.label_names, settings=settings, number=number)
 
 
 def _predict(
