@@ -72,7 +72,7 @@ class TrialData:
         return {"rows": rows, "splits": splits, "encoder": digest_of_path(encoder)}
 
 
-def with_settings(train: Train, settings: dict[str, Any]) -> Train:
+def with_settings(train: Train, settings: Mapping[str, object]) -> Train:
     """`train` with these settings. Raises UserError where they contradict each other."""
     try:
         return Train.model_validate({**train.model_dump(), **settings})
@@ -99,7 +99,7 @@ def study_question(project: Project, data: TrialData, *, workspace: Workspace) -
 
 def run_trial(
     project: Project,
-    settings: dict[str, Any],
+    settings: Mapping[str, object],
     data: TrialData,
     *,
     keep_going: KeepGoing,
