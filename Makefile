@@ -11,7 +11,7 @@ run: $(READY)  ## from label names to a promoted classifier of BBC News
 test: $(READY)  ## every test, on two processes
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-quick: $(READY)  ## only the tests that start no processes and load no real model
+quick: $(READY)  ## only the tests that train nothing and start no server
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not real"
 
 lint: $(READY)  ## ruff and mypy

@@ -44,6 +44,30 @@ for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RESEED_HOME", "OPENAI_AP
     os.environ.pop(name, None)
 
 
+# what starts a server or a browser, or trains or exports a model, takes seconds
+SLOW_FIXTURES = {
+    "backends",
+    "browser",
+    "fresh_process",
+    "graphs",
+    "opened",
+    "postgres",
+    "prefect_server",
+    "tune",
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that use a slow fixture are slow."""
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        spec = getattr(item, "callspec", None)
+        on_postgres = spec is not None and str(spec.params.get("store", "")) == "in_postgres"
+        if used & SLOW_FIXTURES or on_postgres:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.kit.toy import tiny_encoder

@@ -225,6 +225,7 @@ def test_a_library_is_imported_where_it_belongs() -> None:
     assert wrong == []
 
 
+@pytest.mark.slow
 def test_tasks_import_where_prefect_mlflow_and_boto3_are_absent() -> None:
     names = list(TASKS)
     code = f"""

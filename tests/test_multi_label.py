@@ -516,6 +516,7 @@ def saved(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 class TestTraining:
     def test_it_learns_the_sets_and_its_figure_is_that_of_the_bundle(
         self, trained: Trained, saved: Path
@@ -604,6 +605,7 @@ class TestTraining:
         assert Classifier.load(tmp_path / "out" / "bundle").multi_label
 
 
+@pytest.mark.slow
 class TestAnswers:
     def test_the_graph_answers_as_the_weights(self, saved: Path, tmp_path: Path) -> None:
         texts = [r.text for r in DEV]

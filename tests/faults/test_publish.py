@@ -10,6 +10,8 @@ from pathlib import Path
 SWEEP = '''
 import json, os, shutil, signal, sys
 from pathlib import Path
+import pytest
+
 from tasks import atomic, stage
 from tasks.stage import StageResult, run_stage
 from tasks.workspace import Workspace
@@ -71,6 +73,7 @@ print(json.dumps({"kill_points": n - 1, "published_before_the_kill": there}))
 '''
 
 
+@pytest.mark.slow
 def test_a_killed_publish_is_whole_or_absent(tmp_path: Path) -> None:
     p = subprocess.run(
         [sys.executable, "-c", SWEEP, str(tmp_path)], capture_output=True, text=True, timeout=120

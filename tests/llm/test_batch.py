@@ -150,6 +150,7 @@ def killed_at(point: int, home: Path, url: str) -> bool:
         os._exit(4)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_point_pays_nothing_twice(server: BatchServer, tmp_path: Path) -> None:
     """Before and after each call, each note and each booking: upload, create, poll, read, keep."""
     server.looks = 1

@@ -172,6 +172,7 @@ class TestNeverPassed:
         assert ledger.spent.requests >= meter.requests
 
 
+@pytest.mark.slow
 class TestRestart:
     def test_what_was_spent_is_known(self, llm: Any, tmp_path: Path, book: Path) -> None:
         Meter(llm)

@@ -32,6 +32,8 @@ from tasks.workspace import Workspace
 from tests.kit.stages import splits_of
 from tests.model.test_predict import some_texts
 
+pytestmark = pytest.mark.slow  # they train or export models
+
 TEXTS = some_texts(40, 3)
 
 

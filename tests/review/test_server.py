@@ -185,6 +185,7 @@ UPGRADE = {
 }
 
 
+@pytest.mark.slow
 def test_only_who_has_the_address_gets_in_and_only_from_this_machine(
     where: Place, home: Path
 ) -> None:
@@ -243,6 +244,7 @@ def _own_address() -> str:
     return "127.0.0.2"
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_said_in_a_line(where: Place, home: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

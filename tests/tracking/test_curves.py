@@ -27,6 +27,8 @@ from tests.kit import toy
 from tests.kit.stages import curated_of, splits_of
 from tests.kit.training import BATCHES, DEV, TRAIN, Stopped, chosen
 
+pytestmark = pytest.mark.slow  # they train or export models
+
 NAMES = ("train.loss", "train.learning_rate", "train.grad_norm", "dev.loss", "dev.f1_macro")
 
 

@@ -24,6 +24,8 @@ from tasks.workspace import Workspace
 from tests.kit import toy
 from tests.kit.stages import curated_of, splits_of
 
+pytestmark = pytest.mark.slow  # they train or export models
+
 
 def rows(n: int, source: Source, seed: int, label: bool = True) -> list[Record]:
     rng = random.Random(seed)

@@ -17,6 +17,8 @@ from tasks.train.task import TrainingTask
 from tests.kit import toy
 from tests.kit.training import DEV, Tune, chosen
 
+pytestmark = pytest.mark.slow  # they train or export models
+
 SIZE = {
     "hidden_size": 16,
     "num_hidden_layers": 2,

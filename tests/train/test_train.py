@@ -348,6 +348,7 @@ for data in sys.argv[1:3]:
 """
 
 
+@pytest.mark.slow
 class TestCommand:
     """python -m tasks.train"""
 

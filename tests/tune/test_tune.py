@@ -50,6 +50,8 @@ from tests.kit import toy
 from tests.kit.stages import curated_of, splits_of
 from tests.train.test_adaptation import DEV, rows
 
+pytestmark = pytest.mark.slow  # they train or export models
+
 TRAINING = rows(12, "synthetic", 5)
 FIXED = {
     "epochs": None,
