@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SWEEP = '''
 import json, os, shutil, signal, sys
 from pathlib import Path
-import pytest
-
 from tasks import atomic, stage
 from tasks.stage import StageResult, run_stage
 from tasks.workspace import Workspace
