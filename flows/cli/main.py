@@ -10,6 +10,7 @@ import errno
 import logging
 import sys
 import traceback
+from pathlib import Path
 
 import click
 
@@ -59,7 +60,7 @@ def _explain(error: BaseException) -> UserError | TransientError | None:
     """The error, or one of its causes, as a sentence; None for a bug, which needs its traceback."""
     cause: BaseException | None = error
     while cause is not None:
-        if explained := _full_disk(cause) or _store_fault(cause):
+        if explained := _full_disk(cause) or _unwritable(cause) or _store_fault(cause):
             return explained
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, CorruptDirectory):
@@ -80,6 +81,21 @@ def _full_disk(error: BaseException) -> TransientError | None:
             "are kept"
         )
     return None
+
+
+def _unwritable(error: BaseException) -> UserError | None:
+    """The workspace is no folder, or may not be written to."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return None
+    home, path = Settings.from_environment().workspace.home, Path(error.filename)
+    denied = error.errno in {errno.EROFS, errno.EACCES, errno.EPERM} and home in path.parents
+    if not denied and path not in {home, *home.parents}:
+        return None
+    reason = (error.strerror or "unknown error").lower()
+    return UserError(
+        f"the workspace {home} cannot be written to ({reason}: {path}): set RESEED_HOME to a folder "
+        "that you may write to"
+    )
 
 
 def _store_fault(error: BaseException) -> UserError | TransientError | None:

@@ -201,11 +201,12 @@ class _Loop:
             why = "".join(
                 f"; {reason}" for reason in [*self.given_up.values(), self.ended] if reason
             )
+            real = sum(self.run.splits.seed.values())
             passes = any(r.result.deferred for r in self.rounds)
             raise (TransientError if passes else UserError)(
-                f"there is no row to train on: of {asked} requested rows none was accepted (rejected: "
-                f"{format_counts(curated.rejected)}), and there are no seed rows{why}; set generate.per_label "
-                f"above 0 or provide real rows (data.split.train)"
+                f"there is no row to train on: of {asked} requested and {real} real training rows none was "
+                f"accepted (rejected: {format_counts(curated.rejected)}){why}: set generate.per_label higher "
+                f"or provide other real rows (data.split.train); `reseed curate` shows the reasons"
             )
         for why in self.given_up.values():
             say(f"  {why}")

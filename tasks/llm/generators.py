@@ -14,6 +14,9 @@ from tasks.project import Endpoint, Project
 from tasks.references import digest_of_path, resolve
 from tasks.workspace import Workspace
 
+LOCAL_PATIENCE = (
+    10  # on a busy machine a local model is slow, and an attempt that is given up is lost
+)
 SAMPLING = {"temperature", "top_p", "max_tokens"}  # settings of Endpoint that decide its texts
 
 
@@ -82,6 +85,7 @@ def open_client(
             room = max(tokens or 0, SLOT_TOKENS)
             server = local_server(generator.weights, slots=endpoint.concurrency, tokens=room)
             url, key = stack.enter_context(server), "none"
+            endpoint = _with_patience(endpoint)
         client = Client(
             endpoint,
             url=url,
@@ -91,3 +95,12 @@ def open_client(
             ledger=ledger,
         )
         yield stack.enter_context(client)
+
+
+def _with_patience(endpoint: Endpoint) -> Endpoint:
+    """The endpoint with the timeouts of a local model."""
+    timeouts = {
+        "timeout_seconds": endpoint.timeout_seconds * LOCAL_PATIENCE,
+        "deadline_seconds": endpoint.deadline_seconds * LOCAL_PATIENCE,
+    }
+    return endpoint.model_copy(update=timeouts)

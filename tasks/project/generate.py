@@ -55,9 +55,9 @@ class Endpoint(Section):
     tokens_per_minute: float | None = Field(None, gt=0)
     """rate limit, prompt and completion tokens together"""
     timeout_seconds: float = Field(120.0, gt=0)
-    """timeout of one attempt"""
+    """timeout of one attempt; ten times as long for `local`"""
     deadline_seconds: float = Field(600.0, gt=0)
-    """timeout of a request, all attempts and waits included"""
+    """timeout of a request, all attempts and waits included; ten times as long for `local`"""
     retries: int = Field(4, ge=0, le=20)
     """further attempts after a transient error"""
     batch: bool = False

@@ -107,7 +107,7 @@ class TestData:
     def test_no_rows_to_train_on(self, config: Path, reseed: Command, llm: Any) -> None:
         code, _, err = reseed("retrain", config, "--set", "generate.per_label=0")
         assert code == 2
-        one_sentence(err, "no row to train on", "generate.per_label")
+        one_sentence(err, "no row to train on: of 0 requested and 0 real", "generate.per_label")
 
 
 @pytest.mark.slow
@@ -208,6 +208,19 @@ def test_full_disk(
     one_sentence(err, "the disk is full", "RESEED_HOME")
     code, _, err = reseed("retrain", config, "--json")
     assert code == 0, err
+
+
+@pytest.mark.parametrize("command", [["status"], ["predict", "toy", "text"]])
+def test_a_workspace_that_is_no_folder(
+    command: list[str], tmp_path: Path, reseed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "file"
+    place.touch()
+    monkeypatch.setenv("RESEED_HOME", str(place))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    code, _, err = reseed(*command)
+    assert code == 2
+    one_sentence(err, str(place), "cannot be written to", "RESEED_HOME")
 
 
 class TestAsking:
