@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,6 +13,14 @@ class Figures(BaseModel):
     """The base of models that are written as JSON and read back strictly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, populate_by_name=True)
+
+    @classmethod
+    def from_json(cls, values: object) -> Self:
+        """The model of values that were read from JSON, with lists for tuples.
+
+        Raises pydantic.ValidationError where they do not fit.
+        """
+        return cls.model_validate_json(json.dumps(values))
 
 
 class Interval(Figures):

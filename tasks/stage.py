@@ -8,7 +8,6 @@ rebuilt.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -82,7 +81,7 @@ class StageResult(Figures):
         """
         manifest = atomic.verify(directory)
         try:
-            figures = cls.model_validate_json(json.dumps(manifest["figures"]))
+            figures = cls.from_json(manifest["figures"])
             name, key, seconds = (manifest[k] for k in ("stage", "key", "seconds"))
         except (KeyError, ValidationError) as e:
             why = " ".join(str(e).split())[:300]

@@ -46,11 +46,9 @@ for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "RESEED_HOME", "OPENAI_AP
 
 # what starts a server or a browser, or trains or exports a model, takes seconds
 SLOW_FIXTURES = {
-    "backends",
     "browser",
     "fresh_process",
     "graphs",
-    "opened",
     "postgres",
     "prefect_server",
     "tune",

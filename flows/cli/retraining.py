@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,8 @@ def retrain(config: Path, overrides: tuple[str, ...], fresh: bool, finish: Finis
         from flows.retrain import retrain as flow
         from tasks.report.model import RetrainReport
 
-        report = json.dumps(flow(**arguments, fresh=fresh))
-        finish(RetrainReport.model_validate_json(report), lambda r: show_report(r, console()))
+        report = RetrainReport.from_json(flow(**arguments, fresh=fresh))
+        finish(report, lambda r: show_report(r, console()))
 
 
 @click.command()
@@ -55,8 +54,7 @@ def generate(config: Path, overrides: tuple[str, ...], only_plan: bool, finish: 
         if only_plan:
             finish(flow.estimate_cost(config, overrides), lambda p: flow.show_plan(p, console()))
         else:
-            report = json.dumps(flow.generate(**arguments))
-            rows = flow.GeneratedReport.model_validate_json(report)
+            rows = flow.GeneratedReport.from_json(flow.generate(**arguments))
             finish(rows, lambda r: flow.show_rows(r, console()))
 
 
@@ -69,9 +67,8 @@ def tune(config: Path, overrides: tuple[str, ...], out: Path | None, finish: Fin
     with _flow_arguments(config, overrides) as arguments:
         from flows import tune as flow
 
-        report = json.dumps(flow.tune(**arguments, out=str(out) if out else None))
-        found = flow.TuneReport.model_validate_json(report)
-        finish(found, lambda r: flow.show_settings(r, console()))
+        result = flow.tune(**arguments, out=str(out) if out else None)
+        finish(flow.TuneReport.from_json(result), lambda r: flow.show_settings(r, console()))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ hashes of word n-grams, and embeddings of texts that are too short for them
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tasks.encoder.base_model import resolve_encoder
 from tasks.project import Project
 from tasks.records import Rejected, count_by_check, count_by_label, write_records
 from tasks.references import digest_of_path
-from tasks.stage import Metrics, StageResult, Table, run_stage
+from tasks.stage import Metrics, Result, StageResult, Table, run_stage
 from tasks.text.fingerprints import FINGERPRINTS, Fingerprints, is_short
 from tasks.workspace import Workspace
 
@@ -89,15 +90,7 @@ def _publish_sealed(reader: SplitReader, workspace: Workspace) -> SealedResult:
         write_records(out / "test.jsonl", reader.rows["test"])
         return SealedResult(test=count_by_label(reader.rows["test"]))
 
-    return run_stage(
-        SealedResult,
-        "sealed",
-        workspace=workspace,
-        version=VERSION,
-        params=reader.params,
-        inputs=reader.inputs,
-        build=build,
-    )
+    return _publish(SealedResult, "sealed", reader, workspace, build)
 
 
 def _publish_splits(reader: SplitReader, workspace: Workspace) -> SplitsResult:
@@ -119,9 +112,20 @@ def _publish_splits(reader: SplitReader, workspace: Workspace) -> SplitsResult:
             notices=tuple(reader.notices()),
         )
 
+    return _publish(SplitsResult, "splits", reader, workspace, build)
+
+
+def _publish(
+    result: type[Result],
+    name: str,
+    reader: SplitReader,
+    workspace: Workspace,
+    build: Callable[[Path, Path], Result],
+) -> Result:
+    """A part of the split; both depend on the same rows and settings."""
     return run_stage(
-        SplitsResult,
-        "splits",
+        result,
+        name,
         workspace=workspace,
         version=VERSION,
         params=reader.params,

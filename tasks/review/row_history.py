@@ -9,6 +9,7 @@ from typing import Any
 from tasks import atomic
 from tasks.curate.stage import CurateResult
 from tasks.decisions import read_decisions
+from tasks.llm.request import ReplyCache
 from tasks.project import Curate
 from tasks.records import Label, Record, label_text
 from tasks.report.data.cost import drawn_attributes
@@ -132,7 +133,7 @@ def _reply(
     key = str(raw.lineage.get("request", ""))
     if not _KEY.fullmatch(key):
         return None
-    path = workspace.llm_cache / key[:2] / f"{key}.json"
+    path = ReplyCache(workspace.llm_cache).path(key)
     try:
         answer = atomic.read_json(path)
     except (OSError, ValueError):

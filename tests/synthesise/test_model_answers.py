@@ -225,7 +225,7 @@ def test_a_retrain_reports_what_the_answers_cost(
     (folder / "who.yaml").write_text(json.dumps(config), encoding="utf-8")
     code, out, err = reseed("retrain", folder / "who.yaml", "--json")
     assert code == 0, err
-    report = RetrainReport.model_validate_json(json.dumps(last_json(out)))
+    report = RetrainReport.from_json(last_json(out))
     per_model = GeneratorRows(requests=20, rows=20, tokens=600, usd=0.001, accepted=19)
     assert report.data.generators == {"one": per_model, "two": per_model}
     assert report.tokens == Tokens(prompt=400, completion=800, total=1200)
